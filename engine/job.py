@@ -1,0 +1,291 @@
+"""A training run that lasts: checkpoints, signals, resume, log. `python -m engine.job` trains without the service.
+
+A run leaves beside its weights NAME.safetensors a log NAME.jsonl, a NAME.checkpoint to resume from, and, once
+the learning rate begins to fall, a NAME.constant.checkpoint from before: a longer run goes on from there.
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import safetensors
+import safetensors.torch
+import torch
+
+from engine import precision, weights
+from engine.files import write_atomically
+from engine.layers import slots
+from engine.networks import kind_of
+from engine.pairs import Source, Validation, open_source
+from engine.recipe import Recipe, from_dict
+from engine.train import Diverged, Progress, Training, begin, train, validate
+
+CHECKPOINT_FORMAT = "denoise-checkpoint-1"
+VALIDATION_PICTURES = 32
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the log. seconds, megapixels: since the start of the run; psnr: in dB, on some lines only."""
+
+    step: int
+    seconds: float
+    megapixels: float
+    megapixels_per_second: float
+    loss: float
+    lr: float
+    psnr: float | None
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, on what, until when, and where to. every: seconds between log lines, validations and
+    checkpoints. terms: the licence of the data, for the weights' metadata.
+    """
+
+    recipe: Recipe
+    out: Path
+    data: Sequence[Path] = ()
+    terms: str = "not stated"
+    resume: bool = False
+    log_every: float = 1.0
+    validate_every: float = 60.0
+    save_every: float = 180.0
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run can be taken up again."""
+        return self.out.with_suffix(".checkpoint")
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a line."""
+        return self.out.with_suffix(".jsonl")
+
+
+def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -> bool:
+    """Train to the end, or to a signal; returns whether the end was reached.
+
+    SIGINT and SIGTERM stop after the step in hand, with everything saved. Raises Diverged, ValueError for data
+    or checkpoints that do not fit, and OSError if the last save fails.
+    """
+    if job.out.suffix != weights.SUFFIX:
+        raise ValueError(f"the weights' name must end in {weights.SUFFIX}; got {job.out.name}")
+    if job.checkpoint.exists() and not job.resume:
+        raise ValueError(f"{job.checkpoint} exists: resume that run, or remove it to start anew")
+    recipe = job.recipe
+    source = open_source(
+        job.data, recipe.noise_model(), recipe.patch, recipe.seed, recipe.synthetic, recipe.zoom, recipe.tries
+    )
+    training, seconds = _load_checkpoint(job) if job.resume else (_begin(recipe), 0.0)
+    with _stop_signals() as stopping:
+        keeper = _Keeper(job, training, source.validation(VALIDATION_PICTURES), seconds, report, warn)
+        return keeper.keep(source, stopping)
+
+
+class _Keeper:
+    """Stands beside the loop with the clock: logs, validates, saves."""
+
+    def __init__(
+        self,
+        job: Run,
+        training: Training,
+        pictures: Validation,
+        seconds: float,
+        report: Callable[[Line], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.job, self.training, self.pictures, self.report, self.warn = job, training, pictures, report, warn
+        # Seconds of earlier parts of the run count as this run's.
+        self.origin = time.monotonic() - seconds
+        self.due = {"log": 0.0, "validate": self.seconds, "save": self.seconds + job.save_every}
+        self.psnr: float | None = None
+        self.decaying = False
+        self.speed: list[tuple[float, int]] = [(self.seconds, training.pixels)]
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        if not job.resume:
+            write_atomically(job.log, b"")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.origin
+
+    def done(self, step: int) -> float:
+        """The part of the run that lies behind: counted in steps if the recipe has any, else in minutes."""
+        recipe = self.job.recipe
+        return step / recipe.steps if recipe.steps else self.seconds / (60 * recipe.minutes)
+
+    def keep(self, source: Source, stopping: threading.Event) -> bool:
+        """Run the loop. Returns whether it came to its end."""
+        last: Progress | None = None
+        for last in train(self.training, source, self.done):
+            self._tend(last)
+            if stopping.is_set():
+                break
+        if last:
+            self._log(last, validated=True)
+        self._save(self.job.checkpoint)
+        return self.done(self.training.step) >= 1
+
+    def _tend(self, progress: Progress) -> None:
+        now = self.seconds
+        part = self.done(progress.step)
+        if not self.decaying and self.training.schedule.decaying(part):
+            self.decaying = True
+            self._try_save(self.job.out.with_suffix(".constant.checkpoint"))
+        if now >= self.due["validate"]:
+            self.due["validate"] = now + self.job.validate_every
+            self._log(progress, validated=True)
+        elif now >= self.due["log"]:
+            self._log(progress, validated=False)
+        if now >= self.due["save"]:
+            self.due["save"] = now + self.job.save_every
+            self._try_save(self.job.checkpoint)
+
+    def _log(self, progress: Progress, validated: bool) -> None:
+        if validated:
+            self.psnr = validate(self.training, self.pictures)
+        now = self.seconds
+        self.due["log"] = now + self.job.log_every
+        self.speed = [*self.speed[-60:], (now, progress.pixels)]
+        (then, pixels), part = self.speed[0], self.done(progress.step)
+        line = Line(
+            progress.step,
+            round(now, 2),
+            progress.pixels / 1e6,
+            (progress.pixels - pixels) / 1e6 / max(now - then, 1e-9),
+            progress.loss,
+            progress.lr,
+            self.psnr if validated else None,
+            now * (1 - part) / part if part else 0.0,
+        )
+        with self.job.log.open("a") as log:
+            log.write(json.dumps({k: v for k, v in asdict(line).items() if v is not None}) + "\n")
+        self.report(replace(line, psnr=self.psnr))
+
+    def _try_save(self, checkpoint: Path) -> None:
+        """A save in the middle of a run: if the disk is full the run goes on, and the last save stays whole."""
+        try:
+            self._save(checkpoint)
+        except OSError as error:
+            self.warn(f"could not save, will try again: {error}")
+
+    def _save(self, checkpoint: Path) -> None:
+        training, job = self.training, self.job
+        if not all(slot.value.isfinite().all() for slot in slots(training.net)):
+            raise Diverged(f"a weight is no finite number after step {training.step}; the last save is kept")
+        about = {
+            "format": CHECKPOINT_FORMAT,
+            "recipe": json.dumps(training.recipe.to_dict()),
+            "precision": precision.name_of(training.compute),
+            "step": str(training.step),
+            "pixels": str(training.pixels),
+            "seconds": str(self.seconds),
+        }
+        write_atomically(checkpoint, safetensors.torch.save(training.state(), about))
+        if not training.step:
+            return
+        training.average.swap()
+        try:
+            weights.save(job.out, training.net, training.recipe.spec(), self._metadata())
+        finally:
+            training.average.swap()
+
+    def _metadata(self) -> dict[str, str]:
+        training, job = self.training, self.job
+        return {
+            "recipe": json.dumps(training.recipe.to_dict()),
+            "kind": kind_of(training.recipe.spec()),
+            "data": ", ".join(path.name for path in job.data) or "dead leaves",
+            "terms": job.terms,
+            "steps": str(training.step),
+            "megapixels": f"{training.pixels / 1e6:.1f}",
+            "seconds": f"{self.seconds:.0f}",
+            "psnr": "" if self.psnr is None else f"{self.psnr:.2f}",
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+
+
+def _begin(recipe: Recipe) -> Training:
+    return begin(recipe, precision.resolve(recipe.precision))
+
+
+def _load_checkpoint(job: Run) -> tuple[Training, float]:
+    """The training as it was, and the seconds it had taken. What may differ from then is when it ends."""
+    path = job.checkpoint
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            about, state = opened.metadata() or {}, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: no checkpoint to resume from: {error}") from error
+    if about.get("format") != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path}: format {about.get('format')!r}; this version reads {CHECKPOINT_FORMAT!r}")
+    was = from_dict(json.loads(about["recipe"]), str(path))
+    if replace(was, steps=job.recipe.steps, minutes=job.recipe.minutes) != job.recipe:
+        changed = [k for k, v in was.to_dict().items() if v != job.recipe.to_dict()[k]]
+        raise ValueError(f"{path}: began with another recipe; these differ: {', '.join(changed)}")
+    training = begin(job.recipe, precision.resolve(about["precision"]))
+    training.load_state(state)
+    training.step, training.pixels = int(about["step"]), int(about["pixels"])
+    return training, float(about["seconds"])
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal acts as it otherwise would."""
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may handle signals; whoever runs a job elsewhere stops it in another way.
+        yield stopping
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """`python -m engine.job RECIPE OUT [DATA ...] [--key value ...]`: plain lines, for bare machines."""
+    import argparse
+
+    from engine.recipe import read_recipe
+
+    parser = argparse.ArgumentParser(prog="python -m engine.job")
+    parser.add_argument("recipe")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path, nargs="*")
+    parser.add_argument("--terms", default="not stated")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    try:
+        recipe = read_recipe(given.recipe, dict(value.split("=", 1) for value in given.set))
+        job = Run(recipe, given.out, given.data, given.terms, given.resume, log_every=10)
+        ended = run(job, lambda line: print(line, flush=True), print)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    raise SystemExit(0 if ended else 130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What changes the weights: optimisers, the schedule of the learning rate, clipping, the moving average."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.layers import Layer, Slot, slots
+
+
+class Optimiser(Protocol):
+    """Takes one step along the gradients that the last backward left. State: tensors by name, for checkpoints."""
+
+    def step(self, factor: float = 1.0) -> None:
+        """Change the parameters. factor: the schedule's part of the learning rate, 0 to 1."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`."""
+
+
+class SGD:
+    """Stochastic gradient descent: walk over the parameters, subtract lr times the gradient.
+
+    Source: Robbins & Monro, "A stochastic approximation method", 1951.
+    """
+
+    def __init__(self, parameters: Iterable[Slot], lr: float) -> None:
+        self.slots, self.lr = list(parameters), lr
+
+    def step(self, factor: float = 1.0) -> None:
+        """One step against the gradient."""
+        for slot in self.slots:
+            slot.value.sub_(slot.grad, alpha=self.lr * factor)
+
+    def state(self) -> dict[str, Tensor]:
+        """It remembers nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to load."""
+
+
+class Adam:
+    """Steps scaled by running moments of the gradient. Source: Kingma & Ba, ICLR 2015, algorithm 1.
+
+    betas: decay of the first and the second moment. β₂ is 0.99 by default: under the noise of a noisy target it
+    measured better than 0.999.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Slot],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        self.slots, self.lr, self.betas, self.eps = list(parameters), lr, betas, eps
+        self.steps = 0
+        self.first = [torch.zeros_like(slot.value) for slot in self.slots]
+        self.second = [torch.zeros_like(slot.value) for slot in self.slots]
+
+    def step(self, factor: float = 1.0) -> None:
+        """One step; both moments are corrected for their start at zero."""
+        self.steps += 1
+        (b1, b2), t = self.betas, self.steps
+        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
+            first.lerp_(slot.grad, 1 - b1)
+            second.mul_(b2).addcmul_(slot.grad, slot.grad, value=1 - b2)
+            scale = (second / (1 - b2**t)).sqrt_().add_(self.eps)
+            slot.value.addcdiv_(first, scale, value=-self.lr * factor / (1 - b1**t))
+
+    def state(self) -> dict[str, Tensor]:
+        """Both moments and the number of steps."""
+        state = {"adam.steps": torch.tensor(self.steps)}
+        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
+            state |= {f"adam.first.{slot.name}": first, f"adam.second.{slot.name}": second}
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`. Raises KeyError naming what is missing."""
+        self.steps = int(state["adam.steps"])
+        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
+            first.copy_(state[f"adam.first.{slot.name}"])
+            second.copy_(state[f"adam.second.{slot.name}"])
+
+
+class Muon:
+    """Momentum, orthogonalised: every direction of a weight matrix moves by the same length.
+
+    For parameters that are matrices (inputs, outputs). Steps are scaled by sqrt(max(1, outputs / inputs)).
+    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Slot],
+        lr: float = 0.006,
+        momentum: float = 0.95,
+        compute: torch.dtype = torch.float32,
+    ) -> None:
+        self.slots, self.lr, self.momentum, self.compute = list(parameters), lr, momentum, compute
+        self.velocity = [torch.zeros_like(slot.value) for slot in self.slots]
+
+    def step(self, factor: float = 1.0) -> None:
+        """One step along the orthogonalised Nesterov momentum."""
+        for slot, velocity in zip(self.slots, self.velocity, strict=True):
+            velocity.mul_(self.momentum).add_(slot.grad)
+            ahead = slot.grad.add(velocity, alpha=self.momentum)
+            inputs, outputs = slot.value.shape
+            size = self.lr * factor * max(1.0, outputs / inputs) ** 0.5
+            direction = orthogonalise(ahead.to(self.compute))
+            slot.value.sub_(direction.to(slot.value.dtype), alpha=size)
+
+    def state(self) -> dict[str, Tensor]:
+        """The momentum."""
+        return {f"muon.{s.name}": v for s, v in zip(self.slots, self.velocity, strict=True)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`. Raises KeyError naming what is missing."""
+        for slot, velocity in zip(self.slots, self.velocity, strict=True):
+            velocity.copy_(state[f"muon.{slot.name}"])
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Nearly the orthogonal factor of a matrix: its singular vectors, its singular values brought to 0.7-1.2.
+
+    Newton-Schulz with the quintic of Jordan et al. 2024, whose slope at 0 lifts small singular values fast.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    # The smaller of the two Gram matrices is the cheaper.
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Together:
+    """Several optimisers, each with parameters of its own, as one."""
+
+    def __init__(self, *optimisers: Optimiser) -> None:
+        self.optimisers = optimisers
+
+    def step(self, factor: float = 1.0) -> None:
+        """One step of each."""
+        for optimiser in self.optimisers:
+            optimiser.step(factor)
+
+    def state(self) -> dict[str, Tensor]:
+        """The states of all."""
+        return {name: value for optimiser in self.optimisers for name, value in optimiser.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`."""
+        for optimiser in self.optimisers:
+            optimiser.load_state(state)
+
+
+def muon_with_adam(net: Layer, lr: float, adam_lr: float, compute: torch.dtype = torch.float32) -> Together:
+    """Muon for the matrices inside; Adam for biases and for the first and the last layer.
+
+    There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).
+    """
+    parameters = list(slots(net))
+    ends = (parameters[0].layer, parameters[-1].layer)
+    inside = [s for s in parameters if s.value.dim() == 2 and s.layer not in ends]
+    rest = [s for s in parameters if s not in inside]
+    return Together(Muon(inside, lr, compute=compute), Adam(rest, adam_lr))
+
+
+def clip_gradients(parameters: Sequence[Slot], max_norm: float) -> float:
+    """Scale all gradients together so that their norm is at most max_norm; returns the norm before.
+
+    Source: Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013, section 3.2.
+    """
+    norm = float(torch.stack([slot.grad.norm() for slot in parameters]).norm())
+    if norm > max_norm:
+        for slot in parameters:
+            slot.grad.mul_(max_norm / norm)
+    return norm
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate's factor over a run: a linear warm-up, constant, then linearly down to 0.
+
+    warmup: steps; decay: the part of the run, at its end, over which the factor falls.
+    """
+
+    warmup: int = 0
+    decay: float = 0.3
+
+    def factor(self, step: int, done: float) -> float:
+        """step counts from 1; done: the part of the run that lies behind, 0 to 1."""
+        rise = min(1.0, step / self.warmup) if self.warmup else 1.0
+        fall = min(1.0, (1 - done) / self.decay) if self.decay else 1.0
+        return rise * max(0.0, fall)
+
+    def decaying(self, done: float) -> bool:
+        """Whether the factor has begun to fall."""
+        return 1 - done < self.decay
+
+
+class Average:
+    """The exponential moving average of the parameters, which is what gets served.
+
+    Early on it forgets faster than `decay`, so that the random start does not linger. Source: Polyak &
+    Juditsky, "Acceleration of stochastic approximation by averaging", 1992; exponential form as commonly used.
+    """
+
+    def __init__(self, parameters: Iterable[Slot], decay: float) -> None:
+        self.slots, self.decay, self.updates = list(parameters), decay, 0
+        self.values = [slot.value.clone() for slot in self.slots]
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        for slot, value in zip(self.slots, self.values, strict=True):
+            value.lerp_(slot.value, 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange the parameters and their average: once to look at the average, once more to go on."""
+        for place, slot in enumerate(self.slots):
+            slot.layer.params[slot.key], self.values[place] = self.values[place], slot.value
+
+    def state(self) -> dict[str, Tensor]:
+        """The average and how often it was updated."""
+        values = {f"average.{s.name}": v for s, v in zip(self.slots, self.values, strict=True)}
+        return values | {"average.updates": torch.tensor(self.updates)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`. Raises KeyError naming what is missing."""
+        self.updates = int(state["average.updates"])
+        for slot, value in zip(self.slots, self.values, strict=True):
+            value.copy_(state[f"average.{slot.name}"])

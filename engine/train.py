@@ -1,0 +1,172 @@
+"""The loop: draw, forward, backward, step, report. It yields; the job prints and saves."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from engine.layers import MSE, Layer, slots
+from engine.networks import build_network
+from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients, muon_with_adam
+from engine.pairs import Source, Validation
+from engine.recipe import Recipe
+
+# An exploding loss: its running mean above this many times its lowest, after so many steps.
+EXPLODED, SETTLING = 10.0, 50
+
+
+class Diverged(ValueError):
+    """Training went wrong; the message says at which step, and what to change."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step. pixels: seen since the start of the run; lr: as used in this step."""
+
+    step: int
+    loss: float
+    lr: float
+    pixels: int
+
+
+@dataclass
+class Watch:
+    """Notices a loss that is no number or that grows without end."""
+
+    mean: float = 0.0
+    lowest: float = math.inf
+    steps: int = 0
+
+    def see(self, loss: float, step: int, recipe: Recipe) -> None:
+        """Raises Diverged."""
+        self.steps += 1
+        self.mean += (loss - self.mean) / min(self.steps, SETTLING)
+        if not math.isfinite(loss):
+            what = f"the loss at step {step} is {loss}"
+        elif self.steps > SETTLING and self.mean > EXPLODED * self.lowest:
+            what = f"by step {step} the loss has risen from {self.lowest:.3g} to {self.mean:.3g}"
+        else:
+            if self.steps >= SETTLING:
+                self.lowest = min(self.lowest, self.mean)
+            return
+        clip = f"{recipe.clip:g}" if recipe.clip else "none"
+        raise Diverged(
+            f"{what}: lower lr (it is {recipe.lr:g}) or clip the gradient's norm (clip is {clip});"
+            " the last good weights are kept"
+        )
+
+
+@dataclass
+class Training:
+    """All that a step reads and changes."""
+
+    recipe: Recipe
+    compute: torch.dtype
+    net: Layer
+    optimiser: Optimiser
+    average: Average
+    schedule: Schedule
+    rng: torch.Generator
+    step: int = 0
+    pixels: int = 0
+    watch: Watch = field(default_factory=Watch)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a resumed run needs, by name."""
+        weights = {f"weights.{slot.name}": slot.value for slot in slots(self.net)}
+        watch = torch.tensor([self.watch.mean, self.watch.lowest, self.watch.steps], dtype=torch.float64)
+        random = {"random": self.rng.get_state(), "watch": watch}
+        return weights | self.optimiser.state() | self.average.state() | random
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Undoes `state`. Raises KeyError naming what is missing."""
+        for slot in slots(self.net):
+            slot.value.copy_(state[f"weights.{slot.name}"])
+        self.optimiser.load_state(state)
+        self.average.load_state(state)
+        self.rng.set_state(state["random"])
+        mean, lowest, steps = state["watch"].tolist()
+        self.watch = Watch(mean, lowest, int(steps))
+
+
+def begin(recipe: Recipe, compute: torch.dtype = torch.float32) -> Training:
+    """A fresh network and all that trains it."""
+    rng = torch.Generator().manual_seed(recipe.seed)
+    net = build_network(recipe.spec(), rng, compute)
+    if recipe.patch % net.stride:
+        raise ValueError(f"patch must be a multiple of the network's stride, {net.stride}; got {recipe.patch}")
+    return Training(
+        recipe,
+        compute,
+        net,
+        _optimiser(recipe, net, compute),
+        Average(slots(net), recipe.average),
+        Schedule(recipe.warmup, recipe.decay),
+        rng,
+    )
+
+
+def train(training: Training, source: Source, done: Callable[[int], float]) -> Iterator[Progress]:
+    """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
+
+    done: the part of the run, 0 to 1, that lies behind after so many steps; at 1 the run ends. Updates
+    `training` in place, one step for each item yielded. The loss settles near the variance of the target's
+    noise, not near 0: that noise cannot be predicted. Raises Diverged before the weights are touched.
+    Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
+    """
+    recipe, net, mse = training.recipe, training.net, MSE()
+    parameters = list(slots(net))
+    while (part := done(training.step)) < 1:
+        step = training.step + 1
+        noisy, target, weight = source.draw(step, recipe.batch, training.rng)
+
+        predicted = net.forward(noisy, train=True)
+        loss = float(mse.forward(predicted, target, weight))
+        training.watch.see(loss, step, recipe)
+        net.backward(mse.backward(predicted, target, weight))
+
+        if recipe.clip:
+            clip_gradients(parameters, recipe.clip)
+        factor = training.schedule.factor(step, part)
+        training.optimiser.step(factor)
+        training.average.update()
+        training.step = step
+        training.pixels += noisy.shape[0] * noisy.shape[1] * noisy.shape[2]
+        yield Progress(step, loss, recipe.lr * factor, training.pixels)
+
+
+def validate(training: Training, pictures: Validation) -> float:
+    """PSNR in dB of the averaged weights on held-out pictures, mean over pictures.
+
+    With noisy references it is the estimate for the clean ones: the reference's own noise, independent of the
+    output's, adds its variance to the error, and is taken off. One number for all pictures then.
+    """
+    training.average.swap()
+    try:
+        error = _errors(training.net, pictures)
+    finally:
+        training.average.swap()
+    if pictures.noise:
+        error = (error.mean() - pictures.noise).clamp(min=1e-10)
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())
+
+
+def _errors(net: Layer, pictures: Validation, batch: int = 8) -> Tensor:
+    """Mean square error of each picture."""
+    errors = []
+    for noisy, reference in zip(
+        pictures.noisy.split(batch), pictures.reference.split(batch), strict=True
+    ):
+        output = net.forward(noisy).clamp(0, 1)
+        errors.append((output - reference).square().mean((1, 2, 3)))
+    return torch.cat(errors)
+
+
+def _optimiser(recipe: Recipe, net: Layer, compute: torch.dtype) -> Optimiser:
+    if recipe.optimiser == "sgd":
+        return SGD(slots(net), recipe.lr)
+    if recipe.optimiser == "adam":
+        return Adam(slots(net), recipe.lr)
+    return muon_with_adam(net, recipe.lr, recipe.adam_lr, compute)

@@ -1,0 +1,93 @@
+"""Weights on disk: safetensors with metadata, saved atomically, loaded strictly."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from engine.files import write_atomically
+from engine.layers import Layer, slots
+from engine.networks import NetworkSpec, build_network, spec_from_dict, spec_to_dict
+
+FORMAT = "denoise-1"
+SUFFIX = ".safetensors"
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used; says which file and why."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its trained weights. digest: SHA-256 of the file, which is the model's identity."""
+
+    name: str
+    spec: NetworkSpec
+    net: Layer
+    digest: str
+    metadata: dict[str, str]
+    path: Path
+
+
+def weights_folder() -> Path:
+    """Where the weights shipped with the installation are."""
+    import weights
+
+    return Path(weights.__path__[0])
+
+
+def save(path: Path, net: Layer, spec: NetworkSpec, metadata: Mapping[str, str]) -> None:
+    """Write the network's parameters, the spec and what else should be known of them."""
+    tensors = {slot.name: slot.value.detach().cpu().contiguous() for slot in slots(net)}
+    about = {**metadata, "format": FORMAT, "network": json.dumps(spec_to_dict(spec))}
+    write_atomically(path, safetensors.torch.save(tensors, about))
+
+
+def load(
+    path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32
+) -> Model:
+    """Read a weights file. compute: the type that products run in.
+
+    Raises WeightsError naming the file and each tensor that is missing, unexpected, misshapen or not finite,
+    or what else does not fit.
+    """
+    try:
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+        metadata = _metadata(data)
+        spec = spec_from_dict(json.loads(metadata.get("network", "null")) or {})
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: not weights of ours: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format {metadata.get('format')!r}; this version reads {FORMAT!r}")
+    net = build_network(spec, compute=compute)
+    _fill(path, net, tensors, torch.device(device))
+    return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), metadata, path)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The `__metadata__` of a safetensors file: eight bytes of length, then a JSON header."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header.get("__metadata__", {}))
+
+
+def _fill(path: Path, net: Layer, tensors: dict[str, Tensor], device: torch.device) -> None:
+    wanted = {slot.name: slot for slot in slots(net)}
+    faults = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
+    faults += [f"{name} is unexpected" for name in tensors.keys() - wanted.keys()]
+    for name in wanted.keys() & tensors.keys():
+        shape, expected = tuple(tensors[name].shape), tuple(wanted[name].value.shape)
+        if shape != expected:
+            faults.append(f"{name} has shape {shape} instead of {expected}")
+        elif not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+            faults.append(f"{name} holds what is no finite number")
+    if faults:
+        raise WeightsError(f"{path}: {'; '.join(sorted(faults))}")
+    for name, slot in wanted.items():
+        slot.layer.params[slot.key] = tensors[name].to(device, torch.float32)
