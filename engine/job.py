@@ -1,4 +1,4 @@
-"""A training run that lasts: checkpoints, signals, resume, log. `python -m engine.job` trains without the service.
+"""A training run that lasts: checkpoints, signals, resume, log. `python -m engine.job` needs no service.
 
 A run leaves beside its weights NAME.safetensors a log NAME.jsonl, a NAME.checkpoint to resume from, and, once
 the learning rate begins to fall, a NAME.constant.checkpoint from before: a longer run goes on from there.

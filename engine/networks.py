@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -86,12 +86,8 @@ def spec_from_dict(values: dict[str, Any]) -> NetworkSpec:
     known = {field.name for field in fields(SPECS[kind])}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{kind} networks take {', '.join(sorted(known))}; got {', '.join(unknown)}")
-    return SPECS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def with_values(spec: NetworkSpec, **values: Any) -> NetworkSpec:
-    """The spec with some fields changed."""
-    return replace(spec, **values)
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return SPECS[kind](**given)
 
 
 def build_network(
@@ -155,9 +151,12 @@ def parameter_count(net: Layer) -> int:
 
 
 def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
-    down, up = ((2, 2, 0), (3, 2, 1)) if spec.geometry == "text" else ((3, 2, 1), (2, 2, 0))
-    # A kernel of 3 at stride 2 leaves one row short of twice the size.
-    more = {"output_padding": 1} if up == (3, 2, 1) else {}
+    # Kernel size, stride, padding; for upsampling also dilation and output_padding: a kernel of 3 at stride 2
+    # leaves one row short of twice the size.
+    if spec.geometry == "text":
+        down, up = (2, 2, 0), (3, 2, 1, 1, 1)
+    else:
+        down, up = (3, 2, 1), (2, 2, 0, 1, 0)
     hidden = spec.hidden
     return Sequential(
         Compute(
@@ -166,9 +165,9 @@ def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -
             ReLU(),
             Conv2d(hidden, hidden, *down, rng=rng),
             ReLU(),
-            Upsampling(hidden, hidden, *up, **more, rng=rng),
+            Upsampling(hidden, hidden, *up, rng=rng),
             ReLU(),
-            Upsampling(hidden, CHANNELS, *up, **more, rng=rng),
+            Upsampling(hidden, CHANNELS, *up, rng=rng),
         ),
         Sigmoid(),
     )

@@ -132,7 +132,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     Newton-Schulz with the quintic of Jordan et al. 2024, whose slope at 0 lifts small singular values fast.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
+    x: Tensor = matrix / (matrix.norm() + 1e-7)
     # The smaller of the two Gram matrices is the cheaper.
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x

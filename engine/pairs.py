@@ -154,9 +154,7 @@ class RecordedPairs:
             raise ValueError(f"at least 2 pairs are needed, 1 to measure on; got {len(pairs)}")
         for number, (first, second) in enumerate(pairs):
             if first.shape != second.shape:
-                raise ValueError(
-                    f"pair {number}: the shots differ in shape, {_size(first)} and {_size(second)}"
-                )
+                raise ValueError(f"pair {number}: the shots differ in shape, {_size(first)} and {_size(second)}")
             if min(first.shape[:2]) < patch:
                 raise ValueError(
                     f"pair {number}: {_size(first)} pixels are fewer than a patch of {patch} x {patch};"
@@ -188,9 +186,7 @@ def augment(pair: Views, symmetric: bool, rng: torch.Generator) -> Views:
     if symmetric and _draw(2, rng):
         noisy, target = target, noisy
     turns, flip = _draw(4, rng), _draw(2, rng)
-    noisy, target = (
-        torch.rot90(view.flip(1) if flip else view, turns, (0, 1)) for view in (noisy, target)
-    )
+    noisy, target = (torch.rot90(view.flip(1) if flip else view, turns, (0, 1)) for view in (noisy, target))
     return Views(noisy, target, pair.weight)
 
 
@@ -254,9 +250,7 @@ def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
 
 
 def _is_stack(value: object) -> bool:
-    return (
-        isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
-    )
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
 
 
 def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:

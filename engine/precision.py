@@ -36,9 +36,7 @@ def measure(device: torch.device | str = "cpu", repeats: int = 9) -> torch.dtype
         layer.params = {key: value.to(device) for key, value in layer.params.items()}
     patch = torch.randn(1, 32, 32, 64, generator=rng).to(device)
     seconds = {dtype: _median_seconds(block, patch.to(dtype), repeats) for dtype in TYPES.values()}
-    return (
-        torch.bfloat16 if seconds[torch.float32] > WORTH * seconds[torch.bfloat16] else torch.float32
-    )
+    return torch.bfloat16 if seconds[torch.float32] > WORTH * seconds[torch.bfloat16] else torch.float32
 
 
 def _median_seconds(block: Layer, patch: torch.Tensor, repeats: int) -> float:

@@ -156,11 +156,9 @@ def validate(training: Training, pictures: Validation) -> float:
 def _errors(net: Layer, pictures: Validation, batch: int = 8) -> Tensor:
     """Mean square error of each picture."""
     errors = []
-    for noisy, reference in zip(
-        pictures.noisy.split(batch), pictures.reference.split(batch), strict=True
-    ):
-        output = net.forward(noisy).clamp(0, 1)
-        errors.append((output - reference).square().mean((1, 2, 3)))
+    for start in range(0, len(pictures.noisy), batch):
+        output = net.forward(pictures.noisy[start : start + batch]).clamp(0, 1)
+        errors.append((output - pictures.reference[start : start + batch]).square().mean((1, 2, 3)))
     return torch.cat(errors)
 
 

@@ -49,9 +49,7 @@ def save(path: Path, net: Layer, spec: NetworkSpec, metadata: Mapping[str, str])
     write_atomically(path, safetensors.torch.save(tensors, about))
 
 
-def load(
-    path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32
-) -> Model:
+def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32) -> Model:
     """Read a weights file. compute: the type that products run in.
 
     Raises WeightsError naming the file and each tensor that is missing, unexpected, misshapen or not finite,

@@ -91,9 +91,7 @@ class Residual(Sequential):
         """x: (N, H, W, C) -> the same shape."""
         y = super().forward(x, train)
         if y.shape != x.shape:
-            raise ValueError(
-                f"what is added to x must have its shape, {tuple(x.shape)}; got {tuple(y.shape)}"
-            )
+            raise ValueError(f"what is added to x must have its shape, {tuple(x.shape)}; got {tuple(y.shape)}")
         return x + y
 
     def backward(self, dy: Tensor) -> Tensor:

@@ -1,10 +1,15 @@
 """Convolution and its transpose: two layers, four passes, one adjoint pair of functions (im2col, col2im)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
+
+# Columns are made in blocks of so many bytes: small enough to be multiplied while still in a core's cache. On
+# a GPU the fewer products the better, and the limit is one of memory.
+BLOCK_BYTES, DEVICE_BLOCK_BYTES = 2 * 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,10 @@ class Window:
         """Pixels from a kernel's first tap to its last, both counted."""
         return self.dilation * (self.kernel_size - 1) + 1
 
+    def turned(self) -> "Window":
+        """The window, at stride 1, that goes from the output back to the input."""
+        return Window(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
+
     def out(self, height: int, width: int) -> tuple[int, int]:
         """Size of a convolution's output. Raises ValueError if the kernel does not fit the padded input."""
         if min(height, width) + 2 * self.padding < self.span:
@@ -49,6 +58,11 @@ def im2col(x: Tensor, window: Window) -> Tensor:
 
     Source: Chellapilla et al., "High performance convolutional neural networks", 2006, section 3.
     """
+    return _taps(x, window).flatten(3)
+
+
+def _taps(x: Tensor, window: Window) -> Tensor:
+    """What im2col copies, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
     n, height, width, channels = x.shape
     h_out, w_out = window.out(height, width)
     k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
@@ -56,10 +70,7 @@ def im2col(x: Tensor, window: Window) -> Tensor:
         x = torch.constant_pad_nd(x, (0, 0, pad, pad, pad, pad))
     x = x.contiguous()
     sn, sh, sw, sc = x.stride()
-    taps = x.as_strided(
-        (n, h_out, w_out, k, k, channels), (sn, step * sh, step * sw, gap * sh, gap * sw, sc)
-    )
-    return taps.reshape(n, h_out, w_out, k * k * channels)
+    return x.as_strided((n, h_out, w_out, k, k, channels), (sn, step * sh, step * sw, gap * sh, gap * sw, sc))
 
 
 def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
@@ -78,6 +89,46 @@ def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
             cols = slice(gap * j, gap * j + step * (w_out - 1) + 1, step)
             x[:, rows, cols] += taps[:, :, :, i, j]
     return x[:, pad : pad + height, pad : pad + width].contiguous()
+
+
+def unfolded_product(x: Tensor, window: Window, weight: Tensor) -> Tensor:
+    """im2col(x, window) @ weight, made block by block: the columns of the whole never exist."""
+    taps = _taps(x, window)
+    y = x.new_empty(*taps.shape[:3], weight.shape[1])
+    for block in _blocks(taps):
+        torch.mm(taps[block].reshape(-1, weight.shape[0]), weight, out=y[block].view(-1, weight.shape[1]))
+    return y
+
+
+def unfolded_gradient(x: Tensor, window: Window, dy: Tensor) -> Tensor:
+    """im2col(x, window)' @ dy over all rows, (kernel_size² · C, C_out), made block by block."""
+    taps = _taps(x, window)
+    rows = window.kernel_size**2 * x.shape[3]
+    # Blocks are summed in float32 at least: bfloat16 would lose the small ones.
+    total = torch.zeros(rows, dy.shape[3], dtype=torch.promote_types(dy.dtype, torch.float32), device=dy.device)
+    for block in _blocks(taps):
+        total += taps[block].reshape(-1, rows).T @ dy[block].reshape(-1, dy.shape[3])
+    return total
+
+
+def turned(weight: Tensor, in_channels: int) -> Tensor:
+    """A kernel (k² · C_in, C_out) turned by half a circle, its channels exchanged: (k² · C_out, C_in).
+
+    At stride 1 the gradient of the input is a convolution with it: one product and no scattered sums.
+    """
+    taps = weight.view(-1, in_channels, weight.shape[1])
+    return taps.flip(0).transpose(1, 2).reshape(-1, in_channels)
+
+
+def _blocks(taps: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Samples and rows of the output whose columns fit BLOCK_BYTES: whole samples, or rows of one."""
+    n, height = taps.shape[:2]
+    row = taps[0, 0].numel() * taps.element_size()
+    most = BLOCK_BYTES if taps.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    samples, rows = max(1, most // (row * height)), max(1, min(height, most // row))
+    for sample in range(0, n, samples):
+        for top in range(0, height, rows):
+            yield slice(sample, sample + samples), slice(top, top + rows)
 
 
 class Conv2d:
@@ -115,14 +166,17 @@ class Conv2d:
         _check_input(self, x, self.in_channels)
         if train:
             self.x = x
-        return _add_bias(im2col(x, self.window) @ self.params["weight"].to(x.dtype), self.params)
+        weight = self.params["weight"].to(x.dtype)
+        return _add_bias(unfolded_product(x, self.window, weight), self.params)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx, shaped like x."""
         # Unfolded a second time: kept from forward, the columns would hold kernel_size² copies of x.
-        columns = im2col(self.x, self.window)
-        self.grads = _grads(self.params, columns.flatten(0, 2).T @ dy.flatten(0, 2), dy)
-        return col2im(dy @ self.params["weight"].to(dy.dtype).T, self.x.shape, self.window)
+        self.grads = _grads(self.params, unfolded_gradient(self.x, self.window, dy), dy)
+        weight = self.params["weight"].to(dy.dtype)
+        if self.window.stride == 1 and self.window.padding < self.window.span:
+            return unfolded_product(dy, self.window.turned(), turned(weight, self.in_channels))
+        return col2im(dy @ weight.T, self.x.shape, self.window)
 
     @property
     def stride(self) -> int:
@@ -203,7 +257,8 @@ class ConvTranspose2d:
         columns = im2col(dy, self.window)
         weight = self.x.flatten(0, 2).T @ columns.flatten(0, 2)
         self.grads = _grads(self.params, weight, dy)
-        return columns @ self.params["weight"].to(dy.dtype).T
+        dx: Tensor = columns @ self.params["weight"].to(dy.dtype).T
+        return dx
 
     @property
     def stride(self) -> int:
@@ -232,8 +287,7 @@ def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> N
     if x.dim() == 4 and x.shape[3] == channels and x.dtype in (weight.dtype, torch.bfloat16):
         return
     raise ValueError(
-        f"{type(layer).__name__} takes (N, H, W, {channels}) of {weight.dtype};"
-        f" got {tuple(x.shape)} of {x.dtype}"
+        f"{type(layer).__name__} takes (N, H, W, {channels}) of {weight.dtype}; got {tuple(x.shape)} of {x.dtype}"
     )
 
 
