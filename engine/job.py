@@ -48,7 +48,7 @@ class Line:
 @dataclass(frozen=True)
 class Run:
     """What to train, on what, until when, and where to. every: seconds between log lines, validations and
-    checkpoints. terms: the licence of the data, for the weights' metadata.
+    checkpoints. terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda".
     """
 
     recipe: Recipe
@@ -56,6 +56,7 @@ class Run:
     data: Sequence[Path] = ()
     terms: str = "not stated"
     resume: bool = False
+    device: str = "auto"
     log_every: float = 1.0
     validate_every: float = 60.0
     save_every: float = 180.0
@@ -85,7 +86,7 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
     source = open_source(
         job.data, recipe.noise_model(), recipe.patch, recipe.seed, recipe.synthetic, recipe.zoom, recipe.tries
     )
-    training, seconds = _load_checkpoint(job) if job.resume else (_begin(recipe), 0.0)
+    training, seconds = _load_checkpoint(job) if job.resume else (_begin(job), 0.0)
     with _stop_signals() as stopping:
         keeper = _Keeper(job, training, source.validation(VALIDATION_PICTURES), seconds, report, warn)
         return keeper.keep(source, stopping)
@@ -214,8 +215,9 @@ class _Keeper:
         }
 
 
-def _begin(recipe: Recipe) -> Training:
-    return begin(recipe, precision.resolve(recipe.precision))
+def _begin(job: Run) -> Training:
+    device = precision.pick_device(job.device)
+    return begin(job.recipe, precision.resolve(job.recipe.precision, device), device)
 
 
 def _load_checkpoint(job: Run) -> tuple[Training, float]:
@@ -232,7 +234,7 @@ def _load_checkpoint(job: Run) -> tuple[Training, float]:
     if replace(was, steps=job.recipe.steps, minutes=job.recipe.minutes) != job.recipe:
         changed = [k for k, v in was.to_dict().items() if v != job.recipe.to_dict()[k]]
         raise ValueError(f"{path}: began with another recipe; these differ: {', '.join(changed)}")
-    training = begin(job.recipe, precision.resolve(about["precision"]))
+    training = begin(job.recipe, precision.resolve(about["precision"]), precision.pick_device(job.device))
     training.load_state(state)
     training.step, training.pixels = int(about["step"]), int(about["pixels"])
     return training, float(about["seconds"])

@@ -1,4 +1,4 @@
-"""Which type to run products in: decided by timing, not by a list of processors."""
+"""Where to run and in which type: the type decided by timing, not by a list of processors."""
 
 import time
 
@@ -9,6 +9,18 @@ from engine.layers import Conv2d, Layer, ReLU, Residual
 # bfloat16 keeps 8 bits of a number: it has to earn that.
 WORTH = 1.3
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(device: str) -> torch.device:
+    """The device for "cpu", "cuda" or "auto", which is a GPU where there is one.
+
+    Raises ValueError for another name, or if there is no GPU to use.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is one of auto, cpu, cuda; got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and torch finds no GPU here")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def resolve(precision: str, device: torch.device | str = "cpu") -> torch.dtype:

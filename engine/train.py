@@ -64,6 +64,7 @@ class Training:
 
     recipe: Recipe
     compute: torch.dtype
+    device: torch.device
     net: Layer
     optimiser: Optimiser
     average: Average
@@ -91,15 +92,18 @@ class Training:
         self.watch = Watch(mean, lowest, int(steps))
 
 
-def begin(recipe: Recipe, compute: torch.dtype = torch.float32) -> Training:
-    """A fresh network and all that trains it."""
+def begin(recipe: Recipe, compute: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Training:
+    """A fresh network, on a device, and all that trains it. Raises ValueError for a patch that does not fit."""
     rng = torch.Generator().manual_seed(recipe.seed)
     net = build_network(recipe.spec(), rng, compute)
     if recipe.patch % net.stride:
         raise ValueError(f"patch must be a multiple of the network's stride, {net.stride}; got {recipe.patch}")
+    for slot in slots(net):
+        slot.layer.params[slot.key] = slot.value.to(device)
     return Training(
         recipe,
         compute,
+        torch.device(device),
         net,
         _optimiser(recipe, net, compute),
         Average(slots(net), recipe.average),
@@ -120,7 +124,8 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> I
     parameters = list(slots(net))
     while (part := done(training.step)) < 1:
         step = training.step + 1
-        noisy, target, weight = source.draw(step, recipe.batch, training.rng)
+        batch = source.draw(step, recipe.batch, training.rng)
+        noisy, target, weight = (part.to(training.device) for part in batch)
 
         predicted = net.forward(noisy, train=True)
         loss = float(mse.forward(predicted, target, weight))
@@ -145,7 +150,7 @@ def validate(training: Training, pictures: Validation) -> float:
     """
     training.average.swap()
     try:
-        error = _errors(training.net, pictures)
+        error = _errors(training, pictures)
     finally:
         training.average.swap()
     if pictures.noise:
@@ -153,11 +158,12 @@ def validate(training: Training, pictures: Validation) -> float:
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 
-def _errors(net: Layer, pictures: Validation, batch: int = 8) -> Tensor:
+def _errors(training: Training, pictures: Validation, batch: int = 8) -> Tensor:
     """Mean square error of each picture."""
     errors = []
     for start in range(0, len(pictures.noisy), batch):
-        output = net.forward(pictures.noisy[start : start + batch]).clamp(0, 1)
+        noisy = pictures.noisy[start : start + batch].to(training.device)
+        output = training.net.forward(noisy).clamp(0, 1).cpu()
         errors.append((output - pictures.reference[start : start + batch]).square().mean((1, 2, 3)))
     return torch.cat(errors)
 

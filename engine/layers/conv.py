@@ -27,9 +27,7 @@ class Window:
 
     def __post_init__(self) -> None:
         for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is a whole number of at least {least}; got {value!r}")
+            _check_whole(name, getattr(self, name), least)
 
     @property
     def span(self) -> int:
@@ -79,7 +77,7 @@ def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
     columns: (N, H_out, W_out, kernel_size² · C) -> (N, H, W, C) = shape.
     """
     n, height, width, channels = shape
-    h_out, w_out = window.out(height, width)
+    h_out, w_out = columns.shape[1:3]
     k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
     taps = columns.view(n, h_out, w_out, k, k, channels)
     x = columns.new_zeros(n, height + 2 * pad, width + 2 * pad, channels)
@@ -123,7 +121,7 @@ def turned(weight: Tensor, in_channels: int) -> Tensor:
 def _blocks(taps: Tensor) -> Iterator[tuple[slice, slice]]:
     """Samples and rows of the output whose columns fit BLOCK_BYTES: whole samples, or rows of one."""
     n, height = taps.shape[:2]
-    row = taps[0, 0].numel() * taps.element_size()
+    row = taps.shape[2:].numel() * taps.element_size()
     most = BLOCK_BYTES if taps.device.type == "cpu" else DEVICE_BLOCK_BYTES
     samples, rows = max(1, most // (row * height)), max(1, min(height, most // row))
     for sample in range(0, n, samples):
@@ -153,6 +151,8 @@ class Conv2d:
         rng: torch.Generator | None = None,
     ) -> None:
         self.window = Window(kernel_size, stride, padding, dilation)
+        _check_whole("in_channels", in_channels, 1)
+        _check_whole("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.fan_in = kernel_size**2 * in_channels
         weight = torch.randn(self.fan_in, out_channels, generator=rng) * (2 / self.fan_in) ** 0.5
@@ -224,6 +224,8 @@ class ConvTranspose2d:
                 f" with stride {stride} and dilation {dilation}"
             )
         self.output_padding = output_padding
+        _check_whole("in_channels", in_channels, 1)
+        _check_whole("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.fan_in = max(1, round(in_channels * (kernel_size / stride) ** 2))
         weight = torch.randn(in_channels, kernel_size**2 * out_channels, generator=rng)
@@ -254,7 +256,8 @@ class ConvTranspose2d:
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx, shaped like x."""
-        columns = im2col(dy, self.window)
+        # An output padding of a stride or more has room for kernels that no input pixel lays.
+        columns = im2col(dy, self.window)[:, : self.x.shape[1], : self.x.shape[2]]
         weight = self.x.flatten(0, 2).T @ columns.flatten(0, 2)
         self.grads = _grads(self.params, weight, dy)
         dx: Tensor = columns @ self.params["weight"].to(dy.dtype).T
@@ -279,6 +282,11 @@ class ConvTranspose2d:
 
 # The name that the report gives the layer.
 Upsampling = ConvTranspose2d
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is a whole number of at least {least}; got {value!r}")
 
 
 def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:

@@ -40,7 +40,7 @@ class _Rearrangement:
 
 
 class SpaceToDepth(_Rearrangement):
-    """Half the sides, four times the channels (for block 2): the layers after it work on a quarter of the rows."""
+    """For block 2, half the sides and four times the channels: later layers have a quarter of the rows."""
 
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""

@@ -1,0 +1,190 @@
+"""How good a network is: PSNR and SSIM over pairs of a noisy and a clean picture, and the pairs to measure on."""
+
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine import images
+from engine.layers import Layer, slots
+from engine.networks import bytes_per_pixel
+from engine.pairs import PAIR_FILES, read_pair_file
+from engine.picture import MEMORY_BUDGET, PATCH, denoise_picture
+
+Pair = tuple[Tensor, Tensor]
+
+# How the two files of a pair are told apart, the noisy one first; the second is how PolyU names its own.
+PAIR_ENDINGS = (("_noisy", "_clean"), ("_real", "_mean"))
+# Pictures of up to this many pixels are denoised many at a time, together no more than BATCH_PIXELS.
+SMALL_PIXELS, BATCH_PIXELS = 128 * 128, 256 * 256
+# What equal pictures get, instead of infinity.
+BEST_PSNR = 100.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over pictures: PSNR in dB and SSIM, of the noisy pictures and of the denoised ones."""
+
+    pictures: int
+    noisy_psnr: float
+    noisy_ssim: float
+    psnr: float
+    ssim: float
+    megapixels_per_second: float
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, for pictures on the [0, 1] scale; 100 dB at most."""
+    return float(_psnr_each(a.unsqueeze(0), b.unsqueeze(0)))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity of two pictures (H, W, C) on the [0, 1] scale: mean over places and channels.
+
+    Only places whose whole window of 11 x 11 lies within the picture count; raises ValueError if there is none.
+    Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
+    """
+    return float(_ssim_each(a.unsqueeze(0), b.unsqueeze(0)))
+
+
+def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Quality:
+    """Denoise the noisy picture of each pair and compare with the clean one.
+
+    pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
+    noisy picture is compared as it comes. Raises ValueError when there are no pairs.
+    """
+    scores, seconds, pixels = [], 0.0, 0
+    for noisy, clean in _batches(pairs, min(BATCH_PIXELS, memory_budget // bytes_per_pixel(net))):
+        start = time.perf_counter()
+        output = _denoise(net, noisy, memory_budget).clamp(0, 1)
+        seconds += time.perf_counter() - start
+        pixels += noisy[..., 0].numel()
+        measures = [(measure(noisy, clean), measure(output, clean)) for measure in (_psnr_each, _ssim_each)]
+        scores.append(torch.stack([each for pair in measures for each in pair]))
+    if not scores:
+        raise ValueError("there are no pairs to measure on")
+    every = torch.cat(scores, 1)
+    noisy_psnr, mean_psnr, noisy_ssim, mean_ssim = every.mean(1).tolist()
+    return Quality(every.shape[1], noisy_psnr, noisy_ssim, mean_psnr, mean_ssim, pixels / 1e6 / seconds)
+
+
+def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iterator[Pair]:
+    """The folder's pictures with white noise: (noisy, clean), float32 (H, W, 3), the noisy one not clipped.
+
+    sigma: standard deviation, 0-255 scale. Each picture's noise is drawn from a seed that only its file's name
+    decides, so it is the same in every run, whichever pictures there are beside it. limit: only the first so
+    many. Raises ValueError naming the folder if it has no pictures.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma is at least 0; got {sigma:g}")
+    return (_with_noise(file, sigma) for file in images.picture_files(folder)[:limit])
+
+
+def read_pairs(path: Path) -> Iterator[Pair]:
+    """(noisy, clean) pairs, float32 (H, W, 3), of a .pkl or .pt in the course's format, or of a folder.
+
+    In a folder, pairs are NAME_noisy with NAME_clean, NAME_real with NAME_mean as in PolyU, or equal names in
+    its folders noisy and clean. Raises ValueError saying what does not fit in which path.
+    """
+    if path.is_file() and path.suffix in PAIR_FILES:
+        return ((noisy.float() / 255, clean.float() / 255) for noisy, clean in read_pair_file(path))
+    if not path.is_dir():
+        raise ValueError(f"{path}: neither a folder nor a file of pairs ({' or '.join(PAIR_FILES)})")
+    named = _pairs_in_folders(path) if (path / "noisy").is_dir() else _pairs_by_ending(path)
+    return (_read_pair(noisy, clean) for noisy, clean in named)
+
+
+def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
+    """(N, H, W, 3) stacks: neighbours of one small size together, at most `most` pixels; others one by one."""
+    for shape, group in groupby(pairs, lambda pair: pair[0].shape):
+        pixels = shape[0] * shape[1]
+        count = max(1, most // pixels) if pixels <= SMALL_PIXELS else 1
+        while batch := list(islice(group, count)):
+            noisy, clean = zip(*batch, strict=True)
+            yield torch.stack(noisy), torch.stack(clean)
+
+
+def _denoise(net: Layer, noisy: Tensor, memory_budget: int) -> Tensor:
+    """What denoise_picture gives for each picture, straight from the network where that is the same."""
+    whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
+    if whole and len(noisy) > 1:
+        return net.forward(noisy.to(next(slots(net)).value.device)).cpu()
+    return torch.stack([denoise_picture(net, picture, memory_budget) for picture in noisy])
+
+
+def _psnr_each(a: Tensor, b: Tensor) -> Tensor:
+    """(N, H, W, C) twice -> (N,)."""
+    if a.shape != b.shape:
+        raise ValueError(f"pictures of one shape are compared; got {tuple(a.shape)} and {tuple(b.shape)}")
+    # In double precision: means over millions of pixels.
+    error = (a.double() - b.double()).square().mean((1, 2, 3))
+    return (-10 * error.log10()).clamp(max=BEST_PSNR)
+
+
+def _ssim_each(a: Tensor, b: Tensor) -> Tensor:
+    """(N, H, W, C) twice -> (N,)."""
+    if min(a.shape[1:3]) < 11:
+        raise ValueError(f"SSIM needs pictures of at least 11 x 11 pixels; got {a.shape[2]} x {a.shape[1]}")
+    # The paper's constants for a range of 1: (0.01)² and (0.03)².
+    steady_mean, steady_spread = 0.01**2, 0.03**2
+    a, b = a.double(), b.double()
+    mean_a, mean_b = _blur(a), _blur(b)
+    variances = _blur(a * a) + _blur(b * b) - mean_a.square() - mean_b.square()
+    covariance = _blur(a * b) - mean_a * mean_b
+    brightness = (2 * mean_a * mean_b + steady_mean) / (mean_a.square() + mean_b.square() + steady_mean)
+    structure = (2 * covariance + steady_spread) / (variances + steady_spread)
+    return (brightness * structure).mean((1, 2, 3))
+
+
+def _blur(x: Tensor) -> Tensor:
+    """The paper's window, a Gaussian of 11 x 11 and sigma 1.5, where it lies within the picture."""
+    place = torch.arange(-5, 6, dtype=x.dtype)
+    weights = (-place.square() / (2 * 1.5**2)).exp()
+    weights = weights / weights.sum()
+    for axis in (1, 2):
+        kept = x.shape[axis] - len(weights) + 1
+        x = sum(
+            (w * x.narrow(axis, i, kept) for i, w in enumerate(weights[1:], 1)),
+            weights[0] * x.narrow(axis, 0, kept),
+        )
+    return x
+
+
+def _with_noise(file: Path, sigma: float) -> Pair:
+    clean = images.read_rgb(file).float() / 255
+    rng = torch.Generator().manual_seed(zlib.crc32(file.name.encode()))
+    return clean + sigma / 255 * torch.randn(clean.shape, generator=rng), clean
+
+
+def _read_pair(noisy: Path, clean: Path) -> Pair:
+    pair = images.read_rgb(noisy).float() / 255, images.read_rgb(clean).float() / 255
+    if pair[0].shape != pair[1].shape:
+        sizes = [f"{picture.shape[1]} x {picture.shape[0]}" for picture in pair]
+        raise ValueError(f"{noisy} and {clean.name} differ in size: {sizes[0]} and {sizes[1]}")
+    return pair
+
+
+def _pairs_in_folders(folder: Path) -> list[tuple[Path, Path]]:
+    if not (folder / "clean").is_dir():
+        raise ValueError(f"{folder}: has a folder noisy, but no folder clean")
+    noisy, clean = ({f.stem: f for f in images.picture_files(folder / part)} for part in ("noisy", "clean"))
+    if alone := sorted(noisy.keys() ^ clean.keys()):
+        raise ValueError(f"{folder}: only in one of its folders noisy and clean: {', '.join(alone)}")
+    return [(noisy[stem], clean[stem]) for stem in noisy]
+
+
+def _pairs_by_ending(folder: Path) -> list[tuple[Path, Path]]:
+    files = {file.stem: file for file in images.picture_files(folder)}
+    for noisy, clean in PAIR_ENDINGS:
+        names = [stem.removesuffix(noisy) for stem in files if stem.endswith(noisy)]
+        if alone := [name + noisy for name in names if name + clean not in files]:
+            raise ValueError(f"{folder}: no {clean} picture for {', '.join(alone)}")
+        if names:
+            return [(files[name + noisy], files[name + clean]) for name in names]
+    endings = " or ".join(f"NAME{noisy} with NAME{clean}" for noisy, clean in PAIR_ENDINGS)
+    raise ValueError(f"{folder}: no pairs; they are {endings}, or equal names in folders noisy and clean")
