@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -61,10 +63,7 @@ def test_the_spectrum_falls_as_that_of_photographs_does(luma):
     power = torch.fft.fft2(centred).abs().square().mean(0)
     frequency = torch.hypot(*torch.meshgrid(*2 * [torch.fft.fftfreq(128)], indexing="ij"))
     bands = [0.02, 0.04, 0.08, 0.16, 0.32]
-    levels = [
-        power[(frequency >= low) & (frequency < high)].mean().log2()
-        for low, high in zip(bands, bands[1:], strict=False)
-    ]
+    levels = [power[(frequency >= low) & (frequency < high)].mean().log2() for low, high in pairwise(bands)]
 
     slope = float(levels[-1] - levels[0]) / (len(levels) - 1)
 
