@@ -1,0 +1,126 @@
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.folder import PIPE, Task, denoise_bytes, denoise_files, plan
+from engine.networks import PhotoSpec, build_network
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Before training it gives back its input."""
+    return build_network(PhotoSpec((8,), (1,)), torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def shots(tmp_path):
+    """A folder with a.png and b.jpg."""
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(gradient()).save(folder / name)
+    return folder
+
+
+def gradient():
+    steps = np.arange(20, dtype=np.uint8)
+    return np.stack(np.broadcast_arrays(steps[:15, None] * 10, steps * 10, 7), 2).astype(np.uint8)
+
+
+def test_pictures_of_a_folder_keep_their_names_with_the_suffix_png(shots, tmp_path):
+    tasks = plan([shots], tmp_path / "clean")
+
+    assert tasks == [
+        Task(shots / "a.png", tmp_path / "clean" / "a.png"),
+        Task(shots / "b.jpg", tmp_path / "clean" / "b.png"),
+    ]
+
+
+def test_one_picture_may_be_given_the_name_of_its_output(shots, tmp_path):
+    assert plan([shots / "b.jpg"], tmp_path / "x.png") == [Task(shots / "b.jpg", tmp_path / "x.png")]
+
+
+def test_a_folder_that_is_there_is_a_folder_even_if_its_name_has_a_suffix(shots, tmp_path):
+    (tmp_path / "v1.2").mkdir()
+
+    assert plan([shots / "b.jpg"], tmp_path / "v1.2") == [Task(shots / "b.jpg", tmp_path / "v1.2" / "b.png")]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["a.png", "b.jpg"], "x.png", "takes one picture, and here may be several; give a folder"),
+        ([""], "x.png", "takes one picture"),
+        (["a.png"], "x.jpg", r"written as PNG; got .*x\.jpg"),
+        (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
+        (["a.png"], "plain", "is a file; give a folder"),
+        (["a.png", "sub/A.tif"], "clean", r"would all be written to one file: .*a\.png, .*A\.tif"),
+        (["a.png"], "there", r"already there, and written over only with force: .*a\.png"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(shots, tmp_path, inputs, output, message):
+    (shots / "sub").mkdir()
+    (shots / "sub" / "A.tif").touch()
+    (tmp_path / "plain").touch()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.png").touch()
+
+    with pytest.raises(ValueError, match=message):
+        plan([shots / name for name in inputs], tmp_path / output)
+
+
+def test_force_allows_writing_over_what_is_there(shots):
+    assert plan([shots / "a.png"], shots, force=True) == [Task(shots / "a.png", shots / "a.png")]
+
+
+def test_denoised_pictures_have_the_network_s_pixels(shots, tmp_path, net):
+    outcomes = list(denoise_files(net, plan([shots], tmp_path / "clean")))
+
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["a.png", "b.png"]
+    assert (np.asarray(Image.open(tmp_path / "clean" / "a.png")) == gradient()).all()
+
+
+def test_a_broken_file_is_told_of_and_the_rest_go_on(shots, tmp_path, net):
+    whole = (shots / "a.png").read_bytes()
+    (shots / "a.png").write_bytes(whole[: len(whole) // 2])
+
+    broken, fine = denoise_files(net, plan([shots], tmp_path / "clean"))
+
+    assert broken.task.source.name == "a.png"
+    assert broken.error
+    assert fine.error is None
+    assert [file.name for file in (tmp_path / "clean").iterdir()] == ["b.png"]
+
+
+def test_a_file_that_cannot_be_written_is_told_of(shots, tmp_path, net):
+    (tmp_path / "file").touch()
+
+    [outcome] = denoise_files(net, [Task(shots / "a.png", tmp_path / "file" / "a.png")])
+
+    assert "file" in outcome.error
+
+
+def test_pipes_are_read_and_written(shots, net, monkeypatch):
+    sent, received = io.BytesIO((shots / "a.png").read_bytes()), io.BytesIO()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=sent))
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=received))
+
+    [outcome] = denoise_files(net, plan([PIPE], PIPE))
+
+    assert outcome.error is None
+    assert (np.asarray(Image.open(received)) == gradient()).all()
+
+
+def test_a_picture_from_a_pipe_needs_a_name(tmp_path):
+    with pytest.raises(ValueError, match=r"from a pipe has no name; give it one that ends in \.png"):
+        plan([PIPE], tmp_path)
+
+
+def test_bytes_that_are_no_picture_are_refused(net):
+    with pytest.raises(ValueError, match="picture"):
+        denoise_bytes(net, b"no picture")
