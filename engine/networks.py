@@ -117,25 +117,28 @@ def halo(net: Layer) -> int:
 
 
 def bytes_per_pixel(net: Layer) -> int:
-    """Memory that a forward pass needs at its peak for each pixel of its input, beside the weights."""
+    """Memory, at most, of a forward pass for each pixel of its input, beside weights and one block of columns."""
     return math.ceil(4 * _peak(net, Fraction(1)))
 
 
 def _peak(layer: Layer, scale: Fraction) -> Fraction:
     """Numbers held at once for each pixel of the network's input; scale: the layer's input's side beside it."""
-    after = scale * layer.factor
-    if isinstance(layer, Conv2d):
-        columns = layer.fan_in * after**2
-    elif isinstance(layer, ConvTranspose2d):
-        columns = layer.window.kernel_size**2 * layer.out_channels * scale**2
-    else:
+    if not isinstance(layer, Conv2d | ConvTranspose2d):
         peak = Fraction(0)
         # A residual holds its input until what is added to it is there.
         held = _channels(layer) * scale**2 if isinstance(layer, Residual) else 0
         for inner in layer.layers:
             peak, scale = max(peak, _peak(inner, scale)), scale * inner.factor
         return peak + held
-    return layer.in_channels * scale**2 + columns + 2 * layer.out_channels * after**2
+    given, made = layer.in_channels * scale**2, layer.out_channels * (scale * layer.factor) ** 2
+    # What is padded is a copy, of a convolution's input and of its transpose's output.
+    if isinstance(layer, Conv2d):
+        beside = given if layer.window.padding else 0
+    else:
+        beside = layer.window.kernel_size**2 * layer.out_channels * scale**2
+        beside += made if layer.window.padding else 0
+    # The activation or the sum that follows holds what it is given and as much again.
+    return max(given + beside + made, 2 * made)
 
 
 def _channels(layer: Layer) -> int:

@@ -18,8 +18,8 @@ from engine.synthetic import dead_leaves
 PAIR_FILES = (".pkl", ".pt")
 # One picture in so many is kept from training, to measure on.
 HELD_OUT = 50
-# Side of the synthetic pictures, how many are at hand, and for how many steps each new one is waited.
-LEAVES_SIDE, LEAVES_POOL, LEAVES_STEPS = 400, 48, 100
+# Least side of the synthetic pictures, how many are at hand, and after how many steps a new one takes a place.
+LEAVES_SIDE, LEAVES_POOL, LEAVES_STEPS = 256, 48, 400
 
 
 class Batch(NamedTuple):

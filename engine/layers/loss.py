@@ -13,10 +13,17 @@ class MSE:
 
     def forward(self, y: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """y, target: (N, H, W, C); weight: (N,), 1 each if None -> the loss, a scalar."""
+        _check(y, target)
         error = (y - target).square()
         return torch.mean(error if weight is None else error * weight.view(-1, 1, 1, 1))
 
     def backward(self, y: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """dL/dy, shaped like y."""
+        _check(y, target)
         dy = (y - target) * (2 / y.numel())
         return dy if weight is None else dy * weight.view(-1, 1, 1, 1)
+
+
+def _check(y: Tensor, target: Tensor) -> None:
+    if y.shape != target.shape:
+        raise ValueError(f"a target must have y's shape, {tuple(y.shape)}; got {tuple(target.shape)}")

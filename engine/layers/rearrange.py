@@ -11,7 +11,7 @@ def space_to_depth(x: Tensor, block: int) -> Tensor:
     Source: Shi et al., "Real-time single image and video super-resolution", CVPR 2016, section 3.1.
     Raises ValueError if a side is no multiple of block.
     """
-    n, height, width, channels = x.shape
+    n, height, width, channels = _sizes(x)
     if height % block or width % block:
         raise ValueError(f"both sides must be multiples of {block}; got {height} x {width} pixels")
     x = x.view(n, height // block, block, width // block, block, channels)
@@ -23,11 +23,17 @@ def depth_to_space(x: Tensor, block: int) -> Tensor:
 
     Raises ValueError if the channels are no multiple of block².
     """
-    n, height, width, channels = x.shape
+    n, height, width, channels = _sizes(x)
     if channels % block**2:
         raise ValueError(f"channels must be a multiple of {block**2}; got {channels}")
     x = x.view(n, height, width, block, block, channels // block**2)
     return x.transpose(2, 3).reshape(n, height * block, width * block, channels // block**2)
+
+
+def _sizes(x: Tensor) -> tuple[int, ...]:
+    if x.dim() != 4:
+        raise ValueError(f"a batch is (N, H, W, C); got {tuple(x.shape)}")
+    return x.shape
 
 
 class _Rearrangement:

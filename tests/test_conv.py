@@ -1,0 +1,310 @@
+from unittest.mock import patch
+
+import oracle
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from oracle import assert_adjoint, assert_passes_agree, drawn, in_double
+
+from engine.layers import Conv2d, ConvTranspose2d, Upsampling, Window, col2im, conv, im2col
+
+drawn_often = settings(max_examples=60, deadline=None, derandomize=True)
+sides, channels, few = st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)
+windows = st.builds(Window, st.integers(1, 4), few, st.integers(0, 3), few)
+# Bytes of columns made at once: a row each, some rows, some samples, all.
+blocks = st.sampled_from([1, 500, 5000, 2**20])
+
+
+def _convolution(layer):
+    window = layer.window
+    return lambda x, parameters: oracle.conv2d(
+        x, **parameters, stride=window.stride, padding=window.padding, dilation=window.dilation
+    )
+
+
+def _transposed_convolution(layer):
+    window = layer.window
+    return lambda x, parameters: oracle.conv_transpose2d(
+        x,
+        **parameters,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        output_padding=layer.output_padding,
+        out_channels=layer.out_channels,
+    )
+
+
+def _geometry(window):
+    return window.kernel_size, window.stride, window.padding, window.dilation
+
+
+# Conv2d
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "dilation"),
+    [(1, 1, 0, 1), (2, 2, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 3, 2), (3, 3, 2, 2), (4, 3, 5, 1)],
+)
+def test_conv2d_agrees_with_autograd(kernel_size, stride, padding, dilation, bias):
+    layer = in_double(Conv2d(3, 5, kernel_size, stride, padding, dilation, bias))
+
+    assert_passes_agree(layer, _convolution(layer), drawn(2, 11, 8, 3))
+
+
+@drawn_often
+@given(windows, sides, sides, channels, channels, st.integers(1, 3), blocks)
+def test_conv2d_agrees_with_autograd_for_any_geometry(window, height, width, c_in, c_out, batch, block):
+    assume(min(height, width) + 2 * window.padding >= window.span)
+    layer = in_double(Conv2d(c_in, c_out, *_geometry(window)))
+
+    with patch.object(conv, "BLOCK_BYTES", block):
+        assert_passes_agree(layer, _convolution(layer), drawn(batch, height, width, c_in))
+
+
+@drawn_often
+@given(windows, sides, sides, channels, channels)
+def test_conv2d_backward_is_the_adjoint_of_forward(window, height, width, c_in, c_out):
+    assume(min(height, width) + 2 * window.padding >= window.span)
+
+    assert_adjoint(in_double(Conv2d(c_in, c_out, *_geometry(window), bias=False)), drawn(2, height, width, c_in))
+
+
+def test_conv2d_on_a_case_worked_by_hand():
+    layer = Conv2d(1, 1, 2)
+    layer.params = {"weight": torch.tensor([[1.0], [2.0], [3.0], [4.0]]), "bias": torch.tensor([10.0])}
+    x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).view(1, 2, 3, 1)
+
+    y = layer.forward(x, train=True)
+    dx = layer.backward(torch.tensor([1.0, -1.0]).view(1, 1, 2, 1))
+
+    # 1·1 + 2·2 + 4·3 + 5·4 + 10 = 47 and 2·1 + 3·2 + 5·3 + 6·4 + 10 = 57.
+    assert y.tolist() == [[[[47.0], [57.0]]]]
+    assert dx.flatten().tolist() == [1.0, 1.0, -2.0, 3.0, 1.0, -4.0]
+    assert layer.grads["weight"].flatten().tolist() == [-1.0, -1.0, -1.0, -1.0]
+    assert layer.grads["bias"].tolist() == [0.0]
+
+
+def test_conv2d_on_a_strided_and_padded_case_worked_by_hand():
+    layer = Conv2d(1, 1, 3, stride=2, padding=1, bias=False)
+    layer.params = {"weight": torch.arange(1.0, 10.0).view(9, 1)}
+    x = torch.tensor([[1.0, 2.0, 3.0]]).view(1, 1, 3, 1)
+
+    y = layer.forward(x, train=True)
+    dx = layer.backward(torch.tensor([1.0, 10.0]).view(1, 1, 2, 1))
+
+    # Only the middle row of the kernel, 4 5 6, meets the picture: at (0, 1, 2), then at (2, 3, 0).
+    assert y.flatten().tolist() == [17.0, 23.0]
+    assert dx.flatten().tolist() == [5.0, 46.0, 50.0]
+    assert layer.grads["weight"].flatten().tolist() == [0, 0, 0, 20.0, 31.0, 2.0, 0, 0, 0]
+
+
+def test_conv2d_takes_a_picture_that_is_no_contiguous_block():
+    layer = in_double(Conv2d(2, 3, 3, padding=1))
+    x = drawn(2, 2, 5, 6).permute(0, 2, 3, 1)
+
+    assert_passes_agree(layer, _convolution(layer), x)
+
+
+# The unfolding
+
+
+@drawn_often
+@given(windows, sides, sides, channels)
+def test_col2im_is_the_adjoint_of_im2col(window, height, width, c):
+    assume(min(height, width) + 2 * window.padding >= window.span)
+    x = drawn(2, height, width, c)
+    columns = im2col(x, window)
+    y = drawn(*columns.shape, seed=1)
+
+    torch.testing.assert_close((columns * y).sum(), (x * col2im(y, x.shape, window)).sum())
+
+
+def test_im2col_lays_each_pixels_taps_in_a_row():
+    x = torch.arange(1.0, 7.0).view(1, 2, 3, 1)
+
+    columns = im2col(x, Window(2))
+
+    assert columns.tolist() == [[[[1.0, 2.0, 4.0, 5.0], [2.0, 3.0, 5.0, 6.0]]]]
+
+
+def test_col2im_sums_the_taps_that_share_a_pixel():
+    columns = torch.tensor([[1.0, 2.0, 4.0, 5.0], [20.0, 30.0, 50.0, 60.0]]).view(1, 1, 2, 4)
+
+    x = col2im(columns, (1, 2, 3, 1), Window(2))
+
+    assert x.flatten().tolist() == [1.0, 22.0, 30.0, 4.0, 55.0, 60.0]
+
+
+# ConvTranspose2d
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "dilation", "output_padding"),
+    [(1, 1, 0, 1, 0), (2, 2, 0, 1, 0), (3, 2, 1, 1, 1), (3, 1, 2, 2, 0), (2, 1, 1, 3, 2), (2, 3, 0, 1, 2)],
+)
+def test_conv_transpose2d_agrees_with_autograd(kernel_size, stride, padding, dilation, output_padding, bias):
+    layer = in_double(ConvTranspose2d(3, 5, kernel_size, stride, padding, dilation, output_padding, bias))
+
+    assert_passes_agree(layer, _transposed_convolution(layer), drawn(2, 6, 4, 3))
+
+
+@drawn_often
+@given(windows, st.integers(0, 2), sides, sides, channels, channels)
+def test_conv_transpose2d_agrees_with_autograd_for_any_geometry(window, extra, height, width, c_in, c_out):
+    assume(extra < max(window.stride, window.dilation))
+    assume((min(height, width) - 1) * window.stride + window.span + extra > 2 * window.padding)
+    layer = in_double(ConvTranspose2d(c_in, c_out, *_geometry(window), output_padding=extra))
+
+    assert_passes_agree(layer, _transposed_convolution(layer), drawn(2, height, width, c_in))
+
+
+@drawn_often
+@given(windows, sides, sides, channels, channels)
+def test_conv_transpose2d_is_the_adjoint_of_conv2d(window, height, width, c_in, c_out):
+    assume(min(height, width) + 2 * window.padding >= window.span)
+    conv2d = in_double(Conv2d(c_in, c_out, *_geometry(window), bias=False))
+    x = drawn(2, height, width, c_in)
+    ax = conv2d.forward(x)
+    y = drawn(*ax.shape, seed=1)
+    # Rows that the convolution's stride leaves over are what output padding gives back.
+    extra = (height + 2 * window.padding - window.span) % window.stride
+    assume((width + 2 * window.padding - window.span) % window.stride == extra)
+    transposed = ConvTranspose2d(c_out, c_in, *_geometry(window), output_padding=extra, bias=False)
+    transposed.params = {"weight": conv2d.params["weight"].T}
+
+    torch.testing.assert_close((ax * y).sum(), (x * transposed.forward(y)).sum())
+    assert_adjoint(transposed, y)
+
+
+def test_conv_transpose2d_on_a_case_worked_by_hand():
+    layer = ConvTranspose2d(1, 1, 2)
+    layer.params = {"weight": torch.tensor([[1.0, 2.0, 3.0, 4.0]]), "bias": torch.tensor([100.0])}
+    x = torch.tensor([1.0, 10.0]).view(1, 1, 2, 1)
+
+    y = layer.forward(x, train=True)
+    dx = layer.backward(torch.arange(1.0, 7.0).view(1, 2, 3, 1))
+
+    # 1 lays 1 2 / 3 4 on the left, 10 lays 10 20 / 30 40 on the right, and they share the middle.
+    assert y.flatten().tolist() == [101.0, 112.0, 120.0, 103.0, 134.0, 140.0]
+    # 1·1 + 2·2 + 4·3 + 5·4 = 37 and 2·1 + 3·2 + 5·3 + 6·4 = 47.
+    assert dx.flatten().tolist() == [37.0, 47.0]
+    assert layer.grads["weight"].flatten().tolist() == [21.0, 32.0, 54.0, 65.0]
+    assert layer.grads["bias"].tolist() == [21.0]
+
+
+def test_upsampling_is_the_transposed_convolution_and_doubles_the_size_as_the_report_has_it():
+    layer = Upsampling(2, 3, 3, stride=2, padding=1, output_padding=1)
+
+    y = layer.forward(torch.randn(1, 4, 5, 2))
+
+    assert Upsampling is ConvTranspose2d
+    assert y.shape == (1, 8, 10, 3)
+
+
+# What both keep
+
+
+@pytest.mark.parametrize("layer", [Conv2d(2, 3, 3, padding=1), ConvTranspose2d(2, 3, 2, 2)])
+def test_forward_leaves_nothing_behind_unless_training(layer):
+    before = set(vars(layer))
+
+    layer.forward(torch.randn(1, 4, 4, 2))
+
+    assert set(vars(layer)) == before
+
+
+@pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
+def test_an_empty_batch_gives_an_empty_batch(layer_type):
+    layer = layer_type(2, 3, 3, padding=1)
+
+    assert layer.forward(torch.zeros(0, 4, 5, 2)).shape == (0, 4, 5, 3)
+
+
+@pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
+def test_in_bfloat16_the_gradients_keep_the_type_of_the_parameters(layer_type):
+    layer = layer_type(4, 4, 3, padding=1, rng=torch.Generator().manual_seed(0))
+    x, dy = drawn(1, 8, 8, 4).float(), drawn(1, 8, 8, 4, seed=1).float()
+    exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
+    exact_grads = layer.grads
+
+    y, dx = layer.forward(x.bfloat16(), train=True), layer.backward(dy.bfloat16())
+
+    assert y.dtype == dx.dtype == torch.bfloat16
+    assert {grad.dtype for grad in layer.grads.values()} == {torch.float32}
+    torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(dx.float(), exact_dx, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(layer.grads["weight"], exact_grads["weight"], rtol=0.02, atol=0.15)
+    torch.testing.assert_close(layer.grads["bias"], exact_grads["bias"], rtol=0.02, atol=0.05)
+
+
+def test_weights_start_with_the_spread_of_he_and_biases_at_zero():
+    rng = torch.Generator().manual_seed(0)
+    conv2d, transposed = Conv2d(32, 64, 3, rng=rng), ConvTranspose2d(32, 64, 2, 2, rng=rng)
+
+    assert conv2d.params["weight"].std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.03)
+    assert transposed.params["weight"].std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.03)
+    assert not conv2d.params["bias"].any()
+    assert not transposed.params["bias"].any()
+
+
+def test_the_same_generator_draws_the_same_weights():
+    first, second = (Conv2d(3, 4, 3, rng=torch.Generator().manual_seed(5)) for _ in range(2))
+
+    assert torch.equal(first.params["weight"], second.params["weight"])
+
+
+# What they refuse
+
+
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (torch.zeros(1, 8, 8, 4), r"got \(1, 8, 8, 4\) of torch.float32"),
+        (torch.zeros(8, 8, 3), r"got \(8, 8, 3\) of torch.float32"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.float64), r"got \(1, 8, 8, 3\) of torch.float64"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), r"got \(1, 8, 8, 3\) of torch.uint8"),
+    ],
+)
+@pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
+def test_another_shape_or_type_is_refused_with_what_fits(layer_type, x, got):
+    layer = layer_type(3, 4, 2)
+
+    with pytest.raises(ValueError, match=rf"{layer_type.__name__} takes \(N, H, W, 3\) of torch.float32; {got}"):
+        layer.forward(x)
+
+
+def test_a_kernel_larger_than_the_padded_input_is_refused():
+    with pytest.raises(ValueError, match="spans 5 pixels does not fit an input of 2 x 9 pixels padded by 1"):
+        Conv2d(1, 1, 3, padding=1, dilation=2).forward(torch.zeros(1, 2, 9, 1))
+
+
+def test_a_padding_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="an input of 1 x 4 pixels would give an output of -1 x 2"):
+        ConvTranspose2d(1, 1, 1, padding=1).forward(torch.zeros(1, 1, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kernel_size": 0}, "kernel_size is a whole number of at least 1; got 0"),
+        ({"stride": 0}, "stride is a whole number of at least 1; got 0"),
+        ({"padding": -1}, "padding is a whole number of at least 0; got -1"),
+        ({"dilation": 1.5}, "dilation is a whole number of at least 1; got 1.5"),
+        ({"in_channels": 0}, "in_channels is a whole number of at least 1; got 0"),
+        ({"out_channels": -3}, "out_channels is a whole number of at least 1; got -3"),
+    ],
+)
+@pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
+def test_a_value_out_of_range_is_refused_by_name(layer_type, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        layer_type(**{"in_channels": 1, "out_channels": 1, "kernel_size": 3} | wrong)
+
+
+@pytest.mark.parametrize("output_padding", [-1, 2])
+def test_an_output_padding_out_of_range_is_refused(output_padding):
+    with pytest.raises(ValueError, match=f"got {output_padding} with stride 2 and dilation 1"):
+        ConvTranspose2d(1, 1, 3, stride=2, output_padding=output_padding)
