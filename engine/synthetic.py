@@ -131,7 +131,8 @@ def _topmost(leaves: Leaves, rows: int, cols: int) -> Tensor:
         nearest = leaves.centre[members].round().long()
         y = _around(nearest[:, 0], half, rows).unsqueeze(2)
         x = _around(nearest[:, 1], half, cols).unsqueeze(1)
-        within = _within(leaves, members, y, x) & (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
+        on_canvas = ((y >= 0) & (y < rows)) & ((x >= 0) & (x < cols))
+        within = _within(leaves, members, y, x) & on_canvas
         number = members.view(-1, 1, 1).expand(within.shape)
         top.scatter_reduce_(0, (y * cols + x)[within], number[within], "amax")
     return top
@@ -158,7 +159,8 @@ def _around(centre: Tensor, half: int, side: int) -> Tensor:
 def _within(leaves: Leaves, members: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Whether the leaf covers the place, for each member and place of its square."""
     u, v = _local(leaves, members.view(-1, 1, 1), y, x)
-    angle = (torch.atan2(v, u) * (ANGLES / (2 * math.pi))).to(torch.int64) % ANGLES
+    # ANGLES is a power of two: the remainder is its lowest bits.
+    angle = (torch.atan2(v, u) * (ANGLES / (2 * math.pi))).to(torch.int64) & (ANGLES - 1)
     return u.square() + v.square() <= leaves.outlines[leaves.outline[members].view(-1, 1, 1), angle]
 
 

@@ -1,7 +1,6 @@
 """The command `denoise`: each subcommand a few lines that call the engine or start the service."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
-from typer.core import TyperCommand
+
+from service.flags import ManyValues, RecipeFlags, with_settings
+from service.settings import Settings
 
 # Whatever needs torch is imported by the commands that use it, so that --help and mistakes are answered at once.
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from engine.weights import Model
 
 STOPPED = 130
+MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,43 +46,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         app(args, prog_name="denoise")
     except (ValueError, OSError) as error:
-        err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        told = escape(" ".join(str(error).split()))
+        err.print(f"[red]error:[/red] {told}", soft_wrap=True, highlight=False)
         sys.exit(1)
 
-
-class ManyValues(TyperCommand):
-    """A command that takes `--sigma 15 25 50` for `--sigma 15 --sigma 25 --sigma 50`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeats the flag before every number that follows its first."""
-        spread: list[str] = []
-        for arg in args:
-            number = re.fullmatch(r"[0-9.]+", arg)
-            if number and len(spread) > 1 and spread[-2] == "--sigma":
-                spread.append("--sigma")
-            spread.append(arg)
-        return super().parse_args(ctx, spread)
-
-
-class RecipeFlags(TyperCommand):
-    """A command that takes every value of a recipe as a flag: `--lr 0.4` for `--set lr=0.4`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What the command does not know is a recipe's; the recipe refuses by name what it does not know."""
-        own = {"--help", *(name for param in self.params for name in (*param.opts, *param.secondary_opts))}
-        rest: list[str] = []
-        left = iter(args)
-        for arg in left:
-            flag, equals, value = arg.partition("=")
-            if not flag.startswith("--") or flag in own:
-                rest.append(arg)
-                continue
-            key = flag.removeprefix("--").replace("-", "_")
-            rest += ["--set", f"{key}={value if equals else next(left, '')}"]
-        return super().parse_args(ctx, rest)
-
-
-MEMORY_BUDGET = 512 * 2**20
 
 ModelOption = Annotated[str, typer.Option(help="Name of shipped weights, or path of a .safetensors file.")]
 WeightsArgument = Annotated[
@@ -98,7 +68,9 @@ SigmaOption = Annotated[
     list[float] | None,
     typer.Option(help="With --clean: the noise's levels, 0-255 scale.", show_default="15 25 50"),
 ]
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a .toml file.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a .toml file.")
+]
 DataOption = Annotated[
     list[Path] | None,
     typer.Option(help="Folder of photos or of noisy pairs, or .pkl of pairs.", show_default="synthetic pictures"),
@@ -113,7 +85,7 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor thread
 @app.command()
 def run(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures, folders of them, or - for stdin.")
+        list[Path], typer.Argument(metavar="IN", help="Pictures, folders of them, or - for stdin.")
     ],
     output: Annotated[
         Path | None,
@@ -156,6 +128,32 @@ def run(
                 _warn(f"{outcome.task.source}: {outcome.error}")
     if failed:
         raise ValueError(f"{failed} of {len(tasks)} pictures not denoised")
+
+
+@app.command()
+@with_settings
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any that is free.")] = 8000,
+    **given: Any,
+) -> None:
+    """Answer over HTTP, and with a page for people at /.
+
+    - `denoise serve`
+
+    - `denoise serve --host 0.0.0.0 --port 9000 --weights my-weights/ --model mine`
+    """
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise ValueError("; ".join(faults)) from error
+
+    import uvicorn
+
+    from service.app import create_app
+
+    uvicorn.run(create_app(settings), host=host, port=port, server_header=False)
 
 
 @app.command(cls=RecipeFlags)
@@ -294,7 +292,7 @@ def demo(
 
 @app.command()
 def plot(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="Logs of training runs, .jsonl.")],
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="Logs of training runs, .jsonl.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--out", help="The drawing, PNG.", show_default="beside the first log")
     ] = None,
@@ -440,3 +438,7 @@ def _live_line() -> Iterator[Callable[[str], None]]:
 
 def _warn(text: str) -> None:
     err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

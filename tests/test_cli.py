@@ -1,0 +1,344 @@
+import io
+import json
+import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine import weights
+from engine.networks import PhotoSpec, build_network
+from service import cli
+from service.settings import Settings
+
+EXACT = ["--precision", "float32"]
+SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", *EXACT]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Weights that give back their input."""
+    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
+    spec = PhotoSpec((8,), (1,))
+    weights.save(path, build_network(spec, torch.Generator().manual_seed(0)), spec, {"psnr": "31.50"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of three pictures of 40 x 40."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(256, size=(40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture
+def denoise(capsys):
+    """Runs the command; gives its exit code and what it wrote to stdout and stderr."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(arg) for arg in args])
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+COMMANDS = ["run", "serve", "train", "evaluate", "sweep", "demo", "plot", "models"]
+
+
+def test_help_names_every_command(denoise):
+    code, text, _ = denoise("--help")
+
+    assert code == 0
+    assert all(f" {command} " in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help_with_an_example(denoise, command):
+    code, text, _ = denoise(command, "--help")
+
+    assert code == 0
+    assert text.count(f"denoise {command}") >= 2
+
+
+def test_help_does_not_wait_for_torch():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import service.cli, sys; print('torch' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert loaded.stdout.strip() == "False"
+
+
+def test_run_denoises_a_folder_and_keeps_names(denoise, model, photos, tmp_path):
+    code, _, _ = denoise("run", photos, "-o", tmp_path / "clean", "--model", model)
+
+    assert code == 0
+    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert (pixels(tmp_path / "clean" / "1.png") == pixels(photos / "1.png")).all()
+
+
+def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
+    (tmp_path / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
+
+    code, _, told = denoise(
+        "run", tmp_path / "broken.png", photos / "1.png", "-o", tmp_path / "o", "--model", model
+    )
+
+    assert code == 1
+    assert "broken.png: " in told
+    assert "error: 1 of 2 pictures not denoised" in told
+    assert [file.name for file in (tmp_path / "o").iterdir()] == ["1.png"]
+
+
+def test_run_writes_over_a_file_only_with_force(denoise, model, photos, tmp_path):
+    target = tmp_path / "out.png"
+    target.write_text("mine")
+
+    refused, _, told = denoise("run", photos / "0.png", "-o", target, "--model", model)
+    kept = target.read_text()
+    allowed, _, _ = denoise("run", photos / "0.png", "-o", target, "--model", model, "--force")
+
+    assert refused == 1
+    assert told.startswith("error: already there")
+    assert kept == "mine"
+    assert allowed == 0
+    assert pixels(target).shape == (40, 40, 3)
+
+
+def test_run_reads_and_writes_pipes(model, photos, monkeypatch, capsysbinary):
+    sent = SimpleNamespace(buffer=io.BytesIO((photos / "0.png").read_bytes()))
+    monkeypatch.setattr("sys.stdin", sent)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "-", "--model", str(model)])
+
+    assert not stopped.value.code
+    assert (pixels(io.BytesIO(capsysbinary.readouterr().out)) == pixels(photos / "0.png")).all()
+
+
+def test_run_without_a_place_to_write_to_is_wrong_usage(denoise, photos):
+    code, _, told = denoise("run", photos)
+
+    assert code == 2
+    assert "say where to" in told
+
+
+def test_an_error_is_one_line_without_a_traceback(denoise, photos, tmp_path):
+    code, text, told = denoise("run", photos, "-o", tmp_path / "o", "--model", "none")
+
+    assert code == 1
+    assert text == ""
+    assert told.startswith("error: no weights 'none'; there are ")
+    assert told.count("\n") == 1
+
+
+def test_evaluate_prints_one_json_object_for_pairs(denoise, model, tmp_path):
+    clean = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
+    torch.save((clean + 10, clean), tmp_path / "val.pkl")
+
+    code, text, _ = denoise("evaluate", model, "--pairs", tmp_path / "val.pkl", "--json", *EXACT)
+
+    found = json.loads(text)
+    assert code == 0
+    assert found["pictures"] == 2
+    assert found["noisy_psnr"] == pytest.approx(28.13, abs=0.01)
+    assert found["psnr"] == pytest.approx(28.13, abs=0.01)
+    assert 0 < found["ssim"] < 1
+    assert found["megapixels_per_second"] > 0
+    assert found["digest"] == weights.load(model).digest
+
+
+@pytest.mark.parametrize("levels", [["--sigma", "15", "25"], ["--sigma", "15", "--sigma", "25"]])
+def test_evaluate_takes_several_levels_of_noise_either_way(denoise, model, photos, levels):
+    _, text, _ = denoise("evaluate", "--clean", photos, *levels, model, "--json", *EXACT)
+
+    found = json.loads(text)["sigma"]
+    assert set(found) == {"15", "25"}
+    assert found["15"]["noisy_psnr"] == pytest.approx(24.6, abs=0.2)
+    assert found["25"]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)
+
+
+def test_evaluate_with_one_level_has_its_numbers_at_the_top(denoise, model, photos):
+    _, text, _ = denoise("evaluate", model, "--clean", photos, "--sigma", "25", "--limit", "2", "--json", *EXACT)
+
+    assert json.loads(text)["pictures"] == 2
+
+
+def test_evaluate_prints_a_table_with_a_row_for_each_level(denoise, model, photos):
+    code, text, _ = denoise("evaluate", model, "--clean", photos, *EXACT)
+
+    assert code == 0
+    assert [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")] == [
+        "15",
+        "25",
+        "50",
+    ]
+
+
+@pytest.mark.parametrize("given", [[], ["--pairs", "a", "--clean", "b"]])
+def test_evaluate_without_pictures_or_with_two_kinds_is_wrong_usage(denoise, model, given):
+    code, _, told = denoise("evaluate", model, *given)
+
+    assert code == 2
+    assert "give one of the two" in told
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """The settings that the service was started with, and the server's own options."""
+    seen = SimpleNamespace(settings=None, options=None)
+
+    def create_app(settings):
+        seen.settings = settings
+
+    monkeypatch.setattr("service.app.create_app", create_app)
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: vars(seen).update(options=options))
+    return seen
+
+
+def test_serve_takes_settings_from_flags_and_else_from_the_environment(denoise, served, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENOISE_MAX_PIXELS", "1000")
+    monkeypatch.setenv("DENOISE_MAX_BYTES", "2000")
+
+    code, _, _ = denoise("serve", "--port", 9000, "--weights", tmp_path, "--max-pixels", 300, "--device", "cpu")
+
+    assert code == 0
+    assert served.settings.weights == tmp_path
+    assert served.settings.device == "cpu"
+    assert served.settings.max_pixels == 300
+    assert served.settings.max_bytes == 2000
+    assert served.settings.model == "photo"
+    assert served.options["port"] == 9000
+    assert served.options["host"] == "127.0.0.1"
+
+
+def test_every_setting_is_a_flag_of_serve_with_its_description(denoise):
+    _, text, _ = denoise("serve", "--help")
+
+    assert all(f"--{name.replace('_', '-')} " in text for name in Settings.model_fields)
+    assert "Largest request body" in text
+
+
+def test_serve_refuses_a_setting_out_of_bounds_by_name(denoise, served):
+    code, _, told = denoise("serve", "--max-pixels", 0)
+
+    assert code == 1
+    assert told == "error: max_pixels: Input should be greater than or equal to 1\n"
+    assert served.options is None
+
+
+def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path):
+    code, _, told = denoise("serve", "--weights", tmp_path)
+
+    assert code == 1
+    assert told.startswith("error: ")
+    assert "photo.safetensors" in told
+    assert told.count("\n") == 1
+
+
+def test_what_is_no_file_of_pairs_is_an_error_of_one_line(denoise, model, tmp_path):
+    (tmp_path / "odd.pkl").write_bytes(pickle.dumps(print, protocol=2))
+
+    code, _, told = denoise("evaluate", model, "--pairs", tmp_path / "odd.pkl")
+
+    assert code == 1
+    assert told.startswith("error: ")
+    assert "odd.pkl" in told
+    assert told.count("\n") == 1
+
+
+def test_train_takes_every_value_of_the_recipe_as_a_flag(denoise, photos, tmp_path):
+    out = tmp_path / "my.safetensors"
+
+    code, _, told = denoise(
+        "train", "--lr=0.25", "paper", "--data", photos, "--steps", 2, "--out", out, *SMALL, "--set", "seed=3"
+    )
+
+    recipe = json.loads(weights.load(out).metadata["recipe"])
+    assert code == 0
+    assert "step 2 " in told
+    assert {key: recipe[key] for key in ("lr", "hidden", "patch", "noise_range", "seed", "steps")} == {
+        "lr": 0.25, "hidden": 4, "patch": 8, "noise_range": [2.0, 3.0], "seed": 3, "steps": 2,
+    }  # fmt: skip
+    assert out.with_suffix(".jsonl").read_text().count("\n") >= 1
+
+
+def test_train_goes_on_with_resume(denoise, photos, tmp_path):
+    given = ["train", "paper", "--data", photos, "--out", tmp_path / "my.safetensors", *SMALL]
+    denoise(*given, "--steps", 1)
+
+    again, _, told = denoise(*given, "--steps", 2)
+    resumed, _, _ = denoise(*given, "--steps", 2, "--resume")
+
+    assert again == 1
+    assert "resume that run" in told
+    assert resumed == 0
+    assert weights.load(tmp_path / "my.safetensors").metadata["steps"] == "2"
+
+
+def test_train_refuses_an_unknown_flag_by_name(denoise, tmp_path):
+    code, _, told = denoise("train", "paper", "--out", tmp_path / "my.safetensors", "--learning-rate", "1")
+
+    assert code == 1
+    assert "unknown: learning_rate; a recipe takes" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_that_is_stopped_says_how_to_go_on(denoise, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.job.run", lambda *_: False)
+
+    code, _, told = denoise("train", "paper", "--out", tmp_path / "my.safetensors")
+
+    assert code == 130
+    assert "go on with --resume" in told
+
+
+def test_sweep_leaves_a_table_and_a_plot(denoise, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.report.BATCHES", (2,))
+    monkeypatch.setattr("engine.report.RATES", (0.5,))
+    monkeypatch.setattr("engine.report.WIDTHS", (4,))
+
+    code, _, _ = denoise("sweep", "--steps", 2, "--data", photos, *SMALL, "--lr", 0.5, "--out", tmp_path)
+
+    assert code == 0
+    assert "| 2 | " in (tmp_path / "sweep.md").read_text()
+    assert pixels(tmp_path / "sweep.png").ndim == 3
+
+
+def test_demo_draws_as_many_pictures_as_wanted(denoise, model, photos, tmp_path):
+    for count in (1, 2):
+        denoise("demo", model, "--clean", photos, "--count", count, "--out", tmp_path / f"{count}.png")
+
+    assert pixels(tmp_path / "2.png").shape[0] == 2 * pixels(tmp_path / "1.png").shape[0]
+
+
+def test_plot_draws_beside_the_log(denoise, tmp_path):
+    (tmp_path / "my.jsonl").write_text('{"step": 1, "megapixels": 0.1, "loss": 0.5, "psnr": 20}\n')
+
+    code, _, _ = denoise("plot", tmp_path / "my.jsonl")
+
+    assert code == 0
+    assert pixels(tmp_path / "my.png").ndim == 3
+
+
+def test_models_lists_each_with_its_digest_and_psnr(denoise, model):
+    code, text, _ = denoise("models", "--weights", model.parent)
+
+    assert code == 0
+    [row] = [line for line in text.splitlines() if "plain" in line]
+    assert "photo" in row
+    assert weights.load(model).digest[:12] in row
+    assert "31.50" in row
