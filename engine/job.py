@@ -109,7 +109,8 @@ class _Keeper:
         self.origin = time.monotonic() - seconds
         self.due = {"log": 0.0, "validate": self.seconds, "save": self.seconds + job.save_every}
         self.psnr: float | None = None
-        self.decaying = False
+        # Taken up where the factor already falls, the run must not write over what was saved before it fell.
+        self.decaying = training.schedule.decaying(self.done(training.step))
         self.speed: list[tuple[float, int]] = [(self.seconds, training.pixels)]
         job.log.parent.mkdir(parents=True, exist_ok=True)
         if not job.resume:
@@ -141,7 +142,7 @@ class _Keeper:
         part = self.done(progress.step)
         if not self.decaying and self.training.schedule.decaying(part):
             self.decaying = True
-            self._try_save(self.job.out.with_suffix(".constant.checkpoint"))
+            self._try(lambda: self._save(self.job.out.with_suffix(".constant.checkpoint")))
         if now >= self.due["validate"]:
             self.due["validate"] = now + self.job.validate_every
             self._log(progress, validated=True)
@@ -149,7 +150,7 @@ class _Keeper:
             self._log(progress, validated=False)
         if now >= self.due["save"]:
             self.due["save"] = now + self.job.save_every
-            self._try_save(self.job.checkpoint)
+            self._try(lambda: self._save(self.job.checkpoint))
 
     def _log(self, progress: Progress, validated: bool) -> None:
         if validated:
@@ -168,14 +169,17 @@ class _Keeper:
             self.psnr if validated else None,
             now * (1 - part) / part if part else 0.0,
         )
-        with self.job.log.open("a") as log:
-            log.write(json.dumps({k: v for k, v in asdict(line).items() if v is not None}) + "\n")
+        self._try(lambda: self._append(line))
         self.report(replace(line, psnr=self.psnr))
 
-    def _try_save(self, checkpoint: Path) -> None:
-        """A save in the middle of a run: if the disk is full the run goes on, and the last save stays whole."""
+    def _append(self, line: Line) -> None:
+        with self.job.log.open("a") as log:
+            log.write(json.dumps({k: v for k, v in asdict(line).items() if v is not None}) + "\n")
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """In the middle of a run: if the disk is full the run goes on, and the last save stays whole."""
         try:
-            self._save(checkpoint)
+            write()
         except OSError as error:
             self.warn(f"could not save, will try again: {error}")
 
@@ -264,7 +268,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def main() -> None:
-    """`python -m engine.job RECIPE OUT [DATA ...] [--key value ...]`: plain lines, for bare machines."""
+    """`python -m engine.job RECIPE OUT [DATA ...] [--set KEY=VALUE ...]`: plain lines, for bare machines."""
     import argparse
 
     from engine.recipe import read_recipe

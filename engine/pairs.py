@@ -3,8 +3,7 @@
 Photos and synthetic pictures get their noise as they are drawn; recorded pairs bring their own.
 """
 
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -239,7 +238,8 @@ def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
     """
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:
+        # What an unpickler raises over bytes that are no pickle depends on the bytes.
         raise ValueError(f"{path}: not a file of tensors alone, refused: {error}") from error
     if not (isinstance(held, tuple | list) and len(held) == 2 and all(map(_is_stack, held))):
         raise ValueError(f"{path}: holds no (first, second) of uint8 N x 3 x H x W")
@@ -256,12 +256,11 @@ def _is_stack(value: object) -> bool:
 def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
     """name_1.png with name_2.png. Raises ValueError naming a shot that has no partner."""
     files = {file.stem: file for file in sorted(folder.iterdir()) if _is_picture(file)}
-    if not any(stem.endswith("_1") and f"{stem[:-2]}_2" in files for stem in files):
-        return []
-    partner: Callable[[str], str] = lambda stem: f"{stem[:-2]}_{'2' if stem.endswith('_1') else '1'}"  # noqa: E731
-    if alone := [file.name for stem, file in files.items() if partner(stem) not in files]:
+    names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
+    paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
+    if names and (alone := [file.name for stem, file in files.items() if stem not in paired]):
         raise ValueError(f"{folder}: no partner for {', '.join(alone)}")
-    return [(file, files[partner(stem)]) for stem, file in files.items() if stem.endswith("_1")]
+    return [(files[f"{name}_1"], files[f"{name}_2"]) for name in names]
 
 
 def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
@@ -276,7 +275,8 @@ def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _is_picture(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in images.PICTURE_SUFFIXES
+    # Names with a leading dot are other systems' notes beside pictures.
+    return file.is_file() and file.suffix.lower() in images.PICTURE_SUFFIXES and not file.name.startswith(".")
 
 
 def _stack(views: Sequence[Views]) -> Batch:

@@ -57,8 +57,12 @@ class Recipe:
             _within(name, getattr(self, name), 0, 1)
         _within("zoom", self.zoom, 0.1, 1)
         low, high = self.noise_range
-        if not 0 <= low <= high or (self.noise == "random-pixel" and low < 1):
-            raise ValueError(f"noise_range takes the lowest and the highest level; got {low} and {high}")
+        if not 0 <= low <= high:
+            raise ValueError(f"noise_range takes the lowest and the highest level; got {low:g} and {high:g}")
+        if self.noise == "random-pixel" and (low < 1 or low % 1 or high % 1):
+            raise ValueError(f"noise_range takes whole sides of at least 1; got {low:g} and {high:g}")
+        # Says what is wrong with the network's own values.
+        self.spec()
 
     def spec(self) -> NetworkSpec:
         """The network to train."""
@@ -91,8 +95,10 @@ def read_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not file.is_file():
         raise ValueError(f"no recipe {name!r}; there are {', '.join(shipped())}, or give a .toml file")
-    with file.open("rb") as opened:
-        values = tomllib.load(opened)
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file}: no TOML: {error}") from error
     return from_dict({**values, **(overrides or {})}, str(file.name))
 
 
@@ -112,14 +118,20 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     """A value of the kind that the recipe's field has, from TOML or from the text of a flag."""
     if get_origin(kind) is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError(f"{key} takes a list; got {value!r}")
         element, length = get_args(kind)[0], len(get_args(kind))
         if Ellipsis not in get_args(kind) and len(parts) != length:
             raise ValueError(f"{key} takes {length} values; got {value!r}")
         return tuple(_convert(key, part, element) for part in parts)
     try:
-        return kind(value)
-    except ValueError as error:
+        converted = kind(value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{key} takes {kind.__name__}; got {value!r}") from error
+    # TOML knows its own kinds: int(8.5) and str(8) would only hide a mistake.
+    if converted != value and not isinstance(value, str):
+        raise ValueError(f"{key} takes {kind.__name__}; got {value!r}")
+    return converted
 
 
 def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -44,7 +44,7 @@ def weights_folder() -> Path:
 
 def save(path: Path, net: Layer, spec: NetworkSpec, metadata: Mapping[str, str]) -> None:
     """Write the network's parameters, the spec and what else should be known of them."""
-    tensors = {slot.name: slot.value.detach().cpu().contiguous() for slot in slots(net)}
+    tensors = {slot.name: slot.value.cpu().contiguous() for slot in slots(net)}
     about = {**metadata, "format": FORMAT, "network": json.dumps(spec_to_dict(spec))}
     write_atomically(path, safetensors.torch.save(tensors, about))
 
@@ -59,11 +59,11 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
         data = path.read_bytes()
         tensors = safetensors.torch.load(data)
         metadata = _metadata(data)
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"format {metadata.get('format')!r}; this version reads {FORMAT!r}")
         spec = spec_from_dict(json.loads(metadata.get("network", "null")) or {})
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not weights of ours: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format {metadata.get('format')!r}; this version reads {FORMAT!r}")
     net = build_network(spec, compute=compute)
     _fill(path, net, tensors, torch.device(device))
     return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), metadata, path)

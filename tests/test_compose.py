@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import assert_adjoint, assert_passes_agree, conv2d, conv_transpose2d, drawn, in_double
+from oracle import assert_adjoint, assert_passes_agree, conv2d, conv_transpose2d, drawn, randomised
 
 from engine.layers import (
     Compute,
@@ -34,7 +34,7 @@ def _convolution(weight):
 @drawn_often
 @given(sides, sides, channels, channels)
 def test_sequential_agrees_with_autograd(height, width, c_in, c_out):
-    net = in_double(Sequential(Conv2d(c_in, c_out, 3, padding=1), ReLU(), ConvTranspose2d(c_out, 2, 2, 2)))
+    net = randomised(Sequential(Conv2d(c_in, c_out, 3, padding=1), ReLU(), ConvTranspose2d(c_out, 2, 2, 2)))
 
     def function(x, given_parameters):
         first, bias, last, last_bias = given_parameters.values()
@@ -47,7 +47,7 @@ def test_sequential_agrees_with_autograd(height, width, c_in, c_out):
 @drawn_often
 @given(sides, sides, channels)
 def test_residual_agrees_with_autograd(height, width, c):
-    net = in_double(Residual(Conv2d(c, c + 1, 3, padding=1), ReLU(), Conv2d(c + 1, c, 1)))
+    net = randomised(Residual(Conv2d(c, c + 1, 3, padding=1), ReLU(), Conv2d(c + 1, c, 1)))
 
     def function(x, given_parameters):
         first, bias, last, last_bias = given_parameters.values()
@@ -60,7 +60,7 @@ def test_residual_agrees_with_autograd(height, width, c):
 def test_composed_backwards_are_adjoints(kind):
     inside = Conv2d(3, 5, 2, 2, bias=False), ConvTranspose2d(5, 3, 2, 2, bias=False)
 
-    assert_adjoint(in_double(kind(*inside)), drawn(2, 6, 4, 3))
+    assert_adjoint(randomised(kind(*inside)), drawn(2, 6, 4, 3))
 
 
 def test_residual_on_a_case_worked_by_hand():
@@ -115,7 +115,7 @@ def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
 
 
 def test_compute_leaves_float64_alone():
-    net = in_double(Compute(torch.bfloat16, Conv2d(3, 2, 3)))
+    net = randomised(Compute(torch.bfloat16, Conv2d(3, 2, 3)))
 
     assert_passes_agree(net, lambda x, p: conv2d(x, *p.values()), drawn(1, 5, 5, 3))
 
@@ -159,7 +159,7 @@ residuals = st.builds(lambda: Residual(Conv2d(1, 1, 3, padding=1)))
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(convolutions | transposed | residuals, min_size=1, max_size=3), st.integers(0, 39))
 def test_inputs_of_names_every_pixel_that_an_output_depends_on(layers, changed):
-    net, x = in_double(Sequential(*layers)), drawn(1, 40, 40, 1)
+    net, x = randomised(Sequential(*layers)), drawn(1, 40, 40, 1)
     before = net.forward(x)
     x[:, changed] += 1
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import assert_adjoint, assert_passes_agree, drawn, in_double
+from oracle import assert_adjoint, assert_passes_agree, drawn, randomised
 
 from engine.layers import Conv2d, ConvTranspose2d, Upsampling, Window, col2im, conv, im2col
 
@@ -49,7 +49,7 @@ def _geometry(window):
     [(1, 1, 0, 1), (2, 2, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 3, 2), (3, 3, 2, 2), (4, 3, 5, 1)],
 )
 def test_conv2d_agrees_with_autograd(kernel_size, stride, padding, dilation, bias):
-    layer = in_double(Conv2d(3, 5, kernel_size, stride, padding, dilation, bias))
+    layer = randomised(Conv2d(3, 5, kernel_size, stride, padding, dilation, bias))
 
     assert_passes_agree(layer, _convolution(layer), drawn(2, 11, 8, 3))
 
@@ -58,7 +58,7 @@ def test_conv2d_agrees_with_autograd(kernel_size, stride, padding, dilation, bia
 @given(windows, sides, sides, channels, channels, st.integers(1, 3), blocks)
 def test_conv2d_agrees_with_autograd_for_any_geometry(window, height, width, c_in, c_out, batch, block):
     assume(min(height, width) + 2 * window.padding >= window.span)
-    layer = in_double(Conv2d(c_in, c_out, *_geometry(window)))
+    layer = randomised(Conv2d(c_in, c_out, *_geometry(window)))
 
     with patch.object(conv, "BLOCK_BYTES", block):
         assert_passes_agree(layer, _convolution(layer), drawn(batch, height, width, c_in))
@@ -69,7 +69,7 @@ def test_conv2d_agrees_with_autograd_for_any_geometry(window, height, width, c_i
 def test_conv2d_backward_is_the_adjoint_of_forward(window, height, width, c_in, c_out):
     assume(min(height, width) + 2 * window.padding >= window.span)
 
-    assert_adjoint(in_double(Conv2d(c_in, c_out, *_geometry(window), bias=False)), drawn(2, height, width, c_in))
+    assert_adjoint(randomised(Conv2d(c_in, c_out, *_geometry(window), bias=False)), drawn(2, height, width, c_in))
 
 
 def test_conv2d_on_a_case_worked_by_hand():
@@ -102,7 +102,7 @@ def test_conv2d_on_a_strided_and_padded_case_worked_by_hand():
 
 
 def test_conv2d_takes_a_picture_that_is_no_contiguous_block():
-    layer = in_double(Conv2d(2, 3, 3, padding=1))
+    layer = randomised(Conv2d(2, 3, 3, padding=1))
     x = drawn(2, 2, 5, 6).permute(0, 2, 3, 1)
 
     assert_passes_agree(layer, _convolution(layer), x)
@@ -147,7 +147,7 @@ def test_col2im_sums_the_taps_that_share_a_pixel():
     [(1, 1, 0, 1, 0), (2, 2, 0, 1, 0), (3, 2, 1, 1, 1), (3, 1, 2, 2, 0), (2, 1, 1, 3, 2), (2, 3, 0, 1, 2)],
 )
 def test_conv_transpose2d_agrees_with_autograd(kernel_size, stride, padding, dilation, output_padding, bias):
-    layer = in_double(ConvTranspose2d(3, 5, kernel_size, stride, padding, dilation, output_padding, bias))
+    layer = randomised(ConvTranspose2d(3, 5, kernel_size, stride, padding, dilation, output_padding, bias))
 
     assert_passes_agree(layer, _transposed_convolution(layer), drawn(2, 6, 4, 3))
 
@@ -157,7 +157,7 @@ def test_conv_transpose2d_agrees_with_autograd(kernel_size, stride, padding, dil
 def test_conv_transpose2d_agrees_with_autograd_for_any_geometry(window, extra, height, width, c_in, c_out):
     assume(extra < max(window.stride, window.dilation))
     assume((min(height, width) - 1) * window.stride + window.span + extra > 2 * window.padding)
-    layer = in_double(ConvTranspose2d(c_in, c_out, *_geometry(window), output_padding=extra))
+    layer = randomised(ConvTranspose2d(c_in, c_out, *_geometry(window), output_padding=extra))
 
     assert_passes_agree(layer, _transposed_convolution(layer), drawn(2, height, width, c_in))
 
@@ -166,7 +166,7 @@ def test_conv_transpose2d_agrees_with_autograd_for_any_geometry(window, extra, h
 @given(windows, sides, sides, channels, channels)
 def test_conv_transpose2d_is_the_adjoint_of_conv2d(window, height, width, c_in, c_out):
     assume(min(height, width) + 2 * window.padding >= window.span)
-    conv2d = in_double(Conv2d(c_in, c_out, *_geometry(window), bias=False))
+    conv2d = randomised(Conv2d(c_in, c_out, *_geometry(window), bias=False))
     x = drawn(2, height, width, c_in)
     ax = conv2d.forward(x)
     y = drawn(*ax.shape, seed=1)

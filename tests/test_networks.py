@@ -9,7 +9,7 @@ from oracle import (
     conv2d,
     conv_transpose2d,
     drawn,
-    in_double,
+    randomised,
 )
 from torch.nn import functional
 
@@ -37,15 +37,6 @@ SPECS = [PaperSpec(4, "text"), PaperSpec(4, "weights"), SMALL, PhotoSpec((5,), (
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def awake(spec, seed=0):
-    """A float64 network whose every weight is drawn at random: a fresh photo network's tail is zero."""
-    net, rng = in_double(build_network(spec)), generator(seed)
-    for slot in slots(net):
-        value = torch.randn(slot.value.shape, generator=rng, dtype=torch.float64)
-        slot.layer.params[slot.key] = value / slot.value.shape[0] ** 0.5
-    return net
 
 
 # Specs
@@ -136,7 +127,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused():
 
 @pytest.mark.parametrize("spec", [*SPECS, THIN_S])
 def test_reach_and_stride_are_true(spec):
-    net = awake(spec)
+    net = randomised(build_network(spec))
     middle = halo(net)
     places = [(at, *net.inputs_of(at, at)) for at in range(middle, middle + net.stride)]
     x = drawn(8, net.stride, 2 * middle + net.stride, 3)
@@ -158,7 +149,7 @@ def test_reach_and_stride_are_true(spec):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_shift_by_the_stride_shifts_the_output(spec):
-    net = awake(spec)
+    net = randomised(build_network(spec))
     margin, step = halo(net), net.stride
     x = drawn(1, step, 2 * margin + 4 * step, 3)
 
@@ -211,11 +202,11 @@ def torch_photo(spec):
 
 @pytest.mark.parametrize("spec", [PaperSpec(5, "text"), PaperSpec(5, "weights")])
 def test_the_paper_network_and_all_its_gradients_agree_with_autograd(spec):
-    assert_passes_agree(awake(spec), torch_paper(spec), drawn(2, 8, 12, 3))
+    assert_passes_agree(randomised(build_network(spec)), torch_paper(spec), drawn(2, 8, 12, 3))
 
 
 def test_the_photo_network_and_all_its_gradients_agree_with_autograd():
-    assert_passes_agree(awake(SMALL), torch_photo(SMALL), drawn(2, 8, 12, 3))
+    assert_passes_agree(randomised(build_network(SMALL)), torch_photo(SMALL), drawn(2, 8, 12, 3))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -236,7 +227,7 @@ def test_a_network_in_use_keeps_nothing_of_what_it_is_given(spec):
 
 @pytest.mark.parametrize("factor", [0.01, 3.0])
 def test_a_photo_network_scales_with_its_input(factor):
-    net, x = awake(SMALL), drawn(1, 16, 16, 3)
+    net, x = randomised(build_network(SMALL)), drawn(1, 16, 16, 3)
 
     torch.testing.assert_close(net.forward(factor * x), factor * net.forward(x))
 
@@ -277,7 +268,7 @@ def test_the_same_generator_makes_the_same_network(spec):
 
 
 def test_a_paper_network_answers_within_the_range_of_pictures():
-    y = awake(PaperSpec(8)).forward(10 * drawn(1, 8, 8, 3))
+    y = randomised(build_network(PaperSpec(8))).forward(10 * drawn(1, 8, 8, 3))
 
     assert y.min() >= 0
     assert y.max() <= 1

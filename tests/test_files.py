@@ -1,0 +1,71 @@
+import errno
+import os
+
+import pytest
+
+from engine.files import write_atomically
+
+
+@pytest.mark.parametrize("data", [b"", b"new", bytes(10**6)])
+def test_a_file_is_written_whole_and_nothing_is_left_beside_it(tmp_path, data):
+    path = tmp_path / "file"
+
+    write_atomically(path, data)
+
+    assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+
+    write_atomically(path, b"x")
+
+    assert path.read_bytes() == b"x"
+
+
+def test_an_existing_file_is_replaced(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and longer")
+
+    write_atomically(path, b"new")
+
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_even_an_interrupt_leaves_nothing_beside_the_file(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_data_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    path, calls = tmp_path / "file", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (calls.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+
+    write_atomically(path, b"new")
+
+    assert calls == ["fsync", "replace"]
