@@ -4,6 +4,7 @@ A run leaves beside its weights NAME.safetensors a log NAME.jsonl, a NAME.checkp
 the learning rate begins to fall, a NAME.constant.checkpoint from before: a longer run goes on from there.
 """
 
+import argparse
 import json
 import signal
 import threading
@@ -24,7 +25,7 @@ from engine.files import write_atomically
 from engine.layers import slots
 from engine.networks import kind_of
 from engine.pairs import Source, Validation, open_source
-from engine.recipe import Recipe, from_dict
+from engine.recipe import Recipe, from_dict, read_recipe
 from engine.train import Diverged, Progress, Training, begin, train, validate
 
 CHECKPOINT_FORMAT = "denoise-checkpoint-1"
@@ -269,10 +270,6 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def main() -> None:
     """`python -m engine.job RECIPE OUT [DATA ...] [--set KEY=VALUE ...]`: plain lines, for bare machines."""
-    import argparse
-
-    from engine.recipe import read_recipe
-
     parser = argparse.ArgumentParser(prog="python -m engine.job")
     parser.add_argument("recipe")
     parser.add_argument("out", type=Path)
@@ -280,17 +277,24 @@ def main() -> None:
     parser.add_argument("--terms", default="not stated")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", action="append", default=[], type=_key_and_value, metavar="KEY=VALUE")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
-        recipe = read_recipe(given.recipe, dict(value.split("=", 1) for value in given.set))
+        recipe = read_recipe(given.recipe, dict(given.set))
         job = Run(recipe, given.out, given.data, given.terms, given.resume, log_every=10)
         ended = run(job, lambda line: print(line, flush=True), print)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     raise SystemExit(0 if ended else 130)
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"KEY=VALUE is wanted; got {text!r}")
+    return key, value
 
 
 if __name__ == "__main__":

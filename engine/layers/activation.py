@@ -33,7 +33,8 @@ class ReLU(_Pointwise):
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, both shaped like x."""
-        return dy * (self.y > 0)
+        # The sign of what is at least 0 is 0 or 1. A comparison, and its truth values made numbers, take longer.
+        return dy * self.y.sign()
 
 
 class Sigmoid(_Pointwise):

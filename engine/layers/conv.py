@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Columns are made in blocks of so many bytes: small enough to be multiplied while still in a core's cache. On
 # a GPU the fewer products the better, and the limit is one of memory.
-BLOCK_BYTES, DEVICE_BLOCK_BYTES = 2 * 2**20, 2**30
+BLOCK_BYTES, DEVICE_BLOCK_BYTES = 4 * 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,11 @@ def unfolded_gradient(x: Tensor, window: Window, dy: Tensor) -> Tensor:
     """im2col(x, window)' @ dy over all rows, (kernel_size² · C, C_out), made block by block."""
     taps = _taps(x, window)
     rows = window.kernel_size**2 * x.shape[3]
+    parts = (taps[b].reshape(-1, rows).T @ dy[b].reshape(-1, dy.shape[3]) for b in _blocks(taps))
     # Blocks are summed in float32 at least: bfloat16 would lose the small ones.
-    total = torch.zeros(rows, dy.shape[3], dtype=torch.promote_types(dy.dtype, torch.float32), device=dy.device)
-    for block in _blocks(taps):
-        total += taps[block].reshape(-1, rows).T @ dy[block].reshape(-1, dy.shape[3])
+    total = next(parts, dy.new_zeros(rows, dy.shape[3])).to(torch.promote_types(dy.dtype, torch.float32))
+    for part in parts:
+        total += part
     return total
 
 
@@ -123,10 +124,16 @@ def _blocks(taps: Tensor) -> Iterator[tuple[slice, slice]]:
     n, height = taps.shape[:2]
     row = taps.shape[2:].numel() * taps.element_size()
     most = BLOCK_BYTES if taps.device.type == "cpu" else DEVICE_BLOCK_BYTES
-    samples, rows = max(1, most // (row * height)), max(1, min(height, most // row))
+    samples, rows = _evenly(n, most // (row * height)), _evenly(height, most // row)
     for sample in range(0, n, samples):
         for top in range(0, height, rows):
             yield slice(sample, sample + samples), slice(top, top + rows)
+
+
+def _evenly(count: int, most: int) -> int:
+    """The size of the parts, at most `most` and at least 1, that share out `count` as evenly as can be."""
+    parts = max(1, -(-count // max(1, most)))
+    return max(1, -(-count // parts))
 
 
 class Conv2d:
@@ -292,7 +299,7 @@ def _check_whole(name: str, value: int, least: int) -> None:
 def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:
     weight = layer.params["weight"]
     # bfloat16 goes in where products are wanted in it: weights, gradients and sums stay as they are.
-    if x.dim() == 4 and x.shape[3] == channels and x.dtype in (weight.dtype, torch.bfloat16):
+    if x.dim() == 4 and x.numel() and x.shape[3] == channels and x.dtype in (weight.dtype, torch.bfloat16):
         return
     raise ValueError(
         f"{type(layer).__name__} takes (N, H, W, {channels}) of {weight.dtype}; got {tuple(x.shape)} of {x.dtype}"
