@@ -83,7 +83,7 @@ def decode(data: bytes, max_pixels: int | None = None) -> Picture:
         with Image.open(BytesIO(data), formats=[kind]) as image:
             _refuse_larger(image, max_pixels)
             _refuse_unsupported(image)
-            return _picture(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
     except (PictureTooLarge, UnsupportedPicture, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -92,12 +92,13 @@ def decode(data: bytes, max_pixels: int | None = None) -> Picture:
     # ValueError, TypeError, struct.error have been seen.
     except Exception as error:
         raise BrokenPicture(f"The {kind} file is broken or cut short: {error}") from error
+    return _picture(upright)
 
 
 def encode_png(picture: Picture) -> bytes:
     """As PNG. Values are clipped to [0, 1] and rounded to the nearest step of the picture's depth."""
     # A strip at a time: the picture may be large, and its copy in float32 would be four times the result.
-    samples = torch.cat([_steps(strip, picture) for strip in picture.pixels.split(STRIP)])
+    samples = torch.cat([_steps(strip, picture) for strip in torch.split(picture.pixels, STRIP)])
     if picture.alpha is not None:
         samples = torch.cat((samples, picture.alpha.unsqueeze(2)), 2)
     file = BytesIO()

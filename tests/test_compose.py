@@ -137,6 +137,7 @@ def test_slots_name_every_parameter_by_its_place_in_the_order_of_the_forward_pas
         (Sequential(Conv2d(1, 1, 2, 2), Conv2d(1, 1, 3, 3)), 6, Fraction(1, 6)),
         (Sequential(Conv2d(1, 1, 2, 2), ConvTranspose2d(1, 1, 2, 2)), 2, Fraction(1)),
         (Sequential(ConvTranspose2d(1, 1, 2, 2), Conv2d(1, 1, 2, 2)), 1, Fraction(1)),
+        (Sequential(SpaceToDepth(2), DepthToSpace(2), SpaceToDepth(3)), 6, Fraction(1, 3)),
         (Sequential(ConvTranspose2d(1, 1, 2, 2), SpaceToDepth(4), DepthToSpace(2)), 2, Fraction(1)),
         (
             Sequential(SpaceToDepth(2), Residual(Conv2d(4, 4, 2, 2), ConvTranspose2d(4, 4, 2, 2))),
@@ -148,6 +149,12 @@ def test_slots_name_every_parameter_by_its_place_in_the_order_of_the_forward_pas
 def test_strides_and_factors_multiply_along_the_layers(net, stride, factor):
     assert net.stride == stride
     assert net.factor == factor
+
+
+def test_an_output_of_a_residual_depends_on_its_own_input_even_where_nothing_inside_does():
+    every_other = Conv2d(1, 1, 1, 2), ConvTranspose2d(1, 1, 1, 2, output_padding=1)
+
+    assert Residual(*every_other).inputs_of(1, 1) == (1, 1)
 
 
 few = st.integers(1, 3)

@@ -1,0 +1,12 @@
+FROM python:3.12-slim AS build
+COPY . /source
+RUN python -m venv /opt/denoise && /opt/denoise/bin/pip install --no-cache-dir /source
+
+FROM python:3.12-slim
+COPY --from=build /opt/denoise /opt/denoise
+RUN useradd --system denoise
+USER denoise
+EXPOSE 8000
+HEALTHCHECK --start-period=1m --timeout=5s \
+    CMD ["/opt/denoise/bin/python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health')"]
+CMD ["/opt/denoise/bin/denoise", "serve", "--host", "0.0.0.0"]

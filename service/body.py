@@ -1,0 +1,64 @@
+"""The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
+
+from fastapi import Request
+from starlette.datastructures import UploadFile as FormFile
+from starlette.types import Message, Receive
+
+from service.errors import ClientError
+
+FIELD = "image"
+
+
+class BodyTooLarge(ClientError):
+    """More bytes than are taken."""
+
+    status = 413
+
+
+class WrongField(ClientError):
+    """A form without the picture where it should be."""
+
+    status = 422
+
+
+async def read_picture(request: Request, max_bytes: int) -> bytes:
+    """The bytes of a form's field `image`, or else the whole body, whatever its Content-Type.
+
+    (curl's --data-binary says that a picture is a urlencoded form.)
+    Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
+    """
+    _refuse_announced(request, max_bytes)
+    counted = Request(request.scope, _counted(request.receive, max_bytes))
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read_field(counted)
+    return await counted.body()
+
+
+def _refuse_announced(request: Request, max_bytes: int) -> None:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise BodyTooLarge(f"The body has {announced} bytes; at most {max_bytes} are taken.")
+
+
+def _counted(receive: Receive, max_bytes: int) -> Receive:
+    """The same messages, up to the one that makes the body too large."""
+    received = 0
+
+    async def receive_and_count() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise BodyTooLarge(f"The body has at least {received} bytes; at most {max_bytes} are taken.")
+        return message
+
+    return receive_and_count
+
+
+async def _read_field(request: Request) -> bytes:
+    async with request.form() as form:
+        value = form.get(FIELD)
+        if isinstance(value, FormFile):
+            return await value.read()
+        came = "as text" if isinstance(value, str) else f"among: {', '.join(form) or 'nothing'}"
+    raise WrongField(f"The picture is taken from the file field {FIELD!r}, which came {came}.")

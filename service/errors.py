@@ -1,0 +1,95 @@
+"""Every error that is answered, as `application/problem+json` (RFC 9457): one shape, in words."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from engine.images import BrokenPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
+from engine.picture import Cancelled
+
+# The engine knows no HTTP: what its errors mean here.
+ENGINE_STATUS: Mapping[type[Exception], int] = {
+    NotAPicture: 400,
+    BrokenPicture: 400,
+    PictureTooLarge: 413,
+    UnsupportedPicture: 415,
+}
+
+
+class ClientError(Exception):
+    """What a request got wrong, in words for who sent it: what came, and what is taken."""
+
+    status = 400
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem. Its type is about:blank, so its title is the status's own."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class ProblemResponse(JSONResponse):
+    """The answer that says what went wrong."""
+
+    media_type = "application/problem+json"
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+        super().__init__(problem.model_dump(), status, headers)
+
+
+def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of the errors a route answers, by status."""
+    content = {ProblemResponse.media_type: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": text, "content": content} for status, text in descriptions.items()}
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
+    app.add_exception_handler(ClientError, _client_error)
+    for type_ in ENGINE_STATUS:
+        app.add_exception_handler(type_, _client_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Cancelled, _gone)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _client_error(request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, ClientError) else ENGINE_STATUS[type(error)]
+    return ProblemResponse(status, str(error))
+
+
+def _http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own: no such address, a method it does not take, a body that is no form."""
+    assert isinstance(error, HTTPException)
+    return ProblemResponse(
+        error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers
+    )
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+    return ProblemResponse(422, "; ".join(faults))
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this: the client has closed the connection. It is no bug, and needs no traceback."""
+    return ProblemResponse(400, "The connection was closed before the picture was done.")
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    """The server raises the error again once this is sent, and so logs it with its traceback."""
+    return ProblemResponse(500, "A mistake of ours, not of yours. It is in the server's log.")

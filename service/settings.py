@@ -1,0 +1,48 @@
+"""What the operator decides: environment variables `DENOISE_...`, or flags of `denoise serve`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each setting's bounds, default, and what it is, with its unit. An empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(env_prefix="DENOISE_", env_ignore_empty=True, frozen=True)
+
+    weights: Path | None = Field(
+        default=None,
+        description="Folder whose `*.safetensors` files are served; if not set, the weights of the installation.",
+    )
+    model: str = Field(
+        default="photo",
+        min_length=1,
+        description="The weights to use where a request names none: a file's name without `.safetensors`.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where networks run: `cpu`, `cuda`, or `auto`, which is a GPU where there is one.",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Type that networks multiply in: `float32`, `bfloat16`, or `auto`, the faster one here.",
+    )
+    max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body taken, in bytes.")
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        description="Largest width x height taken, in pixels; each takes about 40 bytes of memory.",
+    )
+    memory_budget: int = Field(
+        default=512 * 2**20,
+        ge=2**20,
+        description="Memory for the network's work on one picture, in bytes, beside the picture itself.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processor threads that one picture is denoised with; if not set, one for each core.",
+    )

@@ -1,0 +1,61 @@
+"""What several tests stand on: small pictures, a tiny network in a weights file, files made of pictures."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from engine import weights
+from engine.layers import slots
+from engine.networks import PhotoSpec, build_network
+
+TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """samples(height, width, channels=3): uint8 pixels, smooth enough for JPEG to keep, the same each time."""
+
+    def make(height, width, channels=3, seed=0):
+        rng = torch.Generator().manual_seed(seed)
+        y, x = torch.arange(height).view(-1, 1, 1), torch.arange(width).view(1, -1, 1)
+        slope = torch.rand(2, channels, generator=rng) * 5
+        noise = torch.randint(0, 40, (height, width, channels), generator=rng)
+        waves = 100 + 60 * torch.sin(y * slope[0] / 9) + 50 * torch.cos(x * slope[1] / 7)
+        return (waves + noise).clamp(0, 255).to(torch.uint8).numpy()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def file_of():
+    """file_of(image or pixels, kind, **Pillow's options): the bytes of a picture file."""
+
+    def make(image, kind="PNG", **options):
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze())
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_tiny():
+    """save_tiny(path, seed=0): the weights of a tiny network that changes every picture a little."""
+
+    def save(path, seed=0, **metadata):
+        rng = torch.Generator().manual_seed(seed)
+        net = build_network(TINY, rng)
+        for slot in slots(net):
+            slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
+        weights.save(path, net, TINY, metadata)
+        return path
+
+    return save
