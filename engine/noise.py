@@ -40,20 +40,13 @@ class Noise(Protocol):
         """What the views' mean would be: for measuring alone, never for training."""
 
 
-def weight(level: float) -> float:
-    """Of a scene's error in the loss: 1 / (σ² + 10²), scaled to 1 at σ 25; level: σ on the 0-255 scale.
-
-    Unweighted, the loudest scenes would take all of the gradient.
-    """
-    return (25**2 + 10**2) / (level**2 + 10**2)
-
-
 @dataclass(frozen=True)
 class GaussianNoise:
     """Additive white noise, its level drawn evenly for each scene.
 
     low, high: standard deviation, 0-255 scale. target_views: the target is the mean of this many noisy views,
-    which is one view with the level divided by the root of their number.
+    which is one view with the level divided by the root of their number. The error of a scene is weighted by
+    1 / (σ² + (10/255)²), scaled to 1 at σ 25, or the loudest scenes would take all of the gradient.
     """
 
     low: float = 0.0
@@ -74,7 +67,7 @@ class GaussianNoise:
         sigma = level / 255
         noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
         target = clean + sigma / self.target_views**0.5 * torch.randn(clean.shape, generator=rng)
-        return Views(noisy, target, weight(level))
+        return Views(noisy, target, (25**2 + 10**2) / (level**2 + 10**2))
 
     def clean(self, scene: Tensor, scale: int) -> Tensor:
         """The scene on [0, 1]."""
@@ -86,8 +79,8 @@ class RandomPixelNoise:
     """Each noisy pixel is one scene pixel, picked at random from the block that the clean pixel averages.
 
     low, high: side of the block, drawn evenly for each scene. The noise has mean zero by construction, and is
-    as strong as the scene's detail: what rendering with one sample a pixel gives. Its level, for the weight, is
-    measured on two views more: taken from the pixels trained on, it would prefer errors to truth.
+    as strong as the scene's detail: what rendering with one sample a pixel gives. All scenes weigh the same:
+    weights by the level of their noise measured no better.
     """
 
     low: int = 2
@@ -109,10 +102,9 @@ class RandomPixelNoise:
         height, width = scene.shape[0] // scale, scene.shape[1] // scale
         corner_y = torch.arange(height).view(1, -1, 1) * scale
         corner_x = torch.arange(width).view(1, 1, -1) * scale
-        pick = torch.randint(scale, (2, 4, height, width), generator=rng)
-        picked = scene[corner_y + pick[0], corner_x + pick[1]].float()
-        variance = float((picked[2] - picked[3]).square().mean()) / 2
-        return Views(picked[0] / 255, picked[1] / 255, weight(variance**0.5))
+        pick = torch.randint(scale, (2, 2, height, width), generator=rng)
+        noisy, target = scene[corner_y + pick[0], corner_x + pick[1]].float() / 255
+        return Views(noisy, target, 1.0)
 
     def clean(self, scene: Tensor, scale: int) -> Tensor:
         """The mean of each block."""
