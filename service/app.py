@@ -9,6 +9,7 @@ import torch
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 
 from service.errors import answer_errors
 from service.models import Models, load_models
@@ -41,12 +42,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         yield State(settings=settings, models=models, denoising=CapacityLimiter(DENOISED_AT_ONCE))
 
-    app = FastAPI(
+    # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
+    app = FastAPIOffline(
         title="denoise",
         summary="Takes the noise out of pictures.",
         version=_version(),
         lifespan=lifespan,
         redoc_url=None,
+        static_url="/docs/files",
+        favicon_url="page/icon.svg",
     )
     answer_errors(app)
     app.include_router(router)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 
 import numpy as np
@@ -275,6 +276,15 @@ def test_the_description_names_both_bodies_the_answers_headers_and_every_error(c
     assert set(route["responses"]) == {"200", "400", "404", "413", "415", "422"}
     assert set(route["responses"]["422"]["content"]) == {"application/problem+json"}
     assert client.get("/docs").status_code == 200
+
+
+def test_the_description_can_be_read_without_a_network(client):
+    page = client.get("/docs").text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+
+    assert len(files) >= 3, "a script, a style sheet and an icon"
+    for file in files:
+        assert client.get(file).status_code == 200, file
 
 
 def test_the_page_runs_only_what_the_service_itself_serves(client):
