@@ -227,6 +227,15 @@ def test_a_loss_that_rises_tenfold_stops_the_training():
         watch.see(1.0, 105, recipe(clip=2.0))
 
 
+def test_the_first_losses_set_no_standard():
+    watch = Watch()
+
+    for step in range(1, 200):
+        watch.see(0.001 if step < 5 else 0.05, step, recipe())
+
+    assert watch.lowest > 0.04
+
+
 def test_a_noisy_but_falling_loss_never_stops_the_training():
     watch, rng = Watch(), torch.Generator().manual_seed(0)
 
