@@ -114,8 +114,7 @@ class _Keeper:
         self.decaying = training.schedule.decaying(self.done(training.step))
         self.speed: list[tuple[float, int]] = [(self.seconds, training.pixels)]
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        if not job.resume:
-            write_atomically(job.log, b"")
+        write_atomically(job.log, b"".join(_lines_until(job.log, training.step) if job.resume else ()))
 
     @property
     def seconds(self) -> float:
@@ -149,7 +148,7 @@ class _Keeper:
             self._log(progress, validated=True)
         elif now >= self.due["log"]:
             self._log(progress, validated=False)
-        if now >= self.due["save"]:
+        if now >= self.due["save"] and not self.training.watch.rising:
             self.due["save"] = now + self.job.save_every
             self._try(lambda: self._save(self.job.checkpoint))
 
@@ -192,6 +191,7 @@ class _Keeper:
             "format": CHECKPOINT_FORMAT,
             "recipe": json.dumps(training.recipe.to_dict()),
             "precision": precision.name_of(training.compute),
+            "data": _names(job.data),
             "step": str(training.step),
             "pixels": str(training.pixels),
             "seconds": str(self.seconds),
@@ -210,7 +210,7 @@ class _Keeper:
         return {
             "recipe": json.dumps(training.recipe.to_dict()),
             "kind": kind_of(training.recipe.spec()),
-            "data": ", ".join(path.name for path in job.data) or "dead leaves",
+            "data": _names(job.data),
             "terms": job.terms,
             "steps": str(training.step),
             "megapixels": f"{training.pixels / 1e6:.1f}",
@@ -218,6 +218,10 @@ class _Keeper:
             "psnr": "" if self.psnr is None else f"{self.psnr:.2f}",
             "date": datetime.now(UTC).date().isoformat(),
         }
+
+
+def _names(data: Sequence[Path]) -> str:
+    return ", ".join(path.resolve().name for path in data) or "dead leaves"
 
 
 def _begin(job: Run) -> Training:
@@ -239,10 +243,22 @@ def _load_checkpoint(job: Run) -> tuple[Training, float]:
     if replace(was, steps=job.recipe.steps, minutes=job.recipe.minutes) != job.recipe:
         changed = [k for k, v in was.to_dict().items() if v != job.recipe.to_dict()[k]]
         raise ValueError(f"{path}: began with another recipe; these differ: {', '.join(changed)}")
+    if about["data"] != _names(job.data):
+        raise ValueError(f"{path}: began with other data, {about['data']}; got {_names(job.data)}")
     training = begin(job.recipe, precision.resolve(about["precision"]), precision.pick_device(job.device))
     training.load_state(state)
     training.step, training.pixels = int(about["step"]), int(about["pixels"])
     return training, float(about["seconds"])
+
+
+def _lines_until(log: Path, step: int) -> Iterator[bytes]:
+    """The log's lines up to a step. After a power cut it holds steps that will be taken again, or half a line."""
+    for line in log.read_bytes().splitlines(keepends=True) if log.exists() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                yield line
+        except ValueError:
+            continue
 
 
 @contextmanager

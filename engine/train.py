@@ -13,8 +13,8 @@ from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients
 from engine.pairs import Source, Validation
 from engine.recipe import Recipe
 
-# An exploding loss: its running mean above this many times its lowest, after so many steps.
-EXPLODED, SETTLING = 10.0, 50
+# An exploding loss: its running mean above this many times its lowest, after so many steps; one that may be.
+EXPLODED, SETTLING, RISING = 10.0, 50, 2.0
 
 
 class Diverged(ValueError):
@@ -38,6 +38,11 @@ class Watch:
     mean: float = 0.0
     lowest: float = math.inf
     steps: int = 0
+
+    @property
+    def rising(self) -> bool:
+        """Whether the loss is well above its lowest: no cause to stop, but what is saved now may be no good."""
+        return self.mean > RISING * self.lowest
 
     def see(self, loss: float, step: int, recipe: Recipe) -> None:
         """Raises Diverged."""
@@ -125,7 +130,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> I
     while (part := done(training.step)) < 1:
         step = training.step + 1
         batch = source.draw(step, recipe.batch, training.rng)
-        noisy, target, weight = (part.to(training.device) for part in batch)
+        noisy, target, weight = (tensor.to(training.device) for tensor in batch)
 
         predicted = net.forward(noisy, train=True)
         loss = float(mse.forward(predicted, target, weight))

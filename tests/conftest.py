@@ -10,6 +10,9 @@ from engine import weights
 from engine.layers import slots
 from engine.networks import PhotoSpec, build_network
 
+# What is small runs best on one thread, all the more where other work runs beside the tests.
+torch.set_num_threads(1)
+
 TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from engine import job, pairs, weights
+from engine import job, pairs, train, weights
 from engine.job import Line, Run
 from engine.optim import Average
 from engine.recipe import Recipe
@@ -277,6 +277,16 @@ def test_a_resumed_run_goes_on_in_its_log(run, tmp_path):
     assert [line["step"] for line in log_of(tmp_path / "a.jsonl")] == [*range(1, 6), 5, *range(6, 13), 12]
 
 
+def test_a_resumed_run_drops_from_its_log_what_it_will_do_again(run, tmp_path):
+    run(report=at(5, stop))
+    with (tmp_path / "a.jsonl").open("a") as log:
+        log.write('{"step": 6, "loss": 1}\n{"step": 7, "lo')
+
+    run(resume=True)
+
+    assert [line["step"] for line in log_of(tmp_path / "a.jsonl")] == [*range(1, 6), 5, *range(6, 13), 12]
+
+
 def test_a_new_run_begins_a_new_log(run, tmp_path):
     (tmp_path / "a.jsonl").write_text("old\n")
 
@@ -398,6 +408,24 @@ def test_a_run_is_not_resumed_with_another_recipe(run):
 
     with pytest.raises(ValueError, match=r"began with another recipe; these differ: lr, seed$"):
         run(recipe=replace(RECIPE, lr=0.1, seed=4), resume=True)
+
+
+def test_a_run_is_not_resumed_with_other_data(run, recorded):
+    run()
+
+    with pytest.raises(ValueError, match=r"began with other data, holiday; got recorded.pkl$"):
+        run(data=(recorded,), resume=True)
+
+
+def test_nothing_is_saved_while_the_loss_rises(run, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(train.Watch, "rising", property(lambda watch: 3 <= watch.steps < 8))
+    monkeypatch.setattr(job._Keeper, "_save", lambda keeper, path: saved.append(keeper.training.step))
+
+    run(save_every=0.0)
+
+    assert not set(range(3, 8)) & set(saved)
+    assert {1, 2, 8} <= set(saved)
 
 
 def test_there_must_be_a_checkpoint_to_resume_from(run):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Columns are made in blocks of so many bytes: small enough to be multiplied while still in a core's cache. On
 # a GPU the fewer products the better, and the limit is one of memory.
-BLOCK_BYTES, DEVICE_BLOCK_BYTES = 4 * 2**20, 2**30
+BLOCK_BYTES, DEVICE_BLOCK_BYTES = 4 * 2**20, 2**28
 
 
 @dataclass(frozen=True)
