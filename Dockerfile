@@ -1,4 +1,6 @@
 FROM python:3.12-slim AS build
+# Where there is no GPU, a package index with torch's CPU builds, given here, makes the image several times smaller.
+ARG PIP_EXTRA_INDEX_URL
 COPY . /source
 RUN python -m venv /opt/denoise && /opt/denoise/bin/pip install --no-cache-dir /source
 

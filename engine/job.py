@@ -6,6 +6,7 @@ the learning rate begins to fall, a NAME.constant.checkpoint from before: a long
 
 import argparse
 import json
+import secrets
 import signal
 import threading
 import time
@@ -87,9 +88,9 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
     source = open_source(
         job.data, recipe.noise_model(), recipe.patch, recipe.seed, recipe.synthetic, recipe.zoom, recipe.tries
     )
-    training, seconds = _load_checkpoint(job) if job.resume else (_begin(job), 0.0)
+    training, name, seconds = _load_checkpoint(job) if job.resume else (_begin(job), secrets.token_hex(8), 0.0)
     with _stop_signals() as stopping:
-        keeper = _Keeper(job, training, source.validation(VALIDATION_PICTURES), seconds, report, warn)
+        keeper = _Keeper(job, training, name, source.validation(VALIDATION_PICTURES), seconds, report, warn)
         return keeper.keep(source, stopping)
 
 
@@ -100,12 +101,14 @@ class _Keeper:
         self,
         job: Run,
         training: Training,
+        name: str,
         pictures: Validation,
         seconds: float,
         report: Callable[[Line], None],
         warn: Callable[[str], None],
     ) -> None:
-        self.job, self.training, self.pictures, self.report, self.warn = job, training, pictures, report, warn
+        self.job, self.training, self.name, self.pictures = job, training, name, pictures
+        self.report, self.warn = report, warn
         # Seconds of earlier parts of the run count as this run's.
         self.origin = time.monotonic() - seconds
         self.due = {"log": 0.0, "validate": self.seconds, "save": self.seconds + job.save_every}
@@ -134,8 +137,9 @@ class _Keeper:
                 break
         if last:
             self._log(last, validated=True)
-        self._save(self.job.checkpoint)
-        return self.done(self.training.step) >= 1
+        ended = self.done(self.training.step) >= 1
+        self._save(self.job.checkpoint, ended)
+        return ended
 
     def _tend(self, progress: Progress) -> None:
         now = self.seconds
@@ -183,7 +187,11 @@ class _Keeper:
         except OSError as error:
             self.warn(f"could not save, will try again: {error}")
 
-    def _save(self, checkpoint: Path) -> None:
+    def _save(self, checkpoint: Path, ended: bool = False) -> None:
+        """The checkpoint and, once there was a step, the averaged weights.
+
+        Weights of another run that have the same name are written over at the end alone, by a finished training.
+        """
         training, job = self.training, self.job
         if not all(slot.value.isfinite().all() for slot in slots(training.net)):
             raise Diverged(f"a weight is no finite number after step {training.step}; the last save is kept")
@@ -192,12 +200,13 @@ class _Keeper:
             "recipe": json.dumps(training.recipe.to_dict()),
             "precision": precision.name_of(training.compute),
             "data": _names(job.data),
+            "run": self.name,
             "step": str(training.step),
             "pixels": str(training.pixels),
             "seconds": str(self.seconds),
         }
         write_atomically(checkpoint, safetensors.torch.save(training.state(), about))
-        if not training.step:
+        if not training.step or not (ended or _is_of_run(job.out, self.name)):
             return
         training.average.swap()
         try:
@@ -209,6 +218,7 @@ class _Keeper:
         training, job = self.training, self.job
         return {
             "recipe": json.dumps(training.recipe.to_dict()),
+            "run": self.name,
             "kind": kind_of(training.recipe.spec()),
             "data": _names(job.data),
             "terms": job.terms,
@@ -220,6 +230,11 @@ class _Keeper:
         }
 
 
+def _is_of_run(out: Path, name: str) -> bool:
+    """Whether nothing would be lost: no weights are there, or this run's own from earlier."""
+    return not out.exists() or weights.read_metadata(out).get("run") == name
+
+
 def _names(data: Sequence[Path]) -> str:
     return ", ".join(path.resolve().name for path in data) or "dead leaves"
 
@@ -229,8 +244,8 @@ def _begin(job: Run) -> Training:
     return begin(job.recipe, precision.resolve(job.recipe.precision, device), device)
 
 
-def _load_checkpoint(job: Run) -> tuple[Training, float]:
-    """The training as it was, and the seconds it had taken. What may differ from then is when it ends."""
+def _load_checkpoint(job: Run) -> tuple[Training, str, float]:
+    """The training as it was, the run's name, and the seconds it had taken. Its end may differ from then."""
     path = job.checkpoint
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -248,7 +263,7 @@ def _load_checkpoint(job: Run) -> tuple[Training, float]:
     training = begin(job.recipe, precision.resolve(about["precision"]), precision.pick_device(job.device))
     training.load_state(state)
     training.step, training.pixels = int(about["step"]), int(about["pixels"])
-    return training, float(about["seconds"])
+    return training, about["run"], float(about["seconds"])
 
 
 def _lines_until(log: Path, step: int) -> Iterator[bytes]:

@@ -69,6 +69,15 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
     return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), metadata, path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a weights file says of itself; nothing if it is none of ours."""
+    try:
+        metadata = _metadata(path.read_bytes())
+    except (ValueError, AttributeError):
+        return {}
+    return metadata if metadata.get("format") == FORMAT else {}
+
+
 def _metadata(data: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors file: eight bytes of length, then a JSON header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

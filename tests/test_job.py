@@ -417,10 +417,36 @@ def test_a_run_is_not_resumed_with_other_data(run, recorded):
         run(data=(recorded,), resume=True)
 
 
+def test_weights_that_were_there_are_kept_until_the_run_has_ended(run, tmp_path):
+    out = tmp_path / "a.safetensors"
+    run("good")
+    (tmp_path / "good.safetensors").replace(out)
+    good = out.read_bytes()
+
+    run(report=at(9, stop), save_every=0.0)
+    stopped = out.read_bytes()
+    run(resume=True)
+
+    assert stopped == good
+    assert weights.load(out).metadata["steps"] == "12"
+    assert out.read_bytes() != good
+
+
+def test_a_stopped_run_leaves_its_own_weights_as_they_are_then(run, tmp_path):
+    run(report=at(5, stop))
+    first = weights.load(tmp_path / "a.safetensors").metadata["steps"]
+    run(report=at(9, stop), resume=True)
+
+    assert first == "5"
+    assert weights.load(tmp_path / "a.safetensors").metadata["steps"] == "9"
+
+
 def test_nothing_is_saved_while_the_loss_rises(run, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(train.Watch, "rising", property(lambda watch: 3 <= watch.steps < 8))
-    monkeypatch.setattr(job._Keeper, "_save", lambda keeper, path: saved.append(keeper.training.step))
+    monkeypatch.setattr(
+        job._Keeper, "_save", lambda keeper, path, ended=False: saved.append(keeper.training.step)
+    )
 
     run(save_every=0.0)
 
