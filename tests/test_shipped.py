@@ -1,0 +1,58 @@
+"""The weights and pictures in the repository: what a user gets who changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import images, weights
+from engine.evaluate import psnr
+from engine.picture import denoise_picture
+
+EXAMPLES = Path(__file__).parent.parent / "weights" / "examples"
+
+
+def shipped(name, compute=torch.float32):
+    return weights.load(weights.weights_folder() / f"{name}.safetensors", compute=compute).net
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return images.read_rgb(EXAMPLES / "city.jpg").float() / 255
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return images.decode((EXAMPLES / "noisy.png").read_bytes()).pixels
+
+
+def test_the_default_weights_take_most_of_the_noise_out_of_the_example(clean, noisy):
+    denoised = denoise_picture(shipped("photo"), noisy)
+
+    assert psnr(noisy, clean) < 21
+    assert psnr(denoised, clean) > 28
+
+
+def test_the_default_weights_hardly_change_a_clean_picture(clean):
+    assert psnr(denoise_picture(shipped("photo"), clean), clean) > 42
+
+
+def test_bfloat16_makes_the_same_picture_to_50_db(clean, noisy):
+    one, other = (
+        denoise_picture(shipped("photo", compute), noisy) for compute in (torch.float32, torch.bfloat16)
+    )
+
+    assert psnr(one, other) > 50
+    assert psnr(one, clean) == pytest.approx(psnr(other, clean), abs=0.02)
+
+
+def test_the_papers_weights_average_noise_of_random_pixels(clean):
+    # Each pixel of the small picture is one of the 64 that its clean pixel averages.
+    pick = torch.randint(8, (2, 40, 40), generator=torch.Generator().manual_seed(0))
+    corner = 8 * torch.arange(40)
+    noisy = clean[corner.view(-1, 1) + pick[0], corner + pick[1]]
+    mean = clean.view(40, 8, 40, 8, 3).mean((1, 3))
+
+    denoised = denoise_picture(shipped("paper"), noisy)
+
+    assert psnr(denoised, mean) > psnr(noisy, mean) + 2
