@@ -36,7 +36,7 @@ def resolve(precision: str, device: torch.device | str = "cpu") -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """ "float32" or "bfloat16"."""
+    """The type's name, as `resolve` takes it."""
     return next(name for name, type_ in TYPES.items() if type_ == dtype)
 
 

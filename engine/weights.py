@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.files import write_atomically
 from engine.layers import Layer, slots
 from engine.networks import NetworkSpec, build_network, spec_from_dict, spec_to_dict
+from engine.precision import name_of
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
@@ -25,12 +26,16 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its trained weights. digest: SHA-256 of the file, which is the model's identity."""
+    """A network with its trained weights. digest: SHA-256 of the file, which is the model's identity.
+
+    precision: the type that products run in, "float32" or "bfloat16".
+    """
 
     name: str
     spec: NetworkSpec
     net: Layer
     digest: str
+    precision: str
     metadata: dict[str, str]
     path: Path
 
@@ -66,7 +71,7 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
         raise WeightsError(f"{path}: not weights of ours: {error}") from error
     net = build_network(spec, compute=compute)
     _fill(path, net, tensors, torch.device(device))
-    return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), metadata, path)
+    return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), name_of(compute), metadata, path)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

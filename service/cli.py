@@ -373,7 +373,7 @@ def _watched(pairs: "Iterable[Pair]", level: float | None) -> "Iterable[Pair]":
 
 def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, Any]:
     """One level's numbers stand at the top, those of several under "sigma"."""
-    about = {"model": model.name, "digest": model.digest}
+    about = {"model": model.name, "digest": model.digest, "precision": model.precision}
     qualities = {f"{level:g}": asdict(quality) for level, quality in found.items() if level is not None}
     if len(qualities) > 1:
         return {**about, "sigma": qualities}
@@ -381,7 +381,7 @@ def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, 
 
 
 def _quality_table(model: "Model", found: "dict[float | None, Quality]") -> Table:
-    table = Table(title=f"{model.name} {model.digest[:12]}")
+    table = Table(title=f"{model.name} {model.digest[:12]} in {model.precision}")
     for name in ("sigma", "pictures", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     for level, quality in found.items():

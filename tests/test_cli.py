@@ -159,6 +159,7 @@ def test_evaluate_prints_one_json_object_for_pairs(denoise, model, tmp_path):
     assert 0 < found["ssim"] < 1
     assert found["megapixels_per_second"] > 0
     assert found["digest"] == weights.load(model).digest
+    assert found["precision"] == "float32"
 
 
 @pytest.mark.parametrize("levels", [["--sigma", "15", "25"], ["--sigma", "15", "--sigma", "25"]])

@@ -108,7 +108,9 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"no recipe 'fast'; there are paper, paper-long, photo, or give a .toml file"):
+    with pytest.raises(
+        ValueError, match=r"no recipe 'fast'; there are paper, paper-long, photo, or give a .toml file"
+    ):
         read_recipe("fast")
 
 
