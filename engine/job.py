@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,7 +86,14 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
         raise ValueError(f"{job.checkpoint} exists: resume that run, or remove it to start anew")
     recipe = job.recipe
     source = open_source(
-        job.data, recipe.noise_model(), recipe.patch, recipe.seed, recipe.synthetic, recipe.zoom, recipe.tries
+        job.data,
+        recipe.noise_model(),
+        recipe.patch,
+        recipe.seed,
+        recipe.synthetic,
+        recipe.zoom,
+        recipe.tries,
+        precision.pick_device(job.device),
     )
     training, name, seconds = _load_checkpoint(job) if job.resume else (_begin(job), secrets.token_hex(8), 0.0)
     with _stop_signals() as stopping:
@@ -131,10 +138,11 @@ class _Keeper:
     def keep(self, source: Source, stopping: threading.Event) -> bool:
         """Run the loop. Returns whether it came to its end."""
         last: Progress | None = None
-        for last in train(self.training, source, self.done):
-            self._tend(last)
-            if stopping.is_set():
-                break
+        with closing(train(self.training, source, self.done)) as steps:
+            for last in steps:
+                self._tend(last)
+                if stopping.is_set():
+                    break
         if last:
             self._log(last, validated=True)
         ended = self.done(self.training.step) >= 1
@@ -152,9 +160,11 @@ class _Keeper:
             self._log(progress, validated=True)
         elif now >= self.due["log"]:
             self._log(progress, validated=False)
-        if now >= self.due["save"] and not self.training.watch.rising:
-            self.due["save"] = now + self.job.save_every
-            self._try(lambda: self._save(self.job.checkpoint))
+        if now >= self.due["save"]:
+            self.training.read_losses()
+            if not self.training.watch.rising:
+                self.due["save"] = now + self.job.save_every
+                self._try(lambda: self._save(self.job.checkpoint))
 
     def _log(self, progress: Progress, validated: bool) -> None:
         if validated:

@@ -1,7 +1,9 @@
-"""Noise models: what makes two independent noisy views of one scene.
+"""Noise models: what makes two independent noisy views of each of a batch of scenes.
 
-A scene is uint8 (side · scale, side · scale, 3), scale being the model's; views are float32 (side, side, 3)
-on [0, 1]. Targets are never clipped: clipping would give the noise a mean, and the method needs none.
+Scenes are squares of N pictures, scale times as large as their views, scale being the model's; views are float32
+(N, side, side, 3) on [0, 1]. What differs from scene to scene, as its level, is a tensor (N,).
+Targets are never clipped: clipping would give the noise a mean, and the method needs none. Everything is drawn
+on the scenes' device, and no number of a tensor is looked at: on a GPU nothing waits.
 """
 
 from dataclasses import dataclass
@@ -10,13 +12,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from engine.album import Squares
+
 
 class Views(NamedTuple):
-    """Two noisy views of a scene, and the weight that their error gets in the loss."""
+    """Two noisy views of each scene, (N, side, side, 3), and the weight of each one's error in the loss, (N,)."""
 
     noisy: Tensor
     target: Tensor
-    weight: float
+    weight: Tensor
 
 
 class Noise(Protocol):
@@ -26,17 +30,13 @@ class Noise(Protocol):
     def largest_scale(self) -> int:
         """The most scene pixels, along a side, for one pixel of a view."""
 
-    @property
-    def symmetric(self) -> bool:
-        """Whether the two views have the same noise, so that a pair can be used both ways."""
+    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
+        """Scene pixels, along a side, for one pixel of a view, for each of the next views. rng: on the CPU."""
 
-    def draw_scale(self, rng: torch.Generator) -> int:
-        """Scene pixels, along a side, for one pixel of the next view."""
+    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+        """Two views of each scene, whose noise is independent. rng: on the scenes' device."""
 
-    def views(self, scene: Tensor, scale: int, rng: torch.Generator) -> Views:
-        """Two views whose noise is independent."""
-
-    def clean(self, scene: Tensor, scale: int) -> Tensor:
+    def clean(self, scenes: Squares, scale: int) -> Tensor:
         """What the views' mean would be: for measuring alone, never for training."""
 
 
@@ -54,24 +54,25 @@ class GaussianNoise:
     target_views: int = 1
 
     largest_scale = 1
-    symmetric = False
 
-    def draw_scale(self, rng: torch.Generator) -> int:
-        """Views are as large as their scene."""
-        return 1
+    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
+        """Views are as large as their scenes."""
+        return [1] * count
 
-    def views(self, scene: Tensor, scale: int, rng: torch.Generator) -> Views:
-        """scene: uint8 (side, side, 3)."""
-        clean = self.clean(scene, scale)
-        level = self.low + (self.high - self.low) * float(torch.rand((), generator=rng))
-        sigma = level / 255
-        noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
-        target = clean + sigma / self.target_views**0.5 * torch.randn(clean.shape, generator=rng)
-        return Views(noisy, target, (25**2 + 10**2) / (level**2 + 10**2))
+    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+        """White noise of a level for each scene."""
+        clean = scenes.whole()
+        part = torch.rand(len(clean), generator=rng, device=clean.device)
+        level = self.low + (self.high - self.low) * part
+        sigma = (level / 255).view(-1, 1, 1, 1)
+        first, second = torch.randn((2, *clean.shape), generator=rng, device=clean.device)
+        noisy = first.mul_(sigma).add_(clean)
+        target = second.mul_(sigma / self.target_views**0.5).add_(clean)
+        return Views(noisy, target, (25**2 + 10**2) / (level.square() + 10**2))
 
-    def clean(self, scene: Tensor, scale: int) -> Tensor:
-        """The scene on [0, 1]."""
-        return scene.float() / 255
+    def clean(self, scenes: Squares, scale: int) -> Tensor:
+        """The scenes themselves."""
+        return scenes.whole()
 
 
 @dataclass(frozen=True)
@@ -86,27 +87,26 @@ class RandomPixelNoise:
     low: int = 2
     high: int = 10
 
-    symmetric = True
-
     @property
     def largest_scale(self) -> int:
         """The largest block's side."""
         return self.high
 
-    def draw_scale(self, rng: torch.Generator) -> int:
-        """A block's side."""
-        return int(torch.randint(self.low, self.high + 1, (), generator=rng))
+    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
+        """Blocks' sides."""
+        return [int(side) for side in torch.randint(self.low, self.high + 1, (count,), generator=rng)]
 
-    def views(self, scene: Tensor, scale: int, rng: torch.Generator) -> Views:
-        """scene: uint8 (side · scale, side · scale, 3)."""
-        height, width = scene.shape[0] // scale, scene.shape[1] // scale
-        corner_y = torch.arange(height).view(1, -1, 1) * scale
-        corner_x = torch.arange(width).view(1, 1, -1) * scale
-        pick = torch.randint(scale, (2, 2, height, width), generator=rng)
-        noisy, target = scene[corner_y + pick[0], corner_x + pick[1]].float() / 255
-        return Views(noisy, target, 1.0)
+    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+        """A pixel of each block for either view."""
+        side, count = scenes.side // scale, len(scenes.places.picture)
+        corner = torch.arange(side, device=scenes.device) * scale
+        pick = torch.randint(scale, (2, count, 2 * side, side), generator=rng, device=scenes.device)
+        # One view above the other: they are picked together.
+        both = scenes.pixels(corner.repeat(2)[:, None] + pick[0], corner + pick[1])
+        noisy, target = both[:, :side], both[:, side:]
+        return Views(noisy.contiguous(), target.contiguous(), torch.ones(count, device=scenes.device))
 
-    def clean(self, scene: Tensor, scale: int) -> Tensor:
+    def clean(self, scenes: Squares, scale: int) -> Tensor:
         """The mean of each block."""
-        height, width = scene.shape[0] // scale, scene.shape[1] // scale
-        return scene.reshape(height, scale, width, scale, 3).float().mean((1, 3)) / 255
+        side = scenes.side // scale
+        return scenes.whole().view(-1, side, scale, side, scale, 3).mean((2, 4))

@@ -3,7 +3,8 @@
 Photos and synthetic pictures get their noise as they are drawn; recorded pairs bring their own.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from engine import images
-from engine.noise import Noise, Views
+from engine.album import Album, Squares
+from engine.chance import generator_on, seeded
+from engine.noise import Noise
 from engine.synthetic import dead_leaves
 
 PAIR_FILES = (".pkl", ".pt")
@@ -41,7 +44,7 @@ class Source(Protocol):
     """Gives pairs without end."""
 
     def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
-        """The batch of a step: the same for the same step and state of rng."""
+        """The batch of a step: the same for the same step and state of rng, which is on the CPU."""
 
     def validation(self, count: int) -> Validation:
         """The same pictures at every call, none of them ever drawn."""
@@ -50,56 +53,62 @@ class Source(Protocol):
 class Scenes(Protocol):
     """Gives pictures to put noise on."""
 
-    def cut(self, side: int, step: int, rng: torch.Generator) -> Tensor:
-        """uint8 (side, side, 3)."""
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+        """As many squares of that side, in parts. rng: on the CPU."""
 
 
 class Photos:
-    """Squares cut from photographs, at random places that prefer detail.
+    """Squares cut from photographs, at random places that prefer detail, turned and flipped by chance.
 
     zoom: each cut is first scaled down by a factor drawn between this and 1, which hides the noise and the
     halved chroma of compressed files. tries: of so many places the one with the most detail is taken, in three
-    cuts of four: the fourth keeps skies and walls in the diet.
+    cuts of four: the fourth keeps skies and walls in the diet. device: where the squares are wanted.
     """
 
-    def __init__(self, photos: Sequence[Tensor], zoom: float = 1.0, tries: int = 3) -> None:
-        self.photos, self.zoom, self.tries = photos, zoom, tries
+    def __init__(
+        self, photos: Iterable[Tensor], zoom: float = 1.0, tries: int = 3, device: torch.device | str = "cpu"
+    ) -> None:
+        self.album, self.tries = Album(photos, zoom, device), tries
 
-    def cut(self, side: int, step: int, rng: torch.Generator) -> Tensor:
-        """uint8 (side, side, 3). Raises ValueError if no photo is large enough."""
-        fitting = [photo for photo in self.photos if min(photo.shape[:2]) >= side]
-        if not fitting:
-            raise ValueError(f"no photo is large enough to cut {side} x {side} pixels from")
-        tries = self.tries if _draw(4, rng) else 1
-        return max((self._place(fitting, side, rng) for _ in range(tries)), key=_detail)
-
-    def _place(self, fitting: Sequence[Tensor], side: int, rng: torch.Generator) -> Tensor:
-        photo = fitting[_draw(len(fitting), rng)]
-        zoom = self.zoom + (1 - self.zoom) * float(torch.rand((), generator=rng))
-        source = min(round(side / zoom), *photo.shape[:2])
-        square = _square(photo, source, rng)
-        return square if source == side else images.resize(square, side, side)
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+        """Squares of that side. Raises ValueError if no photo is large enough."""
+        near = generator_on(self.album.device, rng)
+        shape = (count, self.tries)
+        places = self.album.places(self.album.picks(shape, side, near), side, near)
+        if self.tries == 1:
+            best = torch.zeros(count, dtype=torch.int64, device=near.device)
+        else:
+            picky = torch.rand(count, generator=near, device=near.device) < 0.75
+            best = self.album.detail(places, side).argmax(1) * picky
+        return [self.album.cut(places.chosen(best), side, near)]
 
 
 class DeadLeaves:
     """Squares cut from synthetic pictures; every few steps a new picture takes the place of the oldest.
 
-    Picture number i is made from seed + i alone, so a resumed run sees what an uninterrupted one would have.
+    Picture number i is made from the seed and i alone, so a resumed run sees what an uninterrupted one would
+    have. device: where the squares are wanted.
     """
 
-    def __init__(self, seed: int = 0, side: int = LEAVES_SIDE) -> None:
-        self.seed, self.side = seed, side
-        self.pool: dict[int, Tensor] = {}
+    def __init__(self, seed: int = 0, side: int = LEAVES_SIDE, device: torch.device | str = "cpu") -> None:
+        self.seed, self.side, self.pool = seed, side, LEAVES_POOL
+        blank = torch.zeros(side, side, 3, dtype=torch.uint8)
+        self.album = Album([blank] * self.pool, device=device)
+        # Picture number i is in place i modulo their count.
+        self.made = [-1] * self.pool
 
-    def cut(self, side: int, step: int, rng: torch.Generator) -> Tensor:
-        """uint8 (side, side, 3)."""
-        oldest = step // LEAVES_STEPS
-        number = oldest + _draw(LEAVES_POOL, rng)
-        if number not in self.pool:
-            self.pool = {n: picture for n, picture in self.pool.items() if n >= oldest}
-            maker = torch.Generator().manual_seed(self.seed + number)
-            self.pool[number] = dead_leaves(self.side, self.side, maker)
-        return _square(self.pool[number], side, rng)
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+        """Squares of that side."""
+        numbers = step // LEAVES_STEPS + torch.randint(self.pool, (count,), generator=rng)
+        for number in sorted(set(numbers.tolist())):
+            if self.made[number % self.pool] != number:
+                self.album.put(
+                    number % self.pool, dead_leaves(self.side, self.side, seeded(self.seed, number, 1))
+                )
+                self.made[number % self.pool] = number
+        near = generator_on(self.album.device, rng)
+        picture = (numbers % self.pool).to(self.album.device, non_blocking=True)
+        return [self.album.cut(self.album.places(picture, side, near), side, near)]
 
 
 class Mixed:
@@ -108,10 +117,11 @@ class Mixed:
     def __init__(self, main: Scenes, other: Scenes, share: float) -> None:
         self.main, self.other, self.share = main, other, share
 
-    def cut(self, side: int, step: int, rng: torch.Generator) -> Tensor:
-        """uint8 (side, side, 3)."""
-        chosen = self.other if float(torch.rand((), generator=rng)) < self.share else self.main
-        return chosen.cut(side, step, rng)
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+        """Squares of that side."""
+        others = int((torch.rand(count, generator=rng) < self.share).sum())
+        shares = ((self.main, count - others), (self.other, others))
+        return [squares for scenes, part in shares if part for squares in scenes.cut(part, side, step, rng)]
 
 
 class DrawnPairs:
@@ -121,34 +131,44 @@ class DrawnPairs:
         self.scenes, self.held_out, self.noise, self.patch = scenes, held_out, noise, patch
 
     def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
-        """Each sample has a scene, a noise and a turn of its own."""
-        views = []
-        for _ in range(batch):
-            scale = self.noise.draw_scale(rng)
-            pair = self.noise.views(self.scenes.cut(self.patch * scale, step, rng), scale, rng)
-            views.append(augment(pair, self.noise.symmetric, rng))
-        return _stack(views)
+        """Each sample has a scene and a noise of its own.
+
+        It is the scene that is turned, before the noise: noise keeps the direction that it may have.
+        """
+        views = [
+            self.noise.views(scenes, scale, generator_on(scenes.device, rng))
+            for scale, scenes in self._scenes(self.scenes, step, batch, rng)
+        ]
+        return Batch(*(_joined(parts) for parts in zip(*views, strict=True)))
 
     def validation(self, count: int) -> Validation:
         """Held-out scenes; their clean picture is the reference, to measure against only."""
-        rng = torch.Generator().manual_seed(0)
+        rng = seeded(0)
         noisy, clean = [], []
-        for _ in range(count):
-            scale = self.noise.draw_scale(rng)
-            scene = self.held_out.cut(self.patch * scale, 0, rng)
-            noisy.append(self.noise.views(scene, scale, rng).noisy)
-            clean.append(self.noise.clean(scene, scale))
-        return Validation(torch.stack(noisy), torch.stack(clean), 0.0)
+        for scale, scenes in self._scenes(self.held_out, 0, count, rng):
+            noisy.append(self.noise.views(scenes, scale, generator_on(scenes.device, rng)).noisy)
+            clean.append(self.noise.clean(scenes, scale))
+        return Validation(_joined(noisy), _joined(clean), 0.0)
+
+    def _scenes(
+        self, scenes: Scenes, step: int, count: int, rng: torch.Generator
+    ) -> Iterator[tuple[int, Squares]]:
+        """Scales, and scenes for views of each."""
+        for scale, number in sorted(Counter(self.noise.draw_scales(count, rng)).items()):
+            for squares in scenes.cut(number, self.patch * scale, step, rng):
+                yield scale, squares
 
 
 class RecordedPairs:
     """Pairs of shots of the same scene, uint8 (H, W, 3) each, cut to patches.
 
-    Raises ValueError if there are fewer than two pairs, the shots of a pair differ in size, or a shot is
-    smaller than a patch.
+    device: where the patches are wanted. Raises ValueError if there are fewer than two pairs, the shots of a pair
+    differ in size, or a shot is smaller than a patch.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Tensor, Tensor]], patch: int) -> None:
+    def __init__(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], patch: int, device: torch.device | str = "cpu"
+    ) -> None:
         if len(pairs) < 2:
             raise ValueError(f"at least 2 pairs are needed, 1 to measure on; got {len(pairs)}")
         for number, (first, second) in enumerate(pairs):
@@ -160,62 +180,70 @@ class RecordedPairs:
                     " set a smaller patch"
                 )
         held_out = max(1, len(pairs) // HELD_OUT)
-        self.pairs, self.held_out, self.patch = pairs[:-held_out], pairs[-held_out:], patch
+        # The two shots are cut, turned and flipped as one picture of six channels.
+        self.pairs, self.held_out = (
+            Album((torch.cat(pair, 2) for pair in part), device=device)
+            for part in (pairs[:-held_out], pairs[-held_out:])
+        )
+        self.patch = patch
 
     def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
         """Either shot is the input, the other the target."""
-        return _stack([augment(self._cut(self.pairs, rng), True, rng) for _ in range(batch)])
+        first, second = self._cut(self.pairs, batch, rng)
+        near = generator_on(first.device, rng)
+        swap = torch.rand((batch, 1, 1, 1), generator=near, device=first.device) < 0.5
+        noisy, target = torch.where(swap, second, first), torch.where(swap, first, second)
+        return Batch(noisy, target, torch.ones(batch, device=first.device))
 
     def validation(self, count: int) -> Validation:
         """Against the second shot, whose noise is estimated as half the mean square of the two's difference."""
-        rng = torch.Generator().manual_seed(0)
-        batch = _stack([self._cut(self.held_out, rng) for _ in range(count)])
-        noise = 0.5 * float((batch.noisy - batch.target).square().mean())
-        return Validation(batch.noisy, batch.target, noise)
+        noisy, reference = self._cut(self.held_out, count, seeded(0))
+        noise = 0.5 * float((noisy - reference).square().mean())
+        return Validation(noisy, reference, noise)
 
-    def _cut(self, pairs: Sequence[tuple[Tensor, Tensor]], rng: torch.Generator) -> Views:
-        first, second = pairs[_draw(len(pairs), rng)]
-        both = _square(torch.cat((first, second), 2), self.patch, rng).float() / 255
-        return Views(both[..., :3], both[..., 3:], 1.0)
-
-
-def augment(pair: Views, symmetric: bool, rng: torch.Generator) -> Views:
-    """A pair turned by quarters, flipped and, if its views have the same noise, swapped; each by chance."""
-    noisy, target = pair.noisy, pair.target
-    if symmetric and _draw(2, rng):
-        noisy, target = target, noisy
-    turns, flip = _draw(4, rng), _draw(2, rng)
-    noisy, target = (torch.rot90(view.flip(1) if flip else view, turns, (0, 1)) for view in (noisy, target))
-    return Views(noisy, target, pair.weight)
+    def _cut(self, album: Album, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        near = generator_on(album.device, rng)
+        places = album.places(album.picks((count,), self.patch, near), self.patch, near)
+        both = album.cut(places, self.patch, near).whole()
+        return both[..., :3].contiguous(), both[..., 3:].contiguous()
 
 
 def open_source(
-    data: Sequence[Path], noise: Noise, patch: int, seed: int, synthetic: float, zoom: float, tries: int
+    data: Sequence[Path],
+    noise: Noise,
+    patch: int,
+    seed: int,
+    synthetic: float,
+    zoom: float,
+    tries: int,
+    device: torch.device | str = "cpu",
 ) -> Source:
-    """The source that the paths call for.
+    """The source that the paths call for. device: where batches are wanted, and made.
 
     A .pkl or .pt file, or one folder of pairs: recorded pairs. Folders of photos: noise drawn from the model, a
     share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone.
-    Raises ValueError saying what is wrong with which path.
+    Raises ValueError saying what is wrong with which path, and OSError if there is no room for the pictures.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
     if recorded and len(recorded) < len(data):
         raise ValueError("recorded pairs and photos cannot be mixed; give one or the other")
     if recorded:
-        return RecordedPairs([pair for pairs in recorded for pair in pairs], patch)
+        return RecordedPairs([pair for pairs in recorded for pair in pairs], patch, device)
     side = max(LEAVES_SIDE, patch * noise.largest_scale)
-    leaves: Scenes = DeadLeaves(seed, side)
+    leaves: Scenes = DeadLeaves(seed, side, device)
     if not data:
         # Never drawn: as many pictures lie between these and those of training as a run can have.
-        return DrawnPairs(leaves, DeadLeaves(seed + 2**40, side), noise, patch)
-    photos = [images.read_rgb(file) for folder in data for file in images.picture_files(folder)]
-    if len(photos) < 2:
-        raise ValueError(f"at least 2 photos are needed, 1 to measure on; found {len(photos)}")
-    training = [photo for number, photo in enumerate(photos) if number % HELD_OUT]
-    scenes: Scenes = Photos(training, zoom, tries)
+        return DrawnPairs(leaves, DeadLeaves(seed + 2**40, side, device), noise, patch)
+    files = [file for folder in data for file in images.picture_files(folder)]
+    if len(files) < 2:
+        raise ValueError(f"at least 2 photos are needed, 1 to measure on; found {len(files)}")
+    training = [file for number, file in enumerate(files) if number % HELD_OUT]
+    # Decoded once, each as it is needed: all of them may be more than memory holds.
+    scenes: Scenes = Photos(map(images.read_rgb, training), zoom, tries, device)
     if synthetic:
         scenes = Mixed(scenes, leaves, synthetic)
-    return DrawnPairs(scenes, Photos(photos[::HELD_OUT], zoom, tries), noise, patch)
+    held_out = Photos(map(images.read_rgb, files[::HELD_OUT]), zoom, tries, device)
+    return DrawnPairs(scenes, held_out, noise, patch)
 
 
 def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:
@@ -279,25 +307,9 @@ def _is_picture(file: Path) -> bool:
     return file.is_file() and file.suffix.lower() in images.PICTURE_SUFFIXES and not file.name.startswith(".")
 
 
-def _stack(views: Sequence[Views]) -> Batch:
-    noisy, target, weight = zip(*views, strict=True)
-    return Batch(torch.stack(noisy), torch.stack(target), torch.tensor(weight))
-
-
-def _square(picture: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    y, x = (_draw(length - side + 1, rng) for length in picture.shape[:2])
-    return picture[y : y + side, x : x + side]
-
-
-def _detail(scene: Tensor) -> float:
-    """Standard deviation of the green channel's diagonal differences: large where there is fine structure."""
-    green = scene[..., 1].float()
-    return float((green[1:, 1:] - green[:-1, :-1]).std())
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _size(picture: Tensor) -> str:
     return f"{picture.shape[1]} x {picture.shape[0]}"
-
-
-def _draw(below: int, rng: torch.Generator) -> int:
-    return int(torch.randint(below, (), generator=rng))

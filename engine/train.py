@@ -1,20 +1,27 @@
 """The loop: draw, forward, backward, step, report. It yields; the job prints and saves."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from engine.chance import seeded
 from engine.layers import MSE, Layer, slots
 from engine.networks import build_network
 from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients, muon_with_adam
-from engine.pairs import Source, Validation
+from engine.pairs import Batch, Source, Validation
 from engine.recipe import Recipe
 
 # An exploding loss: its running mean above this many times its lowest, after so many steps; one that may be.
 EXPLODED, SETTLING, RISING = 10.0, 50, 2.0
+# Batches drawn before they are needed, and steps whose losses are left unread on a GPU.
+AHEAD, UNREAD = 2, 50
 
 
 class Diverged(ValueError):
@@ -23,7 +30,10 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step. pixels: seen since the start of the run; lr: as used in this step."""
+    """After a step. pixels: seen since the start of the run; lr: as used in this step.
+
+    loss: of this step; on a GPU, of the last step whose loss was read, up to `UNREAD` steps ago.
+    """
 
     step: int
     loss: float
@@ -74,17 +84,37 @@ class Training:
     optimiser: Optimiser
     average: Average
     schedule: Schedule
-    rng: torch.Generator
     step: int = 0
     pixels: int = 0
     watch: Watch = field(default_factory=Watch)
+    loss: float = math.nan
+    unread: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def note(self, step: int, loss: Tensor) -> None:
+        """Take in a step's loss. Raises Diverged, on a GPU up to `UNREAD` steps late.
+
+        Reading a number waits for a GPU to finish, and so a step for the one before: there it is done rarely.
+        """
+        self.unread.append((step, loss))
+        if loss.device.type == "cpu" or self.watch.steps == 0 or len(self.unread) >= UNREAD:
+            self.read_losses()
+
+    def read_losses(self) -> None:
+        """Look at the losses not yet read. Raises Diverged: then what was saved is good, and not what is here."""
+        unread, self.unread = self.unread, []
+        losses = torch.stack([loss for _, loss in unread]).tolist() if unread else []
+        for (step, _), self.loss in zip(unread, losses, strict=True):
+            self.watch.see(self.loss, step, self.recipe)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that a resumed run needs, by name."""
+        """Every tensor that a resumed run needs, by name. Raises Diverged.
+
+        Chance has no state: a step's batch comes from the seed and the step's number.
+        """
+        self.read_losses()
         weights = {f"weights.{slot.name}": slot.value for slot in slots(self.net)}
         watch = torch.tensor([self.watch.mean, self.watch.lowest, self.watch.steps], dtype=torch.float64)
-        random = {"random": self.rng.get_state(), "watch": watch}
-        return weights | self.optimiser.state() | self.average.state() | random
+        return weights | self.optimiser.state() | self.average.state() | {"watch": watch}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Undoes `state`. Raises KeyError naming what is missing."""
@@ -92,7 +122,6 @@ class Training:
             slot.value.copy_(state[f"weights.{slot.name}"])
         self.optimiser.load_state(state)
         self.average.load_state(state)
-        self.rng.set_state(state["random"])
         mean, lowest, steps = state["watch"].tolist()
         self.watch = Watch(mean, lowest, int(steps))
 
@@ -113,38 +142,87 @@ def begin(recipe: Recipe, compute: torch.dtype = torch.float32, device: torch.de
         _optimiser(recipe, net, compute),
         Average(slots(net), recipe.average),
         Schedule(recipe.warmup, recipe.decay),
-        rng,
     )
 
 
-def train(training: Training, source: Source, done: Callable[[int], float]) -> Iterator[Progress]:
+def train(training: Training, source: Source, done: Callable[[int], float]) -> Generator[Progress, None, None]:
     """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
 
     done: the part of the run, 0 to 1, that lies behind after so many steps; at 1 the run ends. Updates
     `training` in place, one step for each item yielded. The loss settles near the variance of the target's
-    noise, not near 0: that noise cannot be predicted. Raises Diverged before the weights are touched.
+    noise, not near 0: that noise cannot be predicted. The next batches are drawn in another thread, which
+    ends with this generator, and whose errors are raised here. Raises Diverged: on a CPU before the weights are
+    touched; on a GPU a little later, when the last good weights are those on disk.
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
     recipe, net, mse = training.recipe, training.net, MSE()
     parameters = list(slots(net))
-    while (part := done(training.step)) < 1:
-        step = training.step + 1
-        batch = source.draw(step, recipe.batch, training.rng)
-        noisy, target, weight = (tensor.to(training.device) for tensor in batch)
+    if done(training.step) >= 1:
+        return
+    with _drawn_ahead(training, source) as next_batch:
+        while (part := done(training.step)) < 1:
+            step = training.step + 1
+            noisy, target, weight = next_batch()
+            predicted = net.forward(noisy, train=True)
+            training.note(step, mse.forward(predicted, target, weight))
+            net.backward(mse.backward(predicted, target, weight))
 
-        predicted = net.forward(noisy, train=True)
-        loss = float(mse.forward(predicted, target, weight))
-        training.watch.see(loss, step, recipe)
-        net.backward(mse.backward(predicted, target, weight))
+            if recipe.clip:
+                clip_gradients(parameters, recipe.clip)
+            factor = training.schedule.factor(step, part)
+            training.optimiser.step(factor)
+            training.average.update()
+            training.step = step
+            training.pixels += noisy.shape[0] * noisy.shape[1] * noisy.shape[2]
+            yield Progress(step, training.loss, recipe.lr * factor, training.pixels)
+    training.read_losses()
 
-        if recipe.clip:
-            clip_gradients(parameters, recipe.clip)
-        factor = training.schedule.factor(step, part)
-        training.optimiser.step(factor)
-        training.average.update()
-        training.step = step
-        training.pixels += noisy.shape[0] * noisy.shape[1] * noisy.shape[2]
-        yield Progress(step, loss, recipe.lr * factor, training.pixels)
+
+@contextmanager
+def _drawn_ahead(training: Training, source: Source) -> Iterator[Callable[[], Batch]]:
+    """A function that gives the batches of the coming steps in turn, drawn in a thread meanwhile.
+
+    A batch depends on the seed and its step alone: those that nobody asked for are drawn again by a resumed run.
+    """
+    recipe, device = training.recipe, training.device
+
+    def draw(step: int) -> Batch:
+        batch = source.draw(step, recipe.batch, seeded(recipe.seed, step))
+        return Batch(*(_moved(tensor, device) for tensor in batch))
+
+    with ThreadPoolExecutor(1, "draw") as drawer:
+        _use_one_thread(drawer)
+        steps = count(training.step + 1)
+        ahead = deque(drawer.submit(draw, next(steps)) for _ in range(AHEAD))
+
+        def next_batch() -> Batch:
+            ahead.append(drawer.submit(draw, next(steps)))
+            return ahead.popleft().result()
+
+        try:
+            yield next_batch
+        finally:
+            for batch in ahead:
+                batch.cancel()
+
+
+def _use_one_thread(drawer: ThreadPoolExecutor) -> None:
+    """Let torch use one thread for what is computed there, and no fewer than before for what is computed here.
+
+    OpenMP keeps the number for each thread, torch one more for threads to come: reading it takes that one over,
+    setting it sets both.
+    """
+    threads = torch.get_num_threads()
+    drawer.submit(torch.get_num_threads).result()
+    drawer.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(threads)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; a GPU copies it from pinned memory, while it does other things."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def validate(training: Training, pictures: Validation) -> float:
@@ -168,8 +246,9 @@ def _errors(training: Training, pictures: Validation, batch: int = 8) -> Tensor:
     errors = []
     for start in range(0, len(pictures.noisy), batch):
         noisy = pictures.noisy[start : start + batch].to(training.device)
-        output = training.net.forward(noisy).clamp(0, 1).cpu()
-        errors.append((output - pictures.reference[start : start + batch]).square().mean((1, 2, 3)))
+        output = training.net.forward(noisy).clamp(0, 1)
+        reference = pictures.reference[start : start + batch].to(training.device)
+        errors.append((output - reference).square().mean((1, 2, 3)))
     return torch.cat(errors)
 
 

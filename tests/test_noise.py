@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from engine.album import Album, Places, Squares
 from engine.noise import GaussianNoise, RandomPixelNoise
 
 SIDE = 200
@@ -19,6 +20,14 @@ def speckled(side, seed=0):
     return torch.randint(0, 256, (side, side, 3), dtype=torch.uint8, generator=generator(seed))
 
 
+def squares(*scenes):
+    """The scenes, square and of equal size, as they are."""
+    count, side = len(scenes), len(scenes[0])
+    number, corner = torch.arange(count), torch.zeros(count, dtype=torch.int64)
+    places = Places(number, corner, corner, torch.full((count,), float(side)))
+    return Squares(Album(scenes), places, side, torch.zeros(3, count, dtype=torch.bool))
+
+
 def correlation(a, b):
     return torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1].item()
 
@@ -30,8 +39,8 @@ def correlation(a, b):
 @pytest.mark.parametrize("target_views", [1, 4])
 def test_gaussian_noise_has_mean_zero_and_the_level_asked_for_even_at_black_and_white(scene, target_views):
     noise = GaussianNoise(25, 25, target_views)
-    noisy, target, _ = noise.views(scene, 1, generator())
-    clean = noise.clean(scene, 1)
+    noisy, target, _ = noise.views(squares(scene), 1, generator())
+    clean = noise.clean(squares(scene), 1)
 
     for view, sigma in ((noisy, 25 / 255), (target, 25 / 255 / target_views**0.5)):
         residual = view - clean
@@ -41,7 +50,7 @@ def test_gaussian_noise_has_mean_zero_and_the_level_asked_for_even_at_black_and_
 
 def test_gaussian_noise_is_never_clipped():
     for scene, beyond in ((BLACK, lambda view: view < 0), (WHITE, lambda view: view > 1)):
-        noisy, target, _ = GaussianNoise(50, 50).views(scene, 1, generator())
+        noisy, target, _ = GaussianNoise(50, 50).views(squares(scene), 1, generator())
 
         assert beyond(noisy).float().mean().item() == pytest.approx(0.5, abs=0.01)
         assert beyond(target).float().mean().item() == pytest.approx(0.5, abs=0.01)
@@ -49,16 +58,15 @@ def test_gaussian_noise_is_never_clipped():
 
 def test_the_two_gaussian_views_are_independent():
     noise = GaussianNoise(25, 25)
-    noisy, target, _ = noise.views(GREY, 1, generator())
-    clean = noise.clean(GREY, 1)
+    noisy, target, _ = noise.views(squares(GREY), 1, generator())
+    clean = noise.clean(squares(GREY), 1)
 
     assert abs(correlation(noisy - clean, target - clean)) < 4 / NUMBERS**0.5
 
 
 def test_gaussian_levels_are_drawn_evenly_between_the_limits():
     noise, rng = GaussianNoise(10, 30), generator()
-    scene = GREY[:32, :32]
-    levels = torch.tensor([float((noise.views(scene, 1, rng).noisy - 100 / 255).std()) * 255 for _ in range(300)])
+    levels = (noise.views(squares(*[GREY[:32, :32]] * 300), 1, rng).noisy - 100 / 255).std((1, 2, 3)) * 255
 
     assert 9 < levels.min() < 12
     assert 28 < levels.max() < 32
@@ -67,15 +75,27 @@ def test_gaussian_levels_are_drawn_evenly_between_the_limits():
 
 @pytest.mark.parametrize(("level", "weight"), [(25, 1.0), (0, 7.25), (55, 725 / 3125), (10, 725 / 200)])
 def test_a_scenes_weight_comes_from_its_level(level, weight):
-    assert GaussianNoise(level, level).views(GREY[:4, :4], 1, generator()).weight == pytest.approx(weight)
+    weights = GaussianNoise(level, level).views(squares(*[GREY[:4, :4]] * 3), 1, generator()).weight
+
+    assert weights.tolist() == pytest.approx([weight] * 3)
+
+
+def test_every_scene_has_a_gaussian_level_and_a_weight_of_its_own():
+    views = GaussianNoise(5, 50).views(squares(*[GREY[:64, :64]] * 8), 1, generator())
+
+    levels = (views.noisy - 100 / 255).std((1, 2, 3)) * 255
+    assert len(views.weight.unique()) == 8
+    torch.testing.assert_close(views.weight, 725 / (levels.square() + 100), rtol=0.1, atol=0)
+    assert all(abs(correlation(views.noisy[0], other)) < 0.05 for other in views.noisy[1:])
 
 
 def test_gaussian_views_are_as_large_as_their_scene():
     noise = GaussianNoise()
-    views = noise.views(speckled(20), noise.draw_scale(generator()), generator())
+    views = noise.views(squares(speckled(20)), 1, generator())
 
+    assert noise.draw_scales(3, generator()) == [1, 1, 1]
     assert noise.largest_scale == 1
-    assert views.noisy.shape == views.target.shape == (20, 20, 3)
+    assert views.noisy.shape == views.target.shape == (1, 20, 20, 3)
     assert views.noisy.dtype == views.target.dtype == torch.float32
 
 
@@ -83,12 +103,13 @@ def test_gaussian_views_are_as_large_as_their_scene():
 
 
 def test_the_clean_picture_of_random_pixel_noise_is_the_mean_of_each_block_by_hand():
-    scene = torch.tensor([[0, 51, 255, 255], [102, 255, 255, 255]], dtype=torch.uint8)
-    scene = scene.view(2, 4, 1).expand(2, 4, 3)
+    scene = torch.tensor([[0, 51], [102, 255]], dtype=torch.uint8).repeat(1, 2)
+    scene[:, 2:] = 255
+    scene = scene.repeat(2, 1).unsqueeze(2).expand(4, 4, 3)
 
-    clean = RandomPixelNoise().clean(scene, 2)
+    clean = RandomPixelNoise().clean(squares(scene), 2)
 
-    torch.testing.assert_close(clean, torch.tensor([0.4, 1.0]).view(1, 2, 1).expand(1, 2, 3))
+    torch.testing.assert_close(clean, torch.tensor([0.4, 1.0]).view(1, 1, 2, 1).expand(1, 2, 2, 3))
 
 
 def test_each_noisy_pixel_is_a_pixel_of_its_own_block():
@@ -97,23 +118,22 @@ def test_each_noisy_pixel_is_a_pixel_of_its_own_block():
     place = torch.arange(side * scale)
     scene = torch.stack(torch.broadcast_tensors(place.view(-1, 1), place, torch.tensor(7)), 2).to(torch.uint8)
 
-    noisy, target, weight = RandomPixelNoise().views(scene, scale, generator())
+    noisy, target, weight = RandomPixelNoise().views(squares(scene, scene), scale, generator())
 
     block = torch.arange(side)
     for view in (noisy, target):
-        y, x, same = (view * 255).round().long().unbind(2)
-        assert torch.equal(y // scale, block.view(-1, 1).expand(side, side))
-        assert torch.equal(x // scale, block.expand(side, side))
+        y, x, same = (view * 255).round().long().unbind(3)
+        assert torch.equal(y // scale, block.view(-1, 1).expand(2, side, side))
+        assert torch.equal(x // scale, block.expand(2, side, side))
         assert same.eq(7).all()
-    assert weight == 1
+    assert weight.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("scale", [2, 5])
 def test_random_pixel_noise_has_mean_zero(scale):
     noise, rng = RandomPixelNoise(), generator(1)
-    scene = speckled(8 * scale)
-    clean = noise.clean(scene, scale)
-    residuals = torch.stack([noise.views(scene, scale, rng).noisy - clean for _ in range(2000)])
+    scenes = squares(*[speckled(8 * scale)] * 2000)
+    residuals = noise.views(scenes, scale, rng).noisy - noise.clean(scenes, scale)
 
     # Of each pixel by itself, not only of all of them together.
     spread = residuals.std(0) / 2000**0.5
@@ -122,9 +142,9 @@ def test_random_pixel_noise_has_mean_zero(scale):
 
 def test_the_two_random_pixel_views_are_independent():
     noise = RandomPixelNoise()
-    scene = speckled(4 * SIDE)
-    clean = noise.clean(scene, 4)
-    noisy, target, _ = noise.views(scene, 4, generator(1))
+    scenes = squares(speckled(4 * SIDE))
+    clean = noise.clean(scenes, 4)
+    noisy, target, _ = noise.views(scenes, 4, generator(1))
 
     assert abs(correlation(noisy - clean, target - clean)) < 4 / NUMBERS**0.5
 
@@ -132,7 +152,7 @@ def test_the_two_random_pixel_views_are_independent():
 def test_scales_are_drawn_from_all_sides_within_the_limits():
     noise, rng = RandomPixelNoise(2, 10), generator()
 
-    assert {noise.draw_scale(rng) for _ in range(300)} == set(range(2, 11))
+    assert set(noise.draw_scales(300, rng)) == set(range(2, 11))
     assert noise.largest_scale == 10
 
 
@@ -141,8 +161,8 @@ def test_scales_are_drawn_from_all_sides_within_the_limits():
 
 @pytest.mark.parametrize("noise", [GaussianNoise(), RandomPixelNoise()])
 def test_the_same_state_draws_the_same_views(noise):
-    first, second = (noise.views(speckled(40), 2, generator(5)) for _ in range(2))
-    other = noise.views(speckled(40), 2, generator(6))
+    first, second = (noise.views(squares(speckled(40)), 2, generator(5)) for _ in range(2))
+    other = noise.views(squares(speckled(40)), 2, generator(6))
 
     assert torch.equal(first.noisy, second.noisy)
     assert torch.equal(first.target, second.target)

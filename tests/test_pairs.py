@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from engine import pairs
-from engine.noise import GaussianNoise, RandomPixelNoise, Views
-from engine.pairs import DeadLeaves, DrawnPairs, Mixed, Photos, RecordedPairs, augment, open_source, read_pairs
+from engine.noise import GaussianNoise, RandomPixelNoise
+from engine.pairs import DeadLeaves, DrawnPairs, Mixed, Photos, RecordedPairs, open_source, read_pairs
 
 # No noise: what is drawn is the photo itself.
 SILENT = GaussianNoise(0, 0)
@@ -21,6 +21,11 @@ def generator(seed=0):
 def plain(value, height=20, width=24):
     """A picture that says by its brightness which it is."""
     return torch.full((height, width, 3), value, dtype=torch.uint8)
+
+
+def cut(scenes, count, side, rng, step=1):
+    """(count, side, side, 3) on 0-255."""
+    return torch.cat([part.whole() for part in scenes.cut(count, side, step, rng)]) * 255
 
 
 def speckled(height, width, seed=0):
@@ -50,15 +55,16 @@ def seen_in_validation(source):
 
 @pytest.fixture
 def cheap_leaves(monkeypatch):
-    """Synthetic pictures that cost nothing; keeps a list of the seeds they were made from."""
-    seeds = []
+    """Synthetic pictures that cost nothing; keeps a list of their first bytes, which tell them apart."""
+    made = []
 
     def make(height, width, rng):
-        seeds.append(rng.initial_seed())
-        return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=rng)
+        picture = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=rng)
+        made.append(tuple(picture.flatten()[:12].tolist()))
+        return picture
 
     monkeypatch.setattr(pairs, "dead_leaves", make)
-    return seeds
+    return made
 
 
 # A folder of photos
@@ -164,9 +170,8 @@ def test_of_several_places_the_one_with_the_most_detail_is_taken_in_three_cuts_o
     photo = torch.cat((plain(100, 40, 40), speckled(40, 8)), 1)
 
     def share_with_detail(tries):
-        rng, scenes = generator(), Photos([photo], tries=tries)
-        cuts = [scenes.cut(8, 1, rng) for _ in range(400)]
-        return sum(bool(cut.float().std()) for cut in cuts) / 400
+        cuts = cut(Photos([photo], tries=tries), 400, 8, generator())
+        return (cuts.std((1, 2, 3)) > 0).float().mean().item()
 
     # Eight places of 41 touch the speckles.
     assert share_with_detail(1) == pytest.approx(8 / 41, abs=0.08)
@@ -177,11 +182,13 @@ def test_zoom_scales_photos_down_before_they_are_cut():
     # Stripes of one pixel: averaging neighbours takes contrast from them.
     stripes = (torch.arange(100) % 2 * 255).to(torch.uint8).view(1, 100, 1).expand(100, 100, 3).contiguous()
     rng = generator()
-    contrasts = [Photos([stripes], zoom=0.5).cut(16, 1, rng).float().std().item() for _ in range(50)]
+    contrasts = cut(Photos([stripes], zoom=0.5), 50, 16, rng).std((1, 2, 3))
 
-    assert all(Photos([stripes]).cut(16, 1, rng).float().std() > 127 for _ in range(5))
-    assert min(contrasts) < 60
-    assert all(Photos([stripes], zoom=0.5).cut(80, 1, rng).shape == (80, 80, 3) for _ in range(20))
+    assert (cut(Photos([stripes]), 5, 16, rng).std((1, 2, 3)) > 127).all()
+    assert contrasts.min() < 60
+    assert contrasts.max() > 80
+    # Larger than half the photo: zoomed by less.
+    assert cut(Photos([stripes], zoom=0.5), 20, 80, rng).shape == (20, 80, 80, 3)
 
 
 # Synthetic pictures
@@ -215,9 +222,9 @@ def test_no_made_picture_that_is_measured_on_is_ever_drawn(cheap_leaves):
 def test_a_made_picture_is_the_same_for_a_run_that_begins_later(cheap_leaves):
     old, fresh = DeadLeaves(seed=3, side=16), DeadLeaves(seed=3, side=16)
     for step in range(1, 500):
-        old.cut(8, step, generator(step))
+        old.cut(1, 8, step, generator(step))
 
-    assert torch.equal(old.cut(8, 500, generator(7)), fresh.cut(8, 500, generator(7)))
+    assert torch.equal(cut(old, 5, 8, generator(7), 500), cut(fresh, 5, 8, generator(7), 500))
 
 
 def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monkeypatch):
@@ -227,13 +234,14 @@ def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monk
     rng = generator()
 
     for step in range(1, 100):
-        leaves.cut(8, step, rng)
-    assert sorted(cheap_leaves) == [0, 1, 2, 3]
+        leaves.cut(1, 8, step, rng)
+    assert len(cheap_leaves) == 4
 
     for step in range(100, 1000):
-        leaves.cut(8, step, rng)
-    assert sorted(cheap_leaves) == list(range(13))
-    assert len(leaves.pool) <= 4
+        leaves.cut(1, 8, step, rng)
+    # Four, and one more every hundred steps, each made once.
+    assert len(cheap_leaves) == len(set(cheap_leaves)) == 13
+    assert sorted(leaves.made) == [9, 10, 11, 12]
 
 
 def test_pictures_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monkeypatch):
@@ -255,27 +263,6 @@ def test_a_share_of_the_scenes_is_synthetic_where_asked(tmp_path, cheap_leaves):
 
 
 # Augmentation
-
-
-def test_a_pair_is_turned_and_flipped_alike_in_all_eight_ways():
-    noisy = torch.arange(9.0).view(3, 3, 1).expand(3, 3, 3)
-    rng = generator()
-
-    turned = [augment(Views(noisy, noisy + 100, 2.0), symmetric=False, rng=rng) for _ in range(200)]
-
-    assert all(torch.equal(view.target, view.noisy + 100) for view in turned)
-    assert {view.weight for view in turned} == {2.0}
-    assert len({tuple(view.noisy[..., 0].flatten().tolist()) for view in turned}) == 8
-
-
-def test_a_pair_of_equal_noise_is_used_both_ways():
-    first, second = torch.zeros(2, 2, 3), torch.ones(2, 2, 3)
-    rng = generator()
-
-    swapped = [bool(augment(Views(first, second, 1.0), True, rng).noisy.any()) for _ in range(400)]
-
-    assert sum(swapped) / 400 == pytest.approx(0.5, abs=0.1)
-    assert not any(bool(augment(Views(first, second, 1.0), False, rng).noisy.any()) for _ in range(50))
 
 
 def test_drawn_pairs_augment_every_sample_by_itself():
@@ -347,6 +334,17 @@ def test_both_shots_are_cut_at_the_same_place():
 def test_pairs_that_do_not_fit_are_refused(shots, message):
     with pytest.raises(ValueError, match=message):
         RecordedPairs(shots, 8)
+
+
+def test_both_shots_are_turned_and_flipped_alike_in_all_eight_ways():
+    shot = torch.arange(64, dtype=torch.uint8).view(8, 8, 1).expand(8, 8, 3).contiguous()
+
+    batch = RecordedPairs([(shot, shot + 64)] * 2, 8).draw(1, 100, generator())
+
+    difference = (255 * (batch.target - batch.noisy)).round()
+    assert len((batch.noisy % (64 / 255)).mul(255).round().flatten(1).unique(dim=0)) == 8
+    assert ((difference == 64).flatten(1).all(1) | (difference == -64).flatten(1).all(1)).all()
+    assert 0.3 < (difference[:, 0, 0, 0] > 0).float().mean() < 0.7
 
 
 # Files of pairs

@@ -1,14 +1,17 @@
 import math
+import threading
 
 import pytest
 import torch
 
+from engine import train as train_module
+from engine.chance import seeded
 from engine.evaluate import psnr
 from engine.layers import slots
 from engine.noise import GaussianNoise
 from engine.pairs import Batch, DrawnPairs, Photos, Validation
 from engine.recipe import Recipe
-from engine.train import Diverged, Watch, begin, train, validate
+from engine.train import AHEAD, UNREAD, Diverged, Watch, begin, train, validate
 
 SIGMA = 25
 
@@ -155,6 +158,97 @@ def test_a_patch_that_is_no_multiple_of_the_stride_is_refused():
         begin(recipe(patch=18))
 
 
+# Batches drawn ahead
+
+
+class Drawing:
+    """Batches of noise; keeps the steps that were asked for, and where they were drawn. fails: at which step."""
+
+    def __init__(self, fails=None):
+        self.steps, self.threads, self.fails = [], set(), fails
+
+    def draw(self, step, batch, rng):
+        if step == self.fails:
+            raise RuntimeError(f"the disk is gone at step {step}")
+        self.steps.append(step)
+        self.threads.add((threading.current_thread(), torch.get_num_threads()))
+        noisy = torch.rand(1, 8, 8, 3, generator=rng)
+        return Batch(noisy, noisy + 0.1, torch.ones(1))
+
+
+@pytest.fixture
+def threads():
+    """The threads there are before a test; at its end there are no others."""
+    before = set(threading.enumerate())
+    yield before
+    assert set(threading.enumerate()) == before
+
+
+def test_each_step_gets_the_batch_that_its_number_and_the_seed_name(monkeypatch):
+    drawn, used = source(), []
+    loss = train_module.MSE.forward
+    monkeypatch.setattr(train_module.MSE, "forward", lambda mse, *a: used.append(a[1].clone()) or loss(mse, *a))
+
+    run(begin(recipe(seed=3)), drawn)
+
+    expected = [drawn.draw(step, 4, seeded(3, step)).target for step in range(1, 11)]
+    assert all(map(torch.equal, used, expected))
+    assert len(used) == 10
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_batches_are_drawn_in_one_other_thread_whose_arithmetic_is_its_own(threads, number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        drawing = Drawing()
+        run(begin(recipe()), drawing)
+        assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+
+    ((thread, intra_op),) = drawing.threads
+    assert thread not in threads
+    assert intra_op == 1
+    # Every step once and in order, and a few that nobody needed.
+    assert drawing.steps == list(range(1, len(drawing.steps) + 1))
+    assert 10 <= len(drawing.steps) <= 10 + AHEAD + 1
+
+
+def test_an_error_in_drawing_is_raised_at_its_step(threads):
+    steps = train(begin(recipe()), Drawing(fails=5), lambda step: step / 10)
+    for _ in range(4):
+        next(steps)
+
+    with pytest.raises(RuntimeError, match="the disk is gone at step 5"):
+        next(steps)
+
+
+def test_closing_the_loop_ends_the_drawing(threads):
+    steps = train(begin(recipe()), Drawing(), lambda step: step / 10)
+    next(steps)
+    assert len(set(threading.enumerate()) - threads) == 1
+
+    steps.close()
+
+
+def test_an_interrupt_ends_the_drawing(threads):
+    def done(step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return step / 10
+
+    with pytest.raises(KeyboardInterrupt):
+        list(train(begin(recipe()), Drawing(), done))
+
+
+def test_a_run_that_is_over_draws_nothing():
+    drawing = Drawing()
+
+    assert list(train(begin(recipe()), drawing, lambda step: 1)) == []
+    assert not drawing.steps
+
+
 # State
 
 
@@ -206,6 +300,65 @@ def test_a_loss_that_is_no_number_stops_the_training_before_the_weights_are_touc
     assert all(map(torch.equal, values(training), before))
     assert all(value.isfinite().all() for value in [*values(training), *training.average.values])
     assert training.step == 4
+
+
+class Elsewhere:
+    """A loss on a device that has to be waited for."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, value):
+        self.value = torch.tensor(value)
+
+
+def test_losses_on_a_gpu_are_read_many_at_a_time(monkeypatch):
+    reads, stack = [], torch.stack
+
+    def counted(losses):
+        reads.append(len(losses))
+        return stack([loss.value for loss in losses])
+
+    training = begin(recipe())
+    monkeypatch.setattr(train_module.torch, "stack", counted)
+    for step in range(1, UNREAD + 12):
+        training.note(step, Elsewhere(float(step)))
+
+    assert reads == [1, UNREAD]
+    assert training.loss == UNREAD + 1
+    training.read_losses()
+    assert reads == [1, UNREAD, 10]
+    assert training.watch.steps == UNREAD + 11
+
+
+def test_a_loss_on_a_gpu_that_is_no_number_is_found_before_anything_is_saved(monkeypatch):
+    stack = torch.stack
+    training = begin(recipe())
+    monkeypatch.setattr(train_module.torch, "stack", lambda losses: stack([loss.value for loss in losses]))
+    for step, loss in enumerate((0.1, 0.1, math.nan, 0.1), 1):
+        training.note(step, Elsewhere(loss))
+
+    with pytest.raises(Diverged, match="the loss at step 3 is nan"):
+        training.state()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_step_on_a_gpu_waits_for_nothing():
+    training = begin(recipe(optimiser="muon", clip=1.0), device="cuda")
+    photos = Photos([waves(n) for n in range(6)], zoom=0.6, device="cuda")
+    pairs = DrawnPairs(photos, photos, GaussianNoise(SIGMA, SIGMA), 16)
+    steps = train(training, pairs, lambda step: step / 10)
+    next(steps)
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        steps.close()
+
+    training.read_losses()
+    assert math.isfinite(training.loss)
 
 
 def test_a_learning_rate_that_is_too_high_stops_the_training_and_says_so():
