@@ -21,6 +21,7 @@ from engine.layers import (
     Sigmoid,
     SpaceToDepth,
     Upsampling,
+    Window,
     slots,
 )
 
@@ -117,28 +118,35 @@ def halo(net: Layer) -> int:
 
 
 def bytes_per_pixel(net: Layer) -> int:
-    """Memory, at most, of a forward pass for each pixel of its input, beside weights and one block of columns."""
-    return math.ceil(4 * _peak(net, Fraction(1)))
+    """Memory of a forward pass, at most, for each pixel of its input, beside weights and one strip."""
+    return math.ceil(_peak(net, Fraction(1), 4))
 
 
-def _peak(layer: Layer, scale: Fraction) -> Fraction:
-    """Numbers held at once for each pixel of the network's input; scale: the layer's input's side beside it."""
+def _peak(layer: Layer, scale: Fraction, size: int) -> Fraction:
+    """Bytes held at once for each pixel of the network's input.
+
+    scale: the side of the layer's input beside that of the network's; size: bytes of a number.
+    """
     if not isinstance(layer, Conv2d | ConvTranspose2d):
+        if isinstance(layer, Compute):
+            size = layer.dtype.itemsize
         peak = Fraction(0)
-        # A residual holds its input until what is added to it is there.
-        held = _channels(layer) * scale**2 if isinstance(layer, Residual) else 0
+        # A residual holds its input until it has been added.
+        held = _channels(layer) * scale**2 * size if isinstance(layer, Residual) else 0
         for inner in layer.layers:
-            peak, scale = max(peak, _peak(inner, scale)), scale * inner.factor
-        return peak + held
+            peak, scale = max(peak, _peak(inner, scale, size)), scale * inner.factor
+        # What comes out of another type is copied into the input's.
+        return peak + held + (CHANNELS * (size + 4) if isinstance(layer, Compute) and size < 4 else 0)
     given, made = layer.in_channels * scale**2, layer.out_channels * (scale * layer.factor) ** 2
-    # What is padded is a copy, of a convolution's input and of its transpose's output.
-    if isinstance(layer, Conv2d):
-        beside = given if layer.window.padding else 0
-    else:
-        beside = layer.window.kernel_size**2 * layer.out_channels * scale**2
-        beside += made if layer.window.padding else 0
-    # The activation or the sum that follows holds what it is given and as much again.
-    return max(given + beside + made, 2 * made)
+    window = layer.window
+    beside = Fraction(0)
+    if window not in (Window(3, 1, 1), Window(window.kernel_size, window.kernel_size)):
+        # What is padded is a copy, of a convolution's input and of its transpose's output.
+        beside = given if isinstance(layer, Conv2d) and window.padding else beside
+        if isinstance(layer, ConvTranspose2d) and window != Window(3, 2, 1):
+            beside = window.kernel_size**2 * layer.out_channels * scale**2 + (made if window.padding else 0)
+    # A rearrangement that follows holds what it is given and as much again.
+    return max(given + beside + made, 2 * made) * size
 
 
 def _channels(layer: Layer) -> int:

@@ -20,10 +20,10 @@ def test_an_activation_agrees_with_autograd(layer_type, function, shape, scale):
 def test_relu_on_a_case_worked_by_hand():
     layer = ReLU()
 
-    y = layer.forward(torch.tensor([-2.0, 0.0, 3.0]), train=True)
+    y = layer.forward(torch.tensor([[-2.0, 0.0, 3.0]]), train=True)
 
-    assert y.tolist() == [0.0, 0.0, 3.0]
-    assert layer.backward(torch.tensor([5.0, 6.0, 7.0])).tolist() == [0.0, 0.0, 7.0]
+    assert y.tolist() == [[0.0, 0.0, 3.0]]
+    assert layer.backward(torch.tensor([[5.0, 6.0, 7.0]])).tolist() == [[0.0, 0.0, 7.0]]
 
 
 def test_sigmoid_on_a_case_worked_by_hand():

@@ -170,7 +170,8 @@ def test_inputs_of_names_every_pixel_that_an_output_depends_on(layers, changed):
     before = net.forward(x)
     x[:, changed] += 1
 
-    moved = (net.forward(x) != before).any(2).flatten().nonzero().flatten().tolist()
+    # Winograd's sums leave their rounding on the neighbours.
+    moved = ((net.forward(x) - before).abs() > 1e-9).any(2).flatten().nonzero().flatten().tolist()
 
     for pixel in moved:
         first, last = net.inputs_of(pixel, pixel)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import assert_adjoint, assert_passes_agree, drawn, randomised
 
-from engine.layers import Conv2d, ConvTranspose2d, Upsampling, Window, col2im, conv, im2col
+from engine.layers import Conv2d, ConvTranspose2d, Upsampling, Window, col2im, im2col, strips
 
 drawn_often = settings(max_examples=60, deadline=None, derandomize=True)
 sides, channels, few = st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)
@@ -60,7 +60,7 @@ def test_conv2d_agrees_with_autograd_for_any_geometry(window, height, width, c_i
     assume(min(height, width) + 2 * window.padding >= window.span)
     layer = randomised(Conv2d(c_in, c_out, *_geometry(window)))
 
-    with patch.object(conv, "BLOCK_BYTES", block):
+    with patch.object(strips, "STRIP_BYTES", block):
         assert_passes_agree(layer, _convolution(layer), drawn(batch, height, width, c_in))
 
 

@@ -118,7 +118,7 @@ def test_a_network_gives_back_the_size_it_is_given(spec):
 
 
 def test_a_size_that_is_no_multiple_of_the_stride_is_refused():
-    with pytest.raises(ValueError, match=r"must have its shape, \(1, 3, 3, 64\); got \(1, 2, 2, 64\)"):
+    with pytest.raises(ValueError, match=r"must have its shape, \(1, 2, 3, 64\); got \(1, 2, 2, 64\)"):
         build_network(SIZE_S).forward(torch.rand(1, 12, 12, 3))
 
 

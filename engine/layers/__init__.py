@@ -2,9 +2,10 @@
 
 from engine.layers.activation import ReLU, Sigmoid
 from engine.layers.compose import Compute, Layer, Residual, Sequential, Slot, slots
-from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, Window, col2im, im2col
+from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling
 from engine.layers.loss import MSE
 from engine.layers.rearrange import DepthToSpace, SpaceToDepth
+from engine.layers.window import Window, col2im, im2col
 
 __all__ = [
     "MSE",

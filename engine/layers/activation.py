@@ -2,7 +2,10 @@
 
 from fractions import Fraction
 
+import torch
 from torch import Tensor
+
+from engine.layers.strips import WHOLE, Finish, Strip, empty_like
 
 
 class _Pointwise:
@@ -22,31 +25,54 @@ class _Pointwise:
 
 
 class ReLU(_Pointwise):
-    """max(x, 0). Its derivative at 0 is taken as 0. Source: Nair & Hinton, ICML 2010."""
+    """max(x, 0). Its derivative at 0 is taken as 0. Source: Nair & Hinton, ICML 2010.
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    After a layer, or on the way back before one, it is applied to each part of that layer's result while the
+    part is in the cache: `apply` and `undo`.
+    """
+
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: any shape -> the same."""
         y = x.clamp(min=0)
         if train:
             self.y = y
-        return y
+        return _finished(y, train, finish)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx, both shaped like x."""
+        dx = dy.clone()
+        self.undo(dx, WHOLE)
+        return _finished(dx, False, finish)
+
+    def apply(self, part: Tensor, strip: Strip) -> None:
+        """The forward pass, in place."""
+        part.clamp_(min=0)
+
+    def undo(self, part: Tensor, strip: Strip) -> None:
+        """The backward pass, in place: part is dL/dy of the strip."""
         # The sign of what is at least 0 is 0 or 1. A comparison, and its truth values made numbers, take longer.
-        return dy * self.y.sign()
+        y = self.y[strip]
+        part.mul_(torch.sign(y, out=empty_like(y)))
 
 
 class Sigmoid(_Pointwise):
     """1 / (1 + exp(-x)), into (0, 1)."""
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: any shape -> the same."""
         y = x.sigmoid()
         if train:
             self.y = y
-        return y
+        return _finished(y, train, finish)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx, both shaped like x."""
-        return dy * self.y * (1 - self.y)
+        return _finished(dy * self.y * (1 - self.y), False, finish)
+
+
+def _finished(y: Tensor, kept: bool, finish: Finish | None) -> Tensor:
+    """y after `finish`, in place unless it is kept for the way back."""
+    if finish:
+        y = y.clone() if kept else y
+        finish(y, WHOLE)
+    return y

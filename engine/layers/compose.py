@@ -8,9 +8,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from engine.layers.activation import ReLU
+from engine.layers.strips import WHOLE, Finish, Strip, each_strip, empty_like
+
 
 class Layer(Protocol):
-    """What every layer is. `forward` writes to the layer only when training: one network serves all threads."""
+    """What every layer is. `forward` writes to the layer only when training: one network serves all threads.
+
+    `finish` changes the result in place, each part as soon as it is made, and so while it is in the cache.
+    """
 
     params: dict[str, Tensor]
     grads: dict[str, Tensor]
@@ -27,10 +33,10 @@ class Layer(Protocol):
     def factor(self) -> Fraction:
         """Output pixels for one input pixel, along one side."""
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: (N, H, W, C) -> y."""
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy, shaped like y -> dL/dx. Needs a forward with train=True before it."""
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
@@ -45,16 +51,32 @@ class Sequential:
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x goes through every layer."""
-        for layer in self.layers:
-            x = layer.forward(x, train)
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+        """x goes through every layer. A ReLU is applied to the parts of the result of the layer before it."""
+        if not self.layers:
+            return _converted(x, x.dtype, finish)
+        for place, layer in enumerate(self.layers):
+            after = self.layers[place + 1] if place + 1 < len(self.layers) else None
+            if place and isinstance(layer, ReLU):
+                if train:
+                    layer.y = x
+                if after is None and finish:
+                    x = _converted(x, x.dtype, finish)
+            else:
+                x = layer.forward(x, train, after.apply if isinstance(after, ReLU) else None if after else finish)
         return x
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy goes back through every layer, the last one first."""
-        for layer in reversed(self.layers):
-            dy = layer.backward(dy)
+        if not self.layers:
+            return _converted(dy, dy.dtype, finish)
+        for place in range(len(self.layers) - 1, -1, -1):
+            layer, before = self.layers[place], self.layers[place - 1] if place else None
+            if place + 1 < len(self.layers) and isinstance(layer, ReLU):
+                if before is None and finish:
+                    finish(dy, WHOLE)
+            else:
+                dy = layer.backward(dy, before.undo if isinstance(before, ReLU) else None if before else finish)
         return dy
 
     @property
@@ -87,16 +109,13 @@ class Residual(Sequential):
     Source: He et al., "Deep residual learning", CVPR 2016, section 3.2.
     """
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
-        y = super().forward(x, train)
-        if y.shape != x.shape:
-            raise ValueError(f"what is added to x must have its shape, {tuple(x.shape)}; got {tuple(y.shape)}")
-        return x + y
+        return super().forward(x, train, _with(x, finish))
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
-        return dy + super().backward(dy)
+        return super().backward(dy, _with(dy, finish))
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
@@ -111,17 +130,50 @@ class Compute(Sequential):
         super().__init__(*layers)
         self.dtype = dtype
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: any type -> y in the same type."""
-        return super().forward(x.to(self._type_for(x)), train).to(x.dtype)
+        if (dtype := self._type_for(x)) == x.dtype:
+            return super().forward(x, train, finish)
+        return _converted(super().forward(_converted(x, dtype), train), x.dtype, finish)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx, in dy's type."""
-        return super().backward(dy.to(self._type_for(dy))).to(dy.dtype)
+        if (dtype := self._type_for(dy)) == dy.dtype:
+            return super().backward(dy, finish)
+        return _converted(super().backward(_converted(dy, dtype)), dy.dtype, finish)
 
     def _type_for(self, x: Tensor) -> torch.dtype:
         # A network in float64 stays in it: that is how the hand-written passes are checked.
         return x.dtype if x.dtype == torch.float64 else self.dtype
+
+
+def _with(x: Tensor, finish: Finish | None) -> Finish:
+    """Add x to each part of a result, then do what else there is to do."""
+
+    def add(part: Tensor, strip: Strip) -> None:
+        if part.shape != x[strip].shape:
+            raise ValueError(
+                f"what is added to x must have its shape, {tuple(x[strip].shape)}; got {tuple(part.shape)}"
+            )
+        part.add_(x[strip])
+        if finish:
+            finish(part, strip)
+
+    return add
+
+
+def _converted(x: Tensor, dtype: torch.dtype, finish: Finish | None = None) -> Tensor:
+    """A copy of x in another type, or in its own."""
+    y = empty_like(x, dtype)
+
+    def copy(strip: Strip) -> None:
+        part = y[strip]
+        part.copy_(x[strip])
+        if finish:
+            finish(part, strip)
+
+    each_strip(y, copy)
+    return y
 
 
 class Slot(NamedTuple):

@@ -1,139 +1,14 @@
 """Convolution and its transpose: two layers, four passes, one adjoint pair of functions (im2col, col2im)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-# Columns are made in blocks of so many bytes: small enough to be multiplied while still in a core's cache. On
-# a GPU the fewer products the better, and the limit is one of memory.
-BLOCK_BYTES, DEVICE_BLOCK_BYTES = 4 * 2**20, 2**28
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a kernel looks. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
-
-    kernel_size and stride in pixels, dilation 1 is none, padding is of zeros and on all four sides.
-    Raises ValueError naming the value that is out of range.
-    """
-
-    kernel_size: int
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            _check_whole(name, getattr(self, name), least)
-
-    @property
-    def span(self) -> int:
-        """Pixels from a kernel's first tap to its last, both counted."""
-        return self.dilation * (self.kernel_size - 1) + 1
-
-    def turned(self) -> "Window":
-        """The window, at stride 1, that goes from the output back to the input."""
-        return Window(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
-
-    def out(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a convolution's output. Raises ValueError if the kernel does not fit the padded input."""
-        if min(height, width) + 2 * self.padding < self.span:
-            raise ValueError(
-                f"a kernel that spans {self.span} pixels does not fit an input of {height} x {width} pixels"
-                f" padded by {self.padding}"
-            )
-        return (
-            (height + 2 * self.padding - self.span) // self.stride + 1,
-            (width + 2 * self.padding - self.span) // self.stride + 1,
-        )
-
-
-def im2col(x: Tensor, window: Window) -> Tensor:
-    """Unfold: x (N, H, W, C) -> (N, H_out, W_out, kernel_size² · C), one row of taps for each output pixel.
-
-    Source: Chellapilla et al., "High performance convolutional neural networks", 2006, section 3.
-    """
-    return _taps(x, window).flatten(3)
-
-
-def _taps(x: Tensor, window: Window) -> Tensor:
-    """What im2col copies, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
-    n, height, width, channels = x.shape
-    h_out, w_out = window.out(height, width)
-    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
-    if pad:
-        x = torch.constant_pad_nd(x, (0, 0, pad, pad, pad, pad))
-    x = x.contiguous()
-    sn, sh, sw, sc = x.stride()
-    return x.as_strided((n, h_out, w_out, k, k, channels), (sn, step * sh, step * sw, gap * sh, gap * sw, sc))
-
-
-def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
-    """Fold: the adjoint of im2col; taps that share an input pixel are summed.
-
-    columns: (N, H_out, W_out, kernel_size² · C) -> (N, H, W, C) = shape.
-    """
-    n, height, width, channels = shape
-    h_out, w_out = columns.shape[1:3]
-    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
-    taps = columns.view(n, h_out, w_out, k, k, channels)
-    x = columns.new_zeros(n, height + 2 * pad, width + 2 * pad, channels)
-    for i in range(k):
-        for j in range(k):
-            rows = slice(gap * i, gap * i + step * (h_out - 1) + 1, step)
-            cols = slice(gap * j, gap * j + step * (w_out - 1) + 1, step)
-            x[:, rows, cols] += taps[:, :, :, i, j]
-    return x[:, pad : pad + height, pad : pad + width].contiguous()
-
-
-def unfolded_product(x: Tensor, window: Window, weight: Tensor) -> Tensor:
-    """im2col(x, window) @ weight, made block by block: the columns of the whole never exist."""
-    taps = _taps(x, window)
-    y = x.new_empty(*taps.shape[:3], weight.shape[1])
-    for block in _blocks(taps):
-        torch.mm(taps[block].reshape(-1, weight.shape[0]), weight, out=y[block].view(-1, weight.shape[1]))
-    return y
-
-
-def unfolded_gradient(x: Tensor, window: Window, dy: Tensor) -> Tensor:
-    """im2col(x, window)' @ dy over all rows, (kernel_size² · C, C_out), made block by block."""
-    taps = _taps(x, window)
-    rows = window.kernel_size**2 * x.shape[3]
-    parts = (taps[b].reshape(-1, rows).T @ dy[b].reshape(-1, dy.shape[3]) for b in _blocks(taps))
-    # Blocks are summed in float32 at least: bfloat16 would lose the small ones.
-    total = next(parts, dy.new_zeros(rows, dy.shape[3])).to(torch.promote_types(dy.dtype, torch.float32))
-    for part in parts:
-        total += part
-    return total
-
-
-def turned(weight: Tensor, in_channels: int) -> Tensor:
-    """A kernel (k² · C_in, C_out) turned by half a circle, its channels exchanged: (k² · C_out, C_in).
-
-    At stride 1 the gradient of the input is a convolution with it: one product and no scattered sums.
-    """
-    taps = weight.view(-1, in_channels, weight.shape[1])
-    return taps.flip(0).transpose(1, 2).reshape(-1, in_channels)
-
-
-def _blocks(taps: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Samples and rows of the output whose columns fit BLOCK_BYTES: whole samples, or rows of one."""
-    n, height = taps.shape[:2]
-    row = taps.shape[2:].numel() * taps.element_size()
-    most = BLOCK_BYTES if taps.device.type == "cpu" else DEVICE_BLOCK_BYTES
-    samples, rows = _evenly(n, most // (row * height)), _evenly(height, most // row)
-    for sample in range(0, n, samples):
-        for top in range(0, height, rows):
-            yield slice(sample, sample + samples), slice(top, top + rows)
-
-
-def _evenly(count: int, most: int) -> int:
-    """The size of the parts, at most `most` and at least 1, that share out `count` as evenly as can be."""
-    parts = max(1, -(-count // max(1, most)))
-    return max(1, -(-count // parts))
+from engine.layers.paths import Path, choose
+from engine.layers.strips import WHOLE, Finish, Strip
+from engine.layers.window import Window, check_whole, im2col
 
 
 class Conv2d:
@@ -158,8 +33,8 @@ class Conv2d:
         rng: torch.Generator | None = None,
     ) -> None:
         self.window = Window(kernel_size, stride, padding, dilation)
-        _check_whole("in_channels", in_channels, 1)
-        _check_whole("out_channels", out_channels, 1)
+        check_whole("in_channels", in_channels, 1)
+        check_whole("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.fan_in = kernel_size**2 * in_channels
         weight = torch.randn(self.fan_in, out_channels, generator=rng) * (2 / self.fan_in) ** 0.5
@@ -167,23 +42,29 @@ class Conv2d:
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
         self.grads: dict[str, Tensor] = {}
+        self.prepared, self.prepared_adjoint = _Prepared(), _Prepared()
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x: (N, H, W, in_channels) -> (N, H_out, W_out, out_channels)."""
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+        """x: (N, H, W, in_channels) -> im2col(x) @ weight + bias: (N, H_out, W_out, out_channels)."""
         _check_input(self, x, self.in_channels)
+        x = x.contiguous()
         if train:
             self.x = x
-        weight = self.params["weight"].to(x.dtype)
-        return _add_bias(unfolded_product(x, self.window, weight), self.params)
+        path = self._path(x)
+        prepared = self.prepared.of(self.params["weight"], path.prepare, x.dtype)
+        return path.product(x, prepared, _with_bias(self.params, finish))
 
-    def backward(self, dy: Tensor) -> Tensor:
-        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx, shaped like x."""
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight'), shaped like x."""
+        dy = dy.contiguous()
+        path = self._path(dy)
         # Unfolded a second time: kept from forward, the columns would hold kernel_size² copies of x.
-        self.grads = _grads(self.params, unfolded_gradient(self.x, self.window, dy), dy)
-        weight = self.params["weight"].to(dy.dtype)
-        if self.window.stride == 1 and self.window.padding < self.window.span:
-            return unfolded_product(dy, self.window.turned(), turned(weight, self.in_channels))
-        return col2im(dy @ weight.T, self.x.shape, self.window)
+        self.grads = _grads(self.params, path.gradient(self.x, dy), dy)
+        prepared = self.prepared_adjoint.of(self.params["weight"], path.prepare_adjoint, dy.dtype)
+        return path.adjoint(dy, prepared, self.x.shape, finish)
+
+    def _path(self, x: Tensor) -> Path:
+        return choose(self.window, self.in_channels, self.out_channels, x.dtype, x.device)
 
     @property
     def stride(self) -> int:
@@ -231,8 +112,8 @@ class ConvTranspose2d:
                 f" with stride {stride} and dilation {dilation}"
             )
         self.output_padding = output_padding
-        _check_whole("in_channels", in_channels, 1)
-        _check_whole("out_channels", out_channels, 1)
+        check_whole("in_channels", in_channels, 1)
+        check_whole("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.fan_in = max(1, round(in_channels * (kernel_size / stride) ** 2))
         weight = torch.randn(in_channels, kernel_size**2 * out_channels, generator=rng)
@@ -240,6 +121,7 @@ class ConvTranspose2d:
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
         self.grads: dict[str, Tensor] = {}
+        self.prepared, self.prepared_adjoint = _Prepared(), _Prepared()
 
     def out(self, height: int, width: int) -> tuple[int, int]:
         """Size of the output. Raises ValueError if the padding leaves nothing of it."""
@@ -251,24 +133,39 @@ class ConvTranspose2d:
             )
         return sizes[0], sizes[1]
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x: (N, H, W, in_channels) -> (N, H_out, W_out, out_channels)."""
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+        """x: (N, H, W, in_channels) -> col2im(x @ weight) + bias: (N, H_out, W_out, out_channels)."""
         _check_input(self, x, self.in_channels)
+        x = x.contiguous()
         if train:
             self.x = x
         shape = (x.shape[0], *self.out(x.shape[1], x.shape[2]), self.out_channels)
-        # `output_padding` rows that no tap reaches: the adjoint's convolution stops short of them.
-        columns = x @ self.params["weight"].to(x.dtype)
-        return _add_bias(col2im(columns, shape, self.window), self.params)
+        path = self._path(x)
+        prepared = self.prepared.of(self.params["weight"].T, path.prepare_adjoint, x.dtype)
+        return path.adjoint(x, prepared, shape, _with_bias(self.params, finish))
 
-    def backward(self, dy: Tensor) -> Tensor:
-        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx, shaped like x."""
-        # An output padding of a stride or more has room for kernels that no input pixel lays.
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight', shaped like x."""
+        dy = dy.contiguous()
+        path = self._path(dy)
+        if self.window.out(*dy.shape[1:3]) != self.x.shape[1:3]:
+            return self._backward_with_room(dy, finish)
+        self.grads = _grads(self.params, path.gradient(dy, self.x).T, dy)
+        prepared = self.prepared_adjoint.of(self.params["weight"].T, path.prepare, dy.dtype)
+        return path.product(dy, prepared, finish)
+
+    def _backward_with_room(self, dy: Tensor, finish: Finish | None) -> Tensor:
+        """An output padding of a stride or more has room for kernels that no input pixel lays."""
         columns = im2col(dy, self.window)[:, : self.x.shape[1], : self.x.shape[2]]
-        weight = self.x.flatten(0, 2).T @ columns.flatten(0, 2)
-        self.grads = _grads(self.params, weight, dy)
+        self.grads = _grads(self.params, self.x.flatten(0, 2).T @ columns.flatten(0, 2), dy)
         dx: Tensor = columns @ self.params["weight"].to(dy.dtype).T
+        if finish:
+            finish(dx, WHOLE)
         return dx
+
+    def _path(self, x: Tensor) -> Path:
+        # The convolution that this is the adjoint of goes from the output's channels to the input's.
+        return choose(self.window, self.out_channels, self.in_channels, x.dtype, x.device)
 
     @property
     def stride(self) -> int:
@@ -291,9 +188,22 @@ class ConvTranspose2d:
 Upsampling = ConvTranspose2d
 
 
-def _check_whole(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is a whole number of at least {least}; got {value!r}")
+class _Prepared:
+    """A weight as a path wants it, made anew when the weight has changed."""
+
+    def __init__(self) -> None:
+        self.key: tuple[object, ...] = ()
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def of(self, weight: Tensor, prepare: Callable[[Tensor, torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
+        """prepare(weight, dtype)."""
+        # torch counts the changes made in place. The weight is held as well, so that no other takes its address.
+        key = (weight.data_ptr(), weight._version, weight.stride(), prepare, dtype)
+        held = self.held
+        if held is None or self.key != key:
+            held = (weight, prepare(weight.contiguous(), dtype))
+            self.held, self.key = held, key
+        return held[1]
 
 
 def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:
@@ -306,8 +216,17 @@ def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> N
     )
 
 
-def _add_bias(y: Tensor, params: dict[str, Tensor]) -> Tensor:
-    return y.add_(params["bias"].to(y.dtype)) if "bias" in params else y
+def _with_bias(params: dict[str, Tensor], finish: Finish | None) -> Finish | None:
+    """What is done to a part of the result: the bias added, then what else there is to do."""
+    if "bias" not in params:
+        return finish
+
+    def add(part: Tensor, strip: Strip) -> None:
+        part.add_(params["bias"].to(part.dtype))
+        if finish:
+            finish(part, strip)
+
+    return add
 
 
 def _grads(params: dict[str, Tensor], weight: Tensor, dy: Tensor) -> dict[str, Tensor]:

@@ -4,8 +4,10 @@ from fractions import Fraction
 
 from torch import Tensor
 
+from engine.layers.strips import Finish, Strip, each_strip, empty
 
-def space_to_depth(x: Tensor, block: int) -> Tensor:
+
+def space_to_depth(x: Tensor, block: int, finish: Finish | None = None) -> Tensor:
     """(N, H, W, C) -> (N, H / block, W / block, block² · C); the pixels of a block in reading order.
 
     Source: Shi et al., "Real-time single image and video super-resolution", CVPR 2016, section 3.1.
@@ -14,11 +16,20 @@ def space_to_depth(x: Tensor, block: int) -> Tensor:
     n, height, width, channels = _sizes(x)
     if height % block or width % block:
         raise ValueError(f"both sides must be multiples of {block}; got {height} x {width} pixels")
-    x = x.view(n, height // block, block, width // block, block, channels)
-    return x.transpose(2, 3).reshape(n, height // block, width // block, block * block * channels)
+    x = x.reshape(n, height // block, block, width // block, block, channels).transpose(2, 3)
+    y = empty((n, height // block, width // block, block * block * channels), x.dtype, x.device)
+
+    def copy(strip: Strip) -> None:
+        part = y[strip]
+        part.view(x[strip].shape).copy_(x[strip])
+        if finish:
+            finish(part, strip)
+
+    each_strip(y, copy)
+    return y
 
 
-def depth_to_space(x: Tensor, block: int) -> Tensor:
+def depth_to_space(x: Tensor, block: int, finish: Finish | None = None) -> Tensor:
     """(N, H, W, block² · C) -> (N, H · block, W · block, C): undoes space_to_depth.
 
     Raises ValueError if the channels are no multiple of block².
@@ -26,8 +37,18 @@ def depth_to_space(x: Tensor, block: int) -> Tensor:
     n, height, width, channels = _sizes(x)
     if channels % block**2:
         raise ValueError(f"channels must be a multiple of {block**2}; got {channels}")
-    x = x.view(n, height, width, block, block, channels // block**2)
-    return x.transpose(2, 3).reshape(n, height * block, width * block, channels // block**2)
+    x = x.reshape(n, height, width, block, block, channels // block**2).transpose(2, 3)
+    y = empty((n, height * block, width * block, channels // block**2), x.dtype, x.device)
+    places = y.view(x.shape)
+
+    def copy(strip: Strip) -> None:
+        places[strip].copy_(x[strip])
+        if finish:
+            rows = Strip(strip.samples, slice(block * strip.rows.start, block * strip.rows.stop))
+            finish(y[rows], rows)
+
+    each_strip(x, copy)
+    return y
 
 
 def _sizes(x: Tensor) -> tuple[int, ...]:
@@ -48,13 +69,13 @@ class _Rearrangement:
 class SpaceToDepth(_Rearrangement):
     """For block 2, half the sides and four times the channels: later layers have a quarter of the rows."""
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""
-        return space_to_depth(x, self.block)
+        return space_to_depth(x, self.block, finish)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx."""
-        return depth_to_space(dy, self.block)
+        return depth_to_space(dy, self.block, finish)
 
     @property
     def stride(self) -> int:
@@ -76,13 +97,13 @@ class DepthToSpace(_Rearrangement):
 
     stride = 1
 
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: (N, H, W, block² · C) -> (N, H · block, W · block, C)."""
-        return depth_to_space(x, self.block)
+        return depth_to_space(x, self.block, finish)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
         """dy: dL/dy -> dL/dx."""
-        return space_to_depth(dy, self.block)
+        return space_to_depth(dy, self.block, finish)
 
     @property
     def factor(self) -> Fraction:

@@ -1,0 +1,564 @@
+"""Every form of the convolution's products, and `choose`, the one place that picks one.
+
+A convolution is three products: im2col(x) @ weight, its adjoint col2im(y @ weight'), and the weight's gradient
+im2col(x)' @ y. A transposed convolution is the same three the other way about.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.layers.strips import WHOLE, Finish, Strip, empty, strips
+from engine.layers.window import Window, col2im, taps, turned
+
+# In each path `make` makes a strip: what it works in is free again when it returns, and so still in the cache.
+
+# Below so many channels bfloat16 gains nothing from Winograd's form: what it saves in products goes into sums.
+FEWEST = 48
+
+
+class Path(Protocol):
+    """The three products of a convolution, in one form.
+
+    x: (N, H, W, C), y: (N, H_out, W_out, C_out), contiguous; weight: (k² · C, C_out), rows as im2col has them.
+    `finish` is called with each part of the result as soon as it is made.
+    """
+
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight as `product` wants it, once for many calls."""
+
+    def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
+        """x -> y = im2col(x) @ weight."""
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight as `adjoint` wants it."""
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x = col2im(y @ weight'), of the given shape."""
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """im2col(x)' @ y over all rows: (k² · C, C_out), float32 at least."""
+
+
+@cache
+def choose(window: Window, in_channels: int, out_channels: int, dtype: torch.dtype, device: torch.device) -> Path:
+    """The fastest form measured for the geometry, the type and the processor (`python -m tests.bench`).
+
+    3x3 at stride 1 in float32: Winograd's F(4, 3) in one direction, 1.1 to 1.6 times a library's direct form; two
+    directions at once gain no more, for more copies. In bfloat16 F(2, 3), which costs it few digits, unless
+    there are few channels, or the processor has a unit for matrices, which has more products to give than
+    memory has numbers: then rows of three taps. A GPU wants few, large products.
+    """
+    if device.type == "cpu" and window == Window(3, 1, 1):
+        if dtype != torch.bfloat16:
+            return Winograd(4)
+        few = min(in_channels, out_channels) < FEWEST
+        return Rows() if few or has_matrix_unit() else Winograd(2)
+    if window.kernel_size == window.stride and not window.padding and window.dilation == 1:
+        return Patches(window)
+    if window == Window(3, 2, 1):
+        return Phases(window)
+    return Unfolded(window)
+
+
+@cache
+def has_matrix_unit() -> bool:
+    """Whether bfloat16 is multiplied many times as fast as float32: 4 to 8 times with a unit for it, else 2."""
+    return _seconds(torch.float32) > 3.5 * _seconds(torch.bfloat16)
+
+
+def _seconds(dtype: torch.dtype, size: int = 512, repeats: int = 9) -> float:
+    """Of a product of two matrices, the median."""
+    factor, taken = torch.ones(size, size, dtype=dtype), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(factor, factor)
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[repeats // 2]
+
+
+class Unfolded:
+    """The definition, a strip at a time: the columns of the whole never exist."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        # At stride 1 the adjoint is a convolution with the kernel turned: one product, no scattered sums.
+        self.turns = window.stride == 1 and window.padding < window.span
+
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(k² · C, C_out)."""
+        return weight.to(dtype)
+
+    def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
+        """x -> y = im2col(x) @ weight."""
+        columns = taps(x, self.window)
+        y = empty((*columns.shape[:3], prepared.shape[1]), x.dtype, x.device)
+
+        def make(strip: Strip) -> None:
+            part = y[strip]
+            torch.mm(_copied(columns[strip], len(prepared)), prepared, out=part.view(-1, prepared.shape[1]))
+            if finish:
+                finish(part, strip)
+
+        for strip in _strips_of(columns):
+            make(strip)
+        return y
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(C_out, k² · C) or, turned, (k² · C_out, C)."""
+        if self.turns:
+            return turned(weight, len(weight) // self.window.kernel_size**2).to(dtype)
+        return weight.T.to(dtype).contiguous()
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x = col2im(y @ weight')."""
+        if self.turns:
+            back = self.window.turned()
+            # Rows and columns of zeros for those that output padding adds to the result.
+            more = [side - made for side, made in zip(shape[1:3], back.out(*y.shape[1:3]), strict=True)]
+            if any(more):
+                y = torch.constant_pad_nd(y, (0, 0, 0, more[1], 0, more[0]))
+            return Unfolded(back).product(y, prepared, finish)
+        x = col2im(y @ prepared, tuple(shape), self.window)
+        if finish:
+            finish(x, WHOLE)
+        return x
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """im2col(x)' @ y."""
+        columns = taps(x, self.window)
+        depth = columns.shape[3:].numel()
+        return _summed(
+            _copied(columns[strip], depth).T @ y[strip].reshape(-1, y.shape[3]) for strip in _strips_of(columns)
+        )
+
+
+class Patches(Unfolded):
+    """Kernel = stride, no padding: every number is in one window alone, so the adjoint writes and never adds."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window)
+        self.turns = False
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x: one product, and its numbers laid in their places."""
+        n, h, w, _ = y.shape
+        k, channels = self.window.kernel_size, shape[3]
+        if (h * k, w * k) != tuple(shape[1:3]):
+            # What no window reaches has to be cleared.
+            return super().adjoint(y, prepared, shape, finish)
+        x = empty(shape, y.dtype, y.device)
+        places = x.view(n, h, k, w, k, channels)
+
+        def make(strip: Strip) -> None:
+            flat = y[strip].reshape(-1, y.shape[3])
+            columns = empty((len(flat), prepared.shape[1]), y.dtype, y.device)
+            torch.mm(flat, prepared, out=columns)
+            part = places[strip]
+            part.copy_(columns.view(part.shape[0], part.shape[1], w, k, k, channels).transpose(2, 3))
+            if finish:
+                rows = Strip(strip.samples, slice(k * strip.rows.start, k * strip.rows.stop))
+                finish(x[rows], rows)
+
+        for strip in strips(n, h, w * k * k * channels * y.element_size(), y.device):
+            make(strip)
+        return x
+
+
+class Phases(Unfolded):
+    """3x3, stride 2, padding 1: the adjoint by the four phases of its result, of 1, 2, 2 and 4 taps.
+
+    No zeros are multiplied and nothing is scattered: result (2a + i, 2b + j) sums taps of y at (a, b), and for
+    odd i at a + 1, for odd j at b + 1.
+    """
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(9, C_out, C)."""
+        kernel = weight.view(9, -1, weight.shape[1])
+        return kernel.transpose(1, 2).to(dtype).contiguous()
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x, of 2H_out or 2H_out - 1 rows, and columns likewise."""
+        n, h, w, depth = y.shape
+        height, _, channels = shape[1:]
+        x = empty(shape, y.dtype, y.device)
+
+        def make(strip: Strip) -> None:
+            padded = _padded(y, strip, above=0, below=1, wide=w + 1, left=0)
+            samples, rows = padded.shape[:2]
+            # Every pixel of the padded strip at once; those of its last row and column are not wanted.
+            count = samples * rows * (w + 1) - (w + 2)
+            phases = empty((4, samples, rows, w + 1, channels), y.dtype, y.device)
+            for phase in range(4):
+                out = phases[phase].view(-1, channels)[:count]
+                terms = [(ky, kx) for ky in _TAPS[phase // 2] for kx in _TAPS[phase % 2]]
+                for number, (ky, kx) in enumerate(terms):
+                    offset = (ky == 0) * (w + 1) + (kx == 0)
+                    shifted = padded.view(-1, depth)[offset : offset + count]
+                    torch.addmm(out, shifted, prepared[3 * ky + kx], beta=min(number, 1), out=out)
+            top, bottom = 2 * strip.rows.start, min(2 * strip.rows.stop, height)
+            place = Strip(strip.samples, slice(top, bottom))
+            for phase in range(4):
+                part = x[place][:, phase // 2 :: 2, phase % 2 :: 2]
+                part.copy_(phases[phase][:, : part.shape[1], : part.shape[2]])
+            if finish:
+                finish(x[place], place)
+
+        for strip in strips(n, h, 4 * w * channels * y.element_size(), y.device):
+            make(strip)
+        return x
+
+
+class Rows:
+    """3x3, stride 1, padding 1: the three taps of a kernel's row are one run of numbers in memory.
+
+    Every third pixel's run begins where the last one's ended: so three products, one for each place in three,
+    take whole strips without a copy, for each of the kernel's three rows.
+    """
+
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(3, 3C, C_out): a matrix for each row of the kernel."""
+        return weight.view(3, -1, weight.shape[1]).to(dtype)
+
+    def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
+        """x -> y."""
+        n, height, width, channels = x.shape
+        out_channels = prepared.shape[2]
+        wide = _wide(width)
+        y = empty((n, height, width, out_channels), x.dtype, x.device)
+
+        def make(strip: Strip) -> None:
+            padded = _padded(x, strip, above=1, below=1, wide=wide, left=1)
+            made = empty((*padded.shape[:3], out_channels), x.dtype, x.device)
+            count = (padded.shape[0] * padded.shape[1] - 2) * wide // 3
+            for place in range(3):
+                out = _every_third(made, place, count, 1)
+                for row in range(3):
+                    runs = _every_third(padded, row * wide + place, count, 3)
+                    torch.addmm(out, runs, prepared[row], beta=min(row, 1), out=out)
+            part = y[strip]
+            part.copy_(made[:, : part.shape[1], :width])
+            if finish:
+                finish(part, strip)
+
+        for strip in strips(n, height, wide * max(channels, out_channels) * x.element_size(), x.device):
+            make(strip)
+        return y
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """That of the kernel turned."""
+        return self.prepare(turned(weight, len(weight) // 9), dtype)
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x: the product with the kernel turned."""
+        return self.product(y, prepared, finish)
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """im2col(x)' @ y."""
+        n, height, width, channels = x.shape
+        wide = _wide(width)
+
+        def make(strip: Strip) -> Tensor:
+            padded = _padded(x, strip, above=1, below=1, wide=wide, left=1)
+            given = _padded(y, strip, above=0, below=2, wide=wide, left=0)
+            count = (padded.shape[0] * padded.shape[1] - 2) * wide // 3
+            total = empty((3, 3 * channels, y.shape[3]), x.dtype, x.device)
+            for place in range(3):
+                taken = _every_third(given, place, count, 1)
+                for row in range(3):
+                    runs = _every_third(padded, row * wide + place, count, 3)
+                    torch.addmm(total[row], runs.T, taken, beta=min(place, 1), out=total[row])
+            return total.view(9 * channels, -1)
+
+        return _summed(
+            make(strip)
+            for strip in strips(n, height, wide * max(channels, y.shape[3]) * x.element_size(), x.device)
+        )
+
+
+class Winograd:
+    """3x3, stride 1, padding 1: Winograd's F(m, 3) down the columns, the kernel's rows as `Rows` has them.
+
+    m rows of the result come from m + 2 products where the definition has 3m: half of them for m = 4, two
+    thirds for m = 2. In one direction the sums before and after run over whole rows of the picture as they lie
+    in memory; in both directions a fourth of the products would be left, and every tile would be gathered.
+    Source: Winograd, "Arithmetic complexity of computations", 1980; Lavin & Gray, "Fast algorithms for
+    convolutional neural networks", CVPR 2016, section 4.
+    """
+
+    def __init__(self, m: int) -> None:
+        self.m = m
+        self.form: TwoRows | FourRows = TwoRows() if m == 2 else FourRows()
+
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """(m + 2, 3C, C_out)."""
+        made = self._kernel(weight) @ weight.view(3, -1)
+        return made.view(self.m + 2, -1, weight.shape[1]).to(dtype)
+
+    def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
+        """x -> y."""
+        height = x.shape[1]
+        x = self._whole_tiles(x)
+        n, rows, width, channels = x.shape
+        out_channels = prepared.shape[2]
+        y = empty((n, rows, width, out_channels), x.dtype, x.device)
+        tiles = self._tiles(y)
+
+        def make(strip: Strip) -> None:
+            lifted = self._lifted(x, strip)
+            made = empty((*lifted.shape[:4], out_channels), x.dtype, x.device)
+            count = lifted.shape[1:4].numel() // 3
+            for place in range(3):
+                runs, out = (_thirds(whole, place, count, depth) for whole, depth in ((lifted, 3), (made, 1)))
+                torch.bmm(runs, prepared, out=out)
+            self.form.lower(made[:, :, :, :width].flatten(3), tiles[strip])
+            lines = Strip(strip.samples, slice(self.m * strip.rows.start, min(self.m * strip.rows.stop, height)))
+            if finish:
+                finish(y[lines], lines)
+
+        for strip in self._strips(x, max(channels, out_channels)):
+            make(strip)
+        return y if rows == height else y[:, :height].contiguous()
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """That of the kernel turned."""
+        return self.prepare(turned(weight, len(weight) // 9), dtype)
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x: the product with the kernel turned."""
+        return self.product(y, prepared, finish)
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """im2col(x)' @ y: the adjoint of how the product depends on the weight."""
+        x, y = self._whole_tiles(x), self._whole_tiles(y)
+        tiles = self._tiles(y)
+
+        def make(strip: Strip) -> Tensor:
+            lifted = self._lifted(x, strip)
+            spread, inside = self._held(y, strip, left=0)
+            self.form.spread(tiles[strip], inside)
+            count = lifted.shape[1:4].numel() // 3
+            total = empty((self.m + 2, 3 * x.shape[3], y.shape[3]), x.dtype, x.device)
+            for place in range(3):
+                runs, given = (_thirds(whole, place, count, depth) for whole, depth in ((lifted, 3), (spread, 1)))
+                torch.baddbmm(total, runs.transpose(1, 2), given, beta=min(place, 1), out=total)
+            return total
+
+        total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
+        return (self._kernel(total).T @ total.flatten(1)).view(-1, y.shape[3])
+
+    def _kernel(self, like: Tensor) -> Tensor:
+        """What turns a kernel's rows into those that are multiplied: (m + 2, 3)."""
+        return torch.tensor(self.form.kernel, dtype=torch.float64).to(like)
+
+    def _whole_tiles(self, x: Tensor) -> Tensor:
+        """With rows of zeros below, as many as the last tile lacks."""
+        return torch.constant_pad_nd(x, (0, 0, 0, 0, 0, more)) if (more := -x.shape[1] % self.m) else x
+
+    def _tiles(self, x: Tensor) -> Tensor:
+        """(samples, tiles, m, W · C)."""
+        return x.view(len(x), -1, self.m, x.shape[2] * x.shape[3])
+
+    def _strips(self, x: Tensor, channels: int) -> Iterator[Strip]:
+        """The batch cut into strips; their rows are rows of tiles, m rows each."""
+        n, height, width, _ = x.shape
+        return strips(n, height // self.m, (self.m + 2) * _wide(width) * channels * x.element_size(), x.device)
+
+    def _lifted(self, x: Tensor, strip: Strip) -> Tensor:
+        """The m + 2 sums of the m + 2 rows that each tile of the result depends on: (m + 2, ..., wide, C)."""
+        lifted, inside = self._held(x, strip, left=1)
+        tiles = self._tiles(x)[strip.samples]
+        first, last = strip.rows.start, strip.rows.stop
+        # The row above the first tile and the one below the last may lie beyond the picture, and be zeros.
+        above, below = tiles[:, max(first - 1, 0) : last - 1, -1], tiles[:, first + 1 : last + 1, 0]
+        self.form.lift(above, tiles[:, first:last], below, inside)
+        return lifted
+
+    def _held(self, x: Tensor, strip: Strip, left: int) -> tuple[Tensor, Tensor]:
+        """Room for sums of rows of x: (m + 2, samples, tiles, wide, C), and its inside (..., W · C).
+
+        Beyond the picture it is 0: `left` columns before it, those up to `wide` after it, and two pixels more,
+        which runs of three may reach.
+        """
+        width, channels = x.shape[2:]
+        samples, wide = len(range(*strip.samples.indices(len(x)))), _wide(width)
+        shape = (self.m + 2, samples, strip.rows.stop - strip.rows.start, wide, channels)
+        memory = empty((prod(shape) + 2 * channels,), x.dtype, x.device)
+        memory[-2 * channels :] = 0
+        held = memory[: -2 * channels].view(shape)
+        if left:
+            held[..., :left, :] = 0
+        held[..., left + width :, :] = 0
+        return held, held[..., left : left + width, :].flatten(3)
+
+
+class TwoRows:
+    """F(2, 3), from the points 0, 1, -1 and infinity. Source: Lavin & Gray 2016, section 4.1; two signs changed.
+
+    Of a result's tile of two rows: d0 is the row of x above it, d1 and d2 lie under it, d3 is the row below.
+    Beyond the picture they are zeros: then `above` and `below` are one tile short.
+    """
+
+    kernel = ((-1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, -1.0))
+
+    @staticmethod
+    def lift(above: Tensor, d: Tensor, below: Tensor, v: Tensor) -> None:
+        """The sums that are multiplied: d2 - d0, d1 + d2, d2 - d1, d3 - d1."""
+        d1, d2 = d.unbind(2)
+        given, wanted = below.shape[1], d1.shape[1]
+        first = wanted - above.shape[1]
+        torch.sub(d2[:, first:], above, out=v[0, :, first:])
+        torch.add(d1, d2, out=v[1])
+        torch.sub(d2, d1, out=v[2])
+        torch.sub(below, d1[:, :given], out=v[3, :, :given])
+        if first:
+            v[0, :, 0] = d2[:, 0]
+        if given < wanted:
+            torch.neg(d1[:, -1], out=v[3, :, -1])
+
+    @staticmethod
+    def lower(m: Tensor, y: Tensor) -> None:
+        """The rows of the result from the products: m0 + m1 + m2, m1 - m2 - m3."""
+        torch.add(m[1], m[2], out=y[:, :, 0]).add_(m[0])
+        torch.sub(m[1], m[2], out=y[:, :, 1]).sub_(m[3])
+
+    @staticmethod
+    def spread(g: Tensor, u: Tensor) -> None:
+        """The adjoint of `lower`: g0, g0 + g1, g0 - g1, -g1."""
+        g0, g1 = g.unbind(2)
+        u[0] = g0
+        torch.add(g0, g1, out=u[1])
+        torch.sub(g0, g1, out=u[2])
+        torch.neg(g1, out=u[3])
+
+
+class FourRows:
+    """F(4, 3), from the points 0, 1, -1, 2, -2 and infinity. Source: Lavin & Gray 2016, section 4.3.
+
+    As TwoRows, with d1 to d4 under the tile. The sums are products with small matrices: many short sums, each
+    called from Python, keep the threads waiting for each other.
+    """
+
+    kernel = (
+        (1 / 4, 0.0, 0.0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0.0, 0.0, 1.0),
+    )
+
+    def __init__(self) -> None:
+        # Of d1 to d4 alone: those two of the six products that see d0 or d5 get it added.
+        self.into = torch.tensor(
+            [
+                [0.0, -5.0, 0.0, 1.0],
+                [-4.0, -4.0, 1.0, 1.0],
+                [4.0, -4.0, -1.0, 1.0],
+                [-2.0, -1.0, 2.0, 1.0],
+                [2.0, -1.0, -2.0, 1.0],
+                [4.0, 0.0, -5.0, 0.0],
+            ]
+        )
+        self.out = torch.tensor(
+            [
+                [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+                [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+                [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+                [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+            ]
+        )
+
+    def lift(self, above: Tensor, d: Tensor, below: Tensor, v: Tensor) -> None:
+        """The sums that are multiplied: `into` of the tile's rows, and 4 d0 in the first, d5 in the last."""
+        _combine(self.into, d.flatten(0, 1), v.flatten(1, 2).transpose(0, 1))
+        v[0, :, d.shape[1] - above.shape[1] :].add_(above, alpha=4)
+        v[5, :, : below.shape[1]].add_(below)
+
+    def lower(self, m: Tensor, y: Tensor) -> None:
+        """The rows of the result from the products."""
+        _combine(self.out, m.flatten(1, 2).transpose(0, 1), y.flatten(0, 1))
+
+    def spread(self, g: Tensor, u: Tensor) -> None:
+        """The adjoint of `lower`."""
+        _combine(self.out.T, g.flatten(0, 1), u.flatten(1, 2).transpose(0, 1))
+
+
+def _combine(matrix: Tensor, rows: Tensor, out: Tensor) -> None:
+    """For each tile: out (tiles, a, numbers) = matrix (a, b) times rows (tiles, b, numbers)."""
+    torch.bmm(matrix.to(rows).expand(len(rows), -1, -1), rows, out=out)
+
+
+# Which taps of the kernel, along one side, an even and an odd row of the adjoint at stride 2 sums.
+_TAPS = ((1,), (2, 0))
+
+
+def _wide(width: int) -> int:
+    """A row's pixels with one of padding on each side, in whole threes."""
+    return -(-(width + 2) // 3) * 3
+
+
+def _every_third(x: Tensor, first: int, count: int, run: int) -> Tensor:
+    """(count, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
+    channels = x.shape[-1]
+    return x.as_strided((count, run * channels), (3 * channels, 1), x.storage_offset() + first * channels)
+
+
+def _thirds(x: Tensor, first: int, count: int, run: int) -> Tensor:
+    """As _every_third, for each of the first axis: (len(x), count, run · C)."""
+    channels = x.shape[-1]
+    return x.as_strided(
+        (len(x), count, run * channels), (x.stride(0), 3 * channels, 1), x.storage_offset() + first * channels
+    )
+
+
+def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: int) -> Tensor:
+    """A strip of x with rows of its neighbours above and below: (samples, rows + above + below, wide, C).
+
+    Beyond the picture everything is 0, and so are two pixels more, which runs of three may reach.
+    """
+    _, height, width, channels = x.shape
+    part = x[strip.samples]
+    top, bottom = strip.rows.start - above, strip.rows.stop + below
+    start, stop = max(top, 0), min(bottom, height)
+    shape = (len(part), bottom - top, wide, channels)
+    held = empty((prod(shape) + 2 * channels,), x.dtype, x.device)
+    held[-2 * channels :] = 0
+    padded = held[: -2 * channels].view(shape)
+    padded[:, : start - top] = 0
+    padded[:, stop - top :] = 0
+    padded[:, :, :left] = 0
+    padded[:, :, left + width :] = 0
+    padded[:, start - top : stop - top, left : left + width] = part[:, start:stop]
+    return padded
+
+
+def _copied(columns: Tensor, depth: int) -> Tensor:
+    """A strip of taps as the rows of a matrix."""
+    if columns.is_contiguous():
+        return columns.view(-1, depth)
+    made = empty(columns.shape, columns.dtype, columns.device)
+    made.copy_(columns)
+    return made.view(-1, depth)
+
+
+def _strips_of(columns: Tensor) -> Iterator[Strip]:
+    n, rows = columns.shape[:2]
+    return strips(n, rows, columns.shape[2:].numel() * columns.element_size(), columns.device)
+
+
+def _summed(parts: Iterable[Tensor]) -> Tensor:
+    """The sum, in float32 at least: bfloat16 would lose the small ones."""
+    total: Tensor | None = None
+    for part in parts:
+        if total is None:
+            total = part.to(torch.promote_types(part.dtype, torch.float32), copy=True)
+        else:
+            total += part
+    assert total is not None, "a batch has a strip"
+    return total

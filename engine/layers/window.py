@@ -1,0 +1,98 @@
+"""Where a kernel looks, and the adjoint pair that says what a convolution is: im2col and col2im."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a kernel looks. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
+
+    kernel_size and stride in pixels, dilation 1 is none, padding is of zeros and on all four sides.
+    Raises ValueError naming the value that is out of range.
+    """
+
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            check_whole(name, getattr(self, name), least)
+
+    @property
+    def span(self) -> int:
+        """Pixels from a kernel's first tap to its last, both counted."""
+        return self.dilation * (self.kernel_size - 1) + 1
+
+    def turned(self) -> "Window":
+        """The window, at stride 1, that goes from the output back to the input."""
+        return Window(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
+
+    def out(self, height: int, width: int) -> tuple[int, int]:
+        """Size of a convolution's output. Raises ValueError if the kernel does not fit the padded input."""
+        if min(height, width) + 2 * self.padding < self.span:
+            raise ValueError(
+                f"a kernel that spans {self.span} pixels does not fit an input of {height} x {width} pixels"
+                f" padded by {self.padding}"
+            )
+        return (
+            (height + 2 * self.padding - self.span) // self.stride + 1,
+            (width + 2 * self.padding - self.span) // self.stride + 1,
+        )
+
+
+def im2col(x: Tensor, window: Window) -> Tensor:
+    """Unfold: x (N, H, W, C) -> (N, H_out, W_out, kernel_size² · C), one row of taps for each output pixel.
+
+    Source: Chellapilla et al., "High performance convolutional neural networks", 2006, section 3.
+    """
+    return taps(x, window).flatten(3)
+
+
+def taps(x: Tensor, window: Window) -> Tensor:
+    """What im2col copies, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
+    n, height, width, channels = x.shape
+    h_out, w_out = window.out(height, width)
+    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
+    if pad:
+        x = torch.constant_pad_nd(x, (0, 0, pad, pad, pad, pad))
+    x = x.contiguous()
+    sn, sh, sw, sc = x.stride()
+    return x.as_strided((n, h_out, w_out, k, k, channels), (sn, step * sh, step * sw, gap * sh, gap * sw, sc))
+
+
+def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
+    """Fold: the adjoint of im2col; taps that share an input pixel are summed.
+
+    columns: (N, H_out, W_out, kernel_size² · C) -> (N, H, W, C) = shape.
+    """
+    n, height, width, channels = shape
+    h_out, w_out = columns.shape[1:3]
+    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
+    columns = columns.view(n, h_out, w_out, k, k, channels)
+    x = columns.new_zeros(n, height + 2 * pad, width + 2 * pad, channels)
+    for i in range(k):
+        for j in range(k):
+            rows = slice(gap * i, gap * i + step * (h_out - 1) + 1, step)
+            cols = slice(gap * j, gap * j + step * (w_out - 1) + 1, step)
+            x[:, rows, cols] += columns[:, :, :, i, j]
+    return x[:, pad : pad + height, pad : pad + width].contiguous()
+
+
+def turned(weight: Tensor, in_channels: int) -> Tensor:
+    """A kernel (k² · C_in, C_out) turned by half a circle, its channels exchanged: (k² · C_out, C_in).
+
+    At stride 1 the gradient of the input is a convolution with it: one product and no scattered sums.
+    """
+    kernel = weight.view(-1, in_channels, weight.shape[1])
+    return kernel.flip(0).transpose(1, 2).reshape(-1, in_channels)
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """Raises ValueError naming a value that is no whole number of at least `least`."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is a whole number of at least {least}; got {value!r}")
