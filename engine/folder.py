@@ -3,13 +3,13 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine import images
 from engine.files import write_atomically
 from engine.layers import Layer
-from engine.picture import MEMORY_BUDGET, denoise_picture
+from engine.picture import MEMORY_BUDGET, denoise
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
@@ -48,22 +48,25 @@ def plan(inputs: Sequence[Path], out: Path, force: bool = False) -> list[Task]:
     return tasks
 
 
-def denoise_files(net: Layer, tasks: Iterable[Task], memory_budget: int = MEMORY_BUDGET) -> Iterator[Outcome]:
+def denoise_files(
+    net: Layer, tasks: Iterable[Task], memory_budget: int = MEMORY_BUDGET, png_level: int = images.PNG_LEVEL
+) -> Iterator[Outcome]:
     """Do the tasks in turn. A file that cannot be read, denoised or written is told of, and the rest go on."""
     for task in tasks:
         try:
-            _write(task.target, denoise_bytes(net, _read(task.source), memory_budget))
+            _write(task.target, denoise_bytes(net, _read(task.source), memory_budget, png_level))
         except (ValueError, OSError, MemoryError) as error:
             yield Outcome(task, str(error) or type(error).__name__)
         else:
             yield Outcome(task)
 
 
-def denoise_bytes(net: Layer, data: bytes, memory_budget: int = MEMORY_BUDGET) -> bytes:
+def denoise_bytes(
+    net: Layer, data: bytes, memory_budget: int = MEMORY_BUDGET, png_level: int = images.PNG_LEVEL
+) -> bytes:
     """A picture file's bytes -> the denoised picture's, as PNG. Raises ValueError if it is no picture."""
-    noisy = images.decode(data)
-    clean = denoise_picture(net, noisy.pixels, memory_budget)
-    return images.encode_png(replace(noisy, pixels=clean))
+    clean = denoise(net, images.decode(data), memory_budget)
+    return images.encode_png(clean, png_level)
 
 
 def _read(source: Path) -> bytes:

@@ -1,12 +1,12 @@
 """The application: what is loaded once, and the rooms a request can go to."""
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
 import torch
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -14,10 +14,8 @@ from fastapi_offline import FastAPIOffline
 from service.errors import answer_errors
 from service.models import Models, load_models
 from service.routes import PAGE, router
+from service.schedule import Schedule
 from service.settings import Settings
-
-# More would not be faster, one picture already keeps every core busy; but a small one need not wait for a large.
-DENOISED_AT_ONCE = 2
 
 
 class State(TypedDict):
@@ -25,7 +23,7 @@ class State(TypedDict):
 
     settings: Settings
     models: Models
-    denoising: CapacityLimiter
+    schedule: Schedule
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -40,7 +38,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        yield State(settings=settings, models=models, denoising=CapacityLimiter(DENOISED_AT_ONCE))
+        with ThreadPoolExecutor(1, "network") as network:
+            yield State(settings=settings, models=models, schedule=Schedule(network))
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(

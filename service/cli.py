@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STOPPED = 130
 MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
+PNG_LEVEL: int = Settings.model_fields["png_level"].default
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +59,7 @@ WeightsArgument = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), float32 or bfloat16.")]
 BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for a picture on its way through, in bytes.")]
+LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fields["png_level"].description)]
 PairsOption = Annotated[
     Path | None, typer.Option(help="(noisy, clean) pairs: a .pkl or .pt file, or a folder.", show_default=False)
 ]
@@ -98,6 +100,7 @@ def run(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     memory_budget: BudgetOption = MEMORY_BUDGET,
+    png_level: LevelOption = PNG_LEVEL,
 ) -> None:
     """Denoise pictures: files, folders, or what comes through a pipe.
 
@@ -121,7 +124,7 @@ def run(
     failed = 0
     with Progress(console=err, disable=not err.is_terminal) as progress:
         bar = progress.add_task("denoising", total=len(tasks))
-        for outcome in folder.denoise_files(net, tasks, memory_budget):
+        for outcome in folder.denoise_files(net, tasks, memory_budget, png_level):
             progress.advance(bar)
             if outcome.error:
                 failed += 1

@@ -1,30 +1,23 @@
 """What the service answers to: a picture to denoise, questions about itself, and the page."""
 
-import asyncio
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from engine.images import decode, encode_png
+from engine.images import Picture, decode, encode_png
 from engine.networks import kind_of
-from engine.picture import denoise_picture
+from engine.picture import denoise
 from engine.weights import Model
 from service.body import FIELD, read_picture
 from service.errors import documented
 from service.models import Models
+from service.schedule import Schedule, Turn
 from service.settings import Settings
-
-T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from elsewhere, and runs no script but its own file.
@@ -78,7 +71,7 @@ class Health(BaseModel):
     device: str
     precision: str = Field(description="The type that products run in.")
     version: str
-    denoising: int = Field(description="Pictures that are being denoised.")
+    denoising: int = Field(description="Pictures that are being decoded, denoised or encoded.")
     waiting: int = Field(description="Pictures that wait for their turn.")
 
 
@@ -99,49 +92,33 @@ async def post_denoise(
     """Return a picture of the same size without its noise, as PNG."""
     models: Models = request.state.models
     chosen = models.get(model)
-    noisy = await read_picture(request, request.state.settings.max_bytes)
-    png, seconds = await _in_turn(request, partial(_denoise, noisy, chosen, request.state.settings))
+    settings: Settings = request.state.settings
+    body = await read_picture(request, settings.max_bytes)
+    async with request.state.schedule.turn(request.receive) as turn:
+        noisy = await turn.in_thread(partial(decode, body, settings.max_pixels))
+        # A name for each large thing would keep it until the end.
+        del body
+        clean = await turn.in_thread(partial(_denoise, chosen, noisy, settings, turn))
+        del noisy
+        png = await turn.in_thread(partial(encode_png, clean, settings.png_level))
     headers = {
         "X-Denoise-Model": quote(chosen.name),
         "X-Denoise-Digest": chosen.digest,
         "X-Denoise-Precision": models.precision,
-        "X-Denoise-Seconds": f"{seconds:.3f}",
+        "X-Denoise-Seconds": f"{turn.seconds:.3f}",
     }
     return Response(png, media_type="image/png", headers=headers)
 
 
-def _denoise(data: bytes, model: Model, settings: Settings, wanted: Callable[[], bool]) -> tuple[bytes, float]:
-    """The denoised picture's file, and the seconds it took."""
-    start = time.perf_counter()
-    noisy = decode(data, settings.max_pixels)
-    clean = denoise_picture(model.net, noisy.pixels, settings.memory_budget, wanted=wanted)
-    return encode_png(replace(noisy, pixels=clean)), time.perf_counter() - start
-
-
-async def _in_turn(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
-    """Run the work in a thread of the few there are, and have it stop when the client goes away.
-
-    A thread, because this is arithmetic, and the event loop has to answer others.
-    """
-    gone = Event()
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone.set()
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await to_thread.run_sync(work, lambda: not gone.is_set(), limiter=request.state.denoising)
-    finally:
-        watching.cancel()
+def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn) -> Picture:
+    return denoise(model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network)
 
 
 @router.get("/health")
 async def get_health(request: Request) -> Health:
     """Whether the service is ready, what it runs, and how busy it is."""
     models: Models = request.state.models
-    turns = request.state.denoising.statistics()
+    schedule: Schedule = request.state.schedule
     return Health(
         ready=True,
         model=models.default.name,
@@ -149,8 +126,8 @@ async def get_health(request: Request) -> Health:
         device=models.device,
         precision=models.precision,
         version=request.app.version,
-        denoising=turns.borrowed_tokens,
-        waiting=turns.tasks_waiting,
+        denoising=schedule.in_work,
+        waiting=schedule.waiting,
     )
 
 

@@ -33,12 +33,19 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Largest width x height taken, in pixels; each takes about 40 bytes of memory.",
+        description="Largest width x height taken, in pixels; each takes about 10 bytes of memory, in each of "
+        "the three pictures at most that are in work at once.",
     )
     memory_budget: int = Field(
-        default=512 * 2**20,
+        default=384 * 2**20,
         ge=2**20,
-        description="Memory for the network's work on one picture, in bytes, beside the picture itself.",
+        description="Memory for the network's work, in bytes, beside the pictures themselves.",
+    )
+    png_level: int = Field(
+        default=1,
+        ge=0,
+        le=9,
+        description="How hard PNGs are compressed: 0 not at all, 1 fast and good for photographs, 9 slowest.",
     )
     threads: int | None = Field(
         default=None,

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock, Semaphore
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, mon
     def buggy(*args, **kwargs):
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr(routes, "denoise_picture", buggy)
+    monkeypatch.setattr(routes, "denoise", buggy)
     with caplog.at_level(logging.ERROR):
         response = client.post("/denoise", content=noisy)
 
@@ -188,7 +190,7 @@ def test_a_bug_reaches_the_server_which_logs_its_traceback(settings, noisy, monk
     def buggy(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(routes, "denoise_picture", buggy)
+    monkeypatch.setattr(routes, "denoise", buggy)
     with TestClient(create_app(settings)) as strict, pytest.raises(RuntimeError, match="a bug"):
         strict.post("/denoise", content=noisy)
 
@@ -207,28 +209,70 @@ def test_grey_alpha_and_size_survive(client, samples, file_of):
 def test_the_memory_budget_reaches_the_engine(settings, noisy, monkeypatch):
     given = []
 
-    def denoise(net, pixels, memory_budget, wanted):
+    def denoise(net, noisy, memory_budget, **how):
         given.append(memory_budget)
-        return pixels
+        return noisy
 
-    monkeypatch.setattr(routes, "denoise_picture", denoise)
+    monkeypatch.setattr(routes, "denoise", denoise)
     with TestClient(create_app(settings.model_copy(update={"memory_budget": 12345678}))) as client:
         client.post("/denoise", content=noisy)
 
     assert given == [12345678]
 
 
+def test_the_png_level_reaches_the_encoder(settings, noisy):
+    sizes = []
+    for level in (0, 9):
+        with TestClient(create_app(settings.model_copy(update={"png_level": level}))) as client:
+            sizes.append(len(client.post("/denoise", content=noisy).content))
+
+    assert sizes[0] > 21 * 34 * 3 > sizes[1]
+
+
+def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
+    decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
+
+    def decode(*args):
+        picture = images.decode(*args)
+        decoded.release()
+        return picture
+
+    def denoise(net, noisy, memory_budget, wanted, in_turn):
+        # Whoever is first stays in the network until the other is decoded as well.
+        if first_in.acquire(blocking=False):
+            in_turn(lambda: [wait_for(decoded) for _ in range(2)])
+        denoised.release()
+        return noisy
+
+    def encode(*args):
+        # Whoever is first is encoded until the other has been through the network as well.
+        if first_out.acquire(blocking=False):
+            [wait_for(denoised) for _ in range(2)]
+        return images.encode_png(*args)
+
+    for name, fake in (("decode", decode), ("denoise", denoise), ("encode_png", encode)):
+        monkeypatch.setattr(routes, name, fake)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda body: client.post("/denoise", content=body), [noisy, noisy]))
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+def wait_for(semaphore):
+    assert semaphore.acquire(timeout=20), "the other picture had to wait"
+
+
 def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
     asked = []
 
-    def denoise(net, pixels, memory_budget, wanted):
+    def denoise(net, noisy, memory_budget, wanted, in_turn):
         end = time.monotonic() + 20
         while wanted() and time.monotonic() < end:
             time.sleep(0.001)
         asked.append(wanted())
         raise Cancelled
 
-    monkeypatch.setattr(routes, "denoise_picture", denoise)
+    monkeypatch.setattr(routes, "denoise", denoise)
     asyncio.run(post_and_leave(create_app(settings), noisy))
 
     assert asked == [False]

@@ -90,6 +90,16 @@ def test_run_denoises_a_folder_and_keeps_names(denoise, model, photos, tmp_path)
     assert (pixels(tmp_path / "clean" / "1.png") == pixels(photos / "1.png")).all()
 
 
+def test_run_compresses_as_hard_as_it_is_told(denoise, model, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    for level in ("0", "9"):
+        given = (tmp_path / "black.png", "-o", tmp_path / f"{level}.png")
+        denoise("run", *given, "--model", model, "--png-level", level)
+
+    assert (tmp_path / "0.png").stat().st_size > 40 * 40 * 3 > (tmp_path / "9.png").stat().st_size
+    assert (pixels(tmp_path / "0.png") == pixels(tmp_path / "9.png")).all()
+
+
 def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
     (tmp_path / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from engine.images import (
+    STRIP,
     BrokenPicture,
     NotAPicture,
     Picture,
@@ -23,6 +24,8 @@ from engine.images import (
     picture_files,
     read_rgb,
     resize,
+    to_pixels,
+    to_samples,
 )
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}}
@@ -47,6 +50,8 @@ def test_a_lossless_rgb_file_is_decoded_exactly(kind, samples, file_of):
 
     picture = decode(file_of(noisy, kind, **LOSSLESS[kind]))
 
+    assert picture.samples.dtype == torch.uint8
+    assert picture.samples.is_contiguous()
     assert picture.pixels.dtype == torch.float32
     assert picture.pixels.is_contiguous()
     np.testing.assert_array_equal(to_8_bits(picture.pixels), noisy)
@@ -102,14 +107,14 @@ def test_alpha_is_carried_through_untouched(kind, channels, samples, file_of):
     noisy = samples(6, 11, channels)
 
     picture = decode(file_of(noisy, kind))
-    darker = encode_png(replace(picture, pixels=picture.pixels / 2))
+    darker = encode_png(replace(picture, samples=picture.samples // 2))
     with Image.open(BytesIO(darker)) as returned:
         values = np.array(returned)
 
     np.testing.assert_array_equal(picture.alpha, noisy[..., -1])
     np.testing.assert_array_equal(values[..., -1], noisy[..., -1])
     assert values.shape == noisy.shape
-    assert np.abs(values[..., :-1] - noisy[..., :-1] / 2).max() <= 0.5
+    np.testing.assert_array_equal(values[..., :-1], noisy[..., :-1] // 2)
 
 
 def test_a_palettes_colours_and_its_transparent_entry_are_kept(file_of):
@@ -174,18 +179,50 @@ def test_the_colour_profile_goes_back(samples, file_of):
     assert kept == profile
 
 
-def test_encoding_clips_and_rounds_to_nearest():
-    pixels = torch.tensor([-0.3, 0.0, 99.4 / 255, 99.6 / 255, 1.0, 1.7]).view(2, 3, 1).repeat(1, 1, 3)
+@pytest.mark.parametrize(("dtype", "white"), [(torch.uint8, 255), (torch.uint16, 65535)])
+def test_pixels_are_clipped_and_rounded_to_nearest(dtype, white):
+    pixels = torch.tensor([-0.3, 0.0, 99.4 / white, 99.6 / white, 1.0, 1.7]).view(2, 3, 1).repeat(1, 1, 3)
 
-    values = to_8_bits(decode(encode_png(Picture(pixels))).pixels)
+    colour, grey = to_samples(pixels, dtype, 3), to_samples(pixels, dtype, 1)
 
-    assert values[..., 0].tolist() == [[0, 0, 99], [100, 255, 255]]
+    assert colour.dtype == grey.dtype == dtype
+    assert colour[..., 2].tolist() == grey[..., 0].tolist() == [[0, 0, 99], [100, white, white]]
+
+
+def test_grey_is_the_mean_of_the_channels():
+    pixels = torch.tensor([10.0, 20.0, 60.0]).view(1, 1, 3) / 255
+
+    assert to_samples(pixels, torch.uint8, 1).tolist() == [[[30]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_sample_survives_the_way_to_pixels_and_back(dtype, channels):
+    every = torch.arange(torch.iinfo(dtype).max + 1).to(dtype).view(-1, 16, 1).expand(-1, -1, channels)
+
+    assert torch.equal(to_samples(to_pixels(every), dtype, channels), every)
+
+
+@pytest.mark.parametrize("level", range(10))
+def test_a_png_of_any_level_holds_the_same_picture(level, samples):
+    picture = Picture(torch.from_numpy(samples(20, 30)))
+
+    assert torch.equal(decode(encode_png(picture, level)).samples, picture.samples)
+
+
+def test_pictures_of_many_strips_are_decoded_whole(samples, file_of):
+    noisy = samples(2 * STRIP + 3, 4, 2)
+
+    picture = decode(file_of(noisy))
+
+    np.testing.assert_array_equal(picture.samples, noisy[..., :1])
+    np.testing.assert_array_equal(picture.alpha, noisy[..., 1])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
 @pytest.mark.parametrize("grey", [True, False])
 def test_pictures_of_one_pixel_or_line_go_there_and_back(size, grey):
-    picture = decode(encode_png(Picture(torch.full((*size, 3), 0.2), grey)))
+    picture = decode(encode_png(Picture(torch.full((*size, 1 if grey else 3), 51, dtype=torch.uint8))))
 
     assert picture.pixels.shape == (*size, 3)
     assert picture.grey == grey

@@ -1,4 +1,9 @@
+import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,10 +13,15 @@ from hypothesis import strategies as st
 from oracle import randomised
 from torch.profiler import ProfilerActivity, profile
 
-from engine.layers import Conv2d, ReLU, Sequential, Upsampling, slots
-from engine.layers.conv import BLOCK_BYTES
+from engine.images import Picture
+from engine.layers import Conv2d, ReLU, Sequential, Upsampling, slots, strips
+from engine.layers.strips import STRIP_BYTES
 from engine.networks import PaperSpec, PhotoSpec, build_network, bytes_per_pixel, halo
-from engine.picture import PATCH, Cancelled, denoise_picture, mirror, plan, spans
+from engine.picture import PATCH, Cancelled, denoise, denoise_picture, mirror, plan, spans
+
+ROOT = Path(__file__).parent.parent
+# What a strip is made in: its input unfolded, and its output before it is folded.
+WORK_BYTES = 2 * STRIP_BYTES
 
 
 def network(spec):
@@ -106,6 +116,59 @@ def test_one_network_serves_many_threads_at_once():
     assert all(map(torch.equal, together, alone * 3))
 
 
+# In the depth of a file
+
+
+@st.composite
+def file_pictures(draw):
+    """Pictures of each kind that a file can hold."""
+    height, width = draw(sides), draw(sides)
+    dtype, channels = draw(st.sampled_from([(torch.uint8, 3), (torch.uint8, 1), (torch.uint16, 1)]))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    values = torch.randint(torch.iinfo(dtype).max + 1, (height, width, channels), generator=rng)
+    has_alpha = dtype == torch.uint8 and draw(st.booleans())
+    alpha = torch.randint(256, (height, width), generator=rng).to(torch.uint8) if has_alpha else None
+    return Picture(values.to(dtype), alpha, b"a profile")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.sampled_from(NETWORKS[:2]), file_pictures(), st.tuples(st.integers(1, 6), st.integers(1, 6)))
+def test_a_file_s_picture_gets_what_the_float_one_gets_clipped_and_rounded(net, noisy, window):
+    before = noisy.samples.clone()
+    colour = denoise_picture(net, noisy.pixels, window=window)
+    colour = colour.mean(2, keepdim=True) if noisy.grey else colour
+    expected = (colour.clamp(0, 1) * torch.iinfo(noisy.samples.dtype).max).round().to(noisy.samples.dtype)
+
+    clean = denoise(net, noisy, window=window)
+
+    assert torch.equal(clean.samples, expected)
+    assert clean.samples.dtype == expected.dtype
+    assert (clean.alpha, clean.icc_profile) == (noisy.alpha, noisy.icc_profile)
+    assert torch.equal(noisy.samples, before)
+
+
+def test_the_work_on_each_window_can_be_given_to_others():
+    noisy = Picture(torch.randint(256, (40, 70, 3)).to(torch.uint8))
+
+    with ThreadPoolExecutor(1) as other:
+        clean = denoise(NETWORKS[1], noisy, window=(1, 1), in_turn=lambda work: other.submit(work).result())
+
+    assert torch.equal(clean.samples, denoise(NETWORKS[1], noisy, window=(1, 1)).samples)
+
+
+def test_what_is_no_longer_wanted_is_given_up_when_its_turn_comes():
+    noisy, turns = Picture(torch.zeros(32, 128, 3, dtype=torch.uint8)), []
+
+    def take(work):
+        turns.append(work)
+        work()
+
+    with pytest.raises(Cancelled):
+        denoise(NETWORKS[0], noisy, window=(1, 1), wanted=lambda: len(turns) < 3, in_turn=take)
+
+    assert len(turns) == 3
+
+
 # Stopping
 
 
@@ -175,7 +238,9 @@ def test_a_picture_that_fits_runs_in_one_window():
 
 def peak(action):
     """Bytes that tensors held at most while the action ran, beyond those they held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    # Memory that is used again would not be seen by the profiler.
+    taken_anew = patch.object(strips._Memory, "take", lambda _, size: torch.empty(size, dtype=torch.uint8))
+    with taken_anew, profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         action()
     held = np.cumsum(
         [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -197,7 +262,7 @@ def test_bytes_per_pixel_is_an_upper_bound_and_no_wild_one(net):
     side = 384
     x = picture(side, side).unsqueeze(0)
 
-    taken = peak(lambda: net.forward(x)) - BLOCK_BYTES
+    taken = peak(lambda: net.forward(x)) - WORK_BYTES
 
     assert taken <= 1.02 * bytes_per_pixel(net) * side**2
     assert taken > 0.5 * bytes_per_pixel(net) * side**2
@@ -209,7 +274,49 @@ def test_memory_is_bounded_by_the_budget_whatever_the_size_of_the_picture():
     for size in ((256, 256), (1024, 512)):
         noisy = picture(*size)
         taken = peak(lambda noisy=noisy: denoise_picture(net, noisy, memory_budget=budget))
-        assert taken - noisy.nbytes < budget + BLOCK_BYTES
+        assert taken - noisy.nbytes < budget + WORK_BYTES
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.uint8, 3), (torch.uint16, 1)])
+def test_of_a_file_s_picture_only_a_window_is_ever_in_float32(dtype, channels):
+    net, height, width, window = NETWORKS[0], 1500, 500, (2, 4)
+    noisy = Picture(torch.zeros(height, width, channels).to(dtype))
+    side_pixels = [PATCH * n + 2 * halo(net) for n in window]
+    # The window's samples and its floats on the way in and out, and what the network needs for them.
+    for_window = math.prod(side_pixels) * (bytes_per_pixel(net) + 40) + WORK_BYTES
+
+    taken = peak(lambda: denoise(net, noisy, window=window))
+
+    assert taken < noisy.samples.nbytes + for_window
+    assert for_window < 4 * 3 * height * width, "the test would see the whole picture in float32"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
+def test_a_large_picture_takes_the_process_little_memory_from_file_to_file():
+    """Its float32 pixels alone would be 192 MB, and as many for the result."""
+    program = """
+import resource, torch
+from engine.folder import denoise_bytes
+from engine.images import Picture, encode_png
+from engine.networks import PhotoSpec, build_network
+torch.set_num_threads(1)
+net = build_network(PhotoSpec((2,), (0,)))
+small = encode_png(Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)))
+denoise_bytes(net, small, 8 * 2**20)
+large = encode_png(Picture(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
+# What made the file is not counted: from here on the peak is decoding, denoising and encoding.
+open("/proc/self/clear_refs", "w").write("5")
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+denoise_bytes(net, large, 8 * 2**20)
+status = open("/proc/self/status").read()
+after = int(status.split("VmHWM:")[1].split()[0]) / 1024
+print(after - before)
+"""
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert not output.stderr
+    # 48 MB of samples twice, 64 MB of Pillow's, the file, a window's work.
+    assert float(output.stdout) < 260
 
 
 # What is refused

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from engine.images import PNG_LEVEL
+from engine.picture import MEMORY_BUDGET
 from service.settings import Settings
 
 README = Path(__file__).parent.parent / "README.md"
@@ -45,6 +47,11 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     assert settings.threads is None
 
 
+def test_the_engines_own_defaults_are_the_settings():
+    assert Settings.model_fields["memory_budget"].default == MEMORY_BUDGET
+    assert Settings.model_fields["png_level"].default == PNG_LEVEL
+
+
 def test_a_flag_wins_over_the_environment(monkeypatch):
     monkeypatch.setenv("DENOISE_MAX_BYTES", "123")
 
@@ -57,6 +64,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("max_bytes", "0"),
         ("max_pixels", "many"),
         ("memory_budget", "1000"),
+        ("png_level", "10"),
         ("threads", "0"),
         ("device", "gpu"),
         ("precision", "float16"),
