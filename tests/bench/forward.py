@@ -1,0 +1,55 @@
+"""Group `forward`: a whole picture, from array to array, beside torch.nn, ONNX Runtime and OpenVINO.
+
+All run the same weights on the same number of threads. Ours is `denoise_picture` with its default memory budget,
+so a large picture may go through in several windows; the others take it whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from engine.networks import NetworkSpec
+from engine.picture import denoise_picture
+
+from .peers import Denoise, onnx_runtime, openvino, torch_nn
+from .rows import PRECISIONS, LeftOut, Options, Row, check_equal, compared, leave_out
+from .subjects import NETWORKS, network, picture
+from .timing import fastest, interleaved
+
+SIZES = ((512, 512), (1365, 2048))
+
+
+def rows(
+    options: Options,
+    networks: Mapping[str, NetworkSpec] = NETWORKS,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> Iterator[Row]:
+    """sizes: (height, width) in pixels."""
+    for name, spec in networks.items():
+        for size in sizes:
+            case = f"{name}, {size[1]} x {size[0]}"
+            for precision in options.precisions:
+                if options.wants(case):
+                    yield from _rows(case, spec, size, precision, options)
+
+
+def _rows(case: str, spec: NetworkSpec, size: tuple[int, int], precision: str, options: Options) -> Iterator[Row]:
+    net, given = network(spec, PRECISIONS[precision]), picture(*size)
+    ours = partial(denoise_picture, net, given)
+    wanted = ours()
+    peers: dict[str, Denoise] = {}
+    for peer, make in (("onnxruntime", onnx_runtime), ("openvino", openvino)):
+        try:
+            peers[peer] = make(net, size, precision, options.threads)
+        except LeftOut as why:
+            leave_out(f"{case}, {precision}", peer, why)
+    ways = torch_nn(net, precision)
+    works = {peer: partial(denoise, given) for peer, denoise in {**ways, **peers}.items()}
+    for peer, work in works.items():
+        check_equal(f"{case}, {peer}", wanted, work(), precision)
+    best = fastest({way: works[way] for way in ways})
+
+    named = {f"torch.nn {best}": works[best], **{peer: works[peer] for peer in peers}}
+    seconds = interleaved({"ours": ours, **named}, options.rounds)
+    megapixels = size[0] * size[1] / 1e6
+    for peer in named:
+        yield compared("forward", case, precision, megapixels, "Mpx/s", seconds["ours"], seconds[peer], peer)

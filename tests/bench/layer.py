@@ -1,0 +1,200 @@
+"""Group `layer`: each convolution of the networks, by itself, beside torch's own and the plain definition.
+
+Geometries are read off the networks as a picture of 512 x 512 goes through. GFLOP/s count the direct
+convolution's 2 · multiply-adds, whatever is really computed, so a fast algorithm can pass the processor's
+product rate, which is measured in the same rounds: one large `mm` in the same type.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.layers import Conv2d, ConvTranspose2d, Layer
+from engine.layers.paths import choose
+from engine.networks import NetworkSpec
+
+from .peers import LAYOUTS
+from .plain import plain
+from .rows import PRECISIONS, Options, Row, check_equal, compared
+from .subjects import NETWORKS, network
+from .timing import fastest, interleaved
+from .twins import kernel
+
+Convolution = Conv2d | ConvTranspose2d
+SIDE, LARGE = 512, 1536
+# Ours and the plain path both round what torch's own bfloat16 kernels may keep in float32, and nine such terms
+# meet in a folded pixel.
+SLACK = 2.0
+
+
+class Place(NamedTuple):
+    """A convolution's geometry in a network; side: of its square input, in pixels."""
+
+    kind: str
+    kernel_size: int
+    stride: int
+    padding: int
+    dilation: int
+    output_padding: int
+    in_channels: int
+    out_channels: int
+    bias: bool
+    side: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} {self.kernel_size}/{self.stride}/{self.padding}"
+            f" {self.in_channels} to {self.out_channels} at {self.side}²"
+        )
+
+
+def places(net: Layer, side: int) -> Iterator[tuple[Place, Convolution]]:
+    """Every convolution of a network with its geometry, for a square picture."""
+    yield from ((place, layer) for place, layer, _ in _walk(net, Fraction(side)))
+
+
+def _walk(layer: Layer, side: Fraction) -> Iterator[tuple[Place, Convolution, Fraction]]:
+    if isinstance(layer, Conv2d | ConvTranspose2d):
+        window, transposed = layer.window, isinstance(layer, ConvTranspose2d)
+        geometry = (window.kernel_size, window.stride, window.padding, window.dilation)
+        more = layer.output_padding if isinstance(layer, ConvTranspose2d) else 0
+        channels = (layer.in_channels, layer.out_channels, "bias" in layer.params)
+        kind = "transposed" if transposed else "conv"
+        yield Place(kind, *geometry, more, *channels, int(side)), layer, side
+    for inner in layer.layers:
+        yield from _walk(inner, side)
+        side *= inner.factor
+
+
+def rows(options: Options, networks: Mapping[str, NetworkSpec] = NETWORKS, side: int = SIDE) -> Iterator[Row]:
+    """side: of the square picture, in pixels."""
+    users: dict[Place, list[str]] = {}
+    layers: dict[Place, Convolution] = {}
+    for name, spec in networks.items():
+        for place, layer in places(network(spec), side):
+            layers.setdefault(place, layer)
+            if name not in users.setdefault(place, []):
+                users[place].append(name)
+    for place, layer in layers.items():
+        case = f"{place} ({' '.join(users[place])})"
+        for precision in options.precisions:
+            if options.wants(case):
+                yield from _rows(case, place, layer, precision, options)
+
+
+def _rows(case: str, place: Place, layer: Convolution, precision: str, options: Options) -> Iterator[Row]:
+    dtype = PRECISIONS[precision]
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(1, place.side, place.side, place.in_channels, generator=rng).to(dtype)
+    dy = torch.randn(layer.forward(x).shape, generator=rng).to(dtype)
+    pixels = (dy if place.kind == "conv" else x).shape[1:3].numel()
+    gflop = 2 * place.kernel_size**2 * place.in_channels * place.out_channels * pixels / 1e9
+    product = _product(dtype)
+
+    theirs = {way: _Functional(layer, x, dy, layout) for way, layout in LAYOUTS.items()}
+    definition = plain(layer)
+    mine = _ours(layer, x, dy)
+    passes: dict[str, dict[str, Callable[[], Tensor]]] = {
+        "forward": {
+            "ours": lambda: layer.forward(x),
+            "plain": lambda: definition.forward(x),
+            **{way: function.forward for way, function in theirs.items()},
+        },
+        "dL/dx": {
+            "ours": mine[0],
+            "plain": lambda: definition.input_gradient(x, dy),
+            **{way: function.input_gradient for way, function in theirs.items()},
+        },
+        "dL/dW": {
+            "ours": mine[1],
+            "plain": lambda: definition.weight_gradient(x, dy),
+            **{way: function.weight_gradient for way, function in theirs.items()},
+        },
+    }
+    for direction, works in passes.items():
+        name = f"{direction}, {case}"
+        wanted = works["ours"]().clone()
+        for side in ("plain", *theirs):
+            found = works[side]()
+            found = theirs[side].back(wanted, found) if side in theirs else found
+            check_equal(f"{name}, {side}", wanted, found, precision, SLACK)
+        best = fastest({way: works[way] for way in theirs})
+        timed = {side: works[side] for side in ("ours", "plain", best)}
+        seconds = interleaved({**timed, "product": product}, options.rounds)
+        share = gflop / median(seconds["ours"]) / (2 * LARGE**3 / 1e9 / median(seconds["product"]))
+        for peer, title in ((best, f"torch {best}"), ("plain", "plain path")):
+            yield compared(
+                "layer",
+                name,
+                precision,
+                gflop,
+                "GFLOP/s",
+                seconds["ours"],
+                seconds[peer],
+                title,
+                share_of_product=share,
+            )
+
+
+def _ours(layer: Convolution, x: Tensor, dy: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """dL/dx and dL/dW by the path that the layer takes, the weight prepared, as a layer keeps it, beforehand."""
+    weight = layer.params["weight"]
+    if isinstance(layer, Conv2d):
+        path = choose(layer.window, layer.in_channels, layer.out_channels, x.dtype, x.device)
+        prepared = path.prepare_adjoint(weight, x.dtype)
+        return lambda: path.adjoint(dy, prepared, x.shape, None), lambda: path.gradient(x, dy)
+    # The adjoint of a convolution that goes from its output's channels to its input's.
+    path = choose(layer.window, layer.out_channels, layer.in_channels, x.dtype, x.device)
+    prepared = path.prepare(weight.T.contiguous(), x.dtype)
+    return lambda: path.product(dy, prepared, None), lambda: path.gradient(dy, x).T
+
+
+def _product(dtype: torch.dtype) -> Callable[[], Tensor]:
+    a, b = torch.randn(LARGE, LARGE).to(dtype), torch.randn(LARGE, LARGE).to(dtype)
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out)
+
+
+class _Functional:
+    """The layer by torch's own functions, in a layout. Its results are torch's, (N, C, H, W)."""
+
+    def __init__(self, layer: Convolution, x: Tensor, dy: Tensor, layout: torch.memory_format) -> None:
+        self.layer = layer
+        self.x, self.dy = (t.permute(0, 3, 1, 2).contiguous(memory_format=layout) for t in (x, dy))
+        self.weight = kernel(layer, layer.params["weight"]).to(x.dtype).contiguous(memory_format=layout)
+        self.bias = layer.params["bias"].to(x.dtype) if "bias" in layer.params else None
+
+    def forward(self) -> Tensor:
+        """y."""
+        window, given = self.layer.window, (self.x, self.weight, self.bias)
+        if isinstance(self.layer, Conv2d):
+            return functional.conv2d(*given, window.stride, window.padding, window.dilation)
+        more = {"output_padding": self.layer.output_padding, "dilation": window.dilation}
+        return functional.conv_transpose2d(*given, window.stride, window.padding, **more)
+
+    def input_gradient(self) -> Tensor:
+        """dL/dx."""
+        return self._backward([True, False, False])[0]
+
+    def weight_gradient(self) -> Tensor:
+        """dL/dW."""
+        return self._backward([False, True, False])[1]
+
+    def _backward(self, which: list[bool]) -> tuple[Tensor, ...]:
+        window, transposed = self.layer.window, isinstance(self.layer, ConvTranspose2d)
+        more = self.layer.output_padding if isinstance(self.layer, ConvTranspose2d) else 0
+        sides = ([value] * 2 for value in (window.stride, window.padding, window.dilation))
+        given = (self.dy, self.x, self.weight, None)
+        return torch.ops.aten.convolution_backward(*given, *sides, transposed, [more] * 2, 1, which)
+
+    def back(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        """A result of torch's in the order of ours: of pixels, or of a weight."""
+        if mine.dim() == 4:
+            return theirs.permute(0, 2, 3, 1)
+        order = (2, 3, 1, 0) if isinstance(self.layer, Conv2d) else (0, 2, 3, 1)
+        return theirs.permute(order).reshape(mine.shape)

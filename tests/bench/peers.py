@@ -1,0 +1,106 @@
+"""Other software that runs the same network: a picture in, float32 (H, W, 3), and the same out."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from engine.layers import Layer
+from engine.picture import PATCH
+
+from .rows import LeftOut
+from .twins import halved, onnx_bytes, twin
+
+Denoise = Callable[[Tensor], Tensor]
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def torch_nn(net: Layer, precision: str) -> dict[str, Denoise]:
+    """Every way to run it by torch.nn: both layouts; bfloat16 by converting and by autocast."""
+    modules = {"": (twin(net).module, False)}
+    if precision == "bfloat16":
+        modules = {" converted": (halved(net), False), " autocast": (twin(net).module, True)}
+    return {
+        f"{name}{how}": _torch_nn(module.eval(), layout, autocast)
+        for how, (module, autocast) in modules.items()
+        for name, layout in LAYOUTS.items()
+    }
+
+
+def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool) -> Denoise:
+    # A copy: the ways take turns, and each has its weights in its own layout.
+    module = copy.deepcopy(module).to(memory_format=layout)
+
+    def denoise(picture: Tensor) -> Tensor:
+        x = mirrored(picture).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = module(x)
+        return y.permute(0, 2, 3, 1)[0, : picture.shape[0], : picture.shape[1]].contiguous()
+
+    return denoise
+
+
+def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+    """By ONNX Runtime. Raises LeftOut where it is not installed, or for bfloat16."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LeftOut("onnxruntime is not installed") from error
+    if precision != "float32":
+        raise LeftOut(f"its processor kernels have no convolution in {precision}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Its threads wait actively during a run, but not into the turn of the next side.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(
+        onnx_bytes(net, *_padded(size)), options, providers=["CPUExecutionProvider"]
+    )
+
+    def denoise(picture: Tensor) -> Tensor:
+        result = session.run(None, {"input": mirrored(picture).numpy()})[0]
+        return torch.from_numpy(result)[0, : picture.shape[0], : picture.shape[1]].contiguous()
+
+    return denoise
+
+
+def openvino(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+    """By OpenVINO, from the same ONNX file. Raises LeftOut where it is not installed or refuses the precision."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise LeftOut("openvino is not installed") from error
+    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    core = ov.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(onnx_bytes(net, *_padded(size))), "CPU", settings)
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if used != hint:
+        raise LeftOut(f"it runs in {used} where {hint} was asked for")
+    request = compiled.create_infer_request()
+
+    def denoise(picture: Tensor) -> Tensor:
+        result = request.infer([mirrored(picture).numpy()], share_inputs=True, share_outputs=True)[0]
+        # What it gives is its own memory, which the next run overwrites.
+        return torch.from_numpy(result)[0, : picture.shape[0], : picture.shape[1]].clone()
+
+    return denoise
+
+
+def mirrored(picture: Tensor) -> Tensor:
+    """(H, W, 3) -> (1, H', W', 3), mirrored right and below to whole patches, as the engine does it."""
+    height, width = picture.shape[:2]
+    x = picture.permute(2, 0, 1).unsqueeze(0)
+    below, right = (-side % PATCH for side in (height, width))
+    if below or right:
+        x = nn.functional.pad(x, (0, right, 0, below), mode="reflect")
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _padded(size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] + -size[0] % PATCH, size[1] + -size[1] % PATCH

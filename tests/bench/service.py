@@ -1,0 +1,157 @@
+"""Group `service`: pictures a second through HTTP, beside the engine alone; and where the difference goes.
+
+A server of its own on the loopback, with a network of size M whose weights are not trained: its speed does not
+depend on them. It gives back the picture as noisy as it came, the most that the PNG coder can be given.
+"""
+
+import http.client
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from queue import Empty, Queue
+from statistics import median
+from threading import Thread
+from typing import IO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine import images, weights
+from engine.networks import NetworkSpec, build_network
+from engine.picture import denoise
+
+from .rows import PRECISIONS, Differs, Options, Row, compared
+from .subjects import NETWORKS, picture
+from .timing import interleaved
+
+SIZE = (1224, 1632)
+START = 120.0
+
+
+def rows(
+    options: Options,
+    spec: NetworkSpec = NETWORKS["M"],
+    size: tuple[int, int] = SIZE,
+    in_flight: tuple[int, ...] = (1, 2),
+) -> Iterator[Row]:
+    """size: (height, width) in pixels; in_flight: how many requests at a time."""
+    for precision in options.precisions:
+        case = f"{size[1]} x {size[0]}"
+        if options.wants(case):
+            yield from _rows(case, spec, size, in_flight, precision, options)
+
+
+def _rows(
+    case: str,
+    spec: NetworkSpec,
+    size: tuple[int, int],
+    in_flight: tuple[int, ...],
+    precision: str,
+    options: Options,
+) -> Iterator[Row]:
+    net = build_network(spec, torch.Generator().manual_seed(0), PRECISIONS[precision])
+    png = _png(picture(*size))
+    noisy = images.decode(png)
+    engine = partial(denoise, net, noisy)
+    clean = engine()
+    with tempfile.TemporaryDirectory() as folder:
+        weights.save(Path(folder) / f"photo{weights.SUFFIX}", net, spec, {})
+        with _served(Path(folder), precision, options.threads) as port:
+            if _post(port, png) != images.encode_png(clean):
+                raise Differs(f"{case}, {precision}: the service's picture is not the engine's")
+            with ThreadPoolExecutor(max(in_flight)) as senders:
+                seconds = interleaved(
+                    {
+                        **{n: lambda n=n: list(senders.map(_post, [port] * n, [png] * n)) for n in in_flight},
+                        "engine": engine,
+                        "decode": lambda: images.decode(png),
+                        "encode": lambda: images.encode_png(clean),
+                    },
+                    options.rounds,
+                )
+    spent = {f"{part}_s": median(seconds[part]) for part in ("decode", "engine", "encode")}
+    for n in in_flight:
+        each = [taken / n for taken in seconds[n]]
+        yield compared(
+            "service",
+            f"{case}, {n} in flight",
+            precision,
+            1.0,
+            "pictures/s",
+            each,
+            seconds["engine"],
+            "engine alone",
+            request_s=median(seconds[n]),
+            **spent,
+        )
+
+
+def _png(pixels: Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.mul(255).round().to(torch.uint8).numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+@contextmanager
+def _served(folder: Path, precision: str, threads: int) -> Iterator[int]:
+    """A server, by the command line as its users start it; gives the port."""
+    settings = {"WEIGHTS": str(folder), "MODEL": "photo", "PRECISION": precision, "THREADS": str(threads)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", "0"],
+        env={**os.environ, **{f"DENOISE_{name}": value for name, value in settings.items()}},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    told: Queue[str] = Queue()
+    assert process.stderr is not None
+    # Read to the end, or a server that logs more than a pipe holds would stop.
+    Thread(target=_copy, args=(process.stderr, told), daemon=True).start()
+    try:
+        yield _port(process, told)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _copy(stream: IO[str], told: "Queue[str]") -> None:
+    for line in stream:
+        told.put(line)
+
+
+def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
+    """The port that the server's log says it listens on. Raises RuntimeError with the log if it does not."""
+    log, deadline = "", time.monotonic() + START
+    while time.monotonic() < deadline:
+        try:
+            log += told.get(timeout=0.2)
+        except Empty:
+            if process.poll() is not None:
+                break
+        if found := re.search(r"running on http://[^:]+:(\d+)", log):
+            return int(found[1])
+    raise RuntimeError(f"the service did not start:\n{log}")
+
+
+def _post(port: int, png: bytes) -> bytes:
+    """The denoised picture's file. Raises RuntimeError for another answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        connection.request("POST", "/denoise", png, {"Content-Type": "application/octet-stream"})
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise RuntimeError(f"the service answered {answer.status}: {body[:300]!r}")
+    return body

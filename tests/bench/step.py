@@ -1,0 +1,138 @@
+"""Group `step`: a whole training step beside torch.nn with torch.optim, and beside the plain definition.
+
+Forward, loss, backward, clipping, optimiser: Adam for the photo networks, SGD for the paper's. The moving
+average of the weights is left out on both sides, since torch.nn has none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from engine.layers import MSE, Layer, slots
+from engine.networks import NetworkSpec, PaperSpec
+from engine.optim import SGD, Adam, Optimiser, clip_gradients
+
+from .peers import LAYOUTS
+from .plain import plain
+from .rows import PRECISIONS, Options, Row, check_equal, compared
+from .subjects import NETWORKS, network
+from .timing import fastest, interleaved
+from .twins import Twin, twin
+
+# Networks by name: patches in a batch, and their side in pixels.
+BATCHES = {"S": (8, 128), "M": (8, 128), "paper": (8, 32)}
+# A rate at which weights hardly move, so that the last round does the same work as the first.
+LR, BETAS, CLIP = 1e-6, (0.9, 0.99), 1.0
+# Gradients have gone through every layer twice, rounded each time; and where rounding decides on which side of
+# zero a ReLU's input lies, single ones are far apart.
+SLACK = {"float32": 20.0, "bfloat16": 5.0}
+
+
+def rows(
+    options: Options,
+    networks: Mapping[str, NetworkSpec] = NETWORKS,
+    batches: Mapping[str, tuple[int, int]] = BATCHES,
+) -> Iterator[Row]:
+    """batches: patches and their side in pixels, by the network's name."""
+    for name, (count, side) in batches.items():
+        case = f"{name}, {count} x {side}²"
+        for precision in options.precisions:
+            if options.wants(case):
+                yield from _rows(case, networks[name], count, side, precision, options)
+
+
+def _rows(case: str, spec: NetworkSpec, count: int, side: int, precision: str, options: Options) -> Iterator[Row]:
+    rng = torch.Generator().manual_seed(0)
+    clean = torch.rand(count, side, side, 3, generator=rng)
+    x, target = (clean + 0.1 * torch.randn(clean.shape, generator=rng) for _ in range(2))
+    sgd = isinstance(spec, PaperSpec)
+    ours = Ours(network(spec, PRECISIONS[precision]), x, target, sgd)
+    definition = Ours(plain(network(spec, PRECISIONS[precision])), x, target, sgd)
+    theirs = {
+        way: Theirs(twin(network(spec)), x, target, sgd, layout, precision == "bfloat16")
+        for way, layout in LAYOUTS.items()
+    }
+
+    ours.gradients()
+    definition.gradients()
+    for mine, plain_one in zip(slots(ours.net), slots(definition.net), strict=True):
+        check_equal(f"{case}, plain path, {mine.name}", mine.grad, plain_one.grad, precision, SLACK[precision])
+    for way, other in theirs.items():
+        other.gradients()
+        # The twins were made of another copy of the network, whose layers come in the same order.
+        layers = [s.layer for s in slots(ours.net) if s.key == "weight"]
+        for layer, (_, module, change) in zip(layers, other.twin.kernels, strict=True):
+            check_equal(
+                f"{case}, {way}", change(layer.grads["weight"]), module.weight.grad, precision, SLACK[precision]
+            )
+
+    best = fastest({way: other.step for way, other in theirs.items()})
+    works: dict[str, Callable[[], object]] = {
+        "ours": ours.step,
+        f"torch.nn {best}": theirs[best].step,
+        "plain path": definition.step,
+    }
+    seconds = interleaved(works, options.rounds)
+    megapixels = count * side * side / 1e6
+    for peer in list(works)[1:]:
+        yield compared("step", case, precision, megapixels, "Mpx/s", seconds["ours"], seconds[peer], peer)
+
+
+class Ours:
+    """A network of ours and all that a step needs."""
+
+    def __init__(self, net: Layer, x: Tensor, target: Tensor, sgd: bool) -> None:
+        self.net, self.x, self.target, self.mse = net, x, target, MSE()
+        self.slots = list(slots(net))
+        self.optimiser: Optimiser = SGD(self.slots, LR) if sgd else Adam(self.slots, LR, BETAS)
+
+    def gradients(self) -> None:
+        """Forward, loss, backward."""
+        y = self.net.forward(self.x, train=True)
+        self.loss = float(self.mse.forward(y, self.target))
+        self.net.backward(self.mse.backward(y, self.target))
+
+    def step(self) -> None:
+        """All of it."""
+        self.gradients()
+        clip_gradients(self.slots, CLIP)
+        self.optimiser.step()
+
+
+class Theirs:
+    """The same by torch.nn, autograd and torch.optim; bfloat16 by autocast."""
+
+    def __init__(
+        self,
+        made: Twin,
+        x: Tensor,
+        target: Tensor,
+        sgd: bool,
+        layout: torch.memory_format,
+        autocast: bool,
+    ) -> None:
+        self.twin, self.autocast = made, autocast
+        made.module.to(memory_format=layout)
+        self.x, self.target = (t.permute(0, 3, 1, 2).contiguous(memory_format=layout) for t in (x, target))
+        self.parameters = list(made.module.parameters())
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.SGD(self.parameters, LR)
+            if sgd
+            else torch.optim.Adam(self.parameters, LR, BETAS, fused=True)
+        )
+
+    def gradients(self) -> None:
+        """Forward, loss, backward."""
+        self.optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            y = self.twin.module(self.x)
+        loss = nn.functional.mse_loss(y.float(), self.target)
+        self.loss = loss.item()
+        loss.backward()
+
+    def step(self) -> None:
+        """All of it."""
+        self.gradients()
+        nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimiser.step()
