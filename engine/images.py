@@ -154,12 +154,6 @@ def read_rgb(path: Path) -> Tensor:
     return to_samples(picture.pixels, torch.uint8, 3)
 
 
-def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """uint8 (H, W, 3) -> uint8 (height, width, 3). Made smaller, a pixel is the mean of the area it covers."""
-    resized = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(resized))
-
-
 def picture_files(folder: Path) -> list[Path]:
     """The folder's picture files, told by suffix, in order of name. Raises ValueError if there are none."""
     if not folder.is_dir():

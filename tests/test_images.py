@@ -23,7 +23,6 @@ from engine.images import (
     encode_png,
     picture_files,
     read_rgb,
-    resize,
     to_pixels,
     to_samples,
 )
@@ -323,16 +322,6 @@ def test_a_broken_file_is_named(tmp_path):
 
     with pytest.raises(NotAPicture, match=r"notes\.png: This is no picture"):
         read_rgb(file)
-
-
-def test_resizing_takes_the_mean_of_each_area():
-    pixels = torch.arange(4 * 6 * 3, dtype=torch.uint8).view(4, 6, 3)
-
-    smaller = resize(pixels, 2, 3)
-
-    means = pixels.view(2, 2, 3, 2, 3).double().mean((1, 3))
-    assert smaller.shape == (2, 3, 3)
-    assert (smaller - means).abs().max() <= 0.5
 
 
 def test_the_pictures_of_a_folder_are_found_in_order_of_name(tmp_path):

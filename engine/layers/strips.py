@@ -21,7 +21,7 @@ STRIP_BYTES = 3 * 2**20
 DEVICE_STRIP_BYTES = 2**28
 # Memory that is kept though nothing uses it now. A page that is given back has to be cleared when taken anew:
 # in a training step that cost a tenth of the time.
-KEPT_BYTES = 384 * 2**20
+KEPT_BYTES = 96 * 2**20
 ALIGNMENT = 64
 
 
