@@ -2,9 +2,9 @@ import errno
 import json
 import os
 import signal
-import time
 import sys
 import threading
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
