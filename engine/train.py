@@ -165,7 +165,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
             noisy, target, weight = next_batch()
             predicted = net.forward(noisy, train=True)
             training.note(step, mse.forward(predicted, target, weight))
-            net.backward(mse.backward(predicted, target, weight))
+            net.backward(mse.backward(predicted, target, weight), wanted=False)
 
             if recipe.clip:
                 clip_gradients(parameters, recipe.clip)

@@ -17,6 +17,7 @@ from engine.layers import (
     SpaceToDepth,
     slots,
 )
+from engine.networks import PaperSpec, PhotoSpec, build_network
 
 sides, channels = st.integers(1, 6), st.integers(1, 3)
 drawn_often = settings(max_examples=30, deadline=None, derandomize=True)
@@ -176,3 +177,28 @@ def test_inputs_of_names_every_pixel_that_an_output_depends_on(layers, changed):
     for pixel in moved:
         first, last = net.inputs_of(pixel, pixel)
         assert first <= changed <= last
+
+
+@pytest.mark.parametrize("spec", [PhotoSpec((4, 6), (1, 1, 1)), PaperSpec(4, "text"), PaperSpec(4, "weights")])
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_the_gradients_are_the_same_if_that_of_the_input_is_not_wanted(spec, compute):
+    net, x = build_network(spec, torch.Generator().manual_seed(0), compute), torch.rand(1, 16, 16, 3)
+    dy = net.forward(x, train=True)
+    net.backward(dy)
+    wanted = [slot.grad.clone() for slot in slots(net)]
+
+    net.backward(dy, wanted=False)
+
+    assert all(torch.equal(slot.grad, grad) for slot, grad in zip(slots(net), wanted, strict=True))
+
+
+def test_a_layer_before_the_first_with_parameters_is_not_asked():
+    class Unasked(ReLU):
+        def backward(self, dy, finish=None, wanted=True):
+            raise AssertionError("nobody wants this")
+
+    net = Sequential(Unasked(), Conv2d(1, 1, 1), ReLU(), Conv2d(1, 1, 1))
+
+    net.backward(net.forward(torch.ones(1, 2, 2, 1), train=True), wanted=False)
+
+    assert all(slot.layer.grads for slot in slots(net))

@@ -38,7 +38,7 @@ class ReLU(_Pointwise):
             self.y = y
         return _finished(y, train, finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx, both shaped like x."""
         dx = dy.clone()
         self.undo(dx, WHOLE)
@@ -65,7 +65,7 @@ class Sigmoid(_Pointwise):
             self.y = y
         return _finished(y, train, finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx, both shaped like x."""
         return _finished(dy * self.y * (1 - self.y), False, finish)
 

@@ -15,7 +15,8 @@ from engine.layers.strips import WHOLE, Finish, Strip, each_strip, empty_like
 class Layer(Protocol):
     """What every layer is. `forward` writes to the layer only when training: one network serves all threads.
 
-    `finish` changes the result in place, each part as soon as it is made, and so while it is in the cache.
+    `finish` changes the result in place, each part as soon as it is made, and so while it is in the cache. If
+    dL/dx is not `wanted`, `backward` sets the gradients and returns anything.
     """
 
     params: dict[str, Tensor]
@@ -36,7 +37,7 @@ class Layer(Protocol):
     def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
         """x: (N, H, W, C) -> y."""
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy, shaped like y -> dL/dx. Needs a forward with train=True before it."""
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
@@ -66,7 +67,7 @@ class Sequential:
                 x = layer.forward(x, train, after.apply if isinstance(after, ReLU) else None if after else finish)
         return x
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy goes back through every layer, the last one first."""
         if not self.layers:
             return _converted(dy, dy.dtype, finish)
@@ -75,8 +76,13 @@ class Sequential:
             if place + 1 < len(self.layers) and isinstance(layer, ReLU):
                 if before is None and finish:
                     finish(dy, WHOLE)
-            else:
-                dy = layer.backward(dy, before.undo if isinstance(before, ReLU) else None if before else finish)
+                continue
+            undo = before.undo if isinstance(before, ReLU) else None if before else finish
+            # Before the first layer with parameters, nobody asks.
+            needed = wanted or any(True for earlier in self.layers[:place] for _ in slots(earlier))
+            dy = layer.backward(dy, undo, needed)
+            if not needed:
+                break
         return dy
 
     @property
@@ -113,9 +119,9 @@ class Residual(Sequential):
         """x: (N, H, W, C) -> the same shape."""
         return super().forward(x, train, _with(x, finish))
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
-        return super().backward(dy, _with(dy, finish))
+        return super().backward(dy, _with(dy, finish) if wanted else None, wanted)
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
@@ -136,11 +142,12 @@ class Compute(Sequential):
             return super().forward(x, train, finish)
         return _converted(super().forward(_converted(x, dtype), train), x.dtype, finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx, in dy's type."""
         if (dtype := self._type_for(dy)) == dy.dtype:
-            return super().backward(dy, finish)
-        return _converted(super().backward(_converted(dy, dtype)), dy.dtype, finish)
+            return super().backward(dy, finish, wanted)
+        dx = super().backward(_converted(dy, dtype), None, wanted)
+        return _converted(dx, dy.dtype, finish) if wanted else dx
 
     def _type_for(self, x: Tensor) -> torch.dtype:
         # A network in float64 stays in it: that is how the hand-written passes are checked.

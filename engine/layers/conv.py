@@ -54,12 +54,14 @@ class Conv2d:
         prepared = self.prepared.of(self.params["weight"], path.prepare, x.dtype)
         return path.product(x, prepared, _with_bias(self.params, finish))
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight'), shaped like x."""
         dy = dy.contiguous()
         path = self._path(dy)
         # Unfolded a second time: kept from forward, the columns would hold kernel_size² copies of x.
         self.grads = _grads(self.params, path.gradient(self.x, dy), dy)
+        if not wanted:
+            return dy
         prepared = self.prepared_adjoint.of(self.params["weight"], path.prepare_adjoint, dy.dtype)
         return path.adjoint(dy, prepared, self.x.shape, finish)
 
@@ -144,13 +146,15 @@ class ConvTranspose2d:
         prepared = self.prepared.of(self.params["weight"].T, path.prepare_adjoint, x.dtype)
         return path.adjoint(x, prepared, shape, _with_bias(self.params, finish))
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight', shaped like x."""
         dy = dy.contiguous()
         path = self._path(dy)
         if self.window.out(*dy.shape[1:3]) != self.x.shape[1:3]:
             return self._backward_with_room(dy, finish)
         self.grads = _grads(self.params, path.gradient(dy, self.x).T, dy)
+        if not wanted:
+            return dy
         prepared = self.prepared_adjoint.of(self.params["weight"].T, path.prepare, dy.dtype)
         return path.product(dy, prepared, finish)
 

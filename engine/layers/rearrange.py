@@ -73,7 +73,7 @@ class SpaceToDepth(_Rearrangement):
         """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""
         return space_to_depth(x, self.block, finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx."""
         return depth_to_space(dy, self.block, finish)
 
@@ -101,7 +101,7 @@ class DepthToSpace(_Rearrangement):
         """x: (N, H, W, block² · C) -> (N, H · block, W · block, C)."""
         return depth_to_space(x, self.block, finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx."""
         return space_to_depth(dy, self.block, finish)
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What a strip unfolds to. On two cores with 1 MiB of second-level cache each half as much costs a fifteenth, a fourth
-# as much a fifth; a third more is as fast.
+# What a strip unfolds to. On two cores with 1 MiB of second-level cache each, half as much costs a fifteenth, a
+# fourth as much a fifth; a third more is as fast.
 STRIP_BYTES = 6 * 2**20
 # On a GPU the fewer products the better, and the limit is one of memory.
 DEVICE_STRIP_BYTES = 2**28

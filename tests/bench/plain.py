@@ -28,7 +28,7 @@ class PlainConv2d:
         y = im2col(x, self.layer.window) @ self.params["weight"].to(x.dtype)
         return _finished(_with_bias(y, self.params), finish)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None) -> Tensor:
+    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
         """dy: dL/dy -> dL/dx; sets `grads`."""
         self.grads = _grads(self.weight_gradient(self.x, dy), dy, self.params)
         return _finished(self.input_gradient(self.x, dy), finish)

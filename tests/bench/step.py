@@ -91,7 +91,7 @@ class Ours:
         """Forward, loss, backward."""
         y = self.net.forward(self.x, train=True)
         self.loss = float(self.mse.forward(y, self.target))
-        self.net.backward(self.mse.backward(y, self.target))
+        self.net.backward(self.mse.backward(y, self.target), wanted=False)
 
     def step(self) -> None:
         """All of it."""
