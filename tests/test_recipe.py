@@ -47,10 +47,14 @@ def test_the_paper_recipe_is_the_reports():
     assert isinstance(recipe.noise_model(), RandomPixelNoise)
 
 
-def test_the_photo_recipe_trains_size_s_on_every_level_to_55():
-    recipe = read_recipe("photo")
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [("photo", PhotoSpec()), ("photo-medium", PhotoSpec((48, 96, 192), (1, 1, 4, 1, 1)))],
+)
+def test_the_photo_recipes_train_on_every_level_to_55(name, spec):
+    recipe = read_recipe(name)
 
-    assert recipe.spec() == PhotoSpec()
+    assert recipe.spec() == spec
     assert recipe.noise_model() == GaussianNoise(0, 55, recipe.target_views)
 
 
@@ -109,7 +113,8 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match=r"no recipe 'fast'; there are paper, paper-long, photo, or give a .toml file"
+        ValueError,
+        match=r"no recipe 'fast'; there are paper, paper-long, photo, photo-medium, or give a .toml file",
     ):
         read_recipe("fast")
 
