@@ -24,7 +24,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve(precision: str, device: torch.device | str = "cpu") -> torch.dtype:
-    """The type for "float32", "bfloat16" or "auto": the latter times a residual block on one patch in each.
+    """The type for "float32", "bfloat16" or "auto": the latter times a residual block in each.
 
     Raises ValueError naming what came and what is taken.
     """
@@ -46,7 +46,8 @@ def measure(device: torch.device | str = "cpu", repeats: int = 9) -> torch.dtype
     block = Residual(Conv2d(64, 64, 3, padding=1, rng=rng), ReLU(), Conv2d(64, 64, 3, padding=1, rng=rng))
     for layer in block.layers:
         layer.params = {key: value.to(device) for key, value in layer.params.items()}
-    patch = torch.randn(1, 32, 32, 64, generator=rng).to(device)
+    # As large as a window at a lower level: on a smaller one calls take longer than products.
+    patch = torch.randn(1, 128, 128, 64, generator=rng).to(device)
     seconds = {dtype: _median_seconds(block, patch.to(dtype), repeats) for dtype in TYPES.values()}
     return torch.bfloat16 if seconds[torch.float32] > WORTH * seconds[torch.bfloat16] else torch.float32
 
