@@ -228,38 +228,35 @@ def test_a_gpu_gets_the_fewest_products():
     assert type(paths.choose(SAME, 64, 64, torch.bfloat16, torch.device("cuda"))) is Unfolded
 
 
-@pytest.mark.parametrize("path", [Winograd(2), Winograd(4), Rows(), Unfolded(SAME)])
-def test_every_part_of_a_result_is_finished_once(path):
-    x, weight = drawn(3, 11, 7, 4), drawn(36, 5, seed=1)
-    prepared = path.prepare(weight, x.dtype)
-    finished = torch.zeros(3, 11)
+def assert_finished_once(shape, make):
+    """make(finish) -> a result of a shape: each of its parts is given to `finish` once, in its place."""
+    finished = torch.zeros(shape[:2])
 
     def finish(part, strip):
         part.neg_()
         finished[strip] += 1
 
-    with patch.object(strips, "STRIP_BYTES", 4000):
-        y = path.product(x, prepared, finish)
+    with patch.object(strips, "STRIP_BYTES", 2000):
+        result = make(finish)
 
+    assert result.shape == shape
     assert (finished == 1).all()
-    torch.testing.assert_close(y, -path.product(x, prepared, None))
+    torch.testing.assert_close(result, -make(None))
+
+
+@pytest.mark.parametrize("path", [Winograd(2), Winograd(4), Rows(), Unfolded(SAME)])
+def test_every_part_of_a_result_is_finished_once(path):
+    x, prepared = drawn(3, 11, 7, 4), path.prepare(drawn(36, 5, seed=1), torch.float64)
+
+    assert_finished_once((3, 11, 7, 5), lambda finish: path.product(x, prepared, finish))
 
 
 @pytest.mark.parametrize("path", [Phases(DOWN), Patches(Window(2, 2))])
 def test_every_part_of_an_adjoint_is_finished_once(path):
-    y, weight = drawn(3, 6, 4, 5), drawn(path.window.kernel_size**2 * 4, 5, seed=1)
-    prepared = path.prepare_adjoint(weight, y.dtype)
-    finished = torch.zeros(3, 12)
+    y, shape = drawn(3, 6, 4, 5), (3, 12, 8, 4)
+    prepared = path.prepare_adjoint(drawn(path.window.kernel_size**2 * 4, 5, seed=1), torch.float64)
 
-    def finish(part, strip):
-        part.neg_()
-        finished[strip] += 1
-
-    with patch.object(strips, "STRIP_BYTES", 1000):
-        x = path.adjoint(y, prepared, (3, 12, 8, 4), finish)
-
-    assert (finished == 1).all()
-    torch.testing.assert_close(x, -path.adjoint(y, prepared, (3, 12, 8, 4), None))
+    assert_finished_once(shape, lambda finish: path.adjoint(y, prepared, shape, finish))
 
 
 def test_a_changed_weight_is_prepared_anew_and_an_unchanged_one_is_not():

@@ -196,18 +196,17 @@ class _Prepared:
     """A weight as a path wants it, made anew when the weight has changed."""
 
     def __init__(self) -> None:
-        self.key: tuple[object, ...] = ()
-        self.held: tuple[Tensor, Tensor] | None = None
+        self.held: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def of(self, weight: Tensor, prepare: Callable[[Tensor, torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
         """prepare(weight, dtype)."""
         # torch counts the changes made in place. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), prepare, dtype)
         held = self.held
-        if held is None or self.key != key:
-            held = (weight, prepare(weight.contiguous(), dtype))
-            self.held, self.key = held, key
-        return held[1]
+        if held is None or held[0] != key:
+            # In one assignment: other threads see all of it or nothing.
+            held = self.held = (key, weight, prepare(weight.contiguous(), dtype))
+        return held[2]
 
 
 def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:

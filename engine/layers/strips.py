@@ -68,8 +68,11 @@ class _Memory:
     """Blocks that are handed out again once no tensor is left that lies in them."""
 
     def __init__(self) -> None:
-        self.blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = []
         self.lock = threading.Lock()
+        # What a block's references are counted as while no tensor has one: the list's, and the question's own.
+        self.blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = [np.empty(1, np.uint8)]
+        self.alone = self._references(0)
+        self.blocks.clear()
 
     def take(self, size: int) -> Tensor:
         """uint8 (size,), not cleared."""
@@ -89,8 +92,10 @@ class _Memory:
             return torch.from_numpy(block[start : start + size])
 
     def _is_free(self, place: int) -> bool:
-        # The list's own reference, and the one that the question itself makes.
-        return sys.getrefcount(self.blocks[place]) == 2
+        return self._references(place) == self.alone
+
+    def _references(self, place: int) -> int:
+        return sys.getrefcount(self.blocks[place])
 
     def _let_go(self) -> None:
         """Of the blocks that nothing uses, those longest unused, until the rest is no more than KEPT_BYTES."""
