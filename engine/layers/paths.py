@@ -21,8 +21,8 @@ from engine.layers.window import Window, col2im, taps, turned
 # With fewer channels bfloat16 gains a few per cent from Winograd's form and loses digits where they count, in the
 # layers at half the picture's size: a network's mean PSNR moved by 0.016 dB instead of 0.009.
 FEWEST = 48
-# From so many on float32 saves more by a fourth of the products than gathering tiles costs: M's step takes 6 to 9 per
-# cent less. With 128 it lost 5 per cent.
+# From so many on float32 saves more by a fourth of the products than tiles cost to gather: M's step takes 6 to 9
+# per cent less. With 128 it lost 5 per cent.
 MANY = 192
 
 
