@@ -6,13 +6,17 @@ Targets are never clipped: clipping would give the noise a mean, and the method 
 on the scenes' device, and no number of a tensor is looked at: on a GPU nothing waits.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from engine.album import Squares
+from engine.chance import seeded
 
 
 class Views(NamedTuple):
@@ -21,6 +25,17 @@ class Views(NamedTuple):
     noisy: Tensor
     target: Tensor
     weight: Tensor
+
+
+class Shots(NamedTuple):
+    """Of clean scenes (N, side, side, 3): a noisy shot of each, the noise of another one, and its power.
+
+    power: mean square of that noise in each channel, (N, 3), known from how it was drawn.
+    """
+
+    noisy: Tensor
+    noise: Tensor
+    power: Tensor
 
 
 class Noise(Protocol):
@@ -45,13 +60,15 @@ class GaussianNoise:
     """Additive white noise, its level drawn evenly for each scene.
 
     low, high: standard deviation, 0-255 scale. target_views: the target is the mean of this many noisy views,
-    which is one view with the level divided by the root of their number. The error of a scene is weighted by
-    1 / (σ² + (10/255)²), scaled to 1 at σ 25, or the loudest scenes would take all of the gradient.
+    which is one view with the level divided by the root of their number. grey: share of scenes without colour,
+    all channels of which have the same noise. rounded: share of inputs, never targets, rounded to 8 bits.
     """
 
     low: float = 0.0
     high: float = 55.0
     target_views: int = 1
+    grey: float = 0.0
+    rounded: float = 0.0
 
     largest_scale = 1
 
@@ -61,18 +78,18 @@ class GaussianNoise:
 
     def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
         """White noise of a level for each scene."""
-        clean = scenes.whole()
-        part = torch.rand(len(clean), generator=rng, device=clean.device)
-        level = self.low + (self.high - self.low) * part
-        sigma = (level / 255).view(-1, 1, 1, 1)
-        first, second = torch.randn((2, *clean.shape), generator=rng, device=clean.device)
-        noisy = first.mul_(sigma).add_(clean)
-        target = second.mul_(sigma / self.target_views**0.5).add_(clean)
-        return Views(noisy, target, (25**2 + 10**2) / (level.square() + 10**2))
+        clean = self.clean(scenes, scale)
+        noisy, target, weight = paired(
+            clean, white_noise(clean, self.low, self.high, rng), self.target_views, grey_scenes(scenes, self.grey)
+        )
+        if self.rounded:
+            as_sent, _ = parts(len(clean), (self.rounded,), planner(rng))
+            round_to_8_bits(noisy[as_sent])
+        return Views(noisy, target, weight)
 
     def clean(self, scenes: Squares, scale: int) -> Tensor:
-        """The scenes themselves."""
-        return scenes.whole()
+        """The scenes themselves, some without their colour."""
+        return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
 
 
 @dataclass(frozen=True)
@@ -110,3 +127,73 @@ class RandomPixelNoise:
         """The mean of each block."""
         side = scenes.side // scale
         return scenes.whole().view(-1, side, scale, side, scale, 3).mean((2, 4))
+
+
+def white_noise(clean: Tensor, low: float, high: float, rng: torch.Generator) -> Shots:
+    """The same level in every pixel and channel, drawn evenly for each scene. low, high: 0-255 scale."""
+    part = torch.rand(len(clean), generator=rng, device=clean.device)
+    sigma = ((low + (high - low) * part) / 255).view(-1, 1, 1, 1)
+    first, second = torch.randn((2, *clean.shape), generator=rng, device=clean.device)
+    return Shots(first.mul_(sigma).add_(clean), second.mul_(sigma), sigma.square().view(-1, 1).expand(-1, 3))
+
+
+def paired(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor | None) -> Views:
+    """Views of clean scenes. The target is the mean of so many shots.
+
+    The error of a scene is weighted by 1 / (σ² + (10/255)²), scaled to 1 at σ 25, or the loudest scenes would
+    take all of the gradient; σ comes from what was drawn, never from noisy pixels.
+    """
+    noisy, noise, power = shots
+    variance = power.mean(1)
+    if is_grey is not None:
+        # Green's noise stands for that of all three: it has the most of luma.
+        noisy, noise = (torch.where(is_grey.view(-1, 1, 1, 1), t[..., 1:2], t) for t in (noisy, noise))
+        variance = torch.where(is_grey, power[:, 1], variance)
+    target = noise.mul_(target_views**-0.5).add_(clean)
+    return Views(noisy, target, (25**2 + 10**2) / (255**2 * variance + 10**2))
+
+
+def grey_scenes(scenes: Squares, share: float) -> Tensor | None:
+    """Which scenes lose their colour, (N,); None if none do.
+
+    Their places decide, which are drawn: so it is known without noise, too.
+    """
+    if not share:
+        return None
+    places = scenes.places
+    number = places.picture * 7919 + places.top * 104_729 + places.left * 1_299_709
+    # Spread over all remainders: neighbouring places must not have neighbouring numbers.
+    return (number % 1009 < share * 1009).to(scenes.device, non_blocking=True)
+
+
+def greyed(clean: Tensor, is_grey: Tensor | None) -> Tensor:
+    """Scenes, some of which are their luma alone (BT.601)."""
+    if is_grey is None:
+        return clean
+    luma = 0.299 * clean[..., :1] + 0.587 * clean[..., 1:2] + 0.114 * clean[..., 2:]
+    return torch.where(is_grey.view(-1, 1, 1, 1), luma, clean)
+
+
+def round_to_8_bits(noisy: Tensor) -> Tensor:
+    """In place: clipped to [0, 1] and rounded, as in a file."""
+    return noisy.mul_(255).round_().clamp_(0, 255).div_(255)
+
+
+def planner(rng: torch.Generator) -> torch.Generator:
+    """A generator on the CPU for what is decided there, such as how many scenes get a kind of noise.
+
+    rng: itself where it is on the CPU; elsewhere its seed names another.
+    """
+    return rng if rng.device.type == "cpu" else seeded(rng.initial_seed())
+
+
+def parts(count: int, shares: Sequence[float], rng: torch.Generator) -> list[slice]:
+    """Slices of a batch for shares of it, and one for the rest; on average, each is exactly its share.
+
+    Scenes are drawn independently, so it does not matter which of them come first. rng: on the CPU.
+    Source: systematic sampling, Cochran, "Sampling Techniques", 1977, chapter 8.
+    """
+    start = float(torch.rand((), generator=rng))
+    # Scene i stands for the point i + start; a part takes those below its end.
+    ends = [min(max(math.ceil(count * end - start), 0), count) for end in accumulate(shares)] + [count]
+    return [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from engine.camera import CameraNoise
 from engine.networks import NetworkSpec, PaperSpec, PhotoSpec
 from engine.noise import GaussianNoise, Noise, RandomPixelNoise
 
@@ -20,8 +21,8 @@ class Recipe:
     """
 
     network: str  # "paper" or "photo"
-    noise: str  # "random-pixel" or "gaussian"
-    noise_range: tuple[float, float]  # random-pixel: side of the block; gaussian: sigma
+    noise: str  # "random-pixel", "gaussian" or "camera"
+    noise_range: tuple[float, float]  # random-pixel: side of the block; gaussian, and camera's white noise: sigma
     optimiser: str  # "sgd", "adam" or "muon"
     lr: float
     batch: int
@@ -32,7 +33,12 @@ class Recipe:
     geometry: str = "weights"  # paper: "text" or "weights"
     channels: tuple[int, ...] = (32, 64, 128)  # photo: widths at 1/2, 1/4, ...
     blocks: tuple[int, ...] = (1, 1, 3, 1, 1)  # photo: residual blocks a level
-    target_views: int = 1  # gaussian: the target is the mean of so many noisy views
+    target_views: int = 1  # gaussian, camera: the target is the mean of so many noisy views
+    grey: float = 0.0  # gaussian, camera: share of scenes without colour
+    rounded: float = 0.0  # gaussian, camera: share of inputs clipped and rounded to 8 bits
+    jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
+    white: float = 0.25  # camera: share of scenes with white noise
+    raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
     synthetic: float = 0.0  # share of dead leaves among photos
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places looked at for each cut; the one with the most detail is taken
@@ -46,14 +52,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, ("paper", "photo"))
-        _one_of("noise", self.noise, ("random-pixel", "gaussian"))
+        _one_of("noise", self.noise, ("random-pixel", "gaussian", "camera"))
         _one_of("optimiser", self.optimiser, ("sgd", "adam", "muon"))
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         for name in ("lr", "batch", "patch", "minutes", "target_views", "tries", "adam_lr"):
             _within(name, getattr(self, name), 0, float("inf"), above=True)
         for name in ("steps", "warmup", "clip"):
             _within(name, getattr(self, name), 0, float("inf"))
-        for name in ("synthetic", "decay", "average"):
+        for name in ("synthetic", "decay", "average", "grey", "rounded", "jpeg", "white", "raw"):
             _within(name, getattr(self, name), 0, 1)
         _within("zoom", self.zoom, 0.1, 1)
         low, high = self.noise_range
@@ -61,6 +67,8 @@ class Recipe:
             raise ValueError(f"noise_range takes the lowest and the highest level; got {low:g} and {high:g}")
         if self.noise == "random-pixel" and (low < 1 or low % 1 or high % 1):
             raise ValueError(f"noise_range takes whole sides of at least 1; got {low:g} and {high:g}")
+        if self.white + self.raw > 1:
+            raise ValueError(f"white and raw are parts of one whole; got {self.white:g} and {self.raw:g}")
         # Says what is wrong with the network's own values.
         self.spec()
 
@@ -75,7 +83,9 @@ class Recipe:
         low, high = self.noise_range
         if self.noise == "random-pixel":
             return RandomPixelNoise(int(low), int(high))
-        return GaussianNoise(low, high, self.target_views)
+        if self.noise == "gaussian":
+            return GaussianNoise(low, high, self.target_views, self.grey, self.rounded)
+        return CameraNoise(low, high, self.target_views, self.grey, self.rounded, self.jpeg, self.white, self.raw)
 
     def to_dict(self) -> dict[str, Any]:
         """For logs, checkpoints and the metadata of weights."""

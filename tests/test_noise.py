@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.album import Album, Places, Squares
-from engine.noise import GaussianNoise, RandomPixelNoise
+from engine.noise import GaussianNoise, RandomPixelNoise, parts, planner
 
 SIDE = 200
 BLACK = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
@@ -99,6 +99,46 @@ def test_gaussian_views_are_as_large_as_their_scene():
     assert views.noisy.dtype == views.target.dtype == torch.float32
 
 
+def test_a_share_of_the_scenes_is_grey_and_has_one_noise_in_all_channels():
+    noise, scenes = GaussianNoise(20, 20, grey=0.2), squares(*[speckled(8, seed) for seed in range(500)])
+
+    clean, views = noise.clean(scenes, 1), noise.views(scenes, 1, generator())
+
+    grey = [(t == t[..., :1]).flatten(1).all(1) for t in (clean, views.noisy, views.target)]
+    assert torch.equal(grey[0], grey[1])
+    assert torch.equal(grey[0], grey[2])
+    assert 0.15 < grey[0].float().mean() < 0.25
+    luma = scenes.whole()[grey[0]] @ torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(clean[grey[0]][..., 0], luma)
+    assert torch.equal(clean[~grey[0]], scenes.whole()[~grey[0]])
+    assert (views.noisy - clean)[grey[0]].std().item() == pytest.approx(20 / 255, rel=0.03)
+
+
+def test_grey_scenes_are_found_all_over_a_picture():
+    # 100 places, side by side, in one picture.
+    place = torch.arange(100)
+    places = Places(torch.zeros_like(place), place // 10, place % 10, torch.full((100,), 8.0))
+    scenes = Squares(Album([speckled(SIDE)]), places, 8, torch.zeros(3, 100, dtype=torch.bool))
+
+    clean = GaussianNoise(grey=0.3).clean(scenes, 1)
+
+    grey = (clean == clean[..., :1]).flatten(1).all(1).view(10, 10)
+    assert 15 <= grey.sum() <= 45
+    assert grey.any(0).sum() > 7
+    assert grey.any(1).sum() > 7
+
+
+def test_a_share_of_the_inputs_is_rounded_to_8_bits_and_no_target():
+    noise, rng, scenes = GaussianNoise(50, 50, rounded=0.25), generator(), squares(*[BLACK[:16, :16]] * 10)
+    sent = []
+    for _ in range(100):
+        views = noise.views(scenes, 1, rng)
+        sent.append((views.noisy == (views.noisy * 255).round().clamp(0, 255) / 255).flatten(1).all(1))
+        assert (views.target < 0).flatten(1).any(1).all()
+
+    assert torch.cat(sent).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
 # Random pixels
 
 
@@ -154,6 +194,56 @@ def test_scales_are_drawn_from_all_sides_within_the_limits():
 
     assert set(noise.draw_scales(300, rng)) == set(range(2, 11))
     assert noise.largest_scale == 10
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("noise", "scale"), [(GaussianNoise(), 1), (RandomPixelNoise(), 3)])
+def test_the_mean_error_of_targets_is_zero_at_every_brightness(noise, scale):
+    count, rng = 10_000, generator()
+    # Black and white among the values.
+    values = torch.randint(9, (count, 8 * scale, 8 * scale, 3), generator=rng) * 32
+    scenes = squares(*values.clamp_(max=255).to(torch.uint8))
+    clean = noise.clean(scenes, scale)
+
+    error = noise.views(scenes, scale, rng).target - clean
+
+    bins = (clean * 16).round().long()
+    for number in range(17):
+        sums = torch.where(bins == number, error, 0.0).double().sum((1, 2, 3))
+        assert sums.mean().abs() <= 4 * sums.std() / count**0.5, number
+
+
+# Parts of a batch
+
+
+def test_parts_cover_a_batch_and_have_their_shares_on_average():
+    rng = generator()
+    drawn = [parts(8, (0.25, 0.3), rng) for _ in range(2000)]
+
+    for slices in drawn:
+        assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])]
+        assert slices[-1].stop == 8
+        # As near to the share as whole numbers can be.
+        assert slices[0].stop == 2
+        assert slices[1].stop in (4, 5)
+    assert sum(part[1].stop - part[1].start for part in drawn) / 2000 == pytest.approx(2.4, abs=0.05)
+
+
+def test_the_only_scene_of_a_batch_is_in_each_part_at_times():
+    rng = generator()
+    drawn = [parts(1, (0.25, 0.0, 0.25), rng) for _ in range(2000)]
+
+    counts = [sum(slices[place].stop - slices[place].start for slices in drawn) for place in range(4)]
+    assert counts[1] == 0
+    assert counts == pytest.approx([500, 0, 500, 1000], abs=80)
+
+
+def test_what_is_decided_on_the_cpu_goes_on_from_a_generator_there():
+    rng = generator()
+
+    assert planner(rng) is rng
 
 
 # Both

@@ -1,8 +1,9 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
+from engine.camera import CameraNoise
 from engine.networks import PaperSpec, PhotoSpec
 from engine.noise import GaussianNoise, RandomPixelNoise
 from engine.recipe import Recipe, from_dict, read_recipe, shipped
@@ -56,6 +57,26 @@ def test_the_photo_recipes_train_on_every_level_to_55(name, spec):
 
     assert recipe.spec() == spec
     assert recipe.noise_model() == GaussianNoise(0, 55, recipe.target_views)
+
+
+def test_the_camera_recipe_is_the_medium_one_on_cameras_noise():
+    recipe, medium = read_recipe("photo-camera"), read_recipe("photo-medium")
+
+    assert recipe.noise_model() == CameraNoise(
+        low=0, high=55, target_views=4, grey=0.1, rounded=0.75, jpeg=0.6, white=0.25, raw=0.125
+    )
+    same = {"noise": "gaussian", "grey": 0.0, "rounded": 0.0}
+    assert replace(recipe, **same) == medium
+
+
+def test_every_share_of_a_recipe_reaches_its_noise():
+    shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6"}
+
+    camera = read_recipe("photo-camera", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
+    gaussian = read_recipe("photo", shares).noise_model()
+
+    assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3)
+    assert gaussian == GaussianNoise(0, 55, 4, grey=0.6, rounded=0.5)
 
 
 def test_a_recipe_of_ones_own_is_read_by_its_path(file):
@@ -112,10 +133,9 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    with pytest.raises(
-        ValueError,
-        match=r"no recipe 'fast'; there are paper, paper-long, photo, photo-medium, or give a .toml file",
-    ):
+    there = "paper, paper-long, photo, photo-camera, photo-medium"
+
+    with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, or give a .toml file"):
         read_recipe("fast")
 
 
@@ -162,7 +182,7 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
     ("key", "text", "message"),
     [
         ("network", "unet", "network is one of paper, photo; got 'unet'"),
-        ("noise", "salt", "noise is one of random-pixel, gaussian; got 'salt'"),
+        ("noise", "salt", "noise is one of random-pixel, gaussian, camera; got 'salt'"),
         ("optimiser", "lion", "optimiser is one of sgd, adam, muon; got 'lion'"),
         ("precision", "half", "precision is one of auto, float32, bfloat16; got 'half'"),
         ("lr", "0", "lr is more than 0; got 0"),
@@ -174,6 +194,11 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
         ("decay", "1.5", "decay is at least 0 and at most 1; got 1.5"),
         ("average", "2", "average is at least 0 and at most 1; got 2"),
         ("synthetic", "-0.1", "synthetic is at least 0 and at most 1; got -0.1"),
+        ("grey", "1.1", "grey is at least 0 and at most 1; got 1.1"),
+        ("rounded", "-1", "rounded is at least 0 and at most 1; got -1"),
+        ("jpeg", "60", "jpeg is at least 0 and at most 1; got 60"),
+        ("white", "2", "white is at least 0 and at most 1; got 2"),
+        ("raw", "0.9", "white and raw are parts of one whole; got 0.25 and 0.9"),
         ("zoom", "0", r"zoom is at least 0.1 and at most 1; got 0"),
         ("noise_range", "3", "noise_range takes 2 values; got '3'"),
         ("noise_range", "3 2", "noise_range takes the lowest and the highest level; got 3 and 2"),
