@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -24,7 +25,7 @@ import torch
 from engine import precision, weights
 from engine.files import write_atomically
 from engine.layers import slots
-from engine.networks import kind_of
+from engine.networks import kind_of, spec_to_dict
 from engine.pairs import Source, Validation, open_source
 from engine.recipe import Recipe, from_dict, read_recipe
 from engine.train import Diverged, Progress, Training, begin, train, validate
@@ -51,6 +52,7 @@ class Line:
 class Run:
     """What to train, on what, until when, and where to. every: seconds between log lines, validations and
     checkpoints. terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda".
+    start: weights to begin a new run from, instead of drawn ones.
     """
 
     recipe: Recipe
@@ -59,6 +61,7 @@ class Run:
     terms: str = "not stated"
     resume: bool = False
     device: str = "auto"
+    start: Path | None = None
     log_every: float = 1.0
     validate_every: float = 60.0
     save_every: float = 180.0
@@ -84,6 +87,8 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
         raise ValueError(f"the weights' name must end in {weights.SUFFIX}; got {job.out.name}")
     if job.checkpoint.exists() and not job.resume:
         raise ValueError(f"{job.checkpoint} exists: resume that run, or remove it to start anew")
+    if job.start and job.resume:
+        raise ValueError(f"a run goes on from its checkpoint or begins from {job.start}; not both")
     recipe = job.recipe
     source = open_source(
         job.data,
@@ -95,10 +100,21 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
         recipe.tries,
         precision.pick_device(job.device),
     )
-    training, name, seconds = _load_checkpoint(job) if job.resume else (_begin(job), secrets.token_hex(8), 0.0)
+    training, origin, seconds = _load_checkpoint(job) if job.resume else _begin(job)
     with _stop_signals() as stopping:
-        keeper = _Keeper(job, training, name, source.validation(VALIDATION_PICTURES), seconds, report, warn)
+        keeper = _Keeper(job, training, origin, source.validation(VALIDATION_PICTURES), seconds, report, warn)
         return keeper.keep(source, stopping)
+
+
+class _Origin(NamedTuple):
+    """A run's name, and the weights that it began from, name and digest: nothing if they were drawn."""
+
+    run: str
+    start: str
+
+    def to_dict(self) -> dict[str, str]:
+        """For checkpoints and the metadata of weights."""
+        return {"run": self.run} | ({"start": self.start} if self.start else {})
 
 
 class _Keeper:
@@ -108,16 +124,16 @@ class _Keeper:
         self,
         job: Run,
         training: Training,
-        name: str,
+        origin: _Origin,
         pictures: Validation,
         seconds: float,
         report: Callable[[Line], None],
         warn: Callable[[str], None],
     ) -> None:
-        self.job, self.training, self.name, self.pictures = job, training, name, pictures
+        self.job, self.training, self.origin, self.pictures = job, training, origin, pictures
         self.report, self.warn = report, warn
         # Seconds of earlier parts of the run count as this run's.
-        self.origin = time.monotonic() - seconds
+        self.began = time.monotonic() - seconds
         self.due = {"log": 0.0, "validate": self.seconds, "save": self.seconds + job.save_every}
         self.psnr: float | None = None
         # Taken up where the factor already falls, the run must not write over what was saved before it fell.
@@ -128,7 +144,7 @@ class _Keeper:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.origin
+        return time.monotonic() - self.began
 
     def done(self, step: int) -> float:
         """The part of the run that lies behind: counted in steps if the recipe has any, else in minutes."""
@@ -210,13 +226,13 @@ class _Keeper:
             "recipe": json.dumps(training.recipe.to_dict()),
             "precision": precision.name_of(training.compute),
             "data": _names(job.data),
-            "run": self.name,
+            **self.origin.to_dict(),
             "step": str(training.step),
             "pixels": str(training.pixels),
             "seconds": str(self.seconds),
         }
         write_atomically(checkpoint, safetensors.torch.save(training.state(), about))
-        if not training.step or not (ended or _is_of_run(job.out, self.name)):
+        if not training.step or not (ended or _is_of_run(job.out, self.origin.run)):
             return
         training.average.swap()
         try:
@@ -228,7 +244,7 @@ class _Keeper:
         training, job = self.training, self.job
         return {
             "recipe": json.dumps(training.recipe.to_dict()),
-            "run": self.name,
+            **self.origin.to_dict(),
             "kind": kind_of(training.recipe.spec()),
             "data": _names(job.data),
             "terms": job.terms,
@@ -249,13 +265,26 @@ def _names(data: Sequence[Path]) -> str:
     return ", ".join(path.resolve().name for path in data) or "dead leaves"
 
 
-def _begin(job: Run) -> Training:
+def _begin(job: Run) -> tuple[Training, _Origin, float]:
+    """A new training, where it comes from, and no seconds yet."""
     device = precision.pick_device(job.device)
-    return begin(job.recipe, precision.resolve(job.recipe.precision, device), device)
+    compute = precision.resolve(job.recipe.precision, device)
+    model = _start(job.start, job.recipe) if job.start else None
+    training = begin(job.recipe, compute, device, model.net if model else None)
+    return training, _Origin(secrets.token_hex(8), f"{model.name} {model.digest}" if model else ""), 0.0
 
 
-def _load_checkpoint(job: Run) -> tuple[Training, str, float]:
-    """The training as it was, the run's name, and the seconds it had taken. Its end may differ from then."""
+def _start(path: Path, recipe: Recipe) -> weights.Model:
+    """Weights to begin from. Raises ValueError saying both networks if they are not the recipe's."""
+    model = weights.load(path)
+    if model.spec != recipe.spec():
+        held, wanted = (json.dumps(spec_to_dict(spec)) for spec in (model.spec, recipe.spec()))
+        raise ValueError(f"{path}: holds the network {held}; the recipe trains {wanted}")
+    return model
+
+
+def _load_checkpoint(job: Run) -> tuple[Training, _Origin, float]:
+    """The training as it was, where it comes from, and the seconds it had taken. Its end may differ from then."""
     path = job.checkpoint
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -273,7 +302,7 @@ def _load_checkpoint(job: Run) -> tuple[Training, str, float]:
     training = begin(job.recipe, precision.resolve(about["precision"]), precision.pick_device(job.device))
     training.load_state(state)
     training.step, training.pixels = int(about["step"]), int(about["pixels"])
-    return training, about["run"], float(about["seconds"])
+    return training, _Origin(about["run"], about.get("start", "")), float(about["seconds"])
 
 
 def _lines_until(log: Path, step: int) -> Iterator[bytes]:
@@ -317,6 +346,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="*")
     parser.add_argument("--terms", default="not stated")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, metavar="WEIGHTS")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], type=_key_and_value, metavar="KEY=VALUE")
     given = parser.parse_args()
@@ -324,7 +354,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     try:
         recipe = read_recipe(given.recipe, dict(given.set))
-        job = Run(recipe, given.out, given.data, given.terms, given.resume, log_every=10)
+        job = Run(recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10)
         ended = run(job, lambda line: print(line, flush=True), print)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error

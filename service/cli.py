@@ -167,6 +167,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="How long to train.", show_default="the recipe's")] = None,
     steps: Annotated[int | None, typer.Option(help="How long to train, instead.", show_default="none")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside OUT.")] = False,
+    start: Annotated[Path | None, typer.Option("--start", help="Weights to begin from, not drawn ones.")] = None,
     terms: Annotated[str, typer.Option(help="The data's licence, to be told with the weights.")] = "not stated",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -188,7 +189,7 @@ def train(
     _use_threads(threads)
     values = _overrides(override, minutes, steps)
     every = 1.0 if err.is_terminal else 10.0
-    training = job.Run(read_recipe(recipe, values), output, data or (), terms, resume, device, log_every=every)
+    training = job.Run(read_recipe(recipe, values), output, data or (), terms, resume, device, start, log_every=every)
     with _live_line() as show:
         ended = job.run(training, lambda line: show(_describe(line)), _warn)
     if not ended:

@@ -300,6 +300,17 @@ def test_train_goes_on_with_resume(denoise, photos, tmp_path):
     assert weights.load(tmp_path / "my.safetensors").metadata["steps"] == "2"
 
 
+def test_train_begins_from_weights_that_exist(denoise, photos, tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    given = ["train", "paper", "--data", photos, "--steps", 1, *SMALL]
+    denoise(*given, "--out", first)
+
+    code, _, _ = denoise(*given, "--out", second, "--start", first)
+
+    assert code == 0
+    assert weights.load(second).metadata["start"] == f"first {weights.load(first).digest}"
+
+
 def test_train_refuses_an_unknown_flag_by_name(denoise, tmp_path):
     code, _, told = denoise("train", "paper", "--out", tmp_path / "my.safetensors", "--learning-rate", "1")
 

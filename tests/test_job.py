@@ -186,6 +186,91 @@ def test_a_run_elsewhere_than_in_the_main_thread_needs_no_signals(run):
     assert ended == [True]
 
 
+# Beginning from weights
+
+
+SLOW = replace(RECIPE, lr=1e-9, adam_lr=1e-9, steps=4, warmup=0)
+
+
+def test_a_run_may_begin_from_the_weights_of_another(run, tmp_path):
+    run("first")
+    start = tmp_path / "first.safetensors"
+
+    assert run(recipe=SLOW, start=start)
+    run("drawn", SLOW)
+
+    given, got, drawn = (tensors(tmp_path / f"{name}.safetensors") for name in ("first", "a", "drawn"))
+    for name in given:
+        torch.testing.assert_close(got[name], given[name], rtol=0, atol=1e-6)
+    assert not all(torch.allclose(drawn[name], given[name], atol=1e-3) for name in given)
+    # All else is as in any new run.
+    assert about(tmp_path / "a.checkpoint")["step"] == "4"
+    assert tensors(tmp_path / "a.checkpoint")["average.updates"] == 4
+
+
+def test_the_weights_to_begin_from_are_not_changed(run, tmp_path):
+    run("first")
+    before = (tmp_path / "first.safetensors").read_bytes()
+
+    run(start=tmp_path / "first.safetensors")
+
+    assert (tmp_path / "first.safetensors").read_bytes() == before
+
+
+def test_the_weights_tell_what_their_run_began_from_even_when_it_was_resumed(run, tmp_path):
+    run("first")
+    first = weights.load(tmp_path / "first.safetensors")
+
+    run(report=at(5, stop), start=first.path)
+    stopped = weights.load(tmp_path / "a.safetensors").metadata
+    run(resume=True)
+
+    ended = weights.load(tmp_path / "a.safetensors").metadata
+    assert stopped["start"] == ended["start"] == f"first {first.digest}"
+    assert ended["steps"] == "12"
+    assert "start" not in first.metadata
+
+
+def test_a_run_that_began_from_weights_was_stopped_and_resumed_ends_as_one_that_was_not(run, tmp_path):
+    run("first", replace(RECIPE, seed=5))
+    start = tmp_path / "first.safetensors"
+
+    run("whole", start=start)
+    run("parted", report=at(5, stop), start=start)
+    run("parted", resume=True)
+
+    one, other = (tensors(tmp_path / f"{name}.safetensors") for name in ("whole", "parted"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
+    run("first")
+
+    with pytest.raises(
+        ValueError, match=r'first.safetensors: holds the network .*"channels": \[4, 6\].*; '
+    ) as told:
+        run(recipe=replace(RECIPE, channels=(4, 8)), start=tmp_path / "first.safetensors")
+
+    assert '; the recipe trains {"kind": "photo", "channels": [4, 8], "blocks": [1, 1, 1]}' in str(told.value)
+    assert not (tmp_path / "a.checkpoint").exists()
+
+
+def test_what_holds_no_weights_is_no_start(run, tmp_path):
+    run("first")
+
+    with pytest.raises(weights.WeightsError, match=r"first.checkpoint: not weights of ours"):
+        run(start=tmp_path / "first.checkpoint")
+    with pytest.raises(weights.WeightsError, match=r"none.safetensors: not weights of ours: .*No such file"):
+        run(start=tmp_path / "none.safetensors")
+
+
+def test_a_run_is_not_both_resumed_and_begun(run, tmp_path):
+    run()
+
+    with pytest.raises(ValueError, match=r"goes on from its checkpoint or begins from .*a.safetensors; not both"):
+        run(resume=True, start=tmp_path / "a.safetensors")
+
+
 # What is kept
 
 
@@ -517,6 +602,22 @@ def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys)
     assert code == 0
     assert weights.load(tmp_path / "a.safetensors").metadata["terms"] == "CC0"
     assert "step=3" in capsys.readouterr().out
+
+
+def test_a_bare_machine_begins_from_weights(main, tmp_path, photos):
+    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+
+    code = main("photo", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
+
+    assert code == 0
+    assert weights.load(tmp_path / "b.safetensors").metadata["start"].startswith("a ")
+
+
+def test_a_bare_machine_trains_on_cameras_noise(main, tmp_path, photos):
+    code = main("photo-camera", tmp_path / "a.safetensors", photos, *SMALL)
+
+    assert code == 0
+    assert json.loads(weights.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
 
 
 def test_a_bare_machine_is_told_what_is_wrong(main, tmp_path):
