@@ -130,9 +130,9 @@ def plan(size: tuple[int, int], margin: int, most: int) -> tuple[int, int]:
 
     size: the picture's (height, width); margin: the halo. One patch where nothing fits.
 
-    Windows come one after the other, each on all threads. A window for each core, in a thread of its own, took 1.4
-    times as long for 512x512 pixels on two cores, since both repeat the halo, and as long for 2048x1360, in twice
-    the memory. So a picture that fits the memory is one window.
+    Windows come one after the other, each on all threads. A window for each core, in a thread of its own, took
+    1.4 times as long for 512x512 pixels on two cores, since both repeat the halo, and as long for 2048x1360, in
+    twice the memory. So a picture that fits the memory is one window.
     """
     rows, cols = (_splits(side, margin) for side in size)
     fitting = [

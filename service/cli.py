@@ -189,7 +189,8 @@ def train(
     _use_threads(threads)
     values = _overrides(override, minutes, steps)
     every = 1.0 if err.is_terminal else 10.0
-    training = job.Run(read_recipe(recipe, values), output, data or (), terms, resume, device, start, log_every=every)
+    chosen = read_recipe(recipe, values)
+    training = job.Run(chosen, output, data or (), terms, resume, device, start, log_every=every)
     with _live_line() as show:
         ended = job.run(training, lambda line: show(_describe(line)), _warn)
     if not ended:
