@@ -18,6 +18,9 @@ from engine.precision import name_of
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
+# What the numbers of a file may be kept in; a loaded network always has them in float32.
+FULL, HALF = torch.float32, torch.float16
+DISK_TYPES = {FULL: "float32", HALF: "float16"}
 
 
 class WeightsError(ValueError):
@@ -47,11 +50,32 @@ def weights_folder() -> Path:
     return Path(weights.__path__[0])
 
 
-def save(path: Path, net: Layer, spec: NetworkSpec, metadata: Mapping[str, str]) -> None:
-    """Write the network's parameters, the spec and what else should be known of them."""
-    tensors = {slot.name: slot.value.cpu().contiguous() for slot in slots(net)}
-    about = {**metadata, "format": FORMAT, "network": json.dumps(spec_to_dict(spec))}
-    write_atomically(path, safetensors.torch.save(tensors, about))
+def save(
+    path: Path,
+    net: Layer,
+    spec: NetworkSpec,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = FULL,
+) -> None:
+    """Write the network's parameters in float32 or float16, the spec and what else should be known of them.
+
+    Equal parameters and metadata make equal files. Raises ValueError naming a parameter too large for float16.
+    """
+    tensors = {slot.name: slot.value.to("cpu", dtype).contiguous() for slot in slots(net)}
+    large = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if large and dtype == HALF:
+        raise ValueError(f"{path}: float16 cannot hold what is in {', '.join(large)}")
+    network = json.dumps(spec_to_dict(spec))
+    about = {**metadata, "format": FORMAT, "network": network, "dtype": DISK_TYPES[dtype]}
+    write_atomically(path, _in_order(safetensors.torch.save(tensors, about)))
+
+
+def rounded(net: Layer, spec: NetworkSpec, dtype: torch.dtype) -> Layer:
+    """The network as it is loaded from a file that keeps its numbers in that type; products in float32."""
+    copy = build_network(spec)
+    for ours, theirs in zip(slots(copy), slots(net), strict=True):
+        ours.layer.params[ours.key] = theirs.value.to(dtype).float()
+    return copy
 
 
 def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32) -> Model:
@@ -81,6 +105,18 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (ValueError, AttributeError):
         return {}
     return metadata if metadata.get("format") == FORMAT else {}
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors file with its header's keys sorted: the library writes metadata in a random order.
+
+    The header is JSON between its length, eight bytes, and the numbers, which begin at a multiple of eight: so it
+    is filled up with spaces. Source: "Format" in the README of safetensors.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def _metadata(data: bytes) -> dict[str, str]:

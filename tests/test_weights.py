@@ -94,6 +94,51 @@ def test_weights_saved_in_half_precision_are_read_as_float32(path):
     assert {slot.value.dtype for slot in slots(weights.load(path).net)} == {torch.float32}
 
 
+def test_half_precision_on_disk_takes_half_the_bytes_and_says_so(path, net):
+    half = path.with_name("half.safetensors")
+
+    weights.save(half, net, SPEC, {}, torch.float16)
+
+    model = weights.load(half)
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    assert {tensor.dtype for tensor in safetensors.torch.load_file(half).values()} == {torch.float16}
+    assert (model.metadata["dtype"], weights.load(path).metadata["dtype"]) == ("float16", "float32")
+    for read, written in zip(slots(model.net), slots(net), strict=True):
+        assert torch.equal(read.value, written.value.half().float())
+
+
+def test_a_rounded_network_is_the_one_that_its_file_loads_to(path, net):
+    weights.save(path, net, SPEC, {}, torch.float16)
+    x = torch.rand(1, 8, 8, 3)
+
+    assert torch.equal(weights.rounded(net, SPEC, torch.float16).forward(x), weights.load(path).net.forward(x))
+
+
+def test_what_half_precision_cannot_hold_is_refused_by_name_and_not_written(tmp_path, net):
+    next(slots(net)).value[0, 0] = 1e6
+    name = next(slots(net)).name
+
+    with pytest.raises(ValueError, match=rf"float16 cannot hold what is in {name}$"):
+        weights.save(tmp_path / "a.safetensors", net, SPEC, {}, torch.float16)
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_same_network_makes_the_same_file_however_its_metadata_is_ordered(tmp_path, net, dtype):
+    about = {f"key {n}": f"σ {n}" for n in range(20)}
+    files = [tmp_path / f"{n}.safetensors" for n in range(4)]
+
+    for file in files:
+        weights.save(file, net, SPEC, about, dtype)
+        about = dict(reversed(about.items()))
+
+    assert len({file.read_bytes() for file in files}) == 1
+    assert metadata_of(files[0]).items() >= about.items()
+    held = safetensors.torch.load_file(files[0])
+    assert all(torch.equal(held[slot.name], slot.value.to(dtype)) for slot in slots(net))
+
+
 def test_the_folder_of_the_shipped_weights_is_found():
     assert weights.weights_folder().is_dir()
     assert weights.weights_folder().name == "weights"
