@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from engine.ensemble import Ensemble
 from engine.layers import (
     Compute,
     Conv2d,
@@ -119,7 +120,8 @@ def halo(net: Layer) -> int:
 
 def bytes_per_pixel(net: Layer) -> int:
     """Memory of a forward pass, at most, for each pixel of its input, beside weights and one strip."""
-    return math.ceil(_peak(net, Fraction(1), 4))
+    # An ensemble holds its input and the sum besides.
+    return math.ceil(_peak(net, Fraction(1), 4)) + (2 * 4 * CHANNELS if isinstance(net, Ensemble) else 0)
 
 
 def _peak(layer: Layer, scale: Fraction, size: int) -> Fraction:
