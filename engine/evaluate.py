@@ -2,8 +2,9 @@
 
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -24,6 +25,36 @@ PAIR_ENDINGS = (("_noisy", "_clean"), ("_real", "_mean"))
 SMALL_PIXELS, BATCH_PIXELS = 128 * 128, 256 * 256
 # What equal pictures get, instead of infinity.
 BEST_PSNR = 100.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A pair that is opened when it is its turn. name: that of its file, or its number in a file of many."""
+
+    name: str
+    open: Callable[[], Pair]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture: PSNR in dB and SSIM, noisy and denoised, and how long it took."""
+
+    noisy_psnr: float
+    noisy_ssim: float
+    psnr: float
+    ssim: float
+    pixels: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One picture, float (H, W, 3), and how it scores. The noisy one is as it came, the denoised one clipped."""
+
+    noisy: Tensor
+    clean: Tensor
+    denoised: Tensor
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -55,48 +86,86 @@ def ssim(a: Tensor, b: Tensor) -> float:
 def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Quality:
     """Denoise the noisy picture of each pair and compare with the clean one.
 
-    pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
-    noisy picture is compared as it comes. Raises ValueError when there are no pairs.
+    What denoise_pairs does, and takes; raises ValueError when there are no pairs.
     """
-    scores, seconds, pixels = [], 0.0, 0
+    return mean_quality([result.score for result in denoise_pairs(net, pairs, memory_budget)])
+
+
+def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Iterator[Result]:
+    """Each pair with its denoised picture and its scores, as soon as they are there.
+
+    pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
+    noisy picture is compared as it comes.
+    """
     for noisy, clean in _batches(pairs, min(BATCH_PIXELS, memory_budget // bytes_per_pixel(net))):
         start = time.perf_counter()
         output = _denoise(net, noisy, memory_budget).clamp(0, 1)
-        seconds += time.perf_counter() - start
-        pixels += noisy[..., 0].numel()
-        measures = [(measure(noisy, clean), measure(output, clean)) for measure in (_psnr_each, _ssim_each)]
-        scores.append(torch.stack([each for pair in measures for each in pair]))
+        seconds = (time.perf_counter() - start) / len(noisy)
+        pixels = noisy[0, ..., 0].numel()
+        measured = [measure(each, clean) for each in (noisy, output) for measure in (_psnr_each, _ssim_each)]
+        for place, (before, before_ssim, after, after_ssim) in enumerate(torch.stack(measured, 1).tolist()):
+            score = Score(before, before_ssim, after, after_ssim, pixels, seconds)
+            yield Result(noisy[place], clean[place], output[place], score)
+
+
+def largest_change(net: Layer, other: Layer, samples: Sequence[Sample]) -> float:
+    """By how many dB, at most, one picture's PSNR differs between two networks."""
+    results = (denoise_pairs(each, (sample.open() for sample in samples)) for each in (net, other))
+    psnrs = ((result.score.psnr for result in each) for each in results)
+    return float(max(abs(ours - theirs) for ours, theirs in zip(*psnrs, strict=True)))
+
+
+def mean_quality(scores: Sequence[Score]) -> Quality:
+    """The means of single pictures' scores. Raises ValueError when there are none."""
     if not scores:
         raise ValueError("there are no pairs to measure on")
-    every = torch.cat(scores, 1)
-    noisy_psnr, mean_psnr, noisy_ssim, mean_ssim = every.mean(1).tolist()
-    return Quality(every.shape[1], noisy_psnr, noisy_ssim, mean_psnr, mean_ssim, pixels / 1e6 / seconds)
+    rows = [(score.noisy_psnr, score.noisy_ssim, score.psnr, score.ssim) for score in scores]
+    before, before_ssim, after, after_ssim = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    speed = sum(score.pixels for score in scores) / 1e6 / sum(score.seconds for score in scores)
+    return Quality(len(rows), before, before_ssim, after, after_ssim, speed)
 
 
 def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iterator[Pair]:
+    """The pairs of gaussian_samples, one after the other; limit: only the first so many."""
+    return (sample.open() for sample in gaussian_samples(folder, sigma)[:limit])
+
+
+def gaussian_samples(folder: Path, sigma: float) -> list[Sample]:
     """The folder's pictures with white noise: (noisy, clean), float32 (H, W, 3), the noisy one not clipped.
 
     sigma: standard deviation, 0-255 scale. Each picture's noise is drawn from a seed that only its file's name
-    decides, so it is the same in every run, whichever pictures there are beside it. limit: only the first so
-    many. Raises ValueError naming the folder if it has no pictures.
+    decides, so it is the same in every run, whichever pictures there are beside it. Raises ValueError naming the
+    folder if it has no pictures.
     """
     if sigma < 0:
         raise ValueError(f"sigma is at least 0; got {sigma:g}")
-    return (_with_noise(file, sigma) for file in images.picture_files(folder)[:limit])
+    return [Sample(file.stem, partial(_with_noise, file, sigma)) for file in images.picture_files(folder)]
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
+    """The pairs of recorded_samples, one after the other."""
+    return (sample.open() for sample in recorded_samples(path))
+
+
+def recorded_samples(path: Path) -> list[Sample]:
     """(noisy, clean) pairs, float32 (H, W, 3), of a .pkl or .pt in the course's format, or of a folder.
 
     In a folder, pairs are NAME_noisy with NAME_clean, NAME_real with NAME_mean as in PolyU, or equal names in
     its folders noisy and clean. Raises ValueError saying what does not fit in which path.
     """
     if path.is_file() and path.suffix in PAIR_FILES:
-        return ((noisy.float() / 255, clean.float() / 255) for noisy, clean in read_pair_file(path))
+        held = enumerate(read_pair_file(path), 1)
+        return [Sample(str(number), partial(_as_floats, *pair)) for number, pair in held]
     if not path.is_dir():
         raise ValueError(f"{path}: neither a folder nor a file of pairs ({' or '.join(PAIR_FILES)})")
     named = _pairs_in_folders(path) if (path / "noisy").is_dir() else _pairs_by_ending(path)
-    return (_read_pair(noisy, clean) for noisy, clean in named)
+    return [Sample(name, partial(_read_pair, *pair)) for name, pair in named.items()]
+
+
+def with_noise(clean: Tensor, name: str, sigma: float, channels: int = 3) -> Tensor:
+    """A picture (H, W, 3) with white noise drawn from its name, not clipped. channels: 1 for one noise in all."""
+    rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return clean + sigma / 255 * torch.randn(*clean.shape[:2], channels, generator=rng)
 
 
 def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
@@ -157,34 +226,37 @@ def _blur(x: Tensor) -> Tensor:
 
 def _with_noise(file: Path, sigma: float) -> Pair:
     clean = images.read_rgb(file).float() / 255
-    rng = torch.Generator().manual_seed(zlib.crc32(file.name.encode()))
-    return clean + sigma / 255 * torch.randn(clean.shape, generator=rng), clean
+    return with_noise(clean, file.name, sigma), clean
+
+
+def _as_floats(noisy: Tensor, clean: Tensor) -> Pair:
+    return noisy.float() / 255, clean.float() / 255
 
 
 def _read_pair(noisy: Path, clean: Path) -> Pair:
-    pair = images.read_rgb(noisy).float() / 255, images.read_rgb(clean).float() / 255
+    pair = _as_floats(images.read_rgb(noisy), images.read_rgb(clean))
     if pair[0].shape != pair[1].shape:
         sizes = [f"{picture.shape[1]} x {picture.shape[0]}" for picture in pair]
         raise ValueError(f"{noisy} and {clean.name} differ in size: {sizes[0]} and {sizes[1]}")
     return pair
 
 
-def _pairs_in_folders(folder: Path) -> list[tuple[Path, Path]]:
+def _pairs_in_folders(folder: Path) -> dict[str, tuple[Path, Path]]:
     if not (folder / "clean").is_dir():
         raise ValueError(f"{folder}: has a folder noisy, but no folder clean")
     noisy, clean = ({f.stem: f for f in images.picture_files(folder / part)} for part in ("noisy", "clean"))
     if alone := sorted(noisy.keys() ^ clean.keys()):
         raise ValueError(f"{folder}: only in one of its folders noisy and clean: {', '.join(alone)}")
-    return [(noisy[stem], clean[stem]) for stem in noisy]
+    return {stem: (noisy[stem], clean[stem]) for stem in noisy}
 
 
-def _pairs_by_ending(folder: Path) -> list[tuple[Path, Path]]:
+def _pairs_by_ending(folder: Path) -> dict[str, tuple[Path, Path]]:
     files = {file.stem: file for file in images.picture_files(folder)}
     for noisy, clean in PAIR_ENDINGS:
         names = [stem.removesuffix(noisy) for stem in files if stem.endswith(noisy)]
         if alone := [name + noisy for name in names if name + clean not in files]:
             raise ValueError(f"{folder}: no {clean} picture for {', '.join(alone)}")
         if names:
-            return [(files[name + noisy], files[name + clean]) for name in names]
+            return {name: (files[name + noisy], files[name + clean]) for name in names}
     endings = " or ".join(f"NAME{noisy} with NAME{clean}" for noisy, clean in PAIR_ENDINGS)
     raise ValueError(f"{folder}: no pairs; they are {endings}, or equal names in folders noisy and clean")

@@ -4,7 +4,20 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.evaluate import evaluate_pairs, gaussian_pairs, psnr, read_pairs, ssim
+from engine.evaluate import (
+    Score,
+    denoise_pairs,
+    evaluate_pairs,
+    gaussian_pairs,
+    gaussian_samples,
+    largest_change,
+    mean_quality,
+    psnr,
+    read_pairs,
+    recorded_samples,
+    ssim,
+    with_noise,
+)
 from engine.networks import PaperSpec, PhotoSpec, build_network
 from engine.picture import denoise_picture
 
@@ -111,6 +124,49 @@ def test_pictures_measured_together_score_as_each_denoised_by_itself(size):
     assert quality.psnr == pytest.approx(sum(each) / 5, abs=1e-4)
 
 
+def test_each_picture_comes_back_with_its_own_scores_in_the_order_given():
+    net = build_network(PaperSpec(8, "text"), generator())
+    sizes = [(32, 32), (32, 32), (40, 33), (32, 32)]
+    pairs = [(torch.rand(*size, 3), torch.rand(*size, 3)) for size in sizes]
+
+    results = list(denoise_pairs(net, pairs))
+
+    assert len(results) == 4
+    for result, (noisy, clean) in zip(results, pairs, strict=True):
+        denoised = denoise_picture(net, noisy).clamp(0, 1)
+        assert torch.equal(result.noisy, noisy)
+        assert torch.equal(result.clean, clean)
+        torch.testing.assert_close(result.denoised, denoised, rtol=0, atol=1e-5)
+        assert result.score.noisy_psnr == pytest.approx(psnr(noisy, clean))
+        assert result.score.psnr == pytest.approx(psnr(result.denoised, clean))
+        assert result.score.ssim == pytest.approx(ssim(result.denoised, clean))
+        assert result.score.pixels == noisy.shape[0] * noisy.shape[1]
+
+
+def test_a_mean_is_over_pictures_and_a_speed_over_pixels_and_seconds():
+    quality = mean_quality([Score(20, 0.4, 30, 0.8, 1_000_000, 1.0), Score(22, 0.6, 33, 0.9, 3_000_000, 1.0)])
+
+    assert (quality.pictures, quality.noisy_psnr, quality.psnr) == (2, 21, 31.5)
+    assert (quality.noisy_ssim, quality.ssim) == pytest.approx((0.5, 0.85))
+    assert quality.megapixels_per_second == 2
+
+
+def test_the_largest_change_is_that_of_the_one_picture_that_changes_most(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.png", picture(32, 32, ord(name)))
+    one, other = unchanging(), build_network(PaperSpec(8, "text"), generator())
+    samples = gaussian_samples(tmp_path, 25)
+
+    change = largest_change(one, other, samples)
+
+    each = [
+        [psnr(denoise_picture(net, noisy).clamp(0, 1), clean) for net in (one, other)]
+        for noisy, clean in gaussian_pairs(tmp_path, 25)
+    ]
+    assert change == pytest.approx(max(abs(a - b) for a, b in each))
+    assert largest_change(one, one, samples) == 0
+
+
 def test_no_pairs_is_an_error_and_no_mean_of_nothing():
     with pytest.raises(ValueError, match="no pairs to measure on"):
         evaluate_pairs(unchanging(), [])
@@ -127,6 +183,23 @@ def test_the_noise_of_a_picture_depends_on_its_name_and_not_on_its_neighbours(tm
     assert torch.equal(second, alone)
     assert not torch.equal(first, second)
     assert torch.equal(clean, picture(32, 32) / 255)
+
+
+def test_samples_carry_the_names_of_their_files(tmp_path):
+    for name in ("b", "a"):
+        write(tmp_path / "clean" / f"{name}.png", picture(12, 12))
+        write(tmp_path / "pairs" / f"{name}_real.png", picture(12, 12))
+        write(tmp_path / "pairs" / f"{name}_mean.png", picture(12, 12))
+
+    assert [sample.name for sample in gaussian_samples(tmp_path / "clean", 15)] == ["a", "b"]
+    assert [sample.name for sample in recorded_samples(tmp_path / "pairs")] == ["a", "b"]
+
+
+def test_one_noise_for_all_channels_is_equal_in_each():
+    noise = with_noise(torch.zeros(64, 64, 3), "a.png", 25, channels=1)
+
+    assert torch.equal(noise[..., 0], noise[..., 2])
+    assert float(noise.std() * 255) == pytest.approx(25, rel=0.05)
 
 
 def test_gaussian_noise_has_its_level_and_is_not_clipped(tmp_path):

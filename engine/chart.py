@@ -1,0 +1,119 @@
+"""PSNR against noise, drawn as SVG. Its colours are the page's: classes series-0 to series-5."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+# The drawing, and what of it lies between the axes.
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 50, 700, 20, 355
+# Each colour has a shape of its own, for those who do not tell them apart.
+SHAPES = (
+    "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
+    "M-5 -5h10v10h-10z",
+    "M0 -6l6 10h-12z",
+    "M0 -7l7 7l-7 7l-7 -7z",
+    "M0 6l6 -10h-12z",
+    "M-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+)
+
+
+class Dot(NamedTuple):
+    """A picture or a mean of pictures. sigma: of its noise, 0-255 scale; psnr: denoised, in dB."""
+
+    sigma: float
+    psnr: float
+
+    @classmethod
+    def of(cls, noisy_psnr: float, psnr: float) -> "Dot":
+        """The noise's root mean square is what the noisy picture's PSNR says."""
+        return cls(255 * 10 ** (-noisy_psnr / 20), psnr)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A set with one kind of noise: a dot for each picture, and the means, joined in the order given."""
+
+    name: str
+    pictures: Sequence[Dot]
+    means: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """From sigma 0..right and PSNR low..high to places in the drawing."""
+
+    right: int
+    low: int
+    high: int
+
+    def x(self, sigma: float) -> float:
+        return LEFT + (RIGHT - LEFT) * sigma / self.right
+
+    def y(self, psnr: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * (psnr - self.low) / (self.high - self.low)
+
+
+def draw(lines: Sequence[Line]) -> str:
+    """The drawing and under it what its marks mean. Raises ValueError if there is nothing to draw."""
+    dots = [dot for line in lines for dot in (*line.pictures, *line.means)]
+    if not dots:
+        raise ValueError("there are no dots to draw")
+    psnrs = [dot.psnr for dot in dots]
+    right = 5 * (1 + int(max(dot.sigma for dot in dots) // 5))
+    axes = _Axes(right, 2 * math.floor(min(psnrs) / 2), 2 * math.floor(max(psnrs) / 2) + 2)
+    drawn = "".join(_line(axes, number, line) for number, line in enumerate(lines))
+    keys = "".join(_key(number, line.name) for number, line in enumerate(lines))
+    return (
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="PSNR of the denoised pictures'
+        ' against the standard deviation of their noise; the means are in the table above.">'
+        f'{_grid(axes)}{_noisy(axes)}{drawn}</svg><ul class="keys">{keys}</ul>'
+    )
+
+
+def _grid(axes: _Axes) -> str:
+    step = max(1, round((axes.high - axes.low) / 8))
+    rows = [(axes.y(value), value) for value in range(axes.low, axes.high + 1, step)]
+    cols = [(axes.x(value), value) for value in range(0, axes.right + 1, 5 * math.ceil(axes.right / 60))]
+    return "".join(
+        [
+            *(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>' for y, _ in rows),
+            *(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value}</text>' for y, value in rows),
+            *(f'<text x="{x:.1f}" y="{BOTTOM + 19}" text-anchor="middle">{value}</text>' for x, value in cols),
+            f'<text x="{LEFT + 8}" y="{TOP - 8}">PSNR, dB</text>',
+            f'<text x="{(LEFT + RIGHT) / 2:g}" y="{HEIGHT - 6}" text-anchor="middle">'
+            "standard deviation of the noise, 0-255 scale</text>",
+        ]
+    )
+
+
+def _noisy(axes: _Axes) -> str:
+    """What pictures score as they come."""
+    steps = (axes.right * part / 100 for part in range(1, 101))
+    curve = ((sigma, 20 * math.log10(255 / sigma)) for sigma in steps)
+    inside = [f"{axes.x(sigma):.1f} {axes.y(psnr):.1f}" for sigma, psnr in curve if axes.low <= psnr <= axes.high]
+    return f'<path class="noisy" d="M{"L".join(inside)}"/>' if inside else ""
+
+
+def _line(axes: _Axes, number: int, line: Line) -> str:
+    dots = (f'<circle cx="{axes.x(dot.sigma):.1f}" cy="{axes.y(dot.psnr):.1f}" r="2"/>' for dot in line.pictures)
+    means = [(axes.x(dot.sigma), axes.y(dot.psnr)) for dot in line.means]
+    through = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
+    marks = "".join(_mark(number, x, y) for x, y in means)
+    return f'<g class="{_series(number)}">{"".join(dots)}<path class="line" d="M{through}"/>{marks}</g>'
+
+
+def _key(number: int, name: str) -> str:
+    mark = f'<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true">{_mark(number, 0, 0)}</svg>'
+    return f'<li class="{_series(number)}">{mark}{escape(name)}</li>'
+
+
+def _mark(number: int, x: float, y: float) -> str:
+    shape = SHAPES[number % len(SHAPES)]
+    return f'<path class="mark" d="{shape}" transform="translate({x:.1f} {y:.1f})"/>'
+
+
+def _series(number: int) -> str:
+    return f"series-{number % len(SHAPES)}"
