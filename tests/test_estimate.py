@@ -1,0 +1,351 @@
+import io
+import math
+import time
+from dataclasses import astuple
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from engine.estimate import Estimate, estimate_noise, pick
+from engine.images import decode, read_rgb
+from engine.synthetic import dead_leaves
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+needs_kodak = pytest.mark.skipif(not (DATA / "kodak24").is_dir(), reason="Kodak24 is not in ../shared/data")
+needs_polyu = pytest.mark.skipif(not (DATA / "polyu").is_dir(), reason="PolyU is not in ../shared/data")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def leaves(seed=0, side=320):
+    return dead_leaves(side, side, generator(seed)).float() / 255
+
+
+def ramp(height=256, width=256, channels=3, low=0.2, high=0.8):
+    """Even but for its brightness, which rises from left to right."""
+    return torch.linspace(low, high, width).view(1, -1, 1).expand(height, -1, channels)
+
+
+def noise(picture, seed=0, channels=None):
+    return torch.randn(*picture.shape[:2], channels or picture.shape[2], generator=generator(seed))
+
+
+def in_8_bits(picture):
+    return (picture.clamp(0, 1) * 255).round() / 255
+
+
+def blurred(noise, taps=(1, 2, 1)):
+    """By these taps along both sides, scaled to keep the variance of white noise."""
+    power = sum(tap**2 for tap in taps) ** 0.5
+    for axis in (0, 1):
+        noise = sum(tap / power * noise.roll(step, axis) for step, tap in enumerate(taps))
+    return noise
+
+
+def as_jpeg(picture, quality):
+    file = io.BytesIO()
+    Image.fromarray((in_8_bits(picture) * 255).to(torch.uint8).numpy()).save(file, "JPEG", quality=quality)
+    return decode(file.getvalue()).pixels
+
+
+def rms(values):
+    return math.sqrt(sum(value**2 for value in values) / len(values))
+
+
+@pytest.mark.parametrize("sigma", [5, 15, 25, 50])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_white_noise_is_measured_to_a_tenth(sigma, seed):
+    clean = leaves(seed)
+
+    estimate = estimate_noise(clean + sigma / 255 * noise(clean))
+
+    assert rms(estimate.sigma) == pytest.approx(sigma, rel=0.1)
+    assert estimate.sigma == pytest.approx([sigma] * 3, rel=0.15)
+    assert estimate.chroma.sigma == pytest.approx(sigma * (2 / 3) ** 0.5, rel=0.1)
+    assert not estimate.correlated
+    assert pick(estimate) == "white"
+
+
+@pytest.mark.parametrize("sigma", [5, 25, 50])
+def test_noise_that_8_bits_clipped_is_measured_as_it_was_before(sigma):
+    clean = leaves(3)
+
+    estimate = estimate_noise(in_8_bits(clean + sigma / 255 * noise(clean)))
+
+    assert rms(estimate.sigma) == pytest.approx(sigma, rel=0.1)
+    assert pick(estimate) == "white"
+
+
+def test_noise_is_measured_where_a_tenth_of_it_is_clipped_everywhere():
+    clean = torch.full((256, 256, 3), 1.28 * 30 / 255)
+
+    estimate = estimate_noise(in_8_bits(clean + 30 / 255 * noise(clean)))
+
+    assert estimate.sigma == pytest.approx([30] * 3, rel=0.04)
+
+
+@pytest.mark.parametrize("low", [0.0, -0.3])
+def test_noise_is_measured_in_the_dark_where_half_of_it_is_clipped(low):
+    clean = ramp(low=low, high=0)
+
+    estimate = estimate_noise(in_8_bits(clean + 30 / 255 * noise(clean)))
+
+    assert estimate.sigma == pytest.approx([30] * 3, rel=0.1)
+
+
+def test_each_channel_has_its_own_noise():
+    clean = leaves()
+
+    estimate = estimate_noise(clean + torch.tensor([6.0, 12.0, 24.0]) / 255 * noise(clean))
+
+    assert estimate.sigma == pytest.approx((6, 12, 24), rel=0.1)
+    assert estimate.luma.sigma**2 + estimate.chroma.sigma**2 == pytest.approx(rms(estimate.sigma) ** 2, rel=0.02)
+
+
+def test_grey_in_one_channel_and_in_three_is_the_same_picture():
+    clean = leaves().mean(2, keepdim=True)
+    noisy = clean + 20 / 255 * noise(clean)
+
+    one, three = estimate_noise(noisy), estimate_noise(noisy.expand(-1, -1, 3))
+
+    assert len(one.sigma) == 1
+    assert three.sigma == one.sigma * 3
+    assert astuple(three)[1:] == astuple(one)[1:]
+    assert one.sigma == pytest.approx([20], rel=0.1)
+    assert one.chroma is None
+    assert pick(one) == "white"
+
+
+def test_correlated_noise_is_measured_with_its_correlation():
+    clean = ramp()
+    # Products of the taps with themselves, 0 to 3 apart: 6, 4, 1 and 0 for luma; 70, 56, 28 and 8 for chroma.
+    luma = 8 * blurred(noise(clean, 1, channels=1))
+    chroma = 6 * blurred(noise(clean, 2), (1, 4, 6, 4, 1))
+    chroma = chroma - chroma.mean(2, keepdim=True)
+
+    estimate = estimate_noise(clean + (luma + chroma) / 255)
+
+    assert estimate.luma.sigma == pytest.approx(8, rel=0.1)
+    assert estimate.luma.correlation == pytest.approx((4 / 6, 1 / 6, 0), abs=0.1)
+    assert estimate.chroma.sigma == pytest.approx(6 * (2 / 3) ** 0.5, rel=0.1)
+    assert estimate.chroma.correlation == pytest.approx((56 / 70, 28 / 70, 8 / 70), abs=0.1)
+    assert estimate.sigma == pytest.approx([math.sqrt(8**2 + 6**2 * 2 / 3)] * 3, rel=0.1)
+    assert estimate.correlated
+
+
+def test_white_noise_has_no_correlation():
+    clean = ramp()
+
+    estimate = estimate_noise(clean + 10 / 255 * noise(clean))
+
+    assert estimate.luma.correlation == pytest.approx((0, 0, 0), abs=0.06)
+    assert estimate.chroma.correlation == pytest.approx((0, 0, 0), abs=0.06)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("quality", [None, 95, 75])
+def test_noise_of_a_camera_is_told_by_its_chroma_even_if_luma_is_white(seed, quality):
+    clean = leaves(seed)
+    luma, chroma = 10 * noise(clean, 1, channels=1), 5 * blurred(noise(clean, 2))
+    noisy = clean + (luma + chroma - chroma.mean(2, keepdim=True)) / 255
+
+    estimate = estimate_noise(noisy if quality is None else as_jpeg(noisy, quality))
+
+    assert estimate.correlated
+    assert pick(estimate) == "camera"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_correlated_noise_of_grey_is_told_by_its_luma(seed):
+    clean = leaves(seed).mean(2, keepdim=True)
+
+    estimate = estimate_noise(in_8_bits(clean + 15 / 255 * blurred(noise(clean))))
+
+    assert pick(estimate) == "camera"
+
+
+@pytest.mark.parametrize("shot", [0.006, -0.004])
+def test_the_law_of_noise_against_brightness_is_found(shot):
+    clean = ramp(384, 384)
+    base = 0.0005 if shot > 0 else 0.004
+    variance = shot * clean + base
+
+    estimate = estimate_noise(clean + variance.sqrt() * noise(clean))
+
+    assert len(estimate.law) >= 6
+    brightness = [level.brightness for level in estimate.law]
+    assert brightness == sorted(brightness)
+    truth = [255 * math.sqrt(shot * at / 255 + base) for at in brightness]
+    assert [level.sigma for level in estimate.law] == pytest.approx(truth, rel=0.1)
+    assert estimate.sigma == pytest.approx([255 * float(variance.mean().sqrt())] * 3, rel=0.05)
+
+
+def test_texture_at_one_brightness_is_not_taken_for_noise_there():
+    clean = ramp().clone()
+    texture = 0.1 * blurred(noise(clean, 5, channels=1), (1, 4, 6, 4, 1))
+    clean[:, 160:] += texture[:, 160:]
+
+    estimate = estimate_noise(clean + 5 / 255 * noise(clean))
+
+    assert estimate.sigma == pytest.approx([5] * 3, rel=0.1)
+    assert max(level.brightness for level in estimate.law) < 160
+    assert 0.3 < estimate.flat < 0.7
+
+
+def chequered(shares, side=256):
+    """A texture of single pixels: of so much of the noise of 5, in squares of 16 drawn evenly from these."""
+    row, column = torch.arange(side).view(-1, 1, 1), torch.arange(side).view(-1, 1)
+    drawn = torch.tensor(shares)[torch.randint(len(shares), (side // 16, side // 16), generator=generator())]
+    strength = drawn.repeat_interleave(16, 0).repeat_interleave(16, 1).unsqueeze(2)
+    return 5 / 255 * strength * (1 - 2 * ((row + column) % 2))
+
+
+@pytest.mark.parametrize(("shares", "start"), [((4.0,), 192), ((0.0, 0.7), 128), ((0.0,) * 9 + (4.0,), 0)])
+def test_fine_texture_is_not_taken_for_noise_if_even_or_uneven_at_one_brightness_or_rare(shares, start):
+    clean = ramp().clone()
+    clean[:, start:] += chequered(shares)[:, start:]
+
+    estimate = estimate_noise(clean + 5 / 255 * noise(clean))
+
+    assert estimate.sigma == pytest.approx([5] * 3, rel=0.1)
+
+
+def test_a_fall_of_light_is_no_noise():
+    assert max(estimate_noise(ramp(low=0.1, high=0.9)).sigma) < 0.1
+
+
+def test_constant_bars_above_and_below_do_not_hide_the_noise():
+    clean = leaves()
+    noisy = in_8_bits(clean + 15 / 255 * noise(clean))
+    noisy[:80] = noisy[240:] = 0.0627
+
+    assert rms(estimate_noise(noisy).sigma) == pytest.approx(15, rel=0.1)
+
+
+def test_a_large_picture_is_looked_at_in_all_its_parts():
+    clean = ramp(1600, 2400, channels=1)
+    sigma = torch.where(torch.arange(2400) < 1200, 5.0, 15.0).view(1, -1, 1)
+
+    estimate = estimate_noise(clean + sigma / 255 * noise(clean))
+
+    # A bin at the border between them may count as either.
+    assert estimate.sigma == pytest.approx([rms((5, 15))], rel=0.15)
+    assert estimate.law[0].sigma == pytest.approx(5, rel=0.1)
+    assert estimate.law[-1].sigma == pytest.approx(15, rel=0.1)
+
+
+def test_a_larger_picture_takes_no_longer():
+    pictures = [torch.rand(side, side, 1, generator=generator()) for side in (1024, 4096)]
+
+    def seconds(picture):
+        start = time.thread_time()
+        estimate_noise(picture)
+        return time.thread_time() - start
+
+    small, large = (min(seconds(picture) for _ in range(3)) for picture in pictures)
+    assert large < 2.5 * small
+
+
+def test_the_same_picture_gives_the_same_estimate_and_is_not_changed():
+    clean = leaves()
+    noisy = clean + 15 / 255 * noise(clean)
+    before = noisy.clone()
+
+    first = estimate_noise(noisy)
+    torch.manual_seed(1)
+
+    assert estimate_noise(noisy) == first
+    assert torch.equal(noisy, before)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 100), (7, 5), (15, 300)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_a_tiny_picture_nothing_is_said(height, width, channels):
+    estimate = estimate_noise(torch.rand(height, width, channels, generator=generator()))
+
+    assert estimate == Estimate()
+    assert pick(estimate) == "camera"
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 1000), (33, 47), (64, 64)])
+def test_a_small_picture_is_measured_roughly(height, width):
+    clean = ramp(height, width)
+
+    estimate = estimate_noise(clean + 10 / 255 * noise(clean))
+
+    assert rms(estimate.sigma) == pytest.approx(10, rel=0.15)
+    assert pick(estimate) == "white"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_of_a_constant_picture_nothing_is_said(value):
+    assert estimate_noise(torch.full((64, 64, 3), value)) == Estimate()
+
+
+def test_a_picture_that_is_mostly_saturated_is_judged_by_the_rest():
+    clean = leaves()
+    noisy = in_8_bits(clean + 10 / 255 * noise(clean))
+    noisy[:, 60:] = 1.0
+
+    estimate = estimate_noise(noisy)
+
+    assert rms(estimate.sigma) == pytest.approx(10, rel=0.15)
+    assert estimate.flat < 0.3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_refused(value):
+    picture = torch.rand(32, 32, 3)
+    picture[5, 6, 1] = value
+
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        estimate_noise(picture)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 2), (1, 32, 32, 3), (0, 5, 3)])
+def test_what_is_no_picture_is_refused_with_its_shape(shape):
+    with pytest.raises(ValueError, match=r"a picture is \(H, W, 1\) or \(H, W, 3\); got \("):
+        estimate_noise(torch.zeros(shape))
+
+
+def test_blocks_of_jpeg_are_seen_and_nothing_else_is_taken_for_them():
+    clean = leaves()
+    noisy = clean + 5 / 255 * noise(clean)
+    window = torch.zeros(256, 256, 3)
+    window[64:128, 64:128] = 0.5
+
+    assert estimate_noise(as_jpeg(noisy, 60)).jpeg_blocks
+    assert estimate_noise(as_jpeg(noisy, 60)[3:, 5:]).jpeg_blocks
+    assert not any(estimate_noise(picture).jpeg_blocks for picture in (clean, in_8_bits(noisy), window))
+
+
+@needs_kodak
+@pytest.mark.parametrize("sigma", [5, 15, 50])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_noise_on_kodak_is_measured_to_a_tenth(sigma, clipped):
+    ratios = []
+    for number in (1, 5, 8, 13, 20, 23):
+        clean = read_rgb(DATA / "kodak24" / f"kodim{number:02}.png").float() / 255
+        noisy = clean + sigma / 255 * noise(clean, number)
+        estimate = estimate_noise(in_8_bits(noisy) if clipped else noisy)
+        ratios.append(rms(estimate.sigma) / sigma)
+        assert pick(estimate) == "white"
+
+    assert ratios == pytest.approx([1] * 6, rel=0.1)
+
+
+@needs_polyu
+def test_noise_of_real_cameras_is_recognised():
+    for file in sorted((DATA / "polyu").glob("*_real.JPG"))[::20]:
+        estimate = estimate_noise(read_rgb(file).float() / 255)
+
+        assert pick(estimate) == "camera"
+        assert estimate.chroma.correlation[0] > 0.6
+        assert estimate.luma.correlation[0] > 0.3
+        assert 0.2 < estimate.luma.sigma < 8
