@@ -43,7 +43,7 @@ OUTLIER = 2.5
 # more than the smoothest bin, times STILL_FLAT.
 STILL_ALIKE, FINE, STILL_FLAT = 2.5, 0.065, 1.2
 # Noise is white from this on, in its variance at high frequencies for that at middle ones. Measured on BSD400, σ
-# 15 to 50: chroma of white noise has 0.98 and more, of cameras' 0.5 and less; white noise of grey 0.83 and more.
+# 15 to 50: chroma of white noise has 0.98 and more, of cameras' 0.5 and less; white noise of grey 0.89 and more.
 WHITE = 0.65
 # With less than this for luma's variance, what the channels differ by is rounding, and tells nothing.
 LEAST_CHROMA = 0.001

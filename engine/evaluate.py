@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine import images
+from engine.auto import Choose
 from engine.layers import Layer, slots
 from engine.networks import bytes_per_pixel
 from engine.pairs import PAIR_FILES, read_pair_file
@@ -106,6 +107,14 @@ def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY
         for place, (before, before_ssim, after, after_ssim) in enumerate(torch.stack(measured, 1).tolist()):
             score = Score(before, before_ssim, after, after_ssim, pixels, seconds)
             yield Result(noisy[place], clean[place], output[place], score)
+
+
+def denoise_pairs_by(
+    choose: Choose, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
+) -> Iterator[Result]:
+    """As denoise_pairs, each noisy picture by the network chosen for it."""
+    for pair in pairs:
+        yield from denoise_pairs(choose(pair[0]), [pair], memory_budget)
 
 
 def largest_change(net: Layer, other: Layer, samples: Sequence[Sample]) -> float:

@@ -3,70 +3,92 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine import images
+from engine.auto import Choose
 from engine.files import write_atomically
-from engine.layers import Layer
-from engine.picture import MEMORY_BUDGET, denoise
+from engine.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
+from engine.picture import MEMORY_BUDGET, WHOLE, Finish, denoise
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
-SUFFIX = ".png"
+PNG = "png"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture file, and the file its denoised picture goes to."""
+    """A picture file, the file its denoised picture goes to, and as which format."""
 
     source: Path
     target: Path
+    format: str = PNG
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task that is over. error: what went wrong, if anything did."""
+    """A task that is over. error: what went wrong, if anything did. changed: what the new file does not hold."""
 
     task: Task
     error: str | None = None
+    changed: tuple[str, ...] = ()
 
 
-def plan(inputs: Sequence[Path], out: Path, force: bool = False) -> list[Task]:
+@dataclass(frozen=True)
+class Order:
+    """How pictures are wanted back. page: that one alone, counted from 1. The rest is as in images.encode."""
+
+    quality: int | None = None
+    page: int | None = None
+    png_level: int = images.PNG_LEVEL
+    finish: Finish = WHOLE
+    memory_budget: int = MEMORY_BUDGET
+
+
+def plan(inputs: Sequence[Path], out: Path, force: bool = False, format_: str | None = None) -> list[Task]:
     """What there is to do: inputs are picture files and folders of them, which are not searched deeper.
 
-    `out` is a folder, made if need be, in which pictures keep their names with the suffix .png. For one input
+    `out` is a folder, made if need be, in which pictures keep their names with the format's suffix. For one input
     file it may be a file's name instead, which its suffix tells, or a pipe. force: write over what is there.
-    Raises ValueError, before any work, naming an input that is not there, inputs that would have one output,
-    and outputs that exist.
+    format_: one of WRITTEN, or SAME; without one a file's suffix says it, and else it is PNG. Raises ValueError,
+    before any work, naming an input that is not there, inputs that would have one output, and outputs that exist.
     """
     one_file = out == PIPE or (out.suffix and not out.is_dir())
-    tasks = _to_file(inputs, out) if one_file else _to_folder(inputs, out)
+    tasks = _to_file(inputs, out, format_) if one_file else _to_folder(inputs, out, format_ or PNG)
     _refuse_clashes(tasks)
     if not force and (there := [str(task.target) for task in tasks if task.target.exists()]):
         raise ValueError(f"already there, and written over only with force: {_some(there)}")
     return tasks
 
 
-def denoise_files(
-    net: Layer, tasks: Iterable[Task], memory_budget: int = MEMORY_BUDGET, png_level: int = images.PNG_LEVEL
-) -> Iterator[Outcome]:
+def denoise_files(choose: Choose, tasks: Iterable[Task], order: Order | None = None) -> Iterator[Outcome]:
     """Do the tasks in turn. A file that cannot be read, denoised or written is told of, and the rest go on."""
     for task in tasks:
         try:
-            _write(task.target, denoise_bytes(net, _read(task.source), memory_budget, png_level))
+            written = denoise_bytes(choose, _read(task.source), task.format, order)
+            _write(task.target, written.data)
         except (ValueError, OSError, MemoryError) as error:
             yield Outcome(task, str(error) or type(error).__name__)
         else:
-            yield Outcome(task)
+            yield Outcome(task, changed=written.changed)
 
 
-def denoise_bytes(
-    net: Layer, data: bytes, memory_budget: int = MEMORY_BUDGET, png_level: int = images.PNG_LEVEL
-) -> bytes:
-    """A picture file's bytes -> the denoised picture's, as PNG. Raises ValueError if it is no picture."""
-    clean = denoise(net, images.decode(data), memory_budget)
-    return images.encode_png(clean, png_level)
+def denoise_bytes(choose: Choose, data: bytes, format_: str = PNG, order: Order | None = None) -> images.Written:
+    """A picture file's bytes -> the denoised one's, by the network chosen for its first page.
+
+    Raises ValueError if it cannot be read or written.
+    """
+    order = order or Order()
+    file = images.read(data, page=order.page)
+    kind = chosen(format_, file.kind)
+    pages = list(file.pages)
+    # A second name for each large thing would keep it until the end.
+    file = replace(file, pages=())
+    net = choose(pages[0].samples)
+    for number in range(len(pages)):
+        pages[number] = denoise(net, pages[number], order.memory_budget, finish=order.finish)
+    return images.encode(replace(file, pages=tuple(pages)), kind, order.quality, order.png_level)
 
 
 def _read(source: Path) -> bytes:
@@ -81,20 +103,26 @@ def _write(target: Path, data: bytes) -> None:
         write_atomically(target, data)
 
 
-def _to_file(inputs: Sequence[Path], out: Path) -> list[Task]:
+def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Task]:
     if len(inputs) != 1 or inputs[0].is_dir():
         raise ValueError(f"{out} takes one picture, and here may be several; give a folder")
-    if out != PIPE and out.suffix.lower() != SUFFIX:
-        raise ValueError(f"pictures are written as PNG; got {out}, which does not end in {SUFFIX}")
-    return [Task(source, out) for source in _files(inputs)]
+    if out == PIPE:
+        return [Task(source, out, format_ or PNG) for source in _files(inputs)]
+    told = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
+    if not told and format_ != SAME:
+        raise ValueError(f"{out} ends in no suffix of a format that is written; {KINDS_WRITTEN}")
+    if format_ and format_ not in (SAME, *told):
+        raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as a picture of that format does")
+    return [Task(source, out, format_ or told[0]) for source in _files(inputs)]
 
 
-def _to_folder(inputs: Sequence[Path], out: Path) -> list[Task]:
+def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder, or a name that ends in {SUFFIX}")
+        raise ValueError(f"{out} is a file; give a folder, or a name that ends in a picture's suffix")
     if PIPE in inputs:
-        raise ValueError(f"a picture from a pipe has no name; give it one that ends in {SUFFIX}")
-    return [Task(source, out / f"{source.stem}{SUFFIX}") for source in _files(inputs)]
+        raise ValueError("a picture from a pipe has no name; give it one that ends in .png or another suffix")
+    suffix = None if format_ == SAME else suffix_of(FORMATS[format_])
+    return [Task(source, out / f"{source.stem}{suffix or source.suffix}", format_) for source in _files(inputs)]
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:

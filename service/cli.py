@@ -4,9 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
-from itertools import islice
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,16 +18,25 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Table
 
+from engine.formats import FORMATS, WRITTEN, chosen
 from service.flags import ManyValues, RecipeFlags, with_settings
 from service.settings import Settings
+from service.wishes import Shown, Wishes
 
 # Whatever needs torch is imported by the commands that use it, so that --help and mistakes are answered at once.
 if TYPE_CHECKING:
-    from engine.evaluate import Pair, Quality
+    from engine.auto import Choose
+    from engine.evaluate import Pair, Quality, Score
+    from engine.folder import Outcome
+    from engine.gallery import Section
     from engine.job import Line
+    from engine.layers import Layer
+    from engine.suite import Trial
     from engine.weights import Model
 
 STOPPED = 130
+# What weights may lose by being kept in float16, in dB, of any picture.
+LARGEST_CHANGE = 0.001
 MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
 PNG_LEVEL: int = Settings.model_fields["png_level"].default
 
@@ -52,14 +61,41 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-ModelOption = Annotated[str, typer.Option(help="Name of shipped weights, or path of a .safetensors file.")]
+class How(StrEnum):
+    """Whether a picture goes through the network once, or flipped and turned in all eight ways."""
+
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option(help="Name of shipped weights, path of a .safetensors file, or auto, which looks at the noise."),
+]
 WeightsArgument = Annotated[
-    str, typer.Argument(metavar="WEIGHTS", help="Path of a .safetensors file, or name of shipped weights.")
+    str,
+    typer.Argument(
+        metavar="WEIGHTS", help="Path of a .safetensors file, name of shipped weights, or for some commands auto."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), float32 or bfloat16.")]
 BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for a picture on its way through, in bytes.")]
 LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fields["png_level"].description)]
+_WISHES = Wishes.model_fields
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", help=f"{' '.join(WRITTEN)}, or same.", show_default="as OUT is named, or png"),
+]
+QualityOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help=_WISHES["quality"].description, show_default="95, WebP lossless"),
+]
+StrengthOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["strength"].description)]
+LumaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["luma"].description)]
+ChromaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["chroma"].description)]
+ShownOption = Annotated[Shown, typer.Option("--output", help=_WISHES["output"].description)]
+PageOption = Annotated[int | None, typer.Option(min=1, help=_WISHES["page"].description, show_default="all")]
 PairsOption = Annotated[
     Path | None, typer.Option(help="(noisy, clean) pairs: a .pkl or .pt file, or a folder.", show_default=False)
 ]
@@ -92,19 +128,27 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="OUT", help="Folder; for one picture a .png file, or - for stdout."
+            "-o", "--out", metavar="OUT", help="Folder; for one picture a file's name, or - for stdout."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
-    model: ModelOption = "photo",
+    model: ModelOption = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     memory_budget: BudgetOption = MEMORY_BUDGET,
     png_level: LevelOption = PNG_LEVEL,
+    format_: FormatOption = None,
+    quality: QualityOption = None,
+    strength: StrengthOption = 1.0,
+    luma: LumaOption = 1.0,
+    chroma: ChromaOption = 1.0,
+    shown: ShownOption = "clean",
+    page: PageOption = None,
 ) -> None:
     """Denoise pictures: files, folders, or what comes through a pipe.
 
-    They keep their names, and are written as PNG. A broken one is reported, and the rest go on.
+    They keep their names, and are written as PNG, or as --format or the name after -o says. A broken one is
+    reported, and the rest go on.
 
     - `denoise run noisy.jpg -o clean.png`
 
@@ -113,22 +157,20 @@ def run(
     - `cat noisy.jpg | denoise run - > clean.png`
     """
     from engine import folder
+    from engine.picture import Finish
 
     if output is None and inputs != [folder.PIPE]:
         raise typer.BadParameter("say where to", param_hint="-o")
     target = output or folder.PIPE
     if target == folder.PIPE and sys.stdout.isatty():
         raise typer.BadParameter("a picture is no text for a terminal: redirect it, or use -o")
-    tasks = folder.plan(inputs, target, force)
-    net = _load(model, device, precision).net
-    failed = 0
-    with Progress(console=err, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("denoising", total=len(tasks))
-        for outcome in folder.denoise_files(net, tasks, memory_budget, png_level):
-            progress.advance(bar)
-            if outcome.error:
-                failed += 1
-                _warn(f"{outcome.task.source}: {outcome.error}")
+    if format_:
+        chosen(format_, FORMATS[WRITTEN[0]])
+    tasks = folder.plan(inputs, target, force, format_)
+    finish = Finish(strength, luma, chroma, shown)
+    order = folder.Order(quality, page, png_level, finish, memory_budget)
+    choose, _ = _choice(model, device, precision)
+    failed = _told(folder.denoise_files(choose, tasks, order), len(tasks))
     if failed:
         raise ValueError(f"{failed} of {len(tasks)} pictures not denoised")
 
@@ -204,8 +246,20 @@ def evaluate(
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.", show_default="all")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the standard sets: cbsd68, kodak24, polyu, paper/val.pkl.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only each set's first.", show_default="all")] = None,
+    quality: Annotated[
+        How, typer.Option(help="high: mean over 8 flips and turns, 8 times the work.")
+    ] = How.NORMAL,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a page of what each picture gained.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     memory_budget: BudgetOption = MEMORY_BUDGET,
@@ -215,18 +269,67 @@ def evaluate(
     - `denoise evaluate photo --clean pictures/ --sigma 15 25 50`
 
     - `denoise evaluate my.safetensors --pairs val.pkl --json`
-    """
-    from engine.evaluate import evaluate_pairs
 
-    opened = _open_pairs(pairs, clean, sigma or [15, 25, 50], limit)
-    model = _load(weights, device, precision)
-    found = {
-        level: evaluate_pairs(model.net, _watched(measured, level), memory_budget) for level, measured in opened
-    }
-    if as_json:
-        typer.echo(json.dumps(_to_json(model, found)))
+    - `denoise evaluate photo --suite sets/ --report report/`
+    """
+    from engine.auto import AUTO
+    from engine.ensemble import Ensemble
+    from engine.evaluate import denoise_pairs, denoise_pairs_by
+    from engine.gallery import Section
+
+    trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
+    choose, model = _choice(weights, device, precision, None if quality is How.NORMAL else Ensemble)
+    sections, scores = [Section(trial) for trial in trials], []
+    for section in sections:
+        watched = _watched(section.trial)
+        # The same network for all can take small pictures many at a time.
+        results = (
+            denoise_pairs_by(choose, watched, memory_budget)
+            if model.name == AUTO
+            else denoise_pairs(model.net, watched, memory_budget)
+        )
+        scores.append([section.add(result) if report else result.score for result in results])
+    if report:
+        _write_report(report, model, quality, sections)
+    found = list(zip(trials, scores, strict=True))
+    if suite:
+        _tell_rows(_suite_rows(model, quality, found), model, as_json)
+    elif as_json:
+        typer.echo(json.dumps({"quality": quality, **_to_json(model, _by_level(found))}))
     else:
-        out.print(_quality_table(model, found))
+        out.print(_quality_table(model, _by_level(found)))
+
+
+@app.command(cls=ManyValues)
+def ship(
+    weights: WeightsArgument,
+    output: Annotated[Path, typer.Option("-o", "--out", help="The smaller file, .safetensors.")],
+    pairs: PairsOption = None,
+    clean: CleanOption = None,
+    sigma: SigmaOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.", show_default="all")] = None,
+) -> None:
+    """Write weights in half the size, in float16, if that changes no picture by more than 0.001 dB.
+
+    Else in float32, as they were.
+
+    - `denoise ship my.safetensors --clean pictures/ --out weights/my.safetensors`
+
+    - `denoise ship my.safetensors --pairs val.pkl --out weights/my.safetensors`
+    """
+    from engine import weights as files
+    from engine.evaluate import largest_change
+
+    trials = [trial.first(limit) for trial in _trials(pairs, clean, None, sigma or [15, 25, 50])]
+    model = _load(weights, "cpu", "float32")
+    half = files.rounded(model.net, model.spec, files.HALF)
+    change = max(largest_change(model.net, half, trial.samples) for trial in trials)
+    small = change <= LARGEST_CHANGE
+    files.save(output, model.net, model.spec, model.metadata, files.HALF if small else files.FULL)
+    _warn(
+        f"float16 changes a picture by up to {change:.6f} dB:"
+        f" written in {'float16' if small else 'float32'}, {output.stat().st_size:,} bytes"
+    )
 
 
 @app.command(cls=RecipeFlags)
@@ -291,7 +394,8 @@ def demo(
     """
     from engine import report
 
-    shown = [pair for _, opened in _open_pairs(pairs, clean, sigma or [25], count) for pair in opened]
+    trials = _trials(pairs, clean, None, sigma or [25])
+    shown = [pair for trial in trials for pair in trial.first(count).pairs()]
     report.demo(_load(weights, "auto", "auto").net, shown, output)
 
 
@@ -335,12 +439,43 @@ def models(
     out.print(table)
 
 
+def _told(outcomes: "Iterable[Outcome]", total: int) -> int:
+    """How many pictures failed; each of them is told of, and each that is not what it was."""
+    failed = 0
+    with Progress(console=err, disable=not err.is_terminal) as progress:
+        bar = progress.add_task("denoising", total=total)
+        for outcome in outcomes:
+            progress.advance(bar)
+            if outcome.error:
+                failed += 1
+                _warn(f"{outcome.task.source}: {outcome.error}")
+            elif outcome.changed:
+                _warn(f"{outcome.task.source}: {'; '.join(outcome.changed)}")
+    return failed
+
+
 def _load(name: str, device: str, precision: str) -> "Model":
     from engine import precision as types
     from engine import weights
 
     place = types.pick_device(device)
     return weights.load(_weights_file(name), place, types.resolve(precision, place))
+
+
+def _choice(
+    name: str, device: str, precision: str, wrapped: "Callable[[Layer], Layer] | None" = None
+) -> "tuple[Choose, Model]":
+    """What chooses a picture's network, and what is told of it: for AUTO, names and digests of both."""
+    from engine import auto
+
+    names = list(auto.SPECIALISTS.values()) if name == auto.AUTO else [name]
+    models = [_load(each, device, precision) for each in names]
+    if wrapped:
+        models = [replace(model, net=wrapped(model.net)) for model in models]
+    if name != auto.AUTO:
+        return auto.always(models[0].net), models[0]
+    both = replace(models[0], name=name, digest="+".join(model.digest for model in models))
+    return auto.among({model.name: model.net for model in models}), both
 
 
 def _weights_file(name: str) -> Path:
@@ -357,23 +492,68 @@ def _weights_file(name: str) -> Path:
     return shipped[name]
 
 
-def _open_pairs(
-    pairs: Path | None, clean: Path | None, sigma: Sequence[float], limit: int | None
-) -> "list[tuple[float | None, Iterable[Pair]]]":
-    """What to measure on, and the noise's level beside it, which is None for recorded pairs."""
-    from engine.evaluate import gaussian_pairs, read_pairs
+def _trials(pairs: Path | None, clean: Path | None, suite: Path | None, sigma: Sequence[float]) -> "list[Trial]":
+    """What to measure on. Says which sets the suite's folder lacks."""
+    from engine.suite import recorded, trials, white
 
-    if (pairs is None) == (clean is None):
-        raise typer.BadParameter("give one of the two", param_hint="--pairs / --clean")
+    if [pairs, clean, suite].count(None) != 2:
+        raise typer.BadParameter("give one of the two, or evaluate --suite", param_hint="--pairs / --clean")
     if clean is not None:
-        return [(level, gaussian_pairs(clean, level, limit)) for level in sigma]
-    assert pairs is not None
-    return [(None, islice(read_pairs(pairs), limit))]
+        return [white(clean, level) for level in sigma]
+    if pairs is not None:
+        return [recorded(pairs)]
+    assert suite is not None
+    found, missing = trials(suite)
+    if missing:
+        _warn(f"left out, not in {suite}: {', '.join(missing)}")
+    return found
 
 
-def _watched(pairs: "Iterable[Pair]", level: float | None) -> "Iterable[Pair]":
-    title = "measuring" if level is None else f"sigma {level:g}"
-    return track(pairs, title, console=err, transient=True, disable=not err.is_terminal)
+def _watched(trial: "Trial") -> "Iterable[Pair]":
+    title, total = f"{trial.set}, {trial.noise}", len(trial.samples)
+    return track(trial.pairs(), title, total, console=err, transient=True, disable=not err.is_terminal)
+
+
+def _by_level(found: "Iterable[tuple[Trial, list[Score]]]") -> "dict[float | None, Quality]":
+    from engine.evaluate import mean_quality
+
+    return {trial.level: mean_quality(scores) for trial, scores in found}
+
+
+def _suite_rows(
+    model: "Model", quality: How, found: "Iterable[tuple[Trial, list[Score]]]"
+) -> list[dict[str, Any]]:
+    """A row for each set and noise, with what it was measured with."""
+    from engine.evaluate import mean_quality
+
+    about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
+    parts = ((name, trial.noise, mean_quality(s)) for trial, scores in found for name, s in trial.parts(scores))
+    return [{"set": name, "noise": noise, **asdict(mean), **about} for name, noise, mean in parts]
+
+
+def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table("set", "noise", title=_title(model))
+    for name in ("pictures", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        numbers = (f"{row['noisy_psnr']:.2f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
+        speed = f"{row['megapixels_per_second']:.2f}"
+        table.add_row(row["set"], row["noise"], str(row["pictures"]), *numbers, speed)
+    out.print(table)
+
+
+def _write_report(folder: Path, model: "Model", quality: How, sections: "Sequence[Section]") -> None:
+    from engine.gallery import write_page
+
+    about = f"Network {model.name}, SHA-256 {model.digest}, products in {model.precision}, quality {quality}."
+    write_page(folder / "index.html", f"What {model.name} makes of pictures", about, sections)
+
+
+def _title(model: "Model") -> str:
+    return f"{model.name} {model.digest[:12]} in {model.precision}"
 
 
 def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, Any]:
@@ -386,7 +566,7 @@ def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, 
 
 
 def _quality_table(model: "Model", found: "dict[float | None, Quality]") -> Table:
-    table = Table(title=f"{model.name} {model.digest[:12]} in {model.precision}")
+    table = Table(title=_title(model))
     for name in ("sigma", "pictures", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     for level, quality in found.items():

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from engine.images import BrokenPicture, NotAPicture, PictureTooLarge, UnsupportedPicture
+from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
 from engine.picture import Cancelled
 
 # The engine knows no HTTP: what its errors mean here.
@@ -20,6 +20,7 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     BrokenPicture: 400,
     PictureTooLarge: 413,
     UnsupportedPicture: 415,
+    CannotWrite: 422,
 }
 
 

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import weights
+from engine import auto, weights
+from engine.auto import AUTO
+from engine.estimate import Estimate
+from engine.images import Picture
 from engine.precision import name_of, pick_device, resolve
 from engine.weights import SUFFIX, Model, WeightsError
 from service.errors import ClientError
@@ -19,20 +22,36 @@ class NoSuchModel(ClientError):
 
 @dataclass(frozen=True)
 class Models:
-    """What is served, by name; where it runs, and in which type."""
+    """What is served, by name; what a request gets that names none; where it runs, and in which type."""
 
     by_name: Mapping[str, Model]
-    default: Model
+    default: str
     device: str
     precision: str
 
-    def get(self, name: str | None) -> Model:
-        """The model of that name, or without one the default. Raises NoSuchModel naming those there are."""
+    @property
+    def names(self) -> list[str]:
+        """What a request may name: the weights, and AUTO if those are there that it chooses among."""
+        return [*([] if auto.missing(self.by_name) else [AUTO]), *self.by_name]
+
+    def behind(self, name: str) -> list[Model]:
+        """The weights that a name may mean."""
+        return [self.by_name[each] for each in (auto.SPECIALISTS.values() if name == AUTO else [name])]
+
+    def named(self, name: str | None) -> str:
+        """The name, or without one the default. Raises NoSuchModel naming those there are."""
         if name is None:
             return self.default
-        if name not in self.by_name:
-            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.by_name)}.")
-        return self.by_name[name]
+        if name not in self.names:
+            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
+        return name
+
+    def choose(self, name: str, picture: Picture) -> tuple[Model, Estimate | None]:
+        """The weights of that name; of AUTO those for the picture's noise, and what was found of it."""
+        if name != AUTO:
+            return self.by_name[name], None
+        chosen, estimate = auto.choose(picture.samples)
+        return self.by_name[chosen], estimate
 
 
 def load_models(settings: Settings) -> Models:
@@ -43,13 +62,14 @@ def load_models(settings: Settings) -> Models:
     device = pick_device(settings.device)
     compute = resolve(settings.precision, device)
     by_name = {file.stem: weights.load(file, device, compute) for file in files}
-    return Models(by_name, by_name[settings.model], str(device), name_of(compute))
+    return Models(by_name, settings.model, str(device), name_of(compute))
 
 
 def _refuse_missing(folder: Path, files: list[Path], default: str) -> None:
     """No other weights stand in for the default: whoever asks for one must not get another unawares."""
     names = [file.stem for file in files]
-    if default not in names:
+    wanted = list(auto.SPECIALISTS.values()) if default == AUTO else [default]
+    if missing := [name for name in wanted if name not in names]:
         there = ", ".join(names) or "no weights at all"
-        missing = folder / f"{default}{SUFFIX}"
-        raise WeightsError(f"{missing}: the default model's weights are not there; the folder has {there}")
+        path = folder / f"{missing[0]}{SUFFIX}"
+        raise WeightsError(f"{path}: the default model's weights are not there; the folder has {there}")

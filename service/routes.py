@@ -1,5 +1,6 @@
 """What the service answers to: a picture to denoise, questions about itself, and the page."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,15 +10,20 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from engine.images import Picture, decode, encode_png
+from engine.auto import AUTO
+from engine.estimate import in_words
+from engine.formats import FORMATS, WRITTEN, chosen, listed
+from engine.images import Picture, encode, read
 from engine.networks import kind_of
-from engine.picture import denoise
+from engine.picture import Finish, denoise
 from engine.weights import Model
+from service.accept import DEFAULT, acceptable
 from service.body import FIELD, read_picture
 from service.errors import documented
 from service.models import Models
 from service.schedule import Schedule, Turn
 from service.settings import Settings
+from service.wishes import Wishes
 
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from elsewhere, and runs no script but its own file.
@@ -32,13 +38,13 @@ _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG, WebP, BMP, TIFF or GIF (first frame), in the form's field or as it is.",
+        "description": f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.",
         "content": {"multipart/form-data": {"schema": _FORM}, "application/octet-stream": {"schema": _PICTURE}},
     }
 }
 _CLEAN = {
     "description": "The picture without its noise.",
-    "content": {"image/png": {"schema": _PICTURE}},
+    "content": {FORMATS[name].media_type: {"schema": _PICTURE} for name in WRITTEN},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
@@ -46,6 +52,8 @@ _CLEAN = {
             "X-Denoise-Digest": "SHA-256 of its weights.",
             "X-Denoise-Precision": "The type its products ran in.",
             "X-Denoise-Seconds": "How long the picture took, without its upload and the wait for its turn.",
+            "X-Denoise-Noise": "What noise was found, where the model was chosen by it.",
+            "X-Denoise-Changed": "What this format could not hold of the picture, if there is anything.",
         }.items()
     },
 }
@@ -53,9 +61,10 @@ _ERRORS = documented(
     {
         400: "No picture, or a broken one.",
         404: "No such model.",
-        413: "Too many bytes, or too many pixels.",
+        406: "No format that is accepted is written.",
+        413: "Too many bytes, pixels or pages.",
         415: "A kind of picture that is not taken.",
-        422: "A form without the field.",
+        422: "A form without the field, a parameter out of its range, or a format that cannot hold the picture.",
     }
 )
 
@@ -67,7 +76,7 @@ class Health(BaseModel):
 
     ready: bool = Field(description="Nothing is answered before the weights are loaded.")
     model: str = Field(description="What a request gets that names no model.")
-    digest: str = Field(description="SHA-256 of that model's weights.")
+    digests: dict[str, str] = Field(description="SHA-256 of its weights, or of those it chooses among.")
     device: str
     precision: str = Field(description="The type that products run in.")
     version: str
@@ -80,38 +89,52 @@ class About(BaseModel):
 
     name: str
     default: bool
-    kind: str
-    digest: str
+    kind: str = Field(description="The network, or that one of several is chosen by the noise found.")
+    digests: dict[str, str] = Field(description="SHA-256 of its weights, or of those it chooses among.")
     metadata: dict[str, str]
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=_BODY)
-async def post_denoise(
-    request: Request, model: Annotated[str | None, Query(description="A name that /models lists.")] = None
-) -> Response:
-    """Return a picture of the same size without its noise, as PNG."""
+async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
+    """Return a picture of the same size without its noise."""
     models: Models = request.state.models
-    chosen = models.get(model)
+    name = models.named(wishes.model)
+    target = wishes.format or acceptable(request.headers.get("accept"))
+    # A format that is not written is refused before the picture is read.
+    chosen(target, FORMATS[DEFAULT])
     settings: Settings = request.state.settings
     body = await read_picture(request, settings.max_bytes)
     async with request.state.schedule.turn(request.receive) as turn:
-        noisy = await turn.in_thread(partial(decode, body, settings.max_pixels))
+        file = await turn.in_thread(partial(read, body, settings.max_pixels, settings.max_pages, wishes.page))
         # A name for each large thing would keep it until the end.
         del body
-        clean = await turn.in_thread(partial(_denoise, chosen, noisy, settings, turn))
-        del noisy
-        png = await turn.in_thread(partial(encode_png, clean, settings.png_level))
+        kind = chosen(target, file.kind)
+        finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+        pages = list(file.pages)
+        file = replace(file, pages=())
+        # The first page decides for all: they come from one camera.
+        model, estimate = await turn.in_thread(partial(models.choose, name, pages[0]))
+        for number in range(len(pages)):
+            pages[number] = await turn.in_thread(partial(_denoise, model, pages[number], settings, turn, finish))
+        file = replace(file, pages=tuple(pages))
+        written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
     headers = {
-        "X-Denoise-Model": quote(chosen.name),
-        "X-Denoise-Digest": chosen.digest,
+        "X-Denoise-Model": quote(model.name),
+        "X-Denoise-Digest": model.digest,
         "X-Denoise-Precision": models.precision,
         "X-Denoise-Seconds": f"{turn.seconds:.3f}",
     }
-    return Response(png, media_type="image/png", headers=headers)
+    if estimate:
+        headers["X-Denoise-Noise"] = in_words(estimate)
+    if written.changed:
+        headers["X-Denoise-Changed"] = "; ".join(written.changed)
+    return Response(written.data, media_type=kind.media_type, headers=headers)
 
 
-def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn) -> Picture:
-    return denoise(model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network)
+def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn, finish: Finish) -> Picture:
+    return denoise(
+        model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network, finish=finish
+    )
 
 
 @router.get("/health")
@@ -121,8 +144,8 @@ async def get_health(request: Request) -> Health:
     schedule: Schedule = request.state.schedule
     return Health(
         ready=True,
-        model=models.default.name,
-        digest=models.default.digest,
+        model=models.default,
+        digests={model.name: model.digest for model in models.behind(models.default)},
         device=models.device,
         precision=models.precision,
         version=request.app.version,
@@ -135,16 +158,14 @@ async def get_health(request: Request) -> Health:
 async def get_models(request: Request) -> list[About]:
     """The models there are, each with what is known of its training."""
     models: Models = request.state.models
-    return [
-        About(
-            name=model.name,
-            default=model is models.default,
-            kind=kind_of(model.spec),
-            digest=model.digest,
-            metadata=model.metadata,
-        )
-        for model in models.by_name.values()
-    ]
+    return [_about(models, name) for name in models.names]
+
+
+def _about(models: Models, name: str) -> About:
+    behind = models.behind(name)
+    digests = {model.name: model.digest for model in behind}
+    kind, metadata = ("choice", {}) if name == AUTO else (kind_of(behind[0].spec), behind[0].metadata)
+    return About(name=name, default=name == models.default, kind=kind, digests=digests, metadata=metadata)
 
 
 @router.get("/", include_in_schema=False)

@@ -17,9 +17,10 @@ class Settings(BaseSettings):
         description="Folder whose `*.safetensors` files are served; if not set, the weights of the installation.",
     )
     model: str = Field(
-        default="photo",
+        default="auto",
         min_length=1,
-        description="The weights to use where a request names none: a file's name without `.safetensors`.",
+        description="The weights to use where a request names none: a file's name without `.safetensors`, or "
+        "`auto`, which looks at the noise and takes `photo-gaussian` where it is white, else `photo`.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
@@ -33,8 +34,11 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Largest width x height taken, in pixels; each takes about 10 bytes of memory, in each of "
-        "the three pictures at most that are in work at once.",
+        description="Largest width x height taken, in pixels, of all pages together; each takes about 10 bytes "
+        "of memory, of 16 bits 20, in each of the three pictures at most that are in work at once.",
+    )
+    max_pages: int = Field(
+        default=100, ge=1, description="Most pages, or frames of an animation, taken from one file."
     )
     memory_budget: int = Field(
         default=384 * 2**20,

@@ -14,10 +14,14 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from engine import images, weights
+from engine.formats import FORMATS, WRITTEN
+from engine.metadata import Metadata
 from engine.picture import Cancelled, denoise_picture
 from service import routes
+from service.accept import acceptable
 from service.app import create_app
 from service.settings import Settings
+from service.wishes import Wishes
 
 MAX_BYTES, MAX_PIXELS = 20_000, 2_000
 
@@ -32,7 +36,14 @@ def folder(tmp_path_factory, save_tiny):
 
 @pytest.fixture(scope="module")
 def settings(folder):
-    return Settings(weights=folder, device="cpu", precision="float32", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    return Settings(
+        weights=folder,
+        model="photo",
+        device="cpu",
+        precision="float32",
+        max_bytes=MAX_BYTES,
+        max_pixels=MAX_PIXELS,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +217,132 @@ def test_grey_alpha_and_size_survive(client, samples, file_of):
     np.testing.assert_array_equal(returned.alpha, noisy[..., 1])
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "avif"])
+def test_the_picture_comes_in_the_format_that_is_asked_for(kind, client, noisy):
+    media_type = FORMATS[kind].media_type
+
+    by_name = client.post("/denoise", params={"format": kind}, content=noisy)
+    by_header = client.post("/denoise", headers={"accept": f"text/html, {media_type}, */*;q=0.1"}, content=noisy)
+
+    assert by_name.headers["content-type"] == by_header.headers["content-type"] == media_type
+    assert images.read(by_name.content).kind.name == kind
+    assert by_name.content == by_header.content
+    assert "x-denoise-changed" not in by_name.headers
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("", "png"),
+        ("*/*", "png"),
+        ("image/*", "png"),
+        ("image/webp,*/*", "png"),
+        ("image/webp,*/*;q=0.9", "webp"),
+        ("image/*;q=0.5, image/tiff;q=0.8, image/avif;q=0.2", "tiff"),
+        ("image/png;q=0, image/*", "jpeg"),
+        ("image/png;q=nonsense, image/avif", "avif"),
+    ],
+)
+def test_an_accept_header_says_which_format_is_liked_best(header, kind):
+    assert acceptable(header) == kind
+
+
+def test_a_request_that_accepts_nothing_that_is_written_is_told_what_is(client, noisy):
+    response = client.post("/denoise", headers={"accept": "image/heic"}, content=noisy)
+
+    assert_problem(response, 406, "'image/heic'", "image/png")
+
+
+def test_the_format_that_came_comes_back(client, samples, file_of):
+    response = client.post("/denoise", params={"format": "same"}, content=file_of(samples(20, 30), "WEBP"))
+
+    assert response.headers["content-type"] == "image/webp"
+
+
+def test_16_bits_and_everything_around_the_pixels_come_back(client):
+    deep = torch.randint(65536, (9, 12, 3)).to(torch.uint16)
+    known = Metadata(bytes(300), None, b"<x:xmpmeta/>", (300.0, 300.0))
+    file = images.File(FORMATS["png"], (images.Picture(deep, None, known),))
+    sent = images.encode(file, FORMATS["tiff"]).data
+
+    response = client.post("/denoise", params={"format": "same", "strength": 0}, content=sent)
+    back = images.decode(response.content)
+
+    assert torch.equal(back.samples, deep)
+    assert back.metadata == known
+
+
+def test_what_a_format_could_not_hold_is_said_in_a_header(client, file_of):
+    deep = file_of(np.zeros((8, 8), np.uint16))
+
+    response = client.post("/denoise", params={"format": "jpeg", "quality": 90}, content=deep)
+
+    assert response.status_code == 200
+    assert response.headers["x-denoise-changed"] == "16 bits a channel to 8 bits a channel"
+
+
+def test_all_frames_of_an_animation_come_back(client, file_of):
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
+    sent = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=70, loop=0)
+
+    moving = images.read(client.post("/denoise", content=sent).content)
+    alone = images.read(client.post("/denoise", params={"page": 3, "strength": 0}, content=sent).content)
+
+    assert (len(moving.pages), moving.durations, moving.plays) == (3, (70, 70, 70), 0)
+    assert alone.pages[0].samples[0, 0].tolist() == [0x80, 0x40, 0x20]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"format": "bmp"}, ["BMP is read and not written", "written are jpeg, png"]),
+        ({"format": "xyz"}, ["no format 'xyz'", "written are jpeg, png"]),
+        ({"page": 2}, ["Page 2 was asked for; the PNG file has 1"]),
+        ({"page": 0}, ["page", "greater than or equal to 1"]),
+        ({"strength": 1.5}, ["strength", "less than or equal to 1"]),
+        ({"luma": "nan"}, ["luma"]),
+        ({"quality": 101}, ["quality", "less than or equal to 100"]),
+        ({"output": "both"}, ["output", "'clean', 'residual' or 'compare'"]),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_with_what_can(wishes, words, client, noisy):
+    assert_problem(client.post("/denoise", params=wishes, content=noisy), 422, *words)
+
+
+def test_transparency_is_not_dropped_for_a_jpeg(client, samples, file_of):
+    response = client.post("/denoise", params={"format": "jpeg"}, content=file_of(samples(6, 6, 4)))
+
+    assert_problem(response, 422, "transparency, which JPEG cannot hold", "ask for PNG, WebP, TIFF and AVIF")
+
+
+def test_too_many_pages_are_refused(settings, file_of):
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue", "white")]
+    sent = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with TestClient(create_app(settings.model_copy(update={"max_pages": 2}))) as client:
+        assert_problem(client.post("/denoise", content=sent), 413, "more than 2 pages")
+
+
+def test_the_residual_and_the_comparison_show_what_the_clean_picture_lacks(client, noisy):
+    clean, residual, both = (
+        images.decode(client.post("/denoise", params={"output": output}, content=noisy).content).samples.int()
+        for output in ("clean", "residual", "compare")
+    )
+    came = images.decode(noisy).samples.int()
+
+    assert torch.equal(both, torch.cat((came, clean), 1))
+    assert (residual - (came - clean + 127.5).clamp(0, 255)).abs().max() <= 1
+
+
+def test_every_wish_is_described_with_its_range(client):
+    parameters = client.get("/openapi.json").json()["paths"]["/denoise"]["post"]["parameters"]
+    described = {each["name"]: each for each in parameters}
+
+    assert set(described) == set(Wishes.model_fields)
+    assert all(each["description"].endswith(".") for each in parameters)
+    assert described["strength"]["schema"]["maximum"] == 1
+    assert described["format"]["schema"]["enum"] == [*WRITTEN, "same"]
+
+
 def test_the_memory_budget_reaches_the_engine(settings, noisy, monkeypatch):
     given = []
 
@@ -232,12 +369,12 @@ def test_the_png_level_reaches_the_encoder(settings, noisy):
 def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
-    def decode(*args):
-        picture = images.decode(*args)
+    def read(*args):
+        file = images.read(*args)
         decoded.release()
-        return picture
+        return file
 
-    def denoise(net, noisy, memory_budget, wanted, in_turn):
+    def denoise(net, noisy, memory_budget, wanted, in_turn, finish):
         # Whoever is first stays in the network until the other is decoded as well.
         if first_in.acquire(blocking=False):
             in_turn(lambda: [wait_for(decoded) for _ in range(2)])
@@ -248,9 +385,9 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
         # Whoever is first is encoded until the other has been through the network as well.
         if first_out.acquire(blocking=False):
             [wait_for(denoised) for _ in range(2)]
-        return images.encode_png(*args)
+        return images.encode(*args)
 
-    for name, fake in (("decode", decode), ("denoise", denoise), ("encode_png", encode)):
+    for name, fake in (("read", read), ("denoise", denoise), ("encode", encode)):
         monkeypatch.setattr(routes, name, fake)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), [noisy, noisy]))
@@ -265,7 +402,7 @@ def wait_for(semaphore):
 def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
     asked = []
 
-    def denoise(net, noisy, memory_budget, wanted, in_turn):
+    def denoise(net, noisy, memory_budget, wanted, in_turn, finish):
         end = time.monotonic() + 20
         while wanted() and time.monotonic() < end:
             time.sleep(0.001)
@@ -297,7 +434,7 @@ def test_health_tells_what_runs(client, folder):
 
     assert health["ready"] is True
     assert (health["model"], health["device"], health["precision"]) == ("photo", "cpu", "float32")
-    assert health["digest"] == weights.load(folder / "photo.safetensors").digest
+    assert health["digests"] == {"photo": weights.load(folder / "photo.safetensors").digest}
     assert (health["denoising"], health["waiting"]) == (0, 0)
     assert health["version"]
 
@@ -312,12 +449,60 @@ def test_the_models_are_listed_with_what_is_known_of_them(client):
     assert listed[0]["metadata"]["recipe"] == "tiny"
 
 
+@pytest.fixture(scope="module")
+def choosing(tmp_path_factory, settings, save_tiny):
+    """The service with weights to choose among."""
+    folder = tmp_path_factory.mktemp("both")
+    for seed, name in enumerate(("photo", "photo-gaussian", "scans")):
+        save_tiny(folder / f"{name}.safetensors", seed=seed)
+    chosen = settings.model_copy(update={"weights": folder, "model": "auto", "max_pixels": 100_000})
+    with TestClient(create_app(chosen.model_copy(update={"max_bytes": 10**6}))) as client:
+        yield client
+
+
+def test_without_a_name_the_noise_decides_and_the_answer_says_what_was_found(choosing, file_of):
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(128, 160, 3, generator=rng) * 20 / 255 + 0.5
+
+    answer = choosing.post("/denoise", content=file_of(noise.clamp(0, 1).mul(255).byte().numpy()))
+
+    assert answer.headers["x-denoise-model"] == "photo-gaussian"
+    assert answer.headers["x-denoise-noise"].startswith("white; sigma ")
+
+
+def test_a_picture_too_small_to_judge_gets_the_model_for_cameras(choosing, samples, file_of):
+    answer = choosing.post("/denoise", params={"model": "auto"}, content=file_of(samples(9, 30)))
+
+    assert answer.headers["x-denoise-model"] == "photo"
+
+
+def test_a_named_model_is_not_chosen_by_the_noise(choosing, noisy):
+    answer = choosing.post("/denoise", params={"model": "scans"}, content=noisy)
+
+    assert answer.headers["x-denoise-model"] == "scans"
+    assert "x-denoise-noise" not in answer.headers
+
+
+def test_the_choice_is_listed_with_the_weights_it_chooses_among(choosing):
+    auto, *others = choosing.get("/models").json()
+
+    assert (auto["name"], auto["default"], auto["kind"]) == ("auto", True, "choice")
+    assert set(auto["digests"]) == {"photo", "photo-gaussian"}
+    assert [about["name"] for about in others if not about["default"]] == ["photo-gaussian", "photo", "scans"]
+    assert choosing.get("/health").json()["digests"] == auto["digests"]
+
+
+def test_a_choice_without_the_weights_for_it_stops_the_start(settings):
+    with pytest.raises(ValueError, match=r"photo-gaussian\.safetensors: .* the folder has photo, scans"):
+        create_app(settings.model_copy(update={"model": "auto"}))
+
+
 def test_the_description_names_both_bodies_the_answers_headers_and_every_error(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert "X-Denoise-Digest" in route["responses"]["200"]["headers"]
-    assert set(route["responses"]) == {"200", "400", "404", "413", "415", "422"}
+    assert set(route["responses"]) == {"200", "400", "404", "406", "413", "415", "422"}
     assert set(route["responses"]["422"]["content"]) == {"application/problem+json"}
     assert client.get("/docs").status_code == 200
 

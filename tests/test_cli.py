@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 from engine import weights
+from engine.ensemble import Ensemble
+from engine.evaluate import evaluate_pairs, gaussian_pairs
 from engine.networks import PhotoSpec, build_network
 from service import cli
 from service.settings import Settings
+from service.wishes import Wishes
 
 EXACT = ["--precision", "float32"]
 SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", *EXACT]
@@ -55,7 +58,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-COMMANDS = ["run", "serve", "train", "evaluate", "sweep", "demo", "plot", "models"]
+COMMANDS = ["run", "serve", "train", "evaluate", "ship", "sweep", "demo", "plot", "models"]
 
 
 def test_help_names_every_command(denoise):
@@ -98,6 +101,31 @@ def test_run_compresses_as_hard_as_it_is_told(denoise, model, tmp_path):
 
     assert (tmp_path / "0.png").stat().st_size > 40 * 40 * 3 > (tmp_path / "9.png").stat().st_size
     assert (pixels(tmp_path / "0.png") == pixels(tmp_path / "9.png")).all()
+
+
+def test_run_takes_every_wish_of_the_service(denoise):
+    _, text, _ = denoise("run", "--help")
+
+    assert all(f"--{name} " in text for name in Wishes.model_fields)
+
+
+def test_run_writes_what_it_is_asked_for_and_says_what_that_lacks(denoise, model, tmp_path):
+    Image.fromarray(np.full((40, 40), 30000, np.uint16)).save(tmp_path / "deep.png")
+    wishes = ["--strength=0", "--luma=0.5", "--chroma=0.5", "--output=compare", "--page=1", "--quality=80"]
+
+    code, _, told = denoise("run", tmp_path / "deep.png", "-o", tmp_path / "o.jpg", "--model", model, *wishes)
+
+    assert code == 0
+    assert "deep.png: 16 bits a channel to 8 bits a channel" in told
+    with Image.open(tmp_path / "o.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (80, 40))
+
+
+def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_path):
+    code, _, told = denoise("run", photos, "-o", tmp_path / "o", "--model", model, "--format", "heic")
+
+    assert code == 1
+    assert told.startswith("error: HEIC is read and not written; written are jpeg, png, webp, tiff and avif")
 
 
 def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
@@ -208,6 +236,92 @@ def test_evaluate_without_pictures_or_with_two_kinds_is_wrong_usage(denoise, mod
 
 
 @pytest.fixture
+def suite(photos, tmp_path):
+    """A folder with two of the standard sets."""
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "kodak24").symlink_to(photos)
+    (tmp_path / "sets" / "cbsd68").symlink_to(photos)
+    return tmp_path / "sets"
+
+
+def test_evaluate_gives_a_row_for_each_set_of_the_suite_and_names_the_missing(denoise, model, suite):
+    code, text, told = denoise("evaluate", model, "--suite", suite, "--limit", 2, "--json", *EXACT)
+
+    rows = json.loads(text)
+    assert code == 0
+    assert "left out" in told
+    assert "polyu, paper/val.pkl" in told
+    assert [(row["set"], row["noise"]) for row in rows] == [
+        *((name, f"white {sigma}") for name in ("cbsd68", "kodak24") for sigma in (15, 25, 50)),
+        ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
+    ]  # fmt: skip
+    assert all(row["pictures"] == 2 for row in rows)
+    assert rows[1]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)
+    # These weights give back their input.
+    assert rows[1]["psnr"] >= rows[1]["noisy_psnr"]
+    assert rows[-1]["psnr"] == 100
+    assert rows[0].keys() >= {"ssim", "megapixels_per_second"}
+    about = {key: rows[0][key] for key in ("network", "precision", "digest", "quality")}
+    digest = weights.load(model).digest
+    assert about == {"network": "plain", "precision": "float32", "digest": digest, "quality": "normal"}
+
+
+def test_evaluate_prints_the_suite_as_a_table(denoise, model, suite):
+    code, text, _ = denoise("evaluate", model, "--suite", suite, "--limit", 1, *EXACT)
+
+    assert code == 0
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert sum(line.startswith("│ kodak24") for line in text.splitlines()) == 5
+
+
+def test_evaluate_writes_a_page_beside_its_table(denoise, model, photos, tmp_path):
+    code, text, _ = denoise("evaluate", model, "--clean", photos, "--report", tmp_path / "page", *EXACT)
+
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert code == 0
+    assert "│" in text
+    assert weights.load(model).digest in page
+    assert page.count("<h3") == 9
+
+
+def test_evaluate_in_high_quality_is_the_mean_over_flips_and_turns(denoise, save_tiny, photos, tmp_path):
+    tiny = save_tiny(tmp_path / "tiny.safetensors")
+    given = ["evaluate", tiny, "--clean", photos, "--sigma", 25, "--json", *EXACT]
+
+    (_, plain, _), (_, high, _) = denoise(*given), denoise(*given, "--quality", "high")
+
+    pairs = list(gaussian_pairs(photos, 25))
+    expected = evaluate_pairs(Ensemble(weights.load(tiny).net), pairs).psnr
+    assert json.loads(high)["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert json.loads(high)["psnr"] != json.loads(plain)["psnr"]
+    assert (json.loads(plain)["quality"], json.loads(high)["quality"]) == ("normal", "high")
+
+
+def test_ship_halves_weights_that_lose_nothing_by_it(denoise, model, photos, tmp_path):
+    out = tmp_path / "out.safetensors"
+
+    code, _, told = denoise("ship", model, "--clean", photos, "--sigma", 25, "--out", out)
+
+    shipped = weights.load(out)
+    assert code == 0
+    assert "changes a picture by up to 0.000000 dB: written in float16" in told
+    assert shipped.metadata["dtype"] == "float16"
+    assert shipped.metadata["psnr"] == "31.50"
+    assert out.stat().st_size < 0.7 * model.stat().st_size
+
+
+def test_ship_keeps_weights_in_float32_that_would_lose_by_less(denoise, save_tiny, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "LARGEST_CHANGE", 0)
+    out = tmp_path / "out.safetensors"
+
+    code, _, told = denoise("ship", save_tiny(tmp_path / "tiny.safetensors"), "--clean", photos, "--out", out)
+
+    assert code == 0
+    assert "written in float32" in told
+    assert weights.load(out).metadata["dtype"] == "float32"
+
+
+@pytest.fixture
 def served(monkeypatch):
     """The settings that the service was started with, and the server's own options."""
     seen = SimpleNamespace(settings=None, options=None)
@@ -231,7 +345,7 @@ def test_serve_takes_settings_from_flags_and_else_from_the_environment(denoise, 
     assert served.settings.device == "cpu"
     assert served.settings.max_pixels == 300
     assert served.settings.max_bytes == 2000
-    assert served.settings.model == "photo"
+    assert served.settings.model == "auto"
     assert served.options["port"] == 9000
     assert served.options["host"] == "127.0.0.1"
 
@@ -256,7 +370,7 @@ def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path):
 
     assert code == 1
     assert told.startswith("error: ")
-    assert "photo.safetensors" in told
+    assert "photo-gaussian.safetensors" in told
     assert told.count("\n") == 1
 
 

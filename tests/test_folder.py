@@ -6,8 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.folder import PIPE, Task, denoise_bytes, denoise_files, plan
+from engine.auto import always
+from engine.folder import PIPE, Order, Task, denoise_bytes, denoise_files, plan
+from engine.formats import kind_of
 from engine.networks import PhotoSpec, build_network
+from engine.picture import Finish
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,41 @@ def test_one_picture_may_be_given_the_name_of_its_output(shots, tmp_path):
     assert plan([shots / "b.jpg"], tmp_path / "x.png") == [Task(shots / "b.jpg", tmp_path / "x.png")]
 
 
+def test_the_name_of_the_output_says_its_format(shots, tmp_path):
+    assert plan([shots / "b.jpg"], tmp_path / "x.tiff")[0].format == "tiff"
+    assert plan([shots / "b.jpg"], tmp_path / "x.JPG")[0].format == "jpeg"
+    assert plan([shots / "b.jpg"], PIPE, format_="webp")[0].format == "webp"
+    with pytest.raises(ValueError, match=r"x\.png does not end in \.webp, as a picture of that format does"):
+        plan([shots / "b.jpg"], tmp_path / "x.png", format_="webp")
+
+
+def test_a_folder_s_pictures_get_the_format_s_suffix_or_keep_theirs(shots, tmp_path):
+    made = [task.target.name for task in plan([shots], tmp_path / "clean", format_="webp")]
+    kept = [task.target.name for task in plan([shots], tmp_path / "clean", format_="same")]
+
+    assert made == ["a.webp", "b.webp"]
+    assert kept == ["a.png", "b.jpg"]
+
+
+def test_pictures_are_written_in_the_format_of_their_task_and_what_it_lacks_is_told(shots, tmp_path, net):
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(shots / "deep.png")
+
+    outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean", format_="jpeg")))
+
+    assert [outcome.changed for outcome in outcomes] == [(), (), ("16 bits a channel to 8 bits a channel",)]
+    assert {kind_of(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
+
+
+def test_an_order_says_how_the_pictures_are_finished(shots, net):
+    order = Order(finish=Finish(strength=0, output="compare"))
+
+    both = np.asarray(
+        Image.open(io.BytesIO(denoise_bytes(always(net), (shots / "a.png").read_bytes(), order=order).data))
+    )
+
+    assert (both == np.concatenate((gradient(), gradient()), 1)).all()
+
+
 def test_a_folder_that_is_there_is_a_folder_even_if_its_name_has_a_suffix(shots, tmp_path):
     (tmp_path / "v1.2").mkdir()
 
@@ -55,7 +93,7 @@ def test_a_folder_that_is_there_is_a_folder_even_if_its_name_has_a_suffix(shots,
     [
         (["a.png", "b.jpg"], "x.png", "takes one picture, and here may be several; give a folder"),
         ([""], "x.png", "takes one picture"),
-        (["a.png"], "x.jpg", r"written as PNG; got .*x\.jpg"),
+        (["a.png"], "x.gif", r"x\.gif ends in no suffix of a format that is written; written are jpeg, png"),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
         (["a.png"], "plain", "is a file; give a folder"),
         (["a.png", "sub/A.tif"], "clean", r"would all be written to one file: .*a\.png, .*A\.tif"),
@@ -78,7 +116,7 @@ def test_force_allows_writing_over_what_is_there(shots):
 
 
 def test_denoised_pictures_have_the_network_s_pixels(shots, tmp_path, net):
-    outcomes = list(denoise_files(net, plan([shots], tmp_path / "clean")))
+    outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean")))
 
     assert [outcome.error for outcome in outcomes] == [None, None]
     assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["a.png", "b.png"]
@@ -89,7 +127,7 @@ def test_a_broken_file_is_told_of_and_the_rest_go_on(shots, tmp_path, net):
     whole = (shots / "a.png").read_bytes()
     (shots / "a.png").write_bytes(whole[: len(whole) // 2])
 
-    broken, fine = denoise_files(net, plan([shots], tmp_path / "clean"))
+    broken, fine = denoise_files(always(net), plan([shots], tmp_path / "clean"))
 
     assert broken.task.source.name == "a.png"
     assert broken.error
@@ -100,7 +138,7 @@ def test_a_broken_file_is_told_of_and_the_rest_go_on(shots, tmp_path, net):
 def test_a_file_that_cannot_be_written_is_told_of(shots, tmp_path, net):
     (tmp_path / "file").touch()
 
-    [outcome] = denoise_files(net, [Task(shots / "a.png", tmp_path / "file" / "a.png")])
+    [outcome] = denoise_files(always(net), [Task(shots / "a.png", tmp_path / "file" / "a.png")])
 
     assert "file" in outcome.error
 
@@ -110,7 +148,7 @@ def test_pipes_are_read_and_written(shots, net, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=sent))
     monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=received))
 
-    [outcome] = denoise_files(net, plan([PIPE], PIPE))
+    [outcome] = denoise_files(always(net), plan([PIPE], PIPE))
 
     assert outcome.error is None
     assert (np.asarray(Image.open(received)) == gradient()).all()
@@ -123,4 +161,4 @@ def test_a_picture_from_a_pipe_needs_a_name(tmp_path):
 
 def test_bytes_that_are_no_picture_are_refused(net):
     with pytest.raises(ValueError, match="picture"):
-        denoise_bytes(net, b"no picture")
+        denoise_bytes(always(net), b"no picture")

@@ -16,8 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 from engine.images import Picture
 from engine.layers import Conv2d, ReLU, Sequential, Upsampling, slots, strips
 from engine.layers.strips import STRIP_BYTES
+from engine.metadata import Metadata
 from engine.networks import PaperSpec, PhotoSpec, build_network, bytes_per_pixel, halo
-from engine.picture import PATCH, Cancelled, denoise, denoise_picture, mirror, plan, spans
+from engine.picture import PATCH, Cancelled, Finish, denoise, denoise_picture, mirror, plan, spans
 
 ROOT = Path(__file__).parent.parent
 # What a strip is made in: its input unfolded, and its output before it is folded.
@@ -127,8 +128,8 @@ def file_pictures(draw):
     rng = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     values = torch.randint(torch.iinfo(dtype).max + 1, (height, width, channels), generator=rng)
     has_alpha = dtype == torch.uint8 and draw(st.booleans())
-    alpha = torch.randint(256, (height, width), generator=rng).to(torch.uint8) if has_alpha else None
-    return Picture(values.to(dtype), alpha, b"a profile")
+    alpha = torch.randint(1, 256, (height, width), generator=rng).to(torch.uint8) if has_alpha else None
+    return Picture(values.to(dtype), alpha, Metadata(b"a profile"))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -143,8 +144,139 @@ def test_a_file_s_picture_gets_what_the_float_one_gets_clipped_and_rounded(net, 
 
     assert torch.equal(clean.samples, expected)
     assert clean.samples.dtype == expected.dtype
-    assert (clean.alpha, clean.icc_profile) == (noisy.alpha, noisy.icc_profile)
+    assert (clean.alpha, clean.metadata) == (noisy.alpha, noisy.metadata)
     assert torch.equal(noisy.samples, before)
+
+
+KINDS = [
+    (torch.uint8, 1),
+    (torch.uint8, 3),
+    (torch.uint16, 1),
+    (torch.uint16, 3),
+    (torch.float32, 1),
+    (torch.float32, 3),
+]
+
+
+def any_picture(height, width, dtype, channels, alpha=None):
+    """Of noise; floats reach beyond [0, 1]."""
+    rng = torch.Generator().manual_seed(height)
+    if dtype == torch.float32:
+        samples = torch.rand(height, width, channels, generator=rng) * 3 - 1
+    else:
+        samples = torch.randint(torch.iinfo(dtype).max + 1, (height, width, channels), generator=rng).to(dtype)
+    return Picture(samples, alpha if alpha is None else alpha.to(dtype))
+
+
+def test_floats_are_neither_clipped_nor_rounded():
+    noisy = any_picture(50, 40, torch.float32, 3)
+
+    clean = denoise(NETWORKS[0], noisy, window=(1, 1))
+
+    torch.testing.assert_close(clean.samples, denoise_picture(NETWORKS[0], noisy.samples), rtol=0, atol=1e-5)
+    assert clean.samples.min() < 0
+    assert clean.samples.max() > 1
+
+
+@pytest.mark.parametrize(("dtype", "channels"), KINDS)
+def test_at_no_strength_every_sample_comes_back_as_it_came(dtype, channels):
+    hole = torch.ones(37, 45)
+    hole[3:20, 8:30] = 0
+    noisy = any_picture(37, 45, dtype, channels, hole)
+
+    for finish in (Finish(strength=0), Finish(luma=0, chroma=0)):
+        assert torch.equal(denoise(NETWORKS[0], noisy, finish=finish).samples, noisy.samples)
+
+
+def test_strength_takes_that_part_of_the_change():
+    noisy = any_picture(40, 50, torch.float32, 3)
+    change = denoise(NETWORKS[0], noisy).samples - noisy.samples
+
+    half = denoise(NETWORKS[0], noisy, finish=Finish(strength=0.5)).samples
+
+    torch.testing.assert_close(half, noisy.samples + change / 2)
+
+
+def test_brightness_and_colour_are_cleaned_apart():
+    noisy, brightness = any_picture(40, 50, torch.float32, 3), torch.tensor([0.299, 0.587, 0.114])
+    change = denoise(NETWORKS[0], noisy).samples - noisy.samples
+
+    luma = denoise(NETWORKS[0], noisy, finish=Finish(chroma=0)).samples - noisy.samples
+    chroma = denoise(NETWORKS[0], noisy, finish=Finish(strength=0.5, luma=0)).samples - noisy.samples
+
+    torch.testing.assert_close(luma, (change @ brightness)[..., None].expand_as(change), atol=1e-5, rtol=0)
+    torch.testing.assert_close(chroma @ brightness, torch.zeros(40, 50), atol=1e-5, rtol=0)
+    torch.testing.assert_close(luma + 2 * chroma, change, atol=1e-5, rtol=0)
+
+
+def test_of_a_grey_picture_only_brightness_can_be_cleaned():
+    noisy = any_picture(40, 50, torch.uint8, 1)
+
+    assert torch.equal(
+        denoise(NETWORKS[0], noisy, finish=Finish(chroma=0)).samples, denoise(NETWORKS[0], noisy).samples
+    )
+
+
+@pytest.mark.parametrize(("dtype", "channels"), KINDS)
+def test_the_residual_is_what_was_removed_on_mid_grey(dtype, channels):
+    noisy = any_picture(40, 300, dtype, channels)
+    white = 1 if dtype == torch.float32 else torch.iinfo(dtype).max
+    removed = noisy.samples.double() - denoise(NETWORKS[0], noisy).samples.double()
+    expected = removed / white + 0.5
+
+    residual = denoise(NETWORKS[0], noisy, finish=Finish(output="residual")).samples
+
+    expected = expected if dtype == torch.float32 else expected.clamp(0, 1)
+    torch.testing.assert_close(
+        residual.double() / white, expected, atol=0.51 / white if white > 1 else 1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("dtype", "channels"), KINDS)
+def test_to_compare_the_picture_as_it_came_stands_left_of_the_clean_one(dtype, channels):
+    noisy = any_picture(40, 30, dtype, channels, torch.ones(40, 30))
+    clean = denoise(NETWORKS[0], noisy)
+
+    both = denoise(NETWORKS[0], noisy, finish=Finish(output="compare"))
+
+    assert torch.equal(both.samples[:, :30], noisy.samples)
+    assert torch.equal(both.samples[:, 30:], clean.samples)
+    assert both.alpha.shape == (40, 60)
+
+
+@pytest.mark.parametrize(("dtype", "channels"), KINDS)
+def test_what_is_fully_transparent_stays_and_does_not_bleed(dtype, channels):
+    seen = torch.ones(300, 70)
+    seen[20:280, 30:50] = 0
+    seen[:5] = 0
+    noisy = any_picture(300, 70, dtype, channels, seen)
+    other = torch.where(seen.bool().unsqueeze(2), noisy.samples, noisy.samples.flip(0))
+
+    clean = denoise(NETWORKS[1], noisy, window=(2, 1))
+    otherwise = denoise(NETWORKS[1], Picture(other, noisy.alpha), window=(2, 1))
+
+    assert torch.equal(clean.samples[seen == 0], noisy.samples[seen == 0])
+    assert torch.equal(clean.samples[seen == 1], otherwise.samples[seen == 1])
+    assert torch.equal(clean.alpha, noisy.alpha)
+
+
+def test_of_a_plain_picture_the_hidden_part_does_not_change_the_visible_one():
+    seen = torch.ones(64, 64)
+    seen[10:40, 20:64] = 0
+    seen[60:] = 0
+    whole_one = torch.full((64, 64, 3), 90, dtype=torch.uint8)
+    cut = whole_one.clone()
+    cut[seen == 0] = 0
+
+    clean = denoise(NETWORKS[0], Picture(cut, seen.to(torch.uint8)))
+
+    assert torch.equal(clean.samples[seen == 1], denoise(NETWORKS[0], Picture(whole_one)).samples[seen == 1])
+
+
+def test_a_picture_of_which_nothing_is_visible_comes_back_as_it_came():
+    noisy = any_picture(20, 30, torch.uint8, 3, torch.zeros(20, 30))
+
+    assert torch.equal(denoise(NETWORKS[0], noisy).samples, noisy.samples)
 
 
 def test_the_work_on_each_window_can_be_given_to_others():
@@ -297,18 +429,20 @@ def test_a_large_picture_takes_the_process_little_memory_from_file_to_file():
     """Its float32 pixels alone would be 192 MB, and as many for the result."""
     program = """
 import resource, torch
-from engine.folder import denoise_bytes
+from engine.auto import always
+from engine.folder import Order, denoise_bytes
 from engine.images import Picture, encode_png
 from engine.networks import PhotoSpec, build_network
 torch.set_num_threads(1)
 net = build_network(PhotoSpec((2,), (0,)))
 small = encode_png(Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)))
-denoise_bytes(net, small, 8 * 2**20)
+order = Order(memory_budget=8 * 2**20)
+denoise_bytes(always(net), small, order=order)
 large = encode_png(Picture(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
 # What made the file is not counted: from here on the peak is decoding, denoising and encoding.
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
-denoise_bytes(net, large, 8 * 2**20)
+denoise_bytes(always(net), large, order=order)
 status = open("/proc/self/status").read()
 after = int(status.split("VmHWM:")[1].split()[0]) / 1024
 print(after - before)

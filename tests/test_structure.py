@@ -84,8 +84,10 @@ def test_the_engine_knows_no_web_server_and_no_terminal(file):
     assert not packages(file) & {"service", "fastapi", "starlette", "uvicorn", "pydantic", "typer", "rich"}
 
 
-def test_only_images_knows_the_picture_codec():
-    assert [name_of(file) for file in ENGINE + SERVICE if "PIL" in packages(file)] == ["engine/images.py"]
+def test_only_images_knows_the_picture_codecs():
+    codecs = {"PIL", "imagecodecs", "pillow_heif", "tifffile"}
+
+    assert [name_of(file) for file in ENGINE + SERVICE if packages(file) & codecs] == ["engine/images.py"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from engine import images, weights
+from engine.formats import FORMATS
 from engine.picture import denoise
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,7 @@ def folder(tmp_path_factory, save_tiny):
 @pytest.fixture(scope="module")
 def client(folder):
     limits = {"DENOISE_MAX_BYTES": str(MAX_BYTES), "DENOISE_MAX_PIXELS": str(MAX_PIXELS)}
+    limits["DENOISE_MODEL"] = "photo"
     with serve(folder, "--device", "cpu", "--precision", "float32", **limits) as server:
         try:
             address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+", line)))
@@ -160,7 +162,7 @@ def test_a_picture_cut_short_is_refused(format_, way, client, pictures, file_of)
 
     response = client.post("/denoise", **WAYS[way](whole[: len(whole) // 2]))
 
-    assert_problem(response, 400, f"The {format_} file", "broken")
+    assert_problem(response, 400, f"The {FORMATS[format_.lower()].title} file", "broken")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -250,7 +252,7 @@ def test_the_page_and_the_description_are_there(client):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ((), r"broken\.safetensors: not weights of ours"),
+        (("--model", "photo"), r"broken\.safetensors: not weights of ours"),
         (("--model", "films"), r"films\.safetensors: the default model's weights are not there"),
         (("--max-pixels", "0"), "max_pixels"),
     ],

@@ -1,0 +1,76 @@
+"""The choice among networks by the noise found."""
+
+import pytest
+import torch
+
+from engine import auto
+from engine.estimate import estimate_noise, in_words
+from engine.synthetic import dead_leaves
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return dead_leaves(256, 256, generator()).float() / 255
+
+
+def white(clean):
+    return clean + 20 / 255 * torch.randn(clean.shape, generator=generator())
+
+
+def smeared(clean):
+    """Noise that neighbouring pixels share, as a camera's own processing leaves it."""
+    noise = torch.randn(clean.shape, generator=generator())
+    for axis in (0, 1):
+        noise = (noise + noise.roll(1, axis) + noise.roll(2, axis)) / 3**0.5
+    return clean + 10 / 255 * noise
+
+
+def in_8_bits(picture):
+    return picture.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("as_sent", [lambda picture: picture, in_8_bits])
+def test_each_noise_gets_its_specialist(clean, as_sent):
+    assert auto.choose(as_sent(white(clean)))[0] == "photo-gaussian"
+    assert auto.choose(as_sent(smeared(clean)))[0] == "photo"
+
+
+def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
+    name, estimate = auto.choose(torch.zeros(5, 7, 3, dtype=torch.uint8))
+
+    assert name == "photo"
+    assert in_words(estimate) == "unknown"
+
+
+def test_a_picture_is_denoised_by_the_network_chosen_for_it(clean):
+    nets = {"photo-gaussian": object(), "photo": object()}
+
+    assert auto.among(nets)(white(clean)) is nets["photo-gaussian"]
+    assert auto.among(nets)(smeared(clean)) is nets["photo"]
+    assert auto.always(nets["photo"])(white(clean)) is nets["photo"]
+
+
+def test_weights_that_are_chosen_among_and_not_there_are_named():
+    assert auto.missing(["photo", "paper"]) == ["photo-gaussian"]
+    assert auto.missing(["photo-gaussian", "photo"]) == []
+
+
+def test_bytes_and_floats_of_a_picture_are_estimated_alike(clean):
+    samples = in_8_bits(white(clean))
+
+    assert estimate_noise(samples) == estimate_noise(samples.float() / 255)
+    grey = samples[..., :1]
+    assert len(estimate_noise(grey).sigma) == len(estimate_noise(grey.float() / 255).sigma)
+
+
+def test_an_estimate_in_words_has_level_and_correlation(clean):
+    kind, sigma, luma, chroma = in_words(estimate_noise(white(clean))).split("; ")
+
+    assert kind == "white"
+    assert all(18 < float(each) < 22 for each in sigma.removeprefix("sigma ").split())
+    assert all(abs(float(each)) < 0.1 for each in luma.removeprefix("luma correlated ").split())
+    assert chroma.startswith("chroma correlated ")
