@@ -1,58 +1,327 @@
-"use strict";
+// The page: pictures come in, one is looked at, and what the service makes of them is saved.
+
+import { Picture, close, drawThumbnail, fillThumbnail, open, sampleOf } from "./pictures.js";
+import { Preview } from "./preview.js";
+import * as service from "./service.js";
+import { View } from "./view.js";
 
 const find = (id) => document.getElementById(id);
+const SETTINGS = ["strength", "luma", "chroma"];
+// Moving about asks for nothing until it has come to rest.
+const REST = 120;
+const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
-// What is on the way, and what is shown: the file, the request that can be cancelled, addresses to let go of.
+const pictures = [];
+// The picture that is looked at; its pixels once they are there; the request that fetches them, and whether it still
+// does; what the service sees in it, a promise; the timer that waits for rest; the request that saves.
 let current = null;
-let request = null;
-let addresses = [];
+let opened = null;
+let opening = null;
+let reading = false;
+let examined = null;
+let resting = null;
+let work = null;
+
+const preview = new Preview(showPreview, (error) => say(error.message, true));
+const listing = listModels().catch(() => say("The server cannot be reached.", true));
+const view = new View(
+  { viewport: find("viewport"), canvas: find("canvas"), split: find("split"), handle: find("handle") },
+  viewMoved
+);
 
 function say(text, wrong = false) {
   find("status").textContent = text;
   find("status").classList.toggle("wrong", wrong);
 }
 
-function addressOf(blob) {
-  const address = URL.createObjectURL(blob);
-  addresses.push(address);
-  return address;
+// What is asked for.
+
+const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
+
+/** The model's name, unless it is the one that is used anyway. */
+function model() {
+  const option = find("model").selectedOptions[0];
+  return option?.defaultSelected ? undefined : option?.value;
 }
 
-/** Show the image; false if the browser cannot (most know no TIFF). */
-async function show(image, blob) {
-  image.src = addressOf(blob);
+/** The page of a document, or the frame of an animation, that is wanted alone. */
+function page() {
+  const { value, valueAsNumber, validity } = find("page");
+  return find("page-choice").hidden || !value || !validity.valid ? undefined : valueAsNumber;
+}
+
+const isChoice = (option) => option?.dataset.kind === "choice";
+
+/** The name under which the service chooses a model, if it does. */
+const chooser = () => [...find("model").options].find(isChoice)?.value;
+
+/** What a request says, less what the service does anyway. */
+function parameters() {
+  const unlessUsual = (id, usual) => (find(id).value === usual ? undefined : find(id).value);
+  const shares = SETTINGS.map((id) => [id, find(id).value === "100" ? undefined : find(id).value / 100]);
+  return {
+    model: model(),
+    ...Object.fromEntries(shares),
+    output: unlessUsual("output", "clean"),
+    format: unlessUsual("format", "png"),
+    quality: find("quality-choice").hidden ? undefined : unlessUsual("quality", "usual"),
+    page: page(),
+  };
+}
+
+function settingsChanged() {
+  const shares = Object.fromEntries(SETTINGS.map((id) => [id, find(id).value / 100]));
+  const removed = chosen("look") === "removed";
+  view.setLook({ ...shares, removed: removed ? preview.gain : 0 });
+  find("tag-removed").textContent = preview.gain > 1 ? `removed, ${preview.gain} times as strong` : "removed";
+  for (const id of SETTINGS) find(`${id}-percent`).textContent = `${find(id).value} %`;
+  find("reset").hidden = SETTINGS.every((id) => find(id).value === "100");
+  find("stage").classList.toggle("removed", removed);
+  find("quality-choice").hidden = !["jpeg", "webp", "avif", "same"].includes(find("format").value);
+  const address = new URL(service.address(parameters()), location.href).href;
+  const quoted = address.includes("?") ? `'${address}'` : address;
+  find("curl").textContent = `curl -F image=@noisy.jpg ${quoted} -o clean.png`;
+}
+
+// The picture that is looked at.
+
+/** Look at a picture, or at nothing. */
+async function look(picture) {
+  opening?.abort();
+  const mine = new AbortController();
+  opening = mine;
+  forget();
+  current = picture;
+  if (!work) say("");
+  reading = Boolean(picture);
+  showPreview();
+  find("desk").hidden = find("panel").hidden = !picture;
+  document.body.classList.toggle("open", Boolean(picture));
+  if (!picture) return;
+  find("page-choice").hidden = !MAY_HAVE_PAGES.test(picture.file.name);
+  find("name").textContent = picture.file.name;
+  find("facts").textContent = inUnits(picture.file.size);
+  find("noise").textContent = "";
+  notice("Reading …");
   try {
-    await image.decode();
+    const bitmaps = await open(picture.file, page(), mine.signal);
+    if (mine.signal.aborted) return close(bitmaps);
+    present(picture, bitmaps, mine.signal);
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    reading = false;
+    showPreview();
+    mark(picture, "failed", error.message);
+    notice("This picture cannot be shown.");
+    say(`${picture.file.name}: ${error.message}`, true);
+  }
+}
+
+function present(picture, bitmaps, signal) {
+  opened = bitmaps;
+  reading = false;
+  const { width, height } = bitmaps.pixels;
+  const facts = [`${width} × ${height}`, `${((width * height) / 1e6).toFixed(1)} Mpx`];
+  find("facts").textContent = [...facts, inUnits(picture.file.size)].join(", ");
+  fillThumbnail(picture.item.querySelector("canvas"), bitmaps.overview);
+  notice("");
+  examined = examine(bitmaps.pixels, signal);
+  examined.then(
+    ({ noise, model }) => {
+      if (!signal.aborted) find("noise").textContent = [noise, model && `for ${model}`].filter(Boolean).join(", ");
+    },
+    (error) => !signal.aborted && say(error.message, true)
+  );
+  preview.show(bitmaps.pixels);
+  view.show(bitmaps, preview.squares);
+}
+
+async function examine(pixels, signal) {
+  await listing;
+  return service.examine(await sampleOf(pixels), chooser(), signal);
+}
+
+/** Let go of the pixels of the one before. */
+function forget() {
+  clearTimeout(resting);
+  preview.show(null);
+  view.show(null);
+  if (opened) close(opened);
+  opened = null;
+  resting = null;
+}
+
+function notice(text) {
+  find("notice").textContent = text;
+  find("notice").hidden = !text;
+  find("stage").classList.toggle("blank", Boolean(text));
+}
+
+function inUnits(bytes) {
+  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function viewMoved() {
+  const percent = view.scale * 100;
+  find("scale").value = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
+  find("fit").setAttribute("aria-pressed", view.fitted);
+  find("actual").setAttribute("aria-pressed", view.scale === 1);
+  clearTimeout(resting);
+  resting = setTimeout(wantVisible, REST);
+  showPreview();
+}
+
+async function wantVisible() {
+  const asked = opened;
+  // That it could not be examined was told when it was tried.
+  const name = await modelSeen().catch(() => model());
+  // When another picture is looked at meanwhile, this is done again.
+  if (!asked || opened !== asked) return;
+  resting = null;
+  preview.want(view.visible, view.level, name);
+}
+
+/** The model for the whole picture: where the service chooses, it would choose for each part anew. */
+async function modelSeen() {
+  await listing;
+  return isChoice(find("model").selectedOptions[0]) ? (await examined).model : model();
+}
+
+function showPreview() {
+  const { progress } = preview;
+  find("preview").value = progress;
+  find("preview").hidden = progress === 1;
+  find("viewport").setAttribute("aria-busy", reading || resting !== null || progress < 1);
+  if (view.look?.removed && view.look.removed !== preview.gain) settingsChanged();
+  view.draw();
+}
+
+// The pictures there are.
+
+function take(files) {
+  if (!files.length) return say("That was no file. Drop or paste pictures, or choose files.", true);
+  const added = [...files].map((file) => new Picture(file));
+  for (const picture of added) {
+    pictures.push(picture);
+    addItem(picture);
+  }
+  listed();
+  select(added[0]);
+  if (added.length > 1) say(`${added.length} pictures came in.`);
+}
+
+function addItem(picture) {
+  picture.item = find("item").content.firstElementChild.cloneNode(true);
+  picture.item.querySelector(".file").textContent = picture.file.name;
+  picture.item.querySelector(".kind").textContent = picture.file.name.match(/\.(\w{1,4})$/)?.[1].toUpperCase() ?? "";
+  picture.item.querySelector("input").addEventListener("change", () => look(picture));
+  find("strip").append(picture.item);
+  mark(picture, "waiting");
+  drawThumbnail(picture.file, picture.item.querySelector("canvas"));
+}
+
+function mark(picture, state, detail = "") {
+  const words = { waiting: "", working: "in work", done: "saved", failed: "failed" }[state];
+  Object.assign(picture, { state, detail });
+  picture.item.dataset.state = state;
+  picture.item.querySelector(".state").textContent = words && `, ${words}`;
+  picture.item.title = detail ? `${picture.file.name}: ${detail}` : picture.file.name;
+}
+
+function select(picture) {
+  picture.item.querySelector("input").checked = true;
+  picture.item.scrollIntoView({ block: "nearest", inline: "nearest" });
+  look(picture);
+}
+
+function remove(picture) {
+  const place = pictures.indexOf(picture);
+  pictures.splice(place, 1);
+  picture.item.remove();
+  listed();
+  const next = pictures[place] ?? pictures[place - 1];
+  if (next) select(next);
+  else look(null);
+}
+
+function listed() {
+  find("strip").hidden = !pictures.length;
+  find("download-all").hidden = pictures.length < 2;
+  find("download-all").textContent = `Download all ${pictures.length}`;
+}
+
+// What is saved: always the service's own answer for the whole file.
+
+async function save(wanted) {
+  work?.abort();
+  const mine = new AbortController();
+  work = mine;
+  const clock = startClock(wanted.length);
+  const failed = [];
+  for (const [done, picture] of wanted.entries()) {
+    if (mine.signal.aborted) break;
+    if (wanted.length > 1) find("progress").value = done;
+    say(wanted.length > 1 ? `Denoising ${done + 1} of ${wanted.length}: ${picture.file.name} …` : "Denoising …");
+    if (!(await saveOne(picture, mine.signal))) failed.push(picture);
+  }
+  clearInterval(clock);
+  // When something else was begun meanwhile, what is said belongs to that.
+  if (work !== mine) return;
+  work = null;
+  find("work").hidden = true;
+  if (mine.signal.aborted) say("Cancelled.");
+  else if (failed.length) say(failure(wanted, failed), true);
+  else say(wanted.length > 1 ? `All ${wanted.length} pictures are saved.` : `Saved: ${wanted[0].detail}`);
+}
+
+/** Whether it was saved. */
+async function saveOne(picture, signal) {
+  mark(picture, "working");
+  try {
+    const { output = "clean", ...others } = parameters();
+    const { picture: blob, headers } = await service.denoise(picture.file, { output, ...others }, signal);
+    const name = picture.savedName(output, blob.type);
+    hand(blob, name);
+    const seconds = Number(headers.get("X-Denoise-Seconds")).toFixed(1);
+    const by = decodeURIComponent(headers.get("X-Denoise-Model"));
+    const said = [`${name}, by ${by} in ${seconds} s`, headers.get("X-Denoise-Changed")];
+    mark(picture, "done", said.filter(Boolean).join("; "));
+    if (picture === current && opened) seenAsSaved(by);
     return true;
-  } catch {
+  } catch (error) {
+    mark(picture, signal.aborted ? "waiting" : "failed", signal.aborted ? "" : error.message);
     return false;
   }
 }
 
-/** The words in an answer that is no picture. */
-async function reasonIn(response) {
-  try {
-    return (await response.json()).detail;
-  } catch {
-    return `The server answered with ${response.status}.`;
-  }
+/** Where the service chose otherwise for the whole than for the sample, what is seen follows. */
+async function seenAsSaved(name) {
+  const asked = opened;
+  if (!isChoice(find("model").selectedOptions[0]) || (await modelSeen()) === name || opened !== asked) return;
+  examined = Promise.resolve({ model: name });
+  wantVisible();
 }
 
-async function denoise(file, signal) {
-  const model = find("model").value;
-  const query = model ? `?model=${encodeURIComponent(model)}` : "";
-  let response;
-  try {
-    response = await fetch(`denoise${query}`, { method: "POST", body: file, signal });
-  } catch (error) {
-    if (signal.aborted) throw error;
-    throw new Error("The server cannot be reached, or broke off.");
-  }
-  if (!response.ok) throw new Error(await reasonIn(response));
-  return { picture: await response.blob(), headers: response.headers };
+function failure(wanted, failed) {
+  const first = `${failed[0].file.name}: ${failed[0].detail}`;
+  if (wanted.length === 1) return first;
+  return `${wanted.length - failed.length} of ${wanted.length} are saved, ${failed.length} failed. ${first}`;
 }
 
-function startClock() {
+/** To the browser, which puts it where downloads go. */
+function hand(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  // Some browsers read it only a little later.
+  setTimeout(() => URL.revokeObjectURL(link.href), 30_000);
+}
+
+function startClock(count) {
+  find("work").hidden = false;
+  if (count > 1) find("progress").max = count;
+  else find("progress").removeAttribute("value");
   const start = Date.now();
   const tick = () => {
     find("elapsed").textContent = `${Math.round((Date.now() - start) / 1000)} s`;
@@ -61,76 +330,30 @@ function startClock() {
   return setInterval(tick, 1000);
 }
 
-async function take(file) {
-  request?.abort();
-  const mine = new AbortController();
-  request = mine;
-  current = file;
-  find("result").hidden = true;
-  find("work").hidden = false;
-  say(`Denoising ${file.name} …`);
-  const clock = startClock();
-  try {
-    await present(file, await denoise(file, mine.signal));
-  } catch (error) {
-    // When another picture took this one's place, what is said belongs to the other.
-    if (request === mine) say(mine.signal.aborted ? "Cancelled." : error.message, !mine.signal.aborted);
-  } finally {
-    clearInterval(clock);
-    if (request === mine) find("work").hidden = true;
-  }
-}
-
-async function present(file, { picture, headers }) {
-  addresses.splice(0).forEach((address) => URL.revokeObjectURL(address));
-  find("result").hidden = false;
-  const after = find("after");
-  const shown = await Promise.all([show(after, picture), show(find("before"), file)]);
-  find("result").classList.toggle("alone", !shown[1]);
-  find("download").href = after.src;
-  find("download").download = `${file.name.replace(/\.[^.]*$/, "") || "picture"}-denoised.png`;
-  const seconds = Number(headers.get("X-Denoise-Seconds")).toFixed(1);
-  const name = decodeURIComponent(headers.get("X-Denoise-Model"));
-  find("facts").textContent = `${after.naturalWidth} × ${after.naturalHeight}, ${name}, ${seconds} s`;
-  find("drop").classList.add("small");
-  say(
-    shown[1]
-      ? "Done. Drag across the picture to compare, or use the arrow keys."
-      : "Done. This browser cannot show the picture as it came, so there is nothing to compare with."
-  );
-  find("split").focus({ preventScroll: true });
-}
-
-function takeFirst(files) {
-  if (files.length) take(files[0]);
-  else say("That was no file. Drop or paste a picture, or choose a file.", true);
-}
-
 /** The choice of models, if there is one. */
 async function listModels() {
-  const response = await fetch("models");
-  const models = response.ok ? await response.json() : [];
-  const options = models.map(({ name, default: chosen }) => new Option(name, name, chosen, chosen));
+  const options = (await service.models()).map(({ name, kind, default: usual }) => {
+    const option = new Option(kind === "choice" ? "by the noise" : name, name, usual, usual);
+    option.dataset.kind = kind;
+    return option;
+  });
   find("model").replaceChildren(...options);
-  find("model-choice").hidden = models.length < 2;
+  find("model-choice").hidden = options.length < 2;
+  settingsChanged();
 }
 
+// What people do.
+
 find("file").addEventListener("change", (event) => {
-  if (event.target.files.length) take(event.target.files[0]);
+  if (event.target.files.length) take(event.target.files);
   // So that the same file can be chosen again.
   event.target.value = "";
 });
-find("model").addEventListener("change", () => current && take(current));
-find("cancel").addEventListener("click", () => request.abort());
-find("split").addEventListener("input", (event) => {
-  find("compare").style.setProperty("--split", `${event.target.value}%`);
+document.addEventListener("paste", (event) => {
+  const { files } = event.clipboardData;
+  // Text may be meant for the field that has the focus.
+  if (files.length || event.target.localName !== "input") take(files);
 });
-find("actual").addEventListener("click", (event) => {
-  const actual = find("stage").classList.toggle("actual");
-  event.target.setAttribute("aria-pressed", actual);
-});
-
-document.addEventListener("paste", (event) => takeFirst(event.clipboardData.files));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dragging");
@@ -140,8 +363,26 @@ for (const end of ["dragleave", "dragend", "drop"]) {
 }
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  takeFirst(event.dataTransfer.files);
+  take(event.dataTransfer.files);
 });
 
-find("curl").textContent = `curl -F image=@noisy.jpg ${new URL("denoise", location.href)} -o clean.png`;
-listModels().catch(() => say("The server cannot be reached.", true));
+find("panel").addEventListener("input", settingsChanged);
+find("look").addEventListener("change", settingsChanged);
+find("model").addEventListener("change", wantVisible);
+find("page").addEventListener("change", () => look(current));
+find("reset").addEventListener("click", () => {
+  for (const id of SETTINGS) find(id).value = 100;
+  settingsChanged();
+  find("strength").focus();
+});
+find("in").addEventListener("click", () => opened && view.step(true));
+find("out").addEventListener("click", () => opened && view.step(false));
+find("fit").addEventListener("click", () => opened && view.fit());
+find("actual").addEventListener("click", () => opened && view.zoom(1));
+find("remove").addEventListener("click", () => remove(current));
+find("download").addEventListener("click", () => save([current]));
+find("download-all").addEventListener("click", () => save([...pictures]));
+find("cancel").addEventListener("click", () => work?.abort());
+document.addEventListener("keydown", (event) => event.key === "Escape" && work?.abort());
+
+settingsChanged();
