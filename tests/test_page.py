@@ -545,13 +545,13 @@ NOISE = {"sigma": [9.0, 12.0, 15.0], "correlated": True, "jpeg_blocks": True}
 @pytest.mark.parametrize(
     ("status", "answer", "words"),
     [
-        (200, NOISE, "Noise of about 12.2 of 255, in soft grains, JPEG’s blocks, for photo-gaussian"),
+        (200, NOISE, "Noise of about 12.2 of 255, in soft grains, JPEG’s blocks. Model: photo-gaussian"),
         (
             200,
             {"sigma": [3.0], "correlated": False},
-            "Noise of about 3.0 of 255, in fine grains, for photo-gaussian",
+            "Noise of about 3.0 of 255, in fine grains. Model: photo-gaussian",
         ),
-        (200, {"sigma": None}, "for photo-gaussian"),
+        (200, {"sigma": None}, "Model: photo-gaussian"),
     ],
 )
 def test_the_noise_that_is_estimated_is_told(status, answer, words, page, file):
@@ -576,7 +576,7 @@ def test_one_model_is_chosen_for_all_that_is_seen_and_corrected_by_what_is_saved
     data = file_of(mixed)
     arrive(page, named(data))
     noise = page.locator("#noise")
-    playwright.expect(noise).to_contain_text("for photo-gaussian")
+    playwright.expect(noise).to_contain_text("Model: photo-gaussian")
     page.get_by_role("button", name="Pixel for pixel").click()
     settle(page)
     split(page, 100)
