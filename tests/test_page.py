@@ -378,7 +378,7 @@ def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
     settle(page)
 
     assert shapes
-    assert max(max(shape) for shape in shapes) <= 512 + 2 * 32
+    assert max(max(shape) for shape in shapes) <= 512 + 2 * 64
     assert len(shapes) < 3 * 4
 
 

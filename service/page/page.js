@@ -128,7 +128,8 @@ function present(picture, bitmaps, signal) {
   examined = examine(bitmaps.pixels, signal);
   examined.then(
     ({ noise, model }) => {
-      if (!signal.aborted) find("noise").textContent = [noise, model && `for ${model}`].filter(Boolean).join(", ");
+      const words = [noise, model && `Model: ${model}`].filter(Boolean);
+      if (!signal.aborted) find("noise").textContent = words.join(". ");
     },
     (error) => !signal.aborted && say(error.message, true)
   );
