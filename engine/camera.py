@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.album import Squares
+from engine.images import LUMA
 from engine.jpeg import TO_RGB, matrix, through_jpeg
 from engine.noise import (
     Shots,
@@ -37,7 +38,6 @@ SLOPE = 1.5
 CHANNEL_SHARE, CHANNEL_LEVEL, CHANNEL_BLUR = 0.125, (0.4, 1.6), (0.0, 1.2)
 # Quality of JPEG files; most are near the best. Half of them have chroma of half the size.
 COARSEST, FINEST, HALVED = 60, 98, 0.5
-LUMA = (0.299, 0.587, 0.114)
 # Raw channels to linear sRGB, of four cameras, row by row: from the matrices in Brooks et al. 2019.
 CAMERAS_TO_RGB = (
     (1.26, -0.46, 0.20, -0.15, 1.13, 0.02, -0.01, -0.36, 1.37),

@@ -76,6 +76,8 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # Pillow's 
 PngImagePlugin.MAX_TEXT_CHUNK = metadata.MOST_BYTES
 # It logs what it finds odd in a file, and then goes on or raises.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+# How much red, green and blue count for in brightness. Source: ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)

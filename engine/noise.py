@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.album import Squares
 from engine.chance import seeded
+from engine.images import LUMA
 
 
 class Views(NamedTuple):
@@ -167,10 +168,11 @@ def grey_scenes(scenes: Squares, share: float) -> Tensor | None:
 
 
 def greyed(clean: Tensor, is_grey: Tensor | None) -> Tensor:
-    """Scenes, some of which are their luma alone (BT.601)."""
+    """Scenes, some of which are their luma alone."""
     if is_grey is None:
         return clean
-    luma = 0.299 * clean[..., :1] + 0.587 * clean[..., 1:2] + 0.114 * clean[..., 2:]
+    red, green, blue = LUMA
+    luma = red * clean[..., :1] + green * clean[..., 1:2] + blue * clean[..., 2:]
     return torch.where(is_grey.view(-1, 1, 1, 1), luma, clean)
 
 

@@ -15,15 +15,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from engine.images import Picture, to_pixels, to_samples
+from engine.images import LUMA, Picture, to_pixels, to_samples
 from engine.layers import Layer, slots
 from engine.networks import bytes_per_pixel, halo
 
 PATCH = 32
 # Rows at a time of what is not done in windows.
 STRIP = 256
-# How much red, green and blue count for in brightness. Source: ITU-R BT.601.
-LUMA = (0.299, 0.587, 0.114)
 # With it a picture of 24 megapixels takes the whole process less than 1.2 GB.
 MEMORY_BUDGET = 384 * 2**20
 

@@ -14,8 +14,6 @@ from engine.evaluate import Pair, Sample, Score, gaussian_samples, recorded_samp
 # The noise of the first picture of PolyU in order of name, and of every fifth after it, was measured when noise
 # models were made: the others are reported apart.
 MEASURED_EVERY = 5
-# Rec. 601's luma, the grey of the published test sets.
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _clipped(sample: Sample) -> Pair:
 
 def _luma(file: Path, sigma: float) -> Pair:
     colour = images.read_rgb(file).float() / 255
-    clean = _as_bytes(colour @ torch.tensor(LUMA)).unsqueeze(2).expand(-1, -1, 3).contiguous()
+    clean = _as_bytes(colour @ torch.tensor(images.LUMA)).unsqueeze(2).expand(-1, -1, 3).contiguous()
     return with_noise(clean, file.name, sigma, channels=1), clean
 
 

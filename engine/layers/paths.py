@@ -5,6 +5,7 @@ im2col(x)' @ y. A transposed convolution is the same three the other way about.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from math import prod
@@ -218,7 +219,27 @@ class Phases(Unfolded):
         return x
 
 
-class Rows:
+class SameSize(ABC):
+    """3x3, stride 1, padding 1: the adjoint is the product with the kernel turned."""
+
+    @abstractmethod
+    def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight as `product` wants it."""
+
+    @abstractmethod
+    def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
+        """x -> y, of the same height and width."""
+
+    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """That of the kernel turned."""
+        return self.prepare(turned(weight, len(weight) // 9), dtype)
+
+    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
+        """y -> x: the product with the kernel turned."""
+        return self.product(y, prepared, finish)
+
+
+class Rows(SameSize):
     """3x3, stride 1, padding 1: the three taps of a kernel's row are one run of numbers in memory.
 
     Every third pixel's run begins where the last one's ended: so three products, one for each place in three,
@@ -254,14 +275,6 @@ class Rows:
             make(strip)
         return y
 
-    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """That of the kernel turned."""
-        return self.prepare(turned(weight, len(weight) // 9), dtype)
-
-    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
-        """y -> x: the product with the kernel turned."""
-        return self.product(y, prepared, finish)
-
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """im2col(x)' @ y."""
         n, height, width, channels = x.shape
@@ -285,7 +298,7 @@ class Rows:
         )
 
 
-class Winograd:
+class Winograd(SameSize):
     """3x3, stride 1, padding 1: Winograd's F(m, 3) down the columns, the kernel's rows as `Rows` has them.
 
     m rows of the result come from m + 2 products where the definition has 3m: half of them for m = 4, two
@@ -328,14 +341,6 @@ class Winograd:
         for strip in self._strips(x, max(channels, out_channels)):
             make(strip)
         return y if rows == height else y[:, :height].contiguous()
-
-    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """That of the kernel turned."""
-        return self.prepare(turned(weight, len(weight) // 9), dtype)
-
-    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
-        """y -> x: the product with the kernel turned."""
-        return self.product(y, prepared, finish)
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """im2col(x)' @ y: the adjoint of how the product depends on the weight."""
@@ -401,7 +406,7 @@ class Winograd:
         return held, held[..., left : left + width, :].flatten(3)
 
 
-class Tiles:
+class Tiles(SameSize):
     """3x3, stride 1, padding 1: Winograd's F(4x4, 3x3): a fourth of the definition's products.
 
     A tile of 4x4 results comes from 36 sums of the 6x6 pixels that it depends on; the sums over a tile are one
@@ -441,14 +446,6 @@ class Tiles:
         for strip in self._strips(x, max(channels, out_channels)):
             make(strip)
         return y
-
-    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """That of the kernel turned."""
-        return self.prepare(turned(weight, len(weight) // 9), dtype)
-
-    def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
-        """y -> x: the product with the kernel turned."""
-        return self.product(y, prepared, finish)
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """im2col(x)' @ y: the adjoints of the same sums."""
