@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from service.denoising import Denoiser
 from service.errors import answer_errors
-from service.models import Models, load_models
+from service.models import load_models
 from service.routes import PAGE, router
 from service.schedule import Schedule
 from service.settings import Settings
@@ -21,9 +22,7 @@ from service.settings import Settings
 class State(TypedDict):
     """What every request finds in `request.state`."""
 
-    settings: Settings
-    models: Models
-    schedule: Schedule
+    denoiser: Denoiser
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with ThreadPoolExecutor(1, "network") as network:
-            yield State(settings=settings, models=models, schedule=Schedule(network))
+            yield State(denoiser=Denoiser(models, Schedule(network), settings))
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(

@@ -1,28 +1,20 @@
 """What the service answers to: a picture to denoise, questions about itself, and the page."""
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from engine.auto import AUTO
-from engine.estimate import in_words
 from engine.formats import FORMATS, WRITTEN, chosen, listed
-from engine.images import Picture, encode, read
 from engine.networks import kind_of
-from engine.picture import Finish, denoise
-from engine.weights import Model
 from service.accept import DEFAULT, acceptable
 from service.body import FIELD, read_picture
+from service.denoising import Denoiser
 from service.errors import documented
 from service.models import Models
-from service.schedule import Schedule, Turn
-from service.settings import Settings
 from service.wishes import Wishes
 
 PAGE = Path(__file__).parent / "page"
@@ -97,51 +89,23 @@ class About(BaseModel):
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=_BODY)
 async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
     """Return a picture of the same size without its noise."""
-    models: Models = request.state.models
-    name = models.named(wishes.model)
+    denoiser: Denoiser = request.state.denoiser
+    # A model or a format that is not there is refused before the picture is read.
+    denoiser.models.named(wishes.model)
     target = wishes.format or acceptable(request.headers.get("accept"))
-    # A format that is not written is refused before the picture is read.
     chosen(target, FORMATS[DEFAULT])
-    settings: Settings = request.state.settings
-    body = await read_picture(request, settings.max_bytes)
-    async with request.state.schedule.turn(request.receive) as turn:
-        file = await turn.in_thread(partial(read, body, settings.max_pixels, settings.max_pages, wishes.page))
-        # A name for each large thing would keep it until the end.
-        del body
-        kind = chosen(target, file.kind)
-        finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
-        pages = list(file.pages)
-        file = replace(file, pages=())
-        # The first page decides for all: they come from one camera.
-        model, estimate = await turn.in_thread(partial(models.choose, name, pages[0]))
-        for number in range(len(pages)):
-            pages[number] = await turn.in_thread(partial(_denoise, model, pages[number], settings, turn, finish))
-        file = replace(file, pages=tuple(pages))
-        written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
-    headers = {
-        "X-Denoise-Model": quote(model.name),
-        "X-Denoise-Digest": model.digest,
-        "X-Denoise-Precision": models.precision,
-        "X-Denoise-Seconds": f"{turn.seconds:.3f}",
-    }
-    if estimate:
-        headers["X-Denoise-Noise"] = in_words(estimate)
-    if written.changed:
-        headers["X-Denoise-Changed"] = "; ".join(written.changed)
-    return Response(written.data, media_type=kind.media_type, headers=headers)
-
-
-def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn, finish: Finish) -> Picture:
-    return denoise(
-        model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network, finish=finish
+    # The body gets no name here, which would keep it until the end.
+    made = await denoiser.file(
+        await read_picture(request, denoiser.settings.max_bytes), wishes, target, request.receive
     )
+    return Response(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
 
 
 @router.get("/health")
 async def get_health(request: Request) -> Health:
     """Whether the service is ready, what it runs, and how busy it is."""
-    models: Models = request.state.models
-    schedule: Schedule = request.state.schedule
+    denoiser: Denoiser = request.state.denoiser
+    models, schedule = denoiser.models, denoiser.schedule
     return Health(
         ready=True,
         model=models.default,
@@ -157,7 +121,7 @@ async def get_health(request: Request) -> Health:
 @router.get("/models")
 async def get_models(request: Request) -> list[About]:
     """The models there are, each with what is known of its training."""
-    models: Models = request.state.models
+    models: Models = request.state.denoiser.models
     return [_about(models, name) for name in models.names]
 
 

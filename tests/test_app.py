@@ -17,7 +17,7 @@ from engine import images, weights
 from engine.formats import FORMATS, WRITTEN
 from engine.metadata import Metadata
 from engine.picture import Cancelled, denoise_picture
-from service import routes
+from service import denoising
 from service.accept import acceptable
 from service.app import create_app
 from service.settings import Settings
@@ -189,7 +189,7 @@ def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, mon
     def buggy(*args, **kwargs):
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr(routes, "denoise", buggy)
+    monkeypatch.setattr(denoising, "denoise", buggy)
     with caplog.at_level(logging.ERROR):
         response = client.post("/denoise", content=noisy)
 
@@ -201,7 +201,7 @@ def test_a_bug_reaches_the_server_which_logs_its_traceback(settings, noisy, monk
     def buggy(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(routes, "denoise", buggy)
+    monkeypatch.setattr(denoising, "denoise", buggy)
     with TestClient(create_app(settings)) as strict, pytest.raises(RuntimeError, match="a bug"):
         strict.post("/denoise", content=noisy)
 
@@ -350,7 +350,7 @@ def test_the_memory_budget_reaches_the_engine(settings, noisy, monkeypatch):
         given.append(memory_budget)
         return noisy
 
-    monkeypatch.setattr(routes, "denoise", denoise)
+    monkeypatch.setattr(denoising, "denoise", denoise)
     with TestClient(create_app(settings.model_copy(update={"memory_budget": 12345678}))) as client:
         client.post("/denoise", content=noisy)
 
@@ -388,7 +388,7 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
         return images.encode(*args)
 
     for name, fake in (("read", read), ("denoise", denoise), ("encode", encode)):
-        monkeypatch.setattr(routes, name, fake)
+        monkeypatch.setattr(denoising, name, fake)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), [noisy, noisy]))
 
@@ -409,7 +409,7 @@ def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(setting
         asked.append(wanted())
         raise Cancelled
 
-    monkeypatch.setattr(routes, "denoise", denoise)
+    monkeypatch.setattr(denoising, "denoise", denoise)
     asyncio.run(post_and_leave(create_app(settings), noisy))
 
     assert asked == [False]

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from service import routes
+from service import denoising
 from service.app import create_app
 from service.settings import Settings
 
@@ -362,7 +362,7 @@ def test_another_model_is_seen_and_saved(page, file, noisy, api):
 
 def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
     large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], routes.denoise
+    shapes, real = [], denoising.denoise
 
     def noted(net, picture, *args, finish, **how):
         # Without strength a picture is only looked at.
@@ -370,7 +370,7 @@ def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
             shapes.append(picture.samples.shape)
         return real(net, picture, *args, finish=finish, **how)
 
-    monkeypatch.setattr(routes, "denoise", noted)
+    monkeypatch.setattr(denoising, "denoise", noted)
 
     page.set_viewport_size({"width": 800, "height": 600})
     arrive(page, named(file_of(large)))
@@ -497,7 +497,7 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
         ended.set()
         return picture
 
-    monkeypatch.setattr(routes, "denoise", endless)
+    monkeypatch.setattr(denoising, "denoise", endless)
     page.get_by_role("button", name="Download", exact=True).click()
     playwright.expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
@@ -509,13 +509,13 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
 
 def test_an_answer_that_is_no_longer_asked_for_is_dropped(page, file, noisy, api, monkeypatch):
     choose(page, named(file))
-    real = routes.denoise
+    real = denoising.denoise
 
     def slow(*args, **how):
         time.sleep(0.3)
         return real(*args, **how)
 
-    monkeypatch.setattr(routes, "denoise", slow)
+    monkeypatch.setattr(denoising, "denoise", slow)
     models = page.get_by_label("Model")
     models.select_option("scans")
     page.wait_for_timeout(200)

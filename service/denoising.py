@@ -1,0 +1,82 @@
+"""A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from urllib.parse import quote
+
+from starlette.types import Receive
+
+from engine.estimate import Estimate, in_words
+from engine.formats import chosen
+from engine.images import Picture, Written, encode, read
+from engine.picture import Finish, denoise
+from engine.weights import Model
+from service.models import Models
+from service.schedule import Schedule, Turn
+from service.settings import Settings
+from service.wishes import Wishes
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A denoised file, and what made it. estimate: the noise found, where the model was chosen by it."""
+
+    written: Written
+    model: Model
+    precision: str
+    estimate: Estimate | None
+    seconds: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an answer tells of it beside the picture."""
+        headers = {
+            "X-Denoise-Model": quote(self.model.name),
+            "X-Denoise-Digest": self.model.digest,
+            "X-Denoise-Precision": self.precision,
+            "X-Denoise-Seconds": f"{self.seconds:.3f}",
+        }
+        if self.estimate:
+            headers["X-Denoise-Noise"] = in_words(self.estimate)
+        if self.written.changed:
+            headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
+        return headers
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What it takes to denoise a file: the weights, whose turn it is, and the limits."""
+
+    models: Models
+    schedule: Schedule
+    settings: Settings
+
+    async def file(self, body: bytes, wishes: Wishes, target: str, receive: Receive) -> Denoised:
+        """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
+
+        Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
+        """
+        name, settings = self.models.named(wishes.model), self.settings
+        async with self.schedule.turn(receive) as turn:
+            file = await turn.in_thread(partial(read, body, settings.max_pixels, settings.max_pages, wishes.page))
+            # A name for each large thing would keep it until the end.
+            del body
+            kind = chosen(target, file.kind)
+            finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+            pages = list(file.pages)
+            file = replace(file, pages=())
+            # The first page decides for all: they come from one camera.
+            model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
+            for number in range(len(pages)):
+                pages[number] = await turn.in_thread(
+                    partial(_denoise, model, pages[number], settings, turn, finish)
+                )
+            file = replace(file, pages=tuple(pages))
+            written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
+        return Denoised(written, model, self.models.precision, estimate, turn.seconds)
+
+
+def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn, finish: Finish) -> Picture:
+    return denoise(
+        model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network, finish=finish
+    )
