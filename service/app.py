@@ -47,6 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=_version(),
         lifespan=lifespan,
         redoc_url=None,
+        # It would be to where the Host header says, which whoever sends a request makes up.
+        redirect_slashes=False,
         static_url="/docs/files",
         favicon_url="page/icon.svg",
     )

@@ -28,6 +28,8 @@ class ClientError(Exception):
     """What a request got wrong, in words for who sent it: what came, and what is taken."""
 
     status = 400
+    # What the answer says beside it: Retry-After, say.
+    headers: Mapping[str, str] = {}
 
 
 class Problem(BaseModel):
@@ -68,8 +70,9 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def _client_error(request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, ClientError) else ENGINE_STATUS[type(error)]
-    return ProblemResponse(status, str(error))
+    if isinstance(error, ClientError):
+        return ProblemResponse(error.status, str(error), error.headers)
+    return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
 
 
 def _http_exception(request: Request, error: Exception) -> Response:

@@ -185,6 +185,13 @@ def test_the_frameworks_own_errors_have_the_same_shape(method, path, status, cli
     assert_problem(client.request(method, path), status, f"{method} {path}")
 
 
+def test_nobody_is_sent_to_where_the_host_header_says(client):
+    response = client.get("/health/", headers={"host": "elsewhere.example"}, follow_redirects=False)
+
+    assert_problem(response, 404, "/health/")
+    assert "location" not in response.headers
+
+
 def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, monkeypatch, caplog):
     def buggy(*args, **kwargs):
         raise RuntimeError("a secret of the house")
