@@ -66,6 +66,10 @@ def _at_once(work: Callable[[], None]) -> None:
     work()
 
 
+def _untold(share: float) -> None:
+    """Nobody asks how far it is."""
+
+
 def denoise(
     net: Layer,
     noisy: Picture,
@@ -74,13 +78,15 @@ def denoise(
     wanted: Callable[[], bool] = lambda: True,
     in_turn: Callable[[Callable[[], None]], None] = _at_once,
     finish: Finish = WHOLE,
+    told: Callable[[float], None] = _untold,
 ) -> Picture:
     """A picture without its noise, in the noisy one's own depth and kind.
 
     What denoise_picture gives for its pixels, clipped to [0, 1] and rounded where samples are integers; but only
     a window at a time is ever in float32. Pixels that are fully transparent stay as they are, and the network
     sees their visible neighbours in their place. in_turn: called with the work on each window, which it has to do
-    before it returns: in another thread, or once others have had their turn. Raises ValueError, Cancelled.
+    before it returns: in another thread, or once others have had their turn. told: called after each window with
+    the share that is done, up to 1. Raises ValueError, Cancelled.
     """
     samples = noisy.samples
     clean = samples.clone() if not any(finish.parts) else torch.empty(samples.shape, dtype=samples.dtype)
@@ -90,8 +96,10 @@ def denoise(
         clean[rows, cols] = to_samples(mixed, samples.dtype, samples.shape[2])
 
     if any(finish.parts):
-        for work in _windows(net, _filled(noisy), to_pixels, write, memory_budget, window, wanted):
+        works = list(_windows(net, _filled(noisy), to_pixels, write, memory_budget, window, wanted))
+        for number, work in enumerate(works, 1):
             in_turn(work)
+            told(number / len(works))
         _keep_hidden(clean, noisy)
     return _shown(noisy, clean, finish.output)
 

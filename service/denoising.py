@@ -1,5 +1,6 @@
 """A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
@@ -51,9 +52,17 @@ class Denoiser:
     schedule: Schedule
     settings: Settings
 
-    async def file(self, body: bytes, wishes: Wishes, target: str, receive: Receive) -> Denoised:
+    async def file(
+        self,
+        body: bytes,
+        wishes: Wishes,
+        target: str,
+        receive: Receive,
+        told: Callable[[float], None] = lambda share: None,
+    ) -> Denoised:
         """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
 
+        told: called in another thread with the share of its pages that is denoised, 0 to 1.
         Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
         """
         name, settings = self.models.named(wishes.model), self.settings
@@ -68,15 +77,34 @@ class Denoiser:
             # The first page decides for all: they come from one camera.
             model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
             for number in range(len(pages)):
+                told_all = partial(_tell_share, told, number, len(pages))
                 pages[number] = await turn.in_thread(
-                    partial(_denoise, model, pages[number], settings, turn, finish)
+                    partial(_denoise, model, pages[number], settings, turn, finish, told_all)
                 )
             file = replace(file, pages=tuple(pages))
             written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
         return Denoised(written, model, self.models.precision, estimate, turn.seconds)
 
 
-def _denoise(model: Model, noisy: Picture, settings: Settings, turn: Turn, finish: Finish) -> Picture:
+def _denoise(
+    model: Model,
+    noisy: Picture,
+    settings: Settings,
+    turn: Turn,
+    finish: Finish,
+    told: Callable[[float], None],
+) -> Picture:
     return denoise(
-        model.net, noisy, settings.memory_budget, wanted=turn.wanted, in_turn=turn.in_network, finish=finish
+        model.net,
+        noisy,
+        settings.memory_budget,
+        wanted=turn.wanted,
+        in_turn=turn.in_network,
+        finish=finish,
+        told=told,
     )
+
+
+def _tell_share(told: Callable[[float], None], number: int, pages: int, share: float) -> None:
+    """Of a page's share, that of all."""
+    told((number + share) / pages)

@@ -381,7 +381,7 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
         decoded.release()
         return file
 
-    def denoise(net, noisy, memory_budget, wanted, in_turn, finish):
+    def denoise(net, noisy, memory_budget, wanted, in_turn, **how):
         # Whoever is first stays in the network until the other is decoded as well.
         if first_in.acquire(blocking=False):
             in_turn(lambda: [wait_for(decoded) for _ in range(2)])
@@ -409,7 +409,7 @@ def wait_for(semaphore):
 def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
     asked = []
 
-    def denoise(net, noisy, memory_budget, wanted, in_turn, finish):
+    def denoise(net, noisy, memory_budget, wanted, in_turn, **how):
         end = time.monotonic() + 20
         while wanted() and time.monotonic() < end:
             time.sleep(0.001)

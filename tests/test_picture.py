@@ -301,6 +301,14 @@ def test_what_is_no_longer_wanted_is_given_up_when_its_turn_comes():
     assert len(turns) == 3
 
 
+def test_after_each_window_the_share_is_told_that_is_done():
+    noisy, shares = Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)), []
+
+    denoise(NETWORKS[0], noisy, window=(1, 1), told=shares.append)
+
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
 # Stopping
 
 
