@@ -11,6 +11,7 @@ from engine.images import Picture
 from engine.precision import name_of, pick_device, resolve
 from engine.weights import SUFFIX, Model, WeightsError
 from service.errors import ClientError
+from service.logs import log
 from service.settings import Settings
 
 
@@ -62,6 +63,8 @@ def load_models(settings: Settings) -> Models:
     device = pick_device(settings.device)
     compute = resolve(settings.precision, device)
     by_name = {file.stem: weights.load(file, device, compute) for file in files}
+    for model in by_name.values():
+        log.info("weights loaded", model=model.name, digest=model.digest)
     return Models(by_name, settings.model, str(device), name_of(compute))
 
 

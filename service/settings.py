@@ -57,3 +57,13 @@ class Settings(BaseSettings):
         le=1024,
         description="Processor threads that one picture is denoised with; if not set, one for each core.",
     )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto",
+        description="How the log is written, to standard error: `console`, `json`, or `auto`, which is `console` "
+        "on a terminal.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="The least that is logged: `debug`, with the questions about health, `info`, with a line for "
+        "every other request, `warning` or `error`.",
+    )

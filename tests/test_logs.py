@@ -1,0 +1,129 @@
+"""What the log says, and in which shape."""
+
+import io
+import json
+import logging
+import warnings
+
+import pytest
+import structlog
+
+from service import logs
+from service.logs import log
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def untouched():
+    """Everybody's logging, as it was before."""
+    loggers = [logging.getLogger(name) for name in (None, "denoise")]
+    before = [(each, each.level, each.handlers[:]) for each in loggers]
+    # pytest's own handlers are left alone: replaced, they would be closed.
+    logging.getLogger().handlers.clear()
+    yield
+    logging.captureWarnings(False)
+    for each, level, handlers in before:
+        each.setLevel(level)
+        each.handlers[:] = handlers
+
+
+@pytest.fixture
+def written():
+    """written(**settings): begins to log by them; written.lines() are what came."""
+
+    class Stream(io.StringIO):
+        terminal = False
+
+        def isatty(self):
+            return self.terminal
+
+        def __call__(self, terminal=False, **settings):
+            self.terminal = terminal
+            logs.configure(Settings(**settings), self)
+
+        def lines(self):
+            return [json.loads(line) for line in self.getvalue().splitlines()]
+
+    return Stream()
+
+
+def test_a_line_of_json_has_what_happened_when_and_the_values_told(written):
+    written(log_format="json")
+
+    log.info("weights loaded", model="photo")
+
+    (line,) = written.lines()
+    assert (line["event"], line["model"], line["level"]) == ("weights loaded", "photo", "info")
+    assert line["timestamp"].endswith("Z")
+
+
+def test_the_servers_and_the_libraries_lines_have_the_same_shape(written):
+    written(log_format="json")
+
+    logging.getLogger("uvicorn.error").warning("no %s", "request")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", UserWarning, stacklevel=1)
+
+    server, library = written.lines()
+    assert (server["event"], server["level"], server["logger"]) == ("no request", "warning", "uvicorn.error")
+    assert "old" in library["event"]
+
+
+def test_what_is_bound_to_a_request_is_in_every_line_of_it(written):
+    written(log_format="json")
+
+    with structlog.contextvars.bound_contextvars(request_id="abc"):
+        log.info("ours")
+        logging.getLogger("uvicorn.error").error("theirs")
+
+    assert [line["request_id"] for line in written.lines()] == ["abc", "abc"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_has_no_values_of_variables(form, written):
+    written(log_format=form)
+
+    def broken(key):
+        raise RuntimeError("a bug")
+
+    secret = "of the " + "house"
+    try:
+        broken(secret)
+    except RuntimeError:
+        logging.getLogger("uvicorn.error").exception("it broke")
+
+    told = written.getvalue()
+    assert "in broken" in told
+    assert "a bug" in told
+    assert secret not in told
+
+
+def test_a_terminal_gets_lines_to_read_and_a_file_gets_json(written):
+    written(terminal=True)
+    log.info("to a terminal")
+    first = written.getvalue()
+    written(terminal=False)
+    log.info("to a file")
+
+    assert not first.startswith("{")
+    assert "to a terminal" in first
+    assert json.loads(written.getvalue().splitlines()[-1])["event"] == "to a file"
+
+
+def test_less_than_the_level_is_not_written(written):
+    written(log_format="json", log_level="warning")
+
+    log.info("no")
+    log.warning("yes")
+
+    assert [line["event"] for line in written.lines()] == ["yes"]
+
+
+def test_codecs_never_tell_what_is_in_a_picture(written):
+    written(log_format="json", log_level="debug")
+
+    logging.getLogger("PIL.TiffImagePlugin").debug("tag: Artist (315) - value: Somebody")
+    log.debug("ours")
+
+    assert [line["event"] for line in written.lines()] == ["ours"]
