@@ -11,8 +11,10 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
+from service.limits import Limited
 from service.models import load_models
 from service.routes import PAGE, router
 from service.schedule import Schedule
@@ -23,6 +25,7 @@ class State(TypedDict):
     """What every request finds in `request.state`."""
 
     denoiser: Denoiser
+    closing: Closing
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,11 +37,12 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     models = load_models(settings)
+    closing = Closing()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with ThreadPoolExecutor(1, "network") as network:
-            yield State(denoiser=Denoiser(models, Schedule(network), settings))
+            yield State(denoiser=Denoiser(models, Schedule(network), settings), closing=closing)
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
@@ -52,6 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
         static_url="/docs/files",
         favicon_url="page/icon.svg",
     )
+    # The server, which is told when to stop, tells the application by it.
+    app.state.closing = closing
+    app.add_middleware(Limited, closing=closing)
     answer_errors(app)
     app.include_router(router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")

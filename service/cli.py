@@ -194,11 +194,9 @@ def serve(
         faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise ValueError("; ".join(faults)) from error
 
-    import uvicorn
+    from service import server
 
-    from service.app import create_app
-
-    uvicorn.run(create_app(settings), host=host, port=port, server_header=False)
+    server.serve(settings, host, port)
 
 
 @app.command(cls=RecipeFlags)

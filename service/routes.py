@@ -12,8 +12,10 @@ from engine.formats import FORMATS, WRITTEN, chosen, listed
 from engine.networks import kind_of
 from service.accept import DEFAULT, acceptable
 from service.body import FIELD, read_picture
+from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import documented
+from service.limits import Stopping
 from service.models import Models
 from service.wishes import Wishes
 
@@ -66,7 +68,9 @@ router = APIRouter()
 class Health(BaseModel):
     """What the service is, and what it is doing."""
 
-    ready: bool = Field(description="Nothing is answered before the weights are loaded.")
+    ready: bool = Field(
+        description="The weights are loaded, before which nothing is answered, and it is not stopping."
+    )
     model: str = Field(description="What a request gets that names no model.")
     digests: dict[str, str] = Field(description="SHA-256 of its weights, or of those it chooses among.")
     device: str
@@ -105,9 +109,10 @@ async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> 
 async def get_health(request: Request) -> Health:
     """Whether the service is ready, what it runs, and how busy it is."""
     denoiser: Denoiser = request.state.denoiser
+    closing: Closing = request.state.closing
     models, schedule = denoiser.models, denoiser.schedule
     return Health(
-        ready=True,
+        ready=not closing.begun,
         model=models.default,
         digests={model.name: model.digest for model in models.behind(models.default)},
         device=models.device,
@@ -116,6 +121,21 @@ async def get_health(request: Request) -> Health:
         denoising=schedule.in_work,
         waiting=schedule.waiting,
     )
+
+
+@router.get("/health/live")
+async def get_live() -> dict[str, bool]:
+    """Whether the process answers: if not, start it again."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=documented({503: "The service is stopping."}))
+async def get_ready(request: Request) -> dict[str, bool]:
+    """Whether to send pictures here."""
+    closing: Closing = request.state.closing
+    if closing.begun:
+        raise Stopping
+    return {"ready": True}
 
 
 @router.get("/models")

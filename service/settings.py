@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         le=1024,
         description="Processor threads that one picture is denoised with; if not set, one for each core.",
     )
+    grace_seconds: float = Field(
+        default=30,
+        ge=0,
+        le=86_400,
+        description="How long work that was accepted may go on after SIGTERM, in seconds, before it is cut off.",
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
         description="How the log is written, to standard error: `console`, `json`, or `auto`, which is `console` "

@@ -323,14 +323,13 @@ def test_ship_keeps_weights_in_float32_that_would_lose_by_less(denoise, save_tin
 
 @pytest.fixture
 def served(monkeypatch):
-    """The settings that the service was started with, and the server's own options."""
-    seen = SimpleNamespace(settings=None, options=None)
+    """The settings that the service was started with, and where it was to listen."""
+    seen = SimpleNamespace(settings=None, host=None, port=None)
 
-    def create_app(settings):
-        seen.settings = settings
+    def serve(settings, host, port):
+        vars(seen).update(settings=settings, host=host, port=port)
 
-    monkeypatch.setattr("service.app.create_app", create_app)
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: vars(seen).update(options=options))
+    monkeypatch.setattr("service.server.serve", serve)
     return seen
 
 
@@ -346,8 +345,7 @@ def test_serve_takes_settings_from_flags_and_else_from_the_environment(denoise, 
     assert served.settings.max_pixels == 300
     assert served.settings.max_bytes == 2000
     assert served.settings.model == "auto"
-    assert served.options["port"] == 9000
-    assert served.options["host"] == "127.0.0.1"
+    assert (served.host, served.port) == ("127.0.0.1", 9000)
 
 
 def test_every_setting_is_a_flag_of_serve_with_its_description(denoise):
@@ -362,11 +360,13 @@ def test_serve_refuses_a_setting_out_of_bounds_by_name(denoise, served):
 
     assert code == 1
     assert told == "error: max_pixels: Input should be greater than or equal to 1\n"
-    assert served.options is None
+    assert served.settings is None
 
 
-def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path):
-    code, _, told = denoise("serve", "--weights", tmp_path)
+def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.logs.configure", lambda settings: None)
+
+    code, _, told = denoise("serve", "--port", 0, "--weights", tmp_path)
 
     assert code == 1
     assert told.startswith("error: ")

@@ -138,7 +138,7 @@ def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
         except Empty:
             if process.poll() is not None:
                 break
-        if found := re.search(r"running on http://[^:]+:(\d+)", log):
+        if found := re.search(r"http://[^:]+:(\d+)", log):
             return int(found[1])
     raise RuntimeError(f"the service did not start:\n{log}")
 
