@@ -15,7 +15,10 @@ from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
 from service.limits import Limited
+from service.metrics import Metrics
+from service.metrics import router as metrics_router
 from service.models import load_models
+from service.observed import Observed
 from service.routes import PAGE, router
 from service.schedule import Schedule
 from service.settings import Settings
@@ -37,12 +40,14 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     models = load_models(settings)
-    closing = Closing()
+    closing, metrics = Closing(), Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with ThreadPoolExecutor(1, "network") as network:
-            yield State(denoiser=Denoiser(models, Schedule(network), settings), closing=closing)
+            denoiser = Denoiser(models, Schedule(network), settings, metrics)
+            with metrics.showing(denoiser, closing):
+                yield State(denoiser=denoiser, closing=closing)
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
@@ -61,6 +66,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Limited, closing=closing)
     answer_errors(app)
     app.include_router(router)
+    app.include_router(metrics_router)
+    # The last that is added is around the others, and has to see what they answer.
+    app.add_middleware(Observed, metrics=metrics)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     return app
 

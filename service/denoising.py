@@ -1,7 +1,7 @@
 """A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ from engine.formats import chosen
 from engine.images import Picture, Written, encode, read
 from engine.picture import Finish, denoise
 from engine.weights import Model
+from service.metrics import Metrics
 from service.models import Models
 from service.schedule import Schedule, Turn
 from service.settings import Settings
@@ -46,11 +47,12 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What it takes to denoise a file: the weights, whose turn it is, and the limits."""
+    """What it takes to denoise a file: the weights, whose turn it is, and the limits; and who counts it."""
 
     models: Models
     schedule: Schedule
     settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
 
     async def file(
         self,
@@ -66,13 +68,17 @@ class Denoiser:
         Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
         """
         name, settings = self.models.named(wishes.model), self.settings
+        lap = self.metrics.laps()
         async with self.schedule.turn(receive) as turn:
+            lap("wait")
             file = await turn.in_thread(partial(read, body, settings.max_pixels, settings.max_pages, wishes.page))
+            lap("decode")
             # A name for each large thing would keep it until the end.
             del body
             kind = chosen(target, file.kind)
             finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
             pages = list(file.pages)
+            pixels = sum(page.samples.shape[0] * page.samples.shape[1] for page in pages)
             file = replace(file, pages=())
             # The first page decides for all: they come from one camera.
             model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
@@ -81,8 +87,11 @@ class Denoiser:
                 pages[number] = await turn.in_thread(
                     partial(_denoise, model, pages[number], settings, turn, finish, told_all)
                 )
+            lap("denoise", model.name)
             file = replace(file, pages=tuple(pages))
             written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
+            lap("encode", model.name)
+        self.metrics.picture(model, pixels)
         return Denoised(written, model, self.models.precision, estimate, turn.seconds)
 
 

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
 from engine.picture import Cancelled
+from service.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
@@ -69,31 +70,43 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
-def _client_error(request: Request, error: Exception) -> Response:
+def client_error(error: Exception) -> Response:
+    """The answer to one of ours, or of the engine's."""
+    current().error = type(error).__name__
     if isinstance(error, ClientError):
         return ProblemResponse(error.status, str(error), error.headers)
     return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
 
 
-def _http_exception(request: Request, error: Exception) -> Response:
+# `async`, all of them: for others the framework takes a thread, for which they would have to wait.
+async def _client_error(request: Request, error: Exception) -> Response:
+    return client_error(error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
     """The framework's own: no such address, a method it does not take, a body that is no form."""
     assert isinstance(error, HTTPException)
+    current().error = HTTPStatus(error.status_code).phrase.replace(" ", "")
     return ProblemResponse(
         error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers
     )
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    current().error = type(error).__name__
     faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
     return ProblemResponse(422, "; ".join(faults))
 
 
-def _gone(request: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads this: the client has closed the connection. It is no bug, and needs no traceback."""
+    current().error = type(error).__name__
     return ProblemResponse(400, "The connection was closed before the picture was done.")
 
 
-def _bug(request: Request, error: Exception) -> Response:
+async def _bug(request: Request, error: Exception) -> Response:
     """The server raises the error again once this is sent, and so logs it with its traceback."""
-    return ProblemResponse(500, "A mistake of ours, not of yours. It is in the server's log.")
+    record = current()
+    told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
+    return ProblemResponse(500, told, {"X-Request-ID": record.request_id})

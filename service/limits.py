@@ -3,10 +3,16 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.closing import Closing
-from service.errors import ClientError, ProblemResponse
+from service.errors import ClientError, client_error
 
 # They are answered whatever happens: whoever watches the service has to know.
-PROBES = ("/health", "/health/live", "/health/ready")
+PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
+
+
+def is_probe(scope: Scope) -> bool:
+    """Whether the request asks how the service is."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) in PROBES
 
 
 class Stopping(ClientError):
@@ -29,11 +35,10 @@ class Limited:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) in PROBES:
+        if scope["type"] != "http" or is_probe(scope):
             await self.app(scope, receive, send)
         elif self.closing.begun:
-            error = Stopping()
-            await ProblemResponse(error.status, str(error), error.headers)(scope, receive, send)
+            await client_error(Stopping())(scope, receive, send)
         else:
             with self.closing.work():
                 await self.app(scope, receive, send)

@@ -1,0 +1,71 @@
+"""Ids that come are taken if they are well-formed, and made if not."""
+
+import re
+
+import pytest
+
+from service.tracing import Record, current, request_id, span
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize("sent", ["a", "9a8b-7c.6_5", "Root=1-67891233-abcdef", "x" * 64])
+def test_a_short_safe_id_is_kept(sent):
+    assert request_id(sent) == sent
+
+
+@pytest.mark.parametrize("sent", [None, "", "x" * 65, "a b", 'a"b', "a\nb", "ü", "<a>"])
+def test_any_other_id_is_made_anew(sent):
+    first, second = request_id(sent), request_id(sent)
+
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"00-{TRACE}-{PARENT}-01",
+        f"00-{TRACE}-{PARENT}-00",
+        f"cc-{TRACE}-{PARENT}-01",
+        f"cc-{TRACE}-{PARENT}-01-more",
+    ],
+)
+def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
+    ours = span([header])
+
+    assert (ours.trace_id, ours.parent_id) == (TRACE, PARENT)
+    assert re.fullmatch("[0-9a-f]{16}", ours.span_id)
+    assert ours.span_id != PARENT
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [""],
+        [f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01"],
+        [f"00-{TRACE}-{PARENT}"],
+        [f"00-{TRACE}-{PARENT}-01-more"],
+        [f"00-{TRACE}-{PARENT}-01 "],
+        [f"cc-{TRACE}-{PARENT}-01more"],
+        [f"ff-{TRACE}-{PARENT}-01"],
+        [f"0-{TRACE}-{PARENT}-01"],
+        [f"00-{TRACE.upper()}-{PARENT}-01"],
+        [f"00-{'0' * 32}-{PARENT}-01"],
+        [f"00-{TRACE}-{'0' * 16}-01"],
+        [f"00-{TRACE}-{PARENT}-0x"],
+    ],
+)
+def test_a_header_that_is_wrong_begins_a_new_trace(headers):
+    ours = span(headers)
+
+    assert re.fullmatch("[0-9a-f]{32}", ours.trace_id)
+    assert ours.trace_id != TRACE
+    assert ours.parent_id is None
+
+
+def test_outside_of_a_request_nothing_is_kept():
+    current().pixels += 5
+
+    assert current() == Record()
