@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from service import batch
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Limited, closing=closing)
     answer_errors(app)
     app.include_router(router)
+    app.include_router(batch.router)
     app.include_router(metrics_router)
     # The last that is added is around the others, and has to see what they answer.
     app.add_middleware(Observed, metrics=metrics)

@@ -27,17 +27,24 @@ async def read_picture(request: Request, max_bytes: int) -> bytes:
     (curl's --data-binary says that a picture is a urlencoded form.)
     Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
     """
-    _refuse_announced(request, max_bytes)
-    counted = Request(request.scope, _counted(request.receive, max_bytes))
-    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await _read_field(counted)
-    return await counted.body()
+    body = counted(request, max_bytes)
+    return await _read_field(body) if is_form(request) else await body.body()
 
 
-def _refuse_announced(request: Request, max_bytes: int) -> None:
+def is_form(request: Request) -> bool:
+    """Whether it says that its body is a form that may hold files."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def counted(request: Request, max_bytes: int) -> Request:
+    """The same request, with a body that ends in BodyTooLarge before it becomes too large.
+
+    Raises BodyTooLarge if it announces that it will.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise BodyTooLarge(f"The body has {announced} bytes; at most {max_bytes} are taken.")
+    return Request(request.scope, _counted(request.receive, max_bytes))
 
 
 def _counted(receive: Receive, max_bytes: int) -> Receive:

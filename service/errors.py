@@ -60,9 +60,9 @@ def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any
 
 def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
-    app.add_exception_handler(ClientError, _client_error)
+    app.add_exception_handler(ClientError, _known)
     for type_ in ENGINE_STATUS:
-        app.add_exception_handler(type_, _client_error)
+        app.add_exception_handler(type_, _known)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -70,17 +70,24 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
-def client_error(error: Exception) -> Response:
-    """The answer to one of ours, or of the engine's."""
-    current().error = type(error).__name__
+def problem_of(error: Exception) -> ProblemResponse:
+    """What is answered to it, and noted for its request's line in the log.
+
+    What is neither ours nor the engine's is a bug, of which only the log tells more.
+    """
+    record = current()
+    record.error = type(error).__name__
     if isinstance(error, ClientError):
         return ProblemResponse(error.status, str(error), error.headers)
-    return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
+    if type(error) in ENGINE_STATUS:
+        return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
+    told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
+    return ProblemResponse(500, told, {"X-Request-ID": record.request_id})
 
 
 # `async`, all of them: for others the framework takes a thread, for which they would have to wait.
-async def _client_error(request: Request, error: Exception) -> Response:
-    return client_error(error)
+async def _known(request: Request, error: Exception) -> Response:
+    return problem_of(error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -107,6 +114,4 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     """The server raises the error again once this is sent, and so logs it with its traceback."""
-    record = current()
-    told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
-    return ProblemResponse(500, told, {"X-Request-ID": record.request_id})
+    return problem_of(error)

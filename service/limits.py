@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.closing import Closing
-from service.errors import ClientError, client_error
+from service.errors import ClientError, problem_of
 
 # They are answered whatever happens: whoever watches the service has to know.
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
@@ -38,7 +38,7 @@ class Limited:
         if scope["type"] != "http" or is_probe(scope):
             await self.app(scope, receive, send)
         elif self.closing.begun:
-            await client_error(Stopping())(scope, receive, send)
+            await problem_of(Stopping())(scope, receive, send)
         else:
             with self.closing.work():
                 await self.app(scope, receive, send)

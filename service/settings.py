@@ -30,7 +30,18 @@ class Settings(BaseSettings):
         default="auto",
         description="Type that networks multiply in: `float32`, `bfloat16`, or `auto`, the faster one here.",
     )
-    max_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest request body taken, in bytes.")
+    max_bytes: int = Field(
+        default=64 * 2**20,
+        ge=1,
+        description="Largest request body taken, in bytes; of a batch, the largest of its files.",
+    )
+    max_batch_bytes: int = Field(
+        default=2**30,
+        ge=1,
+        description="Largest batch taken, in bytes, as it comes and as it unpacks. Until it is answered it lies "
+        "in a temporary file (`TMPDIR` says where).",
+    )
+    max_batch_files: int = Field(default=1000, ge=1, description="Most pictures taken in one batch.")
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,

@@ -15,7 +15,8 @@ class Wishes(BaseModel):
     model: str | None = Field(None, description="A name that /models lists; auto chooses by the noise.")
     format: str | None = Field(
         None,
-        description=f"What to write; {SAME} is the format that came. Without it the Accept header says, or PNG.",
+        description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
+        "a single picture says otherwise.",
         json_schema_extra={"enum": [*WRITTEN, SAME]},
     )
     quality: int | None = Field(

@@ -1,0 +1,198 @@
+"""Many pictures in, one zip out: each goes into it as soon as it is denoised, in the order in which they came."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from posixpath import splitext
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any
+
+from anyio import CancelScope, to_thread
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Send
+
+from engine.formats import FORMATS, chosen, suffix_of
+from engine.picture import Cancelled
+from service.accept import DEFAULT
+from service.body import FIELD
+from service.denoising import Denoiser
+from service.errors import documented, problem_of
+from service.logs import log
+from service.upload import entries, spooled
+from service.wishes import Wishes
+from service.zips import Entry, Result, packed, refuse_tricks, safe
+
+MEDIA_TYPE = "application/zip"
+ERROR_SUFFIX = ".error.json"
+# One is decoded or encoded while the other is in the network; or one is sent and one is done ahead.
+AT_ONCE = 2
+
+_BINARY = {"type": "string", "format": "binary"}
+_FORM = {
+    "type": "object",
+    "required": [FIELD],
+    "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
+}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "Pictures, as POST /denoise takes them, each as a file of the form's field; or a zip of "
+        "them, as the form's only file or as it is.",
+        "content": {"multipart/form-data": {"schema": _FORM}, MEDIA_TYPE: {"schema": _BINARY}},
+    }
+}
+_ZIP = {
+    "description": "The pictures without their noise, under their names with the new suffix, in the order in "
+    "which they came. In place of one that could not be denoised NAME.error.json says why, as POST /denoise "
+    "would. A picture's comment has what POST /denoise tells in headers. A zip that is cut short lacks pictures.",
+    "content": {MEDIA_TYPE: {"schema": _BINARY}},
+}
+_ERRORS = documented(
+    {
+        400: "A form or a zip that is broken or empty.",
+        404: "No such model.",
+        413: "Too many bytes, as they come or unpacked, or too many files.",
+        422: "A form without the field, or a parameter out of its range.",
+        507: "No room on the disk where batches are kept until they are answered.",
+    }
+)
+
+router = APIRouter()
+
+
+async def denoised(
+    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, receive: Receive
+) -> AsyncGenerator[Result, None]:
+    """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
+
+    batch: is asked for the next when there is room; its entries are read one at a time. wishes.format: one that
+    is written. receive: as Schedule.turn. To be closed if it is left before its end: nothing of it works or reads
+    after that. Raises Cancelled once the client is gone.
+    """
+    left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
+    work = _Work(denoiser, wishes, left, asyncio.Lock())
+    watching = asyncio.create_task(_watch(receive, left))
+    try:
+        for entry in batch:
+            ahead.append(asyncio.create_task(work.one(entry)))
+            if len(ahead) == AT_ONCE:
+                yield (await _first(ahead)).named(taken)
+        while ahead:
+            yield (await _first(ahead)).named(taken)
+    finally:
+        left.set()
+        watching.cancel()
+        with CancelScope(shield=True):
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def _watch(receive: Receive, left: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    left.set()
+
+
+async def _first(ahead: deque[asyncio.Task["_Made"]]) -> "_Made":
+    # To await the task itself would end it, when this is ended, before it has noticed that nobody waits for it.
+    await asyncio.wait([ahead[0]])
+    return ahead.popleft().result()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A file of the answer that has no place among the others yet."""
+
+    stem: str
+    suffix: str
+    data: bytes
+    comment: str = ""
+
+    def named(self, taken: Counter[str]) -> Result:
+        """With a number, where its name is taken; names that differ in case alone are one on some systems."""
+        stem, first = self.stem, f"{self.stem}{self.suffix}".casefold()
+        while taken[f"{stem}{self.suffix}".casefold()]:
+            taken[first] += 1
+            stem = f"{self.stem}-{taken[first]}"
+        taken[f"{stem}{self.suffix}".casefold()] += 1
+        return Result(f"{stem}{self.suffix}", self.data, self.comment)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with each file of a batch. left: set when its client is gone."""
+
+    denoiser: Denoiser
+    wishes: Wishes
+    left: asyncio.Event
+    reading: asyncio.Lock
+
+    async def one(self, entry: Entry) -> _Made:
+        """Raises Cancelled. A bug costs its own picture alone."""
+        name, wishes = safe(entry.name), self.wishes
+        try:
+            refuse_tricks(entry.name)
+            made = await self.denoiser.file(
+                await self._read(entry), wishes, wishes.format or DEFAULT, self._until_left
+            )
+        except Cancelled:
+            raise
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.status_code == 500:
+                log.exception("picture of a batch failed")
+            return _Made(name, ERROR_SUFFIX, bytes(problem.body))
+        stem, suffix = splitext(name)
+        kind = made.written.kind
+        told = "\n".join(f"{header}: {value}" for header, value in made.headers.items())
+        return _Made(
+            stem, suffix if suffix.lower() in kind.suffixes else suffix_of(kind), made.written.data, told
+        )
+
+    async def _read(self, entry: Entry) -> bytes:
+        async with self.reading:
+            return await to_thread.run_sync(entry.read)
+
+    async def _until_left(self) -> Message:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+class _Streamed(StreamingResponse):
+    """A zip that is sent while it is made. Whatever ends it ends the work for it."""
+
+    def __init__(self, results: AsyncGenerator[Result, None]) -> None:
+        self._pieces = packed(results)
+        headers = {"Content-Disposition": 'attachment; filename="denoised.zip"'}
+        super().__init__(self._pieces, media_type=MEDIA_TYPE, headers=headers)
+
+    async def stream_response(self, send: Send) -> None:
+        """As it is sent; nobody is told that the client is gone."""
+        async with aclosing(self._pieces):
+            with suppress(Cancelled):
+                await super().stream_response(send)
+
+
+async def _spool() -> AsyncIterator[IO[bytes]]:
+    """A file that is gone when the answer is sent, or cannot be, or the process is killed."""
+    with TemporaryFile() as spool:
+        yield spool
+
+
+@router.post("/denoise/batch", response_class=Response, responses={200: _ZIP, **_ERRORS}, openapi_extra=_BODY)
+async def post_batch(
+    request: Request, wishes: Annotated[Wishes, Query()], spool: Annotated[IO[bytes], Depends(_spool)]
+) -> Response:
+    """Return a zip of many pictures without their noise, each as soon as it is done. The wishes are for all.
+
+    Without format they come as PNG: the Accept header is about the zip.
+    """
+    denoiser: Denoiser = request.state.denoiser
+    # A model or a format that is not there is refused before anything is read.
+    denoiser.models.named(wishes.model)
+    chosen(wishes.format or DEFAULT, FORMATS[DEFAULT])
+    parts = await spooled(request, spool, denoiser.settings)
+    batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
+    return _Streamed(denoised(denoiser, batch, wishes, request.receive))
