@@ -7,15 +7,13 @@ the learning rate begins to fall, a NAME.constant.checkpoint from before: a long
 import argparse
 import json
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import safetensors
@@ -28,6 +26,7 @@ from engine.layers import slots
 from engine.networks import kind_of, spec_to_dict
 from engine.pairs import Source, Validation, open_source
 from engine.recipe import Recipe, from_dict, read_recipe
+from engine.stopping import stop_signals
 from engine.train import Diverged, Progress, Training, begin, train, validate
 
 CHECKPOINT_FORMAT = "denoise-checkpoint-1"
@@ -101,7 +100,7 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
         precision.pick_device(job.device),
     )
     training, origin, seconds = _load_checkpoint(job) if job.resume else _begin(job)
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         keeper = _Keeper(job, training, origin, source.validation(VALIDATION_PICTURES), seconds, report, warn)
         return keeper.keep(source, stopping)
 
@@ -313,29 +312,6 @@ def _lines_until(log: Path, step: int) -> Iterator[bytes]:
                 yield line
         except ValueError:
             continue
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal acts as it otherwise would."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may handle signals; whoever runs a job elsewhere stops it in another way.
-        yield stopping
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main() -> None:
