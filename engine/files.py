@@ -1,5 +1,6 @@
 """Writing a file so that it is whole or not there."""
 
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -21,3 +22,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what a write to `path` that was killed left beside it. No other may be on its way."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        part.unlink(missing_ok=True)

@@ -42,7 +42,6 @@ from engine.metadata import NOTHING_KNOWN, Metadata
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-PICTURE_SUFFIXES = SUFFIXES
 STRIP = 256
 # Measured on denoised photographs, with Pillow 13 (zlib-ng) on one Zen 3 core. Runs only, as here at level 1:
 # 58-66 ms a megapixel, 0.90-1.69 bytes a pixel. The full search: 59-74 ms and 1.07-1.69 bytes at level 1, 105-138
@@ -852,13 +851,17 @@ def read_rgb(path: Path) -> Tensor:
     return to_samples(picture.pixels, torch.uint8, 3)
 
 
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has a picture's suffix, and is neither hidden nor another program's passing file."""
+    # Names with a leading dot are other systems' notes beside pictures, too: "._photo.jpg".
+    return not name.startswith((".", "~")) and Path(name).suffix.lower() in SUFFIXES
+
+
 def picture_files(folder: Path) -> list[Path]:
     """The folder's picture files, told by suffix, in order of name. Raises ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    # Names with a leading dot are other systems' notes beside pictures: "._photo.jpg".
-    visible = (file for file in folder.iterdir() if not file.name.startswith("."))
-    files = sorted(file for file in visible if file.suffix.lower() in PICTURE_SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if is_picture_name(file.name))
     if not files:
         raise ValueError(f"{folder}: no pictures in this folder; {KINDS_TAKEN}")
     return files

@@ -303,8 +303,7 @@ def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _is_picture(file: Path) -> bool:
-    # Names with a leading dot are other systems' notes beside pictures.
-    return file.is_file() and file.suffix.lower() in images.PICTURE_SUFFIXES and not file.name.startswith(".")
+    return file.is_file() and images.is_picture_name(file.name)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -3,11 +3,13 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +29,7 @@ from service.wishes import Shown, Wishes
 if TYPE_CHECKING:
     from engine.auto import Choose
     from engine.evaluate import Pair, Quality, Score
-    from engine.folder import Outcome
+    from engine.folder import Order, Outcome
     from engine.gallery import Section
     from engine.job import Line
     from engine.layers import Layer
@@ -56,8 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         app(args, prog_name="denoise")
     except (ValueError, OSError) as error:
-        told = escape(" ".join(str(error).split()))
-        err.print(f"[red]error:[/red] {told}", soft_wrap=True, highlight=False)
+        _error(str(error))
         sys.exit(1)
 
 
@@ -68,6 +69,13 @@ class How(StrEnum):
     HIGH = "high"
 
 
+InputsArgument = Annotated[
+    list[Path], typer.Argument(metavar="IN", help="Pictures, folders of them, or - for stdin.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="OUT", help="Folder; for one picture a file's name, or - for stdout."),
+]
 ModelOption = Annotated[
     str,
     typer.Option(help="Name of shipped weights, path of a .safetensors file, or auto, which looks at the noise."),
@@ -122,16 +130,11 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor thread
 
 @app.command()
 def run(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN", help="Pictures, folders of them, or - for stdin.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", metavar="OUT", help="Folder; for one picture a file's name, or - for stdout."
-        ),
-    ] = None,
+    inputs: InputsArgument,
+    output: OutOption = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done; see above.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with what arrives in the folder IN.")] = False,
     model: ModelOption = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -148,11 +151,17 @@ def run(
     """Denoise pictures: files, folders, or what comes through a pipe.
 
     They keep their names, and are written as PNG, or as --format or the name after -o says. A broken one is
-    reported, and the rest go on.
+    reported, and the rest go on. Ctrl-C stops after the picture in hand, and --resume goes on: it leaves out what
+    is done, by the list in OUT/.denoise, unless the picture, the options or the weights have changed since. What
+    is not on that list is never written over without --force.
+
+    --watch takes files once they are whole, each once, and again only if it changes; likewise after a restart.
 
     - `denoise run noisy.jpg -o clean.png`
 
     - `denoise run scans/ photo.tif -o clean/`
+
+    - `denoise run --watch scans/ -o clean/`
 
     - `cat noisy.jpg | denoise run - > clean.png`
     """
@@ -166,13 +175,12 @@ def run(
         raise typer.BadParameter("a picture is no text for a terminal: redirect it, or use -o")
     if format_:
         chosen(format_, FORMATS[WRITTEN[0]])
-    tasks = folder.plan(inputs, target, force, format_)
-    finish = Finish(strength, luma, chroma, shown)
-    order = folder.Order(quality, page, png_level, finish, memory_budget)
-    choose, _ = _choice(model, device, precision)
-    failed = _told(folder.denoise_files(choose, tasks, order), len(tasks))
-    if failed:
-        raise ValueError(f"{failed} of {len(tasks)} pictures not denoised")
+    order = folder.Order(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
+    choice = partial(_choice, model, device, precision)
+    if watch:
+        _watch(inputs, target, format_, force, order, choice)
+    else:
+        _batch(inputs, target, format_, force, resume, order, choice)
 
 
 @app.command()
@@ -437,19 +445,88 @@ def models(
     out.print(table)
 
 
-def _told(outcomes: "Iterable[Outcome]", total: int) -> int:
-    """How many pictures failed; each of them is told of, and each that is not what it was."""
-    failed = 0
+def _batch(
+    inputs: list[Path],
+    target: Path,
+    format_: str | None,
+    force: bool,
+    resume: bool,
+    order: "Order",
+    choice: "Callable[[], tuple[Choose, Model]]",
+) -> None:
+    """Denoise pictures; where what is done is written down, until a signal comes."""
+    from engine import folder
+    from engine.journal import Journal
+    from engine.stopping import stop_signals
+
+    if resume and not folder.is_folder(target):
+        raise typer.BadParameter("takes a folder after -o", param_hint="--resume")
+    tasks = folder.plan(inputs, target, force or resume, format_)
+    choose, about = choice()
+    with ExitStack() as stack:
+        journal = stopping = None
+        if folder.is_folder(target):
+            journal = stack.enter_context(closing(Journal(target, order.wishes(about.digest), resume)))
+            stopping = stack.enter_context(stop_signals())
+        if journal and resume:
+            every, tasks = len(tasks), folder.remaining(tasks, journal, force)
+            _warn(f"{every - len(tasks)} of {every} pictures are done already")
+        done, failed = _told(folder.denoise_files(choose, tasks, order, journal), len(tasks), stopping)
+    if failed:
+        _error(f"{failed} of {len(tasks)} pictures not denoised")
+    if done < len(tasks):
+        _warn(f"stopped; {len(tasks) - done} of {len(tasks)} pictures are left: go on with --resume")
+        raise typer.Exit(STOPPED)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _told(outcomes: "Iterable[Outcome]", total: int, stopping: Event | None) -> tuple[int, int]:
+    """How many are over, and how many of these failed; they are told of, and what a format could not hold."""
+    done = failed = 0
     with Progress(console=err, disable=not err.is_terminal) as progress:
         bar = progress.add_task("denoising", total=total)
         for outcome in outcomes:
+            done += 1
             progress.advance(bar)
             if outcome.error:
                 failed += 1
                 _warn(f"{outcome.task.source}: {outcome.error}")
             elif outcome.changed:
                 _warn(f"{outcome.task.source}: {'; '.join(outcome.changed)}")
-    return failed
+            if stopping and stopping.is_set():
+                break
+    return done, failed
+
+
+def _watch(
+    inputs: list[Path],
+    target: Path,
+    format_: str | None,
+    force: bool,
+    order: "Order",
+    choice: "Callable[[], tuple[Choose, Model]]",
+) -> None:
+    """Denoise what is in a folder and what arrives, and tell of each, until a signal comes."""
+    from engine.folder import PNG
+    from engine.journal import Journal
+    from engine.stopping import stop_signals
+    from engine.watch import Watch, check
+
+    if len(inputs) != 1:
+        raise typer.BadParameter("takes one folder", param_hint="--watch")
+    check(inputs[0], target)
+    choose, about = choice()
+    done = failed = 0
+    with closing(Journal(target, order.wishes(about.digest), alone=True)) as journal, stop_signals() as stopping:
+        watch = Watch(inputs[0], journal, _warn, format_ or PNG, force)
+        _warn(f"watching {watch.folder}: Ctrl-C ends it")
+        for outcome in watch.outcomes(choose, order, stopping):
+            failed += outcome.error is not None
+            done += outcome.error is None
+            words = outcome.error or "; ".join((str(outcome.task.target), *outcome.changed))
+            _warn(f"{outcome.task.source}: {words}")
+    _warn(f"stopped: {done} pictures denoised, {failed} not")
 
 
 def _load(name: str, device: str, precision: str) -> "Model":
@@ -617,6 +694,11 @@ def _live_line() -> Iterator[Callable[[str], None]]:
         return
     with Live(console=err, auto_refresh=False) as live:
         yield lambda text: live.update(text, refresh=True)
+
+
+def _error(text: str) -> None:
+    told = escape(" ".join(text.split()))
+    err.print(f"[red]error:[/red] {told}", soft_wrap=True, highlight=False)
 
 
 def _warn(text: str) -> None:

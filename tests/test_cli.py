@@ -1,6 +1,9 @@
 import io
 import json
+import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import weights
+from engine import images, weights
 from engine.ensemble import Ensemble
 from engine.evaluate import evaluate_pairs, gaussian_pairs
 from engine.networks import PhotoSpec, build_network
@@ -89,7 +92,7 @@ def test_run_denoises_a_folder_and_keeps_names(denoise, model, photos, tmp_path)
     code, _, _ = denoise("run", photos, "-o", tmp_path / "clean", "--model", model)
 
     assert code == 0
-    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(file.name for file in (tmp_path / "clean").glob("[!.]*")) == ["0.png", "1.png", "2.png"]
     assert (pixels(tmp_path / "clean" / "1.png") == pixels(photos / "1.png")).all()
 
 
@@ -138,7 +141,7 @@ def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise
     assert code == 1
     assert "broken.png: " in told
     assert "error: 1 of 2 pictures not denoised" in told
-    assert [file.name for file in (tmp_path / "o").iterdir()] == ["1.png"]
+    assert [file.name for file in (tmp_path / "o").glob("[!.]*")] == ["1.png"]
 
 
 def test_run_writes_over_a_file_only_with_force(denoise, model, photos, tmp_path):
@@ -154,6 +157,82 @@ def test_run_writes_over_a_file_only_with_force(denoise, model, photos, tmp_path
     assert kept == "mine"
     assert allowed == 0
     assert pixels(target).shape == (40, 40, 3)
+
+
+def test_run_with_resume_does_what_is_missing_and_what_has_changed(denoise, model, photos, tmp_path):
+    scans, clean = shutil.copytree(photos, tmp_path / "scans"), tmp_path / "clean"
+    given = ["run", scans, "-o", clean, "--model", model, "--resume"]
+    denoise(*given[:-1])
+    (clean / "0.png").unlink()
+    shutil.copy(photos / "0.png", scans / "1.png")
+    kept = (clean / "2.png").stat()
+
+    code, _, told = denoise(*given)
+
+    assert (code, told) == (0, "1 of 3 pictures are done already\n")
+    assert (pixels(clean / "1.png") == pixels(clean / "0.png")).all()
+    assert (clean / "2.png").stat() == kept
+
+
+@pytest.mark.parametrize("other", [["--strength", "0.5"], ["--format", "jpeg"], ["--png-level", "9"]])
+def test_run_with_resume_does_again_what_is_wanted_otherwise_now(denoise, model, photos, tmp_path, other):
+    given = ["run", photos, "-o", tmp_path / "o", "--model", model]
+    denoise(*given)
+
+    _, _, told = denoise(*given, "--resume", *other)
+
+    assert told == "0 of 3 pictures are done already\n"
+
+
+def test_run_with_resume_writes_over_what_it_did_not_make_only_with_force(denoise, model, photos, tmp_path):
+    given = ["run", photos, "-o", tmp_path, "--model", model, "--resume"]
+    (tmp_path / "1.png").write_text("mine")
+
+    refused, _, told = denoise(*given)
+    kept, others = (tmp_path / "1.png").read_text(), (tmp_path / "0.png").exists()
+    allowed, _, _ = denoise(*given, "--force")
+
+    assert (refused, kept, others, allowed) == (1, "mine", False, 0)
+    assert told.startswith("error: already there, not as made here, and written over only with force: ")
+    assert (pixels(tmp_path / "1.png") == pixels(photos / "1.png")).all()
+
+
+def test_run_refuses_to_watch_what_it_cannot(denoise, model, photos, tmp_path):
+    within, _, told_within = denoise("run", "--watch", photos, "-o", photos / "clean", "--model", model)
+    several, _, told_several = denoise("run", "--watch", photos, photos, "-o", tmp_path / "o", "--model", model)
+
+    assert (within, several) == (1, 2)
+    assert told_within.startswith(f"error: {photos / 'clean'} is in {photos}, ")
+    assert "takes one folder" in told_several
+    assert not (photos / "clean").exists()
+
+
+def test_run_with_resume_needs_a_folder(denoise, photos, tmp_path):
+    code, _, told = denoise("run", photos / "0.png", "-o", tmp_path / "x.png", "--resume")
+
+    assert code == 2
+    assert "takes a folder after -o" in told
+
+
+def test_run_that_is_stopped_ends_after_the_picture_in_hand_and_goes_on(
+    denoise, model, photos, tmp_path, monkeypatch
+):
+    def decode(data, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(data, **options)
+
+    read = images.read
+    given = ["run", photos, "-o", tmp_path / "o", "--model", model]
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "read", decode)
+        stopped, _, told = denoise(*given)
+    made = [file.name for file in (tmp_path / "o").glob("[!.]*")]
+    ended, _, _ = denoise(*given, "--resume")
+
+    assert (stopped, told) == (130, "stopped; 2 of 3 pictures are left: go on with --resume\n")
+    assert made == ["0.png"]
+    assert ended == 0
+    assert len(list((tmp_path / "o").glob("[!.]*"))) == 3
 
 
 def test_run_reads_and_writes_pipes(model, photos, monkeypatch, capsysbinary):

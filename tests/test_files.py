@@ -1,9 +1,11 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from engine.files import write_atomically
+from engine.files import remove_parts, write_atomically
 
 
 @pytest.mark.parametrize("data", [b"", b"new", bytes(10**6)])
@@ -69,3 +71,18 @@ def test_the_data_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     write_atomically(path, b"new")
 
     assert calls == ["fsync", "replace"]
+
+
+def test_what_a_kill_left_beside_a_file_is_removed_and_nothing_else(tmp_path):
+    killed = "import os, sys; from pathlib import Path; from engine import files\n"
+    killed += "os.fsync = lambda _: os._exit(9)\nfiles.write_atomically(Path(sys.argv[1]), b'half')"
+    others = {tmp_path / name for name in ("[1].png", ".[1].png.part", ".1.png.12345678.part", "[1].png.part")}
+    for file in others:
+        file.touch()
+
+    subprocess.run([sys.executable, "-c", killed, tmp_path / "[1].png"], check=False)
+    left = set(tmp_path.iterdir())
+    remove_parts(tmp_path / "[1].png")
+
+    assert len(left) == 5
+    assert set(tmp_path.iterdir()) == others

@@ -1,4 +1,6 @@
 import io
+import os
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +9,9 @@ import torch
 from PIL import Image
 
 from engine.auto import always
-from engine.folder import PIPE, Order, Task, denoise_bytes, denoise_files, plan
+from engine.folder import PIPE, Order, Task, denoise_bytes, denoise_files, plan, remaining
 from engine.formats import kind_of
+from engine.journal import Journal
 from engine.networks import PhotoSpec, build_network
 from engine.picture import Finish
 
@@ -133,6 +136,75 @@ def test_a_broken_file_is_told_of_and_the_rest_go_on(shots, tmp_path, net):
     assert broken.error
     assert fine.error is None
     assert [file.name for file in (tmp_path / "clean").iterdir()] == ["b.png"]
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with closing(Journal(tmp_path / "clean", {"strength": 1}, alone=True)) as opened:
+        yield opened
+
+
+def names(tasks):
+    return [task.source.name for task in tasks]
+
+
+def test_what_is_done_is_left_out_until_it_changes_or_is_gone(shots, journal, net):
+    tasks = plan([shots], journal.folder)
+    list(denoise_files(always(net), tasks, journal=journal))
+
+    after_all = remaining(tasks, journal)
+    (shots / "a.png").write_bytes((shots / "b.jpg").read_bytes())
+    after_a_change = remaining(tasks, journal)
+    (journal.folder / "b.png").unlink()
+
+    assert after_all == []
+    assert names(after_a_change) == ["a.png"]
+    assert names(remaining(tasks, journal)) == ["a.png", "b.jpg"]
+
+
+def test_what_is_wanted_otherwise_is_done_again(shots, journal, net):
+    tasks = plan([shots], journal.folder)
+    list(denoise_files(always(net), tasks, journal=journal))
+
+    journal.wishes = {"strength": 0.5}
+
+    assert remaining(tasks, journal) == tasks
+    assert names(remaining(plan([shots], journal.folder, format_="jpeg"), journal)) == ["a.png", "b.jpg"]
+
+
+def test_what_failed_is_tried_again(shots, journal, net):
+    (shots / "a.png").write_bytes(b"no picture")
+    tasks = plan([shots], journal.folder)
+
+    list(denoise_files(always(net), tasks, journal=journal))
+
+    assert names(remaining(tasks, journal)) == ["a.png"]
+
+
+def test_an_output_that_is_not_as_it_was_made_is_kept_even_if_its_picture_changes(shots, journal, net):
+    tasks = plan([shots], journal.folder)
+    list(denoise_files(always(net), tasks, journal=journal))
+    (journal.folder / "a.png").write_text("retouched")
+
+    untouched = remaining(tasks, journal)
+    os.utime(shots / "a.png", ns=(1, 1))
+
+    assert untouched == []
+    with pytest.raises(ValueError, match=r"already there, not as made here, .* with force: .*a\.png"):
+        remaining(tasks, journal)
+    assert names(remaining(tasks, journal, force=True)) == ["a.png"]
+
+
+def test_a_picture_that_changes_while_it_is_in_work_is_told_of_and_not_written(shots, journal, net):
+    def choose(samples):
+        os.utime(shots / "a.png", ns=(1, 1))
+        return net
+
+    changed, fine = denoise_files(choose, plan([shots], journal.folder), journal=journal)
+
+    assert changed.error == f"{shots / 'a.png'}: was written to while it was in work"
+    assert fine.error is None
+    assert not (journal.folder / "a.png").exists()
 
 
 def test_a_file_that_cannot_be_written_is_told_of(shots, tmp_path, net):
