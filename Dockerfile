@@ -6,7 +6,9 @@ RUN python -m venv /opt/denoise && /opt/denoise/bin/pip install --no-cache-dir /
 
 FROM python:3.12-slim
 COPY --from=build /opt/denoise /opt/denoise
-RUN useradd --system denoise
+# A new volume at /keys belongs to the user who writes and reads the keys.
+RUN useradd --system denoise && install -d -o denoise /keys
+ENV PATH=/opt/denoise/bin:$PATH
 USER denoise
 EXPOSE 8000
 HEALTHCHECK --start-period=1m --timeout=5s \

@@ -6,15 +6,18 @@ import secrets
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write beside the name and rename into place: whoever reads `path` sees the old file or the new, whole.
 
+    mode: who may read and write it, less what the umask takes away.
     Raises OSError (a full disk, say); what was at `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with beside.open("xb") as file:
+        # Made with its mode, so that nobody else has it open from before it was set.
+        beside.touch(mode, exist_ok=False)
+        with beside.open("r+b") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

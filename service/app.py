@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
 import torch
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
@@ -15,6 +15,8 @@ from service import batch
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
+from service.headers import allow_origins, send_safe_headers
+from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
 from service.metrics import Metrics
 from service.metrics import router as metrics_router
@@ -30,14 +32,17 @@ class State(TypedDict):
 
     denoiser: Denoiser
     closing: Closing
+    keys: Keys
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service, ready but for a server to listen.
 
-    Sets torch's number of threads, for the whole process. Raises ValueError saying which weights do not load and
-    why: here, and not in the lifespan, so that a start that fails ends in a line instead of a server's traceback.
+    Sets torch's number of threads, for the whole process. Raises ValueError or OSError saying which keys or
+    weights do not load and why: here, and not in the lifespan, so that a start that fails ends in a line instead
+    of a server's traceback.
     """
+    keys = Keys(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     models = load_models(settings)
@@ -48,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ThreadPoolExecutor(1, "network") as network:
             denoiser = Denoiser(models, Schedule(network), settings, metrics)
             with metrics.showing(denoiser, closing):
-                yield State(denoiser=denoiser, closing=closing)
+                yield State(denoiser=denoiser, closing=closing, keys=keys)
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
@@ -56,6 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Takes the noise out of pictures.",
         version=_version(),
         lifespan=lifespan,
+        # Before every route there is and will be: to need no key, it has to be named in keys.py.
+        dependencies=[Depends(allowed)],
         redoc_url=None,
         # It would be to where the Host header says, which whoever sends a request makes up.
         redirect_slashes=False,
@@ -69,9 +76,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router)
     app.include_router(batch.router)
     app.include_router(metrics_router)
+    send_safe_headers(app)
+    allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.
     app.add_middleware(Observed, metrics=metrics)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    describe_keys(app, keys)
     return app
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from posixpath import splitext
@@ -20,6 +20,7 @@ from service.accept import DEFAULT
 from service.body import FIELD
 from service.denoising import Denoiser
 from service.errors import documented, problem_of
+from service.keys import owner
 from service.logs import log
 from service.upload import entries, spooled
 from service.wishes import Wishes
@@ -64,16 +65,17 @@ router = APIRouter()
 
 
 async def denoised(
-    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, receive: Receive
+    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, receive: Receive, spend: Callable[[int], None]
 ) -> AsyncGenerator[Result, None]:
     """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
 
     batch: is asked for the next when there is room; its entries are read one at a time. wishes.format: one that
-    is written. receive: as Schedule.turn. To be closed if it is left before its end: nothing of it works or reads
+    is written. receive: as Schedule.turn. spend: as Denoiser.file.
+    To be closed if it is left before its end: nothing of it works or reads
     after that. Raises Cancelled once the client is gone.
     """
     left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, wishes, left, asyncio.Lock())
+    work = _Work(denoiser, wishes, left, spend, asyncio.Lock())
     watching = asyncio.create_task(_watch(receive, left))
     try:
         for entry in batch:
@@ -127,6 +129,7 @@ class _Work:
     denoiser: Denoiser
     wishes: Wishes
     left: asyncio.Event
+    spend: Callable[[int], None]
     reading: asyncio.Lock
 
     async def one(self, entry: Entry) -> _Made:
@@ -135,7 +138,7 @@ class _Work:
         try:
             refuse_tricks(entry.name)
             made = await self.denoiser.file(
-                await self._read(entry), wishes, wishes.format or DEFAULT, self._until_left
+                await self._read(entry), wishes, wishes.format or DEFAULT, self._until_left, self.spend
             )
         except Cancelled:
             raise
@@ -195,4 +198,5 @@ async def post_batch(
     chosen(wishes.format or DEFAULT, FORMATS[DEFAULT])
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
-    return _Streamed(denoised(denoiser, batch, wishes, request.receive))
+    spend = request.state.keys.spending(owner(request))
+    return _Streamed(denoised(denoiser, batch, wishes, request.receive, spend))

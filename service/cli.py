@@ -22,6 +22,7 @@ from rich.table import Table
 
 from engine.formats import FORMATS, WRITTEN, chosen
 from service.flags import ManyValues, RecipeFlags, with_settings
+from service.keys_cli import keys
 from service.settings import Settings
 from service.wishes import Shown, Wishes
 
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Takes the noise out of pictures, and trains the networks that do it.",
 )
+app.add_typer(keys, name="keys")
 out = Console()
 err = Console(stderr=True)
 
@@ -194,13 +196,13 @@ def serve(
 
     - `denoise serve`
 
-    - `denoise serve --host 0.0.0.0 --port 9000 --weights my-weights/ --model mine`
+    - `denoise serve --host 0.0.0.0 --keys-file keys --port 9000 --weights my-weights/ --model mine`
     """
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
-        raise ValueError("; ".join(faults)) from error
+        faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False))
+        raise ValueError("; ".join(faults)) from None
 
     from service import server
 

@@ -60,10 +60,12 @@ class Denoiser:
         wishes: Wishes,
         target: str,
         receive: Receive,
+        spend: Callable[[int], None],
         told: Callable[[float], None] = lambda share: None,
     ) -> Denoised:
         """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
 
+        spend: called with the number of its pixels, once they are known; see Keys.spending.
         told: called in another thread with the share of its pages that is denoised, 0 to 1.
         Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
         """
@@ -79,6 +81,7 @@ class Denoiser:
             finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
             pages = list(file.pages)
             pixels = sum(page.samples.shape[0] * page.samples.shape[1] for page in pages)
+            spend(pixels)
             file = replace(file, pages=())
             # The first page decides for all: they come from one camera.
             model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
 from engine.picture import Cancelled
+from service.headers import SAFE
 from service.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
@@ -82,7 +83,8 @@ def problem_of(error: Exception) -> ProblemResponse:
     if type(error) in ENGINE_STATUS:
         return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
     told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
-    return ProblemResponse(500, told, {"X-Request-ID": record.request_id})
+    # The framework sends it from outside of what adds headers to all other answers.
+    return ProblemResponse(500, told, {"X-Request-ID": record.request_id, **SAFE})
 
 
 # `async`, all of them: for others the framework takes a thread, for which they would have to wait.

@@ -44,10 +44,15 @@ class RecipeFlags(TyperCommand):
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a flag for each of the service's settings; not given, they are left to the environment."""
+    """The command with a flag for each of the service's settings; not given, they are left to the environment.
+
+    But none for secrets: a command line can be read by everyone on the machine.
+    """
     own = inspect.signature(command)
     parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
     for name, field in Settings.model_fields.items():
+        if not field.repr:
+            continue
         shown = False if field.default is None else str(field.default)
         option = typer.Option(None, help=field.description, show_default=shown)
         kind = inspect.Parameter.KEYWORD_ONLY

@@ -15,6 +15,7 @@ from service.body import FIELD, read_picture
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import documented
+from service.keys import owner
 from service.limits import Stopping
 from service.models import Models
 from service.wishes import Wishes
@@ -24,8 +25,6 @@ PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 _PICTURE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}
@@ -100,7 +99,11 @@ async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> 
     chosen(target, FORMATS[DEFAULT])
     # The body gets no name here, which would keep it until the end.
     made = await denoiser.file(
-        await read_picture(request, denoiser.settings.max_bytes), wishes, target, request.receive
+        await read_picture(request, denoiser.settings.max_bytes),
+        wishes,
+        target,
+        request.receive,
+        request.state.keys.spending(owner(request)),
     )
     return Response(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
 

@@ -16,8 +16,9 @@ from uvicorn.server import HANDLED_SIGNALS
 from service import logs
 from service.app import create_app
 from service.closing import Closing
+from service.keys import refuse_unguarded
 from service.logs import log
-from service.settings import Settings
+from service.settings import Settings, separate
 
 # What was cut off at the end of the grace time has so long to notice it, in seconds: a window in the network is
 # finished, and a file that is being decoded or encoded.
@@ -27,8 +28,9 @@ CUT_SECONDS = 10
 def serve(settings: Settings, host: str, port: int) -> None:
     """Answer until told to stop by SIGTERM or Ctrl-C.
 
-    Raises OSError if the address cannot be listened on, and what create_app raises.
+    Raises OSError if the address cannot be listened on, and what refuse_unguarded and create_app raise.
     """
+    refuse_unguarded(host, settings)
     logs.configure(settings)
     with ExitStack() as stack:
         # Taken before the weights are loaded: who is refused it is told at once.
@@ -59,7 +61,18 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
-            uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False, server_header=False)
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                root_path=settings.root_path or "",
+                # uvicorn's default believes whatever this machine sends: any program of it, and any proxy on it.
+                proxy_headers=bool(settings.proxies),
+                forwarded_allow_ips=separate(settings.proxies),
+            )
         )
         self._closing: Closing = app.state.closing
         self._grace = settings.grace_seconds

@@ -1,10 +1,35 @@
 """What the operator decides: environment variables `DENOISE_...`, or flags of `denoise serve`."""
 
+import ipaddress
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
+
+
+def separate(text: str | None) -> list[str]:
+    """What stands between the commas."""
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _origins(text: str | None) -> str | None:
+    for origin in separate(text):
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin; taken are ones like https://pictures.example:8443")
+    return text
+
+
+def _networks(text: str | None) -> str | None:
+    for network in separate(text):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ValueError(f"{error}; taken are ones like 192.0.2.7 or 192.0.2.0/24") from None
+    return text
 
 
 class Settings(BaseSettings):
@@ -83,4 +108,46 @@ class Settings(BaseSettings):
         default="info",
         description="The least that is logged: `debug`, with the questions about health, `info`, with a line for "
         "every other request, `warning` or `error`.",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of the keys that requests must carry, written by `denoise keys`; what changes "
+        "counts at once.",
+    )
+    keys: str | None = Field(
+        default=None,
+        repr=False,
+        description="More keys, `name:key` with commas between, each of 32 characters or more. No flag of "
+        "`denoise serve`: what a command line holds, others on the machine can read.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Whether a service without keys answers whoever comes; else it answers only its own machine.",
+    )
+    key_rate: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests a minute taken of one key, unless it has its own limit, or of all together where "
+        "there are no keys; if not set, any number.",
+    )
+    key_pixels: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pixels an hour denoised for one key, likewise. A picture that goes beyond is done; then "
+        "nothing is taken until the hours have made up for it.",
+    )
+    cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
+        default=None,
+        description="Web pages of other origins that may use the service, like `https://pictures.example`, with "
+        "commas between; if not set, none.",
+    )
+    proxies: Annotated[str | None, AfterValidator(_networks)] = Field(
+        default=None,
+        description="Addresses or networks of proxies, with commas between, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed; if not set, nobody's.",
+    )
+    root_path: str | None = Field(
+        default=None,
+        pattern=r"^(/[A-Za-z0-9._~-]+)+$",
+        description="Path that a proxy serves it under, like `/denoise`; it passes requests on without it.",
     )

@@ -509,7 +509,7 @@ def test_the_description_names_both_bodies_the_answers_headers_and_every_error(c
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert "X-Denoise-Digest" in route["responses"]["200"]["headers"]
-    assert set(route["responses"]) == {"200", "400", "404", "406", "413", "415", "422"}
+    assert set(route["responses"]) == {"200", "400", "401", "404", "406", "413", "415", "422", "429"}
     assert set(route["responses"]["422"]["content"]) == {"application/problem+json"}
     assert client.get("/docs").status_code == 200
 

@@ -273,7 +273,7 @@ def test_the_description_names_both_bodies_and_every_error(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise/batch"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
-    assert set(route["responses"]) == {"200", "400", "404", "413", "422", "507"}
+    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "507"}
     assert set(route["responses"]["200"]["content"]) == {"application/zip"}
     assert {each["name"] for each in route["parameters"]} == set(Wishes.model_fields)
 
@@ -284,7 +284,7 @@ class Pictures:
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, body, wishes, target, receive):
+    async def file(self, body, wishes, target, receive, spend):
         self.begun.append(body)
         gone = asyncio.create_task(receive())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
@@ -306,6 +306,10 @@ def entries(count):
     return [Entry(f"{number}.jpg", lambda number=number: number) for number in range(count)]
 
 
+def free(pixels):
+    pass
+
+
 async def stays():
     await asyncio.Event().wait()
 
@@ -317,7 +321,7 @@ def run(main):
 def test_a_picture_is_sent_before_the_others_are_done():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), stays)) as results:
+        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), stays, free)) as results:
             pictures.finish(0)
             first = await anext(results)
 
@@ -331,7 +335,7 @@ def test_a_picture_is_sent_before_the_others_are_done():
 def test_a_picture_that_is_done_first_waits_for_those_before_it():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), stays)) as results:
+        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             pictures.finish(1)
             while 1 not in pictures.ended:
@@ -348,7 +352,7 @@ def test_a_reader_who_is_slow_slows_the_work():
         pictures = Pictures()
         pictures.finish(*range(10))
         taken = 0
-        async for _ in batch.denoised(pictures, entries(10), Wishes(), stays):
+        async for _ in batch.denoised(pictures, entries(10), Wishes(), stays, free):
             # What was begun ahead is done, and the reader is still at this one.
             ahead = min(10, taken + batch.AT_ONCE)
             while len(pictures.ended) < ahead:
@@ -372,7 +376,7 @@ def test_files_are_read_one_at_a_time():
 
     async def main():
         batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), stays):
+        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), stays, free):
             pass
 
     run(main())
@@ -389,7 +393,7 @@ def test_a_client_that_leaves_ends_the_work():
             await leave.wait()
             return {"type": "http.disconnect"}
 
-        results = batch.denoised(pictures, entries(9), Wishes(), leaves)
+        results = batch.denoised(pictures, entries(9), Wishes(), leaves, free)
         waiting = asyncio.create_task(anext(results))
         while len(pictures.begun) < batch.AT_ONCE:
             await asyncio.sleep(0)
@@ -406,7 +410,7 @@ def test_a_client_that_leaves_ends_the_work():
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
         pictures = Pictures()
-        results = batch.denoised(pictures, entries(9), Wishes(), stays)
+        results = batch.denoised(pictures, entries(9), Wishes(), stays, free)
         before = asyncio.all_tasks()
         pictures.finish(0)
         await anext(results)

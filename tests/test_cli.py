@@ -61,7 +61,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-COMMANDS = ["run", "serve", "train", "evaluate", "ship", "sweep", "demo", "plot", "models"]
+COMMANDS = ["run", "serve", "train", "evaluate", "ship", "sweep", "demo", "plot", "models", "keys"]
 
 
 def test_help_names_every_command(denoise):
@@ -430,7 +430,7 @@ def test_serve_takes_settings_from_flags_and_else_from_the_environment(denoise, 
 def test_every_setting_is_a_flag_of_serve_with_its_description(denoise):
     _, text, _ = denoise("serve", "--help")
 
-    assert all(f"--{name.replace('_', '-')} " in text for name in Settings.model_fields)
+    assert all(f"--{name.replace('_', '-')} " in text for name in Settings.model_fields if name != "keys")
     assert "Largest request body" in text
 
 
@@ -440,6 +440,52 @@ def test_serve_refuses_a_setting_out_of_bounds_by_name(denoise, served):
     assert code == 1
     assert told == "error: max_pixels: Input should be greater than or equal to 1\n"
     assert served.settings is None
+
+
+def test_keys_themselves_are_no_flag_for_everyone_to_read(denoise):
+    code, _, told = denoise("serve", "--keys", "web:" + "x" * 40)
+
+    assert code == 2
+    assert "No such option" in told
+
+
+def test_serve_refuses_a_file_that_holds_keys_themselves_without_repeating_them(denoise, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.logs.configure", lambda settings: None)
+    (tmp_path / "keys").write_text("x" * 40)
+
+    code, _, told = denoise("serve", "--port", 0, "--keys-file", tmp_path / "keys")
+
+    assert code == 1
+    assert told.startswith(f"error: {tmp_path}/keys: line 1: ")
+    assert "x" * 32 not in told
+    assert told.count("\n") == 1
+
+
+def test_keys_are_made_listed_and_revoked(denoise, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENOISE_KEYS_FILE", str(tmp_path / "keys"))
+
+    _, secret, _ = denoise("keys", "add", "scanner")
+    denoise("keys", "add", "web", "--admin", "--rate", 60, "--pixels", 500_000_000)
+    _, both, _ = denoise("keys", "list")
+    denoise("keys", "revoke", "scanner")
+    _, left, _ = denoise("keys", "list")
+    code, _, told = denoise("keys", "revoke", "scanner")
+
+    assert secret.strip().startswith("denoise_")
+    assert secret.strip() not in both
+    assert all(word in both for word in ("scanner", "web", "yes", "60", "500,000,000"))
+    assert "scanner" not in left
+    assert code == 1
+    assert "has no key 'scanner'; there are: web" in told
+
+
+def test_keys_says_which_file_is_missing(denoise, monkeypatch):
+    monkeypatch.delenv("DENOISE_KEYS_FILE", raising=False)
+
+    code, _, told = denoise("keys", "add", "scanner")
+
+    assert code == 2
+    assert "--keys-file" in told
 
 
 def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path, monkeypatch):

@@ -35,6 +35,15 @@ def test_an_existing_file_is_replaced(tmp_path):
     assert path.read_bytes() == b"new"
 
 
+def test_a_file_is_never_open_to_more_than_its_mode_says(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr("os.fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
+
+    write_atomically(tmp_path / "file", b"x", mode=0o600)
+
+    assert [*modes, (tmp_path / "file").stat().st_mode & 0o777] == [0o600, 0o600]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
     path = tmp_path / "file"

@@ -68,6 +68,18 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("threads", "0"),
         ("device", "gpu"),
         ("precision", "float16"),
+        ("open", "perhaps"),
+        ("key_rate", "0"),
+        ("key_pixels", "-1"),
+        ("cors_origins", "*"),
+        ("cors_origins", "https://pictures.example/"),
+        ("cors_origins", "https://pictures.example,pictures.example"),
+        ("proxies", "*"),
+        ("proxies", "192.0.2.7,proxy"),
+        ("proxies", "192.0.2.7/24"),
+        ("root_path", "/"),
+        ("root_path", "denoise"),
+        ("root_path", "/denoise/"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(name, value, monkeypatch):
