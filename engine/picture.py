@@ -6,10 +6,11 @@ the largest window has to fit: some 30 ways a side for 50 megapixels, which take
 that fits in one window has no halo at all and runs in one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
+from math import prod
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,6 +34,10 @@ class Span(NamedTuple):
     start: int
     stop: int
     last: int
+
+    def inside(self, part: slice) -> slice:
+        """Where a part of the picture lies in what the window is given."""
+        return slice(part.start - self.first, part.stop - self.first)
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,66 @@ class Finish:
 WHOLE = Finish()
 
 
-class Cancelled(Exception):
-    """The picture is no longer wanted."""
+@dataclass(frozen=True)
+class Piece:
+    """A window's work: what the network is given, made when it is asked for, and where the result goes.
+
+    shape: (H, W) of what is given, halo included. pixels: how many of the picture's own it gives. fits: how many
+    such windows the memory budget holds at once. read: gives float32 (H, W, 3) on [0, 1], on the network's
+    device. write: takes the result, and what was read.
+    """
+
+    net: Layer
+    shape: tuple[int, int]
+    pixels: int
+    fits: int
+    read: Callable[[], Tensor]
+    write: Callable[[Tensor, Tensor], None]
 
 
-def _at_once(work: Callable[[], None]) -> None:
-    work()
+def run(pieces: Sequence[Piece]) -> None:
+    """Pieces of one network and one shape, of whatever pictures, through the network in one batch."""
+    given = torch.stack([piece.read() for piece in pieces])
+    for piece, before, after in zip(pieces, given, pieces[0].net.forward(given), strict=True):
+        piece.write(after, before)
 
 
-def _untold(share: float) -> None:
-    """Nobody asks how far it is."""
+class Denoising:
+    """A picture on its way to one without its noise, in its own depth and kind.
+
+    pieces: to be run, in any order, in any thread, beside other pictures' or not; then `result` is whole.
+
+    What denoise_picture gives for its pixels, clipped to [0, 1] and rounded where samples are integers; but only
+    what is run is ever in float32. Pixels that are fully transparent stay as they are, and the network sees their
+    visible neighbours in their place. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        net: Layer,
+        noisy: Picture,
+        memory_budget: int = MEMORY_BUDGET,
+        window: tuple[int, int] | None = None,
+        finish: Finish = WHOLE,
+    ) -> None:
+        self.noisy, self.finish = noisy, finish
+        self.pieces: list[Piece] = []
+        if any(finish.parts):
+            self.clean = torch.empty_like(noisy.samples)
+            self.pieces += _pieces(net, _filled(noisy), to_pixels, self._write, memory_budget, window)
+        else:
+            self.clean = noisy.samples.clone()
+
+    def result(self) -> Picture:
+        """What the finish makes of it. To be asked for once."""
+        if self.pieces:
+            _keep_hidden(self.clean, self.noisy)
+        return _shown(self.noisy, self.clean, self.finish.output)
+
+    def _write(self, rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
+        dtype, channels = self.clean.dtype, self.clean.shape[2]
+        mixed = _mixed(before, pixels, self.finish.parts, channels == 1)
+        self.clean[rows, cols] = to_samples(mixed, dtype, channels)
 
 
 def denoise(
@@ -75,33 +130,13 @@ def denoise(
     noisy: Picture,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
-    wanted: Callable[[], bool] = lambda: True,
-    in_turn: Callable[[Callable[[], None]], None] = _at_once,
     finish: Finish = WHOLE,
-    told: Callable[[float], None] = _untold,
 ) -> Picture:
-    """A picture without its noise, in the noisy one's own depth and kind.
-
-    What denoise_picture gives for its pixels, clipped to [0, 1] and rounded where samples are integers; but only
-    a window at a time is ever in float32. Pixels that are fully transparent stay as they are, and the network
-    sees their visible neighbours in their place. in_turn: called with the work on each window, which it has to do
-    before it returns: in another thread, or once others have had their turn. told: called after each window with
-    the share that is done, up to 1. Raises ValueError, Cancelled.
-    """
-    samples = noisy.samples
-    clean = samples.clone() if not any(finish.parts) else torch.empty(samples.shape, dtype=samples.dtype)
-
-    def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
-        mixed = _mixed(before, pixels, finish.parts, samples.shape[2] == 1)
-        clean[rows, cols] = to_samples(mixed, samples.dtype, samples.shape[2])
-
-    if any(finish.parts):
-        works = list(_windows(net, _filled(noisy), to_pixels, write, memory_budget, window, wanted))
-        for number, work in enumerate(works, 1):
-            in_turn(work)
-            told(number / len(works))
-        _keep_hidden(clean, noisy)
-    return _shown(noisy, clean, finish.output)
+    """A picture without its noise: a Denoising, one window after the other. Raises ValueError."""
+    denoising = Denoising(net, noisy, memory_budget, window, finish)
+    for piece in denoising.pieces:
+        run([piece])
+    return denoising.result()
 
 
 def _mixed(before: Tensor, after: Tensor, parts: tuple[float, float], grey: bool) -> Tensor:
@@ -177,7 +212,6 @@ def denoise_picture(
     picture: Tensor,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
-    wanted: Callable[[], bool] = lambda: True,
 ) -> Tensor:
     """picture: float32 (H, W, 3) on [0, 1], any size from 1 x 1 -> the same shape, its noise removed.
 
@@ -185,8 +219,7 @@ def denoise_picture(
     network in windows of whole patches, each with a halo of real neighbours as wide as the network's reach: so
     the result is that of the whole mirrored picture, whatever the window. The windows are the cheapest that fit
     memory_budget, in bytes, and at least a patch; `window` sets them by hand, in patches (high, wide). The
-    result lies on the CPU and is not clipped. Thread-safe. `wanted` is asked before each window.
-    Raises ValueError for another shape or type, Cancelled when no longer wanted.
+    result lies on the CPU and is not clipped. Thread-safe. Raises ValueError for another shape or type.
     """
     if picture.dim() != 3 or picture.shape[2] != 3 or not picture.is_floating_point() or not picture.numel():
         raise ValueError(f"a picture is (H, W, 3) of floats; got {tuple(picture.shape)} of {picture.dtype}")
@@ -195,41 +228,42 @@ def denoise_picture(
     def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
         clean[rows, cols] = pixels
 
-    for work in _windows(net, picture, lambda part: part, write, memory_budget, window, wanted):
-        work()
+    for piece in _pieces(net, picture, lambda part: part, write, memory_budget, window):
+        run([piece])
     return clean
 
 
-def _windows(
+def _pieces(
     net: Layer,
     source: Tensor,
     read: Callable[[Tensor], Tensor],
     write: Callable[[slice, slice, Tensor, Tensor], None],
     memory_budget: int,
     window: tuple[int, int] | None,
-    wanted: Callable[[], bool],
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Piece]:
     """Each window's work: `read` makes pixels of its part of the source; `write` gets the clean, and these."""
     if PATCH % net.stride:
         raise ValueError(f"a network's stride must divide {PATCH}; this one's is {net.stride}")
     height, width = source.shape[:2]
     margin, device = halo(net), next(slots(net)).value.device
+    most = memory_budget // bytes_per_pixel(net)
     if window is None:
-        window = plan((height, width), margin, memory_budget // bytes_per_pixel(net))
+        window = plan((height, width), margin, most)
 
-    def clean(rows: Span, cols: Span) -> None:
-        if not wanted():
-            raise Cancelled
-        given = read(_mirrored(source, rows, cols).to(device))
-        result = net.forward(given.unsqueeze(0)).squeeze(0)
-        # Neither the halo nor what was mirrored is kept.
-        to_rows, to_cols = slice(rows.start, min(rows.stop, height)), slice(cols.start, min(cols.stop, width))
-        inner_rows = slice(rows.start - rows.first, to_rows.stop - rows.first)
-        inner_cols = slice(cols.start - cols.first, to_cols.stop - cols.first)
-        write(to_rows, to_cols, result[inner_rows, inner_cols], given[inner_rows, inner_cols])
+    def given(rows: Span, cols: Span) -> Tensor:
+        return read(_mirrored(source, rows, cols).to(device))
+
+    def keep(to: tuple[slice, slice], inside: tuple[slice, slice], result: Tensor, given: Tensor) -> None:
+        write(*to, result[inside], given[inside])
 
     for rows, cols in product(spans(height, window[0], margin), spans(width, window[1], margin)):
-        yield partial(clean, rows, cols)
+        shape = (rows.last - rows.first, cols.last - cols.first)
+        # Neither the halo nor what was mirrored is kept.
+        to = (slice(rows.start, min(rows.stop, height)), slice(cols.start, min(cols.stop, width)))
+        inside = (rows.inside(to[0]), cols.inside(to[1]))
+        kept = prod(part.stop - part.start for part in to)
+        fits = max(1, most // prod(shape))
+        yield Piece(net, shape, kept, fits, partial(given, rows, cols), partial(keep, to, inside))
 
 
 def plan(size: tuple[int, int], margin: int, most: int) -> tuple[int, int]:

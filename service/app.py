@@ -1,7 +1,6 @@
 """The application: what is loaded once, and the rooms a request can go to."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
@@ -21,6 +20,7 @@ from service.limits import Limited
 from service.metrics import Metrics
 from service.metrics import router as metrics_router
 from service.models import load_models
+from service.network import Network
 from service.observed import Observed
 from service.routes import PAGE, router
 from service.schedule import Schedule
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with ThreadPoolExecutor(1, "network") as network:
+        with Network() as network:
             denoiser = Denoiser(models, Schedule(network), settings, metrics)
             with metrics.showing(denoiser, closing):
                 yield State(denoiser=denoiser, closing=closing, keys=keys)

@@ -15,13 +15,13 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Send
 
 from engine.formats import FORMATS, chosen, suffix_of
-from engine.picture import Cancelled
 from service.accept import DEFAULT
 from service.body import FIELD
 from service.denoising import Denoiser
 from service.errors import documented, problem_of
 from service.keys import owner
 from service.logs import log
+from service.schedule import Cancelled
 from service.upload import entries, spooled
 from service.wishes import Wishes
 from service.zips import Entry, Result, packed, refuse_tricks, safe

@@ -10,7 +10,7 @@ from starlette.types import Receive
 from engine.estimate import Estimate, in_words
 from engine.formats import chosen
 from engine.images import Picture, Written, encode, read
-from engine.picture import Finish, denoise
+from engine.picture import Denoising, Finish
 from engine.weights import Model
 from service.metrics import Metrics
 from service.models import Models
@@ -66,7 +66,7 @@ class Denoiser:
         """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
 
         spend: called with the number of its pixels, once they are known; see Keys.spending.
-        told: called in another thread with the share of its pages that is denoised, 0 to 1.
+        told: called after each window with the share of the file's pixels that is denoised, up to 1.
         Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
         """
         name, settings = self.models.named(wishes.model), self.settings
@@ -85,11 +85,15 @@ class Denoiser:
             file = replace(file, pages=())
             # The first page decides for all: they come from one camera.
             model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
+            done = 0
+
+            def tell(more: int) -> None:
+                nonlocal done
+                done += more
+                told(done / pixels)
+
             for number in range(len(pages)):
-                told_all = partial(_tell_share, told, number, len(pages))
-                pages[number] = await turn.in_thread(
-                    partial(_denoise, model, pages[number], settings, turn, finish, told_all)
-                )
+                pages[number] = await self._page(turn, model, pages[number], finish, tell)
             lap("denoise", model.name)
             file = replace(file, pages=tuple(pages))
             written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
@@ -97,26 +101,13 @@ class Denoiser:
         self.metrics.picture(model, pixels)
         return Denoised(written, model, self.models.precision, estimate, turn.seconds)
 
-
-def _denoise(
-    model: Model,
-    noisy: Picture,
-    settings: Settings,
-    turn: Turn,
-    finish: Finish,
-    told: Callable[[float], None],
-) -> Picture:
-    return denoise(
-        model.net,
-        noisy,
-        settings.memory_budget,
-        wanted=turn.wanted,
-        in_turn=turn.in_network,
-        finish=finish,
-        told=told,
-    )
-
-
-def _tell_share(told: Callable[[float], None], number: int, pages: int, share: float) -> None:
-    """Of a page's share, that of all."""
-    told((number + share) / pages)
+    async def _page(
+        self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
+    ) -> Picture:
+        """One page, denoised. tell: called with the pixels of each window that is done."""
+        budget = self.settings.memory_budget
+        denoising = await turn.in_thread(partial(Denoising, model.net, page, budget, finish=finish))
+        for piece in denoising.pieces:
+            await turn.in_network(piece)
+            tell(piece.pixels)
+        return await turn.in_thread(denoising.result)

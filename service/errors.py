@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
-from engine.picture import Cancelled
 from service.headers import SAFE
 from service.tracing import current
 
@@ -67,7 +66,6 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Cancelled, _gone)
     app.add_exception_handler(Exception, _bug)
 
 

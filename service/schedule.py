@@ -1,20 +1,17 @@
-"""Fair, bounded work: a few pictures at once, and one window of them at a time in the network.
-
-The engine keeps every core busy with one window: two at once would be no faster, and take twice the memory. But
-pictures are decoded and encoded beside it; and because they take turns window by window, a small picture need not
-wait until a large one is done.
-"""
+"""Fair, bounded work: a few pictures at once, which take turns in the network window by window."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from threading import Event
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from starlette.types import Receive
+
+from engine.picture import Piece
+from service.errors import ClientError
+from service.network import Flow, Network
 
 T = TypeVar("T")
 
@@ -22,11 +19,17 @@ T = TypeVar("T")
 PICTURES_AT_ONCE = 3
 
 
+class Cancelled(ClientError):
+    """The client is gone. Nobody reads what this says: it is no bug, and needs no traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("The connection was closed before the picture was done.")
+
+
 class Schedule:
     """Whose turn it is. Others wait in the order in which they came."""
 
-    def __init__(self, network: ThreadPoolExecutor) -> None:
-        """network: of one thread, so that its helpers and its memory for work are there once."""
+    def __init__(self, network: Network) -> None:
         self._network = network
         self._pictures = CapacityLimiter(PICTURES_AT_ONCE)
 
@@ -48,7 +51,7 @@ class Schedule:
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            turn.gone.set()
+            turn.flow.stopped = Cancelled
 
         watching = asyncio.create_task(watch())
         try:
@@ -61,17 +64,14 @@ class Schedule:
 class Turn:
     """One picture's way through. seconds: how long it was worked on, without its waits for the network."""
 
-    def __init__(self, network: ThreadPoolExecutor) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self.gone = Event()
+        self.flow = Flow()
         self.seconds = 0.0
 
-    def wanted(self) -> bool:
-        """Whether the client is still there."""
-        return not self.gone.is_set()
-
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do the work in a thread: it is arithmetic, and the event loop has to answer others."""
+        """Do the work in a thread: it is arithmetic, and the event loop answers others. Raises Cancelled."""
+        self.flow.check()
 
         def timed() -> T:
             start = time.perf_counter()
@@ -82,12 +82,6 @@ class Turn:
 
         return await to_thread.run_sync(timed)
 
-    def in_network(self, work: Callable[[], None]) -> None:
-        """Do the work once that of those who asked before is done. To be called in the picture's thread."""
-        asked = time.perf_counter()
-
-        def begin() -> None:
-            self.seconds -= time.perf_counter() - asked
-            work()
-
-        self._network.submit(begin).result()
+    async def in_network(self, piece: Piece) -> None:
+        """Have the window done in its turn, perhaps in one batch with others'. Raises Cancelled."""
+        self.seconds += await asyncio.wrap_future(self._network.ask(self.flow, piece))

@@ -16,21 +16,23 @@ SOON = 60  # seconds; only a test that fails waits so long
 START = "from service.cli import main; main()"
 # Before a picture goes to the network it says so, and waits until told to go on, or for its client to go.
 HELD = """
-import sys, threading
-from engine.picture import Cancelled
-from service import denoising
-real = denoising.denoise
+import asyncio, sys, threading
+from service.schedule import Cancelled, Turn
+real = Turn.in_network
 told = threading.Event()
 
-def held(*args, wanted, **kwargs):
+async def held(turn, piece):
     print("in work", flush=True)
-    while wanted():
-        if told.wait(0.01):
-            return real(*args, wanted=wanted, **kwargs)
-    print("cancelled", flush=True)
-    raise Cancelled
+    while not told.is_set():
+        try:
+            turn.flow.check()
+        except Cancelled:
+            print("cancelled", flush=True)
+            raise
+        await asyncio.sleep(0.01)
+    await real(turn, piece)
 
-denoising.denoise = held
+Turn.in_network = held
 threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
 """
 

@@ -18,9 +18,9 @@ from PIL import Image
 from engine import images
 from engine.formats import FORMATS, BrokenPicture
 from engine.images import Written
-from engine.picture import Cancelled
 from service import batch, denoising
 from service.app import create_app
+from service.schedule import Cancelled
 from service.settings import Settings
 from service.wishes import Wishes
 from service.zips import Entry

@@ -1,12 +1,12 @@
 """A file's way through the service, without HTTP."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from service.denoising import Denoiser
 from service.models import load_models
+from service.network import Network
 from service.schedule import Schedule
 from service.settings import Settings
 from service.wishes import Wishes
@@ -23,7 +23,7 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares = [], []
 
-    with ThreadPoolExecutor(1) as network:
+    with Network() as network:
         denoiser = Denoiser(load_models(settings), Schedule(network), settings)
         asyncio.run(denoiser.file(body, Wishes(), "png", nobody_leaves, spent.append, shares.append))
 

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import time
+from itertools import repeat
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from windows import Net, piece
 
 from engine import weights
-from engine.picture import Cancelled
 from service import denoising
 from service.app import create_app
 from service.settings import Settings
@@ -75,7 +77,7 @@ def test_a_finished_request_is_one_line_with_what_an_operator_asks_for(client, s
 
 def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, monkeypatch):
     headers = {"x-request-id": "abc"}
-    monkeypatch.setattr(denoising, "denoise", buggy)
+    monkeypatch.setattr(denoising, "Denoising", buggy)
 
     answers = [
         client.get("/models", headers=headers),
@@ -144,7 +146,7 @@ def test_pictures_are_counted_by_model_and_timed_by_stage(client, noisy):
 
 
 def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
-    monkeypatch.setattr(denoising, "denoise", buggy)
+    monkeypatch.setattr(denoising, "Denoising", buggy)
     client.post("/denoise", content=b"no picture")
     client.post("/denoise", content=bytes(20_001))
     client.post("/denoise", params={"strength": 2}, content=noisy)
@@ -179,13 +181,8 @@ def test_two_services_in_one_process_count_apart(client, settings):
 
 
 def test_a_client_that_goes_away_is_told_of_as_one_that_got_no_answer(settings, noisy, lines, monkeypatch):
-    def denoise(net, noisy, memory_budget, wanted, **others):
-        end = time.monotonic() + 20
-        while wanted() and time.monotonic() < end:
-            time.sleep(0.001)
-        raise Cancelled
-
-    monkeypatch.setattr(denoising, "denoise", denoise)
+    endless = SimpleNamespace(pieces=repeat(piece(Net())))
+    monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     asyncio.run(post_and_leave(create_app(settings), noisy))
 
     (line,) = lines()

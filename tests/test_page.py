@@ -6,12 +6,15 @@ import re
 import shutil
 import threading
 import time
+from itertools import repeat
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from windows import Net, piece
 
 from service import denoising
 from service.app import create_app
@@ -362,7 +365,7 @@ def test_another_model_is_seen_and_saved(page, file, noisy, api):
 
 def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
     large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], denoising.denoise
+    shapes, real = [], denoising.Denoising
 
     def noted(net, picture, *args, finish, **how):
         # Without strength a picture is only looked at.
@@ -370,7 +373,7 @@ def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
             shapes.append(picture.samples.shape)
         return real(net, picture, *args, finish=finish, **how)
 
-    monkeypatch.setattr(denoising, "denoise", noted)
+    monkeypatch.setattr(denoising, "Denoising", noted)
 
     page.set_viewport_size({"width": 800, "height": 600})
     arrive(page, named(file_of(large)))
@@ -491,13 +494,13 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
     choose(page, named(file))
     ended = threading.Event()
 
-    def endless(net, picture, *args, wanted, **how):
-        while wanted():
-            time.sleep(0.005)
-        ended.set()
-        return picture
+    def windows():
+        try:
+            yield from repeat(piece(Net()))
+        finally:
+            ended.set()
 
-    monkeypatch.setattr(denoising, "denoise", endless)
+    monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: SimpleNamespace(pieces=windows()))
     page.get_by_role("button", name="Download", exact=True).click()
     playwright.expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
@@ -509,13 +512,13 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
 
 def test_an_answer_that_is_no_longer_asked_for_is_dropped(page, file, noisy, api, monkeypatch):
     choose(page, named(file))
-    real = denoising.denoise
+    real = denoising.Denoising
 
     def slow(*args, **how):
         time.sleep(0.3)
         return real(*args, **how)
 
-    monkeypatch.setattr(denoising, "denoise", slow)
+    monkeypatch.setattr(denoising, "Denoising", slow)
     models = page.get_by_label("Model")
     models.select_option("scans")
     page.wait_for_timeout(200)

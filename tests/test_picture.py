@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from engine.layers import Conv2d, ReLU, Sequential, Upsampling, slots, strips
 from engine.layers.strips import STRIP_BYTES
 from engine.metadata import Metadata
 from engine.networks import PaperSpec, PhotoSpec, build_network, bytes_per_pixel, halo
-from engine.picture import PATCH, Cancelled, Finish, denoise, denoise_picture, mirror, plan, spans
+from engine.picture import PATCH, Denoising, Finish, denoise, denoise_picture, mirror, plan, run, spans
 
 ROOT = Path(__file__).parent.parent
 # What a strip is made in: its input unfolded, and its output before it is folded.
@@ -279,54 +280,32 @@ def test_a_picture_of_which_nothing_is_visible_comes_back_as_it_came():
     assert torch.equal(denoise(NETWORKS[0], noisy).samples, noisy.samples)
 
 
-def test_the_work_on_each_window_can_be_given_to_others():
-    noisy = Picture(torch.randint(256, (40, 70, 3)).to(torch.uint8))
+def test_windows_can_be_run_by_others_in_any_order_and_beside_other_pictures():
+    noisy, other = (Picture(torch.randint(256, (40, side, 3)).to(torch.uint8)) for side in (70, 66))
+    here, there = (Denoising(NETWORKS[1], each, window=(1, 1)) for each in (noisy, other))
+    equal = defaultdict(list)
+    for piece in (*here.pieces, *there.pieces):
+        equal[piece.shape].append(piece)
 
-    with ThreadPoolExecutor(1) as other:
-        clean = denoise(NETWORKS[1], noisy, window=(1, 1), in_turn=lambda work: other.submit(work).result())
+    with ThreadPoolExecutor(1) as thread:
+        for pieces in equal.values():
+            thread.submit(run, pieces[::-1]).result()
 
-    assert torch.equal(clean.samples, denoise(NETWORKS[1], noisy, window=(1, 1)).samples)
-
-
-def test_what_is_no_longer_wanted_is_given_up_when_its_turn_comes():
-    noisy, turns = Picture(torch.zeros(32, 128, 3, dtype=torch.uint8)), []
-
-    def take(work):
-        turns.append(work)
-        work()
-
-    with pytest.raises(Cancelled):
-        denoise(NETWORKS[0], noisy, window=(1, 1), wanted=lambda: len(turns) < 3, in_turn=take)
-
-    assert len(turns) == 3
+    for denoising, each in ((here, noisy), (there, other)):
+        expected = denoise(NETWORKS[1], each, window=(1, 1)).samples.int()
+        assert (denoising.result().samples.int() - expected).abs().max() <= 1
 
 
-def test_after_each_window_the_share_is_told_that_is_done():
-    noisy, shares = Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)), []
+def test_a_window_says_what_it_gives_and_how_many_of_it_fit_the_budget():
+    net, noisy = NETWORKS[1], Picture(torch.zeros(40, 70, 3, dtype=torch.uint8))
+    budget = 64 * 64 * bytes_per_pixel(net)
 
-    denoise(NETWORKS[0], noisy, window=(1, 1), told=shares.append)
+    whole_one = Denoising(net, noisy, budget * 3).pieces
+    cut = Denoising(net, noisy, budget, window=(1, 1)).pieces
 
-    assert shares == [0.25, 0.5, 0.75, 1.0]
-
-
-# Stopping
-
-
-def test_a_picture_no_longer_wanted_is_given_up_before_the_next_window():
-    answers = iter([True, True, False])
-
-    with pytest.raises(Cancelled):
-        denoise_picture(NETWORKS[0], picture(32, 128), window=(1, 1), wanted=lambda: next(answers))
-
-    assert not list(answers)
-
-
-def test_it_is_asked_once_for_each_window_whether_the_picture_is_wanted():
-    asked = []
-
-    denoise_picture(NETWORKS[0], picture(64, 96), window=(1, 1), wanted=lambda: asked.append(1) or True)
-
-    assert len(asked) == 6
+    assert [(piece.shape, piece.pixels, piece.fits) for piece in whole_one] == [((64, 96), 40 * 70, 2)]
+    assert [piece.pixels for piece in cut] == [32 * 32, 32 * 32, 32 * 6, 8 * 32, 8 * 32, 8 * 6]
+    assert {piece.fits for piece in cut} == {1}
 
 
 # Mirrors, spans, plans

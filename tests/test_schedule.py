@@ -1,16 +1,13 @@
 """Whose turn it is: told by events, not by the clock."""
 
 import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from windows import SOON, Net, piece
 
-from service import schedule
-from service.schedule import PICTURES_AT_ONCE, Schedule
-
-SOON = 20  # seconds; only a test that fails waits so long
+from service import network, schedule
+from service.schedule import PICTURES_AT_ONCE, Cancelled, Schedule
 
 
 async def nobody_leaves():
@@ -21,8 +18,8 @@ def scheduled(main):
     """Runs `main(schedule)`, a coroutine."""
 
     async def run():
-        with ThreadPoolExecutor(1) as network:
-            return await asyncio.wait_for(main(Schedule(network)), SOON)
+        with network.Network() as thread:
+            return await asyncio.wait_for(main(Schedule(thread)), SOON)
 
     return asyncio.run(run())
 
@@ -51,95 +48,52 @@ def test_a_few_pictures_are_in_work_and_the_others_wait_in_order():
     assert left == 0
 
 
-class Network(ThreadPoolExecutor):
-    """Tells when a second piece of work has been asked for, and so stands behind the first."""
-
-    def __init__(self):
-        super().__init__(1)
-        self.asked, self.second = 0, threading.Event()
-
-    def submit(self, work):
-        future = super().submit(work)
-        self.asked += 1
-        if self.asked == 2:
-            self.second.set()
-        return future
-
-
-def two_pictures(network, large, small):
-    """Runs both, the small one when the large one is in the network; the seconds each counted."""
-
-    async def picture(schedule, work):
-        async with schedule.turn(nobody_leaves) as turn:
-            await turn.in_thread(lambda: work(turn))
-            return turn.seconds
-
-    async def both():
-        schedule = Schedule(network)
-        return await asyncio.gather(picture(schedule, large), picture(schedule, small))
-
-    with network:
-        return asyncio.run(both())
-
-
-def test_pictures_take_turns_in_the_network_which_is_one_s_at_a_time():
-    network, order, begun = Network(), [], threading.Event()
-
-    def first():
-        order.append("large begins")
-        begun.set()
-        assert network.second.wait(SOON)
-        order.append("large ends")
-
-    def large(turn):
-        turn.in_network(first)
-        turn.in_network(lambda: order.append("large goes on"))
-
-    def small(turn):
-        assert begun.wait(SOON)
-        turn.in_network(lambda: order.append("small"))
-
-    two_pictures(network, large, small)
-
-    assert order == ["large begins", "large ends", "small", "large goes on"]
-
-
-def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
-    network, begun, now = Network(), threading.Event(), [0.0]
-    monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    def for_ten_seconds():
-        begun.set()
-        assert network.second.wait(SOON)
-        now[0] = 10.0
-
-    def small(turn):
-        assert begun.wait(SOON)
-        turn.in_network(lambda: None)
-
-    assert two_pictures(network, lambda turn: turn.in_network(for_ten_seconds), small) == [10.0, 0.0]
-
-
-def test_an_error_in_the_network_is_the_picture_s_own():
+def test_an_error_in_a_thread_is_the_picture_s_own():
     async def main(schedule):
         def wrong():
             raise ArithmeticError("no good")
 
         async with schedule.turn(nobody_leaves) as turn:
-            await turn.in_thread(lambda: turn.in_network(wrong))
+            await turn.in_thread(wrong)
 
     with pytest.raises(ArithmeticError, match="no good"):
         scheduled(main)
 
 
-def test_a_client_that_leaves_is_noticed():
+def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
+    now, net = [0.0], Net()
+    monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(network, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    async def main(schedule):
+        async def picture(side):
+            async with schedule.turn(nobody_leaves) as turn:
+                await turn.in_network(piece(net, side))
+                return turn.seconds
+
+        def in_ten_seconds(x):
+            now[0] += 10
+            return x
+
+        net.forward = in_ten_seconds
+        return await asyncio.gather(picture(32), picture(64))
+
+    assert scheduled(main) == [10, 10]
+
+
+def test_a_client_that_leaves_stops_its_picture_before_the_next_window():
     async def main(schedule):
         async def leaves():
             return {"type": "http.disconnect"}
 
-        async with schedule.turn(leaves) as turn:
-            while turn.wanted():
-                await asyncio.sleep(0)
-            return turn.wanted()
+        async def work(turn):
+            while True:
+                await turn.in_network(piece(Net()))
 
-    assert scheduled(main) is False
+        async with schedule.turn(leaves) as turn:
+            with pytest.raises(Cancelled):
+                await work(turn)
+            with pytest.raises(Cancelled):
+                await turn.in_thread(lambda: None)
+
+    scheduled(main)
