@@ -4,17 +4,17 @@ A convolution is three products: im2col(x) @ weight, its adjoint col2im(y @ weig
 im2col(x)' @ y. A transposed convolution is the same three the other way about.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from engine.layers.strips import WHOLE, Finish, Strip, empty, strips
+from engine.layers.products import add_inner, product, product_into, seconds
+from engine.layers.strips import WHOLE, Finish, Strip, empty, empty_like, strips
 from engine.layers.window import Window, col2im, taps, turned
 
 # In each path `make` makes a strip: what it works in is free again when it returns, and so still in the cache.
@@ -74,17 +74,9 @@ def choose(window: Window, in_channels: int, out_channels: int, dtype: torch.dty
 @cache
 def has_matrix_unit() -> bool:
     """Whether bfloat16 is multiplied many times as fast as float32: 4 to 8 times with a unit for it, else 2."""
-    return _seconds(torch.float32) > 3.5 * _seconds(torch.bfloat16)
-
-
-def _seconds(dtype: torch.dtype, size: int = 512, repeats: int = 9) -> float:
-    """Of a product of two matrices, the median."""
-    factor, taken = torch.ones(size, size, dtype=dtype), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(factor, factor)
-        taken.append(time.perf_counter() - start)
-    return sorted(taken)[repeats // 2]
+    factors = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    single, half = (seconds(partial(product, factor, factor)) for factor in factors)
+    return single > 3.5 * half
 
 
 class Unfolded:
@@ -106,7 +98,7 @@ class Unfolded:
 
         def make(strip: Strip) -> None:
             part = y[strip]
-            torch.mm(_copied(columns[strip], len(prepared)), prepared, out=part.view(-1, prepared.shape[1]))
+            product_into(part.view(-1, prepared.shape[1]), _copied(columns[strip], len(prepared)), prepared)
             if finish:
                 finish(part, strip)
 
@@ -138,9 +130,13 @@ class Unfolded:
         """im2col(x)' @ y."""
         columns = taps(x, self.window)
         depth = columns.shape[3:].numel()
-        return _summed(
-            _copied(columns[strip], depth).T @ y[strip].reshape(-1, y.shape[3]) for strip in _strips_of(columns)
-        )
+
+        def make(strip: Strip) -> Tensor:
+            total = torch.zeros((depth, y.shape[3]), dtype=x.dtype, device=x.device)
+            add_inner(total, _copied(columns[strip], depth), y[strip].reshape(-1, y.shape[3]))
+            return total
+
+        return _summed(make(strip) for strip in _strips_of(columns))
 
 
 class Patches(Unfolded):
@@ -161,9 +157,7 @@ class Patches(Unfolded):
         places = x.view(n, h, k, w, k, channels)
 
         def make(strip: Strip) -> None:
-            flat = y[strip].reshape(-1, y.shape[3])
-            columns = empty((len(flat), prepared.shape[1]), y.dtype, y.device)
-            torch.mm(flat, prepared, out=columns)
+            columns = product(y[strip].reshape(-1, y.shape[3]), prepared)
             part = places[strip]
             part.copy_(columns.view(part.shape[0], part.shape[1], w, k, k, channels).transpose(2, 3))
             if finish:
@@ -324,16 +318,19 @@ class Winograd(SameSize):
         n, rows, width, channels = x.shape
         out_channels = prepared.shape[2]
         y = empty((n, rows, width, out_channels), x.dtype, x.device)
-        tiles = self._tiles(y)
 
         def make(strip: Strip) -> None:
             lifted = self._lifted(x, strip)
-            made = empty((*lifted.shape[:4], out_channels), x.dtype, x.device)
+            part = y.view(n, -1, self.m, width, out_channels)[strip]
             count = lifted.shape[1:4].numel() // 3
             for place in range(3):
-                runs, out = (_thirds(whole, place, count, depth) for whole, depth in ((lifted, 3), (made, 1)))
-                torch.bmm(runs, prepared, out=out)
-            self.form.lower(made[:, :, :, :width].flatten(3), tiles[strip])
+                out = part[:, :, :, place::3]
+                shape = (*lifted.shape[1:3], -1, out_channels)
+                made = (
+                    product(_every_third(rows, place, count, 3), matrix)
+                    for rows, matrix in zip(lifted, prepared, strict=True)
+                )
+                self.form.lower([each.view(shape)[:, :, : out.shape[3]] for each in made], out)
             if finish:
                 lines = _lines(strip, height, self.m)
                 finish(y[lines], lines)
@@ -352,10 +349,10 @@ class Winograd(SameSize):
             spread, inside = self._held(y, strip, left=0)
             self.form.spread(tiles[strip], inside)
             count = lifted.shape[1:4].numel() // 3
-            total = empty((self.m + 2, 3 * x.shape[3], y.shape[3]), x.dtype, x.device)
-            for place in range(3):
-                runs, given = (_thirds(whole, place, count, depth) for whole, depth in ((lifted, 3), (spread, 1)))
-                torch.baddbmm(total, runs.transpose(1, 2), given, beta=min(place, 1), out=total)
+            total = torch.zeros((self.m + 2, 3 * x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
+            for rows, given, sums in zip(lifted, spread, total, strict=True):
+                for place in range(3):
+                    add_inner(sums, _every_third(rows, place, count, 3), _every_third(given, place, count, 1))
             return total
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
@@ -414,12 +411,26 @@ class Tiles(SameSize):
     Source: Lavin & Gray 2016, section 4.3.
     """
 
+    # What FourRows.lift and FourRows.lower do.
+    INTO = (
+        (4.0, 0.0, -5.0, 0.0, 1.0, 0.0),
+        (0.0, -4.0, -4.0, 1.0, 1.0, 0.0),
+        (0.0, 4.0, -4.0, -1.0, 1.0, 0.0),
+        (0.0, -2.0, -1.0, 2.0, 1.0, 0.0),
+        (0.0, 2.0, -1.0, -2.0, 1.0, 0.0),
+        (0.0, 4.0, 0.0, -5.0, 0.0, 1.0),
+    )
+    OUT = (
+        (1.0, 1.0, 1.0, 1.0, 1.0, 0.0),
+        (0.0, 1.0, -1.0, 2.0, -2.0, 0.0),
+        (0.0, 1.0, 1.0, 4.0, 4.0, 0.0),
+        (0.0, 1.0, -1.0, 8.0, -8.0, 1.0),
+    )
+
     def __init__(self) -> None:
-        form = FourRows()
-        rows = torch.zeros(6, 6)
-        rows[:, 1:5], rows[0, 0], rows[5, 5] = form.into, 4, 1
-        kernel = torch.tensor(form.kernel, dtype=torch.float64)
-        self.into, self.out, self.kernel = (torch.kron(a, a).contiguous() for a in (rows, form.out, kernel))
+        matrices = (self.INTO, self.OUT, FourRows.kernel)
+        rows = (torch.tensor(matrix, dtype=torch.float64) for matrix in matrices)
+        self.into, self.out, self.kernel = (torch.kron(a, a) for a in rows)
 
     def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """(36, C, C_out)."""
@@ -435,10 +446,9 @@ class Tiles(SameSize):
         def make(strip: Strip) -> None:
             lifted = self._lifted(x, strip)
             made = empty((36, lifted.shape[1], out_channels), x.dtype, x.device)
-            torch.bmm(lifted, prepared, out=made)
-            lowered = empty((16, *made.shape[1:]), x.dtype, x.device)
-            torch.mm(self.out.to(x), made.flatten(1), out=lowered.flatten(1))
-            self._scatter(lowered, y, strip)
+            for out, given, matrix in zip(made, lifted, prepared, strict=True):
+                product_into(out, given, matrix)
+            self._scatter(product(self.out.to(x), made.flatten(1)), y, strip)
             if finish:
                 lines = _lines(strip, height)
                 finish(y[lines], lines)
@@ -452,9 +462,11 @@ class Tiles(SameSize):
 
         def make(strip: Strip) -> Tensor:
             given = self._gathered(y, strip, 4)
-            spread = empty((36, *given.shape[1:]), x.dtype, x.device)
-            torch.mm(self.out.T.to(x), given.flatten(1), out=spread.flatten(1))
-            return torch.bmm(self._lifted(x, strip).transpose(1, 2), spread)
+            spread = product(self.out.T.to(x), given.flatten(1)).view(36, *given.shape[1:])
+            total = torch.zeros((36, x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
+            for tiles, taken, sums in zip(self._lifted(x, strip), spread, total, strict=True):
+                add_inner(sums, tiles, taken)
+            return total
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
         return (self.kernel.T.to(total) @ total.flatten(1)).view(-1, y.shape[3])
@@ -465,28 +477,32 @@ class Tiles(SameSize):
         return strips(n, -(-height // 4), 36 * -(-width // 4) * channels * x.element_size(), x.device)
 
     def _lifted(self, x: Tensor, strip: Strip) -> Tensor:
-        """The 36 sums of every tile: (36, tiles, C)."""
+        """The 36 sums of every tile: (36, tiles + 1, C)."""
         gathered = self._gathered(x, strip, 6)
-        lifted = empty(gathered.shape, x.dtype, x.device)
-        torch.mm(self.into.to(x), gathered.flatten(1), out=lifted.flatten(1))
-        return lifted
+        return product(self.into.to(x), gathered.flatten(1)).view(gathered.shape)
 
     def _gathered(self, x: Tensor, strip: Strip, side: int) -> Tensor:
-        """Each tile's own 4x4 pixels, or with those around it 6x6: (side², tiles, C). Beyond the picture 0."""
+        """Each tile's 4x4 pixels, or those around them too, 6x6: (side², tiles + 1, C). Beyond the picture 0."""
         rows, across = strip.rows.stop - strip.rows.start, -(-x.shape[2] // 4)
         edge = (side - 4) // 2
         lines = Strip(strip.samples, slice(4 * strip.rows.start, 4 * strip.rows.stop))
         padded = _padded(x, lines, above=edge, below=edge, wide=4 * across + 2 * edge, left=edge)
         sample, row, pixel, _ = padded.stride()
-        shape = (side, side, len(padded), rows, across, x.shape[3])
+        shape = torch.Size((side, side, len(padded), rows, across, x.shape[3]))
         tiles = padded.as_strided(shape, (row, pixel, sample, 4 * row, 4 * pixel, 1))
-        return _copied(tiles, x.shape[3]).view(side * side, -1, x.shape[3])
+        # One tile of nothing more: planes that lie a power of two apart share the same few places of the cache,
+        # and with as many planes as here a product took three times as long.
+        held = empty((side, side, shape[2:5].numel() + 1, x.shape[3]), x.dtype, x.device)
+        held[:, :, -1] = 0
+        held[:, :, :-1].view(shape).copy_(tiles)
+        return held.flatten(0, 1)
 
     def _scatter(self, lowered: Tensor, y: Tensor, strip: Strip) -> None:
-        """Tiles (16, tiles, C) to their places in y."""
+        """Tiles (16, tiles + 1, C) to their places in y."""
         _, height, width, channels = y.shape
         lines, across = y[_lines(strip, height)], -(-width // 4)
-        tiles = lowered.view(4, 4, len(lines), -1, across, channels).permute(2, 3, 0, 4, 1, 5)
+        tiles = lowered.view(4, 4, -1, channels)[:, :, :-1]
+        tiles = tiles.view(4, 4, len(lines), -1, across, channels).permute(2, 3, 0, 4, 1, 5)
         if height % 4 or width % 4:
             # What lies beyond the picture is dropped.
             lines.copy_(tiles.flatten(3, 4).flatten(1, 2)[:, : lines.shape[1], :width])
@@ -519,10 +535,10 @@ class TwoRows:
             torch.neg(d1[:, -1], out=v[3, :, -1])
 
     @staticmethod
-    def lower(m: Tensor, y: Tensor) -> None:
-        """The rows of the result from the products: m0 + m1 + m2, m1 - m2 - m3."""
-        torch.add(m[1], m[2], out=y[:, :, 0]).add_(m[0])
-        torch.sub(m[1], m[2], out=y[:, :, 1]).sub_(m[3])
+    def lower(m: Sequence[Tensor], y: Tensor) -> None:
+        """The rows of the result from the products: m0 + m1 + m2, m1 - m2 - m3. The products are used up."""
+        torch.add(m[0].add_(m[1]), m[2], out=y[:, :, 0])
+        torch.sub(m[1].sub_(m[2]), m[3], out=y[:, :, 1])
 
     @staticmethod
     def spread(g: Tensor, u: Tensor) -> None:
@@ -537,8 +553,7 @@ class TwoRows:
 class FourRows:
     """F(4, 3), from the points 0, 1, -1, 2, -2 and infinity. Source: Lavin & Gray 2016, section 4.3.
 
-    As TwoRows, with d1 to d4 under the tile. The sums are products with small matrices: many short sums, each
-    called from Python, keep the threads waiting for each other.
+    As TwoRows, with d1 to d4 under the tile.
     """
 
     kernel = (
@@ -550,50 +565,51 @@ class FourRows:
         (0.0, 0.0, 1.0),
     )
 
-    def __init__(self) -> None:
-        # Of d1 to d4 alone: those two of the six products that see d0 or d5 get it added.
-        self.into = torch.tensor(
-            [
-                [0.0, -5.0, 0.0, 1.0],
-                [-4.0, -4.0, 1.0, 1.0],
-                [4.0, -4.0, -1.0, 1.0],
-                [-2.0, -1.0, 2.0, 1.0],
-                [2.0, -1.0, -2.0, 1.0],
-                [4.0, 0.0, -5.0, 0.0],
-            ]
-        )
-        self.out = torch.tensor(
-            [
-                [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
-                [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
-                [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
-                [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
-            ]
-        )
-
-    def lift(self, above: Tensor, d: Tensor, below: Tensor, v: Tensor) -> None:
-        """The sums that are multiplied: `into` of the tile's rows, and 4 d0 in the first, d5 in the last."""
-        _combine(self.into, d.flatten(0, 1), v.flatten(1, 2).transpose(0, 1))
+    @staticmethod
+    def lift(above: Tensor, d: Tensor, below: Tensor, v: Tensor) -> None:
+        """The sums that are multiplied: 4 d0 - 5 d2 + d4, (d4 - 4 d2) ± (d3 - 4 d1), (d4 - d2) ± 2 (d3 - d1),
+        4 d1 - 5 d3 + d5.
+        """
+        d1, d2, d3, d4 = d.unbind(2)
+        even, odd = empty_like(v[0]), empty_like(v[0])
+        torch.sub(d4, d2, alpha=4, out=even)
+        torch.sub(d3, d1, alpha=4, out=odd)
+        torch.add(even, odd, out=v[1])
+        torch.sub(even, odd, out=v[2])
+        torch.sub(d4, d2, out=even)
+        torch.sub(d3, d1, out=odd)
+        torch.add(even, odd, alpha=2, out=v[3])
+        torch.sub(even, odd, alpha=2, out=v[4])
+        # Of v0 and v5 the part that sees the rows above and below, which are zeros beyond the picture.
+        torch.sub(even, d2, alpha=4, out=v[0])
+        torch.sub(torch.neg(d3, out=even), odd, alpha=4, out=v[5])
         v[0, :, d.shape[1] - above.shape[1] :].add_(above, alpha=4)
         v[5, :, : below.shape[1]].add_(below)
 
-    def lower(self, m: Tensor, y: Tensor) -> None:
-        """The rows of the result from the products."""
-        _combine(self.out, m.flatten(1, 2).transpose(0, 1), y.flatten(0, 1))
+    @staticmethod
+    def lower(m: Sequence[Tensor], y: Tensor) -> None:
+        """The rows of the result from the products, which are used up: with a = m1 + m2, b = m1 - m2, c = m3 + m4
+        and d = m3 - m4, they are m0 + a + c, b + 2 d, a + 4 c, b + 8 d + m5.
+        """
+        a, c = (torch.add(m[i], m[i + 1], out=empty_like(m[i])) for i in (1, 3))
+        b, d = (m[i].sub_(m[i + 1]) for i in (1, 3))
+        torch.add(m[0].add_(a), c, out=y[:, :, 0])
+        torch.add(b, d, alpha=2, out=y[:, :, 1])
+        torch.add(a, c, alpha=4, out=y[:, :, 2])
+        torch.add(m[5].add_(b), d, alpha=8, out=y[:, :, 3])
 
-    def spread(self, g: Tensor, u: Tensor) -> None:
-        """The adjoint of `lower`."""
-        _combine(self.out.T, g.flatten(0, 1), u.flatten(1, 2).transpose(0, 1))
-
-
-def _combine(matrix: Tensor, rows: Tensor, out: Tensor) -> None:
-    """For each tile: out (tiles, a, numbers) = matrix (a, b) times rows (b, numbers)."""
-    # Into one run of memory the library makes the products of all tiles at once, on all threads; into another
-    # layout torch calls it tile by tile. A copy is the lesser evil.
-    made = out if out.is_contiguous() else empty(out.shape, out.dtype, out.device)
-    torch.bmm(matrix.to(rows).expand(len(rows), -1, -1), rows, out=made)
-    if made is not out:
-        out.copy_(made)
+    @staticmethod
+    def spread(g: Tensor, u: Tensor) -> None:
+        """The adjoint of `lower`: g0, (g0 + g2) ± (g1 + g3), (g0 + 4 g2) ± 2 (g1 + 4 g3), g3."""
+        g0, g1, g2, g3 = g.unbind(2)
+        even, odd = torch.add(g0, g2, out=empty_like(g0)), torch.add(g1, g3, out=empty_like(g1))
+        torch.add(even, odd, out=u[1])
+        torch.sub(even, odd, out=u[2])
+        torch.add(g0, g2, alpha=4, out=even)
+        torch.add(g1, g3, alpha=4, out=odd)
+        torch.add(even, odd, alpha=2, out=u[3])
+        torch.sub(even, odd, alpha=2, out=u[4])
+        u[0], u[5] = g0, g3
 
 
 # Which taps of the kernel, along one side, an even and an odd row of the adjoint at stride 2 sums.
@@ -614,14 +630,6 @@ def _every_third(x: Tensor, first: int, count: int, run: int) -> Tensor:
     """(count, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
     channels = x.shape[-1]
     return x.as_strided((count, run * channels), (3 * channels, 1), x.storage_offset() + first * channels)
-
-
-def _thirds(x: Tensor, first: int, count: int, run: int) -> Tensor:
-    """As _every_third, for each of the first axis: (len(x), count, run · C)."""
-    channels = x.shape[-1]
-    return x.as_strided(
-        (len(x), count, run * channels), (x.stride(0), 3 * channels, 1), x.storage_offset() + first * channels
-    )
 
 
 def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: int) -> Tensor:
