@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.images import to_pixels
+from engine.images import LUMA, to_pixels
 
 Kind = Literal["white", "camera"]
 
@@ -49,8 +49,19 @@ WHITE = 0.65
 LEAST_CHROMA = 0.001
 # Sums of the two frequencies of 8 x 8 blocks, of 0 to 7, that are middle, high, and highest ones.
 MIDDLE, HIGH, HIGHEST = (4, 6), (9, 14), (10, 14)
-# No kink between two columns counts for more than this, or edges would outweigh all others.
-LARGEST_KINK = 8 / 255
+# JPEG's steps, 0-255 scale: any up to 26 is one of these or a multiple, and multiples of it are multiples of
+# these. Frequencies as above that are looked at, in so many blocks of each of the 64 ways they may lie.
+STEPS, LOW, COMB_BLOCKS = (2, 3, 4, 5, 7, 11, 13, 17, 19, 23), (1, 4), 512
+# A comb is told by COMBED frequencies in which it stands out by so many standard deviations, and twice as far as
+# in most of the 64 ways: drawings have few values and so combs in all. Measured on Kodak24, and CBSD68 which were
+# JPEG files once, with noise of 0, 5, 15 and 30 before: of 368 files each, all of quality 85 and less are told
+# and all but one of 90 and 95; none of 98, whose steps are 1, and none of 300 pictures that are no JPEG files.
+COMBED, STANDS_OUT = 3, 5.0
+# Histograms of coefficients have so many bins for each step of 1, up to so large a coefficient. With fewer than
+# so many coefficients nothing is told.
+BINS_A_STEP, LARGEST_COEFFICIENT, LEAST_COEFFICIENTS = 4, 256, 30
+# Less noise than this, 0-255 scale, is not called so: rounding to 8 bits alone makes 0.3.
+VISIBLE = 1.0
 # So many pixels apart, noise is taken to be independent.
 FAR = (8, 10, 12)
 
@@ -85,9 +96,10 @@ class Estimate:
     sigma: of each channel, root mean square over the picture. luma, chroma: chroma is None for grey. law: from
     dark to bright, where there are flat parts. correlated: whether neighbouring pixels share noise; in a clean
     picture, textures look as if they did. flat: share of the picture about as flat as what the estimate rests
-    on; where it is little, texture may have been taken for noise. jpeg_blocks: whether borders of blocks of 8 x 8
-    are seen. Where nothing can be said, in pictures with a side below 16 pixels or all constant, black or white,
-    sigma, luma, chroma and correlated are None, and law is empty.
+    on; where it is little, texture may have been taken for noise. jpeg_blocks: whether the picture was coded as
+    JPEG does it, in blocks of 8 x 8, and hardly changed since. Where nothing can be said, in pictures with a
+    side below 16 pixels or all constant, black or white, sigma, luma, chroma and correlated are None, and law is
+    empty.
     """
 
     sigma: tuple[float, ...] | None = None
@@ -115,6 +127,18 @@ def in_words(estimate: Estimate) -> str:
     return "; ".join(parts + ["JPEG blocks"] * estimate.jpeg_blocks)
 
 
+def sentence(estimate: Estimate) -> str:
+    """For people: "Noise of about 12.2 of 255, in soft grains of several pixels; compressed as JPEG." """
+    if estimate.sigma is None:
+        return "Of its noise nothing can be told: it is too small, or all of it is constant, black or white."
+    level = math.hypot(*estimate.sigma) / len(estimate.sigma) ** 0.5
+    grains = "soft grains of several pixels" if estimate.correlated else "fine grains of single pixels"
+    told = f"Noise of about {level:.1f} of 255, in {grains}"
+    if level < VISIBLE:
+        told = f"Hardly any noise, about {level:.1f} of 255"
+    return f"{told}; compressed as JPEG." if estimate.jpeg_blocks else f"{told}."
+
+
 def estimate_noise(picture: Tensor) -> Estimate:
     """The noise of one picture; the same each time.
 
@@ -133,9 +157,9 @@ def estimate_noise(picture: Tensor) -> Estimate:
         raise ValueError("the picture has values that are NaN or infinite")
     if torch.equal(tiles, tiles[..., :1].expand_as(tiles)):
         tiles = tiles[..., :1].contiguous()
-    jpeg_blocks = _jpeg_blocks(tiles)
     if min(tiles.shape[1:3]) < LARGE:
-        return Estimate(jpeg_blocks=jpeg_blocks)
+        return Estimate()
+    jpeg_blocks = _jpeg_blocks(tiles)
     small, large = _blocks(tiles)
     if not len(small.place) or not len(large.place):
         return Estimate(jpeg_blocks=jpeg_blocks)
@@ -370,19 +394,46 @@ def _cosines(lowest: int, highest: int) -> Tensor:
 
 
 def _jpeg_blocks(tiles: Tensor) -> bool:
-    """Whether there are kinks every 8 pixels, across and down: what JPEG leaves between its blocks."""
-    x = tiles[..., tiles.shape[3] // 2].contiguous()
-    return all(_has_period_8(direction) for direction in (x, x.transpose(1, 2)))
+    """Whether the coefficients of blocks of 8 x 8 are near multiples of some step, as JPEG rounds them.
+
+    Then their histograms are combs, whatever is shown, and however noisy it was before.
+    Source: Fan & de Queiroz, "Identification of bitmap compression history: JPEG detection and quantizer
+    estimation", IEEE Transactions on Image Processing, 2003.
+    """
+    luma = tiles @ tiles.new_tensor(LUMA) if tiles.shape[3] == 3 else tiles[..., 0]
+    combs = _combs(_shifted_blocks(255 * luma) @ _cosines(*LOW))
+    return bool(combs.max() > max(STANDS_OUT, 2 * float(combs.median())))
 
 
-def _has_period_8(x: Tensor) -> bool:
-    """Whether, of x (T, h, w), one column in 8 is divided from the next more sharply than the others are."""
-    step = x[:, :, 1:] - x[:, :, :-1]
-    kink = (step[:, :, 1:-1] - (step[:, :, :-2] + step[:, :, 2:]) / 2).abs().clamp(max=LARGEST_KINK)
-    blocks = kink.shape[2] // 8
-    if not blocks:
-        return False
-    # Medians over blocks: one edge of what is shown makes one sharp column.
-    columns = kink[:, :, : 8 * blocks].mean(1).view(-1, 8).median(0).values.sort().values
-    others, sharpest = columns[:7].median().clamp(min=LARGEST_KINK / 100), columns[7]
-    return bool(sharpest / others > 1.05 + 5 / (kink.numel() / 8) ** 0.5)
+def _shifted_blocks(luma: Tensor) -> Tensor:
+    """(T, h, w) -> (K, 64, 64): blocks spread over all tiles, each in the 64 places up to 7 pixels further on."""
+    at_all = luma.unfold(1, 8, 1).unfold(2, 8, 1)
+    high, wide = (side // 8 * 8 for side in at_all.shape[1:3])
+    cells = at_all[:, :high, :wide].unfold(1, 8, 8).unfold(2, 8, 8)
+    tiles, rows, columns = cells.shape[:3]
+    count = tiles * rows * columns
+    place = torch.linspace(0, count - 1, min(count, COMB_BLOCKS)).long()
+    chosen = cells[place // (rows * columns), place // columns % rows, place % columns]
+    return chosen.permute(0, 3, 4, 1, 2).reshape(-1, 64, 64)
+
+
+def _combs(coefficients: Tensor) -> Tensor:
+    """(K, 64, F) -> (64,): in each way for blocks to lie, by how many standard deviations there are combs.
+
+    Only what lies beyond half a step counts: nearer to 0 lies most of any picture. Without a comb there is more
+    on the near side of each step's middle, so that the cosine's mean is below 0.
+    """
+    ways, frequencies = coefficients.shape[1:]
+    last = LARGEST_COEFFICIENT * BINS_A_STEP
+    bins = (coefficients.abs() * BINS_A_STEP).round_().clamp_(max=last).long()
+    bins += (last + 1) * torch.arange(ways * frequencies).view(ways, frequencies)
+    counts = bins.flatten().bincount(minlength=(last + 1) * ways * frequencies).view(ways, frequencies, -1)
+    value, steps = torch.arange(last).unsqueeze(1) / BINS_A_STEP, torch.tensor(STEPS)
+    beyond = (value > steps / 2).float()
+    # The last bin is of all that are larger.
+    histograms = counts[..., :last].float()
+    many = histograms @ beyond
+    sums = histograms @ (beyond * (2 * math.pi * value / steps).cos())
+    # By chance, a cosine has a variance of a half.
+    deviations = (sums / (many / 2).clamp(min=1).sqrt()).where(many >= LEAST_COEFFICIENTS, 0)
+    return deviations.amax(2).topk(COMBED).values[:, -1]

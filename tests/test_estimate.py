@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.estimate import Estimate, estimate_noise, pick
+from engine.estimate import Component, Estimate, estimate_noise, pick, sentence
 from engine.images import decode, read_rgb
 from engine.synthetic import dead_leaves
 
@@ -314,15 +314,71 @@ def test_what_is_no_picture_is_refused_with_its_shape(shape):
         estimate_noise(torch.zeros(shape))
 
 
-def test_blocks_of_jpeg_are_seen_and_nothing_else_is_taken_for_them():
+@pytest.mark.parametrize("sigma", [0, 5, 25])
+@pytest.mark.parametrize("quality", [30, 60, 85, 92])
+def test_a_jpeg_file_is_known_by_its_steps_however_noisy_it_was_and_wherever_its_blocks_begin(sigma, quality):
     clean = leaves()
-    noisy = clean + 5 / 255 * noise(clean)
-    window = torch.zeros(256, 256, 3)
-    window[64:128, 64:128] = 0.5
+    picture = as_jpeg(clean + sigma / 255 * noise(clean), quality)
 
-    assert estimate_noise(as_jpeg(noisy, 60)).jpeg_blocks
-    assert estimate_noise(as_jpeg(noisy, 60)[3:, 5:]).jpeg_blocks
-    assert not any(estimate_noise(picture).jpeg_blocks for picture in (clean, in_8_bits(noisy), window))
+    assert estimate_noise(picture).jpeg_blocks
+    assert estimate_noise(picture[3:, 5:]).jpeg_blocks
+    assert estimate_noise(picture.mean(2, keepdim=True) if sigma == 0 else picture.rot90()).jpeg_blocks
+
+
+def squares(side):
+    """A chessboard's."""
+    row, column = torch.arange(256).view(-1, 1, 1) // side, torch.arange(256).view(-1, 1) // side
+    return (0.8 * ((row + column) % 2)).expand(-1, -1, 3).contiguous()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        leaves(),
+        in_8_bits(leaves() + 25 / 255 * noise(leaves())),
+        in_8_bits(leaves()[:40, :40].repeat_interleave(8, 0).repeat_interleave(8, 1)),
+        (leaves() * 4).round() / 4,
+        as_jpeg(leaves(), 60).unflatten(0, (160, 2)).mean(1).unflatten(1, (160, 2)).mean(2),
+        *map(squares, (1, 5, 8)),
+    ],
+    ids=["clean", "noisy", "enlarged", "of few values", "JPEG made smaller", "1", "5", "8"],
+)
+def test_what_is_no_jpeg_file_is_not_taken_for_one(picture):
+    assert not estimate_noise(picture).jpeg_blocks
+
+
+@needs_kodak
+def test_jpeg_files_of_kodak_are_known_and_the_pictures_themselves_are_not_taken_for_any():
+    for number in (1, 5, 8, 13, 20, 23):
+        clean = read_rgb(DATA / "kodak24" / f"kodim{number:02}.png").float() / 255
+
+        assert not estimate_noise(clean).jpeg_blocks
+        assert all(estimate_noise(as_jpeg(clean, quality)).jpeg_blocks for quality in (40, 75, 85, 95))
+
+
+ONE = Component(0.0, (0.0, 0.0, 0.0), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        (
+            Estimate(),
+            "Of its noise nothing can be told: it is too small, or all of it is constant, black or white.",
+        ),
+        (
+            Estimate((9.0, 12.0, 15.0), ONE, correlated=False),
+            "Noise of about 12.2 of 255, in fine grains of single pixels.",
+        ),
+        (
+            Estimate((3.0,), ONE, correlated=True, jpeg_blocks=True),
+            "Noise of about 3.0 of 255, in soft grains of several pixels; compressed as JPEG.",
+        ),
+        (Estimate((0.4,), ONE, correlated=True), "Hardly any noise, about 0.4 of 255."),
+    ],
+)
+def test_an_estimate_is_told_in_a_sentence(estimate, words):
+    assert sentence(estimate) == words
 
 
 @needs_kodak
