@@ -298,7 +298,8 @@ def _correlation(large: _Blocks) -> list[tuple[float, float, float]]:
     x, _ = large.planes(which[flat])
     far = _components(_slow(x).mean(0))
     shared = [far - _components(_half_square(x, lag).mean(0)) for lag in (1, 2, 3)]
-    one, two, three = (each / far.clamp(min=1e-12) for each in shared)
+    # Of a texture that repeats itself every 8 pixels, nothing is left far apart.
+    one, two, three = ((each / far.clamp(min=1e-12)).clamp(-1, 1) for each in shared)
     return list(zip(one.tolist(), two.tolist(), three.tolist(), strict=True))
 
 

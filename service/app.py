@@ -14,6 +14,7 @@ from service import batch
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
+from service.estimating import router as estimating
 from service.headers import allow_origins, send_safe_headers
 from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Limited, closing=closing)
     answer_errors(app)
     app.include_router(router)
+    app.include_router(estimating)
     app.include_router(batch.router)
     app.include_router(metrics_router)
     send_safe_headers(app)

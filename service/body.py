@@ -1,12 +1,25 @@
 """The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
 
+from typing import Any
+
 from fastapi import Request
 from starlette.datastructures import UploadFile as FormFile
 from starlette.types import Message, Receive
 
+from engine.formats import FORMATS, listed
 from service.errors import ClientError
 
 FIELD = "image"
+# As OpenAPI describes it.
+PICTURE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: PICTURE}}
+PICTURE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.",
+        "content": {"multipart/form-data": {"schema": _FORM}, "application/octet-stream": {"schema": PICTURE}},
+    }
+}
 
 
 class BodyTooLarge(ClientError):

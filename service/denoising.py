@@ -101,6 +101,16 @@ class Denoiser:
         self.metrics.picture(model, pixels)
         return Denoised(written, model, self.models.precision, estimate, turn.seconds)
 
+    async def estimate(self, body: bytes, page: int, receive: Receive) -> tuple[Estimate, str | None]:
+        """The noise of a file's page, counted from 1, and the model that AUTO takes for it, if it is served.
+
+        receive: as Schedule.turn. Raises what `read` raises.
+        """
+        async with self.schedule.turn(receive) as turn:
+            limits = (self.settings.max_pixels, self.settings.max_pages)
+            file = await turn.in_thread(partial(read, body, *limits, page))
+            return await turn.in_thread(partial(self.models.look, file.pages[0]))
+
     async def _page(
         self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
     ) -> Picture:

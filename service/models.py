@@ -54,6 +54,11 @@ class Models:
         chosen, estimate = auto.choose(picture.samples)
         return self.by_name[chosen], estimate
 
+    def look(self, picture: Picture) -> tuple[Estimate, str | None]:
+        """What noise is in a picture, and the name of the weights that AUTO takes for it, if there is AUTO."""
+        chosen, estimate = auto.choose(picture.samples)
+        return estimate, chosen if AUTO in self.names else None
+
 
 def load_models(settings: Settings) -> Models:
     """Every weights file of the folder. Raises ValueError saying which is missing or does not load, and why."""

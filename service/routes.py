@@ -1,17 +1,17 @@
 """What the service answers to: a picture to denoise, questions about itself, and the page."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from engine.auto import AUTO
-from engine.formats import FORMATS, WRITTEN, chosen, listed
+from engine.formats import FORMATS, WRITTEN, chosen
 from engine.networks import kind_of
 from service.accept import DEFAULT, acceptable
-from service.body import FIELD, read_picture
+from service.body import PICTURE, PICTURE_BODY, read_picture
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import documented
@@ -26,18 +26,9 @@ PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-_PICTURE = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.",
-        "content": {"multipart/form-data": {"schema": _FORM}, "application/octet-stream": {"schema": _PICTURE}},
-    }
-}
 _CLEAN = {
     "description": "The picture without its noise.",
-    "content": {FORMATS[name].media_type: {"schema": _PICTURE} for name in WRITTEN},
+    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
@@ -89,7 +80,7 @@ class About(BaseModel):
     metadata: dict[str, str]
 
 
-@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=_BODY)
+@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
 async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
     """Return a picture of the same size without its noise."""
     denoiser: Denoiser = request.state.denoiser

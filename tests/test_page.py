@@ -542,26 +542,27 @@ def test_a_server_that_has_gone_away_is_told_of(page, file):
     )
 
 
-NOISE = {"sigma": [9.0, 12.0, 15.0], "correlated": True, "jpeg_blocks": True}
+def test_the_noise_that_is_found_is_told_in_words_with_the_model_for_it(page, file_of):
+    noise = np.random.default_rng(0).normal(128, 20, (200, 300, 3))
+    choose(page, named(file_of(noise.clip(0, 255).astype(np.uint8))))
+
+    told = re.compile(
+        r"^Noise of about (19|20|21)\.\d of 255, in fine grains of single pixels\. Model: photo-gaussian$"
+    )
+    playwright.expect(page.locator("#noise")).to_have_text(told)
 
 
-@pytest.mark.parametrize(
-    ("status", "answer", "words"),
-    [
-        (200, NOISE, "Noise of about 12.2 of 255, in soft grains, JPEG’s blocks. Model: photo-gaussian"),
-        (
-            200,
-            {"sigma": [3.0], "correlated": False},
-            "Noise of about 3.0 of 255, in fine grains. Model: photo-gaussian",
-        ),
-        (200, {"sigma": None}, "Model: photo-gaussian"),
-    ],
-)
-def test_the_noise_that_is_estimated_is_told(status, answer, words, page, file):
-    page.route("**/estimate", lambda route: route.fulfill(status=status, json=answer))
+def test_a_jpeg_file_is_known_as_one(page, file_of, samples):
+    choose(page, named(file_of(samples(304, 400), "JPEG", quality=85), "photo.jpg", "image/jpeg"))
+
+    playwright.expect(page.locator("#noise")).to_contain_text("; compressed as JPEG. Model: ")
+
+
+def test_where_nothing_is_chosen_by_the_noise_it_is_told_alone(page, file):
+    page.route("**/estimate", lambda route: route.fulfill(json={"words": "Hardly any noise.", "model": None}))
     choose(page, named(file))
 
-    playwright.expect(page.locator("#noise")).to_have_text(words)
+    playwright.expect(page.locator("#noise")).to_have_text("Hardly any noise.")
 
 
 @pytest.fixture(scope="module")

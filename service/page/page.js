@@ -52,9 +52,6 @@ function page() {
 
 const isChoice = (option) => option?.dataset.kind === "choice";
 
-/** The name under which the service chooses a model, if it does. */
-const chooser = () => [...find("model").options].find(isChoice)?.value;
-
 /** What a request says, less what the service does anyway. */
 function parameters() {
   const unlessUsual = (id, usual) => (find(id).value === usual ? undefined : find(id).value);
@@ -127,9 +124,9 @@ function present(picture, bitmaps, signal) {
   notice("");
   examined = examine(bitmaps.pixels, signal);
   examined.then(
-    ({ noise, model }) => {
-      const words = [noise, model && `Model: ${model}`].filter(Boolean);
-      if (!signal.aborted) find("noise").textContent = words.join(". ");
+    ({ words, model }) => {
+      const told = [words, model && `Model: ${model}`].filter(Boolean);
+      if (!signal.aborted) find("noise").textContent = told.join(" ");
     },
     (error) => !signal.aborted && say(error.message, true)
   );
@@ -138,8 +135,7 @@ function present(picture, bitmaps, signal) {
 }
 
 async function examine(pixels, signal) {
-  await listing;
-  return service.examine(await sampleOf(pixels), chooser(), signal);
+  return service.examine(await sampleOf(pixels), signal);
 }
 
 /** Let go of the pixels of the one before. */

@@ -41,39 +41,8 @@ export async function models() {
   return response.json();
 }
 
-/**
- * What the service sees in a sample of a picture: the model it takes for it, and its noise in words.
- *
- * chooser: the name under which it chooses a model; without it, no model is known.
- */
-export async function examine(sample, chooser, signal) {
-  const noise = await estimate(sample, signal);
-  if (!chooser) return { noise: inWords(noise ?? {}) };
-  // Without strength nothing is denoised, only looked at.
-  const { headers } = await denoise(sample, { model: chooser, strength: 0 }, signal);
-  const model = decodeURIComponent(headers.get("X-Denoise-Model"));
-  return { model, noise: inWords(noise ?? fromHeader(headers.get("X-Denoise-Noise") ?? "")) };
-}
-
-/** The noise in a sample; nothing where the service does not say. */
-async function estimate(sample, signal) {
-  try {
-    return await (await post("estimate", sample, signal)).json();
-  } catch {
-    return null;
-  }
-}
-
-/** The same from a header: "white; sigma 24.9 25.1 24.8; ...; JPEG blocks". */
-function fromHeader(header) {
-  const sigma = header.match(/sigma ([\d. ]+)/)?.[1].trim().split(" ").map(Number);
-  return { sigma, correlated: header.startsWith("camera"), jpeg_blocks: header.includes("JPEG") };
-}
-
-function inWords({ sigma, correlated, jpeg_blocks: blocks }) {
-  if (!sigma?.length) return "";
-  const words = [`Noise of about ${(Math.hypot(...sigma) / Math.sqrt(sigma.length)).toFixed(1)} of 255`];
-  if (typeof correlated === "boolean") words.push(correlated ? "in soft grains" : "in fine grains");
-  if (blocks) words.push("JPEG’s blocks");
-  return words.join(", ");
+/** What the service sees in a sample of a picture: its noise in words, and the model it takes for it, if it does. */
+export async function examine(sample, signal) {
+  const { words, model } = await (await post("estimate", sample, signal)).json();
+  return { words, model };
 }

@@ -1,0 +1,74 @@
+"""What noise is in a picture, asked without denoising it: POST /estimate."""
+
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from engine.estimate import sentence
+from service.body import PICTURE_BODY, read_picture
+from service.denoising import Denoiser
+from service.errors import documented
+
+Correlation = Annotated[float, Field(ge=-1, le=1)]
+Sigma = Annotated[float, Field(ge=0)]
+_ERRORS = documented(
+    {
+        400: "No picture, or a broken one.",
+        413: "Too many bytes or pixels.",
+        415: "A kind of picture that is not taken.",
+        422: "A form without the field, or a page that is not there.",
+    }
+)
+
+router = APIRouter()
+
+
+class Component(BaseModel):
+    """The noise of brightness, or of colour."""
+
+    sigma: Sigma = Field(description="Standard deviation, on the scale of 0 to 255.")
+    correlation: tuple[Correlation, Correlation, Correlation] = Field(
+        description="Of pixels 1, 2 and 3 apart: 0 for white noise, 1 for what is the same in all."
+    )
+
+
+class Found(BaseModel):
+    """The noise in a picture. What nothing can be told of is null."""
+
+    words: str = Field(description="All of it in a sentence.")
+    scale: Literal[255] = Field(255, description="What white is, for each sigma.")
+    sigma: list[Sigma] | None = Field(
+        description="Standard deviation of each channel's noise, red, green and blue or grey alone."
+    )
+    luma: Component | None = Field(description="Of brightness, the mean of the channels.")
+    chroma: Component | None = Field(
+        description="Of colour: what channels differ by from their mean. Null for grey."
+    )
+    correlated: bool | None = Field(
+        description="Whether neighbouring pixels share noise, as after a camera's processing; false if white."
+    )
+    flat: float = Field(
+        ge=0,
+        le=1,
+        description="Share of the picture without detail: where it is little, texture may count as noise.",
+    )
+    jpeg_blocks: bool = Field(description="Whether the picture is, or lately was, a JPEG file.")
+    model: str | None = Field(description="What `auto` takes for it. Null where `auto` is not served.")
+
+
+@router.post("/estimate", responses=_ERRORS, openapi_extra=PICTURE_BODY)
+async def post_estimate(
+    request: Request,
+    page: Annotated[
+        int | None, Query(ge=1, description="Look at this page, or frame, counted from 1, not at the first.")
+    ] = None,
+) -> Found:
+    """Tell what noise is in a picture, and which model suits it."""
+    denoiser: Denoiser = request.state.denoiser
+    # The body gets no name here, which would keep it until the end.
+    estimate, model = await denoiser.estimate(
+        await read_picture(request, denoiser.settings.max_bytes), page or 1, request.receive
+    )
+    return Found(words=sentence(estimate), model=model, **asdict(estimate))
