@@ -18,6 +18,8 @@ from engine.precision import name_of
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
+# In bytes; photo-medium has 13 million. A file far larger is none of ours, and might fill the memory.
+LARGEST = 2**30
 # What the numbers of a file may be kept in; a loaded network always has them in float32.
 FULL, HALF = torch.float32, torch.float16
 DISK_TYPES = {FULL: "float32", HALF: "float16"}
@@ -85,6 +87,9 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
     or what else does not fit.
     """
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"{size} bytes; at most {LARGEST} are read")
+        # Read once: whatever becomes of the file meanwhile, digest, metadata and tensors are of the same bytes.
         data = path.read_bytes()
         tensors = safetensors.torch.load(data)
         metadata = _metadata(data)
