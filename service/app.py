@@ -7,10 +7,10 @@ from typing import TypedDict
 
 import torch
 from fastapi import Depends, FastAPI
-from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from service import batch
+from service.caching import TaggedFiles
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.
     app.add_middleware(Observed, metrics=metrics)
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", TaggedFiles(directory=PAGE), name="page")
     describe_keys(app, keys)
     return app
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from engine.auto import AUTO
@@ -12,6 +11,7 @@ from engine.formats import FORMATS, WRITTEN, chosen
 from engine.networks import kind_of
 from service.accept import DEFAULT, acceptable
 from service.body import PICTURE, PICTURE_BODY, read_picture
+from service.caching import tagged
 from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import documented
@@ -147,6 +147,7 @@ def _about(models: Models, name: str) -> About:
 
 
 @router.get("/", include_in_schema=False)
-async def get_page() -> FileResponse:
+def get_page(request: Request) -> Response:
     """The page: drop a picture, see before and after, download."""
-    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+    html = (PAGE / "index.html").read_bytes()
+    return tagged(request, Response(html, media_type="text/html", headers=PAGE_HEADERS))
