@@ -9,7 +9,7 @@ import torch
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service import batch
+from service import batch, catalogue
 from service.caching import TaggedFiles
 from service.closing import Closing
 from service.denoising import Denoiser
@@ -20,7 +20,7 @@ from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
 from service.metrics import Metrics
 from service.metrics import router as metrics_router
-from service.models import load_models
+from service.models import Shelf
 from service.network import Network
 from service.observed import Observed
 from service.routes import PAGE, router
@@ -34,6 +34,7 @@ class State(TypedDict):
     denoiser: Denoiser
     closing: Closing
     keys: Keys
+    shelf: Shelf
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -46,15 +47,16 @@ def create_app(settings: Settings) -> FastAPI:
     keys = Keys(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    models = load_models(settings)
+    shelf = Shelf(settings)
     closing, metrics = Closing(), Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with Network() as network:
-            denoiser = Denoiser(models, Schedule(network), settings, metrics)
+            denoiser = Denoiser(lambda: shelf.models, Schedule(network), settings, metrics)
             with metrics.showing(denoiser, closing):
-                yield State(denoiser=denoiser, closing=closing, keys=keys)
+                async with shelf.watched(settings.weights_interval):
+                    yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys)
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Limited, closing=closing)
     answer_errors(app)
     app.include_router(router)
+    app.include_router(catalogue.router)
     app.include_router(estimating)
     app.include_router(batch.router)
     app.include_router(metrics_router)

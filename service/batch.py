@@ -192,7 +192,8 @@ async def post_batch(
 
     Without format they come as PNG: the Accept header is about the zip.
     """
-    denoiser: Denoiser = request.state.denoiser
+    # Pictures of one batch get the same weights, whatever is put in service meanwhile.
+    denoiser: Denoiser = request.state.denoiser.settled()
     # A model or a format that is not there is refused before anything is read.
     denoiser.models.named(wishes.model)
     chosen(wishes.format or DEFAULT, FORMATS[DEFAULT])

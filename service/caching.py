@@ -1,4 +1,4 @@
-"""Answers that a client may keep, if it asks each time whether they are still so.
+"""Answers that a client may keep, if it asks each time whether they are still so, as headers.py says of all.
 
 Source: RFC 9110, "HTTP Semantics", sections 8.8.3 and 13.1.2.
 """
@@ -16,8 +16,7 @@ from starlette.types import Scope
 def tagged(request: Request, response: Response) -> Response:
     """The answer with a tag made of its body; or 304 without the body to who has that one."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()}"'
-    # What is kept is not used unasked: after an upgrade nobody sees half of the old page and half of the new.
-    response.headers.update({"ETag": tag, "Cache-Control": "no-cache"})
+    response.headers["ETag"] = tag
     if not is_held(request, tag):
         return response
     # The other headers replace those that were kept with the body.

@@ -47,12 +47,25 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What it takes to denoise a file: the weights, whose turn it is, and the limits; and who counts it."""
+    """What it takes to denoise a file: the weights, whose turn it is, and the limits; and who counts it.
 
-    models: Models
+    serving: gives the weights that are in service when it is called.
+    """
+
+    serving: Callable[[], Models]
     schedule: Schedule
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
+
+    @property
+    def models(self) -> Models:
+        """The weights in service now. The next time they may be others."""
+        return self.serving()
+
+    def settled(self) -> "Denoiser":
+        """The same with the weights that are in service now, for a request of several files: all get the same."""
+        models = self.models
+        return replace(self, serving=lambda: models)
 
     async def file(
         self,
@@ -83,7 +96,8 @@ class Denoiser:
             pixels = sum(page.samples.shape[0] * page.samples.shape[1] for page in pages)
             spend(pixels)
             file = replace(file, pages=())
-            # The first page decides for all: they come from one camera.
+            # The first page decides for all: they come from one camera. The weights taken here see all of them,
+            # whatever is put in service meanwhile.
             model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
             done = 0
 

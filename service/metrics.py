@@ -105,6 +105,8 @@ class _Now(Collector):
         for name, model in models.by_name.items():
             weights.add_metric([name], {"digest": model.digest})
         yield weights
+        faults = len(models.faults)
+        yield GaugeMetricFamily("denoise_weights_faults", "Weights files that are not what is served.", faults)
 
 
 router = APIRouter()

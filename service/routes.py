@@ -6,9 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from engine.auto import AUTO
 from engine.formats import FORMATS, WRITTEN, chosen
-from engine.networks import kind_of
 from service.accept import DEFAULT, acceptable
 from service.body import PICTURE, PICTURE_BODY, read_picture
 from service.caching import tagged
@@ -17,7 +15,7 @@ from service.denoising import Denoiser
 from service.errors import documented
 from service.keys import owner
 from service.limits import Stopping
-from service.models import Models
+from service.models import Digests, Fault, Loaded, Previous
 from service.wishes import Wishes
 
 PAGE = Path(__file__).parent / "page"
@@ -62,22 +60,15 @@ class Health(BaseModel):
         description="The weights are loaded, before which nothing is answered, and it is not stopping."
     )
     model: str = Field(description="What a request gets that names no model.")
-    digests: dict[str, str] = Field(description="SHA-256 of its weights, or of those it chooses among.")
+    digests: Digests
+    previous: Previous
+    loaded: Loaded
+    faults: list[Fault] = Field(description="Weights files that are not what is served under their names.")
     device: str
     precision: str = Field(description="The type that products run in.")
     version: str
     denoising: int = Field(description="Pictures that are being decoded, denoised or encoded.")
     waiting: int = Field(description="Pictures that wait for their turn.")
-
-
-class About(BaseModel):
-    """A model that a request may name."""
-
-    name: str
-    default: bool
-    kind: str = Field(description="The network, or that one of several is chosen by the noise found.")
-    digests: dict[str, str] = Field(description="SHA-256 of its weights, or of those it chooses among.")
-    metadata: dict[str, str]
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
@@ -108,7 +99,8 @@ async def get_health(request: Request) -> Health:
     return Health(
         ready=not closing.begun,
         model=models.default,
-        digests={model.name: model.digest for model in models.behind(models.default)},
+        **models.history(models.default),
+        faults=list(models.faults.values()),
         device=models.device,
         precision=models.precision,
         version=request.app.version,
@@ -130,20 +122,6 @@ async def get_ready(request: Request) -> dict[str, bool]:
     if closing.begun:
         raise Stopping
     return {"ready": True}
-
-
-@router.get("/models")
-async def get_models(request: Request) -> list[About]:
-    """The models there are, each with what is known of its training."""
-    models: Models = request.state.denoiser.models
-    return [_about(models, name) for name in models.names]
-
-
-def _about(models: Models, name: str) -> About:
-    behind = models.behind(name)
-    digests = {model.name: model.digest for model in behind}
-    kind, metadata = ("choice", {}) if name == AUTO else (kind_of(behind[0].spec), behind[0].metadata)
-    return About(name=name, default=name == models.default, kind=kind, digests=digests, metadata=metadata)
 
 
 @router.get("/", include_in_schema=False)

@@ -41,6 +41,13 @@ class Settings(BaseSettings):
         default=None,
         description="Folder whose `*.safetensors` files are served; if not set, the weights of the installation.",
     )
+    weights_interval: float = Field(
+        default=3,
+        ge=0,
+        le=3600,
+        description="Seconds between looks at that folder for new and changed files, which are then served; "
+        "0 looks only at the start.",
+    )
     model: str = Field(
         default="auto",
         min_length=1,

@@ -5,7 +5,7 @@ import asyncio
 from PIL import Image
 
 from service.denoising import Denoiser
-from service.models import load_models
+from service.models import Shelf
 from service.network import Network
 from service.schedule import Schedule
 from service.settings import Settings
@@ -21,10 +21,10 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     settings = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    spent, shares = [], []
+    spent, shares, shelf = [], [], Shelf(settings)
 
     with Network() as network:
-        denoiser = Denoiser(load_models(settings), Schedule(network), settings)
+        denoiser = Denoiser(lambda: shelf.models, Schedule(network), settings)
         asyncio.run(denoiser.file(body, Wishes(), "png", nobody_leaves, spent.append, shares.append))
 
     assert spent == [4 * 9 * 7]
