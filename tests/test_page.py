@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 import time
+from contextlib import contextmanager
 from itertools import repeat
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from windows import Net, piece
 
 from service import denoising
 from service.app import create_app
+from service.keyring import add_key, revoke_key
 from service.settings import Settings
 
 playwright = pytest.importorskip(
@@ -43,12 +45,9 @@ MAX_PIXELS = 3_000_000
 CLOSE = 1
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory, save_tiny):
-    folder = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(("photo", "photo-gaussian", "scans")):
-        save_tiny(folder / f"{name}.safetensors", seed=seed)
-    settings = Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS)
+@contextmanager
+def served(settings):
+    """The address of the service with these settings."""
     config = uvicorn.Config(
         create_app(settings), port=0, ws="none", log_level="error", timeout_graceful_shutdown=5
     )
@@ -61,6 +60,20 @@ def address(tmp_path_factory, save_tiny):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory, save_tiny):
+    folder = tmp_path_factory.mktemp("weights")
+    for seed, name in enumerate(("photo", "photo-gaussian", "scans")):
+        save_tiny(folder / f"{name}.safetensors", seed=seed)
+    return Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS)
+
+
+@pytest.fixture(scope="module")
+def address(usual):
+    with served(usual) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +92,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """visit(**the context's options): the page, opened. In the end nothing may have gone wrong on it."""
+    """visit(**the context's options): the page, opened. In the end nothing may have gone wrong on it.
+
+    at: the service's address; ready: what is there once it is open.
+    """
     contexts, faults = [], []
 
     def heard(message):
@@ -87,7 +103,7 @@ def visit(browser, address):
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             faults.append(message.text)
 
-    def open_page(**options):
+    def open_page(at=address, ready="#model option", **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -97,8 +113,8 @@ def visit(browser, address):
         page.add_init_script(
             "addEventListener('securitypolicyviolation', (e) => console.error(`refused: ${e.violatedDirective}`))"
         )
-        page.goto(address)
-        page.wait_for_selector("#model option", state="attached")
+        page.goto(at)
+        page.wait_for_selector(ready, state="attached")
         return page
 
     yield open_page
@@ -492,9 +508,10 @@ def test_a_picture_that_is_too_large_can_be_seen_but_not_saved(page, samples, fi
 
 def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
     choose(page, named(file))
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def windows():
+        begun.set()
         try:
             yield from repeat(piece(Net()))
         finally:
@@ -503,6 +520,7 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: SimpleNamespace(pieces=windows()))
     page.get_by_role("button", name="Download", exact=True).click()
     playwright.expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
+    assert begun.wait(20)
     page.get_by_role("button", name="Cancel").click()
 
     playwright.expect(page.locator("#status")).to_have_text("Cancelled.")
@@ -540,6 +558,60 @@ def test_a_server_that_has_gone_away_is_told_of(page, file):
     playwright.expect(page.locator("#status")).to_have_text(
         "noisy.png: The server cannot be reached, or broke off."
     )
+
+
+def test_a_key_is_asked_for_where_one_is_needed_and_kept_in_this_tab_alone(visit, usual, file, noisy, tmp_path):
+    secret = add_key(tmp_path / "keys", "web")
+    with served(usual.model_copy(update={"keys_file": tmp_path / "keys"})) as at:
+        page = visit(at=at, ready="#entry:not([hidden])")
+        status, key, curl = page.locator("#status"), page.get_by_label("Key", exact=True), page.locator("#curl")
+        playwright.expect(status).to_have_text("The server wants a key.")
+        playwright.expect(key).to_be_focused()
+        assert "Authorization" not in curl.inner_text()
+        key.fill("no-key-of-theirs")
+        key.press("Enter")
+        playwright.expect(status).to_have_text("The server does not know this key, or not any more.")
+        key.fill(secret)
+        page.get_by_role("button", name="Enter").click()
+        page.wait_for_selector("#model option", state="attached")
+        choose(page, named(file))
+        before, after = both(page, noisy.shape)
+        _, saved = download(page)
+        page.reload()
+        page.wait_for_selector("#model option", state="attached")
+        other = page.context.new_page()
+        other.goto(at)
+
+        playwright.expect(page.locator("#entry")).to_be_hidden()
+        playwright.expect(other.locator("#entry")).to_be_visible()
+        playwright.expect(curl).to_contain_text('-H "Authorization: Bearer $KEY"')
+        np.testing.assert_array_equal(before, noisy)
+        assert_close(after, pixels(saved))
+        assert secret not in page.content()
+        assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
+
+
+def test_a_key_that_is_revoked_is_asked_for_anew_and_the_picture_stays(visit, usual, file, tmp_path):
+    keys = tmp_path / "keys"
+    first, second = add_key(keys, "first"), add_key(keys, "second")
+    with served(usual.model_copy(update={"keys_file": keys})) as at:
+        page = visit(at=at, ready="#entry:not([hidden])")
+        key, status = page.get_by_label("Key", exact=True), page.locator("#status")
+        key.fill(first)
+        key.press("Enter")
+        choose(page, named(file))
+        revoke_key(keys, "first")
+        page.get_by_role("button", name="Download", exact=True).click()
+        playwright.expect(status).to_contain_text("The server does not know this key, or not any more.")
+        key.fill(second)
+        key.press("Enter")
+        settle(page)
+
+        assert download(page)[0] == "noisy-denoised.png"
+
+
+def test_no_key_is_asked_for_where_none_is_needed(page):
+    playwright.expect(page.get_by_label("Key", exact=True)).to_be_hidden()
 
 
 def test_the_noise_that_is_found_is_told_in_words_with_the_model_for_it(page, file_of):

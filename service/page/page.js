@@ -23,7 +23,7 @@ let resting = null;
 let work = null;
 
 const preview = new Preview(showPreview, (error) => say(error.message, true));
-const listing = listModels().catch(() => say("The server cannot be reached.", true));
+let listing = list();
 const view = new View(
   { viewport: find("viewport"), canvas: find("canvas"), split: find("split"), handle: find("handle") },
   viewMoved
@@ -77,7 +77,8 @@ function settingsChanged() {
   find("quality-choice").hidden = !["jpeg", "webp", "avif", "same"].includes(find("format").value);
   const address = new URL(service.address(parameters()), location.href).href;
   const quoted = address.includes("?") ? `'${address}'` : address;
-  find("curl").textContent = `curl -F image=@noisy.jpg ${quoted} -o clean.png`;
+  const key = service.hasKey() ? '-H "Authorization: Bearer $KEY" ' : "";
+  find("curl").textContent = `curl ${key}-F image=@noisy.jpg ${quoted} -o clean.png`;
 }
 
 // The picture that is looked at.
@@ -327,6 +328,11 @@ function startClock(count) {
   return setInterval(tick, 1000);
 }
 
+/** List the models; what is wrong is said. */
+function list() {
+  return listModels().catch((error) => say(error.message, true));
+}
+
 /** The choice of models, if there is one. */
 async function listModels() {
   const options = (await service.models()).map(({ name, kind, default: usual }) => {
@@ -381,5 +387,20 @@ find("download").addEventListener("click", () => save([current]));
 find("download-all").addEventListener("click", () => save([...pictures]));
 find("cancel").addEventListener("click", () => work?.abort());
 document.addEventListener("keydown", (event) => event.key === "Escape" && work?.abort());
+
+document.addEventListener("keywanted", () => {
+  if (!find("entry").hidden) return;
+  find("entry").hidden = false;
+  find("key").focus();
+});
+find("entry").addEventListener("submit", (event) => {
+  event.preventDefault();
+  service.useKey(find("key").value);
+  find("entry").hidden = true;
+  find("key").value = "";
+  say("");
+  listing = list();
+  if (current) look(current);
+});
 
 settingsChanged();
