@@ -65,17 +65,21 @@ router = APIRouter()
 
 
 async def denoised(
-    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, receive: Receive, spend: Callable[[int], None]
+    denoiser: Denoiser,
+    batch: Iterable[Entry],
+    wishes: Wishes,
+    target: str,
+    receive: Receive,
+    spend: Callable[[int], None],
 ) -> AsyncGenerator[Result, None]:
     """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
 
-    batch: is asked for the next when there is room; its entries are read one at a time. wishes.format: one that
-    is written. receive: as Schedule.turn. spend: as Denoiser.file.
-    To be closed if it is left before its end: nothing of it works or reads
-    after that. Raises Cancelled once the client is gone.
+    batch: is asked for the next when there is room; its entries are read one at a time. Whatever else: as
+    Denoiser.file. To be closed if it is left before its end: nothing of it works or reads after that. Raises
+    Cancelled once the client is gone.
     """
     left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, wishes, left, spend, asyncio.Lock())
+    work = _Work(denoiser, wishes, target, left, spend, asyncio.Lock())
     watching = asyncio.create_task(_watch(receive, left))
     try:
         for entry in batch:
@@ -128,17 +132,18 @@ class _Work:
 
     denoiser: Denoiser
     wishes: Wishes
+    target: str
     left: asyncio.Event
     spend: Callable[[int], None]
     reading: asyncio.Lock
 
     async def one(self, entry: Entry) -> _Made:
         """Raises Cancelled. A bug costs its own picture alone."""
-        name, wishes = safe(entry.name), self.wishes
+        name = safe(entry.name)
         try:
             refuse_tricks(entry.name)
             made = await self.denoiser.file(
-                await self._read(entry), wishes, wishes.format or DEFAULT, self._until_left, self.spend
+                await self._read(entry), self.wishes, self.target, self._until_left, self.spend
             )
         except Cancelled:
             raise
@@ -196,8 +201,9 @@ async def post_batch(
     denoiser: Denoiser = request.state.denoiser.settled()
     # A model or a format that is not there is refused before anything is read.
     denoiser.models.named(wishes.model)
-    chosen(wishes.format or DEFAULT, FORMATS[DEFAULT])
+    target = DEFAULT if wishes.format is None else wishes.format
+    chosen(target, FORMATS[DEFAULT])
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
     spend = request.state.keys.spending(owner(request))
-    return _Streamed(denoised(denoiser, batch, wishes, request.receive, spend))
+    return _Streamed(denoised(denoiser, batch, wishes, target, request.receive, spend))

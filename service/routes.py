@@ -77,7 +77,7 @@ async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> 
     denoiser: Denoiser = request.state.denoiser
     # A model or a format that is not there is refused before the picture is read.
     denoiser.models.named(wishes.model)
-    target = wishes.format or acceptable(request.headers.get("accept"))
+    target = acceptable(request.headers.get("accept")) if wishes.format is None else wishes.format
     chosen(target, FORMATS[DEFAULT])
     # The body gets no name here, which would keep it until the end.
     made = await denoiser.file(

@@ -306,6 +306,7 @@ def test_all_frames_of_an_animation_come_back(client, file_of):
     [
         ({"format": "bmp"}, ["BMP is read and not written", "written are jpeg, png"]),
         ({"format": "xyz"}, ["no format 'xyz'", "written are jpeg, png"]),
+        ({"format": ""}, ["no format ''", "written are jpeg, png"]),
         ({"page": 2}, ["Page 2 was asked for; the PNG file has 1"]),
         ({"page": 0}, ["page", "greater than or equal to 1"]),
         ({"strength": 1.5}, ["strength", "less than or equal to 1"]),

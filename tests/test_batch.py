@@ -235,6 +235,7 @@ def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monk
     [
         ({"model": "films"}, 404, ["'films'", "photo, scans"]),
         ({"format": "bmp"}, 422, ["BMP is read and not written"]),
+        ({"format": ""}, 422, ["no format ''", "written are jpeg, png"]),
         ({"strength": 2}, 422, ["strength"]),
     ],
 )
@@ -321,7 +322,7 @@ def run(main):
 def test_a_picture_is_sent_before_the_others_are_done():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), stays, free)) as results:
+        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), "png", stays, free)) as results:
             pictures.finish(0)
             first = await anext(results)
 
@@ -335,7 +336,7 @@ def test_a_picture_is_sent_before_the_others_are_done():
 def test_a_picture_that_is_done_first_waits_for_those_before_it():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), stays, free)) as results:
+        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), "png", stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             pictures.finish(1)
             while 1 not in pictures.ended:
@@ -352,7 +353,7 @@ def test_a_reader_who_is_slow_slows_the_work():
         pictures = Pictures()
         pictures.finish(*range(10))
         taken = 0
-        async for _ in batch.denoised(pictures, entries(10), Wishes(), stays, free):
+        async for _ in batch.denoised(pictures, entries(10), Wishes(), "png", stays, free):
             # What was begun ahead is done, and the reader is still at this one.
             ahead = min(10, taken + batch.AT_ONCE)
             while len(pictures.ended) < ahead:
@@ -376,7 +377,7 @@ def test_files_are_read_one_at_a_time():
 
     async def main():
         batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), stays, free):
+        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), "png", stays, free):
             pass
 
     run(main())
@@ -393,7 +394,7 @@ def test_a_client_that_leaves_ends_the_work():
             await leave.wait()
             return {"type": "http.disconnect"}
 
-        results = batch.denoised(pictures, entries(9), Wishes(), leaves, free)
+        results = batch.denoised(pictures, entries(9), Wishes(), "png", leaves, free)
         waiting = asyncio.create_task(anext(results))
         while len(pictures.begun) < batch.AT_ONCE:
             await asyncio.sleep(0)
@@ -410,7 +411,7 @@ def test_a_client_that_leaves_ends_the_work():
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
         pictures = Pictures()
-        results = batch.denoised(pictures, entries(9), Wishes(), stays, free)
+        results = batch.denoised(pictures, entries(9), Wishes(), "png", stays, free)
         before = asyncio.all_tasks()
         pictures.finish(0)
         await anext(results)
