@@ -72,9 +72,9 @@ def create_app(settings: Settings) -> FastAPI:
         static_url="/docs/files",
         favicon_url="page/icon.svg",
     )
-    # The server, which is told when to stop, tells the application by it.
-    app.state.closing = closing
-    app.add_middleware(Limited, closing=closing)
+    # The server tells the application by these when it is told to stop, and what it refuses by itself.
+    app.state.closing, app.state.metrics = closing, metrics
+    app.add_middleware(Limited, closing=closing, upload_seconds=settings.upload_seconds)
     answer_errors(app)
     app.include_router(router)
     app.include_router(catalogue.router)

@@ -16,6 +16,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from service import logs
 from service.app import create_app
 from service.closing import Closing
+from service.connections import Limits
 from service.keys import refuse_unguarded
 from service.logs import log
 from service.settings import Settings, separate
@@ -61,8 +62,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
-            uvicorn.Config(
+            Limits(
                 app,
+                settings,
                 lifespan="on",
                 ws="none",
                 log_config=None,

@@ -100,6 +100,27 @@ class Settings(BaseSettings):
         le=1024,
         description="Processor threads that one picture is denoised with; if not set, one for each core.",
     )
+    max_connections: int = Field(
+        default=200,
+        ge=1,
+        description="Connections that are served at once; as many more are answered 503, others not at all. Each "
+        "takes a file descriptor.",
+    )
+    idle_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="How long a connection stays open, in seconds, without a request or with half of its head.",
+    )
+    upload_seconds: float = Field(
+        default=300, gt=0, le=86_400, description="How long the body of a request may take to arrive, in seconds."
+    )
+    download_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=86_400,
+        description="How long a client may have us wait while it reads an answer, in seconds.",
+    )
     grace_seconds: float = Field(
         default=30,
         ge=0,

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 SOON = 60  # seconds; only a test that fails waits so long
 
@@ -61,8 +61,14 @@ class Served:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def connect(self):
-        return closing(socket.create_connection(("127.0.0.1", self.port), timeout=SOON))
+    def connect(self, buffer=None):
+        """buffer: how little the client's side holds of what it does not read, in bytes."""
+        connection = socket.socket()
+        connection.settimeout(SOON)
+        if buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.connect(("127.0.0.1", self.port))
+        return connection
 
     def ask(self, head, body=b""):
         """(status, headers, body) of one request on a connection of its own."""
