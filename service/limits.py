@@ -31,7 +31,7 @@ class Stopping(ClientError):
         self.headers = {"Retry-After": "5", "Connection": "close"}
 
 
-class Full(ClientError):
+class TooManyConnections(ClientError):
     """One connection more than are served at once."""
 
     status = 503
@@ -66,7 +66,7 @@ class Limited:
         elif self.closing.begun:
             await problem_of(Stopping())(scope, receive, send)
         elif scope.get("state", {}).get("full"):
-            await problem_of(Full())(scope, receive, send)
+            await problem_of(TooManyConnections())(scope, receive, send)
         else:
             with self.closing.work():
                 await self.app(scope, self._timed(receive), _in_pieces(send))

@@ -1,9 +1,11 @@
 """The server under the application: where it listens, how it ends."""
 
 import asyncio
+import gc
 import math
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,7 +38,18 @@ def serve(settings: Settings, host: str, port: int) -> None:
     with ExitStack() as stack:
         # Taken before the weights are loaded: who is refused it is told at once.
         sockets = [stack.enter_context(taken) for taken in bind(host, port)]
-        Server(create_app(settings), settings).run(sockets)
+        server = Server(create_app(settings), settings)
+        _answer_promptly()
+        server.run(sockets)
+
+
+def _answer_promptly() -> None:
+    """Have the event loop held up less by the threads that work on pictures; for the whole process."""
+    # What is loaded now stays: looking for garbage among it stopped every thread for half a second.
+    gc.collect()
+    gc.freeze()
+    # How long a thread may go on when another wants the interpreter, in seconds: each answer waits several times.
+    sys.setswitchinterval(0.001)
 
 
 def bind(host: str, port: int) -> Iterator[socket.socket]:
