@@ -1,7 +1,8 @@
 """The application: what is loaded once, and the rooms a request can go to."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
@@ -9,7 +10,7 @@ import torch
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service import batch, catalogue
+from service import batch, catalogue, jobs
 from service.caching import TaggedFiles
 from service.closing import Closing
 from service.denoising import Denoiser
@@ -26,6 +27,8 @@ from service.observed import Observed
 from service.routes import PAGE, router
 from service.schedule import Schedule
 from service.settings import Settings
+from service.spool import Spool
+from service.worker import Worker, working
 
 
 class State(TypedDict):
@@ -35,28 +38,33 @@ class State(TypedDict):
     closing: Closing
     keys: Keys
     shelf: Shelf
+    worker: Worker | None
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service, ready but for a server to listen.
 
     Sets torch's number of threads, for the whole process. Raises ValueError or OSError saying which keys or
-    weights do not load and why: here, and not in the lifespan, so that a start that fails ends in a line instead
-    of a server's traceback.
+    weights do not load, or what is wrong with the spool: here, and not in the lifespan, so that a failed start
+    ends in a line instead of a server's traceback.
     """
     keys = Keys(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shelf = Shelf(settings)
     closing, metrics = Closing(), Metrics()
+    # Last: it is the process's own from here on, until the lifespan ends.
+    spool = _open_spool(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with Network() as network:
             denoiser = Denoiser(lambda: shelf.models, Schedule(network), settings, metrics)
+            spending = partial(keys.spending, accepted=True)
+            at_work = working(spool, denoiser, closing, spending) if spool else nullcontext()
             with metrics.showing(denoiser, closing):
-                async with shelf.watched(settings.weights_interval):
-                    yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys)
+                async with shelf.watched(settings.weights_interval), at_work as worker:
+                    yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
@@ -80,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(catalogue.router)
     app.include_router(estimating)
     app.include_router(batch.router)
+    app.include_router(jobs.router)
     app.include_router(metrics_router)
     send_safe_headers(app)
     allow_origins(app, settings)
@@ -88,6 +97,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/page", TaggedFiles(directory=PAGE), name="page")
     describe_keys(app, keys)
     return app
+
+
+def _open_spool(settings: Settings) -> Spool | None:
+    return Spool(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
 
 def _version() -> str:

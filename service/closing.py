@@ -11,12 +11,17 @@ class Closing:
     def __init__(self) -> None:
         self.begun = False
         self.working = 0
-        self._idle = asyncio.Event()
+        self._beginning, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
 
     def begin(self) -> None:
         """From now on the service is not ready. May be called by a signal handler."""
         self.begun = True
+        self._beginning.set()
+
+    async def beginning(self) -> None:
+        """Return once the end begins."""
+        await self._beginning.wait()
 
     @contextmanager
     def work(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -41,6 +42,11 @@ class Problem(BaseModel):
     status: int
     detail: str
 
+    @classmethod
+    def of(cls, status: int, detail: str) -> "Problem":
+        """That status, in words."""
+        return cls(title=HTTPStatus(status).phrase, status=status, detail=detail)
+
 
 class ProblemResponse(JSONResponse):
     """The answer that says what went wrong."""
@@ -48,8 +54,8 @@ class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-        super().__init__(problem.model_dump(), status, headers)
+        self.problem = Problem.of(status, detail)
+        super().__init__(self.problem.model_dump(), status, headers)
 
 
 def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -94,9 +100,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     """The framework's own: no such address, a method it does not take, a body that is no form."""
     assert isinstance(error, HTTPException)
     current().error = HTTPStatus(error.status_code).phrase.replace(" ", "")
-    return ProblemResponse(
-        error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers
-    )
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")):
+        # Of all routes of that path: the framework tells of the first alone.
+        routes = [each for each in iter_route_contexts(request.app.routes) if each.path == route.path]
+        headers = {"Allow": ", ".join(sorted({method for each in routes for method in each.methods or ()}))}
+    return ProblemResponse(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -69,6 +69,7 @@ class Health(BaseModel):
     version: str
     denoising: int = Field(description="Pictures that are being decoded, denoised or encoded.")
     waiting: int = Field(description="Pictures that wait for their turn.")
+    jobs: bool = Field(description="Whether pictures can be left here as jobs.")
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
@@ -106,6 +107,7 @@ async def get_health(request: Request) -> Health:
         version=request.app.version,
         denoising=schedule.in_work,
         waiting=schedule.waiting,
+        jobs=request.state.worker is not None,
     )
 
 

@@ -121,6 +121,23 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long a client may have us wait while it reads an answer, in seconds.",
     )
+    spool: Path | None = Field(
+        default=None,
+        description="Folder for jobs, their uploads and their results, which outlast a restart; this service's "
+        "alone. If not set, there are no jobs and nothing is kept.",
+    )
+    spool_bytes: int = Field(
+        default=10 * 2**30,
+        ge=2**20,
+        description="What the spool may hold, in bytes: half for uploads, beyond which no job is taken, and half "
+        "for results, of which the oldest make room for new ones.",
+    )
+    job_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 365,
+        description="How long a job that has ended is kept, with its result, in hours.",
+    )
     grace_seconds: float = Field(
         default=30,
         ge=0,

@@ -24,7 +24,8 @@ def asked(tmp_path_factory, save_tiny):
     save_tiny(folder / "photo.safetensors")
     key = add_key(folder / "keys.json", "schemathesis", admin=True)
     # At this level questions about health are told of too.
-    with serving(folder, "--log-level", "debug", "--keys-file", folder / "keys.json") as server:
+    flags = ("--log-level", "debug", "--keys-file", folder / "keys.json", "--spool", folder / "spool")
+    with serving(folder, *flags) as server:
         paths = json.loads(server.ask("GET /openapi.json")[2])["paths"]
         address = f"http://127.0.0.1:{server.port}/openapi.json"
         run = subprocess.run(

@@ -71,8 +71,8 @@ def usual(tmp_path_factory, save_tiny):
 
 
 @pytest.fixture(scope="module")
-def address(usual):
-    with served(usual) as address:
+def address(usual, tmp_path_factory):
+    with served(usual.model_copy(update={"spool": tmp_path_factory.mktemp("spool")})) as address:
         yield address
 
 
@@ -438,6 +438,28 @@ def test_a_download_has_the_services_own_bytes(page, file, api):
 
     assert download(page) == ("Night at sea-denoised.png", api(file))
     playwright.expect(page.locator("#status")).to_contain_text("Saved: Night at sea-denoised.png")
+
+
+def test_a_large_picture_is_saved_as_a_job_which_tells_how_far_it_is(page, samples, file_of, address):
+    large = file_of(samples(1650, 1650), "BMP")
+    choose(page, named(large, "large.bmp", "image/bmp"))
+    asked = []
+    page.on("request", lambda request: asked.append((request.method, request.url.removeprefix(address))))
+    page.evaluate(
+        "() => { window.shown = []; new MutationObserver(() => window.shown.push(progress.value))"
+        ".observe(document.getElementById('progress'), { attributeFilter: ['value'] }); }"
+    )
+
+    with httpx.Client(base_url=address, timeout=60) as client:
+        name, data = download(page)
+        expected = client.post("denoise", content=large).content
+        # It is taken away beside what the page does then.
+        while client.get("jobs").json():
+            time.sleep(0.01)
+
+    assert (name, data) == ("large-denoised.png", expected)
+    assert asked[0] == ("POST", "jobs?output=clean")
+    assert page.evaluate("shown.at(-1)") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ const find = (id) => document.getElementById(id);
 const SETTINGS = ["strength", "luma", "chroma"];
 // Moving about asks for nothing until it has come to rest.
 const REST = 120;
+// What is larger, in bytes or pixels, is left with the service as a job, which tells how far it is.
+const LARGE = { bytes: 8e6, pixels: 4e6 };
 const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
 const pictures = [];
@@ -23,6 +25,7 @@ let resting = null;
 let work = null;
 
 const preview = new Preview(showPreview, (error) => say(error.message, true));
+const jobs = service.takesJobs().catch(() => false);
 let listing = list();
 const view = new View(
   { viewport: find("viewport"), canvas: find("canvas"), split: find("split"), handle: find("handle") },
@@ -119,6 +122,7 @@ function present(picture, bitmaps, signal) {
   opened = bitmaps;
   reading = false;
   const { width, height } = bitmaps.pixels;
+  picture.pixels = width * height;
   const facts = [`${width} × ${height}`, `${((width * height) / 1e6).toFixed(1)} Mpx`];
   find("facts").textContent = [...facts, inUnits(picture.file.size)].join(", ");
   fillThumbnail(picture.item.querySelector("canvas"), bitmaps.overview);
@@ -260,7 +264,8 @@ async function save(wanted) {
     if (mine.signal.aborted) break;
     if (wanted.length > 1) find("progress").value = done;
     say(wanted.length > 1 ? `Denoising ${done + 1} of ${wanted.length}: ${picture.file.name} …` : "Denoising …");
-    if (!(await saveOne(picture, mine.signal))) failed.push(picture);
+    const told = (share) => share && !mine.signal.aborted && (find("progress").value = done + share);
+    if (!(await saveOne(picture, told, mine.signal))) failed.push(picture);
   }
   clearInterval(clock);
   // When something else was begun meanwhile, what is said belongs to that.
@@ -272,12 +277,15 @@ async function save(wanted) {
   else say(wanted.length > 1 ? `All ${wanted.length} pictures are saved.` : `Saved: ${wanted[0].detail}`);
 }
 
-/** Whether it was saved. */
-async function saveOne(picture, signal) {
+/** Whether it was saved. told: hears how far it is, if the service says so. */
+async function saveOne(picture, told, signal) {
   mark(picture, "working");
   try {
     const { output = "clean", ...others } = parameters();
-    const { picture: blob, headers } = await service.denoise(picture.file, { output, ...others }, signal);
+    const wishes = { output, ...others };
+    const { picture: blob, headers } = (await jobs) && isLarge(picture)
+      ? await service.denoiseAsJob(picture.file, wishes, told, signal)
+      : await service.denoise(picture.file, wishes, signal);
     const name = picture.savedName(output, blob.type);
     hand(blob, name);
     const seconds = Number(headers.get("X-Denoise-Seconds")).toFixed(1);
@@ -291,6 +299,8 @@ async function saveOne(picture, signal) {
     return false;
   }
 }
+
+const isLarge = ({ file, pixels = 0 }) => file.size > LARGE.bytes || pixels > LARGE.pixels;
 
 /** Where the service chose otherwise for the whole than for the sample, what is seen follows. */
 async function seenAsSaved(name) {

@@ -1,0 +1,132 @@
+"""What is made of a job's upload: a picture, or a zip of many, as /denoise and /denoise/batch answer them."""
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from anyio import to_thread
+from fastapi import Request
+from fastapi.concurrency import contextmanager_in_threadpool
+from starlette.types import Receive
+
+from engine.files import atomic, write_atomically
+from engine.formats import FORMATS, SAME, Format, suffix_of
+from service.accept import DEFAULT
+from service.batch import MEDIA_TYPE, denoised
+from service.body import BodyTooLarge
+from service.denoising import Denoiser
+from service.errors import ClientError
+from service.settings import Settings
+from service.spool import LOST, Record, Result
+from service.upload import Part, entries, spooled
+from service.wishes import Wishes
+from service.zips import Result as Packed
+from service.zips import begins_zip, packed, safe
+
+ZIP = "denoised.zip"
+# Files of the spool are nobody else's to read.
+PRIVATE = 0o600
+
+
+class UploadLost(ClientError):
+    """A job whose upload has gone from the spool."""
+
+    status = 500
+
+
+def target_of(wishes: Wishes) -> str:
+    """The format to write. Accept is about the answer to who leaves a job."""
+    return DEFAULT if wishes.format is None else wishes.format
+
+
+async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Settings) -> tuple[str, str]:
+    """Writes the upload into `file`, an empty one: what the result is called, and the files of a batch, as JSON.
+
+    Raises what `spooled` and `entries` raise, and BodyTooLarge.
+    """
+    parts = await spooled(request, file, settings)
+    if await to_thread.run_sync(_is_batch, file, parts):
+        # A zip that is none is refused at once.
+        await to_thread.run_sync(entries, file, parts, settings)
+        return ZIP, json.dumps([asdict(part) for part in parts])
+    only = parts[0]
+    if only.size > settings.max_bytes:
+        raise BodyTooLarge(f"The picture has {only.size} bytes; at most {settings.max_bytes} are taken.")
+    name = PurePosixPath(safe(only.name or "picture")).name
+    target = target_of(wishes)
+    return name if target == SAME else named(name, FORMATS[target]), "[]"
+
+
+def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
+    file.seek(0)
+    return len(parts) > 1 or begins_zip(file.read(4))
+
+
+@dataclass(frozen=True)
+class Making:
+    """What it takes to make a job's result of its upload.
+
+    receive: as Schedule.turn. spend: as Denoiser.file. told: called with the share that is done, up to 1.
+    """
+
+    denoiser: Denoiser
+    record: Record
+    upload: Path
+    result: Path
+    receive: Receive
+    spend: Callable[[int], None]
+    told: Callable[[float], None]
+
+    async def make(self) -> Result:
+        """The result is then in its place. Raises what Denoiser.file raises, UploadLost and OSError."""
+        parts = [Part(**part) for part in json.loads(self.record.parts)]
+        wishes = Wishes.model_validate_json(self.record.wishes)
+        try:
+            with self.upload.open("rb") as file:
+                return await (self._batch(file, parts, wishes) if parts else self._picture(file, wishes))
+        except FileNotFoundError as error:
+            raise UploadLost(LOST) from error
+
+    async def _picture(self, file: BinaryIO, wishes: Wishes) -> Result:
+        # The upload gets no name here, which would keep it until the end.
+        made = await self.denoiser.file(
+            await to_thread.run_sync(file.read),
+            wishes,
+            target_of(wishes),
+            self.receive,
+            self.spend,
+            self.told,
+        )
+        data, kind = made.written.data, made.written.kind
+        await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
+        digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+        return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
+
+    async def _batch(self, file: BinaryIO, parts: Sequence[Part], wishes: Wishes) -> Result:
+        batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
+        digest = hashlib.sha256()
+        each = denoised(self.denoiser, batch, wishes, target_of(wishes), self.receive, self.spend)
+        whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
+        async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
+            async for piece in pieces:
+                await to_thread.run_sync(zip_.write, piece)
+                digest.update(piece)
+        return Result(ZIP, MEDIA_TYPE, "{}", digest.hexdigest())
+
+    async def _counted(self, results: AsyncGenerator[Packed, None], count: int) -> AsyncGenerator[Packed, None]:
+        done = 0
+        async with aclosing(results):
+            async for each in results:
+                done += 1
+                self.told(done / count)
+                yield each
+
+
+def named(name: str, kind: Format) -> str:
+    """The file's name as one of that format has it."""
+    path = PurePosixPath(name)
+    return name if path.suffix.lower() in kind.suffixes else f"{path.stem}{suffix_of(kind)}"
