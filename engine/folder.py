@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import images
+from engine import auto, images
 from engine.auto import Choose
+from engine.estimate import Estimate
 from engine.files import write_atomically
 from engine.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
 from engine.journal import Journal, stamp
@@ -144,6 +145,11 @@ def denoise_bytes(choose: Choose, data: bytes, format_: str = PNG, order: Order 
     for number in range(len(pages)):
         pages[number] = denoise(net, pages[number], order.memory_budget, finish=order.finish)
     return images.encode(replace(file, pages=tuple(pages)), kind, order.quality, order.png_level)
+
+
+def estimate_file(source: Path, page: int = 1) -> tuple[str, Estimate]:
+    """The name of the weights for a picture file's noise, and what was found. Raises ValueError, OSError."""
+    return auto.choose(images.read(_read(source), page=page).pages[0].samples)
 
 
 def _read(source: Path) -> bytes:

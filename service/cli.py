@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress, track
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.formats import FORMATS, WRITTEN, chosen
 from service.flags import ManyValues, RecipeFlags, with_settings
@@ -183,6 +183,42 @@ def run(
         _watch(inputs, target, format_, force, order, choice)
     else:
         _batch(inputs, target, format_, force, resume, order, choice)
+
+
+@app.command()
+def estimate(
+    inputs: InputsArgument,
+    page: Annotated[int, typer.Option(min=1, help="Which page, or frame of an animation, to look at.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table: all that was found.")] = False,
+) -> None:
+    """Tell what noise is in pictures, and which weights auto takes for it.
+
+    - `denoise estimate scans/ photo.tif`
+
+    - `denoise estimate noisy.jpg --json`
+    """
+    from engine.estimate import sentence
+    from engine.folder import estimate_file, files_of
+
+    rows: list[dict[str, Any]] = []
+    files = files_of(inputs)
+    for file in track(files, "looking", console=err, transient=True, disable=not err.is_terminal):
+        try:
+            model, noise = estimate_file(file, page)
+        except (ValueError, OSError, MemoryError) as error:
+            _warn(f"{file}: {error}")
+        else:
+            about = {"picture": str(file), "words": sentence(noise), "model": model, "scale": 255}
+            rows.append({**about, **asdict(noise)})
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        table = Table(Column("picture", overflow="fold"), "noise", "auto takes")
+        for row in rows:
+            table.add_row(*(escape(row[name]) for name in ("picture", "words", "model")))
+        out.print(table)
+    if len(rows) < len(files):
+        raise ValueError(f"{len(files) - len(rows)} of {len(files)} pictures not looked at")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-COMMANDS = ["run", "serve", "train", "evaluate", "ship", "sweep", "demo", "plot", "models", "keys"]
+COMMANDS = ["run", "estimate", "serve", "train", "evaluate", "ship", "sweep", "demo", "plot", "models", "keys"]
 
 
 def test_help_names_every_command(denoise):
@@ -244,6 +244,65 @@ def test_run_reads_and_writes_pipes(model, photos, monkeypatch, capsysbinary):
 
     assert not stopped.value.code
     assert (pixels(io.BytesIO(capsysbinary.readouterr().out)) == pixels(photos / "0.png")).all()
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """Two files in a folder: white noise of 25, and white noise of 10 in grey, then compressed as JPEG."""
+    folder = tmp_path / "noisy"
+    folder.mkdir()
+    for name, sigma, size in (("colour.png", 25, (256, 256, 3)), ("grey.jpg", 10, (256, 256))):
+        values = 128 + np.random.default_rng(0).normal(0, sigma, size)
+        Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(folder / name, quality=80)
+    return folder
+
+
+def test_estimate_tells_the_noise_of_each_picture_and_what_auto_takes(denoise, noisy):
+    code, text, _ = denoise("estimate", noisy)
+
+    rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    pictures, words, takes = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
+    assert code == 0
+    assert pictures == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
+    assert words.endswith("compressedasJPEG.")
+    assert takes.startswith("photo-gaussian")
+
+
+def test_estimate_gives_all_it_found_as_json(denoise, noisy):
+    code, text, _ = denoise("estimate", noisy, "--json")
+
+    colour, grey = json.loads(text)
+    assert code == 0
+    assert colour["picture"] == str(noisy / "colour.png")
+    assert colour["sigma"] == pytest.approx([25, 25, 25], rel=0.1)
+    assert (colour["correlated"], colour["jpeg_blocks"], colour["model"]) == (False, False, "photo-gaussian")
+    assert len(grey["sigma"]) == 1
+    assert grey["jpeg_blocks"]
+    assert grey["words"].endswith("compressed as JPEG.")
+
+
+def test_estimate_tells_of_a_broken_picture_and_ends_with_1(denoise, noisy):
+    (noisy / "broken.png").write_bytes(b"no picture")
+
+    code, text, told = denoise("estimate", noisy, "--json")
+
+    assert code == 1
+    assert len(json.loads(text)) == 2
+    assert "broken.png: This is no picture" in told
+    assert told.endswith("error: 1 of 3 pictures not looked at\n")
+
+
+def test_estimate_looks_at_the_page_it_is_told_to(denoise, tmp_path):
+    flat, noise = np.zeros((64, 64), np.uint8), np.random.default_rng(0).integers(256, size=(64, 64))
+    pages = [Image.fromarray(flat), Image.fromarray(noise.astype(np.uint8))]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+
+    (_, first, _), (_, second, _) = (
+        denoise("estimate", tmp_path / "two.tif", "--json", *p) for p in ([], ["--page", 2])
+    )
+
+    assert json.loads(first)[0]["sigma"] is None
+    assert json.loads(second)[0]["sigma"]
 
 
 def test_run_without_a_place_to_write_to_is_wrong_usage(denoise, photos):
