@@ -1,5 +1,7 @@
 """What has 8 bits, by Pillow; and PNG and AVIF of more, of which it would drop the lower ones without a word."""
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -10,7 +12,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from engine import metadata
-from engine.formats import PIXELS_TAKEN, Format, UnsupportedPicture
+from engine.formats import PIXELS_TAKEN, BrokenPicture, Format, UnsupportedPicture
 from engine.images.samples import STRIP, Frame, Picture, from_array
 from engine.metadata import Metadata
 
@@ -19,6 +21,13 @@ _GREY, _GREY_16 = {"1", "L", "LA", "La"}, {"I;16", "I;16B", "I;16L"}
 _PALETTE = {"P", "PA"}
 _COLOUR = {*_PALETTE, "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
 CONVERTED = {"CMYK": "CMYK", "LAB": "CIELAB"}
+# Of a PNG's kinds of colours, and of the pixels of its seven passes: the first, and how far apart they are.
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+# What is unpacked at once, in bytes.
+_PIECE = 2**20
 _OTHER_MODES = {"I": "grey", "F": "floating-point grey"}
 
 # Pillow would warn at 90 megapixels and refuse at 179; the limit here is max_pixels.
@@ -66,10 +75,36 @@ def _from_pillow(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple
     refuse_unsupported(image, bits)
     if image.mode in CONVERTED:
         return converted(image)
+    if kind.name == "png" and _ends_in_nothing(image):
+        _refuse_missing_rows(data)
     known = _known(kind, data, image)
     # A frame is copied, for the next one is drawn over it.
     moving = getattr(image, "is_animated", False)
     return from_image(upright(image, copy=moving), known.upright()), ()
+
+
+def _ends_in_nothing(image: Image.Image) -> bool:
+    """Whether one of the last two rows is all 0; the last pass of an interlaced picture is in every second."""
+    rows = (image.crop((0, row, image.width, row + 1)) for row in range(max(image.height - 2, 0), image.height))
+    return any(row.getbbox() is None for row in rows)
+
+
+def _refuse_missing_rows(data: bytes) -> None:
+    """Pillow takes a PNG for whole whose pixels end before its last row, and leaves the rest at 0."""
+    width, height, bits, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits *= _PNG_CHANNELS[colours]
+    missing = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        wide, high = -((left - width) // across), -((top - height) // down)
+        missing += high * (1 + (wide * bits + 7) // 8) if wide else 0
+    unpacking = zlib.decompressobj()
+    for packed in (body for kind, body, _ in metadata.png_chunks(data) if kind == b"IDAT"):
+        while packed and missing > 0:
+            missing -= len(unpacking.decompress(packed, _PIECE))
+            packed = unpacking.unconsumed_tail
+    # Of what is packed well, the last bytes give more than was asked for at once.
+    if missing > 0 and missing > len(unpacking.flush()):
+        raise BrokenPicture("The PNG file is broken or cut short: rows are missing.")
 
 
 def _known(kind: Format, data: bytes, image: Image.Image) -> Metadata:
