@@ -45,6 +45,7 @@ class Metrics:
             registry=self.registry,
         )
         self.pictures = Counter("denoise_pictures", "Files denoised.", ["model"], registry=self.registry)
+        self.jobs = Counter("denoise_jobs", "Jobs that have ended, by how.", ["state"], registry=self.registry)
         self.pixels = Counter("denoise_pixels", "Pixels denoised.", ["model"], registry=self.registry)
         self.stage_seconds = Histogram(
             "denoise_stage_seconds",

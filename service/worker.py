@@ -206,6 +206,7 @@ class Worker:
         try:
             result = await self._make(record, running)
             await self._surely(self._spool.finish, record.id, result)
+            self._denoiser.metrics.jobs.labels("done").inc()
         except Cancelled:
             # Whoever said so has told the spool.
             known.error = "Cancelled"
@@ -214,6 +215,7 @@ class Worker:
             if problem.status == 500:
                 log.exception("job failed")
             await self._surely(self._spool.fail, record.id, problem.status, problem.detail)
+            self._denoiser.metrics.jobs.labels("failed").inc()
         finally:
             self.running = None
             self._tell(record.id)

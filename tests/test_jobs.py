@@ -248,6 +248,9 @@ def test_a_bug_fails_its_own_job_alone_and_is_told_to_the_log(client, noisy, mon
     good = ended(client, leave(client, noisy))
 
     assert (failed["state"], failed["error"]["status"], good["state"]) == ("failed", 500, "done")
+    counted = client.get("/metrics").text
+    assert 'denoise_jobs_total{state="failed"} 1.0' in counted
+    assert 'denoise_jobs_total{state="done"} 1.0' in counted
     assert "secret" not in failed["error"]["detail"]
     assert "a secret of the house" in caplog.text
 
@@ -545,6 +548,18 @@ def test_a_running_job_that_is_taken_away_ends_at_once_and_its_listeners_hear_of
     assert kept(settings) == []
 
 
+def test_a_running_job_that_is_taken_away_is_given_up_at_its_next_window(spooled, noisy):
+    with spooled(held=True) as server:
+        job = server.ask("POST /jobs", noisy)[1]["location"]
+        server.wait_for_work()
+
+        status, _, _ = server.ask(f"DELETE {job}")
+
+        assert status == 204
+        server.wait_for_work("cancelled")
+        assert server.ask(f"GET {job}")[0] == 404
+
+
 def test_a_result_can_be_taken_away(client, noisy, settings):
     job = leave(client, noisy)
     ended(client, job)
@@ -702,11 +717,6 @@ def test_a_result_that_the_disk_has_no_room_for_fails_its_job_in_words(
 def spooled(folder, tmp_path):
     """spooled(held=False): the service in a process of its own, with one spool."""
     return lambda held=False: serving(folder, "--spool", tmp_path / "spool", held=held)
-
-
-def ask(server, method, path, body=b""):
-    status, headers, body = server.ask(f"{method} {path}", body)
-    return status, headers, body
 
 
 def test_a_job_that_a_killed_process_had_begun_is_done_by_the_next_and_delivered_once(spooled, noisy, settings):
