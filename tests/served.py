@@ -51,7 +51,7 @@ class Served:
         """The log's next line of that event."""
         while True:
             self.log.append(json.loads(self.lines.get(timeout=SOON)))
-            if self.log[-1]["event"] == event:
+            if self.log[-1]["event"].strip() == event:
                 return self.log[-1]
 
     def wait_for_work(self, what="in work"):
@@ -105,9 +105,9 @@ def answer(connection):
 
 
 @contextmanager
-def serving(folder, *flags, held=False, env=None):
-    """held: as HELD. env: more variables."""
-    command = [sys.executable, "-c", (HELD if held else "") + START, "serve", "--port", "0", *map(str, flags)]
+def serving(folder, *flags, held=False, code="", env=None):
+    """held: as HELD. code: what the process does first. env: more variables."""
+    command = [sys.executable, "-c", (HELD if held else code) + START, "serve", "--port", "0", *map(str, flags)]
     settings = {
         "DENOISE_WEIGHTS": str(folder), "DENOISE_MODEL": "photo", "DENOISE_PRECISION": "float32",
         "DENOISE_THREADS": "1", "DENOISE_DEVICE": "cpu",

@@ -92,6 +92,28 @@ def test_a_second_signal_ends_it_at_once(sig, folder, noisy):
         assert server.ended() == -sig
 
 
+BROKEN = """
+from service.schedule import Turn
+
+async def broken(turn, piece):
+    raise RuntimeError("a bug")
+
+Turn.in_network = broken
+"""
+
+
+def test_a_bug_is_in_the_log_with_its_traceback_and_the_request_that_met_it(folder, noisy):
+    with serving(folder, code=BROKEN) as server:
+        status, headers, body = server.ask("POST /denoise", noisy)
+        line = server.wait_for("Exception in ASGI application")
+
+    assert status == 500
+    assert line["level"] == "error"
+    assert line["exception"].endswith("RuntimeError: a bug")
+    assert line["request_id"] == headers["x-request-id"]
+    assert headers["x-request-id"] in json.loads(body)["detail"]
+
+
 def test_a_port_in_use_is_told_in_one_line_before_anything_is_loaded(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
