@@ -23,7 +23,8 @@ def asked(tmp_path_factory, save_tiny):
     folder, cache = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("schemathesis")
     save_tiny(folder / "photo.safetensors")
     key = add_key(folder / "keys.json", "schemathesis", admin=True)
-    # At this level questions about health are told of too.
+    # Where questions about health are told of too, and there are jobs.
+    flags = ("--log-level", "debug", "--keys-file", folder / "keys.json", "--spool", folder / "spool")
     flags = ("--log-level", "debug", "--keys-file", folder / "keys.json", "--spool", folder / "spool")
     with serving(folder, *flags) as server:
         paths = json.loads(server.ask("GET /openapi.json")[2])["paths"]
