@@ -25,7 +25,6 @@ def asked(tmp_path_factory, save_tiny):
     key = add_key(folder / "keys.json", "schemathesis", admin=True)
     # Where questions about health are told of too, and there are jobs.
     flags = ("--log-level", "debug", "--keys-file", folder / "keys.json", "--spool", folder / "spool")
-    flags = ("--log-level", "debug", "--keys-file", folder / "keys.json", "--spool", folder / "spool")
     with serving(folder, *flags) as server:
         paths = json.loads(server.ask("GET /openapi.json")[2])["paths"]
         address = f"http://127.0.0.1:{server.port}/openapi.json"
