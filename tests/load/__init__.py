@@ -1,0 +1,1 @@
+"""The service under load, and after a kill. Commands: `python -m tests.load --help`."""
