@@ -28,6 +28,8 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 # What macOS puts beside the files of a zip.
 _NO_FILES = re.compile(r"__MACOSX/|(.*/)?\.DS_Store$")
 _LONGEST_NAME = 1000
+# That a file in a zip can have: year to second.
+_FIRST_TIME, _LAST_TIME = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 # C0, C1, what turns the direction of writing, and what UTF-8 cannot hold.
 _UNPRINTED = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _DRIVE = re.compile("^([A-Za-z]):")
@@ -232,7 +234,8 @@ async def packed(results: AsyncGenerator[Result, None]) -> AsyncGenerator[bytes,
 
 
 def _info(result: Result) -> ZipInfo:
-    info = ZipInfo(result.name, time.localtime()[:6])
+    # A machine without a clock of its own may begin in 1970, for which zips have no room.
+    info = ZipInfo(result.name, min(max(_FIRST_TIME, time.localtime()[:6]), _LAST_TIME))
     info.external_attr = (stat.S_IFREG | 0o644) << 16
     info.comment = result.comment.encode()
     return info

@@ -6,10 +6,12 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 import zipfile
 import zlib
 from contextlib import aclosing
+from functools import partial
 from random import Random
 
 import pytest
@@ -353,6 +355,18 @@ def test_each_file_s_header_says_how_long_it_is_for_those_who_unpack_while_they_
     assert (flags & 8, method, crc, size, whole) == (0, 0, zlib.crc32(b"picture"), 7, 7)
     assert sent[0].endswith(b"picture")
     assert sent[1].endswith(b"another")
+
+
+@pytest.mark.parametrize(("now", "told"), [(0, 1980), (2**33, 2107)])
+def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
+    """Zips tell times from 1980 to 2107; a machine whose clock has no battery begins in 1970."""
+    monkeypatch.setattr("service.zips.time.localtime", partial(time.gmtime, now))
+
+    sent, _ = pieces(Result("a.png", b"a"))
+    archive = zipfile.ZipFile(io.BytesIO(b"".join(sent)))
+
+    assert archive.read("a.png") == b"a"
+    assert archive.getinfo("a.png").date_time[0] == told
 
 
 def test_a_stream_that_breaks_off_is_no_zip():
