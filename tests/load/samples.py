@@ -76,7 +76,6 @@ KINDS = (
     Kind(1, 768, 1024, "webp"),
     Kind(0.5, 1200, 1600, "jpeg", {"model": "photo-gaussian"}),
     Kind(0.3, 1600, 2400, "png", {"format": "same"}),
-    Kind(0.1, 2448, 3264, "jpeg"),
 )
 
 
