@@ -1,16 +1,20 @@
 """The server as a process: how it starts, and how it ends."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from served import SOON, START, answer, request, serving
 
 from engine import images
+from service.server import CUT_SECONDS
+from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +145,13 @@ def test_settings_that_cannot_be_read_are_told_in_one_line(folder, monkeypatch):
     assert told.startswith("error: max_pixels: ")
     assert "; grace_seconds: " in told
     assert told.count("\n") == 1
+
+
+def test_the_readmes_unit_and_container_are_given_longer_to_stop_than_the_service_takes():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    longest = Settings.model_fields["grace_seconds"].default + CUT_SECONDS
+
+    waits = re.findall(r"(?:TimeoutStopSec=|--stop-timeout )(\d+)", readme)
+
+    assert len(waits) == 2
+    assert all(int(wait) > longest for wait in waits)
