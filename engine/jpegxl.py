@@ -13,9 +13,10 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 
 @dataclass(frozen=True)
 class Header:
-    """fault: what is not taken, in words, or None."""
+    """bits: of a sample, 32 of floats. fault: what is not taken, in words, or None."""
 
     size: tuple[int, int]
+    bits: int
     fault: str | None
 
 
@@ -49,7 +50,12 @@ def read_header(data: bytes) -> Header:
     """Raises BrokenMetadata, or IndexError for a header that is cut short."""
     bits = _Bits(_codestream(data)[2:])
     size = _size(bits)
-    return Header(size, None if bits.flag() else _fault(bits))
+    if bits.flag():
+        return Header(size, 8, None)
+    if _moves(bits):
+        return Header(size, 8, "an animation or a preview")
+    depth = _depth(bits)
+    return Header(size, depth or 32, _fault(bits, depth))
 
 
 def _codestream(data: bytes) -> bytes:
@@ -75,14 +81,18 @@ def _side(bits: _Bits, in_eights: bool) -> int:
     return 8 * (1 + bits.take(5)) if in_eights else bits.choice((1, 9), (1, 13), (1, 18), (1, 30))
 
 
-def _fault(bits: _Bits) -> str | None:
+def _moves(bits: _Bits) -> bool:
+    """Whether there is more than one picture."""
+    if not bits.flag():
+        return False
+    bits.take(3)  # the orientation, which the decoder obeys
     if bits.flag():
-        bits.take(3)  # the orientation, which the decoder obeys
-        if bits.flag():
-            _size(bits)
-        if bits.flag() or bits.flag():
-            return "an animation or a preview"
-    if _depth(bits) > 16:
+        _size(bits)
+    return bits.flag() or bits.flag()
+
+
+def _fault(bits: _Bits, depth: int) -> str | None:
+    if depth > 16:
         return "more than 16 bits a channel"
     bits.flag()
     extra = bits.choice((0, 0), (1, 0), (2, 4), (1, 12))

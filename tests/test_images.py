@@ -35,6 +35,7 @@ from engine.images import (
     decode,
     encode,
     encode_png,
+    outline,
     picture_files,
     read,
     read_rgb,
@@ -624,6 +625,76 @@ def test_one_page_can_be_taken_alone():
         read(data, max_pages=2)
     with pytest.raises(PictureTooLarge, match="first 3 pages have 105 pixels; at most 104 are taken"):
         read(data, max_pixels=104)
+
+
+# What headers tell
+
+
+def files():
+    """Files of every kind that is read, and of each depth."""
+    rng = np.random.default_rng(0)
+    deep = rng.integers(2**16, size=(12, 9, 3)).astype(np.uint16)
+    plain = Image.fromarray((deep >> 8).astype(np.uint8))
+    for kind in LOSSLESS_KINDS:
+        for depth in kind.writes.depths:
+            page = drawn(0, DTYPES[depth], 3, False)
+            yield f"{kind.name}, {depth}", encode(File(kind, (page,)), kind).data
+    for kind in ("JPEG", "AVIF", "BMP", "GIF"):
+        file = io.BytesIO()
+        plain.save(file, kind)
+        yield kind, file.getvalue()
+    heic = io.BytesIO()
+    pillow_heif.from_pillow(plain.resize((64, 48))).save(heic)
+    yield "HEIC", heic.getvalue()
+    yield "AVIF, 10 bits", imagecodecs.avif_encode(deep >> 6, bitspersample=10)
+    for name, values in (("8", deep >> 8), ("16", deep)):
+        dtype = np.uint8 if name == "8" else np.uint16
+        yield f"JPEG 2000, {name}", imagecodecs.jpeg2k_encode(values.astype(dtype), reversible=True)
+    yield "JPEG XL", imagecodecs.jpegxl_encode((deep >> 8).astype(np.uint8), lossless=True)
+    pages = drawn(1, np.uint8, 1, False), drawn(2, np.uint16, 3, True, (4, 9)), drawn(3, np.uint8, 3, False)
+    yield "pages", encode(File(FORMATS["tiff"], pages), FORMATS["tiff"]).data
+    frames = tuple(drawn(seed, np.uint8, 3, False) for seed in range(3))
+    for kind in ("png", "webp", "avif"):
+        yield f"frames, {kind}", encode(File(FORMATS["gif"], frames, (40, 50, 60)), FORMATS[kind]).data
+    moving = io.BytesIO()
+    first, *others = [Image.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
+    first.save(moving, "GIF", save_all=True, append_images=others)
+    yield "frames, gif", moving.getvalue()
+    shown_first = io.BytesIO()
+    first.save(shown_first, "PNG", save_all=True, append_images=others, default_image=True)
+    yield "frames, png without its first", shown_first.getvalue()
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in files()])
+def test_headers_tell_how_much_there_is_before_any_of_it_is_decoded(data):
+    for page in (None, 1, len(read(data).pages)):
+        file, told = read(data, page=page), outline(data, page=page)
+
+        assert told.kind == file.kind
+        assert told.pixels == sum(each.samples.shape[:2].numel() for each in file.pages)
+        assert told.depth == max((each.depth for each in file.pages), key=["8", "16", "float"].index)
+
+
+def test_of_a_file_whose_pixels_are_missing_the_header_still_tells(samples, file_of):
+    cut = file_of(samples(300, 200))[:5000]
+
+    assert outline(cut).pixels == 300 * 200
+    with pytest.raises(BrokenPicture):
+        read(cut)
+
+
+def test_what_is_too_large_or_no_picture_is_refused_by_its_headers(file_of):
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
+    moving = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+    with pytest.raises(PictureTooLarge, match="first 3 pages have 90 pixels; at most 89 are taken"):
+        outline(moving, max_pixels=89)
+    with pytest.raises(PictureTooLarge, match="more than 2 pages, which are taken; page= takes one"):
+        outline(moving, max_pages=2)
+    with pytest.raises(NotAPicture, match="This is no picture"):
+        outline(b"not a picture")
+    with pytest.raises(BrokenPicture, match="PNG file's header is broken"):
+        outline(b"\x89PNG\r\n\x1a\n")
 
 
 # What a format cannot hold

@@ -19,9 +19,9 @@ def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
 
     file = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
     image = file[file.primary_index]
+    depth = int(cast(int, image.info["bit_depth"]))
 
     def load() -> tuple[Picture, tuple[str, ...]]:
-        depth = int(cast(int, image.info["bit_depth"]))
         known = metadata.from_info(image.info)
         words = ("only the main one of several pictures",) if len(file) > 1 else ()
         values = np.asarray(image)
@@ -32,7 +32,7 @@ def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
             values = values >> (16 - depth)
         return from_array(values, depth, known), words
 
-    yield Frame(image.size, load)
+    yield Frame(image.size, depth, load)
 
 
 def open_jp2(kind: Format, data: bytes) -> Iterator[Frame]:
@@ -48,7 +48,7 @@ def open_jp2(kind: Format, data: bytes) -> Iterator[Frame]:
     def load() -> tuple[Picture, tuple[str, ...]]:
         return from_array(imagecodecs.jpeg2k_decode(data), bits, known), ()
 
-    yield Frame(size, load)
+    yield Frame(size, bits, load)
 
 
 def _jp2_header(data: bytes, space: int | None) -> tuple[tuple[int, int], int]:
@@ -91,4 +91,4 @@ def open_jxl(kind: Format, data: bytes) -> Iterator[Frame]:
         # Turned by the decoder.
         return from_array(values, 8 * values.dtype.itemsize, known), ()
 
-    yield Frame(header.size, load)
+    yield Frame(header.size, header.bits, load)

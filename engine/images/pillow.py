@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -53,11 +54,19 @@ def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
                 return
             yield Frame(
                 image.size,
+                _bits(kind, data, image),
                 lambda: _from_pillow(kind, data, image),
                 lambda: _duration(image),
                 int(image.info.get("loop", 0 if kind.name == "avif" else 1)),
+                partial(_alike_from, kind, image, number),
             )
             number += 1
+
+
+def _alike_from(kind: Format, image: Image.Image, number: int) -> int:
+    """How many frames there are from that one on."""
+    frames: int = getattr(image, "n_frames", 1)
+    return frames - number if kind.reads.pages else 1
 
 
 def _duration(image: Image.Image) -> int | None:

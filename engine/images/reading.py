@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from engine.formats import (
 )
 from engine.images.others import open_heic, open_jp2, open_jxl
 from engine.images.pillow import open_pillow
-from engine.images.samples import File, Frame, Picture, in_mode, to_samples
+from engine.images.samples import File, Frame, Outline, Picture, in_mode, to_samples
 from engine.images.tiff import open_tiff
 
 MAX_PAGES = 100
@@ -44,11 +45,27 @@ def read(data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES,
     or CannotWrite for a page that is not there; all are ValueErrors.
     """
     kind = kind_of(data)
+    with _as_broken(kind):
+        return _read(kind, data, max_pixels, max_pages, page)
+
+
+def outline(
+    data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+) -> Outline:
+    """What `read` would make of a file, by its headers alone: no pixel is decoded. Raises what `read` raises."""
+    kind = kind_of(data)
+    with _as_broken(kind):
+        return _outline(kind, data, max_pixels, max_pages, page)
+
+
+@contextmanager
+def _as_broken(kind: Format) -> Iterator[None]:
+    """Whatever a codec makes of a broken file is a BrokenPicture."""
     try:
         # Codecs warn of what is odd in a file; who sent it gets the picture, or an error.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read(kind, data, max_pixels, max_pages, page)
+            yield
     except (PictureTooLarge, UnsupportedPicture, BrokenPicture, CannotWrite, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -59,16 +76,37 @@ def read(data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES,
         raise BrokenPicture(f"The {kind.title} file is broken or cut short: {error}") from error
 
 
+def _frames(kind: Format, data: bytes) -> Iterator[Frame]:
+    return _OPENERS.get(kind.name, open_pillow)(kind, data)
+
+
+def _outline(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> Outline:
+    pages = pixels = bits = 0
+    for count, frame in enumerate(_frames(kind, data), 1):
+        alike = frame.alike()
+        if page and count < page and alike == 1:
+            continue
+        number = 1 if page else alike
+        pages += number
+        if not page:
+            _refuse_more(pages, max_pages)
+        pixels += number * frame.size[0] * frame.size[1]
+        bits = max(bits, frame.bits)
+        _refuse_larger(frame.size, pixels, pages, max_pixels)
+        if page or alike > 1:
+            break
+    return Outline(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float")
+
+
 def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> File:
     pages: list[Picture] = []
     durations: list[int | None] = []
     changed: dict[str, None] = {}
     taken, plays, count = 0, 1, 0
-    for count, frame in enumerate(_OPENERS.get(kind.name, open_pillow)(kind, data), 1):
+    for count, frame in enumerate(_frames(kind, data), 1):
         if page and count < page:
             continue
-        if count > max_pages:
-            raise PictureTooLarge(f"The file has more than {max_pages} pages, which are taken; page= takes one.")
+        _refuse_more(count, max_pages)
         taken += frame.size[0] * frame.size[1]
         _refuse_larger(frame.size, taken, len(pages) + 1, max_pixels)
         picture, words = frame.load()
@@ -82,6 +120,11 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
         raise CannotWrite(f"Page {page} was asked for; the {kind.title} file has {count}.")
     timed = tuple(each or 0 for each in durations) if len(pages) > 1 and None not in durations else None
     return File(kind, _alike(pages) if timed else tuple(pages), timed, plays, tuple(changed))
+
+
+def _refuse_more(pages: int, max_pages: int) -> None:
+    if pages > max_pages:
+        raise PictureTooLarge(f"The file has more than {max_pages} pages, which are taken; page= takes one.")
 
 
 def _refuse_larger(size: tuple[int, int], taken: int, pages: int, max_pixels: int | None) -> None:

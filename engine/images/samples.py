@@ -76,13 +76,28 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What a file says that it holds. pixels: of all its pages; depth: of the deepest of them."""
+
+    kind: Format
+    pixels: int
+    depth: Depth
+
+
+@dataclass(frozen=True)
 class Frame:
-    """A page that is not decoded yet. load: gives it, and in words what was changed."""
+    """A page that is not decoded yet. load: gives it, and in words what was changed.
+
+    bits: of a sample, 32 if they become floats. alike: how many there are from here on, where they are of one
+    size and to come to the next this one would be decoded; else 1.
+    """
 
     size: tuple[int, int]
+    bits: int
     load: Callable[[], tuple[Picture, tuple[str, ...]]]
     duration: Callable[[], int | None] = lambda: None
     plays: int = 1
+    alike: Callable[[], int] = lambda: 1
 
 
 def to_pixels(samples: Tensor) -> Tensor:

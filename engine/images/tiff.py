@@ -39,7 +39,9 @@ def open_tiff(kind: Format, data: bytes) -> Iterator[Frame]:
                 break
             assert isinstance(page, tifffile.TiffPage)
             if not page.subfiletype & _PREVIEW_OR_MASK or not number:
-                yield Frame((page.imagewidth, page.imagelength), _tiff_loader(kind, data, page, number))
+                bits = 32 if page.dtype and page.dtype.kind == "f" else page.bitspersample
+                load = _tiff_loader(kind, data, page, number)
+                yield Frame((page.imagewidth, page.imagelength), bits, load)
             number += 1
     if not number:
         raise BrokenPicture("The TIFF file's header is broken, cut short or of a rare kind.")
