@@ -19,10 +19,10 @@ from service.estimating import router as estimating
 from service.headers import allow_origins, send_safe_headers
 from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
+from service.memory import give_back
 from service.metrics import Metrics
 from service.metrics import router as metrics_router
 from service.models import Shelf
-from service.network import Network
 from service.observed import Observed
 from service.routes import PAGE, router
 from service.schedule import Schedule
@@ -44,11 +44,12 @@ class State(TypedDict):
 def create_app(settings: Settings) -> FastAPI:
     """The service, ready but for a server to listen.
 
-    Sets torch's number of threads, for the whole process. Raises ValueError or OSError saying which keys or
-    weights do not load, or what is wrong with the spool: here, and not in the lifespan, so that a failed start
-    ends in a line instead of a server's traceback.
+    Sets torch's number of threads, and how memory is given back, for the whole process. Raises ValueError or
+    OSError saying which keys or weights do not load, or what is wrong with the spool: here, and not in the
+    lifespan, so that a failed start ends in a line instead of a server's traceback.
     """
     keys = Keys(settings)
+    give_back()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shelf = Shelf(settings)
@@ -58,10 +59,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with Network() as network:
-            denoiser = Denoiser(lambda: shelf.models, Schedule(network), settings, metrics)
+        with Schedule(settings) as schedule:
+            denoiser = Denoiser(lambda: shelf.models, schedule, settings, metrics)
             spending = partial(keys.spending, accepted=True)
-            at_work = working(spool, denoiser, closing, spending) if spool else nullcontext()
+            at_work = working(spool, denoiser.patiently(), closing, spending) if spool else nullcontext()
             with metrics.showing(denoiser, closing):
                 async with shelf.watched(settings.weights_interval), at_work as worker:
                     yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)

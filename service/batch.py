@@ -5,8 +5,10 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from posixpath import splitext
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import IO, Annotated, Any
 
 from anyio import CancelScope, to_thread
@@ -17,8 +19,8 @@ from starlette.types import Message, Receive, Send
 from engine.formats import FORMATS, chosen, suffix_of
 from service.accept import DEFAULT
 from service.body import FIELD
-from service.denoising import Denoiser
-from service.errors import documented, problem_of
+from service.denoising import Denoised, Denoiser
+from service.errors import BUSY, documented, problem_of
 from service.keys import owner
 from service.logs import log
 from service.schedule import Cancelled
@@ -57,6 +59,7 @@ _ERRORS = documented(
         404: "No such model.",
         413: "Too many bytes, as they come or unpacked, or too many files.",
         422: "A form without the field, or a parameter out of its range.",
+        503: BUSY[503],
         507: "No room on the disk where batches are kept until they are answered.",
     }
 )
@@ -79,15 +82,20 @@ async def denoised(
     Cancelled once the client is gone.
     """
     left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, wishes, target, left, spend, asyncio.Lock())
+    work = _Work(denoiser, wishes, target, left, spend, Lock())
     watching = asyncio.create_task(_watch(receive, left))
     try:
         for entry in batch:
             ahead.append(asyncio.create_task(work.one(entry)))
             if len(ahead) == AT_ONCE:
-                yield (await _first(ahead)).named(taken)
+                made = await _first(ahead)
+                yield made.named(taken)
+                # Its memory may be what the next waits for.
+                del made
         while ahead:
-            yield (await _first(ahead)).named(taken)
+            made = await _first(ahead)
+            yield made.named(taken)
+            del made
     finally:
         left.set()
         watching.cancel()
@@ -109,12 +117,13 @@ async def _first(ahead: deque[asyncio.Task["_Made"]]) -> "_Made":
 
 @dataclass(frozen=True)
 class _Made:
-    """A file of the answer that has no place among the others yet."""
+    """A file of the answer that has no place among the others yet. made: while it is there its memory counts."""
 
     stem: str
     suffix: str
     data: bytes
     comment: str = ""
+    made: Denoised | None = None
 
     def named(self, taken: Counter[str]) -> Result:
         """With a number, where its name is taken; names that differ in case alone are one on some systems."""
@@ -135,7 +144,7 @@ class _Work:
     target: str
     left: asyncio.Event
     spend: Callable[[int], None]
-    reading: asyncio.Lock
+    reading: Lock
 
     async def one(self, entry: Entry) -> _Made:
         """Raises Cancelled. A bug costs its own picture alone."""
@@ -143,7 +152,7 @@ class _Work:
         try:
             refuse_tricks(entry.name)
             made = await self.denoiser.file(
-                await self._read(entry), self.wishes, self.target, self._until_left, self.spend
+                partial(self._read, entry), self.wishes, self.target, self._until_left, self.spend
             )
         except Cancelled:
             raise
@@ -155,13 +164,12 @@ class _Work:
         stem, suffix = splitext(name)
         kind = made.written.kind
         told = "\n".join(f"{header}: {value}" for header, value in made.headers.items())
-        return _Made(
-            stem, suffix if suffix.lower() in kind.suffixes else suffix_of(kind), made.written.data, told
-        )
+        suffix = suffix if suffix.lower() in kind.suffixes else suffix_of(kind)
+        return _Made(stem, suffix, made.written.data, told, made)
 
-    async def _read(self, entry: Entry) -> bytes:
-        async with self.reading:
-            return await to_thread.run_sync(entry.read)
+    def _read(self, entry: Entry) -> bytes:
+        with self.reading:
+            return entry.read()
 
     async def _until_left(self) -> Message:
         await self.left.wait()
@@ -203,6 +211,7 @@ async def post_batch(
     denoiser.models.named(wishes.model)
     target = DEFAULT if wishes.format is None else wishes.format
     chosen(target, FORMATS[DEFAULT])
+    denoiser.schedule.refuse_if_full()
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
     spend = request.state.keys.spending(owner(request))

@@ -1,5 +1,6 @@
 """The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
@@ -34,13 +35,18 @@ class WrongField(ClientError):
     status = 422
 
 
-async def read_picture(request: Request, max_bytes: int) -> bytes:
+def _ignored(more: int) -> None:
+    """Nobody counts them."""
+
+
+async def read_picture(request: Request, max_bytes: int, arrived: Callable[[int], None] = _ignored) -> bytes:
     """The bytes of a form's field `image`, or else the whole body, whatever its Content-Type.
 
     (curl's --data-binary says that a picture is a urlencoded form.)
+    arrived: called with the bytes of each part, and may raise what it likes.
     Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
     """
-    body = counted(request, max_bytes)
+    body = counted(request, max_bytes, arrived)
     return await _read_field(body) if is_form(request) else await body.body()
 
 
@@ -49,27 +55,36 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-def counted(request: Request, max_bytes: int) -> Request:
+def announced(request: Request, max_bytes: int) -> int:
+    """How many bytes it says that its body has; 0 if it does not. Raises BodyTooLarge."""
+    said = request.headers.get("content-length", "")
+    size = int(said) if said.isdecimal() else 0
+    if size > max_bytes:
+        raise BodyTooLarge(f"The body has {size} bytes; at most {max_bytes} are taken.")
+    return size
+
+
+def counted(request: Request, max_bytes: int, arrived: Callable[[int], None] = _ignored) -> Request:
     """The same request, with a body that ends in BodyTooLarge before it becomes too large.
 
     Raises BodyTooLarge if it announces that it will.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise BodyTooLarge(f"The body has {announced} bytes; at most {max_bytes} are taken.")
-    return Request(request.scope, _counted(request.receive, max_bytes))
+    announced(request, max_bytes)
+    return Request(request.scope, _counted(request.receive, max_bytes, arrived))
 
 
-def _counted(receive: Receive, max_bytes: int) -> Receive:
+def _counted(receive: Receive, max_bytes: int, arrived: Callable[[int], None]) -> Receive:
     """The same messages, up to the one that makes the body too large."""
     received = 0
 
     async def receive_and_count() -> Message:
         nonlocal received
         message = await receive()
-        received += len(message.get("body", b""))
+        more = len(message.get("body", b""))
+        received += more
         if received > max_bytes:
             raise BodyTooLarge(f"The body has at least {received} bytes; at most {max_bytes} are taken.")
+        arrived(more)
         return message
 
     return receive_and_count

@@ -1,22 +1,38 @@
 """A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
+from anyio import to_thread
+from fastapi import Request
 from starlette.types import Receive
 
 from engine.estimate import Estimate, in_words
-from engine.formats import chosen
-from engine.images import Picture, Written, encode, read
-from engine.picture import Denoising, Finish
+from engine.formats import Depth, Format, chosen
+from engine.images import File, Outline, Picture, Written, encode, outline, read
+from engine.picture import WHOLE, Denoising, Finish
 from engine.weights import Model
+from service.body import announced, read_picture
 from service.metrics import Metrics
 from service.models import Models
-from service.schedule import Schedule, Turn
+from service.schedule import Schedule
 from service.settings import Settings
+from service.turn import Load, Turn
 from service.wishes import Wishes
+
+# Memory that a pixel takes on its way from file to file, at most, in bytes, by the depth it is kept in; and what
+# some formats' encoders take besides. Measured on 9 megapixels of noise: 6 (grey) to 19 (with transparency) of 8
+# bits, 22 to 41 of 16, 30 without transparency of floats; 50 in all from 8 bits to WebP and to AVIF.
+PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
+ENCODER_BYTES = {"webp": 40, "avif": 40}
+
+
+# Reads a file's bytes, in a thread, and again whenever it is called.
+Stored = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -49,13 +65,16 @@ class Denoised:
 class Denoiser:
     """What it takes to denoise a file: the weights, whose turn it is, and the limits; and who counts it.
 
-    serving: gives the weights that are in service when it is called.
+    serving: gives the weights that are in service when it is called. accepted, patient: as Schedule.turn.
     """
 
     serving: Callable[[], Models]
     schedule: Schedule
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
+    accepted: bool = False
+    patient: bool = False
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def models(self) -> Models:
@@ -63,13 +82,30 @@ class Denoiser:
         return self.serving()
 
     def settled(self) -> "Denoiser":
-        """The same with the weights that are in service now, for a request of several files: all get the same."""
+        """The same for a request of several files: all get the weights that are in service now, and none of them
+        is turned away, since the request was not.
+        """
         models = self.models
-        return replace(self, serving=lambda: models)
+        return replace(self, serving=lambda: models, accepted=True)
+
+    def patiently(self) -> "Denoiser":
+        """The same for long work, which lets others go first."""
+        return replace(self, patient=True)
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
+        """Reads the picture in a request's body, and counts its bytes until it is done with.
+
+        Raises QueueFull, before it is read if possible, and what read_picture raises.
+        """
+        size = announced(request, self.settings.max_bytes)
+        self.schedule.refuse_if_full()
+        with self.schedule.arriving(size) as arrived:
+            yield partial(read_picture, request, self.settings.max_bytes, arrived)
 
     async def file(
         self,
-        body: bytes,
+        body: bytes | Stored,
         wishes: Wishes,
         target: str,
         receive: Receive,
@@ -78,23 +114,25 @@ class Denoiser:
     ) -> Denoised:
         """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
 
+        body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
         spend: called with the number of its pixels, once they are known; see Keys.spending.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
-        Raises what `read` and `encode` raise, NoSuchModel, and Cancelled once the client is gone.
+        Raises what `read` and `encode` raise, NoSuchModel, and what Schedule.turn raises.
         """
         name, settings = self.models.named(wishes.model), self.settings
+        found, size = await self._look(body, wishes.page)
+        kind, pixels = chosen(target, found.kind), found.pixels
+        finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+        load = _load(found, size, kind, finish)
         lap = self.metrics.laps()
-        async with self.schedule.turn(receive) as turn:
+        async with self.schedule.turn(receive, load, self.accepted, self.patient) as turn:
             lap("wait")
-            file = await turn.in_thread(partial(read, body, settings.max_pixels, settings.max_pages, wishes.page))
+            file = await turn.in_thread(partial(self._read, body, wishes.page))
             lap("decode")
             # A name for each large thing would keep it until the end.
             del body
-            kind = chosen(target, file.kind)
-            finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
-            pages = list(file.pages)
-            pixels = sum(page.samples.shape[0] * page.samples.shape[1] for page in pages)
             spend(pixels)
+            pages = list(file.pages)
             file = replace(file, pages=())
             # The first page decides for all: they come from one camera. The weights taken here see all of them,
             # whatever is put in service meanwhile.
@@ -112,18 +150,39 @@ class Denoiser:
             file = replace(file, pages=tuple(pages))
             written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
             lap("encode", model.name)
+            made = Denoised(written, model, self.models.precision, estimate, turn.seconds)
+            turn.keep(made, len(written.data))
         self.metrics.picture(model, pixels)
-        return Denoised(written, model, self.models.precision, estimate, turn.seconds)
+        return made
 
     async def estimate(self, body: bytes, page: int, receive: Receive) -> tuple[Estimate, str | None]:
         """The noise of a file's page, counted from 1, and the model that AUTO takes for it, if it is served.
 
-        receive: as Schedule.turn. Raises what `read` raises.
+        receive: as Schedule.turn. Raises what `read` raises, and what Schedule.turn raises.
         """
-        async with self.schedule.turn(receive) as turn:
-            limits = (self.settings.max_pixels, self.settings.max_pages)
-            file = await turn.in_thread(partial(read, body, *limits, page))
+        load = _load(*await self._look(body, page))
+        async with self.schedule.turn(receive, load) as turn:
+            file = await turn.in_thread(partial(self._read, body, page))
             return await turn.in_thread(partial(self.models.look, file.pages[0]))
+
+    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
+        """What is in a file, and how many of its bytes are not counted yet."""
+        limits = (self.settings.max_pixels, self.settings.max_pages, page)
+        # Not in the threads that pictures are decoded in: whoever is to be turned away is told at once.
+        if isinstance(body, bytes):
+            return await to_thread.run_sync(outline, body, *limits), 0
+
+        def look() -> tuple[Outline, int]:
+            data = body()
+            return outline(data, *limits), len(data)
+
+        # One in memory at a time.
+        async with self.looking:
+            return await to_thread.run_sync(look)
+
+    def _read(self, body: bytes | Stored, page: int | None) -> File:
+        data = body if isinstance(body, bytes) else body()
+        return read(data, self.settings.max_pixels, self.settings.max_pages, page)
 
     async def _page(
         self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
@@ -135,3 +194,9 @@ class Denoiser:
             await turn.in_network(piece)
             tell(piece.pixels)
         return await turn.in_thread(denoising.result)
+
+
+def _load(found: Outline, size: int, kind: Format | None = None, finish: Finish = WHOLE) -> Load:
+    """size: of the file, if its memory counts here. kind: to be written, if any is."""
+    each = PIXEL_BYTES[found.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
+    return Load(found.pixels, found.pixels * each * (2 if finish.output == "compare" else 1) + size)

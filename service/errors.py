@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
 from service.headers import SAFE
+from service.logs import log
 from service.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
@@ -23,6 +24,13 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     PictureTooLarge: 413,
     UnsupportedPicture: 415,
     CannotWrite: 422,
+}
+# When to come again, in seconds, where nobody can know.
+AGAIN = {"Retry-After": "30"}
+# What whoever works on pictures answers, as OpenAPI describes it.
+BUSY = {
+    503: "More pictures wait than may, or memory is short. Retry-After says when to come again.",
+    504: "Not done by the deadline.",
 }
 
 
@@ -67,7 +75,7 @@ def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any
 def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
     app.add_exception_handler(ClientError, _known)
-    for type_ in ENGINE_STATUS:
+    for type_ in (*ENGINE_STATUS, MemoryError):
         app.add_exception_handler(type_, _known)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -86,6 +94,9 @@ def problem_of(error: Exception) -> ProblemResponse:
         return ProblemResponse(error.status, str(error), error.headers)
     if type(error) in ENGINE_STATUS:
         return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
+    if isinstance(error, MemoryError):
+        log.error("out of memory", error=str(error))
+        return ProblemResponse(503, "There is not enough memory for the picture just now.", AGAIN)
     told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
     # The framework sends it from outside of what adds headers to all other answers.
     return ProblemResponse(500, told, {"X-Request-ID": record.request_id, **SAFE})

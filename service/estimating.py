@@ -7,18 +7,19 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from engine.estimate import sentence
-from service.body import PICTURE_BODY, read_picture
+from service.body import PICTURE_BODY
 from service.denoising import Denoiser
-from service.errors import documented
+from service.errors import BUSY, documented
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
 _ERRORS = documented(
     {
         400: "No picture, or a broken one.",
-        413: "Too many bytes or pixels.",
+        413: "Too many bytes or pixels, or too much memory.",
         415: "A kind of picture that is not taken.",
         422: "A form without the field, or a page that is not there.",
+        **BUSY,
     }
 )
 
@@ -67,8 +68,7 @@ async def post_estimate(
 ) -> Found:
     """Tell what noise is in a picture, and which model suits it."""
     denoiser: Denoiser = request.state.denoiser
-    # The body gets no name here, which would keep it until the end.
-    estimate, model = await denoiser.estimate(
-        await read_picture(request, denoiser.settings.max_bytes), page or 1, request.receive
-    )
+    with denoiser.receiving(request) as picture:
+        # It gets no name here, which would keep it until the end.
+        estimate, model = await denoiser.estimate(await picture(), page or 1, request.receive)
     return Found(words=sentence(estimate), model=model, **asdict(estimate))

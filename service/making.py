@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -92,14 +93,8 @@ class Making:
             raise UploadLost(LOST) from error
 
     async def _picture(self, file: BinaryIO, wishes: Wishes) -> Result:
-        # The upload gets no name here, which would keep it until the end.
         made = await self.denoiser.file(
-            await to_thread.run_sync(file.read),
-            wishes,
-            target_of(wishes),
-            self.receive,
-            self.spend,
-            self.told,
+            partial(_whole, file), wishes, target_of(wishes), self.receive, self.spend, self.told
         )
         data, kind = made.written.data, made.written.kind
         await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
@@ -124,6 +119,11 @@ class Making:
                 done += 1
                 self.told(done / count)
                 yield each
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def named(name: str, kind: Format) -> str:

@@ -102,6 +102,14 @@ class _Now(Collector):
         queue.add_metric(["working"], schedule.in_work)
         queue.add_metric(["waiting"], schedule.waiting)
         yield queue
+        pixels = GaugeMetricFamily("denoise_queue_pixels", "Theirs, not denoised yet.", labels=["state"])
+        pixels.add_metric(["working"], schedule.pixels_in_work)
+        pixels.add_metric(["waiting"], schedule.pixels_waiting)
+        yield pixels
+        held = GaugeMetricFamily("denoise_held_bytes", "Memory that counts as taken.", labels=["for"])
+        held.add_metric(["pictures"], schedule.memory)
+        held.add_metric(["bodies"], schedule.body_bytes)
+        yield held
         weights = InfoMetricFamily("denoise_weights", "The weights in service.", labels=["name"])
         for name, model in models.by_name.items():
             weights.add_metric([name], {"digest": model.digest})

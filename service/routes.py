@@ -8,11 +8,12 @@ from pydantic import BaseModel, Field
 
 from engine.formats import FORMATS, WRITTEN, chosen
 from service.accept import DEFAULT, acceptable
-from service.body import PICTURE, PICTURE_BODY, read_picture
+from service.answer import Answer
+from service.body import PICTURE, PICTURE_BODY
 from service.caching import tagged
 from service.closing import Closing
 from service.denoising import Denoiser
-from service.errors import documented
+from service.errors import BUSY, documented
 from service.keys import owner
 from service.limits import Stopping
 from service.models import Digests, Fault, Loaded, Previous
@@ -44,9 +45,10 @@ _ERRORS = documented(
         400: "No picture, or a broken one.",
         404: "No such model.",
         406: "No format that is accepted is written.",
-        413: "Too many bytes, pixels or pages.",
+        413: "Too many bytes, pixels or pages, or too much memory.",
         415: "A kind of picture that is not taken.",
         422: "A form without the field, a parameter out of its range, or a format that cannot hold the picture.",
+        **BUSY,
     }
 )
 
@@ -80,15 +82,11 @@ async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> 
     denoiser.models.named(wishes.model)
     target = acceptable(request.headers.get("accept")) if wishes.format is None else wishes.format
     chosen(target, FORMATS[DEFAULT])
-    # The body gets no name here, which would keep it until the end.
-    made = await denoiser.file(
-        await read_picture(request, denoiser.settings.max_bytes),
-        wishes,
-        target,
-        request.receive,
-        request.state.keys.spending(owner(request)),
-    )
-    return Response(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
+    spend = request.state.keys.spending(owner(request))
+    with denoiser.receiving(request) as picture:
+        # It gets no name here, which would keep it until the end.
+        made = await denoiser.file(await picture(), wishes, target, request.receive, spend)
+    return Answer(made)
 
 
 @router.get("/health")

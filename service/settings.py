@@ -77,8 +77,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Largest width x height taken, in pixels, of all pages together; each takes about 10 bytes "
-        "of memory, of 16 bits 20, in each of the three pictures at most that are in work at once.",
+        description="Largest width x height taken, in pixels, of all pages together.",
     )
     max_pages: int = Field(
         default=100, ge=1, description="Most pages, or frames of an animation, taken from one file."
@@ -87,6 +86,36 @@ class Settings(BaseSettings):
         default=384 * 2**20,
         ge=2**20,
         description="Memory for the network's work, in bytes, beside the pictures themselves.",
+    )
+    picture_memory: int = Field(
+        default=2 * 2**30,
+        ge=2**24,
+        description="Memory for pictures in work and for answers until they are sent, in bytes: 20 a pixel, of "
+        "16 bits 40, of floats 60; 40 more for WebP and AVIF; twice as much to compare. A quarter is kept for "
+        "pictures that take a 32nd or less; one that takes more than the rest is refused.",
+    )
+    body_memory: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Memory for the files that are sent, in bytes, until their pictures are done. A quarter is "
+        "kept for files that take a 32nd or less.",
+    )
+    max_waiting: int = Field(
+        default=100,
+        ge=0,
+        description="Most pictures that wait for their turn, of large and of small ones each; others get 503.",
+    )
+    waiting_pixels: int = Field(
+        default=200_000_000,
+        ge=0,
+        description="Most pixels of pictures that wait for their turn, likewise. One may wait whatever its size.",
+    )
+    deadline: float = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        description="How long a picture may take from the end of its upload, in seconds, its wait included; then "
+        "it is given up and answered 504. 0 is for ever.",
     )
     png_level: int = Field(
         default=1,

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import repeat
 from threading import Lock, Semaphore
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from engine import images, picture, weights
 from engine.formats import FORMATS, WRITTEN
 from engine.metadata import Metadata
 from engine.picture import Denoising, denoise_picture
-from service import denoising, network
+from service import denoising, network, schedule
 from service.accept import acceptable
 from service.app import create_app
 from service.settings import Settings
@@ -406,6 +408,145 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
+def test_pictures_that_share_the_network_are_what_each_is_alone(client, folder, samples, file_of, monkeypatch):
+    sizes = [(21, 34)] * 5 + [(30, 40), (20, 50), (33, 40), (5, 6)]
+    sent = [file_of(samples(*size, seed=seed)) for seed, size in enumerate(sizes)]
+    begun, batches = Semaphore(0), []
+
+    def begin(*args, **how):
+        denoising = Denoising(*args, **how)
+        begun.release()
+        return denoising
+
+    def run(pieces):
+        # Nothing goes through the network before all of them are there.
+        if not batches:
+            [wait_for(begun) for _ in sizes]
+        batches.append(len(pieces))
+        picture.run(pieces)
+
+    monkeypatch.setattr(denoising, "Denoising", begin)
+    monkeypatch.setattr(network, "run", run)
+    with ThreadPoolExecutor(len(sent)) as pool:
+        answers = list(pool.map(lambda body: client.post("/denoise", content=body), sent))
+
+    for body, answer in zip(sent, answers, strict=True):
+        got, expected = images.decode(answer.content).samples, denoised(folder, body).clamp(0, 1) * 255
+        assert (got - expected).abs().max() <= 1
+    # The first alone, and then those of 32 x 64 pixels together.
+    assert sum(batches) == len(sizes)
+    assert max(batches) >= 5
+
+
+def test_health_is_answered_while_pictures_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
+    in_network, go_on = threading.Event(), threading.Event()
+
+    def held(pieces):
+        in_network.set()
+        assert go_on.wait(SOON)
+        picture.run(pieces)
+
+    monkeypatch.setattr(network, "run", held)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.post, "/denoise", content=noisy)
+        assert in_network.wait(SOON)
+        health = client.get("/health").json()
+        go_on.set()
+
+        assert answer.result().status_code == 200
+    assert (health["denoising"], health["waiting"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        (denoising, "read", MemoryError()),
+        (denoising, "encode", MemoryError()),
+        (network, "run", MemoryError("no more")),
+        (
+            network,
+            "run",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        ),
+    ],
+)
+def test_out_of_memory_the_request_fails_and_the_service_does_not(
+    module, name, error, client, noisy, monkeypatch, caplog
+):
+    def lacking(*args, **how):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, lacking)
+        failed = client.post("/denoise", content=noisy)
+    after = client.post("/denoise", content=noisy)
+
+    assert_problem(failed, 503, "not enough memory")
+    assert int(failed.headers["retry-after"]) > 0
+    assert "out of memory" in caplog.text
+    assert after.status_code == 200
+    assert client.get("/health").json()["denoising"] == 0
+
+
+@pytest.fixture
+def busy(settings, noisy, monkeypatch):
+    """busy(**settings): a service whose network is at work, and does not come to an end before the test does."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(pieces):
+        begun.set()
+        assert go_on.wait(SOON)
+        picture.run(pieces)
+
+    monkeypatch.setattr(network, "run", held)
+    with ExitStack() as stack:
+
+        def make(**limits):
+            client = stack.enter_context(TestClient(create_app(settings.model_copy(update=limits))))
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(go_on.set)
+            pool.submit(client.post, "/denoise", content=noisy)
+            assert begun.wait(SOON)
+            return client
+
+        yield make
+
+
+@pytest.mark.parametrize("route", ["/denoise", "/estimate"])
+def test_a_full_service_says_so_at_once_and_when_to_come_again(route, busy, noisy, monkeypatch):
+    monkeypatch.setattr(schedule, "SMALL_AT_ONCE", 1)
+
+    answer = busy(max_waiting=0).post(route, content=noisy)
+
+    assert_problem(answer, 503, "0 pictures wait; at most 0 may", "There should be room in")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_files_that_take_more_memory_than_there_is_are_refused(settings, noisy):
+    with TestClient(create_app(settings.model_copy(update={"body_memory": len(noisy)}))) as client:
+        for way in ({"content": noisy}, {"content": iter([noisy])}):
+            assert_problem(client.post("/denoise", **way), 503, "0 bytes of pictures arrive, wait or are in work")
+
+
+def test_a_picture_that_takes_too_much_memory_is_refused_before_it_is_decoded(settings, file_of, monkeypatch):
+    monkeypatch.setattr(denoising, "read", None)
+    sent = file_of(np.zeros((40, 50), np.uint16))
+    with TestClient(create_app(settings.model_copy(update={"picture_memory": 100_000}))) as client:
+        for wishes, needs in (({}, 40), ({"output": "compare"}, 80), ({"format": "webp"}, 80)):
+            response = client.post("/denoise", params=wishes, content=sent)
+
+            assert_problem(response, 413, f"take {2000 * needs} bytes of memory; at most 75000")
+
+
+def test_a_picture_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypatch):
+    endless = SimpleNamespace(pieces=repeat(piece(Net())))
+    monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
+    with TestClient(create_app(settings.model_copy(update={"deadline": 0.05}))) as client:
+        answer = client.post("/denoise", content=noisy)
+
+    assert_problem(answer, 504, "not done in the 0.05 seconds that one is given")
+
+
 def wait_for(semaphore):
     assert semaphore.acquire(timeout=SOON), "the other picture had to wait"
 
@@ -508,7 +649,19 @@ def test_the_description_names_both_bodies_the_answers_headers_and_every_error(c
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert "X-Denoise-Digest" in route["responses"]["200"]["headers"]
-    assert set(route["responses"]) == {"200", "400", "401", "404", "406", "413", "415", "422", "429"}
+    assert set(route["responses"]) == {
+        "200",
+        "400",
+        "401",
+        "404",
+        "406",
+        "413",
+        "415",
+        "422",
+        "429",
+        "503",
+        "504",
+    }
     assert set(route["responses"]["422"]["content"]) == {"application/problem+json"}
     assert client.get("/docs").status_code == 200
 

@@ -274,7 +274,7 @@ def test_the_description_names_both_bodies_and_every_error(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise/batch"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
-    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "507"}
+    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "503", "507"}
     assert set(route["responses"]["200"]["content"]) == {"application/zip"}
     assert {each["name"] for each in route["parameters"]} == set(Wishes.model_fields)
 
@@ -285,7 +285,8 @@ class Pictures:
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, body, wishes, target, receive, spend):
+    async def file(self, stored, wishes, target, receive, spend):
+        body = await asyncio.to_thread(stored)
         self.begun.append(body)
         gone = asyncio.create_task(receive())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())

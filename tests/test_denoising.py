@@ -1,15 +1,20 @@
 """A file's way through the service, without HTTP."""
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from service.denoising import Denoiser
 from service.models import Shelf
-from service.network import Network
 from service.schedule import Schedule
 from service.settings import Settings
 from service.wishes import Wishes
+
+ROOT = Path(__file__).parent.parent
 
 
 async def nobody_leaves():
@@ -23,9 +28,72 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares, shelf = [], [], Shelf(settings)
 
-    with Network() as network:
-        denoiser = Denoiser(lambda: shelf.models, Schedule(network), settings)
+    with Schedule(settings) as schedule:
+        denoiser = Denoiser(lambda: shelf.models, schedule, settings)
         asyncio.run(denoiser.file(body, Wishes(), "png", nobody_leaves, spent.append, shares.append))
 
     assert spent == [4 * 9 * 7]
     assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
+def test_many_clients_take_no_more_memory_than_the_settings_say(tmp_path, save_tiny):
+    """Of 24 at once, with 3.3 MB each, not all are let in; and all at once they would take 400 MB."""
+    save_tiny(tmp_path / "photo.safetensors")
+    program = """
+import asyncio, resource, sys, torch
+from engine.formats import FORMATS
+from engine.images import File, Picture, encode
+from service.app import create_app
+from service.settings import Settings
+torch.set_num_threads(1)
+MB, how = 2**20, dict(weights=sys.argv[1], model="photo", device="cpu", precision="float32")
+settings = Settings(picture_memory=32 * MB, body_memory=64 * MB, memory_budget=8 * MB, max_waiting=10, **how)
+noise = torch.randint(256, (1100, 1000, 3), dtype=torch.uint8)
+parts = encode(File(FORMATS["png"], (Picture(noise),)), FORMATS["png"]).data
+parts = [parts[start : start + 65536] for start in range(0, len(parts), 65536)]
+
+async def post(app, state):
+    left, status, size = iter(parts), [], 0
+
+    async def receive():
+        await asyncio.sleep(0)
+        part = next(left, None)
+        if part is None:
+            await asyncio.Event().wait()
+        # As a server's: not a piece of something that is there anyway.
+        return {"type": "http.request", "body": bytes(bytearray(part)), "more_body": part is not parts[-1]}
+
+    async def send(message):
+        nonlocal size
+        status.append(message.get("status"))
+        size += len(message.get("body", b""))
+
+    headers = [(b"content-length", str(sum(map(len, parts))).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/denoise", "query_string": b"", "headers": headers}
+    await app({**scope, "state": dict(state)}, receive, send)
+    return status[0], size > 10**6
+
+async def main():
+    app = create_app(settings)
+    async with app.router.lifespan_context(app) as state:
+        await post(app, state)
+        open("/proc/self/clear_refs", "w").write("5")
+        before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / MB
+        answers = await asyncio.gather(*(post(app, state) for _ in range(24)))
+        after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+        await asyncio.sleep(0)
+        schedule = state["denoiser"].schedule
+        print(after - before, schedule.memory, schedule.body_bytes, *(status for status, _ in answers))
+
+asyncio.run(main())
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    grown, held, bodies, *statuses = output.stdout.split()
+    assert set(statuses) == {"200", "503"}, output.stderr
+    assert statuses.count("200") >= 2
+    assert float(grown) < 32 + 64 + 8
+    assert (held, bodies) == ("0", "0")
