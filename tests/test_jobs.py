@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
-from served import serving
+from served import request, serving
 
 from service import jobs, worker
 from service.app import create_app
@@ -759,17 +759,23 @@ def test_a_job_that_kills_its_process_is_given_up_and_the_next_one_done(spooled,
     assert "ended 2 times while it was at this job" in failed["error"]["detail"]
 
 
-def test_a_service_that_is_stopped_does_not_wait_for_its_job_and_the_next_does_it(spooled, noisy):
-    with spooled(held=True) as server:
+def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next_does_the_job(spooled, noisy):
+    with spooled(held=True) as server, server.connect() as listener:
         job = server.ask("POST /jobs", noisy)[1]["location"]
         server.wait_for_work()
+        listener.sendall(request(f"GET {job}/events"))
+        heard = listener.makefile("rb")
+        assert heard.readline() == b"HTTP/1.1 200 OK\r\n"
         server.stop()
         server.wait_for_work("cancelled")
-        code = server.ended()
+        server.wait_for("stopped")
+        told, code = [line["event"] for line in server.log], server.ended()
+        assert b'"state":"running"' in heard.read()
     with spooled() as server:
         wait_until(lambda: json.loads(server.ask(f"GET {job}")[2])["state"] == "done")
 
     assert code == 0
+    assert "cut off" not in told
 
 
 def test_a_spool_that_another_service_has_stops_the_start(client, settings):
