@@ -119,6 +119,8 @@ class Making:
                 done += 1
                 self.told(done / count)
                 yield each
+                # Not kept while the next is made.
+                del each
 
 
 def _whole(file: BinaryIO) -> bytes:

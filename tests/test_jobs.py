@@ -282,6 +282,12 @@ def test_a_running_job_tells_how_far_it_is_and_how_long_it_takes(client, noisy, 
     assert (running["ended"], running["error"]) == (None, None)
 
 
+def test_a_job_has_no_deadline(settings, noisy):
+    with TestClient(create_app(settings.model_copy(update={"deadline": 1e-6}))) as client:
+        assert client.post("/denoise", content=noisy).status_code == 504
+        assert ended(client, leave(client, noisy))["state"] == "done"
+
+
 def test_jobs_are_off_without_a_spool_and_health_says_so(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"spool": None}))) as client:
         assert_problem(client.post("/jobs", content=noisy), 404, "keeps no jobs", "without a spool")
