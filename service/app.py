@@ -10,6 +10,7 @@ import torch
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
+from engine.decoder import Decoder, require_linux
 from service import batch, catalogue, jobs
 from service.caching import TaggedFiles
 from service.closing import Closing
@@ -45,9 +46,10 @@ def create_app(settings: Settings) -> FastAPI:
     """The service, ready but for a server to listen.
 
     Sets torch's number of threads, and how memory is given back, for the whole process. Raises ValueError or
-    OSError saying which keys or weights do not load, or what is wrong with the spool: here, and not in the
-    lifespan, so that a failed start ends in a line instead of a server's traceback.
+    OSError saying which keys or weights do not load, what is wrong with the spool, or that this is not Linux:
+    here, and not in the lifespan, so that a failed start ends in a line instead of a server's traceback.
     """
+    require_linux()
     keys = Keys(settings)
     give_back()
     if settings.threads:
@@ -59,8 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with Schedule(settings) as schedule:
-            denoiser = Denoiser(lambda: shelf.models, schedule, settings, metrics)
+        with Decoder(settings.decode_seconds, settings.decode_memory) as decoder, Schedule(settings) as schedule:
+            denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings, metrics)
             spending = partial(keys.spending, accepted=True)
             at_work = working(spool, denoiser.patiently(), closing, spending) if spool else nullcontext()
             with metrics.showing(denoiser, closing):

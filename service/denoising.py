@@ -7,16 +7,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from starlette.types import Receive
 
+from engine.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.estimate import Estimate, in_words
 from engine.formats import Depth, Format, chosen
-from engine.images import File, Outline, Picture, Written, encode, outline, read
+from engine.images import File, Outline, Picture, Written, encode
 from engine.picture import WHOLE, Denoising, Finish
 from engine.weights import Model
 from service.body import announced, read_picture
+from service.logs import log
 from service.metrics import Metrics
 from service.models import Models
 from service.schedule import Schedule
@@ -29,6 +31,8 @@ from service.wishes import Wishes
 # bits, 22 to 41 of 16, 30 without transparency of floats; 50 in all from 8 bits to WebP and to AVIF.
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 ENCODER_BYTES = {"webp": 40, "avif": 40}
+# Files whose headers are read at once, apart from those in work: it is done soon.
+LOOKED_AT = 4
 
 
 # Reads a file's bytes, in a thread, and again whenever it is called.
@@ -63,18 +67,20 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What it takes to denoise a file: the weights, whose turn it is, and the limits; and who counts it.
+    """What it takes to denoise a file: the weights, whose turn it is, who decodes, the limits, and who counts.
 
     serving: gives the weights that are in service when it is called. accepted, patient: as Schedule.turn.
     """
 
     serving: Callable[[], Models]
     schedule: Schedule
+    decoder: Decoder
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
     accepted: bool = False
     patient: bool = False
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looks: CapacityLimiter = field(default_factory=partial(CapacityLimiter, LOOKED_AT))
 
     @property
     def models(self) -> Models:
@@ -117,7 +123,7 @@ class Denoiser:
         body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
         spend: called with the number of its pixels, once they are known; see Keys.spending.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
-        Raises what `read` and `encode` raise, NoSuchModel, and what Schedule.turn raises.
+        Raises what Decoder.read and `encode` raise, NoSuchModel, and what Schedule.turn raises.
         """
         name, settings = self.models.named(wishes.model), self.settings
         found, size = await self._look(body, wishes.page)
@@ -127,7 +133,7 @@ class Denoiser:
         lap = self.metrics.laps()
         async with self.schedule.turn(receive, load, self.accepted, self.patient) as turn:
             lap("wait")
-            file = await turn.in_thread(partial(self._read, body, wishes.page))
+            file = await turn.in_thread(partial(self._read, body, wishes.page, turn))
             lap("decode")
             # A name for each large thing would keep it until the end.
             del body
@@ -158,11 +164,11 @@ class Denoiser:
     async def estimate(self, body: bytes, page: int, receive: Receive) -> tuple[Estimate, str | None]:
         """The noise of a file's page, counted from 1, and the model that AUTO takes for it, if it is served.
 
-        receive: as Schedule.turn. Raises what `read` raises, and what Schedule.turn raises.
+        receive: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
         """
         load = _load(*await self._look(body, page))
         async with self.schedule.turn(receive, load) as turn:
-            file = await turn.in_thread(partial(self._read, body, page))
+            file = await turn.in_thread(partial(self._read, body, page, turn))
             return await turn.in_thread(partial(self.models.look, file.pages[0]))
 
     async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
@@ -170,19 +176,23 @@ class Denoiser:
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
         # Not in the threads that pictures are decoded in: whoever is to be turned away is told at once.
         if isinstance(body, bytes):
-            return await to_thread.run_sync(outline, body, *limits), 0
+            with _telling_of_attacks():
+                return await to_thread.run_sync(self.decoder.outline, body, *limits, limiter=self.looks), 0
 
         def look() -> tuple[Outline, int]:
             data = body()
-            return outline(data, *limits), len(data)
+            return self.decoder.outline(data, *limits), len(data)
 
         # One in memory at a time.
         async with self.looking:
-            return await to_thread.run_sync(look)
+            with _telling_of_attacks():
+                return await to_thread.run_sync(look)
 
-    def _read(self, body: bytes | Stored, page: int | None) -> File:
+    def _read(self, body: bytes | Stored, page: int | None, turn: Turn) -> File:
         data = body if isinstance(body, bytes) else body()
-        return read(data, self.settings.max_pixels, self.settings.max_pages, page)
+        limits = (self.settings.max_pixels, self.settings.max_pages, page)
+        with _telling_of_attacks():
+            return self.decoder.read(data, *limits, turn.flow.check)
 
     async def _page(
         self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
@@ -194,6 +204,16 @@ class Denoiser:
             await turn.in_network(piece)
             tell(piece.pixels)
         return await turn.in_thread(denoising.result)
+
+
+@contextmanager
+def _telling_of_attacks() -> Iterator[None]:
+    """Who runs the service may want to give more, or to know what comes."""
+    try:
+        yield
+    except (Crashed, TooLargeToDecode, TooSlowToDecode) as error:
+        log.warning("decoding ended", reason=str(error))
+        raise
 
 
 def _load(found: Outline, size: int, kind: Format | None = None, finish: Finish = WHOLE) -> Load:

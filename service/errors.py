@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from engine.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
 from service.headers import SAFE
 from service.logs import log
@@ -24,6 +25,9 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     PictureTooLarge: 413,
     UnsupportedPicture: 415,
     CannotWrite: 422,
+    Crashed: 400,
+    TooLargeToDecode: 413,
+    TooSlowToDecode: 422,
 }
 # When to come again, in seconds, where nobody can know.
 AGAIN = {"Retry-After": "30"}

@@ -18,7 +18,7 @@ _ERRORS = documented(
         400: "No picture, or a broken one.",
         413: "Too many bytes or pixels, or too much memory.",
         415: "A kind of picture that is not taken.",
-        422: "A form without the field, or a page that is not there.",
+        422: "A form without the field, a page that is not there, or a file that takes too long to decode.",
         **BUSY,
     }
 )

@@ -47,7 +47,8 @@ _ERRORS = documented(
         406: "No format that is accepted is written.",
         413: "Too many bytes, pixels or pages, or too much memory.",
         415: "A kind of picture that is not taken.",
-        422: "A form without the field, a parameter out of its range, or a format that cannot hold the picture.",
+        422: "A form without the field, a parameter out of its range, a format that cannot hold the picture, or "
+        "a file that takes too long to decode.",
         **BUSY,
     }
 )

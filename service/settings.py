@@ -82,6 +82,18 @@ class Settings(BaseSettings):
     max_pages: int = Field(
         default=100, ge=1, description="Most pages, or frames of an animation, taken from one file."
     )
+    decode_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=3600,
+        description="Longest that decoding one file may take, in seconds; it is then given up.",
+    )
+    decode_memory: int = Field(
+        default=2 * 2**30,
+        ge=2**24,
+        description="Most memory that decoding one file may take, in bytes, in a process of its own beside the "
+        "service; 50 million pixels of floating point take 1.8 GB.",
+    )
     memory_budget: int = Field(
         default=384 * 2**20,
         ge=2**20,

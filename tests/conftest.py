@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import weights
+from engine import decoder, weights
 from engine.layers import slots
 from engine.networks import PhotoSpec, build_network
 
@@ -14,6 +14,29 @@ from engine.networks import PhotoSpec, build_network
 torch.set_num_threads(1)
 
 TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
+
+
+class Shared(decoder.Nursery):
+    """One for all applications that the tests make: to load the codecs takes a second or more."""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_nursery():
+    made = []
+
+    def shared():
+        if not made:
+            made.append(Shared())
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "Nursery", shared)
+        yield
+    for nursery in made:
+        super(Shared, nursery).close()
 
 
 @pytest.fixture

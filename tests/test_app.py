@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from leaving import post_and_leave
 from PIL import Image
 from windows import SOON, Net, piece
 
 from engine import images, picture, weights
+from engine.decoder import Decoder
 from engine.formats import FORMATS, WRITTEN
 from engine.metadata import Metadata
 from engine.picture import Denoising, denoise_picture
@@ -381,8 +383,8 @@ def test_the_png_level_reaches_the_encoder(settings, noisy):
 def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
-    def read(*args):
-        file = images.read(*args)
+    def read(decoder, *args):
+        file = images.read(*args[:-1])
         decoded.release()
         return file
 
@@ -400,7 +402,7 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
             [wait_for(denoised) for _ in range(2)]
         return images.encode(*args)
 
-    for module, fake in ((denoising, read), (network, run), (denoising, encode)):
+    for module, fake in ((Decoder, read), (network, run), (denoising, encode)):
         monkeypatch.setattr(module, fake.__name__, fake)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), [noisy, noisy]))
@@ -460,7 +462,7 @@ def test_health_is_answered_while_pictures_are_in_work_and_tells_of_them(client,
 @pytest.mark.parametrize(
     ("module", "name", "error"),
     [
-        (denoising, "read", MemoryError()),
+        (Decoder, "read", MemoryError()),
         (denoising, "encode", MemoryError()),
         (network, "run", MemoryError("no more")),
         (
@@ -529,7 +531,7 @@ def test_files_that_take_more_memory_than_there_is_are_refused(settings, noisy):
 
 
 def test_a_picture_that_takes_too_much_memory_is_refused_before_it_is_decoded(settings, file_of, monkeypatch):
-    monkeypatch.setattr(denoising, "read", None)
+    monkeypatch.setattr(Decoder, "read", None)
     sent = file_of(np.zeros((40, 50), np.uint16))
     with TestClient(create_app(settings.model_copy(update={"picture_memory": 100_000}))) as client:
         for wishes, needs in (({}, 40), ({"output": "compare"}, 80), ({"format": "webp"}, 80)):
@@ -558,22 +560,6 @@ def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(setting
 
     # Nobody reads it: what counts is that there is one.
     assert answers[0]["status"] == 400
-
-
-async def post_and_leave(app, body):
-    """What the application sends to a client that is no longer there."""
-    messages, sent = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}]), []
-
-    async def receive():
-        return next(messages)
-
-    async def send(message):
-        sent.append(message)
-
-    async with app.router.lifespan_context(app) as state:
-        scope = {"type": "http", "method": "POST", "path": "/denoise", "query_string": b"", "headers": []}
-        await app({**scope, "state": dict(state)}, receive, send)
-    return sent
 
 
 def test_health_tells_what_runs(client, folder):

@@ -16,9 +16,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from engine import images
+from engine.decoder import Decoder
 from engine.formats import FORMATS, BrokenPicture
 from engine.images import Written
-from service import batch, denoising
+from service import batch
 from service.app import create_app
 from service.schedule import Cancelled
 from service.settings import Settings
@@ -214,12 +215,12 @@ def test_names_that_clash_get_a_number(client, shots):
 
 
 def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
-    def buggy(data, *args):
+    def buggy(decoder, data, *args):
         if data == shots[0][1]:
             raise RuntimeError("a secret of the house")
-        return images.read(data, *args)
+        return images.read(data, *args[:-1])
 
-    monkeypatch.setattr(denoising, "read", buggy)
+    monkeypatch.setattr(Decoder, "read", buggy)
     with caplog.at_level(logging.ERROR):
         first, second, _ = unzipped(client.post("/denoise/batch", **as_zip(shots)))
 
@@ -532,11 +533,11 @@ def test_a_batch_of_many_files_needs_few_open(settings, file_of, monkeypatch):
         before = files_open()
         seen = []
 
-        def read(*args):
+        def read(decoder, *args):
             seen.append(files_open())
-            return images.read(*args)
+            return images.read(*args[:-1])
 
-        monkeypatch.setattr(denoising, "read", read)
+        monkeypatch.setattr(Decoder, "read", read)
         answer = client.post("/denoise/batch", **as_form([("a.png", data)] * 200))
 
     assert len(unzipped(answer)) == 200

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from engine.decoder import Decoder
 from service.denoising import Denoiser
 from service.models import Shelf
 from service.schedule import Schedule
@@ -28,8 +29,8 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares, shelf = [], [], Shelf(settings)
 
-    with Schedule(settings) as schedule:
-        denoiser = Denoiser(lambda: shelf.models, schedule, settings)
+    with Decoder() as decoder, Schedule(settings) as schedule:
+        denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
         asyncio.run(denoiser.file(body, Wishes(), "png", nobody_leaves, spent.append, shares.append))
 
     assert spent == [4 * 9 * 7]

@@ -363,9 +363,7 @@ def server(settings):
 
 @contextmanager
 def running(settings):
-    config = uvicorn.Config(
-        create_app(settings), port=0, ws="none", log_level="error", timeout_graceful_shutdown=5
-    )
+    config = uvicorn.Config(create_app(settings), port=0, ws="none", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

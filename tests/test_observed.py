@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
+from leaving import post_and_leave
 from prometheus_client.parser import text_string_to_metric_families
 from windows import Net, piece
 
@@ -187,20 +188,6 @@ def test_a_client_that_goes_away_is_told_of_as_one_that_got_no_answer(settings, 
 
     (line,) = lines()
     assert (line["status"], line["error"]) == (499, "Cancelled")
-
-
-async def post_and_leave(app, body):
-    messages = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}])
-
-    async def receive():
-        return next(messages)
-
-    async def send(message):
-        pass
-
-    async with app.router.lifespan_context(app) as state:
-        scope = {"type": "http", "method": "POST", "path": "/denoise", "query_string": b"", "headers": []}
-        await app({**scope, "state": dict(state)}, receive, send)
 
 
 def test_no_time_that_is_told_follows_a_clock_that_jumps(client, noisy, lines, monkeypatch):

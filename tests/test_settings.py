@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from engine.decoder import MEMORY, SECONDS
 from engine.images import PNG_LEVEL
 from engine.picture import MEMORY_BUDGET
 from service.settings import Settings
@@ -50,6 +51,8 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
 def test_the_engines_own_defaults_are_the_settings():
     assert Settings.model_fields["memory_budget"].default == MEMORY_BUDGET
     assert Settings.model_fields["png_level"].default == PNG_LEVEL
+    assert Settings.model_fields["decode_seconds"].default == SECONDS
+    assert Settings.model_fields["decode_memory"].default == MEMORY
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch):
@@ -63,6 +66,8 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
     [
         ("max_bytes", "0"),
         ("max_pixels", "many"),
+        ("decode_seconds", "0"),
+        ("decode_memory", "1000"),
         ("memory_budget", "1000"),
         ("png_level", "10"),
         ("threads", "0"),

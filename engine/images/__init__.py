@@ -5,7 +5,16 @@ and writes what has 8 bits; what has more goes through imagecodecs and tifffile,
 bits of 16-bit colour without a word. A codec that few pictures need is imported when one comes.
 """
 
-from engine.images.reading import MAX_PAGES, decode, is_picture_name, outline, picture_files, read, read_rgb
+from engine.images.reading import (
+    MAX_PAGES,
+    decode,
+    is_picture_name,
+    load_codecs,
+    outline,
+    picture_files,
+    read,
+    read_rgb,
+)
 from engine.images.samples import LUMA, STRIP, File, Outline, Picture, Written, to_pixels, to_samples
 from engine.images.writing import PNG_LEVEL, encode, encode_png
 
@@ -22,6 +31,7 @@ __all__ = [
     "encode",
     "encode_png",
     "is_picture_name",
+    "load_codecs",
     "outline",
     "picture_files",
     "read",

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from engine.formats import (
@@ -153,6 +153,16 @@ def read_rgb(path: Path) -> Tensor:
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from error
     return to_samples(picture.pixels, torch.uint8, 3)
+
+
+def load_codecs() -> None:
+    """Import what is otherwise imported when a picture needs it: for a process from which others are forked."""
+    import imagecodecs  # noqa: F401
+    import pillow_heif  # noqa: F401
+    import tifffile  # noqa: F401
+    from PIL import ImageCms  # noqa: F401
+
+    Image.init()
 
 
 def is_picture_name(name: str) -> bool:
