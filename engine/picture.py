@@ -109,7 +109,9 @@ class Denoising:
         self.pieces: list[Piece] = []
         if any(finish.parts):
             self.clean = torch.empty_like(noisy.samples)
-            self.pieces += _pieces(net, _filled(noisy), to_pixels, self._write, memory_budget, window)
+            # Not a method: one that its own piece holds would keep the picture until garbage is looked for.
+            write = partial(_write, self.clean, finish.parts)
+            self.pieces += _pieces(net, _filled(noisy), to_pixels, write, memory_budget, window)
         else:
             self.clean = noisy.samples.clone()
 
@@ -118,11 +120,6 @@ class Denoising:
         if self.pieces:
             _keep_hidden(self.clean, self.noisy)
         return _shown(self.noisy, self.clean, self.finish.output)
-
-    def _write(self, rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
-        dtype, channels = self.clean.dtype, self.clean.shape[2]
-        mixed = _mixed(before, pixels, self.finish.parts, channels == 1)
-        self.clean[rows, cols] = to_samples(mixed, dtype, channels)
 
 
 def denoise(
@@ -137,6 +134,13 @@ def denoise(
     for piece in denoising.pieces:
         run([piece])
     return denoising.result()
+
+
+def _write(
+    clean: Tensor, parts: tuple[float, float], rows: slice, cols: slice, pixels: Tensor, before: Tensor
+) -> None:
+    channels = clean.shape[2]
+    clean[rows, cols] = to_samples(_mixed(before, pixels, parts, channels == 1), clean.dtype, channels)
 
 
 def _mixed(before: Tensor, after: Tensor, parts: tuple[float, float], grey: bool) -> Tensor:

@@ -1,6 +1,8 @@
+import gc
 import math
 import subprocess
 import sys
+import weakref
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,6 +296,19 @@ def test_windows_can_be_run_by_others_in_any_order_and_beside_other_pictures():
     for denoising, each in ((here, noisy), (there, other)):
         expected = denoise(NETWORKS[1], each, window=(1, 1)).samples.int()
         assert (denoising.result().samples.int() - expected).abs().max() <= 1
+
+
+def test_a_picture_that_is_done_is_let_go_of_at_once_and_not_when_garbage_is_looked_for():
+    denoising = Denoising(NETWORKS[0], Picture(picture(40, 50)))
+    for piece in denoising.pieces:
+        run([piece])
+    kept = [weakref.ref(each) for each in (denoising.noisy.samples, denoising.clean)]
+    gc.disable()
+    del denoising, piece
+    still = [each() is not None for each in kept]
+    gc.enable()
+
+    assert still == [False, False]
 
 
 def test_a_window_says_what_it_gives_and_how_many_of_it_fit_the_budget():
