@@ -69,6 +69,8 @@ async def run(plan: Plan) -> list[Row]:
             "weights_interval": LOOK_SECONDS,
             "precision": PRECISION,
             "model": MODEL,
+            # So few that some are refused.
+            "max_waiting": plan.clients // 4,
         }
         with (
             Service(folder, **settings) as service,
