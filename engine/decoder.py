@@ -299,7 +299,8 @@ def nurse(fd: int) -> None:
         # To look for garbage would write to all memory, of which workers then had copies.
         gc.collect()
         gc.freeze()
-        with socket.socket(fileno=fd) as parent:
+        # A parent that is killed before it has read the last answer ends as a reset.
+        with socket.socket(fileno=fd) as parent, suppress(ConnectionError):
             _obey(parent)
     except BaseException:
         traceback.print_exc()
@@ -348,7 +349,7 @@ def _forked(fd: int, parent: socket.socket) -> int:
 
 def _work(parent: socket.socket) -> None:
     """Decode one file after another, until the parent is gone."""
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         while True:
             told, parts = _receive(parent)
             data = bytes(parts.pop() or b"")

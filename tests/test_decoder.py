@@ -359,6 +359,21 @@ def test_nothing_survives_the_process_that_decodes_even_if_a_file_hangs(png):
         assert process.communicate(timeout=SOON)[1] == b""
 
 
+def test_a_nursery_whose_parent_dies_with_an_answer_unread_ends_without_a_word():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-c", decoder._NURSERY, str(theirs.fileno()), *sys.path]
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], start_new_session=True, stderr=subprocess.PIPE
+        )
+    with ours:
+        # A worker is to be ended that there never was: answered at once.
+        ours.send(decoder._word(1))
+        assert select.select([ours], [], [], SOON)[0]
+
+    assert process.communicate(timeout=SOON)[1] == b""
+
+
 def test_what_codecs_say_is_not_heard_and_a_bug_of_ours_is(own_nursery, capfd):
     with Decoder() as mine, pytest.raises(Crashed, match="exit code 1"):
         mine.read(sick("talk"))
