@@ -318,17 +318,16 @@ class Winograd(SameSize):
         n, rows, width, channels = x.shape
         out_channels = prepared.shape[2]
         y = empty((n, rows, width, out_channels), x.dtype, x.device)
+        matrices = prepared.unbind()
 
         def make(strip: Strip) -> None:
             lifted = self._lifted(x, strip)
             part = y.view(n, -1, self.m, width, out_channels)[strip]
-            count = lifted.shape[1:4].numel() // 3
+            shape = (*lifted.shape[1:3], -1, out_channels)
             for place in range(3):
                 out = part[:, :, :, place::3]
-                shape = (*lifted.shape[1:3], -1, out_channels)
                 made = (
-                    product(_every_third(rows, place, count, 3), matrix)
-                    for rows, matrix in zip(lifted, prepared, strict=True)
+                    product(runs, matrix) for runs, matrix in zip(_runs(lifted, place), matrices, strict=True)
                 )
                 self.form.lower([each.view(shape)[:, :, : out.shape[3]] for each in made], out)
             if finish:
@@ -348,11 +347,11 @@ class Winograd(SameSize):
             lifted = self._lifted(x, strip)
             spread, inside = self._held(y, strip, left=0)
             self.form.spread(tiles[strip], inside)
-            count = lifted.shape[1:4].numel() // 3
             total = torch.zeros((self.m + 2, 3 * x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
-            for rows, given, sums in zip(lifted, spread, total, strict=True):
-                for place in range(3):
-                    add_inner(sums, _every_third(rows, place, count, 3), _every_third(given, place, count, 1))
+            for place in range(3):
+                pairs = zip(total, _runs(lifted, place), _runs(spread, place, 1), strict=True)
+                for sums, runs, given in pairs:
+                    add_inner(sums, runs, given)
             return total
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
@@ -630,6 +629,13 @@ def _every_third(x: Tensor, first: int, count: int, run: int) -> Tensor:
     """(count, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
     channels = x.shape[-1]
     return x.as_strided((count, run * channels), (3 * channels, 1), x.storage_offset() + first * channels)
+
+
+def _runs(rows: Tensor, first: int, run: int = 3) -> tuple[Tensor, ...]:
+    """As _every_third, of each of (m + 2, ..., wide, C)."""
+    channels, count = rows.shape[-1], rows[0, ..., 0].numel() // 3
+    place = rows.storage_offset() + first * channels
+    return rows.as_strided((len(rows), count, run * channels), (rows.stride(0), 3 * channels, 1), place).unbind()
 
 
 def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: int) -> Tensor:
