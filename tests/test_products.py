@@ -24,14 +24,17 @@ def by(onednn):
 def test_either_library_gives_the_product(m, k, n, onednn, dtype):
     a, b, before = (t.to(dtype) for t in (drawn(m, k), drawn(k, n, seed=1), drawn(k, n, seed=2)))
     out, total, c = torch.empty(m, n, dtype=dtype), before.clone(), drawn(m, n, seed=3).to(dtype)
+    several = torch.empty(2, m, n, dtype=dtype)
 
     with by(onednn):
         made = products.product(a, b)
         products.product_into(out, a, b)
-        products.add_inner(total, a, c)
+        products.products_into(several, torch.stack((a, 2 * a)), torch.stack((b, b)))
+        products.add_inner(total[None], a[None], c[None])
 
     torch.testing.assert_close(made.double(), a.double() @ b.double(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(out, made)
+    torch.testing.assert_close(several, torch.stack((made, 2 * made)), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(total.double(), before.double() + a.double().T @ c.double(), atol=1e-4, rtol=1e-5)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers.products import add_inner, product, product_into, seconds
+from engine.layers.products import add_inner, by_onednn, product, product_into, products_into, seconds
 from engine.layers.strips import WHOLE, Finish, Strip, empty, empty_like, strips
 from engine.layers.window import Window, col2im, taps, turned
 
@@ -132,9 +132,9 @@ class Unfolded:
         depth = columns.shape[3:].numel()
 
         def make(strip: Strip) -> Tensor:
-            total = torch.zeros((depth, y.shape[3]), dtype=x.dtype, device=x.device)
-            add_inner(total, _copied(columns[strip], depth), y[strip].reshape(-1, y.shape[3]))
-            return total
+            total = torch.zeros((1, depth, y.shape[3]), dtype=x.dtype, device=x.device)
+            add_inner(total, _copied(columns[strip], depth)[None], y[strip].reshape(1, -1, y.shape[3]))
+            return total[0]
 
         return _summed(make(strip) for strip in _strips_of(columns))
 
@@ -318,18 +318,11 @@ class Winograd(SameSize):
         n, rows, width, channels = x.shape
         out_channels = prepared.shape[2]
         y = empty((n, rows, width, out_channels), x.dtype, x.device)
-        matrices = prepared.unbind()
 
         def make(strip: Strip) -> None:
-            lifted = self._lifted(x, strip)
             part = y.view(n, -1, self.m, width, out_channels)[strip]
-            shape = (*lifted.shape[1:3], -1, out_channels)
-            for place in range(3):
-                out = part[:, :, :, place::3]
-                made = (
-                    product(runs, matrix) for runs, matrix in zip(_runs(lifted, place), matrices, strict=True)
-                )
-                self.form.lower([each.view(shape)[:, :, : out.shape[3]] for each in made], out)
+            for made, out in self._products(self._lifted(x, strip), prepared, part):
+                self.form.lower(made, out)
             if finish:
                 lines = _lines(strip, height, self.m)
                 finish(y[lines], lines)
@@ -337,6 +330,25 @@ class Winograd(SameSize):
         for strip in self._strips(x, max(channels, out_channels)):
             make(strip)
         return y if rows == height else y[:, :height].contiguous()
+
+    def _products(
+        self, lifted: Tensor, prepared: Tensor, part: Tensor
+    ) -> Iterator[tuple[Sequence[Tensor], Tensor]]:
+        """The m + 2 products, each (samples, tiles, columns, C_out), and of the strip `part` those columns."""
+        if by_onednn(_runs(lifted, 0)[0], prepared[0]):
+            # Summed as they come, every third column: to lay them beside each other first would be a copy more.
+            shape = (*lifted.shape[1:3], -1, prepared.shape[2])
+            for place in range(3):
+                out = part[:, :, :, place::3]
+                made = (
+                    product(runs, kernel) for runs, kernel in zip(_runs(lifted, place), prepared, strict=True)
+                )
+                yield [each.view(shape)[:, :, : out.shape[3]] for each in made], out
+            return
+        whole = empty((*lifted.shape[:4], prepared.shape[2]), lifted.dtype, lifted.device)
+        for place in range(3):
+            products_into(_runs(whole, place, 1), _runs(lifted, place), prepared)
+        yield whole[:, :, :, : part.shape[3]].unbind(), part
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """im2col(x)' @ y: the adjoint of how the product depends on the weight."""
@@ -349,9 +361,7 @@ class Winograd(SameSize):
             self.form.spread(tiles[strip], inside)
             total = torch.zeros((self.m + 2, 3 * x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
             for place in range(3):
-                pairs = zip(total, _runs(lifted, place), _runs(spread, place, 1), strict=True)
-                for sums, runs, given in pairs:
-                    add_inner(sums, runs, given)
+                add_inner(total, _runs(lifted, place), _runs(spread, place, 1))
             return total
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
@@ -445,8 +455,7 @@ class Tiles(SameSize):
         def make(strip: Strip) -> None:
             lifted = self._lifted(x, strip)
             made = empty((36, lifted.shape[1], out_channels), x.dtype, x.device)
-            for out, given, matrix in zip(made, lifted, prepared, strict=True):
-                product_into(out, given, matrix)
+            products_into(made, lifted, prepared)
             self._scatter(product(self.out.to(x), made.flatten(1)), y, strip)
             if finish:
                 lines = _lines(strip, height)
@@ -463,8 +472,7 @@ class Tiles(SameSize):
             given = self._gathered(y, strip, 4)
             spread = product(self.out.T.to(x), given.flatten(1)).view(36, *given.shape[1:])
             total = torch.zeros((36, x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
-            for tiles, taken, sums in zip(self._lifted(x, strip), spread, total, strict=True):
-                add_inner(sums, tiles, taken)
+            add_inner(total, self._lifted(x, strip), spread)
             return total
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
@@ -631,11 +639,11 @@ def _every_third(x: Tensor, first: int, count: int, run: int) -> Tensor:
     return x.as_strided((count, run * channels), (3 * channels, 1), x.storage_offset() + first * channels)
 
 
-def _runs(rows: Tensor, first: int, run: int = 3) -> tuple[Tensor, ...]:
+def _runs(rows: Tensor, first: int, run: int = 3) -> Tensor:
     """As _every_third, of each of (m + 2, ..., wide, C)."""
     channels, count = rows.shape[-1], rows[0, ..., 0].numel() // 3
     place = rows.storage_offset() + first * channels
-    return rows.as_strided((len(rows), count, run * channels), (rows.stride(0), 3 * channels, 1), place).unbind()
+    return rows.as_strided((len(rows), count, run * channels), (rows.stride(0), 3 * channels, 1), place)
 
 
 def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: int) -> Tensor:

@@ -22,29 +22,40 @@ FEWEST = 2**20
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a (m, k), its rows in one run each, @ b (k, n) -> (m, n), contiguous."""
-    if _by_onednn(a, b):
+    if by_onednn(a, b):
         return _onednn(a, b)
     return torch.mm(a, b, out=empty((len(a), b.shape[1]), a.dtype, a.device))
 
 
 def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
     """The same, in memory that is there."""
-    if _by_onednn(a, b):
+    if by_onednn(a, b):
         out.copy_(_onednn(a, b))
     else:
         torch.mm(a, b, out=out)
 
 
-def add_inner(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total (m, n) += a' @ b, of a (k, m) and b (k, n)."""
-    if _by_onednn(a, b):
-        # The other way about it is up to half as fast again: b is the one with fewer columns.
-        total.add_(_onednn(b.T, a).T)
+def products_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """The same for each of several: out (l, m, n), a (l, m, k), b (l, k, n)."""
+    if by_onednn(a[0], b[0]):
+        for made, left, right in zip(out, a, b, strict=True):
+            made.copy_(_onednn(left, right))
     else:
-        torch.addmm(total, a.T, b, out=total)
+        torch.bmm(a, b, out=out)
 
 
-def _by_onednn(a: Tensor, b: Tensor) -> bool:
+def add_inner(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """For each of several, total (l, m, n) += a' @ b, of a (l, k, m) and b (l, k, n)."""
+    if by_onednn(a[0], b[0]):
+        for sums, left, right in zip(total, a, b, strict=True):
+            # The other way about it is up to half as fast again: b is the one with fewer columns.
+            sums.add_(_onednn(right.T, left).T)
+    else:
+        torch.baddbmm(total, a.transpose(1, 2), b, out=total)
+
+
+def by_onednn(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN makes this product, in memory of its own."""
     if a.dtype != torch.float32 or a.device.type != "cpu" or a.numel() * b.shape[1] < FEWEST:
         return False
     return onednn_is_faster()
