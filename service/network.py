@@ -20,6 +20,8 @@ from math import prod
 from threading import Lock
 from typing import Self
 
+import torch
+
 from engine.picture import Piece, run
 
 # Added to the nice value of threads that compute: those that answer requests, or whatever else the machine does,
@@ -72,8 +74,9 @@ class _Asked:
 class Network:
     """Runs windows, a batch at a time."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "network", initializer=lower_priority)
+    def __init__(self, cores: int) -> None:
+        """cores: that torch's helpers may keep busy."""
+        self._thread = ThreadPoolExecutor(1, "network", begin, (cores,))
         self._lock = Lock()
         self._waiting: list[_Asked] = []
         # What a flow of share 1 that never paused would have been given, in pixels.
@@ -145,6 +148,13 @@ def _attempt(pieces: list[Piece]) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def begin(cores: int) -> None:
+    """For a thread that computes: a lower priority, and how many cores it may keep busy."""
+    lower_priority()
+    # Of this thread, and of those to come that do not say otherwise.
+    torch.set_num_threads(cores)
 
 
 def lower_priority() -> None:

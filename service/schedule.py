@@ -19,8 +19,8 @@ import torch
 from starlette.types import Receive
 
 from service.errors import ClientError
-from service.network import Network, lower_priority
-from service.settings import Settings
+from service.network import Network, begin
+from service.settings import FOR_SMALL, SMALL, Settings
 from service.turn import Load, Turn
 
 # Of large pictures one is decoded, one in the network, one encoded: more would take memory and bring nothing.
@@ -29,9 +29,6 @@ LARGE_AT_ONCE = 3
 SMALL_AT_ONCE = 12
 # Threads that decode and encode small pictures. Each large one has its own.
 SMALL_THREADS = 4
-# The part of the memory that only small pictures take, and the part of it all that one of them takes at most.
-FOR_SMALL = 1 / 4
-SMALL = 1 / 32
 # How many long work lets pass before it goes in.
 PATIENCE = 8
 # Pixels a second, until there is something to measure.
@@ -77,7 +74,7 @@ class Schedule:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._network = Network()
+        self._network = Network(torch.get_num_threads())
         for_small = int(settings.picture_memory * FOR_SMALL)
         self._large = _Line("large", LARGE_AT_ONCE, LARGE_AT_ONCE, settings.picture_memory - for_small)
         self._small = _Line("small", SMALL_AT_ONCE, SMALL_THREADS, for_small)
@@ -216,7 +213,8 @@ class _Line:
     """Where pictures wait, and those let in from there. held: bytes that these take, and their answers."""
 
     def __init__(self, name: str, places: int, threads: int, memory: int) -> None:
-        self.threads = ThreadPoolExecutor(threads, name, initializer=lower_priority)
+        # One core each: helpers for all of them would be many, and in each other's way.
+        self.threads = ThreadPoolExecutor(threads, name, begin, (1,))
         self.places, self.memory, self.held = places, memory, 0
         self.waiting: list[Turn] = []
         self.in_work: set[Turn] = set()

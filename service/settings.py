@@ -5,9 +5,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Of the memory for pictures, and of that for their files: the part that only small ones take, and the part of it
+# all that a small one takes at most.
+FOR_SMALL = 1 / 4
+SMALL = 1 / 32
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
 
 
@@ -237,3 +241,11 @@ class Settings(BaseSettings):
         pattern=r"^(/[A-Za-z0-9._~-]+)+$",
         description="Path that a proxy serves it under, like `/denoise`; it passes requests on without it.",
     )
+
+    @field_validator("body_memory")
+    @classmethod
+    def _holds_a_body(cls, value: int, info: ValidationInfo) -> int:
+        most = int(value * (1 - FOR_SMALL))
+        if (largest := info.data.get("max_bytes", 0)) > most:
+            raise ValueError(f"three quarters of it, {most} bytes, have to hold a body of max_bytes, {largest}")
+        return value

@@ -48,8 +48,9 @@ from engine.images import File, Picture, encode
 from service.app import create_app
 from service.settings import Settings
 torch.set_num_threads(1)
-MB, how = 2**20, dict(weights=sys.argv[1], model="photo", device="cpu", precision="float32")
-settings = Settings(picture_memory=32 * MB, body_memory=64 * MB, memory_budget=8 * MB, max_waiting=10, **how)
+MB, how = 2**20, dict(weights=sys.argv[1], model="photo", device="cpu", precision="float32", max_waiting=10)
+memory = dict(picture_memory=32 * MB, body_memory=64 * MB, max_bytes=8 * MB, memory_budget=8 * MB)
+settings = Settings(**memory, **how)
 noise = torch.randint(256, (1100, 1000, 3), dtype=torch.uint8)
 parts = encode(File(FORMATS["png"], (Picture(noise),)), FORMATS["png"]).data
 parts = [parts[start : start + 65536] for start in range(0, len(parts), 65536)]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def network():
-    with Network() as network:
+    with Network(1) as network:
         yield network
 
 
@@ -212,11 +212,13 @@ def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(netw
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for each thread's priority")
-def test_the_network_s_threads_and_torch_s_helpers_give_way_to_those_that_answer():
+def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer():
     program = """
-import os, torch
+import asyncio, os, torch
 from engine.picture import Piece
-from service.network import Flow, Network
+from service.schedule import Schedule
+from service.settings import Settings
+from service.turn import Load
 torch.set_num_threads(3)
 
 class Net:
@@ -226,17 +228,28 @@ class Net:
 def nice():
     return {int(task): os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir("/proc/self/task")}
 
-before = nice()
-with Network() as network:
-    network.ask(Flow(), Piece(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None)).result()
-    after = nice()
-print({after[task] - before[task] for task in before}, {after[task] for task in after.keys() - before})
-print(len(after) - len(before) >= 3)
+async def nobody_leaves():
+    await asyncio.Event().wait()
+
+async def main():
+    before = nice()
+    with Schedule(Settings()) as schedule:
+        async with schedule.turn(nobody_leaves, Load(1, 1)) as turn:
+            here = nice()
+            await turn.in_network(Piece(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None))
+            computing = nice()
+            alone = await turn.in_thread(lambda: torch.rand(900, 900).sort() and torch.get_num_threads())
+            after = nice()
+    print({here[task] - before[task] for task in before}, {after[task] for task in after.keys() - here})
+    print(len(computing) - len(here) >= 3, len(after) - len(computing), alone, torch.get_num_threads())
+
+asyncio.run(main())
 """
     own = os.getpriority(os.PRIO_PROCESS, 0)
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
-    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICER)}}}", "True"], output.stderr
+    # The network's thread and its two helpers; one thread to decode, without any.
+    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICER)}}}", "True 1 1 3"], output.stderr
 
 
 @pytest.mark.parametrize("stopped", [None, TimeoutError])
@@ -245,7 +258,7 @@ def test_neither_a_stop_nor_an_error_keeps_the_picture_in_memory(stopped):
         raise ArithmeticError("no good")
 
     asked = piece(Net(), read=broken)
-    with Network() as network:
+    with Network(1) as network:
         done, kept = network.ask(Flow(stopped=stopped), asked), weakref.ref(asked)
     assert isinstance(done.exception(), stopped or ArithmeticError)
 

@@ -413,6 +413,19 @@ def test_memory_is_bounded_by_the_budget_whatever_the_size_of_the_picture():
         assert taken - noisy.nbytes < budget + WORK_BYTES
 
 
+def test_a_batch_of_as_many_windows_as_fit_is_bounded_by_the_budget():
+    net, budget = network(PhotoSpec((16,), (1,))), 6 * 2**20
+    pictures = [Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)) for _ in range(50)]
+    pieces = [Denoising(net, each, budget).pieces[0] for each in pictures]
+    together = pieces[: pieces[0].fits]
+
+    taken = peak(lambda: run(together))
+
+    # Beside what the network needs there are the pixels it is given, twice while they are put together.
+    assert taken < budget + WORK_BYTES + 2 * 12 * 64 * 64 * len(together)
+    assert 2 < len(together) < len(pieces)
+
+
 @pytest.mark.parametrize(("dtype", "channels"), [(torch.uint8, 3), (torch.uint16, 1)])
 def test_of_a_file_s_picture_only_a_window_is_ever_in_float32(dtype, channels):
     net, height, width, window = NETWORKS[0], 1500, 500, (2, 4)

@@ -369,7 +369,7 @@ def test_bodies_take_no_more_memory_than_is_theirs_however_many_arrive():
             held = schedule.body_bytes
         return held, schedule.body_bytes
 
-    held, left = scheduled(main, body_memory=2**20)
+    held, left = scheduled(main, body_memory=2**20, max_bytes=1)
 
     assert held == 6 * 2**20 // 8 + 2**20 // 64
     assert left == 0
@@ -387,7 +387,7 @@ def test_for_what_a_body_announces_room_is_kept_or_it_is_refused_before_it_is_re
             arrived(1)
         return held, schedule.body_bytes
 
-    assert scheduled(main, body_memory=2**20) == (2**19, 0)
+    assert scheduled(main, body_memory=2**20, max_bytes=1) == (2**19, 0)
 
 
 # What stops

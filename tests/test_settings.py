@@ -69,6 +69,10 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("decode_seconds", "0"),
         ("decode_memory", "1000"),
         ("memory_budget", "1000"),
+        ("picture_memory", "1000"),
+        ("deadline", "-1"),
+        # Too little for one body of as many bytes as are taken.
+        ("body_memory", "80000000"),
         ("png_level", "10"),
         ("threads", "0"),
         ("device", "gpu"),
