@@ -396,9 +396,9 @@ def test_bytes_per_pixel_is_an_upper_bound_and_no_wild_one(net):
     side = 384
     x = picture(side, side).unsqueeze(0)
 
-    # Strips as small beside the picture as they are beside a real one.
-    with patch.object(strips, "STRIP_BYTES", 2**21):
-        taken = peak(lambda: net.forward(x)) - 2 * 2**21
+    # Strips as small beside the picture as beside a real one; what one is made into takes up to twice as much.
+    with patch.object(strips, "STRIP_BYTES", 2**20):
+        taken = peak(lambda: net.forward(x)) - 3 * 2**20
 
     assert taken <= 1.02 * bytes_per_pixel(net) * side**2
     assert taken > 0.5 * bytes_per_pixel(net) * side**2
