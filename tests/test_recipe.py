@@ -133,7 +133,7 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-medium"
+    there = "paper, paper-long, photo, photo-camera, photo-medium, pixels"
 
     with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, or give a .toml file"):
         read_recipe("fast")
