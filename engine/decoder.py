@@ -48,8 +48,8 @@ from engine.metadata import Metadata
 SECONDS = 60.0
 MEMORY = 2 * 2**30
 
-# Workers that are kept for the next files.
-IDLE = 4
+# Workers that are kept for the next files; and what is added to the nice value of all.
+IDLE, NICER = 4, 10
 # In which it is looked whether a file is still wanted, and in which a nursery has to answer, in seconds.
 TICK, START = 0.05, 120.0
 if sys.platform == "linux":
@@ -293,6 +293,8 @@ def nurse(fd: int) -> None:
     # Whoever stops a service may tell so every process of it. What is begun is decoded, and the parent says when.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
+    # Whoever answers requests gets the processor when it wants it.
+    os.nice(NICER)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         load_codecs()
@@ -336,6 +338,9 @@ def _forked(fd: int, parent: socket.socket) -> int:
         return pid
     try:
         parent.close()
+        # If memory is short, the system is to end this, and not the service.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
         # Codecs write there what they find odd in a file; what goes wrong with us is still told.
         sys.stderr = os.fdopen(os.dup(2), "w")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

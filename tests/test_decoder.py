@@ -24,6 +24,7 @@ from served import SOON, serving
 
 from engine import decoder, images
 from engine.decoder import (
+    NICER,
     Crashed,
     Decoder,
     Nursery,
@@ -372,6 +373,14 @@ def test_a_nursery_whose_parent_dies_with_an_answer_unread_ends_without_a_word()
         assert select.select([ours], [], [], SOON)[0]
 
     assert process.communicate(timeout=SOON)[1] == b""
+
+
+def test_a_worker_gives_way_to_whoever_answers_and_is_the_first_to_go_if_memory_is_short(weak, png):
+    weak.read(png)
+    (worker,) = processes(weak)[1]
+
+    assert os.getpriority(os.PRIO_PROCESS, worker) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICER)
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_what_codecs_say_is_not_heard_and_a_bug_of_ours_is(own_nursery, capfd):
