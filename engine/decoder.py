@@ -42,14 +42,15 @@ from engine.formats import (
 )
 from engine.images import MAX_PAGES, File, Outline, Picture, load_codecs, outline, read
 from engine.metadata import Metadata
+from engine.process import give_back, lower_priority
 
 # Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, or 64 MB of JPEG 2000, take 8 s, others less, and 50
 # megapixels of floating point in a TIFF 1.8 GB.
 SECONDS = 60.0
 MEMORY = 2 * 2**30
 
-# Workers that are kept for the next files; and what is added to the nice value of all.
-IDLE, NICER = 4, 10
+# Workers that are kept for the next files.
+IDLE = 4
 # In which it is looked whether a file is still wanted, and in which a nursery has to answer, in seconds.
 TICK, START = 0.05, 120.0
 if sys.platform == "linux":
@@ -293,8 +294,8 @@ def nurse(fd: int) -> None:
     # Whoever stops a service may tell so every process of it. What is begun is decoded, and the parent says when.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
-    # Whoever answers requests gets the processor when it wants it.
-    os.nice(NICER)
+    lower_priority()
+    give_back()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         load_codecs()

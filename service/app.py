@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from engine.decoder import Decoder, require_linux
+from engine.process import give_back
 from service import batch, catalogue, jobs
 from service.caching import TaggedFiles
 from service.closing import Closing
@@ -20,7 +21,6 @@ from service.estimating import router as estimating
 from service.headers import allow_origins, send_safe_headers
 from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
-from service.memory import give_back
 from service.metrics import Metrics
 from service.metrics import router as metrics_router
 from service.models import Shelf

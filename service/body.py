@@ -1,6 +1,7 @@
 """The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from fastapi import Request
@@ -47,7 +48,7 @@ async def read_picture(request: Request, max_bytes: int, arrived: Callable[[int]
     Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
     """
     body = counted(request, max_bytes, arrived)
-    return await _read_field(body) if is_form(request) else await body.body()
+    return await (_read_field(body) if is_form(request) else _whole(body))
 
 
 def is_form(request: Request) -> bool:
@@ -88,6 +89,16 @@ def _counted(receive: Receive, max_bytes: int, arrived: Callable[[int], None]) -
         return message
 
     return receive_and_count
+
+
+async def _whole(request: Request) -> bytes:
+    """Part by part into one block: parts that are kept until the last has come take as much memory again, which
+    the C library then holds on to.
+    """
+    body = BytesIO()
+    async for part in request.stream():
+        body.write(part)
+    return body.getvalue()
 
 
 async def _read_field(request: Request) -> bytes:

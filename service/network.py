@@ -9,9 +9,6 @@ the engine keeps every core busy with one batch: two at once would be no faster,
 Source: Demers, Keshav & Shenker, "Analysis and simulation of a fair queueing algorithm", SIGCOMM 1989.
 """
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,10 +20,7 @@ from typing import Self
 import torch
 
 from engine.picture import Piece, run
-
-# Added to the nice value of threads that compute: those that answer requests, or whatever else the machine does,
-# then get the processor when they want it.
-NICER = 10
+from engine.process import lower_priority
 
 
 @dataclass(eq=False)
@@ -155,10 +149,3 @@ def begin(cores: int) -> None:
     lower_priority()
     # Of this thread, and of those to come that do not say otherwise.
     torch.set_num_threads(cores)
-
-
-def lower_priority() -> None:
-    """Of this thread and those it starts, as torch's helpers; where threads have one each, which is on Linux."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICER))

@@ -24,7 +24,6 @@ from served import SOON, serving
 
 from engine import decoder, images
 from engine.decoder import (
-    NICER,
     Crashed,
     Decoder,
     Nursery,
@@ -37,6 +36,7 @@ from engine.decoder import (
 from engine.formats import FORMATS
 from engine.images import File, Picture, encode
 from engine.metadata import Metadata
+from engine.process import NICER
 from service.app import create_app
 from service.settings import Settings
 

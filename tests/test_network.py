@@ -16,7 +16,8 @@ from engine.images import Picture
 from engine.layers import slots
 from engine.networks import PaperSpec, PhotoSpec, build_network
 from engine.picture import Denoising, denoise
-from service.network import NICER, Flow, Network
+from engine.process import NICER
+from service.network import Flow, Network
 
 ROOT = Path(__file__).parent.parent
 
