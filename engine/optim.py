@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.layers import Layer, Slot, slots
+from engine.layers.products import product
 
 
 class Optimiser(Protocol):
@@ -101,9 +102,8 @@ class Muon:
         parameters: Iterable[Slot],
         lr: float = 0.006,
         momentum: float = 0.95,
-        compute: torch.dtype = torch.float32,
     ) -> None:
-        self.slots, self.lr, self.momentum, self.compute = list(parameters), lr, momentum, compute
+        self.slots, self.lr, self.momentum = list(parameters), lr, momentum
         self.velocity = [torch.zeros_like(slot.value) for slot in self.slots]
 
     def step(self, factor: float = 1.0) -> None:
@@ -113,8 +113,7 @@ class Muon:
             ahead = slot.grad.add(velocity, alpha=self.momentum)
             inputs, outputs = slot.value.shape
             size = self.lr * factor * max(1.0, outputs / inputs) ** 0.5
-            direction = orthogonalise(ahead.to(self.compute))
-            slot.value.sub_(direction.to(slot.value.dtype), alpha=size)
+            slot.value.sub_(orthogonalise(ahead), alpha=size)
 
     def state(self) -> dict[str, Tensor]:
         """The momentum."""
@@ -129,17 +128,24 @@ class Muon:
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Nearly the orthogonal factor of a matrix: its singular vectors, its singular values brought to 0.7-1.2.
 
-    Newton-Schulz with the quintic of Jordan et al. 2024, whose slope at 0 lifts small singular values fast.
+    Newton-Schulz with the quintic of Jordan et al. 2024, whose slope at 0 lifts small singular values fast:
+    x <- (a + b xx' + c (xx')²) x. All factors are polynomials in the first xx' and commute, so x itself is
+    multiplied twice instead of ten times. xx' holds the squares of the singular values, for which bfloat16 has
+    too few digits; this takes half the time of the plain form in it, on a processor made for it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x: Tensor = matrix / (matrix.norm() + 1e-7)
     # The smaller of the two Gram matrices is the cheaper.
     tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    gram = product(x.T, x) if tall else product(x, x.T)
+    factors = gram
+    for step in range(steps):
+        factor = product(gram, gram).mul_(c).add_(gram, alpha=b)
+        factor.diagonal().add_(a)
+        factors = product(factors, factor) if step else factor
+        if step < steps - 1:
+            gram = product(product(factor, gram), factor)
+    return product(x, factors) if tall else product(factors, x)
 
 
 class Together:
@@ -163,7 +169,7 @@ class Together:
             optimiser.load_state(state)
 
 
-def muon_with_adam(net: Layer, lr: float, adam_lr: float, compute: torch.dtype = torch.float32) -> Together:
+def muon_with_adam(net: Layer, lr: float, adam_lr: float) -> Together:
     """Muon for the matrices inside; Adam for biases and for the first and the last layer.
 
     There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).
@@ -172,7 +178,7 @@ def muon_with_adam(net: Layer, lr: float, adam_lr: float, compute: torch.dtype =
     ends = (parameters[0].layer, parameters[-1].layer)
     inside = [s for s in parameters if s.value.dim() == 2 and s.layer not in ends]
     rest = [s for s in parameters if s not in inside]
-    return Together(Muon(inside, lr, compute=compute), Adam(rest, adam_lr))
+    return Together(Muon(inside, lr), Adam(rest, adam_lr))
 
 
 def clip_gradients(parameters: Sequence[Slot], max_norm: float) -> Tensor:

@@ -148,7 +148,7 @@ def begin(
         compute,
         torch.device(device),
         net,
-        _optimiser(recipe, net, compute),
+        _optimiser(recipe, net),
         Average(slots(net), recipe.average),
         Schedule(recipe.warmup, recipe.decay),
     )
@@ -263,9 +263,9 @@ def _errors(training: Training, pictures: Validation, batch: int = 8) -> Tensor:
     return torch.cat(errors)
 
 
-def _optimiser(recipe: Recipe, net: Layer, compute: torch.dtype) -> Optimiser:
+def _optimiser(recipe: Recipe, net: Layer) -> Optimiser:
     if recipe.optimiser == "sgd":
         return SGD(slots(net), recipe.lr)
     if recipe.optimiser == "adam":
         return Adam(slots(net), recipe.lr)
-    return muon_with_adam(net, recipe.lr, recipe.adam_lr, compute)
+    return muon_with_adam(net, recipe.lr, recipe.adam_lr)
