@@ -18,11 +18,10 @@ from service.closing import Closing
 from service.denoising import Denoiser
 from service.errors import answer_errors
 from service.estimating import router as estimating
-from service.headers import allow_origins, send_safe_headers
+from service.headers import SafeHeaders, allow_origins
 from service.keys import Keys, allowed, describe_keys
 from service.limits import Limited
 from service.metrics import Metrics
-from service.metrics import router as metrics_router
 from service.models import Shelf
 from service.observed import Observed
 from service.routes import PAGE, router
@@ -57,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     shelf = Shelf(settings)
     closing, metrics = Closing(), Metrics()
     # Last: it is the process's own from here on, until the lifespan ends.
-    spool = _open_spool(settings)
+    spool = Spool(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
@@ -92,18 +91,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(estimating)
     app.include_router(batch.router)
     app.include_router(jobs.router)
-    app.include_router(metrics_router)
-    send_safe_headers(app)
+    app.add_middleware(SafeHeaders)
     allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.
     app.add_middleware(Observed, metrics=metrics)
     app.mount("/page", TaggedFiles(directory=PAGE), name="page")
     describe_keys(app, keys)
     return app
-
-
-def _open_spool(settings: Settings) -> Spool | None:
-    return Spool(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
 
 def _version() -> str:

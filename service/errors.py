@@ -78,13 +78,13 @@ def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any
 
 def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
-    app.add_exception_handler(ClientError, _known)
-    for type_ in (*ENGINE_STATUS, MemoryError):
-        app.add_exception_handler(type_, _known)
+    # Exception is a bug: the server raises it again once the answer is sent, and so logs it with its traceback.
+    types: list[type[Exception]] = [ClientError, *ENGINE_STATUS, MemoryError, Exception]
+    for type_ in types:
+        app.add_exception_handler(type_, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _bug)
 
 
 def problem_of(error: Exception) -> ProblemResponse:
@@ -107,7 +107,7 @@ def problem_of(error: Exception) -> ProblemResponse:
 
 
 # `async`, all of them: for others the framework takes a thread, for which they would have to wait.
-async def _known(request: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     return problem_of(error)
 
 
@@ -134,8 +134,3 @@ async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads this: the client has closed the connection. It is no bug, and needs no traceback."""
     current().error = type(error).__name__
     return ProblemResponse(400, "The connection was closed before the picture was done.")
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    """The server raises the error again once this is sent, and so logs it with its traceback."""
-    return problem_of(error)

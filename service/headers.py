@@ -37,11 +37,6 @@ class SafeHeaders:
         await self.app(scope, receive, send_safe)
 
 
-def send_safe_headers(app: FastAPI) -> None:
-    """Have every answer carry them."""
-    app.add_middleware(SafeHeaders)
-
-
 def allow_origins(app: FastAPI, settings: Settings) -> None:
     """Let pages of the origins that are named read what is answered. Without any, browsers let no other page."""
     if settings.cors_origins:

@@ -22,8 +22,6 @@ from service.tracing import current
 OPEN = frozenset(
     {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 )
-# The files of those pages are mounted, and no route's guard stands before them.
-OPEN_FILES = frozenset({"/page", "/docs/files"})
 TAKEN = "it is taken as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 # localhost, a name of this machine's network, an address; with a port or without. No name that others can own.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -116,14 +114,3 @@ class _Now(Collector):
         yield weights
         faults = len(models.faults)
         yield GaugeMetricFamily("denoise_weights_faults", "Weights files that are not what is served.", faults)
-
-
-router = APIRouter()
-
-
-@router.get("/metrics", include_in_schema=False)
-async def get_metrics(request: Request) -> Response:
-    """All of it, in a format that Prometheus reads."""
-    metrics: Metrics = request.state.denoiser.metrics
-    encode, media_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(metrics.registry), media_type=media_type)

@@ -4,18 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.formats import FORMATS, WRITTEN, chosen
 from service.accept import DEFAULT, acceptable
-from service.answer import Answer
 from service.body import PICTURE, PICTURE_BODY
 from service.caching import tagged
 from service.closing import Closing
-from service.denoising import Denoiser
+from service.denoising import Denoised, Denoiser
 from service.errors import BUSY, documented
 from service.keys import owner
 from service.limits import Stopping
+from service.metrics import Metrics
 from service.models import Digests, Fault, Loaded, Previous
 from service.wishes import Wishes
 
@@ -75,6 +76,14 @@ class Health(BaseModel):
     jobs: bool = Field(description="Whether pictures can be left here as jobs.")
 
 
+class Answer(Response):
+    """Keeps the picture until all of it is sent, and as long the schedule counts its memory."""
+
+    def __init__(self, made: Denoised) -> None:
+        super().__init__(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
+        self._made = made
+
+
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
 async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
     """Return a picture of the same size without its noise."""
@@ -123,6 +132,14 @@ async def get_ready(request: Request) -> dict[str, bool]:
     if closing.begun:
         raise Stopping
     return {"ready": True}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def get_metrics(request: Request) -> Response:
+    """What is counted, in a format that Prometheus reads."""
+    metrics: Metrics = request.state.denoiser.metrics
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(metrics.registry), media_type=media_type)
 
 
 @router.get("/", include_in_schema=False)

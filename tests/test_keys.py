@@ -18,12 +18,14 @@ from served import answer, serving
 
 from service.app import create_app
 from service.keyring import add_key, revoke_key
-from service.keys import OPEN, OPEN_FILES, Keys, admin, owner, refuse_unguarded
+from service.keys import OPEN, Keys, admin, owner, refuse_unguarded
 from service.server import Server
 from service.settings import Settings
 
 GIVEN = "x" * 40
 BEARER = {"authorization": f"Bearer {GIVEN}"}
+# The files of the pages that are open are mounted, and no route's guard stands before them.
+OPEN_FILES = {"/page", "/docs/files"}
 
 
 @pytest.fixture(scope="module")
