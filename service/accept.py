@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 from engine.formats import FORMATS, WRITTEN, listed
 from service.errors import ClientError
-
-# What is meant by anything.
-DEFAULT = "png"
+from service.wishes import DEFAULT
 
 
 class NotAcceptable(ClientError):

@@ -9,49 +9,41 @@ from functools import partial
 from posixpath import splitext
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Send
+from starlette.types import Send
 
-from engine.formats import FORMATS, chosen, suffix_of
-from service.accept import DEFAULT
-from service.body import FIELD
+from engine.formats import suffix_of
+from service.body import PICTURE, PICTURES, described, until_gone
 from service.denoising import Denoised, Denoiser
 from service.errors import BUSY, documented, problem_of
 from service.keys import owner
 from service.logs import log
-from service.schedule import Cancelled
+from service.schedule import Cancelled, Gone
 from service.upload import entries, spooled
 from service.wishes import Wishes
-from service.zips import Entry, Result, packed, refuse_tricks, safe
+from service.zips import MEDIA_TYPE, Entry, Result, packed, refuse_tricks, safe
 
-MEDIA_TYPE = "application/zip"
 ERROR_SUFFIX = ".error.json"
+# What the zip is called.
+NAME = "denoised.zip"
 # One is decoded or encoded while the other is in the network; or one is sent and one is done ahead.
 AT_ONCE = 2
 
-_BINARY = {"type": "string", "format": "binary"}
-_FORM = {
-    "type": "object",
-    "required": [FIELD],
-    "properties": {FIELD: {"type": "array", "minItems": 1, "items": _BINARY}},
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "Pictures, as POST /denoise takes them, each as a file of the form's field; or a zip of "
-        "them, as the form's only file or as it is.",
-        "content": {"multipart/form-data": {"schema": _FORM}, MEDIA_TYPE: {"schema": _BINARY}},
-    }
-}
+_BODY = described(
+    "Pictures, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
+    "only file or as it is.",
+    PICTURES,
+    MEDIA_TYPE,
+)
 _ZIP = {
     "description": "The pictures without their noise, under their names with the new suffix, in the order in "
     "which they came. In place of one that could not be denoised NAME.error.json says why, as POST /denoise "
     "would. A picture's comment has what POST /denoise tells in headers. A zip that is cut short lacks pictures.",
-    "content": {MEDIA_TYPE: {"schema": _BINARY}},
+    "content": {MEDIA_TYPE: {"schema": PICTURE}},
 }
 _ERRORS = documented(
     {
@@ -68,12 +60,7 @@ router = APIRouter()
 
 
 async def denoised(
-    denoiser: Denoiser,
-    batch: Iterable[Entry],
-    wishes: Wishes,
-    target: str,
-    receive: Receive,
-    spend: Callable[[int], None],
+    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, gone: Gone, spend: Callable[[int], None]
 ) -> AsyncGenerator[Result, None]:
     """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
 
@@ -82,8 +69,8 @@ async def denoised(
     Cancelled once the client is gone.
     """
     left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, wishes, target, left, spend, Lock())
-    watching = asyncio.create_task(_watch(receive, left))
+    work = _Work(denoiser, wishes, left, spend, Lock())
+    watching = asyncio.create_task(_watch(gone, left))
     try:
         for entry in batch:
             ahead.append(asyncio.create_task(work.one(entry)))
@@ -103,9 +90,8 @@ async def denoised(
             await asyncio.gather(*ahead, return_exceptions=True)
 
 
-async def _watch(receive: Receive, left: asyncio.Event) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _watch(gone: Gone, left: asyncio.Event) -> None:
+    await gone()
     left.set()
 
 
@@ -141,7 +127,6 @@ class _Work:
 
     denoiser: Denoiser
     wishes: Wishes
-    target: str
     left: asyncio.Event
     spend: Callable[[int], None]
     reading: Lock
@@ -151,9 +136,8 @@ class _Work:
         name = safe(entry.name)
         try:
             refuse_tricks(entry.name)
-            made = await self.denoiser.file(
-                partial(self._read, entry), self.wishes, self.target, self._until_left, self.spend
-            )
+            read = partial(self._read, entry)
+            made = await self.denoiser.file(read, self.wishes, self.left.wait, self.spend)
         except Cancelled:
             raise
         except Exception as error:
@@ -171,17 +155,13 @@ class _Work:
         with self.reading:
             return entry.read()
 
-    async def _until_left(self) -> Message:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
 
 class _Streamed(StreamingResponse):
     """A zip that is sent while it is made. Whatever ends it ends the work for it."""
 
     def __init__(self, results: AsyncGenerator[Result, None]) -> None:
         self._pieces = packed(results)
-        headers = {"Content-Disposition": 'attachment; filename="denoised.zip"'}
+        headers = {"Content-Disposition": f'attachment; filename="{NAME}"'}
         super().__init__(self._pieces, media_type=MEDIA_TYPE, headers=headers)
 
     async def stream_response(self, send: Send) -> None:
@@ -207,12 +187,9 @@ async def post_batch(
     """
     # Pictures of one batch get the same weights, whatever is put in service meanwhile.
     denoiser: Denoiser = request.state.denoiser.settled()
-    # A model or a format that is not there is refused before anything is read.
-    denoiser.models.named(wishes.model)
-    target = DEFAULT if wishes.format is None else wishes.format
-    chosen(target, FORMATS[DEFAULT])
+    denoiser.refuse_unknown(wishes)
     denoiser.schedule.refuse_if_full()
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
     spend = request.state.keys.spending(owner(request))
-    return _Streamed(denoised(denoiser, batch, wishes, target, request.receive, spend))
+    return _Streamed(denoised(denoiser, batch, wishes, partial(until_gone, request), spend))

@@ -1,6 +1,6 @@
 """The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -12,16 +12,22 @@ from engine.formats import FORMATS, listed
 from service.errors import ClientError
 
 FIELD = "image"
-# As OpenAPI describes it.
+OCTETS = "application/octet-stream"
+# As OpenAPI describes them.
 PICTURE = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "required": [FIELD], "properties": {FIELD: PICTURE}}
-PICTURE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.",
-        "content": {"multipart/form-data": {"schema": _FORM}, "application/octet-stream": {"schema": PICTURE}},
-    }
-}
+PICTURES = {"type": "array", "minItems": 1, "items": PICTURE}
+
+
+def described(text: str, field: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """The OpenAPI description of a body: a form with such a field, or a file as it is, of the others' types."""
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    content = {"multipart/form-data": {"schema": form}, **{other: {"schema": PICTURE} for other in others}}
+    return {"requestBody": {"required": True, "description": text, "content": content}}
+
+
+PICTURE_BODY = described(
+    f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.", PICTURE, OCTETS
+)
 
 
 class BodyTooLarge(ClientError):
@@ -36,11 +42,9 @@ class WrongField(ClientError):
     status = 422
 
 
-def _ignored(more: int) -> None:
-    """Nobody counts them."""
-
-
-async def read_picture(request: Request, max_bytes: int, arrived: Callable[[int], None] = _ignored) -> bytes:
+async def read_picture(
+    request: Request, max_bytes: int, arrived: Callable[[int], None] = lambda more: None
+) -> bytes:
     """The bytes of a form's field `image`, or else the whole body, whatever its Content-Type.
 
     (curl's --data-binary says that a picture is a urlencoded form.)
@@ -65,7 +69,7 @@ def announced(request: Request, max_bytes: int) -> int:
     return size
 
 
-def counted(request: Request, max_bytes: int, arrived: Callable[[int], None] = _ignored) -> Request:
+def counted(request: Request, max_bytes: int, arrived: Callable[[int], None] = lambda more: None) -> Request:
     """The same request, with a body that ends in BodyTooLarge before it becomes too large.
 
     Raises BodyTooLarge if it announces that it will.
@@ -89,6 +93,12 @@ def _counted(receive: Receive, max_bytes: int, arrived: Callable[[int], None]) -
         return message
 
     return receive_and_count
+
+
+async def until_gone(request: Request) -> None:
+    """Return once the client goes away, the body being read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _whole(request: Request) -> bytes:

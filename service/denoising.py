@@ -9,11 +9,10 @@ from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
-from starlette.types import Receive
 
 from engine.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.estimate import Estimate, in_words
-from engine.formats import Depth, Format, chosen
+from engine.formats import FORMATS, Depth, Format, chosen
 from engine.images import File, Outline, Picture, Written, encode
 from engine.picture import WHOLE, Denoising, Finish
 from engine.weights import Model
@@ -21,10 +20,10 @@ from service.body import announced, read_picture
 from service.logs import log
 from service.metrics import Metrics
 from service.models import Models
-from service.schedule import Schedule
+from service.schedule import Gone, Schedule
 from service.settings import Settings
 from service.turn import Load, Turn
-from service.wishes import Wishes
+from service.wishes import DEFAULT, Wishes
 
 # Memory that a pixel takes on its way from file to file, at most, in bytes, by the depth it is kept in; and what
 # some formats' encoders take besides. Measured on noise, all processes together: 10 without and 12 with
@@ -98,6 +97,11 @@ class Denoiser:
         """The same for long work, which lets others go first."""
         return replace(self, patient=True)
 
+    def refuse_unknown(self, wishes: Wishes) -> None:
+        """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
+        self.models.named(wishes.model)
+        chosen(wishes.target, FORMATS[DEFAULT])
+
     @contextmanager
     def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
         """Reads the picture in a request's body, and counts its bytes until it is done with.
@@ -113,12 +117,11 @@ class Denoiser:
         self,
         body: bytes | Stored,
         wishes: Wishes,
-        target: str,
-        receive: Receive,
+        gone: Gone,
         spend: Callable[[int], None],
         told: Callable[[float], None] = lambda share: None,
     ) -> Denoised:
-        """A file's bytes -> the denoised file. target: the format to write, or SAME. receive: as Schedule.turn.
+        """A file's bytes -> the denoised file. gone: as Schedule.turn.
 
         body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
         spend: called with the number of its pixels, once they are known; see Keys.spending.
@@ -127,11 +130,11 @@ class Denoiser:
         """
         name, settings = self.models.named(wishes.model), self.settings
         found, size = await self._look(body, wishes.page)
-        kind, pixels = chosen(target, found.kind), found.pixels
+        kind, pixels = chosen(wishes.target, found.kind), found.pixels
         finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
         load = _load(found, size, kind, finish)
         lap = self.metrics.laps()
-        async with self.schedule.turn(receive, load, self.accepted, self.patient) as turn:
+        async with self.schedule.turn(gone, load, self.accepted, self.patient) as turn:
             lap("wait")
             file = await turn.in_thread(partial(self._read, body, wishes.page, turn))
             lap("decode")
@@ -161,13 +164,13 @@ class Denoiser:
         self.metrics.picture(model, pixels)
         return made
 
-    async def estimate(self, body: bytes, page: int, receive: Receive) -> tuple[Estimate, str | None]:
+    async def estimate(self, body: bytes, page: int, gone: Gone) -> tuple[Estimate, str | None]:
         """The noise of a file's page, counted from 1, and the model that AUTO takes for it, if it is served.
 
-        receive: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
+        gone: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
         """
         load = _load(*await self._look(body, page))
-        async with self.schedule.turn(receive, load) as turn:
+        async with self.schedule.turn(gone, load) as turn:
             file = await turn.in_thread(partial(self._read, body, page, turn))
             return await turn.in_thread(partial(self.models.look, file.pages[0]))
 

@@ -1,13 +1,14 @@
 """What noise is in a picture, asked without denoising it: POST /estimate."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from engine.estimate import sentence
-from service.body import PICTURE_BODY
+from service.body import PICTURE_BODY, until_gone
 from service.denoising import Denoiser
 from service.errors import BUSY, documented
 
@@ -70,5 +71,5 @@ async def post_estimate(
     denoiser: Denoiser = request.state.denoiser
     with denoiser.receiving(request) as picture:
         # It gets no name here, which would keep it until the end.
-        estimate, model = await denoiser.estimate(await picture(), page or 1, request.receive)
+        estimate, model = await denoiser.estimate(await picture(), page or 1, partial(until_gone, request))
     return Found(words=sentence(estimate), model=model, **asdict(estimate))

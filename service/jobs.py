@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterable
 from datetime import UTC, datetime
 from os import stat_result
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -12,19 +12,18 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
-from engine.formats import FORMATS, WRITTEN, chosen
-from service.accept import DEFAULT
-from service.batch import MEDIA_TYPE
-from service.body import FIELD
+from engine.formats import FORMATS, WRITTEN
+from service.body import OCTETS, PICTURE, PICTURES, described
 from service.caching import is_held
 from service.denoising import Denoiser
 from service.errors import ClientError, Problem, ProblemResponse, documented
 from service.keys import Forbidden, owner
-from service.making import taken, target_of
+from service.making import taken
 from service.spool import Order, Record, State
 from service.tracing import current
 from service.wishes import Wishes
 from service.worker import Worker
+from service.zips import MEDIA_TYPE
 
 # So many of the newest jobs are listed.
 LISTED = 100
@@ -90,24 +89,8 @@ async def _own(request: Request, worker: Jobs, id_: Annotated[str, Path(alias="i
 Own = Annotated[Record, Depends(_own)]
 
 
-_PICTURE = {"type": "string", "format": "binary"}
 _RESULTS = [*(FORMATS[name].media_type for name in WRITTEN), MEDIA_TYPE]
-_FORM = {
-    "type": "object",
-    "required": [FIELD],
-    "properties": {FIELD: {"type": "array", "minItems": 1, "items": _PICTURE}},
-}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "What POST /denoise takes, or POST /denoise/batch.",
-        "content": {
-            "multipart/form-data": {"schema": _FORM},
-            "application/octet-stream": {"schema": _PICTURE},
-            MEDIA_TYPE: {"schema": _PICTURE},
-        },
-    }
-}
+_BODY = described("What POST /denoise takes, or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
     "description": "The job, which will be done, whether or not the service is started again meanwhile.",
     "headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
@@ -139,9 +122,7 @@ async def post_job(request: Request, response: Response, worker: Jobs, wishes: A
     """
     denoiser: Denoiser = request.state.denoiser
     settings = denoiser.settings
-    # A model or a format that is not there is refused before anything is read.
-    denoiser.models.named(wishes.model)
-    chosen(target_of(wishes), FORMATS[DEFAULT])
+    denoiser.refuse_unknown(wishes)
 
     async def receive(file: BinaryIO) -> Order:
         name, parts = await taken(request, file, wishes, settings)
@@ -190,7 +171,7 @@ async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent
     responses={
         200: {
             "description": "What POST /denoise or /denoise/batch answers, headers too.",
-            "content": {media_type: {"schema": _PICTURE} for media_type in _RESULTS},
+            "content": {media_type: {"schema": PICTURE} for media_type in _RESULTS},
         },
         206: {"description": "The part of it that was asked for, by Range."},
         304: {"description": "The sender has it, as If-None-Match told."},

@@ -12,23 +12,21 @@ from typing import BinaryIO
 from anyio import to_thread
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
-from starlette.types import Receive
 
 from engine.files import atomic, write_atomically
 from engine.formats import FORMATS, SAME, Format, suffix_of
-from service.accept import DEFAULT
-from service.batch import MEDIA_TYPE, denoised
+from service.batch import NAME, denoised
 from service.body import BodyTooLarge
 from service.denoising import Denoiser
 from service.errors import ClientError
+from service.schedule import Gone
 from service.settings import Settings
 from service.spool import LOST, Record, Result
 from service.upload import Part, entries, spooled
 from service.wishes import Wishes
+from service.zips import MEDIA_TYPE, begins_zip, packed, safe
 from service.zips import Result as Packed
-from service.zips import begins_zip, packed, safe
 
-ZIP = "denoised.zip"
 # Files of the spool are nobody else's to read.
 PRIVATE = 0o600
 
@@ -37,11 +35,6 @@ class UploadLost(ClientError):
     """A job whose upload has gone from the spool."""
 
     status = 500
-
-
-def target_of(wishes: Wishes) -> str:
-    """The format to write. Accept is about the answer to who leaves a job."""
-    return DEFAULT if wishes.format is None else wishes.format
 
 
 async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Settings) -> tuple[str, str]:
@@ -53,13 +46,12 @@ async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Sett
     if await to_thread.run_sync(_is_batch, file, parts):
         # A zip that is none is refused at once.
         await to_thread.run_sync(entries, file, parts, settings)
-        return ZIP, json.dumps([asdict(part) for part in parts])
+        return NAME, json.dumps([asdict(part) for part in parts])
     only = parts[0]
     if only.size > settings.max_bytes:
         raise BodyTooLarge(f"The picture has {only.size} bytes; at most {settings.max_bytes} are taken.")
     name = PurePosixPath(safe(only.name or "picture")).name
-    target = target_of(wishes)
-    return name if target == SAME else named(name, FORMATS[target]), "[]"
+    return name if wishes.target == SAME else named(name, FORMATS[wishes.target]), "[]"
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
@@ -71,14 +63,14 @@ def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
 class Making:
     """What it takes to make a job's result of its upload.
 
-    receive: as Schedule.turn. spend: as Denoiser.file. told: called with the share that is done, up to 1.
+    gone: as Schedule.turn. spend: as Denoiser.file. told: called with the share that is done, up to 1.
     """
 
     denoiser: Denoiser
     record: Record
     upload: Path
     result: Path
-    receive: Receive
+    gone: Gone
     spend: Callable[[int], None]
     told: Callable[[float], None]
 
@@ -93,9 +85,7 @@ class Making:
             raise UploadLost(LOST) from error
 
     async def _picture(self, file: BinaryIO, wishes: Wishes) -> Result:
-        made = await self.denoiser.file(
-            partial(_whole, file), wishes, target_of(wishes), self.receive, self.spend, self.told
-        )
+        made = await self.denoiser.file(partial(_whole, file), wishes, self.gone, self.spend, self.told)
         data, kind = made.written.data, made.written.kind
         await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
         digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
@@ -104,13 +94,13 @@ class Making:
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], wishes: Wishes) -> Result:
         batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
         digest = hashlib.sha256()
-        each = denoised(self.denoiser, batch, wishes, target_of(wishes), self.receive, self.spend)
+        each = denoised(self.denoiser, batch, wishes, self.gone, self.spend)
         whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
         async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
             async for piece in pieces:
                 await to_thread.run_sync(zip_.write, piece)
                 digest.update(piece)
-        return Result(ZIP, MEDIA_TYPE, "{}", digest.hexdigest())
+        return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
 
     async def _counted(self, results: AsyncGenerator[Packed, None], count: int) -> AsyncGenerator[Packed, None]:
         done = 0

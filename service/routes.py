@@ -1,5 +1,6 @@
 """What the service answers to: a picture to denoise, questions about itself, and the page."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
-from engine.formats import FORMATS, WRITTEN, chosen
-from service.accept import DEFAULT, acceptable
-from service.body import PICTURE, PICTURE_BODY
+from engine.formats import FORMATS, WRITTEN
+from service.accept import acceptable
+from service.body import PICTURE, PICTURE_BODY, until_gone
 from service.caching import tagged
 from service.closing import Closing
 from service.denoising import Denoised, Denoiser
@@ -88,14 +89,13 @@ class Answer(Response):
 async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
     """Return a picture of the same size without its noise."""
     denoiser: Denoiser = request.state.denoiser
-    # A model or a format that is not there is refused before the picture is read.
-    denoiser.models.named(wishes.model)
-    target = acceptable(request.headers.get("accept")) if wishes.format is None else wishes.format
-    chosen(target, FORMATS[DEFAULT])
+    denoiser.refuse_unknown(wishes)
+    if wishes.format is None:
+        wishes.format = acceptable(request.headers.get("accept"))
     spend = request.state.keys.spending(owner(request))
     with denoiser.receiving(request) as picture:
         # It gets no name here, which would keep it until the end.
-        made = await denoiser.file(await picture(), wishes, target, request.receive, spend)
+        made = await denoiser.file(await picture(), wishes, partial(until_gone, request), spend)
     return Answer(made)
 
 

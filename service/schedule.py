@@ -9,19 +9,21 @@ the network (service.network), and stop within one window when their client goes
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Self
 
 import torch
-from starlette.types import Receive
 
 from service.errors import ClientError
 from service.network import Network, begin
 from service.settings import FOR_SMALL, SMALL, Settings
 from service.turn import Load, Turn
+
+# Returns once whoever asked is gone.
+Gone = Callable[[], Awaitable[object]]
 
 # Of large pictures one is decoded, one in the network, one encoded: more would take memory and bring nothing.
 LARGE_AT_ONCE = 3
@@ -153,9 +155,9 @@ class Schedule:
 
     @asynccontextmanager
     async def turn(
-        self, receive: Receive, load: Load, accepted: bool = False, patient: bool = False
+        self, gone: Gone, load: Load, accepted: bool = False, patient: bool = False
     ) -> AsyncIterator[Turn]:
-        """Wait to be let in. receive: tells, the body being read, when the client goes away.
+        """Wait to be let in. gone: returns once nobody wants it any more.
 
         accepted: not to be turned away, for it is part of what was taken before. patient: long work, which has no
         deadline and lets others go first, though not for ever. Raises QueueFull, TooMuchMemory, OutOfTime,
@@ -165,7 +167,7 @@ class Schedule:
         turn = Turn(load, self._network, line.threads, line.free, patient)
         if not accepted and not patient:
             self._refuse_if_full(line, turn)
-        with _stopping(turn, receive, None if patient else self._settings.deadline):
+        with _stopping(turn, gone, None if patient else self._settings.deadline):
             line.enter(turn)
             try:
                 await turn.admitted
@@ -294,12 +296,11 @@ class _Pace:
 
 
 @contextmanager
-def _stopping(turn: Turn, receive: Receive, deadline: float | None) -> Iterator[None]:
-    """Meanwhile, stop it when its client goes, or after so many seconds. deadline: none if 0."""
+def _stopping(turn: Turn, gone: Gone, deadline: float | None) -> Iterator[None]:
+    """Meanwhile, stop it when nobody wants it any more, or after so many seconds. deadline: none if 0."""
 
     async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await gone()
         turn.stop(Cancelled)
 
     watching: list[asyncio.Task[None] | asyncio.TimerHandle] = [asyncio.create_task(watch())]

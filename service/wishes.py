@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from engine.formats import SAME, WRITTEN
 
+# What is written where nobody says.
+DEFAULT = "png"
 Shown = Literal["clean", "residual", "compare"]
 
 
@@ -29,3 +31,8 @@ class Wishes(BaseModel):
         "clean", description="The clean picture, what was removed on mid-grey, or before and after side by side."
     )
     page: int | None = Field(None, ge=1, description="Only this page, or frame of an animation, counted from 1.")
+
+    @property
+    def target(self) -> str:
+        """The format to write, or SAME."""
+        return DEFAULT if self.format is None else self.format

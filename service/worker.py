@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi.concurrency import contextmanager_in_threadpool
-from starlette.types import Message
 from structlog.contextvars import bound_contextvars
 
 from engine.files import atomic
@@ -50,11 +49,6 @@ class Running:
     def seconds_left(self) -> float | None:
         """An estimate, once there is a share to make it from."""
         return (time.monotonic() - self.began) * (1 / self.share - 1) if self.share else None
-
-    async def receive(self) -> Message:
-        """Tells the schedule, as a client's connection would, that nobody wants it any more."""
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
 
 
 @asynccontextmanager
@@ -229,7 +223,7 @@ class Worker:
             record,
             self._spool.upload(record.id),
             self._spool.result(record.id),
-            running.receive,
+            running.gone.wait,
             self._spending(record.owner),
             partial(self._progress, running),
         )

@@ -17,6 +17,7 @@ from anyio import to_thread
 from service.body import FIELD, BodyTooLarge
 from service.errors import ClientError
 
+MEDIA_TYPE = "application/zip"
 # What is unpacked, or sent, at once, in bytes.
 PIECE = 2**18
 # zipfile reads a zip's directory in one piece: of each file 46 bytes, its name, and what else its writer tells.

@@ -286,15 +286,15 @@ class Pictures:
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, stored, wishes, target, receive, spend):
+    async def file(self, stored, wishes, gone, spend):
         body = await asyncio.to_thread(stored)
         self.begun.append(body)
-        gone = asyncio.create_task(receive())
+        leaving = asyncio.create_task(gone())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
-        await asyncio.wait([gone, done], return_when="FIRST_COMPLETED")
+        await asyncio.wait([leaving, done], return_when="FIRST_COMPLETED")
         self.ended.append(body)
-        left = gone.done()
-        gone.cancel()
+        left = leaving.done()
+        leaving.cancel()
         done.cancel()
         if left:
             raise Cancelled
@@ -324,7 +324,7 @@ def run(main):
 def test_a_picture_is_sent_before_the_others_are_done():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), "png", stays, free)) as results:
+        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), stays, free)) as results:
             pictures.finish(0)
             first = await anext(results)
 
@@ -338,7 +338,7 @@ def test_a_picture_is_sent_before_the_others_are_done():
 def test_a_picture_that_is_done_first_waits_for_those_before_it():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), "png", stays, free)) as results:
+        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             pictures.finish(1)
             while 1 not in pictures.ended:
@@ -355,7 +355,7 @@ def test_a_reader_who_is_slow_slows_the_work():
         pictures = Pictures()
         pictures.finish(*range(10))
         taken = 0
-        async for _ in batch.denoised(pictures, entries(10), Wishes(), "png", stays, free):
+        async for _ in batch.denoised(pictures, entries(10), Wishes(), stays, free):
             # What was begun ahead is done, and the reader is still at this one.
             ahead = min(10, taken + batch.AT_ONCE)
             while len(pictures.ended) < ahead:
@@ -379,7 +379,7 @@ def test_files_are_read_one_at_a_time():
 
     async def main():
         batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), "png", stays, free):
+        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), stays, free):
             pass
 
     run(main())
@@ -391,12 +391,7 @@ def test_files_are_read_one_at_a_time():
 def test_a_client_that_leaves_ends_the_work():
     async def main():
         pictures, leave = Pictures(), asyncio.Event()
-
-        async def leaves():
-            await leave.wait()
-            return {"type": "http.disconnect"}
-
-        results = batch.denoised(pictures, entries(9), Wishes(), "png", leaves, free)
+        results = batch.denoised(pictures, entries(9), Wishes(), leave.wait, free)
         waiting = asyncio.create_task(anext(results))
         while len(pictures.begun) < batch.AT_ONCE:
             await asyncio.sleep(0)
@@ -413,7 +408,7 @@ def test_a_client_that_leaves_ends_the_work():
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
         pictures = Pictures()
-        results = batch.denoised(pictures, entries(9), Wishes(), "png", stays, free)
+        results = batch.denoised(pictures, entries(9), Wishes(), stays, free)
         before = asyncio.all_tasks()
         pictures.finish(0)
         await anext(results)

@@ -31,7 +31,7 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
 
     with Decoder() as decoder, Schedule(settings) as schedule:
         denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
-        asyncio.run(denoiser.file(body, Wishes(), "png", nobody_leaves, spent.append, shares.append))
+        asyncio.run(denoiser.file(body, Wishes(), nobody_leaves, spent.append, shares.append))
 
     assert spent == [4 * 9 * 7]
     assert shares == [0.25, 0.5, 0.75, 1.0]

@@ -70,17 +70,17 @@ class Held:
         self.begun, self.go, self.gone = threading.Semaphore(0), threading.Event(), threading.Event()
         real = Denoiser.file
 
-        async def file(denoiser, body, wishes, target, receive, spend, told=lambda share: None):
+        async def file(denoiser, body, wishes, gone, spend, told=lambda share: None):
             told(0.25)
             self.begun.release()
-            leaving = asyncio.ensure_future(receive())
+            leaving = asyncio.ensure_future(gone())
             while not self.go.is_set() and not leaving.done():
                 await asyncio.sleep(0.005)
             if leaving.done():
                 self.gone.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, body, wishes, target, receive, spend, told)
+            return await real(denoiser, body, wishes, gone, spend, told)
 
         monkeypatch.setattr(Denoiser, "file", file)
 

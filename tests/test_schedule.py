@@ -36,7 +36,7 @@ async def nobody_leaves():
 
 
 async def leaves():
-    return {"type": "http.disconnect"}
+    """It has left already."""
 
 
 def scheduled(main, **settings):
@@ -60,11 +60,11 @@ class Crowd:
         """Those let in until now, in order."""
         return list(self.order)
 
-    async def come(self, name, load=LARGE, receive=nobody_leaves, **how):
+    async def come(self, name, load=LARGE, gone=nobody_leaves, **how):
         self.leave[name] = asyncio.Event()
 
         async def picture():
-            async with self.schedule.turn(receive, load, **how):
+            async with self.schedule.turn(gone, load, **how):
                 self.order.append(name)
                 await self.leave[name].wait()
 
@@ -408,12 +408,7 @@ def test_a_client_that_leaves_waits_no_longer():
     async def main(crowd):
         await filled(crowd)
         gone = asyncio.Event()
-
-        async def leaves_then():
-            await gone.wait()
-            return {"type": "http.disconnect"}
-
-        await crowd.come("gone", receive=leaves_then)
+        await crowd.come("gone", gone=gone.wait)
         await crowd.come("next")
         # Both at once: who has gone, and has not left yet, is not let in.
         gone.set()

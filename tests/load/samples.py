@@ -25,7 +25,6 @@ from engine.networks import PhotoSpec, build_network
 from engine.picture import Finish, denoise
 from engine.precision import resolve
 from engine.weights import SUFFIX, Model
-from service.accept import DEFAULT
 from service.wishes import Wishes
 
 TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
@@ -186,7 +185,7 @@ def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
 def _made(model: Model, file: File, wishes: Wishes) -> bytes:
     finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
     pages = tuple(denoise(model.net, page, finish=finish) for page in file.pages)
-    kind = chosen(wishes.format or DEFAULT, file.kind)
+    kind = chosen(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 
 
