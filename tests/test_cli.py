@@ -18,6 +18,7 @@ from engine.ensemble import Ensemble
 from engine.evaluate import evaluate_pairs, gaussian_pairs
 from engine.networks import PhotoSpec, build_network
 from service import cli
+from service.cli import judging
 from service.settings import Settings
 from service.wishes import Wishes
 
@@ -449,7 +450,7 @@ def test_ship_halves_weights_that_lose_nothing_by_it(denoise, model, photos, tmp
 
 
 def test_ship_keeps_weights_in_float32_that_would_lose_by_less(denoise, save_tiny, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "LARGEST_CHANGE", 0)
+    monkeypatch.setattr(judging, "LARGEST_CHANGE", 0)
     out = tmp_path / "out.safetensors"
 
     code, _, told = denoise("ship", save_tiny(tmp_path / "tiny.safetensors"), "--clean", photos, "--out", out)

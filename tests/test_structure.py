@@ -111,6 +111,12 @@ def test_what_the_user_fixed_is_where_it_belongs(entry):
     assert (ROOT / entry).is_file()
 
 
+def test_every_folder_of_modules_is_a_package_which_an_installation_brings():
+    folders = {file.parent for file in ENGINE + SERVICE}
+
+    assert not [name_of(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
 @pytest.mark.parametrize("file", ENGINE + SERVICE, ids=name_of)
 def test_no_function_is_longer_than_a_screen(file):
     functions = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.FunctionDef)]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from service import keyring
 
-keys = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="""Keys that requests must carry: make, list and revoke them. A running service takes a change at once.
@@ -26,7 +26,7 @@ FileOption = Annotated[
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, . _ -")]
 
 
-@keys.command()
+@app.command()
 def add(
     name: NameArgument,
     keys_file: FileOption,
@@ -47,7 +47,7 @@ def add(
     typer.echo(keyring.add_key(keys_file, name, admin, rate, pixels))
 
 
-@keys.command("list")
+@app.command("list")
 def list_(keys_file: FileOption) -> None:
     """List the keys there are, by name.
 
@@ -61,7 +61,7 @@ def list_(keys_file: FileOption) -> None:
     Console().print(table)
 
 
-@keys.command()
+@app.command()
 def revoke(name: NameArgument, keys_file: FileOption) -> None:
     """Take a key back: the next request that carries it is refused.
 

@@ -1,0 +1,42 @@
+"""The command `denoise`: each subcommand a few lines that call the engine or start the service.
+
+Whatever needs torch is imported by the commands that use it, so that --help and mistakes are answered at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from service.cli import judging, keys, pictures, serving, training
+from service.cli.flags import ManyValues, RecipeFlags
+from service.cli.terminal import error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Takes the noise out of pictures, and trains the networks that do it.",
+)
+# In the order in which --help lists them.
+app.command()(pictures.run)
+app.command()(pictures.estimate)
+app.command()(serving.serve)
+app.command(cls=RecipeFlags)(training.train)
+app.command(cls=ManyValues)(judging.evaluate)
+app.command(cls=ManyValues)(judging.ship)
+app.command(cls=RecipeFlags)(training.sweep)
+app.command(cls=ManyValues)(judging.demo)
+app.command()(training.plot)
+app.command()(judging.models)
+app.add_typer(keys.app, name="keys")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point. A mistake of the user's is one line on stderr: exit code 1, or 2 if the usage is wrong."""
+    try:
+        app(args, prog_name="denoise")
+    except (ValueError, OSError) as mistake:
+        error(str(mistake))
+        sys.exit(1)

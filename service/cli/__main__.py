@@ -1,0 +1,5 @@
+"""`python -m service.cli`, which is `denoise`."""
+
+from service.cli import main
+
+main()
