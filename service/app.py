@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from engine.decoder import Decoder, require_linux
-from engine.process import give_back
+from engine.process import share_memory
 from service import batch, catalogue, jobs
 from service.caching import TaggedFiles
 from service.closing import Closing
@@ -44,13 +44,13 @@ class State(TypedDict):
 def create_app(settings: Settings) -> FastAPI:
     """The service, ready but for a server to listen.
 
-    Sets torch's number of threads, and how memory is given back, for the whole process. Raises ValueError or
+    Sets torch's number of threads, and how memory is kept, for the whole process. Raises ValueError or
     OSError saying which keys or weights do not load, what is wrong with the spool, or that this is not Linux:
     here, and not in the lifespan, so that a failed start ends in a line instead of a server's traceback.
     """
     require_linux()
     keys = Keys(settings)
-    give_back()
+    share_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shelf = Shelf(settings)

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
 from typing import Annotated, NamedTuple, TypedDict
 
+import torch
 from anyio import to_thread
 from pydantic import BaseModel, Field
 
@@ -19,6 +21,7 @@ from engine.check import check
 from engine.estimate import Estimate
 from engine.images import Picture
 from engine.precision import name_of, pick_device, resolve
+from engine.process import in_own_thread
 from engine.weights import SUFFIX, Model, WeightsError
 from service.errors import ClientError
 from service.logs import log
@@ -139,7 +142,7 @@ class Shelf:
         """
         self._folder = settings.weights or weights.weights_folder()
         self._device = pick_device(settings.device)
-        self._compute = resolve(settings.precision, self._device)
+        self._compute = in_own_thread(partial(resolve, settings.precision, self._device))
         self.models = Models({}, settings.model, str(self._device), name_of(self._compute))
         self._changing = Lock()
         # Each file when it was last looked at, and when it was last read; the digest of what was read then.
@@ -249,8 +252,7 @@ class Shelf:
     def _load(self, name: str, stamp: Stamp) -> Model:
         if name == AUTO or not name.isprintable():
             raise WeightsError("weights cannot have this name")
-        model = weights.load(self._path(name), self._device, self._compute)
-        check(model.net)
+        model = in_own_thread(partial(_checked, self._path(name), self._device, self._compute))
         # Written to in place, it may have been read half before and half after.
         if _stamp(self._path(name)) != stamp:
             raise WeightsError("was changed while it was read")
@@ -287,6 +289,13 @@ class Shelf:
     def _forget_fault(self, name: str) -> None:
         faults = {other: fault for other, fault in self.models.faults.items() if other != name}
         self.models = replace(self.models, faults=faults)
+
+
+def _checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
+    """Weights that make a picture. Raises WeightsError or ValueError."""
+    model = weights.load(path, device, compute)
+    check(model.net)
+    return model
 
 
 def _stamp(path: Path) -> Stamp | None:
