@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 # Added to the nice value of what computes: whoever answers, or whatever else the machine does, then gets the
@@ -23,6 +25,17 @@ def lower_priority() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICER))
+
+
+def use_cores(count: int) -> None:
+    """Let torch keep so many cores busy with what this thread computes.
+
+    OpenMP keeps the number for each thread, torch one more for threads to come: reading it takes that one over,
+    setting it sets both. Not read before, it would be taken over at the thread's first product, from whichever
+    thread had set it last.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 def in_own_thread(work: Callable[[], T]) -> T:
@@ -51,7 +64,7 @@ def share_memory() -> None:
     A page given back has to be cleared when it is taken anew: with `give_back` a picture in float32 took 1.5
     times as long. Kept for each thread apart, 16 pictures of 1.1 megapixels sent at once took twice the memory.
     """
-    _mallopt({_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: 16 * MEBIBYTE, _M_TRIM_THRESHOLD: 32 * MEBIBYTE})
+    _mallopt({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 16 * MEBIBYTE, _M_TRIM_THRESHOLD: 32 * MEBIBYTE})
 
 
 def _mallopt(values: Mapping[int, int]) -> None:

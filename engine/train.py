@@ -16,6 +16,7 @@ from engine.layers import MSE, Layer, slots
 from engine.networks import build_network
 from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients, muon_with_adam
 from engine.pairs import Batch, Source, Validation
+from engine.process import use_cores
 from engine.recipe import Recipe
 
 # An exploding loss: its running mean above this many times its lowest, after so many steps; one that may be.
@@ -202,7 +203,7 @@ def _drawn_ahead(training: Training, source: Source) -> Iterator[Callable[[], Ba
         return Batch(*(_moved(tensor, device) for tensor in batch))
 
     with ThreadPoolExecutor(1, "draw") as drawer:
-        _use_one_thread(drawer)
+        _use_one_core(drawer)
         steps = count(training.step + 1)
         ahead = deque(drawer.submit(draw, next(steps)) for _ in range(AHEAD))
 
@@ -217,16 +218,11 @@ def _drawn_ahead(training: Training, source: Source) -> Iterator[Callable[[], Ba
                 batch.cancel()
 
 
-def _use_one_thread(drawer: ThreadPoolExecutor) -> None:
-    """Let torch use one thread for what is computed there, and no fewer than before for what is computed here.
-
-    OpenMP keeps the number for each thread, torch one more for threads to come: reading it takes that one over,
-    setting it sets both.
-    """
-    threads = torch.get_num_threads()
-    drawer.submit(torch.get_num_threads).result()
-    drawer.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(threads)
+def _use_one_core(drawer: ThreadPoolExecutor) -> None:
+    """For what is computed there, and no fewer than before for what is computed here."""
+    cores = torch.get_num_threads()
+    drawer.submit(use_cores, 1).result()
+    torch.set_num_threads(cores)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -17,10 +17,8 @@ from math import prod
 from threading import Lock
 from typing import Self
 
-import torch
-
 from engine.picture import Piece, run
-from engine.process import lower_priority
+from engine.process import lower_priority, use_cores
 
 
 @dataclass(eq=False)
@@ -147,5 +145,4 @@ def _attempt(pieces: list[Piece]) -> Exception | None:
 def begin(cores: int) -> None:
     """For a thread that computes: a lower priority, and how many cores it may keep busy."""
     lower_priority()
-    # Of this thread, and of those to come that do not say otherwise.
-    torch.set_num_threads(cores)
+    use_cores(cores)

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
-from engine.process import in_own_thread
+from engine.process import in_own_thread, use_cores
 
 # In a process without the helpers that other tests left behind. A thread's own are gone soon after it.
 COUNTS = """
@@ -37,6 +39,20 @@ def helpers_left(work, patience=20):
     code = COUNTS.format(work=work, patience=patience)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
+
+
+def test_each_thread_keeps_its_number_of_cores_whatever_others_set():
+    mine = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(use_cores, 1).result()
+        other.submit(use_cores, 3).result()
+
+        kept = [thread.submit(torch.get_num_threads).result() for thread in (one, other)]
+    here = torch.get_num_threads()
+    torch.set_num_threads(mine)
+
+    assert kept == [1, 3]
+    assert here == mine
 
 
 def test_what_is_done_in_a_thread_of_its_own_comes_back_and_the_thread_is_gone():
