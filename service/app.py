@@ -12,23 +12,26 @@ from fastapi_offline import FastAPIOffline
 
 from engine.decoder import Decoder, require_linux
 from engine.process import share_memory
-from service import batch, catalogue, jobs
-from service.caching import TaggedFiles
-from service.closing import Closing
-from service.denoising import Denoiser
+from service.batches.routes import router as batches
 from service.errors import answer_errors
-from service.estimating import router as estimating
-from service.headers import SafeHeaders, allow_origins
-from service.keys import Keys, allowed, describe_keys
-from service.limits import Limited
-from service.metrics import Metrics
-from service.models import Shelf
-from service.observed import Observed
+from service.http.caching import TaggedFiles
+from service.http.closing import Closing
+from service.http.headers import SafeHeaders, allow_origins
+from service.http.limits import Limited
+from service.jobs.routes import router as jobs
+from service.jobs.spool import Spool
+from service.jobs.worker import Worker, working
+from service.keys.guard import Keys, allowed, describe_keys
+from service.models.routes import router as models
+from service.models.shelf import Shelf
+from service.pictures.denoising import Denoiser
+from service.pictures.estimating import router as estimating
 from service.routes import PAGE, router
-from service.schedule import Schedule
 from service.settings import Settings
-from service.spool import Spool
-from service.worker import Worker, working
+from service.telemetry.gauges import showing
+from service.telemetry.metrics import Metrics
+from service.telemetry.observed import Observed
+from service.work.schedule import Schedule
 
 
 class State(TypedDict):
@@ -64,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
             denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings, metrics)
             spending = partial(keys.spending, accepted=True)
             at_work = working(spool, denoiser.patiently(), closing, spending) if spool else nullcontext()
-            with metrics.showing(denoiser, closing):
+            with showing(metrics.registry, denoiser, closing):
                 async with shelf.watched(settings.weights_interval), at_work as worker:
                     yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)
 
@@ -74,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Takes the noise out of pictures.",
         version=_version(),
         lifespan=lifespan,
-        # Before every route there is and will be: to need no key, it has to be named in keys.py.
+        # Before every route there is and will be: to need no key, it has to be named in keys/guard.py.
         dependencies=[Depends(allowed)],
         redoc_url=None,
         # It would be to where the Host header says, which whoever sends a request makes up.
@@ -86,11 +89,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.closing, app.state.metrics = closing, metrics
     app.add_middleware(Limited, closing=closing, upload_seconds=settings.upload_seconds)
     answer_errors(app)
-    app.include_router(router)
-    app.include_router(catalogue.router)
-    app.include_router(estimating)
-    app.include_router(batch.router)
-    app.include_router(jobs.router)
+    for each in (router, models, estimating, batches, jobs):
+        app.include_router(each)
     app.add_middleware(SafeHeaders)
     allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.

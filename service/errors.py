@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from engine.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
 from engine.formats import BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture
-from service.headers import SAFE
-from service.logs import log
-from service.tracing import current
+from service.http.headers import SAFE
+from service.telemetry.logs import log
+from service.telemetry.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
 ENGINE_STATUS: Mapping[type[Exception], int] = {

@@ -9,17 +9,17 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.formats import FORMATS, WRITTEN
-from service.accept import acceptable
-from service.body import PICTURE, PICTURE_BODY, until_gone
-from service.caching import tagged
-from service.closing import Closing
-from service.denoising import Denoised, Denoiser
 from service.errors import BUSY, documented
-from service.keys import owner
-from service.limits import Stopping
-from service.metrics import Metrics
-from service.models import Digests, Fault, Loaded, Previous
-from service.wishes import Wishes
+from service.http.caching import tagged
+from service.http.closing import Closing
+from service.http.limits import Stopping
+from service.keys.guard import owner
+from service.models.served import Digests, Fault, Loaded, Previous
+from service.pictures.accept import acceptable
+from service.pictures.body import PICTURE, PICTURE_BODY, until_gone
+from service.pictures.denoising import Denoised, Denoiser
+from service.pictures.wishes import Wishes
+from service.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from elsewhere, and runs no script but its own file.

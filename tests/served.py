@@ -17,7 +17,7 @@ START = "from service.cli import main; main()"
 # Before a picture goes to the network it says so, and waits until told to go on, or for its client to go.
 HELD = """
 import asyncio, sys, threading
-from service.schedule import Cancelled, Turn
+from service.work.schedule import Cancelled, Turn
 real = Turn.in_network
 told = threading.Event()
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.allowances import Bucket, Limits, TooMuch
-from service.keyring import Key
+from service.keys.allowances import Allowances, Bucket, TooMuch
+from service.keys.keyring import Key
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_what_is_owed_is_waited_for(clock):
 
 
 def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):
-    limits = Limits(rate=3, pixels=None, clock=clock.read)
+    limits = Allowances(rate=3, pixels=None, clock=clock.read)
     for _ in range(3):
         limits.admit(key())
 
@@ -61,7 +61,7 @@ def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_
 
 
 def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
-    limits = Limits(rate=1, pixels=None, clock=clock.read)
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
     for _ in range(59):
         assert refusal(limits, key())
@@ -72,7 +72,7 @@ def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
 
 
 def test_a_picture_beyond_the_limit_is_done_and_then_waited_for(clock):
-    limits = Limits(rate=None, pixels=3600, clock=clock.read)
+    limits = Allowances(rate=None, pixels=3600, clock=clock.read)
     limits.admit(key())
     limits.spend(key(), 9000)
 
@@ -85,7 +85,7 @@ def test_a_picture_beyond_the_limit_is_done_and_then_waited_for(clock):
 
 
 def test_pictures_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
-    limits = Limits(rate=None, pixels=1000, clock=clock.read)
+    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
     limits.spend(key(), 900)
     limits.spend(key(), 900)
 
@@ -94,7 +94,7 @@ def test_pictures_that_came_at_once_are_refused_from_the_first_that_is_beyond(cl
 
 
 def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
-    limits = Limits(rate=None, pixels=1000, clock=clock.read)
+    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
     for _ in range(3):
         limits.spend(key(), 900, accepted=True)
 
@@ -102,7 +102,7 @@ def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
 
 
 def test_one_keys_use_is_not_anothers(clock):
-    limits = Limits(rate=1, pixels=None, clock=clock.read)
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
     limits.admit(key("a"))
 
     limits.admit(key("b"))
@@ -110,7 +110,7 @@ def test_one_keys_use_is_not_anothers(clock):
 
 
 def test_a_keys_own_limits_go_before_the_services(clock):
-    limits = Limits(rate=1, pixels=10, clock=clock.read)
+    limits = Allowances(rate=1, pixels=10, clock=clock.read)
     own = key(rate=2, pixels=100)
     for _ in range(2):
         limits.admit(own)
@@ -120,14 +120,14 @@ def test_a_keys_own_limits_go_before_the_services(clock):
 
 
 def test_a_key_whose_limit_was_raised_is_let_in_at_once(clock):
-    limits = Limits(rate=1, pixels=None, clock=clock.read)
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
 
     limits.admit(key(rate=2))
 
 
 def test_without_keys_all_share_one_limit(clock):
-    limits = Limits(rate=2, pixels=None, clock=clock.read)
+    limits = Allowances(rate=2, pixels=None, clock=clock.read)
     limits.admit(None)
     limits.admit(None)
 
@@ -135,14 +135,14 @@ def test_without_keys_all_share_one_limit(clock):
 
 
 def test_without_limits_there_is_no_end(clock):
-    limits = Limits(rate=None, pixels=None, clock=clock.read)
+    limits = Allowances(rate=None, pixels=None, clock=clock.read)
     for _ in range(1000):
         limits.admit(key())
         limits.spend(key(), 10**12)
 
 
 def test_a_time_of_day_that_jumps_changes_nothing(monkeypatch):
-    limits = Limits(rate=1, pixels=None)
+    limits = Allowances(rate=1, pixels=None)
     limits.admit(key())
     monkeypatch.setattr(time, "time", lambda: 4e9)
 

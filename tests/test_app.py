@@ -23,11 +23,12 @@ from engine.decoder import Decoder
 from engine.formats import FORMATS, WRITTEN
 from engine.metadata import Metadata
 from engine.picture import Denoising, denoise_picture
-from service import denoising, network, schedule
-from service.accept import acceptable
 from service.app import create_app
+from service.pictures import denoising
+from service.pictures.accept import acceptable
+from service.pictures.wishes import Wishes
 from service.settings import Settings
-from service.wishes import Wishes
+from service.work import network, schedule
 
 MAX_BYTES, MAX_PIXELS = 20_000, 2_000
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fastapi import Request
 
-from service.body import BodyTooLarge, read_picture
+from service.pictures.body import BodyTooLarge, read_picture
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")

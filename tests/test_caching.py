@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from service.caching import TaggedFiles, tagged
+from service.http.caching import TaggedFiles, tagged
 
 HEADERS = {"Content-Security-Policy": "default-src 'none'"}
 

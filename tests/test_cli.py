@@ -19,8 +19,8 @@ from engine.evaluate import evaluate_pairs, gaussian_pairs
 from engine.networks import PhotoSpec, build_network
 from service import cli
 from service.cli import judging
+from service.pictures.wishes import Wishes
 from service.settings import Settings
-from service.wishes import Wishes
 
 EXACT = ["--precision", "float32"]
 SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", *EXACT]
@@ -468,7 +468,7 @@ def served(monkeypatch):
     def serve(settings, host, port):
         vars(seen).update(settings=settings, host=host, port=port)
 
-    monkeypatch.setattr("service.server.serve", serve)
+    monkeypatch.setattr("service.http.server.serve", serve)
     return seen
 
 
@@ -510,7 +510,7 @@ def test_keys_themselves_are_no_flag_for_everyone_to_read(denoise):
 
 
 def test_serve_refuses_a_file_that_holds_keys_themselves_without_repeating_them(denoise, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.logs.configure", lambda settings: None)
+    monkeypatch.setattr("service.telemetry.logs.configure", lambda settings: None)
     (tmp_path / "keys").write_text("x" * 40)
 
     code, _, told = denoise("serve", "--port", 0, "--keys-file", tmp_path / "keys")
@@ -549,7 +549,7 @@ def test_keys_says_which_file_is_missing(denoise, monkeypatch):
 
 
 def test_serve_without_weights_says_so_in_one_line(denoise, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.logs.configure", lambda settings: None)
+    monkeypatch.setattr("service.telemetry.logs.configure", lambda settings: None)
 
     code, _, told = denoise("serve", "--port", 0, "--weights", tmp_path)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from engine.decoder import Decoder
-from service.denoising import Denoiser
-from service.models import Shelf
-from service.schedule import Schedule
+from service.models.shelf import Shelf
+from service.pictures.denoising import Denoiser
+from service.pictures.wishes import Wishes
 from service.settings import Settings
-from service.wishes import Wishes
+from service.work.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,8 +5,8 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from service import denoising
 from service.app import create_app
+from service.pictures import denoising
 from service.settings import Settings
 
 ORIGIN = "https://pictures.example"

@@ -20,12 +20,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from served import request, serving
 
-from service import jobs, worker
 from service.app import create_app
-from service.denoising import Denoiser
-from service.schedule import Cancelled
+from service.jobs import routes, worker
+from service.jobs.spool import Spool
+from service.pictures.denoising import Denoiser
 from service.settings import Settings
-from service.spool import Spool
+from service.work.schedule import Cancelled
 
 SOON = 60  # seconds; only a test that fails waits so long
 ENDED = ("done", "failed", "cancelled")
@@ -256,7 +256,7 @@ def test_a_bug_fails_its_own_job_alone_and_is_told_to_the_log(client, noisy, mon
 
 
 def test_jobs_are_listed_the_newest_first_and_no_more_than_a_page_of_them(client, noisy, monkeypatch):
-    monkeypatch.setattr(jobs, "LISTED", 2)
+    monkeypatch.setattr(routes, "LISTED", 2)
     addresses = [leave(client, noisy) for _ in range(3)]
 
     assert [f"/jobs/{job['id']}" for job in client.get("/jobs").json()] == addresses[:0:-1]

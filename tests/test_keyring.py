@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from service.keyring import Key, add_key, digest, keys_in, read_keys, revoke_key
+from service.keys.keyring import Key, add_key, digest, keys_in, read_keys, revoke_key
 
 SECRET = "x" * 32
 

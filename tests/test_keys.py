@@ -17,9 +17,9 @@ from fastapi.testclient import TestClient
 from served import answer, serving
 
 from service.app import create_app
-from service.keyring import add_key, revoke_key
-from service.keys import OPEN, Keys, admin, owner, refuse_unguarded
-from service.server import Server
+from service.http.server import Server
+from service.keys.guard import OPEN, Keys, admin, owner, refuse_unguarded
+from service.keys.keyring import add_key, revoke_key
 from service.settings import Settings
 
 GIVEN = "x" * 40
@@ -212,7 +212,7 @@ def test_when_the_last_key_is_revoked_nobody_is_let_in(serve, asked, file):
 def test_the_file_is_read_again_only_when_it_has_changed(file, monkeypatch):
     secret = add_key(file, "a")
     keys = Keys(Settings(keys_file=file))
-    monkeypatch.setattr("service.keys.read_keys", lambda path: pytest.fail("it was read again"))
+    monkeypatch.setattr("service.keys.guard.read_keys", lambda path: pytest.fail("it was read again"))
 
     assert keys.admit({"x-api-key": secret}).name == "a"
 

@@ -8,9 +8,9 @@ import warnings
 import pytest
 import structlog
 
-from service import logs
-from service.logs import log
 from service.settings import Settings
+from service.telemetry import logs
+from service.telemetry.logs import log
 
 
 @pytest.fixture(autouse=True)

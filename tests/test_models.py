@@ -1,30 +1,31 @@
-"""The weights folder while the service runs: what is taken from it, what is not, and the way back."""
+"""The models over HTTP: which there are, new ones while it runs, and pictures on their way meanwhile."""
 
-import errno
-import gc
-import os
-import shutil
-import weakref
+import io
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from threading import Event, Semaphore
 
 import pytest
-import safetensors.torch
-import torch
+from fastapi.testclient import TestClient
+from PIL import Image
 
-from engine import weights
-from engine.layers import slots
-from engine.networks import PhotoSpec, build_network
+from engine import images, weights
 from engine.picture import denoise_picture
-from service import models
-from service.models import NoSuchModel, NothingBefore, Refused, Shelf
+from service.app import create_app
+from service.keys.keyring import add_key
+from service.models import shelf
+from service.models.shelf import Shelf
+from service.pictures import denoising
 from service.settings import Settings
 
-SPEC = PhotoSpec((4, 6), (1, 1, 1))
+SOON = 20  # seconds; only a test that fails waits so long
 
 
 @pytest.fixture
 def folder(tmp_path, save_tiny):
-    save_tiny(tmp_path / "weights" / "photo.safetensors", seed=0)
-    return tmp_path / "weights"
+    save_tiny(tmp_path / "photo.safetensors", seed=0)
+    return tmp_path
 
 
 @pytest.fixture
@@ -33,439 +34,262 @@ def file(folder):
 
 
 @pytest.fixture
-def shelf(folder):
-    return Shelf(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
+def settings(folder):
+    return Settings(weights=folder, model="photo", device="cpu", precision="float32", weights_interval=0)
 
 
 @pytest.fixture
-def digest(tmp_path, save_tiny):
-    """digest(seed): of the tiny network's file."""
-    return lambda seed: weights.load(save_tiny(tmp_path / f"{seed}.safetensors", seed=seed)).digest
+def client(settings):
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
 
 
-def settle(shelf):
-    """Two looks: a file that is at rest is taken at the second."""
-    shelf.look()
-    shelf.look()
+@pytest.fixture
+def noisy(samples, file_of):
+    return file_of(samples(21, 34))
 
 
-def served(shelf):
-    return {name: model.digest for name, model in shelf.models.by_name.items()}
+def digest(file):
+    return weights.load(file).digest
 
 
-def faults(shelf):
-    return {fault.file: fault.reason for fault in shelf.models.faults.values()}
+def assert_problem(response, status, *words):
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.status_code == status
+    for word in words:
+        assert word in response.json()["detail"]
 
 
-def count_loads(monkeypatch):
-    loads, load = [], weights.load
-    monkeypatch.setattr(weights, "load", lambda path, *how: loads.append(path.name) or load(path, *how))
-    return loads
-
-
-# What is taken
-
-
-def test_a_new_file_is_served_once_two_looks_find_it_the_same(shelf, folder, save_tiny, digest):
-    save_tiny(folder / "scans.safetensors", seed=1)
-
-    shelf.look()
-    early = served(shelf)
-    shelf.look()
-
-    assert early == {"photo": digest(0)}
-    assert served(shelf) == {"photo": digest(0), "scans": digest(1)}
-    assert shelf.models.names == ["photo", "scans"]
-
-
-def test_a_changed_file_is_served_and_what_was_before_is_kept(shelf, file, save_tiny, digest):
-    before = shelf.models
-    save_tiny(file, seed=1)
-    settle(shelf)
-
-    after = shelf.models
-    assert after.history("photo")["digests"] == {"photo": digest(1)}
-    assert after.history("photo")["previous"] == {"photo": digest(0)}
-    assert after.loaded["photo"] > before.loaded["photo"]
-    assert before.history("photo")["digests"] == {"photo": digest(0)}, "whoever took them keeps them"
-    assert before.history("photo")["previous"] == {}
-
-
-def test_a_file_is_left_alone_as_long_as_it_grows(shelf, file, folder, save_tiny, tmp_path):
-    whole = save_tiny(tmp_path / "whole.safetensors", seed=1).read_bytes()
-    with (folder / "scans.safetensors").open("wb", buffering=0) as growing:
-        for start in range(0, len(whole), 2000):
-            growing.write(whole[start : start + 2000])
-            shelf.look()
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
-
-    shelf.look()
-
-    assert list(served(shelf)) == ["photo", "scans"]
-
-
-def test_a_file_that_does_not_change_is_not_read_again(shelf, monkeypatch):
-    loads = count_loads(monkeypatch)
-
-    settle(shelf)
-
-    assert loads == []
-
-
-def test_a_file_written_anew_with_the_same_bytes_changes_nothing(shelf, file, save_tiny):
-    before = shelf.models.by_name["photo"]
-    save_tiny(file, seed=0)
-    settle(shelf)
-
-    assert shelf.models.by_name["photo"] is before
-    assert not shelf.models.previous
-
-
-def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(shelf, folder, save_tiny):
-    assert shelf.models.names == ["photo"]
-    save_tiny(folder / "photo-gaussian.safetensors", seed=1)
-    settle(shelf)
-
-    assert shelf.models.names == ["auto", "photo", "photo-gaussian"]
-    assert set(shelf.models.history("auto")["digests"]) == {"photo", "photo-gaussian"}
-
-
-def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
-    for name in (
-        "mine.checkpoint",
-        "mine.jsonl",
-        ".mine.safetensors",
-        ".mine.safetensors.12ab.part",
-        "notes.txt",
-    ):
-        (folder / name).write_bytes(b"no weights")
-    (folder / "folder.safetensors").mkdir()
-    os.mkfifo(folder / "pipe.safetensors")
-    settle(shelf)
-
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
-
-
-def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_them(folder, caplog):
-    (folder / "bad.safetensors").write_bytes(b"no tensors here")
-
-    shelf = Shelf(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
-
-    assert list(served(shelf)) == ["photo"]
-    assert "not weights of ours" in faults(shelf)["bad.safetensors"]
-    assert "bad.safetensors" in caplog.text
-
-
-# What is not
-
-
-def truncated(file, save_tiny):
-    data = save_tiny(file, seed=1).read_bytes()
-    file.write_bytes(data[: len(data) // 2])
-
-
-def with_weights(value):
-    def write(file, save_tiny):
-        net = build_network(SPEC)
-        for slot in slots(net):
-            slot.layer.params[slot.key] = torch.full_like(slot.value, value)
-        weights.save(file, net, SPEC, {})
-
-    return write
-
-
-def of_another_kind(file, save_tiny):
-    safetensors.torch.save_file({"features.0.weight": torch.zeros(3)}, file, {"format": "pt"})
-
-
-def of_no_known_network(file, save_tiny):
-    about = {"format": weights.FORMAT, "network": '{"kind": "transformer"}'}
-    safetensors.torch.save_file({"0.weight": torch.zeros(3)}, file, about)
-
-
-NO_GOOD = [
-    (truncated, "not weights of ours"),
-    (lambda file, save_tiny: file.write_bytes(b""), "not weights of ours"),
-    (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
-    (of_no_known_network, "one of paper, photo; got 'transformer'"),
-    (with_weights(float("nan")), "holds what is no finite number"),
-    (with_weights(1e30), "the check picture comes back with what is no finite number"),
-    (with_weights(3.0), "further from the clean one than black or white"),
-]
-
-
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_leaves_the_old_weights_serving_and_is_told_of(
-    write, reason, shelf, file, save_tiny, digest, caplog
+def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
+    settings, folder, save_tiny, noisy, monkeypatch
 ):
-    write(file, save_tiny)
-    settle(shelf)
+    looked, look = Semaphore(0), Shelf.look
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    assert str(file.parent) not in faults(shelf)["photo.safetensors"]
-    assert reason in caplog.text
+    def looks(shelf):
+        look(shelf)
+        looked.release()
+
+    monkeypatch.setattr(Shelf, "look", looks)
+    with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))) as client:
+        assert client.post("/denoise", params={"model": "scans"}, content=noisy).status_code == 404
+        made = save_tiny(folder / "scans.safetensors", seed=1)
+        while looked.acquire(blocking=False):
+            pass
+        # One look may have begun before.
+        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        listed = [about["name"] for about in client.get("/models").json()]
+        answer = client.post("/denoise", params={"model": "scans"}, content=noisy)
+
+    assert listed == ["photo", "scans"]
+    assert answer.headers["x-denoise-digest"] == digest(made)
+    expected = denoise_picture(weights.load(made).net, images.decode(noisy).pixels).clamp(0, 1)
+    assert (images.decode(answer.content).pixels - expected).abs().max() < 0.51 / 255
 
 
-def test_a_file_that_is_no_good_is_not_tried_again_until_it_changes(shelf, file, save_tiny, digest, monkeypatch):
-    loads = count_loads(monkeypatch)
-    truncated(file, save_tiny)
-    for _ in range(5):
-        shelf.look()
-    since = shelf.models.faults["photo"].since
-    assert loads == ["photo.safetensors"]
+def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch, caplog):
+    looked = Semaphore(0)
 
+    def wrong(shelf):
+        looked.release()
+        raise ArithmeticError("a bug")
+
+    monkeypatch.setattr(Shelf, "look", wrong)
+    with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))):
+        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+
+    assert "a bug" in caplog.text
+
+
+def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
+    looks = []
+    monkeypatch.setattr(Shelf, "look", looks.append)
+
+    with TestClient(create_app(settings)) as client:
+        client.post("/denoise", content=noisy)
+
+    assert looks == []
+
+
+def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, save_tiny, noisy):
+    before = digest(file)
+    save_tiny(file, seed=1, recipe="of today")
+
+    answer = client.post("/models/photo/activate")
+
+    assert answer.status_code == 200
+    about = answer.json()
+    assert (about["name"], about["default"], about["metadata"]["recipe"]) == ("photo", True, "of today")
+    assert (about["digests"], about["previous"]) == ({"photo": digest(file)}, {"photo": before})
+    assert datetime.fromisoformat(about["loaded"]["photo"]).tzinfo
+    assert client.get("/models").json() == [about]
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == digest(file)
+
+
+def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
+    before = digest(file)
     save_tiny(file, seed=1)
-    shelf.look()
-    assert shelf.models.faults["photo"].since == since
-    shelf.look()
+    client.post("/models/photo/activate")
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    answer = client.post("/models/photo/rollback")
 
-
-def fail(monkeypatch, error):
-    """As root, nothing is unreadable, and memory does not run out when it is wanted to."""
-
-    def read_bytes(path):
-        raise error
-
-    monkeypatch.setattr(models.Path, "read_bytes", read_bytes)
+    assert answer.status_code == 200
+    assert answer.json()["digests"] == {"photo": before}
+    assert answer.json()["previous"] == {"photo": digest(file)}
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (PermissionError(errno.EACCES, "Permission denied", "photo.safetensors"), "Permission denied"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (MemoryError(), "MemoryError"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told_of_and_tried_again_once_its_rights_change(
-    error, reason, shelf, file, save_tiny, digest, monkeypatch
+def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
+    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' since the start")
+    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
+    assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
+    file.write_bytes(b"no tensors here")
+    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: not weights of ours")
+
+
+@pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
+@pytest.mark.parametrize("what", ["activate", "rollback"])
+def test_a_name_is_no_path(name, what, client):
+    assert_problem(client.post(f"/models/{name}/{what}"), 404)
+
+
+def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, noisy):
+    before = digest(file)
+    assert client.get("/health").json()["faults"] == []
+    file.write_bytes(b"no tensors here")
+    client.post("/models/photo/activate")
+
+    health = client.get("/health").json()
+
+    assert health["ready"] is True
+    assert health["digests"] == {"photo": before}
+    (fault,) = health["faults"]
+    assert fault["file"] == "photo.safetensors"
+    assert fault["reason"].startswith("not weights of ours")
+    assert fault["since"] >= health["loaded"]["photo"]
+    client.post("/models/photo/activate")
+    assert "denoise_weights_faults 1.0" in client.get("/metrics").text
+    assert client.get("/health").json()["faults"] == [fault], "since it was noticed, not since it was last tried"
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
+
+
+@pytest.mark.parametrize("what", ["activate", "rollback"])
+def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path_factory):
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    mine, other = add_key(keys, "boss", admin=True), add_key(keys, "web")
+    with TestClient(create_app(settings.model_copy(update={"keys_file": keys}))) as client:
+        before = client.get("/health").json()["digests"]
+        save_tiny(file, seed=1)
+        assert_problem(client.post(f"/models/photo/{what}"), 401, "none came")
+        refused = client.post(f"/models/photo/{what}", headers={"x-api-key": other})
+        assert_problem(refused, 403, "'web' is no admin's")
+        assert client.get("/health").json()["digests"] == before
+        taken = client.post(f"/models/photo/{what}", headers={"x-api-key": mine})
+
+    assert taken.status_code == (200 if what == "activate" else 409)
+
+
+# Pictures on their way
+
+
+def test_a_picture_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
+    client, file, save_tiny, file_of, monkeypatch
 ):
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
+    pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    nets, begun, swapped, begin = [], Event(), Event(), denoising.Denoising
+
+    def held(net, *args, **how):
+        nets.append(net)
+        begun.set()
+        assert swapped.wait(SOON)
+        return begin(net, *args, **how)
+
+    monkeypatch.setattr(denoising, "Denoising", held)
+    before = digest(file)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/denoise", content=pages)
+        assert begun.wait(SOON)
+        save_tiny(file, seed=1)
+        assert client.post("/models/photo/activate").status_code == 200
+        swapped.set()
+        old, new = first.result(), client.post("/denoise", content=pages)
+
+    assert [old.headers["x-denoise-digest"], new.headers["x-denoise-digest"]] == [before, digest(file)]
+    assert [nets.index(net) for net in nets] == [0, 0, 0, 3, 3, 3]
+
+
+def test_pictures_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
+    begun, swapped, begin = Event(), Event(), denoising.Denoising
+
+    def held(*args, **how):
+        begun.set()
+        assert swapped.wait(SOON)
+        return begin(*args, **how)
+
+    monkeypatch.setattr(denoising, "Denoising", held)
+    before = digest(file)
+    # More than are in work at once.
+    pictures = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(client.post, "/denoise/batch", files=pictures)
+        assert begun.wait(SOON)
+        save_tiny(file, seed=1)
+        assert client.post("/models/photo/activate").status_code == 200
+        swapped.set()
+        with zipfile.ZipFile(io.BytesIO(batch.result().content)) as made:
+            comments = [info.comment.decode() for info in made.infolist()]
+
+    assert len(comments) == 5
+    assert all(before in comment for comment in comments)
+
+
+def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
+    begun, answered = Event(), Event()
+
+    def check(net):
+        begun.set()
+        assert answered.wait(SOON)
+
+    monkeypatch.setattr(shelf, "check", check)
+    with ThreadPoolExecutor(1) as pool:
+        activated = pool.submit(client.post, "/models/photo/activate")
+        assert begun.wait(SOON)
+        health = client.get("/health")
+        answered.set()
+
+    assert health.status_code == 200
+    assert activated.result().status_code == 200
+
+
+# What is kept
+
+
+def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file, save_tiny):
+    held = {"If-None-Match": client.get("/models").headers["etag"]}
+    assert client.get("/models", headers=held).status_code == 304
+
     save_tiny(file, seed=1)
-    with monkeypatch.context() as patch:
-        fail(patch, error)
-        settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    shelf.look()
-    assert served(shelf) == {"photo": digest(0)}, "nothing has changed that would mend it"
+    client.post("/models/photo/activate")
 
-    file.chmod(0o640)
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    changed = client.get("/models", headers=held)
+    assert changed.status_code == 200
+    assert changed.json()[0]["digests"] == {"photo": digest(file)}
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_other(
-    shelf, file, save_tiny, digest, monkeypatch
-):
-    read_bytes = models.Path.read_bytes
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/page.css", "/page/icon.svg"])
+def test_the_page_is_never_used_unasked(path, client):
+    page = client.get(path)
 
-    def slowly(path):
-        data = read_bytes(path)
-        if path == file:
-            monkeypatch.undo()
-            save_tiny(file, seed=2)
-        return data
-
-    save_tiny(file, seed=1)
-    monkeypatch.setattr(models.Path, "read_bytes", slowly)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert "changed while it was read" in faults(shelf)["photo.safetensors"]
-
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(2)}
-    first = next(slots(shelf.models.by_name["photo"].net)).value
-    assert torch.equal(first, next(slots(weights.load(file).net)).value)
-    assert not faults(shelf)
+    again = client.get(path, headers={"If-None-Match": page.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "no-cache" in page.headers["cache-control"]
+    assert again.headers["cache-control"] == page.headers["cache-control"]
 
 
-def test_a_full_disk_in_the_folder_changes_nothing(shelf, file, save_tiny, digest, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_the_description_names_what_the_models_routes_answer(client):
+    paths = client.get("/openapi.json").json()["paths"]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            save_tiny(file, seed=1)
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(0)}
-    assert not faults(shelf)
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_a_file_too_large_to_be_weights_is_not_read(shelf, file, digest, monkeypatch):
-    with file.open("r+b") as grown:
-        grown.truncate(2**40)
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(0)}
-    assert f"{2**40} bytes" in faults(shelf)["photo.safetensors"]
-
-
-def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(shelf, file, digest, save_tiny):
-    file.unlink()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert faults(shelf) == {"photo.safetensors": "is gone; what it held is served until a restart"}
-
-    save_tiny(file, seed=1)
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
-
-
-def test_a_folder_that_vanishes_takes_nothing_out_of_service(shelf, folder, digest):
-    shutil.rmtree(folder)
-    settle(shelf)
-
-    assert served(shelf) == {"photo": digest(0)}
-    assert list(faults(shelf)) == ["photo.safetensors"]
-
-
-def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, folder):
-    (folder / "bad.safetensors").write_bytes(b"no tensors here")
-    settle(shelf)
-    assert list(faults(shelf)) == ["bad.safetensors"]
-
-    (folder / "bad.safetensors").unlink()
-    shelf.look()
-
-    assert not faults(shelf)
-    assert list(served(shelf)) == ["photo"]
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        (b"auto.safetensors", "auto.safetensors"),
-        (b"a\nline.safetensors", r"'a\nline.safetensors'"),
-        (b"no utf-8 \xff.safetensors", r"'no utf-8 \udcff.safetensors'"),
-    ],
-)
-def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, shelf, folder, save_tiny, tmp_path):
-    save_tiny(tmp_path / "made.safetensors", seed=1).rename(folder / os.fsdecode(name))
-    settle(shelf)
-
-    assert list(served(shelf)) == ["photo"]
-    assert faults(shelf) == {shown: "weights cannot have this name"}
-    assert shelf.models.names == ["photo"]
-
-
-# At once, and back
-
-
-def test_a_file_can_be_taken_without_waiting_for_a_look(shelf, file, folder, save_tiny, digest):
-    save_tiny(file, seed=1)
-    save_tiny(folder / "scans.safetensors", seed=2)
-
-    shelf.activate("photo")
-    shelf.activate("scans")
-
-    assert served(shelf) == {"photo": digest(1), "scans": digest(2)}
-
-
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, shelf, file, save_tiny, digest):
-    write(file, save_tiny)
-
-    with pytest.raises(Refused, match=r"^photo\.safetensors: ") as refused:
-        shelf.activate("photo")
-
-    assert reason in str(refused.value)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-
-
-@pytest.mark.parametrize("name", ["films", "../photo", "photo.safetensors", "", ".", "/etc/passwd", "auto"])
-def test_only_the_folder_s_files_can_be_taken(name, shelf, folder, save_tiny):
-    save_tiny(folder.parent / "outside.safetensors")
-
-    with pytest.raises(NoSuchModel, match=r"it has models: photo\.$"):
-        shelf.activate(name)
-    with pytest.raises(NoSuchModel):
-        shelf.activate("../outside")
-
-
-def test_weights_can_be_rolled_back_and_that_undone(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(0)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(1)}
-
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(1)}
-
-
-def test_what_was_rolled_back_comes_back_when_its_file_changes_and_not_when_it_is_touched(
-    shelf, file, save_tiny, digest
-):
-    save_tiny(file, seed=1)
-    settle(shelf)
-    shelf.roll_back("photo")
-
-    file.touch()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-
-    save_tiny(file, seed=2)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(2)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_what_was_rolled_back_can_be_taken_again_by_name(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.roll_back("photo")
-
-    shelf.activate("photo")
-
-    assert served(shelf) == {"photo": digest(1)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_taking_a_file_that_is_served_already_keeps_what_was_before(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.activate("photo")
-
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_there_is_no_way_back_without_other_weights_before(shelf):
-    with pytest.raises(NothingBefore, match="'photo'"):
-        shelf.roll_back("photo")
-    with pytest.raises(NoSuchModel, match="there are: photo"):
-        shelf.roll_back("films")
-
-
-def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(shelf, file, save_tiny, digest):
-    layers, alive = [], []
-    for seed in range(1, 6):
-        net = shelf.models.by_name["photo"].net
-        # Once through, so that there are the weights as the products want them, too.
-        denoise_picture(net, torch.rand(40, 40, 3))
-        layers.append([weakref.ref(slot.layer) for slot in slots(net)])
-        del net
-        save_tiny(file, seed=seed)
-        settle(shelf)
-        gc.collect()
-        alive.append(sum(each.numel() for each in gc.get_objects() if type(each) is torch.Tensor))
-
-    assert served(shelf) == {"photo": digest(5)}
-    assert [any(layer() for layer in net) for net in layers] == [False, False, False, False, True]
-    assert len(set(alive[1:])) == 1, "what was prepared for a network goes with it"
+    assert "array" in str(paths["/models"]["get"]["responses"]["200"])
+    assert "304" in paths["/models"]["get"]["responses"]
+    assert {"403", "404", "422"} < set(paths["/models/{name}/activate"]["post"]["responses"])
+    assert {"403", "404", "409"} < set(paths["/models/{name}/rollback"]["post"]["responses"])

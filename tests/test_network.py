@@ -17,7 +17,7 @@ from engine.layers import slots
 from engine.networks import PaperSpec, PhotoSpec, build_network
 from engine.picture import Denoising, denoise
 from engine.process import NICER
-from service.network import Flow, Network
+from service.work.network import Flow, Network
 
 ROOT = Path(__file__).parent.parent
 
@@ -217,9 +217,9 @@ def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer(
     program = """
 import asyncio, os, torch
 from engine.picture import Piece
-from service.schedule import Schedule
+from service.work.schedule import Schedule
 from service.settings import Settings
-from service.turn import Load
+from service.work.turn import Load
 torch.set_num_threads(3)
 
 class Net:

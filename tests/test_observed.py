@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from windows import Net, piece
 
 from engine import weights
-from service import denoising
 from service.app import create_app
+from service.pictures import denoising
 from service.settings import Settings
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

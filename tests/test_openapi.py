@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from served import serving
 
-from service.keyring import add_key
+from service.keys.keyring import add_key
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")  # of each operation, beside each parameter's bounds
 HOOKS = Path(__file__).with_name("openapi_hooks.py")

@@ -17,9 +17,9 @@ import uvicorn
 from PIL import Image
 from windows import Net, piece
 
-from service import denoising
 from service.app import create_app
-from service.keyring import add_key, revoke_key
+from service.keys.keyring import add_key, revoke_key
+from service.pictures import denoising
 from service.settings import Settings
 
 playwright = pytest.importorskip(

@@ -15,7 +15,7 @@ COUNTS = """
 import os, time
 import torch
 from engine.process import in_own_thread
-from service.models import Shelf
+from service.models.shelf import Shelf
 from service.settings import Settings
 
 def threads():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from windows import SOON, Net, piece
 
-from service import network, schedule, turn
-from service.schedule import (
+from service.settings import Settings
+from service.work import network, schedule, turn
+from service.work.schedule import (
     LARGE_AT_ONCE,
     PATIENCE,
     SMALL_AT_ONCE,
@@ -23,8 +24,7 @@ from service.schedule import (
     Schedule,
     TooMuchMemory,
 )
-from service.settings import Settings
-from service.turn import Load
+from service.work.turn import Load
 
 MEMORY = 2**24
 SMALL = Load(100, MEMORY // 64)

@@ -13,7 +13,7 @@ import pytest
 from served import SOON, START, answer, request, serving
 
 from engine import images
-from service.server import CUT_SECONDS
+from service.http.server import CUT_SECONDS
 from service.settings import Settings
 
 
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_it_at_once(sig, folder, noisy):
 
 
 BROKEN = """
-from service.schedule import Turn
+from service.work.schedule import Turn
 
 async def broken(turn, piece):
     raise RuntimeError("a bug")

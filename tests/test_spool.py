@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service import spool as module
-from service.spool import Order, Result, Spool, SpoolError, SpoolFull
+from service.jobs import spool as module
+from service.jobs.spool import Order, Result, Spool, SpoolError, SpoolFull
 
 HOUR = 3600.0
 RESULT = Result("scan.png", "image/png", '{"X-Denoise-Model": "photo"}', "abc")
@@ -180,7 +180,7 @@ def test_a_job_that_has_ended_does_not_change_any_more(spool):
 
 
 def test_a_spool_is_one_process_s_own(spool, tmp_path):
-    code = "import pathlib, sys; from service.spool import Spool; Spool(pathlib.Path(sys.argv[1]), 9, 9)"
+    code = "import pathlib, sys; from service.jobs.spool import Spool; Spool(pathlib.Path(sys.argv[1]), 9, 9)"
 
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "spool"], capture_output=True, text=True)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from service.tracing import Record, current, request_id, span
+from service.telemetry.tracing import Record, current, request_id, span
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -9,10 +9,10 @@ import zipfile
 import pytest
 from fastapi import Request
 
-from service.body import BodyTooLarge, WrongField
+from service.batches.upload import NoRoom, Part, entries, spooled
+from service.batches.zips import BatchTooLarge, BrokenBatch, NotOpened
+from service.pictures.body import BodyTooLarge, WrongField
 from service.settings import Settings
-from service.upload import NoRoom, Part, entries, spooled
-from service.zips import BatchTooLarge, BrokenBatch, NotOpened
 
 SETTINGS = Settings(max_batch_bytes=100_000, max_batch_files=3, max_bytes=1000)
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")

@@ -16,9 +16,7 @@ from random import Random
 
 import pytest
 
-from service.body import BodyTooLarge
-from service.errors import ClientError
-from service.zips import (
+from service.batches.zips import (
     PIECE,
     BadName,
     BatchTooLarge,
@@ -31,6 +29,8 @@ from service.zips import (
     safe,
     unpacked,
 )
+from service.errors import ClientError
+from service.pictures.body import BodyTooLarge
 
 MOST = 2**20
 
@@ -360,7 +360,7 @@ def test_each_file_s_header_says_how_long_it_is_for_those_who_unpack_while_they_
 @pytest.mark.parametrize(("now", "told"), [(0, 1980), (2**33, 2107)])
 def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
     """Zips tell times from 1980 to 2107; a machine whose clock has no battery begins in 1970."""
-    monkeypatch.setattr("service.zips.time.localtime", partial(time.gmtime, now))
+    monkeypatch.setattr("service.batches.zips.time.localtime", partial(time.gmtime, now))
 
     sent, _ = pieces(Result("a.png", b"a"))
     archive = zipfile.ZipFile(io.BytesIO(b"".join(sent)))

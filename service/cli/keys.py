@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service import keyring
+from service.keys import keyring
 
 app = typer.Typer(
     no_args_is_help=True,

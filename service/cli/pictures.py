@@ -18,8 +18,8 @@ from rich.table import Column, Table
 from engine.formats import FORMATS, WRITTEN, chosen
 from service.cli.terminal import STOPPED, err, error, out, warn
 from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
+from service.pictures.wishes import Shown, Wishes
 from service.settings import Settings
-from service.wishes import Shown, Wishes
 
 if TYPE_CHECKING:
     from engine.auto import Choose

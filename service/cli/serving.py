@@ -27,6 +27,6 @@ def serve(
         faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False))
         raise ValueError("; ".join(faults)) from None
 
-    from service import server
+    from service.http import server
 
     server.serve(settings, host, port)

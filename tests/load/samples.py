@@ -25,7 +25,7 @@ from engine.networks import PhotoSpec, build_network
 from engine.picture import Finish, denoise
 from engine.precision import resolve
 from engine.weights import SUFFIX, Model
-from service.wishes import Wishes
+from service.pictures.wishes import Wishes
 
 TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
 # One type, the same each time: which is the faster is measured anew by each process.

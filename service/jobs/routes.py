@@ -13,17 +13,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from engine.formats import FORMATS, WRITTEN
-from service.body import OCTETS, PICTURE, PICTURES, described
-from service.caching import is_held
-from service.denoising import Denoiser
+from service.batches.zips import MEDIA_TYPE
 from service.errors import ClientError, Problem, ProblemResponse, documented
-from service.keys import Forbidden, owner
-from service.making import taken
-from service.spool import Order, Record, State
-from service.tracing import current
-from service.wishes import Wishes
-from service.worker import Worker
-from service.zips import MEDIA_TYPE
+from service.http.caching import is_held
+from service.jobs.making import taken
+from service.jobs.spool import Order, Record, State
+from service.jobs.worker import Worker
+from service.keys.guard import Forbidden, owner
+from service.pictures.body import OCTETS, PICTURE, PICTURES, described
+from service.pictures.denoising import Denoiser
+from service.pictures.wishes import Wishes
+from service.telemetry.tracing import current
 
 # So many of the newest jobs are listed.
 LISTED = 100

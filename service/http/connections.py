@@ -12,15 +12,15 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import ProblemResponse
-from service.logs import log
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.logs import log
+from service.telemetry.metrics import Metrics
 
 # Of a request's first line and headers, in bytes. h11's own limit counts only what has come when it looks.
 HEAD_BYTES = 16 * 1024
 
 
-class Limits(Config):
+class Configuration(Config):
     """uvicorn's configuration, and ours."""
 
     def __init__(self, app: FastAPI, settings: Settings, **others: Any) -> None:
@@ -43,7 +43,7 @@ class Connection(H11Protocol):
     a body that was answered before its end. The other runs while the client does not read what is written.
     """
 
-    config: Limits
+    config: Configuration
     _owed: TimerHandle | None = None
     _unread: TimerHandle | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import ClientError
-from service.keyring import Key
+from service.keys.keyring import Key
 
 MINUTE, HOUR = 60, 3600
 
@@ -62,7 +62,7 @@ class Allowance:
     pixels: Bucket | None
 
 
-class Limits:
+class Allowances:
     """What is left to each key. To be asked on the event loop, which does one thing at a time."""
 
     def __init__(self, rate: int | None, pixels: int | None, clock: Callable[[], float] = time.monotonic) -> None:

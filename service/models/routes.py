@@ -5,10 +5,11 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.auto import AUTO
 from engine.networks import kind_of
-from service.caching import tagged
 from service.errors import documented
-from service.keys import admin
-from service.models import Digests, Loaded, Models, Previous, Shelf
+from service.http.caching import tagged
+from service.keys.guard import admin
+from service.models.served import Digests, Loaded, Models, Previous
+from service.models.shelf import Shelf
 
 _REFUSED = documented({403: "Not with an admin's key.", 404: "No such model."})
 

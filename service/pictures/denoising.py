@@ -16,14 +16,14 @@ from engine.formats import FORMATS, Depth, Format, chosen
 from engine.images import File, Outline, Picture, Written, encode
 from engine.picture import WHOLE, Denoising, Finish
 from engine.weights import Model
-from service.body import announced, read_picture
-from service.logs import log
-from service.metrics import Metrics
-from service.models import Models
-from service.schedule import Gone, Schedule
+from service.models.served import Models
+from service.pictures.body import announced, read_picture
+from service.pictures.wishes import DEFAULT, Wishes
 from service.settings import Settings
-from service.turn import Load, Turn
-from service.wishes import DEFAULT, Wishes
+from service.telemetry.logs import log
+from service.telemetry.metrics import Metrics
+from service.work.schedule import Gone, Schedule
+from service.work.turn import Load, Turn
 
 # Memory that a pixel takes on its way from file to file, at most, in bytes, by the depth it is kept in; and what
 # some formats' encoders take besides. Measured on noise, all processes together: 10 without and 12 with

@@ -1,37 +1,29 @@
-"""The weights in service, and how they change while the service runs."""
+"""The weights folder, and how what is served changes with it while the service runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
-from typing import Annotated, NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from anyio import to_thread
-from pydantic import BaseModel, Field
 
-from engine import auto, weights
+from engine import weights
 from engine.auto import AUTO
 from engine.check import check
-from engine.estimate import Estimate
-from engine.images import Picture
 from engine.precision import name_of, pick_device, resolve
 from engine.process import in_own_thread
 from engine.weights import SUFFIX, Model, WeightsError
 from service.errors import ClientError
-from service.logs import log
+from service.models.served import Fault, Models, NoSuchModel, behind
 from service.settings import Settings
-
-
-class NoSuchModel(ClientError):
-    """A model's name that there are no weights for."""
-
-    status = 404
+from service.telemetry.logs import log
 
 
 class Refused(ClientError):
@@ -44,77 +36,6 @@ class NothingBefore(ClientError):
     """There are no weights to go back to."""
 
     status = 409
-
-
-class Fault(BaseModel, frozen=True):
-    """A weights file that is not what is served under its name."""
-
-    file: str
-    reason: str
-    since: datetime = Field(description="When it was noticed.")
-
-
-Digests = Annotated[dict[str, str], Field(description="SHA-256 of its weights, or of those it chooses among.")]
-Previous = Annotated[dict[str, str], Field(description="SHA-256 of what was served before, where anything was.")]
-Loaded = Annotated[dict[str, datetime], Field(description="Since when its weights have been served.")]
-
-
-class History(TypedDict):
-    """Of the weights that a name may mean, by their own names."""
-
-    digests: Digests
-    previous: Previous
-    loaded: Loaded
-
-
-@dataclass(frozen=True)
-class Models:
-    """What is served at one moment, by name; what a request gets that names none; where it runs, in which type.
-
-    loaded: since when each has been served; previous: what was served before it; faults: of files, by name.
-    """
-
-    by_name: Mapping[str, Model]
-    default: str
-    device: str
-    precision: str
-    loaded: Mapping[str, datetime] = field(default_factory=dict)
-    previous: Mapping[str, Model] = field(default_factory=dict)
-    faults: Mapping[str, Fault] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        """What a request may name: the weights, and AUTO if those are there that it chooses among."""
-        return [*([] if auto.missing(self.by_name) else [AUTO]), *self.by_name]
-
-    def history(self, name: str) -> History:
-        """Which weights a name may mean, since when they have been served, and which were before."""
-        names = _behind(name)
-        return History(
-            digests={each: self.by_name[each].digest for each in names},
-            previous={each: self.previous[each].digest for each in names if each in self.previous},
-            loaded={each: self.loaded[each] for each in names},
-        )
-
-    def named(self, name: str | None) -> str:
-        """The name, or without one the default. Raises NoSuchModel naming those there are."""
-        if name is None:
-            return self.default
-        if name not in self.names:
-            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
-        return name
-
-    def choose(self, name: str, picture: Picture) -> tuple[Model, Estimate | None]:
-        """The weights of that name; of AUTO those for the picture's noise, and what was found of it."""
-        if name != AUTO:
-            return self.by_name[name], None
-        chosen, estimate = auto.choose(picture.samples)
-        return self.by_name[chosen], estimate
-
-    def look(self, picture: Picture) -> tuple[Estimate, str | None]:
-        """What noise is in a picture, and the name of the weights that AUTO takes for it, if there is AUTO."""
-        chosen, estimate = auto.choose(picture.samples)
-        return estimate, chosen if AUTO in self.names else None
 
 
 class Stamp(NamedTuple):
@@ -155,7 +76,7 @@ class Shelf:
                 self._take(name, stamp)
             except WeightsError as error:
                 # No other weights stand in for the default's: whoever asks for one must not get another unawares.
-                if name in _behind(settings.model):
+                if name in behind(settings.model):
                     raise WeightsError(f"{self._path(name)}: {error}") from error
 
     def look(self) -> None:
@@ -314,12 +235,8 @@ def _shown(name: str) -> str:
     return file if file.isprintable() else repr(file)
 
 
-def _behind(name: str) -> list[str]:
-    return list(auto.SPECIALISTS.values()) if name == AUTO else [name]
-
-
 def _refuse_missing(folder: Path, names: Collection[str], default: str) -> None:
-    if missing := [name for name in _behind(default) if name not in names]:
+    if missing := [name for name in behind(default) if name not in names]:
         there = ", ".join(names) or "no weights at all"
         path = folder / f"{missing[0]}{SUFFIX}"
         raise WeightsError(f"{path}: the default model's weights are not there; the folder has {there}")

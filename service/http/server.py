@@ -15,13 +15,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
-from service import logs
 from service.app import create_app
-from service.closing import Closing
-from service.connections import Limits
-from service.keys import refuse_unguarded
-from service.logs import log
+from service.http.closing import Closing
+from service.http.connections import Configuration
+from service.keys.guard import refuse_unguarded
 from service.settings import Settings, separate
+from service.telemetry import logs
+from service.telemetry.logs import log
 
 # What was cut off at the end of the grace time has so long to notice it, in seconds: a window in the network is
 # finished, and a file that is being decoded or encoded.
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
-            Limits(
+            Configuration(
                 app,
                 settings,
                 lifespan="on",

@@ -3,7 +3,7 @@
 Large and small pictures wait in lines of their own, each with its places and its part of the memory, so that
 neither can take the other's; the first of a line is let in as soon as there is room for all that it will take. A
 line that is full turns away at once, and says when there should be room, by the pace of late. Those let in share
-the network (service.network), and stop within one window when their client goes or their time is up.
+the network (service.work.network), and stop within one window when their client goes or their time is up.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from typing import Self
 import torch
 
 from service.errors import ClientError
-from service.network import Network, begin
 from service.settings import FOR_SMALL, SMALL, Settings
-from service.turn import Load, Turn
+from service.work.network import Network, begin
+from service.work.turn import Load, Turn
 
 # Returns once whoever asked is gone.
 Gone = Callable[[], Awaitable[object]]

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
-from service.allowances import Limits
 from service.errors import ClientError, documented
-from service.keyring import Key, digest, keys_in, read_keys
-from service.logs import log
+from service.keys.allowances import Allowances
+from service.keys.keyring import Key, digest, keys_in, read_keys
 from service.settings import Settings, separate
-from service.tracing import current
+from service.telemetry.logs import log
+from service.telemetry.tracing import current
 
 # What anybody may see: that the service is there and well, its page, and its description.
 OPEN = frozenset(
@@ -51,7 +51,7 @@ class Keys:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: of the limits. Raises ValueError or OSError saying what is wrong with the keys."""
-        self.limits = Limits(settings.key_rate, settings.key_pixels, clock)
+        self._allowances = Allowances(settings.key_rate, settings.key_pixels, clock)
         self._path = settings.keys_file
         self._open = settings.open
         self._origins = separate(settings.cors_origins)
@@ -81,7 +81,7 @@ class Keys:
         if not self.needed and not self._open:
             self._refuse_strangers(headers)
         current().key = key.name if key else None
-        self.limits.admit(key)
+        self._allowances.admit(key)
         return key
 
     def may_change_the_service(self, key: Key | None) -> bool:
@@ -89,10 +89,10 @@ class Keys:
         return key.admin if key else not self._open
 
     def spending(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
-        """What counts the pixels of pictures against the limit of the key of that name; see Limits.spend."""
+        """What counts the pixels of pictures against the limit of the key of that name; see Allowances.spend."""
         known = (*self._given, *self._in_file)
         key = next((key for key in known if key.name == owner), None)
-        return partial(self.limits.spend, key, accepted=accepted)
+        return partial(self._allowances.spend, key, accepted=accepted)
 
     def _find(self, headers: Mapping[str, str]) -> Key:
         scheme, _, token = headers.get("authorization", "").partition(" ")

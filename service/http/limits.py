@@ -4,8 +4,8 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.closing import Closing
 from service.errors import ClientError, problem_of
+from service.http.closing import Closing
 
 # They are answered whatever happens: whoever watches the service has to know.
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics")

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from engine.estimate import sentence
-from service.body import PICTURE_BODY, until_gone
-from service.denoising import Denoiser
 from service.errors import BUSY, documented
+from service.pictures.body import PICTURE_BODY, until_gone
+from service.pictures.denoising import Denoiser
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]

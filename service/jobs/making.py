@@ -15,17 +15,17 @@ from fastapi.concurrency import contextmanager_in_threadpool
 
 from engine.files import atomic, write_atomically
 from engine.formats import FORMATS, SAME, Format, suffix_of
-from service.batch import NAME, denoised
-from service.body import BodyTooLarge
-from service.denoising import Denoiser
+from service.batches.results import denoised
+from service.batches.upload import Part, entries, spooled
+from service.batches.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
+from service.batches.zips import Result as Packed
 from service.errors import ClientError
-from service.schedule import Gone
+from service.jobs.spool import LOST, Record, Result
+from service.pictures.body import BodyTooLarge
+from service.pictures.denoising import Denoiser
+from service.pictures.wishes import Wishes
 from service.settings import Settings
-from service.spool import LOST, Record, Result
-from service.upload import Part, entries, spooled
-from service.wishes import Wishes
-from service.zips import MEDIA_TYPE, begins_zip, packed, safe
-from service.zips import Result as Packed
+from service.work.schedule import Gone
 
 # Files of the spool are nobody else's to read.
 PRIVATE = 0o600

@@ -13,7 +13,7 @@ from typing import TypeVar
 from anyio import CancelScope
 
 from engine.picture import Piece
-from service.network import Flow, Network
+from service.work.network import Flow, Network
 
 T = TypeVar("T")
 

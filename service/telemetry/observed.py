@@ -7,10 +7,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from service.limits import is_probe
-from service.logs import log
-from service.metrics import Metrics
-from service.tracing import Record, begin, request_id, span
+from service.http.limits import is_probe
+from service.telemetry.logs import log
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Record, begin, request_id, span
 
 # Where the client went away before it had its answer: nobody was told a status. nginx calls it so.
 GONE = 499

@@ -17,14 +17,14 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from structlog.contextvars import bound_contextvars
 
 from engine.files import atomic
-from service import tracing
-from service.closing import Closing
-from service.denoising import Denoiser
 from service.errors import problem_of
-from service.logs import log
-from service.making import PRIVATE, Making
-from service.schedule import Cancelled
-from service.spool import Order, Record, Result, Spool, SpoolFull
+from service.http.closing import Closing
+from service.jobs.making import PRIVATE, Making
+from service.jobs.spool import Order, Record, Result, Spool, SpoolFull
+from service.pictures.denoising import Denoiser
+from service.telemetry import tracing
+from service.telemetry.logs import log
+from service.work.schedule import Cancelled
 
 T = TypeVar("T")
 # By an owner: what counts pixels against that one's limit.

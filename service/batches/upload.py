@@ -14,10 +14,10 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.body import FIELD, BodyTooLarge, WrongField, counted, is_form
+from service.batches.zips import BatchTooLarge, BrokenBatch, Entry, begins_zip, refuse_zip, unpacked
 from service.errors import ClientError
+from service.pictures.body import FIELD, BodyTooLarge, WrongField, counted, is_form
 from service.settings import Settings
-from service.zips import BatchTooLarge, BrokenBatch, Entry, begins_zip, refuse_zip, unpacked
 
 
 class NoRoom(ClientError):

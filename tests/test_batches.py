@@ -19,12 +19,13 @@ from engine import images
 from engine.decoder import Decoder
 from engine.formats import FORMATS, BrokenPicture
 from engine.images import Written
-from service import batch
 from service.app import create_app
-from service.schedule import Cancelled
+from service.batches import routes
+from service.batches.results import AT_ONCE, denoised
+from service.batches.zips import Entry, Result
+from service.pictures.wishes import Wishes
 from service.settings import Settings
-from service.wishes import Wishes
-from service.zips import Entry
+from service.work.schedule import Cancelled
 
 SOON = 20  # seconds; only a test that fails waits so long
 MAX_BYTES, MAX_PIXELS = 20_000, 2_000
@@ -324,7 +325,7 @@ def run(main):
 def test_a_picture_is_sent_before_the_others_are_done():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(3), Wishes(), stays, free)) as results:
+        async with aclosing(denoised(pictures, entries(3), Wishes(), stays, free)) as results:
             pictures.finish(0)
             first = await anext(results)
 
@@ -338,7 +339,7 @@ def test_a_picture_is_sent_before_the_others_are_done():
 def test_a_picture_that_is_done_first_waits_for_those_before_it():
     async def main():
         pictures = Pictures()
-        async with aclosing(batch.denoised(pictures, entries(2), Wishes(), stays, free)) as results:
+        async with aclosing(denoised(pictures, entries(2), Wishes(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             pictures.finish(1)
             while 1 not in pictures.ended:
@@ -355,9 +356,9 @@ def test_a_reader_who_is_slow_slows_the_work():
         pictures = Pictures()
         pictures.finish(*range(10))
         taken = 0
-        async for _ in batch.denoised(pictures, entries(10), Wishes(), stays, free):
+        async for _ in denoised(pictures, entries(10), Wishes(), stays, free):
             # What was begun ahead is done, and the reader is still at this one.
-            ahead = min(10, taken + batch.AT_ONCE)
+            ahead = min(10, taken + AT_ONCE)
             while len(pictures.ended) < ahead:
                 await asyncio.sleep(0)
             assert len(pictures.begun) == ahead
@@ -379,7 +380,7 @@ def test_files_are_read_one_at_a_time():
 
     async def main():
         batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in batch.denoised(Pictures(), batch_of, Wishes(), stays, free):
+        async for _ in denoised(Pictures(), batch_of, Wishes(), stays, free):
             pass
 
     run(main())
@@ -391,15 +392,15 @@ def test_files_are_read_one_at_a_time():
 def test_a_client_that_leaves_ends_the_work():
     async def main():
         pictures, leave = Pictures(), asyncio.Event()
-        results = batch.denoised(pictures, entries(9), Wishes(), leave.wait, free)
+        results = denoised(pictures, entries(9), Wishes(), leave.wait, free)
         waiting = asyncio.create_task(anext(results))
-        while len(pictures.begun) < batch.AT_ONCE:
+        while len(pictures.begun) < AT_ONCE:
             await asyncio.sleep(0)
         leave.set()
         with pytest.raises(Cancelled):
             await waiting
 
-        assert sorted(pictures.ended) == sorted(pictures.begun) == list(range(batch.AT_ONCE))
+        assert sorted(pictures.ended) == sorted(pictures.begun) == list(range(AT_ONCE))
 
     run(main())
 
@@ -408,13 +409,13 @@ def test_a_client_that_leaves_ends_the_work():
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
         pictures = Pictures()
-        results = batch.denoised(pictures, entries(9), Wishes(), stays, free)
+        results = denoised(pictures, entries(9), Wishes(), stays, free)
         before = asyncio.all_tasks()
         pictures.finish(0)
         await anext(results)
         if way == "cancelled":
             waiting = asyncio.create_task(anext(results))
-            while len(pictures.begun) < batch.AT_ONCE + 1:
+            while len(pictures.begun) < AT_ONCE + 1:
                 await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -446,13 +447,13 @@ async def post(app, body, send, receive=None):
 def spools(monkeypatch):
     """The temporary files that were made."""
     made = []
-    temporary = batch.TemporaryFile
+    temporary = routes.TemporaryFile
 
     def remembered():
         made.append(temporary())
         return made[-1]
 
-    monkeypatch.setattr(batch, "TemporaryFile", remembered)
+    monkeypatch.setattr(routes, "TemporaryFile", remembered)
     return made
 
 
@@ -504,10 +505,10 @@ def test_an_answer_that_breaks_off_is_no_zip_and_has_no_end(settings, shots, mon
         sent.append(message)
 
     async def breaks(*args):
-        yield batch.Result("a.png", b"picture")
+        yield Result("a.png", b"picture")
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(batch, "denoised", breaks)
+    monkeypatch.setattr(routes, "denoised", breaks)
     with pytest.raises(ZeroDivisionError):
         run(post(create_app(settings), zipped(shots), send))
 

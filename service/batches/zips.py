@@ -14,10 +14,12 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from anyio import to_thread
 
-from service.body import FIELD, BodyTooLarge
 from service.errors import ClientError
+from service.pictures.body import FIELD, BodyTooLarge
 
 MEDIA_TYPE = "application/zip"
+# What one is called that is answered.
+NAME = "denoised.zip"
 # What is unpacked, or sent, at once, in bytes.
 PIECE = 2**18
 # zipfile reads a zip's directory in one piece: of each file 46 bytes, its name, and what else its writer tells.

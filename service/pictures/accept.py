@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.formats import FORMATS, WRITTEN, listed
 from service.errors import ClientError
-from service.wishes import DEFAULT
+from service.pictures.wishes import DEFAULT
 
 
 class NotAcceptable(ClientError):

@@ -1,0 +1,1 @@
+"""Long work: it is left here, and its result fetched later."""

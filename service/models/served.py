@@ -1,0 +1,97 @@
+"""What is served at one moment, and which of it a request means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, TypedDict
+
+from pydantic import BaseModel, Field
+
+from engine import auto
+from engine.auto import AUTO
+from engine.estimate import Estimate
+from engine.images import Picture
+from engine.weights import Model
+from service.errors import ClientError
+
+
+class NoSuchModel(ClientError):
+    """A model's name that there are no weights for."""
+
+    status = 404
+
+
+class Fault(BaseModel, frozen=True):
+    """A weights file that is not what is served under its name."""
+
+    file: str
+    reason: str
+    since: datetime = Field(description="When it was noticed.")
+
+
+Digests = Annotated[dict[str, str], Field(description="SHA-256 of its weights, or of those it chooses among.")]
+Previous = Annotated[dict[str, str], Field(description="SHA-256 of what was served before, where anything was.")]
+Loaded = Annotated[dict[str, datetime], Field(description="Since when its weights have been served.")]
+
+
+class History(TypedDict):
+    """Of the weights that a name may mean, by their own names."""
+
+    digests: Digests
+    previous: Previous
+    loaded: Loaded
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is served at one moment, by name; what a request gets that names none; where it runs, in which type.
+
+    loaded: since when each has been served; previous: what was served before it; faults: of files, by name.
+    """
+
+    by_name: Mapping[str, Model]
+    default: str
+    device: str
+    precision: str
+    loaded: Mapping[str, datetime] = field(default_factory=dict)
+    previous: Mapping[str, Model] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """What a request may name: the weights, and AUTO if those are there that it chooses among."""
+        return [*([] if auto.missing(self.by_name) else [AUTO]), *self.by_name]
+
+    def history(self, name: str) -> History:
+        """Which weights a name may mean, since when they have been served, and which were before."""
+        names = behind(name)
+        return History(
+            digests={each: self.by_name[each].digest for each in names},
+            previous={each: self.previous[each].digest for each in names if each in self.previous},
+            loaded={each: self.loaded[each] for each in names},
+        )
+
+    def named(self, name: str | None) -> str:
+        """The name, or without one the default. Raises NoSuchModel naming those there are."""
+        if name is None:
+            return self.default
+        if name not in self.names:
+            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
+        return name
+
+    def choose(self, name: str, picture: Picture) -> tuple[Model, Estimate | None]:
+        """The weights of that name; of AUTO those for the picture's noise, and what was found of it."""
+        if name != AUTO:
+            return self.by_name[name], None
+        chosen, estimate = auto.choose(picture.samples)
+        return self.by_name[chosen], estimate
+
+    def look(self, picture: Picture) -> tuple[Estimate, str | None]:
+        """What noise is in a picture, and the name of the weights that AUTO takes for it, if there is AUTO."""
+        chosen, estimate = auto.choose(picture.samples)
+        return estimate, chosen if AUTO in self.names else None
+
+
+def behind(name: str) -> list[str]:
+    """The names of the weights that a name may mean."""
+    return list(auto.SPECIALISTS.values()) if name == AUTO else [name]

@@ -1,0 +1,1 @@
+"""One picture: how it comes, how it is wanted back, its way through."""
