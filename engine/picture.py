@@ -24,7 +24,7 @@ PATCH = 32
 # Rows at a time of what is not done in windows.
 STRIP = 256
 # With it a picture of 24 megapixels takes the whole process less than 1.2 GB.
-MEMORY_BUDGET = 384 * 2**20
+MEMORY_BUDGET = 256 * 2**20
 
 
 class Span(NamedTuple):

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         "service; 50 million pixels of floating point take 1.8 GB.",
     )
     memory_budget: int = Field(
-        default=384 * 2**20,
+        default=256 * 2**20,
         ge=2**20,
         description="Memory for the network's work, in bytes, beside the pictures themselves.",
     )
