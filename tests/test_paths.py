@@ -12,7 +12,7 @@ from oracle import drawn
 from engine import weights
 from engine.images import read_rgb
 from engine.layers import Conv2d, Window, col2im, conv, im2col, paths, products, strips
-from engine.layers.paths import Patches, Phases, Rows, Tiles, Unfolded, Winograd
+from engine.layers.paths import Patches, Phases, Stacked, Tiles, Unfolded, Winograd
 from engine.layers.strips import Strip
 from engine.layers.window import turned
 
@@ -164,7 +164,7 @@ def test_rows_of_three_taps_are_the_convolution(height, width, n, c_in, c_out, d
 
     with patch.object(strips, "STRIP_BYTES", most):
         # Three products, each rounded as it is added.
-        assert_products_agree(Rows(), SAME, x, weight, dtype, Unfolded(SAME), 9 * (c_in + c_out), 4)
+        assert_products_agree(Stacked(), SAME, x, weight, dtype, Unfolded(SAME), 9 * (c_in + c_out), 1)
 
 
 @drawn_often
@@ -229,7 +229,7 @@ def test_a_denoised_picture_moves_by_less_than_a_tenth_of_an_8_bit_step():
         (SAME, 192, 192, torch.float32, Tiles),
         (SAME, 192, 12, torch.float32, Winograd),
         (SAME, 3, 3, torch.float64, Winograd),
-        (SAME, 32, 64, torch.bfloat16, Rows),
+        (SAME, 32, 64, torch.bfloat16, Stacked),
         (Window(2, 2), 64, 64, torch.float32, Patches),
         (DOWN, 64, 64, torch.bfloat16, Phases),
         (Window(3, 1, 1, 2), 64, 64, torch.float32, Unfolded),
@@ -239,7 +239,7 @@ def test_a_path_is_chosen_for_each_geometry(window, c_in, c_out, dtype, path):
     assert type(paths.choose(window, c_in, c_out, dtype, CPU)) is path
 
 
-@pytest.mark.parametrize(("unit", "path"), [(True, Rows), (False, Winograd)])
+@pytest.mark.parametrize(("unit", "path"), [(True, Stacked), (False, Winograd)])
 def test_a_unit_for_matrices_wants_no_detours(unit, path):
     paths.choose.cache_clear()
     with patch.object(paths, "has_matrix_unit", lambda: unit):
@@ -267,7 +267,7 @@ def assert_finished_once(shape, make):
     torch.testing.assert_close(result, -make(None))
 
 
-@pytest.mark.parametrize("path", [Winograd(2), Winograd(4), Tiles(), Rows(), Unfolded(SAME)])
+@pytest.mark.parametrize("path", [Winograd(2), Winograd(4), Tiles(), Stacked(), Unfolded(SAME)])
 def test_every_part_of_a_result_is_finished_once(path):
     x, prepared = drawn(3, 11, 7, 4), path.prepare(drawn(36, 5, seed=1), torch.float64)
 

@@ -63,7 +63,7 @@ def choose(window: Window, in_channels: int, out_channels: int, dtype: torch.dty
         channels = min(in_channels, out_channels)
         if dtype != torch.bfloat16:
             return Tiles() if channels >= MANY else Winograd(4)
-        return Rows() if channels < FEWEST or has_matrix_unit() else Winograd(2)
+        return Stacked() if channels < FEWEST or has_matrix_unit() else Winograd(2)
     if window.kernel_size == window.stride and not window.padding and window.dilation == 1:
         return Patches(window)
     if window == Window(3, 2, 1):
@@ -233,67 +233,75 @@ class SameSize(ABC):
         return self.product(y, prepared, finish)
 
 
-class Rows(SameSize):
-    """3x3, stride 1, padding 1: the three taps of a kernel's row are one run of numbers in memory.
+class Stacked(SameSize):
+    """3x3, stride 1, padding 1: each pixel beside the ones above and below it, so that a kernel's nine taps are
+    one run of numbers in memory.
 
     Every third pixel's run begins where the last one's ended: so three products, one for each place in three,
-    take whole strips without a copy, for each of the kernel's three rows.
+    take whole strips, with three copies of the picture where the definition has nine. Each sum is made at once,
+    and in bfloat16 is rounded once.
     """
 
     def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """(3, 3C, C_out): a matrix for each row of the kernel."""
-        return weight.view(3, -1, weight.shape[1]).to(dtype)
+        """(9C, C_out): rows by the kernel's column, then its row."""
+        kernel = weight.view(3, 3, -1, weight.shape[1])
+        return kernel.transpose(0, 1).to(dtype).reshape(weight.shape)
 
     def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
         """x -> y."""
-        n, height, width, channels = x.shape
-        out_channels = prepared.shape[2]
-        wide = _wide(width)
-        y = empty((n, height, width, out_channels), x.dtype, x.device)
+        width, out_channels = x.shape[2], prepared.shape[1]
+        y = empty((*x.shape[:3], out_channels), x.dtype, x.device)
 
         def make(strip: Strip) -> None:
-            padded = _padded(x, strip, above=1, below=1, wide=wide, left=1)
-            made = empty((*padded.shape[:3], out_channels), x.dtype, x.device)
-            count = (padded.shape[0] * padded.shape[1] - 2) * wide // 3
+            stacked = self._stack(x, strip)
+            made = empty((*stacked.shape[:3], out_channels), x.dtype, x.device)
             for place in range(3):
-                out = _every_third(made, place, count, 1)
-                for row in range(3):
-                    runs = _every_third(padded, row * wide + place, count, 3)
-                    torch.addmm(out, runs, prepared[row], beta=min(row, 1), out=out)
+                product_into(_every_third(made, place, 1), _every_third(stacked, place, 3), prepared)
             part = y[strip]
-            part.copy_(made[:, : part.shape[1], :width])
+            part.copy_(made[:, :, :width])
             if finish:
                 finish(part, strip)
 
-        for strip in strips(n, height, wide * max(channels, out_channels) * x.element_size(), x.device):
+        for strip in self._strips(x, out_channels):
             make(strip)
         return y
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """im2col(x)' @ y."""
-        n, height, width, channels = x.shape
-        wide = _wide(width)
+        """im2col(x)' @ y. Stacked is what has fewer channels: seen from y, the kernel is turned."""
+        if y.shape[3] < x.shape[3]:
+            return turned(self.gradient(y, x), y.shape[3])
 
         def make(strip: Strip) -> Tensor:
-            padded = _padded(x, strip, above=1, below=1, wide=wide, left=1)
-            given = _padded(y, strip, above=0, below=2, wide=wide, left=0)
-            count = (padded.shape[0] * padded.shape[1] - 2) * wide // 3
-            total = empty((3, 3 * channels, y.shape[3]), x.dtype, x.device)
-            for place in range(3):
-                taken = _every_third(given, place, count, 1)
-                for row in range(3):
-                    runs = _every_third(padded, row * wide + place, count, 3)
-                    torch.addmm(total[row], runs.T, taken, beta=min(place, 1), out=total[row])
-            return total.view(9 * channels, -1)
+            stacked = self._stack(x, strip)
+            given = _padded(y, strip, above=0, below=0, wide=stacked.shape[2], left=0)
+            return _summed(
+                _every_third(stacked, place, 3).T @ _every_third(given, place, 1) for place in range(3)
+            )
 
-        return _summed(
-            make(strip)
-            for strip in strips(n, height, wide * max(channels, y.shape[3]) * x.element_size(), x.device)
-        )
+        total = _summed(make(strip) for strip in self._strips(x, y.shape[3]))
+        return total.view(3, 3, -1, y.shape[3]).transpose(0, 1).reshape(total.shape)
+
+    def _strips(self, x: Tensor, out_channels: int) -> Iterator[Strip]:
+        n, height, width, channels = x.shape
+        return strips(n, height, 3 * _wide(width) * max(channels, out_channels) * x.element_size(), x.device)
+
+    def _stack(self, x: Tensor, strip: Strip) -> Tensor:
+        """A strip's pixels with those above and below them: (samples, rows, wide, 3C). Beyond the picture 0."""
+        height, width, channels = x.shape[1:]
+        part, top, bottom = x[strip.samples], strip.rows.start, strip.rows.stop
+        stacked = _held((len(part), bottom - top, _wide(width), 3 * channels), x, left=1, width=width)
+        for row in range(3):
+            place = stacked[:, :, 1 : width + 1, row * channels : (row + 1) * channels]
+            start, stop = max(top + row - 1, 0), min(bottom + row - 1, height)
+            first, last = start - top - row + 1, stop - top - row + 1
+            place[:, :first] = 0
+            place[:, last:] = 0
+            place[:, first:last] = part[:, start:stop]
+        return stacked
 
 
 class Winograd(SameSize):
-    """3x3, stride 1, padding 1: Winograd's F(m, 3) down the columns, the kernel's rows as `Rows` has them.
+    """3x3, stride 1, padding 1: Winograd's F(m, 3) down the columns, and runs of three pixels along the rows.
 
     m rows of the result come from m + 2 products where the definition has 3m: half of them for m = 4, two
     thirds for m = 2. In one direction the sums before and after run over whole rows of the picture as they lie
@@ -397,18 +405,12 @@ class Winograd(SameSize):
     def _held(self, x: Tensor, strip: Strip, left: int) -> tuple[Tensor, Tensor]:
         """Room for sums of rows of x: (m + 2, samples, tiles, wide, C), and its inside (..., W · C).
 
-        Beyond the picture it is 0: `left` columns before it, those up to `wide` after it, and two pixels more,
-        which runs of three may reach.
+        Beyond the picture it is 0: `left` columns before it, and those up to `wide` after it.
         """
         width, channels = x.shape[2:]
-        samples, wide = len(range(*strip.samples.indices(len(x)))), _wide(width)
-        shape = (self.m + 2, samples, strip.rows.stop - strip.rows.start, wide, channels)
-        memory = empty((prod(shape) + 2 * channels,), x.dtype, x.device)
-        memory[-2 * channels :] = 0
-        held = memory[: -2 * channels].view(shape)
-        if left:
-            held[..., :left, :] = 0
-        held[..., left + width :, :] = 0
+        samples = len(range(*strip.samples.indices(len(x))))
+        shape = (self.m + 2, samples, strip.rows.stop - strip.rows.start, _wide(width), channels)
+        held = _held(shape, x, left, width)
         return held, held[..., left : left + width, :].flatten(3)
 
 
@@ -633,10 +635,12 @@ def _wide(width: int) -> int:
     return -(-(width + 2) // 3) * 3
 
 
-def _every_third(x: Tensor, first: int, count: int, run: int) -> Tensor:
-    """(count, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
+def _every_third(x: Tensor, first: int, run: int) -> Tensor:
+    """(pixels / 3, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
     channels = x.shape[-1]
-    return x.as_strided((count, run * channels), (3 * channels, 1), x.storage_offset() + first * channels)
+    return x.as_strided(
+        (x.numel() // channels // 3, run * channels), (3 * channels, 1), x.storage_offset() + first * channels
+    )
 
 
 def _runs(rows: Tensor, first: int, run: int = 3) -> Tensor:
@@ -646,23 +650,33 @@ def _runs(rows: Tensor, first: int, run: int = 3) -> Tensor:
     return rows.as_strided((len(rows), count, run * channels), (rows.stride(0), 3 * channels, 1), place)
 
 
+def _held(shape: Sequence[int], like: Tensor, left: int, width: int) -> Tensor:
+    """Room for rows of pixels, (..., wide, C), of which `width` are to be filled, after `left` others.
+
+    Those beside are 0, and so are two pixels after the last row, which runs of three may reach.
+    """
+    count, channels = prod(shape), shape[-1]
+    memory = empty((count + 2 * channels,), like.dtype, like.device)
+    memory[count:] = 0
+    held = memory[:count].view(tuple(shape))
+    if left:
+        held[..., :left, :] = 0
+    held[..., left + width :, :] = 0
+    return held
+
+
 def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: int) -> Tensor:
     """A strip of x with rows of its neighbours above and below: (samples, rows + above + below, wide, C).
 
-    Beyond the picture everything is 0, and so are two pixels more, which runs of three may reach.
+    Beyond the picture everything is 0.
     """
     _, height, width, channels = x.shape
     part = x[strip.samples]
     top, bottom = strip.rows.start - above, strip.rows.stop + below
     start, stop = max(top, 0), min(bottom, height)
-    shape = (len(part), bottom - top, wide, channels)
-    held = empty((prod(shape) + 2 * channels,), x.dtype, x.device)
-    held[-2 * channels :] = 0
-    padded = held[: -2 * channels].view(shape)
+    padded = _held((len(part), bottom - top, wide, channels), x, left, width)
     padded[:, : start - top] = 0
     padded[:, stop - top :] = 0
-    padded[:, :, :left] = 0
-    padded[:, :, left + width :] = 0
     padded[:, start - top : stop - top, left : left + width] = part[:, start:stop]
     return padded
 
