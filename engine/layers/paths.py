@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers.products import add_inner, by_onednn, product, product_into, products_into, seconds
+from engine.layers.products import by_onednn, inner, product, product_into, products_into, seconds
 from engine.layers.strips import WHOLE, Finish, Strip, empty, empty_like, strips
 from engine.layers.window import Window, col2im, taps, turned
 
@@ -132,9 +132,7 @@ class Unfolded:
         depth = columns.shape[3:].numel()
 
         def make(strip: Strip) -> Tensor:
-            total = torch.zeros((1, depth, y.shape[3]), dtype=x.dtype, device=x.device)
-            add_inner(total, _copied(columns[strip], depth)[None], y[strip].reshape(1, -1, y.shape[3]))
-            return total[0]
+            return inner(_copied(columns[strip], depth)[None], y[strip].reshape(1, -1, y.shape[3]))[0]
 
         return _summed(make(strip) for strip in _strips_of(columns))
 
@@ -275,7 +273,8 @@ class Stacked(SameSize):
             stacked = self._stack(x, strip)
             given = _padded(y, strip, above=0, below=0, wide=stacked.shape[2], left=0)
             return _summed(
-                _every_third(stacked, place, 3).T @ _every_third(given, place, 1) for place in range(3)
+                inner(_every_third(stacked, place, 3)[None], _every_third(given, place, 1)[None])[0]
+                for place in range(3)
             )
 
         total = _summed(make(strip) for strip in self._strips(x, y.shape[3]))
@@ -316,8 +315,7 @@ class Winograd(SameSize):
 
     def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """(m + 2, 3C, C_out)."""
-        made = self._kernel(weight) @ weight.view(3, -1)
-        return made.view(self.m + 2, -1, weight.shape[1]).to(dtype)
+        return _mixed(self.kernel, weight.view(3, -1), dtype).view(self.m + 2, -1, weight.shape[1])
 
     def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
         """x -> y."""
@@ -367,17 +365,15 @@ class Winograd(SameSize):
             lifted = self._lifted(x, strip)
             spread, inside = self._held(y, strip, left=0)
             self.form.spread(tiles[strip], inside)
-            total = torch.zeros((self.m + 2, 3 * x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
-            for place in range(3):
-                add_inner(total, _runs(lifted, place), _runs(spread, place, 1))
-            return total
+            return _summed(inner(_runs(lifted, place), _runs(spread, place, 1)) for place in range(3))
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
-        return (self._kernel(total).T @ total.flatten(1)).view(-1, y.shape[3])
+        return _mixed(self.kernel.T, total.flatten(1), total.dtype).view(-1, y.shape[3])
 
-    def _kernel(self, like: Tensor) -> Tensor:
+    @property
+    def kernel(self) -> Tensor:
         """What turns a kernel's rows into those that are multiplied: (m + 2, 3)."""
-        return torch.tensor(self.form.kernel, dtype=torch.float64).to(like)
+        return torch.tensor(self.form.kernel, dtype=torch.float64)
 
     def _whole_tiles(self, x: Tensor) -> Tensor:
         """With rows of zeros below, as many as the last tile lacks."""
@@ -445,8 +441,7 @@ class Tiles(SameSize):
 
     def prepare(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """(36, C, C_out)."""
-        made = self.kernel.to(weight) @ weight.view(9, -1)
-        return made.view(36, -1, weight.shape[1]).to(dtype)
+        return _mixed(self.kernel, weight.view(9, -1), dtype).view(36, -1, weight.shape[1])
 
     def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
         """x -> y."""
@@ -473,12 +468,10 @@ class Tiles(SameSize):
         def make(strip: Strip) -> Tensor:
             given = self._gathered(y, strip, 4)
             spread = product(self.out.T.to(x), given.flatten(1)).view(36, *given.shape[1:])
-            total = torch.zeros((36, x.shape[3], y.shape[3]), dtype=x.dtype, device=x.device)
-            add_inner(total, self._lifted(x, strip), spread)
-            return total
+            return inner(self._lifted(x, strip), spread)
 
         total = _summed(make(strip) for strip in self._strips(x, max(x.shape[3], y.shape[3])))
-        return (self.kernel.T.to(total) @ total.flatten(1)).view(-1, y.shape[3])
+        return _mixed(self.kernel.T, total.flatten(1), total.dtype).view(-1, y.shape[3])
 
     def _strips(self, x: Tensor, channels: int) -> Iterator[Strip]:
         """The batch cut into strips; their rows are rows of tiles."""
@@ -690,17 +683,24 @@ def _copied(columns: Tensor, depth: int) -> Tensor:
     return made.view(-1, depth)
 
 
+def _mixed(matrix: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """matrix @ rows, in another type. As large as a weight, and so better in memory that was used before."""
+    made = empty((len(matrix), rows.shape[1]), rows.dtype, rows.device)
+    torch.mm(matrix.to(rows), rows, out=made)
+    return made if dtype == rows.dtype else empty_like(made, dtype).copy_(made)
+
+
 def _strips_of(columns: Tensor) -> Iterator[Strip]:
     n, rows = columns.shape[:2]
     return strips(n, rows, columns.shape[2:].numel() * columns.element_size(), columns.device)
 
 
 def _summed(parts: Iterable[Tensor]) -> Tensor:
-    """The sum, in float32 at least: bfloat16 would lose the small ones."""
+    """The sum, in float32 at least: bfloat16 would lose the small ones. The first part is used up."""
     total: Tensor | None = None
     for part in parts:
         if total is None:
-            total = part.to(torch.promote_types(part.dtype, torch.float32), copy=True)
+            total = part.to(torch.promote_types(part.dtype, torch.float32))
         else:
             total += part
     assert total is not None, "a batch has a strip"
