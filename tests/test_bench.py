@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from bench import denoisers, forward, layer, peers, step
+from bench import denoisers, forward, layer, peers, sizing, step
 from bench.__main__ import main
 from bench.plain import plain
 from bench.rows import Differs, Options, Row, check_equal, compared, table
@@ -230,3 +230,12 @@ def test_a_table_is_markdown_with_the_columns_of_its_group():
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| c | float32 | 1.235 |  |  | Mpx/s |  | 2 |",
     ]
+
+
+def test_sizing_counts_pictures_an_hour_and_leaves_out_what_is_too_large():
+    row, *others = sizing.rows(Options(rounds=2, threads=1, largest=0.01), sizes=((40, 50), (200, 200)))
+
+    assert not others
+    assert (row.group, row.case, row.unit, row.peer) == ("sizing", "auto, 50 x 40", "pictures/h", None)
+    assert row.ours == pytest.approx(3600 / row.more["s"])
+    assert 0.1 < row.more["GB"] < 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import denoisers, forward, layer, scaling, service, step
+from . import denoisers, forward, layer, scaling, service, sizing, step
 from .machine import default_threads, precisions, processor
 from .rows import Differs, Group, Options, table
 
@@ -19,6 +19,7 @@ GROUPS: Mapping[str, Group] = {
     "denoisers": denoisers.rows,
     "service": service.rows,
     "scaling": scaling.rows,
+    "sizing": sizing.rows,
 }
 
 
@@ -65,7 +66,9 @@ def _parser(groups: Mapping[str, Group]) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
     add("--pictures", type=Path, help="denoisers: folder of clean pictures (default: weights/examples)")
     add("--count", type=_positive, default=4, help="denoisers: how many of the pictures (default 4)")
-    add("--largest", type=float, default=24.0, help="scaling: largest picture, in megapixels (default 24)")
+    add(
+        "--largest", type=float, default=24.0, help="scaling, sizing: largest picture, in megapixels (default 24)"
+    )
     return parser
 
 

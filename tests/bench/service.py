@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -66,13 +66,14 @@ def _rows(
     clean = engine()
     with tempfile.TemporaryDirectory() as folder:
         weights.save(Path(folder) / f"photo{weights.SUFFIX}", net, spec, {})
-        with _served(Path(folder), precision, options.threads) as port:
-            if _post(port, png) != images.encode_png(clean):
+        settings = {"WEIGHTS": folder, "MODEL": "photo", "PRECISION": precision, "THREADS": options.threads}
+        with served(settings) as (port, _):
+            if post(port, png) != images.encode_png(clean):
                 raise Differs(f"{case}, {precision}: the service's picture is not the engine's")
             with ThreadPoolExecutor(max(in_flight)) as senders:
                 seconds = interleaved(
                     {
-                        **{n: lambda n=n: list(senders.map(_post, [port] * n, [png] * n)) for n in in_flight},
+                        **{n: lambda n=n: list(senders.map(post, [port] * n, [png] * n)) for n in in_flight},
                         "engine": engine,
                         "decode": lambda: images.decode(png),
                         "encode": lambda: images.encode_png(clean),
@@ -103,12 +104,11 @@ def _png(pixels: Tensor) -> bytes:
 
 
 @contextmanager
-def _served(folder: Path, precision: str, threads: int) -> Iterator[int]:
-    """A server, by the command line as its users start it; gives the port."""
-    settings = {"WEIGHTS": str(folder), "MODEL": "photo", "PRECISION": precision, "THREADS": str(threads)}
+def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
+    """A server, by the command line as its users start it; gives its port and its process's number."""
     process = subprocess.Popen(
         [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", "0"],
-        env={**os.environ, **{f"DENOISE_{name}": value for name, value in settings.items()}},
+        env={**os.environ, **{f"DENOISE_{name}": str(value) for name, value in settings.items()}},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -118,7 +118,7 @@ def _served(folder: Path, precision: str, threads: int) -> Iterator[int]:
     # Read to the end, or a server that logs more than a pipe holds would stop.
     Thread(target=_copy, args=(process.stderr, told), daemon=True).start()
     try:
-        yield _port(process, told)
+        yield _port(process, told), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -143,7 +143,7 @@ def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
     raise RuntimeError(f"the service did not start:\n{log}")
 
 
-def _post(port: int, png: bytes) -> bytes:
+def post(port: int, png: bytes) -> bytes:
     """The denoised picture's file. Raises RuntimeError for another answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     try:
