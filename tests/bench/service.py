@@ -116,12 +116,15 @@ def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
     told: Queue[str] = Queue()
     assert process.stderr is not None
     # Read to the end, or a server that logs more than a pipe holds would stop.
-    Thread(target=_copy, args=(process.stderr, told), daemon=True).start()
+    reader = Thread(target=_copy, args=(process.stderr, told), daemon=True)
+    reader.start()
     try:
         yield _port(process, told), process.pid
     finally:
         process.terminate()
         process.wait()
+        reader.join()
+        process.stderr.close()
 
 
 def _copy(stream: IO[str], told: "Queue[str]") -> None:
