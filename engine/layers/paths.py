@@ -57,7 +57,7 @@ def choose(window: Window, in_channels: int, out_channels: int, dtype: torch.dty
     3x3 at stride 1 in float32: Winograd's F(4, 3), half the definition's products in a third to a fourth of its
     time, or, with many channels, F(4x4, 3x3), half of those. In bfloat16 F(2, 3), which costs
     few digits, unless there are few channels, or the processor has a unit for matrices, which can make more
-    products than memory can feed: then rows of three taps. A GPU wants few, large products.
+    products than memory can feed: then the definition's, stacked. A GPU wants few, large products.
     """
     if device.type == "cpu" and window == Window(3, 1, 1):
         channels = min(in_channels, out_channels)
