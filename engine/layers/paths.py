@@ -19,8 +19,9 @@ from engine.layers.window import Window, col2im, taps, turned
 
 # In each path `make` makes a strip: what it works in is free again when it returns, and so still in the cache.
 
-# With fewer channels bfloat16 gains a few per cent from Winograd's form and loses digits where they count, in the
-# layers at half the picture's size: a network's mean PSNR moved by 0.016 dB instead of 0.009.
+# With fewer channels Winograd's sums take longer than the products that they save, in float32 by up to a third of
+# all. In bfloat16 they would lose digits where they count, in the layers at half the picture's size: a network's
+# mean PSNR moved by 0.016 dB instead of 0.009.
 FEWEST = 48
 # From so many on float32 saves more by a fourth of the products than tiles cost to gather: M's step takes 6 to 9
 # per cent less. With 128 it lost 5 per cent.
@@ -54,16 +55,18 @@ class Path(Protocol):
 def choose(window: Window, in_channels: int, out_channels: int, dtype: torch.dtype, device: torch.device) -> Path:
     """The fastest form measured for the geometry, the type and the processor (`python -m tests.bench`).
 
-    3x3 at stride 1 in float32: Winograd's F(4, 3), half the definition's products in a third to a fourth of its
-    time, or, with many channels, F(4x4, 3x3), half of those. In bfloat16 F(2, 3), which costs
-    few digits, unless there are few channels, or the processor has a unit for matrices, which can make more
-    products than memory can feed: then the definition's, stacked. A GPU wants few, large products.
+    3x3 at stride 1 with few channels: the definition's products, stacked. With more, in float32, Winograd's
+    F(4, 3), half of those products, or, with many, F(4x4, 3x3), a fourth; in bfloat16 F(2, 3), which costs few
+    digits, but where the processor has a unit for matrices, which makes more products than memory can feed. A GPU
+    wants few, large products.
     """
     if device.type == "cpu" and window == Window(3, 1, 1):
         channels = min(in_channels, out_channels)
-        if dtype != torch.bfloat16:
-            return Tiles() if channels >= MANY else Winograd(4)
-        return Stacked() if channels < FEWEST or has_matrix_unit() else Winograd(2)
+        if channels < FEWEST:
+            return Stacked()
+        if dtype == torch.bfloat16:
+            return Stacked() if has_matrix_unit() else Winograd(2)
+        return Winograd(4) if channels < MANY else Tiles()
     if window.kernel_size == window.stride and not window.padding and window.dilation == 1:
         return Patches(window)
     if window == Window(3, 2, 1):
@@ -247,16 +250,15 @@ class Stacked(SameSize):
 
     def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
         """x -> y."""
-        width, out_channels = x.shape[2], prepared.shape[1]
+        out_channels = prepared.shape[1]
         y = empty((*x.shape[:3], out_channels), x.dtype, x.device)
 
         def make(strip: Strip) -> None:
-            stacked = self._stack(x, strip)
-            made = empty((*stacked.shape[:3], out_channels), x.dtype, x.device)
+            stacked, part = self._stack(x, strip), y[strip]
             for place in range(3):
-                product_into(_every_third(made, place, 1), _every_third(stacked, place, 3), prepared)
-            part = y[strip]
-            part.copy_(made[:, :, :width])
+                out = part[:, :, place::3]
+                made = product(_every_third(stacked, place, 3), prepared)
+                out.copy_(made.view(*part.shape[:2], -1, out_channels)[:, :, : out.shape[2]])
             if finish:
                 finish(part, strip)
 
