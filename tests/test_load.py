@@ -86,6 +86,19 @@ def test_a_picture_of_weights_that_serve_no_more_is_wrong(folder, sample):
     assert (town.ledger.right, town.ledger.pixels) == (1, 32 * 32)
 
 
+def test_what_serves_at_any_time_between_question_and_answer_may_have_made_the_picture():
+    town = Town(0, (), ("a", "b"), {"a"}, None)
+    early = town.asking()
+
+    town.serve("b")
+    town.serving.intersection_update({"b"})
+    between = town.asking()
+    town.serve("a")
+    town.serving.intersection_update({"a"})
+
+    assert (early, between, town.asking()) == ({"a", "b"}, {"a", "b"}, {"a"})
+
+
 def test_the_table_says_what_is_not_as_asked():
     rows = [none_of("wrong pictures", ["one"]), none_of("errors", []), Row("start", "", "2 s")]
 

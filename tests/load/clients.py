@@ -44,7 +44,8 @@ class Ledger:
 class Town:
     """Where clients live. threads: to check pictures in.
 
-    photos: digests of `photo`, of which those in `serving` may answer now. closing: set when all are to go home.
+    photos: digests of `photo`, of which those in `serving` may answer now. begun: for each request those that may
+    answer it. closing: set when all are to go home.
     """
 
     port: int
@@ -53,7 +54,18 @@ class Town:
     serving: set[str]
     threads: ThreadPoolExecutor
     ledger: Ledger = field(default_factory=Ledger)
+    begun: list[set[str]] = field(default_factory=list)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def asking(self) -> set[str]:
+        """What may answer a request that begins now: what is served, and what will be until it is answered."""
+        self.begun.append(set(self.serving))
+        return self.begun[-1]
+
+    def serve(self, digest: str) -> None:
+        """Weights that may be served from now on."""
+        for may in (self.serving, *self.begun):
+            may.add(digest)
 
     @property
     def small(self) -> list[Sample]:
@@ -61,9 +73,9 @@ class Town:
         return [sample for sample in self.samples if sample.pixels <= 320 * 240]
 
     async def check(self, who: str, sample: Sample, digest: str, body: bytes, before: set[str]) -> None:
-        """Whether a picture is the engine's. before: what might serve when it was asked for."""
+        """Whether a picture is the engine's. before: what might serve since it was asked for."""
         fault = await asyncio.get_running_loop().run_in_executor(self.threads, sample.fault, digest, body)
-        if not fault and digest in self.photos and digest not in before | self.serving:
+        if not fault and digest in self.photos and digest not in before:
             fault = "made by weights that were not in service any more"
         if fault:
             self.ledger.wrong.append(f"{who}, {sample.name}: {fault}")
@@ -97,7 +109,7 @@ async def _surely(
     town: Town, who: str, connection: Connection, sample: Sample, slow_up: bool, slow_down: bool
 ) -> None:
     while connection.open:
-        before = set(town.serving)
+        before = town.asking()
         answer = await connection.ask(f"POST /denoise{sample.query}", sample.body, slow_up, slow_down)
         if town.expect(who, answer, 200):
             await town.check(who, sample, answer.headers.get("x-denoise-digest", "none"), answer.body, before)
@@ -113,7 +125,7 @@ async def form(town: Town, rng: random.Random) -> None:
     boundary = f"b{rng.getrandbits(64)}"
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     body = head.encode() + sample.body + f"\r\n--{boundary}--\r\n".encode()
-    before = set(town.serving)
+    before = town.asking()
     async with connected(town.port) as connection:
         kind = f"multipart/form-data; boundary={boundary}"
         answer = await connection.ask(f"POST /denoise{sample.query}", body, kind=kind)
@@ -190,7 +202,7 @@ async def batch(town: Town, rng: random.Random) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         for number, sample in enumerate(sent):
             archive.writestr(f"{number}.x", b"no picture" if number == at else sample.body)
-    before = set(town.serving)
+    before = town.asking()
     answer = await ask(town.port, "POST /denoise/batch", file.getvalue())
     if town.expect("batch", answer, 200):
         await _check_zip(town, sent, at, answer.body, before)
@@ -218,7 +230,7 @@ async def _check_zip(town: Town, sent: Sequence[Sample], at: int, body: bytes, b
 
 async def job(town: Town, rng: random.Random) -> None:
     """A picture that is left there, and asked for until it is done."""
-    sample, before = pick(rng, town.small), set(town.serving)
+    sample, before = pick(rng, town.small), town.asking()
     answer = await ask(town.port, f"POST /jobs{sample.query}", sample.body)
     # 507 where jobs come faster than they are done.
     if not town.expect("job", answer, 202, 507):
@@ -227,8 +239,6 @@ async def job(town: Town, rng: random.Random) -> None:
     state = ""
     while state not in ("done", "failed"):
         await asyncio.sleep(0.2)
-        # Whatever has served since the job was left may have done it.
-        before |= town.serving
         state = json.loads((await ask(town.port, f"GET {place}")).body)["state"]
     result = await ask(town.port, f"GET {place}/result")
     if town.expect("job's result", result, 200):

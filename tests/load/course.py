@@ -135,7 +135,7 @@ async def _each_once(town: Town) -> None:
         answer = await ask(town.port, f"POST /denoise{sample.query}", sample.body)
         if town.expect("first", answer, 200):
             digest = answer.headers.get("x-denoise-digest", "none")
-            await town.check("first", sample, digest, answer.body, set(town.serving))
+            await town.check("first", sample, digest, answer.body, town.asking())
 
 
 async def _swap(town: Town, weights: Folder, plan: Plan) -> str:
@@ -156,7 +156,7 @@ async def _serve_the_other(town: Town, weights: Folder) -> float:
     """Put the other `photo` in service. Gives the seconds it took; inf if it is not served."""
     clock = asyncio.get_running_loop().time
     digest, begun = weights.swap(), clock()
-    town.serving.add(digest)
+    town.serve(digest)
     if not await _until(town, lambda health: digest in health["digests"].values()):
         return math.inf
     town.serving.intersection_update({digest})
