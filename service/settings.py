@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         "service; 50 million pixels of floating point take 1.8 GB.",
     )
     memory_budget: int = Field(
-        default=320 * 2**20,
+        default=256 * 2**20,
         ge=2**20,
         description="Memory for the network's work, in bytes, beside the pictures themselves.",
     )
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         "pictures that take a 32nd or less; one that takes more than the rest is refused.",
     )
     body_memory: int = Field(
-        default=320 * 2**20,
+        default=256 * 2**20,
         ge=2**20,
         description="Memory for the files that are sent, in bytes, until their pictures are done. A quarter is "
         "kept for files that take a 32nd or less.",
