@@ -257,7 +257,7 @@ class Stacked(SameSize):
             stacked, part = self._stack(x, strip), y[strip]
             for place in range(3):
                 out = part[:, :, place::3]
-                made = product(_every_third(stacked, place, 3), prepared)
+                made = product(_runs(stacked[None], place)[0], prepared)
                 out.copy_(made.view(*part.shape[:2], -1, out_channels)[:, :, : out.shape[2]])
             if finish:
                 finish(part, strip)
@@ -275,8 +275,7 @@ class Stacked(SameSize):
             stacked = self._stack(x, strip)
             given = _padded(y, strip, above=0, below=0, wide=stacked.shape[2], left=0)
             return _summed(
-                inner(_every_third(stacked, place, 3)[None], _every_third(given, place, 1)[None])[0]
-                for place in range(3)
+                inner(_runs(stacked[None], place), _runs(given[None], place, 1))[0] for place in range(3)
             )
 
         total = _summed(make(strip) for strip in self._strips(x, y.shape[3]))
@@ -630,16 +629,8 @@ def _wide(width: int) -> int:
     return -(-(width + 2) // 3) * 3
 
 
-def _every_third(x: Tensor, first: int, run: int) -> Tensor:
-    """(pixels / 3, run · C): runs of so many pixels that begin at pixels first, first + 3, ... of (..., C)."""
-    channels = x.shape[-1]
-    return x.as_strided(
-        (x.numel() // channels // 3, run * channels), (3 * channels, 1), x.storage_offset() + first * channels
-    )
-
-
 def _runs(rows: Tensor, first: int, run: int = 3) -> Tensor:
-    """As _every_third, of each of (m + 2, ..., wide, C)."""
+    """(l, pixels / 3, run · C): of each of (l, ..., C), runs of pixels from pixels first, first + 3, ... on."""
     channels, count = rows.shape[-1], rows[0, ..., 0].numel() // 3
     place = rows.storage_offset() + first * channels
     return rows.as_strided((len(rows), count, run * channels), (rows.stride(0), 3 * channels, 1), place)
