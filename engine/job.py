@@ -22,8 +22,9 @@ import torch
 
 from engine import precision, weights
 from engine.files import write_atomically
-from engine.layers import slots
-from engine.networks import kind_of, spec_to_dict
+from engine.grow import grow
+from engine.layers import Layer, slots
+from engine.networks import build_network, kind_of, spec_to_dict
 from engine.pairs import Source, Validation, open_source
 from engine.recipe import Recipe, from_dict, read_recipe
 from engine.stopping import stop_signals
@@ -51,7 +52,7 @@ class Line:
 class Run:
     """What to train, on what, until when, and where to. every: seconds between log lines, validations and
     checkpoints. terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda".
-    start: weights to begin a new run from, instead of drawn ones.
+    start: weights to begin a new run from, instead of drawn ones; a smaller network's grow into the recipe's.
     """
 
     recipe: Recipe
@@ -268,18 +269,25 @@ def _begin(job: Run) -> tuple[Training, _Origin, float]:
     """A new training, where it comes from, and no seconds yet."""
     device = precision.pick_device(job.device)
     compute = precision.resolve(job.recipe.precision, device)
-    model = _start(job.start, job.recipe) if job.start else None
-    training = begin(job.recipe, compute, device, model.net if model else None)
-    return training, _Origin(secrets.token_hex(8), f"{model.name} {model.digest}" if model else ""), 0.0
+    net, start = _start(job.start, job.recipe) if job.start else (None, "")
+    return begin(job.recipe, compute, device, net), _Origin(secrets.token_hex(8), start), 0.0
 
 
-def _start(path: Path, recipe: Recipe) -> weights.Model:
-    """Weights to begin from. Raises ValueError saying both networks if they are not the recipe's."""
-    model = weights.load(path)
-    if model.spec != recipe.spec():
-        held, wanted = (json.dumps(spec_to_dict(spec)) for spec in (model.spec, recipe.spec()))
-        raise ValueError(f"{path}: holds the network {held}; the recipe trains {wanted}")
-    return model
+def _start(path: Path, recipe: Recipe) -> tuple[Layer, str]:
+    """The recipe's network with a file's weights, grown if it is larger, and the file's name and digest.
+
+    Raises ValueError saying both networks if the file's has no place in the recipe's.
+    """
+    model, spec = weights.load(path), recipe.spec()
+    net = model.net
+    if model.spec != spec:
+        net = build_network(spec, torch.Generator().manual_seed(recipe.seed))
+        try:
+            grow(model.net, net)
+        except ValueError as error:
+            held, wanted = (json.dumps(spec_to_dict(spec)) for spec in (model.spec, spec))
+            raise ValueError(f"{path}: holds the network {held}; the recipe trains {wanted}: {error}") from error
+    return net, f"{model.name} {model.digest}"
 
 
 def _load_checkpoint(job: Run) -> tuple[Training, _Origin, float]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from engine import job, pairs, train, weights
 from engine.job import Line, Run
+from engine.networks import PhotoSpec
 from engine.optim import Average
 from engine.recipe import Recipe
 from engine.train import Diverged
@@ -208,6 +209,19 @@ def test_a_run_may_begin_from_the_weights_of_another(run, tmp_path):
     assert tensors(tmp_path / "a.checkpoint")["average.updates"] == 4
 
 
+def test_the_weights_of_a_smaller_network_grow_into_the_recipes(run, tmp_path):
+    run("first")
+    first = weights.load(tmp_path / "first.safetensors")
+
+    run(recipe=replace(SLOW, channels=(5, 8), blocks=(1, 2, 1)), start=first.path)
+
+    grown = weights.load(tmp_path / "a.safetensors")
+    x = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1))
+    assert grown.spec == PhotoSpec((5, 8), (1, 2, 1))
+    assert grown.metadata["start"] == f"first {first.digest}"
+    torch.testing.assert_close(grown.net.forward(x), first.net.forward(x), rtol=0, atol=1e-5)
+
+
 def test_the_weights_to_begin_from_are_not_changed(run, tmp_path):
     run("first")
     before = (tmp_path / "first.safetensors").read_bytes()
@@ -249,9 +263,9 @@ def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
     with pytest.raises(
         ValueError, match=r'first.safetensors: holds the network .*"channels": \[4, 6\].*; '
     ) as told:
-        run(recipe=replace(RECIPE, channels=(4, 8)), start=tmp_path / "first.safetensors")
+        run(recipe=replace(RECIPE, channels=(3, 8)), start=tmp_path / "first.safetensors")
 
-    assert '; the recipe trains {"kind": "photo", "channels": [4, 8], "blocks": [1, 1, 1]}' in str(told.value)
+    assert '; the recipe trains {"kind": "photo", "channels": [3, 8], "blocks": [1, 1, 1]}' in str(told.value)
     assert not (tmp_path / "a.checkpoint").exists()
 
 

@@ -59,6 +59,17 @@ def test_the_photo_recipes_train_on_every_level_to_55(name, spec):
     assert recipe.noise_model() == GaussianNoise(0, 55, recipe.target_views)
 
 
+def test_the_large_recipe_is_the_medium_one_with_what_measured_better_since():
+    recipe, medium = read_recipe("photo-large"), read_recipe("photo-medium")
+
+    assert recipe.spec() == PhotoSpec((64, 128, 256), (2, 2, 6, 2, 2))
+    assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.12, rounded=0.25)
+    same = {
+        key: getattr(medium, key) for key in ("channels", "blocks", "rounded", "grey", "target_views", "decay")
+    }
+    assert replace(recipe, **same) == medium
+
+
 def test_the_camera_recipe_is_the_medium_one_on_cameras_noise():
     recipe, medium = read_recipe("photo-camera"), read_recipe("photo-medium")
 
@@ -133,7 +144,7 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-medium, pixels"
+    there = "paper, paper-long, photo, photo-camera, photo-large, photo-medium, pixels"
 
     with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, or give a .toml file"):
         read_recipe("fast")

@@ -37,7 +37,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="How long to train.", show_default="the recipe's")] = None,
     steps: Annotated[int | None, typer.Option(help="How long to train, instead.", show_default="none")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside OUT.")] = False,
-    start: Annotated[Path | None, typer.Option("--start", help="Weights to begin from, not drawn ones.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Weights to begin from; a smaller network grows.")
+    ] = None,
     terms: Annotated[str, typer.Option(help="The data's licence, to be told with the weights.")] = "not stated",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
