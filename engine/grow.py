@@ -57,7 +57,7 @@ def _takes(new: Layer, old: Layer) -> bool:
 
 def _inside(old: Convolution, new: Convolution, key: str) -> Tensor:
     """A parameter as drawn, with the old one in its corner, and zeros where old channels would read new ones."""
-    value = new.params[key].clone()
+    value: Tensor = new.params[key].clone()
     if key == "bias":
         value[: old.out_channels] = old.params[key]
         return value
