@@ -140,13 +140,15 @@ def _peak(layer: Layer, scale: Fraction, size: int) -> Fraction:
         # What comes out of another type is copied into the input's.
         return peak + held + (CHANNELS * (size + 4) if isinstance(layer, Compute) and size < 4 else 0)
     given, made = layer.in_channels * scale**2, layer.out_channels * (scale * layer.factor) ** 2
-    window = layer.window
+    window, side = layer.window, layer.window.kernel_size
     beside = Fraction(0)
-    if window not in (Window(3, 1, 1), Window(window.kernel_size, window.kernel_size)):
-        # What is padded is a copy, of a convolution's input and of its transpose's output.
-        beside = given if isinstance(layer, Conv2d) and window.padding else beside
-        if isinstance(layer, ConvTranspose2d) and window != Window(3, 2, 1):
-            beside = window.kernel_size**2 * layer.out_channels * scale**2 + (made if window.padding else 0)
+    if isinstance(layer, ConvTranspose2d) and window not in (
+        Window(3, 1, 1),
+        Window(3, 2, 1),
+        Window(side, side),
+    ):
+        # What every tap of every pixel adds; and an output that is padded is a copy.
+        beside = side**2 * layer.out_channels * scale**2 + (made if window.padding else 0)
     # A rearrangement that follows holds what it is given and as much again.
     return max(given + beside + made, 2 * made) * size
 

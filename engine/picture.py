@@ -23,9 +23,6 @@ from engine.networks import bytes_per_pixel, halo
 PATCH = 32
 # Rows at a time of what is not done in windows.
 STRIP = 256
-# Bytes of a window that stays in the cache, and how much longer the pixels of a larger one take, at least: with
-# the report's network 1.15 times as long in bfloat16, and 1.4 times in float32.
-CACHED, UNCACHED = 32 * 2**20, 1.15
 # With it a picture of 24 megapixels takes the whole service 0.97 GB in bfloat16 and 1.28 GB in float32.
 MEMORY_BUDGET = 256 * 2**20
 
@@ -255,7 +252,7 @@ def _pieces(
     margin, device = halo(net), next(slots(net)).value.device
     most = memory_budget // bytes_per_pixel(net)
     if window is None:
-        window = plan((height, width), margin, most, CACHED // bytes_per_pixel(net))
+        window = plan((height, width), margin, most)
 
     def given(rows: Span, cols: Span) -> Tensor:
         return read(_mirrored(source, rows, cols).to(device))
@@ -273,11 +270,10 @@ def _pieces(
         yield Piece(net, shape, kept, fits, partial(given, rows, cols), partial(keep, to, inside))
 
 
-def plan(size: tuple[int, int], margin: int, most: int, cached: int = 0) -> tuple[int, int]:
+def plan(size: tuple[int, int], margin: int, most: int) -> tuple[int, int]:
     """The windows, in patches (high, wide), that cost least among those of at most `most` pixels.
 
-    size: the picture's (height, width); margin: the halo; cached: pixels of a window that stays in the cache.
-    One patch where nothing fits.
+    size: the picture's (height, width); margin: the halo. One patch where nothing fits.
 
     Windows come one after the other, each on all threads. A window for each core, in a thread of its own, took
     1.4 times as long for 512x512 pixels on two cores, since both repeat the halo, and as long for 2048x1360, in
@@ -286,9 +282,8 @@ def plan(size: tuple[int, int], margin: int, most: int, cached: int = 0) -> tupl
     rows, cols = (_splits(side, margin) for side in size)
     fitting = []
     for row, col in product(rows, cols):
-        if (largest := row.largest * col.largest) <= most:
-            cost = row.cost * col.cost * (1 if largest <= cached else UNCACHED)
-            fitting.append((cost, row.patches, col.patches))
+        if row.largest * col.largest <= most:
+            fitting.append((row.cost * col.cost, row.patches, col.patches))
     return min(fitting)[1:] if fitting else (1, 1)
 
 

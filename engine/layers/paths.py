@@ -6,6 +6,7 @@ im2col(x)' @ y. A transposed convolution is the same three the other way about.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from typing import Protocol
@@ -96,16 +97,15 @@ class Unfolded:
 
     def product(self, x: Tensor, prepared: Tensor, finish: Finish | None) -> Tensor:
         """x -> y = im2col(x) @ weight."""
-        columns = taps(x, self.window)
-        y = empty((*columns.shape[:3], prepared.shape[1]), x.dtype, x.device)
+        y = empty((len(x), *self.window.out(*x.shape[1:3]), prepared.shape[1]), x.dtype, x.device)
 
         def make(strip: Strip) -> None:
             part = y[strip]
-            product_into(part.view(-1, prepared.shape[1]), _copied(columns[strip], len(prepared)), prepared)
+            product_into(part.view(-1, prepared.shape[1]), self._columns(x, strip), prepared)
             if finish:
                 finish(part, strip)
 
-        for strip in _strips_of(columns):
+        for strip in self._strips(x, prepared.shape[1]):
             make(strip)
         return y
 
@@ -113,7 +113,7 @@ class Unfolded:
         """(C_out, k² · C) or, turned, (k² · C_out, C)."""
         if self.turns:
             return turned(weight, len(weight) // self.window.kernel_size**2).to(dtype)
-        return weight.T.to(dtype).contiguous()
+        return weight.to(dtype).T
 
     def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
         """y -> x = col2im(y @ weight')."""
@@ -131,13 +131,35 @@ class Unfolded:
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """im2col(x)' @ y."""
-        columns = taps(x, self.window)
-        depth = columns.shape[3:].numel()
 
         def make(strip: Strip) -> Tensor:
-            return inner(_copied(columns[strip], depth)[None], y[strip].reshape(1, -1, y.shape[3]))[0]
+            return inner(self._columns(x, strip)[None], y[strip].reshape(1, -1, y.shape[3]))[0]
 
-        return _summed(make(strip) for strip in _strips_of(columns))
+        return _summed(make(strip) for strip in self._strips(x, y.shape[3]))
+
+    def _strips(self, x: Tensor, out_channels: int) -> Iterator[Strip]:
+        """Of y. A pixel takes its taps or its result, whichever is more."""
+        height, width = self.window.out(*x.shape[1:3])
+        widest = max(self.window.kernel_size**2 * x.shape[3], out_channels)
+        return strips(len(x), height, width * widest * x.element_size(), x.device)
+
+    def _columns(self, x: Tensor, strip: Strip) -> Tensor:
+        """im2col(x) for a strip of y, as the rows of a matrix."""
+        window = self.window
+        first = strip.rows.start * window.stride - window.padding
+        lines = Strip(
+            strip.samples,
+            slice(first, first + (strip.rows.stop - strip.rows.start - 1) * window.stride + window.span),
+        )
+        if window.padding:
+            part = _padded(x, lines, above=0, below=0, wide=x.shape[2] + 2 * window.padding, left=window.padding)
+        else:
+            part = x[lines]
+        columns = taps(part, replace(window, padding=0))
+        if columns.is_contiguous():
+            return columns.view(-1, columns.shape[3:].numel())
+        made = empty(columns.shape, columns.dtype, columns.device)
+        return made.copy_(columns).view(-1, columns.shape[3:].numel())
 
 
 class Patches(Unfolded):
@@ -173,14 +195,9 @@ class Patches(Unfolded):
 class Phases(Unfolded):
     """3x3, stride 2, padding 1: the adjoint by the four phases of its result, of 1, 2, 2 and 4 taps.
 
-    No zeros are multiplied and nothing is scattered: result (2a + i, 2b + j) sums taps of y at (a, b), and for
-    odd i at a + 1, for odd j at b + 1.
+    No zeros are multiplied and nothing is scattered: one product gives what each pixel of y adds by each tap, and
+    result (2a + i, 2b + j) sums taps of y at (a, b), and for odd i at a + 1, for odd j at b + 1.
     """
-
-    def prepare_adjoint(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """(9, C_out, C)."""
-        kernel = weight.view(9, -1, weight.shape[1])
-        return kernel.transpose(1, 2).to(dtype).contiguous()
 
     def adjoint(self, y: Tensor, prepared: Tensor, shape: Sequence[int], finish: Finish | None) -> Tensor:
         """y -> x, of 2H_out or 2H_out - 1 rows, and columns likewise."""
@@ -190,26 +207,25 @@ class Phases(Unfolded):
 
         def make(strip: Strip) -> None:
             padded = _padded(y, strip, above=0, below=1, wide=w + 1, left=0)
-            samples, rows = padded.shape[:2]
-            # Every pixel of the padded strip at once; those of its last row and column are not wanted.
-            count = samples * rows * (w + 1) - (w + 2)
-            phases = empty((4, samples, rows, w + 1, channels), y.dtype, y.device)
-            for phase in range(4):
-                out = phases[phase].view(-1, channels)[:count]
-                terms = [(ky, kx) for ky in _TAPS[phase // 2] for kx in _TAPS[phase % 2]]
-                for number, (ky, kx) in enumerate(terms):
-                    offset = (ky == 0) * (w + 1) + (kx == 0)
-                    shifted = padded.view(-1, depth)[offset : offset + count]
-                    torch.addmm(out, shifted, prepared[3 * ky + kx], beta=min(number, 1), out=out)
-            top, bottom = 2 * strip.rows.start, min(2 * strip.rows.stop, height)
-            place = Strip(strip.samples, slice(top, bottom))
-            for phase in range(4):
-                part = x[place][:, phase // 2 :: 2, phase % 2 :: 2]
-                part.copy_(phases[phase][:, : part.shape[1], : part.shape[2]])
+            added = product(padded.view(-1, depth), prepared).view(*padded.shape[:3], 3, 3, channels)
+            place = Strip(strip.samples, slice(2 * strip.rows.start, min(2 * strip.rows.stop, height)))
+            for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                part = x[place][:, i::2, j::2]
+                rows, columns = part.shape[1:3]
+                first, *others = (
+                    added[:, down : down + rows, right : right + columns, ky, kx]
+                    for ky, down in _TAPS[i]
+                    for kx, right in _TAPS[j]
+                )
+                if not others:
+                    part.copy_(first)
+                for other in others:
+                    torch.add(first, other, out=part)
+                    first = part
             if finish:
                 finish(x[place], place)
 
-        for strip in strips(n, h, 4 * w * channels * y.element_size(), y.device):
+        for strip in strips(n, h, 9 * (w + 1) * channels * y.element_size(), y.device):
             make(strip)
         return x
 
@@ -615,8 +631,9 @@ class FourRows:
         u[0], u[5] = g0, g3
 
 
-# Which taps of the kernel, along one side, an even and an odd row of the adjoint at stride 2 sums.
-_TAPS = ((1,), (2, 0))
+# Along one side, for an even and an odd row of the adjoint at stride 2: the taps of the kernel that it sums, and how
+# far on in y each lies.
+_TAPS = (((1, 0),), ((2, 0), (0, 1)))
 
 
 def _lines(strip: Strip, height: int, each: int = 4) -> Strip:
@@ -659,7 +676,8 @@ def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: in
     _, height, width, channels = x.shape
     part = x[strip.samples]
     top, bottom = strip.rows.start - above, strip.rows.stop + below
-    start, stop = max(top, 0), min(bottom, height)
+    start = max(top, 0)
+    stop = max(start, min(bottom, height))
     padded = _held((len(part), bottom - top, wide, channels), x, left, width)
     padded[:, : start - top] = 0
     padded[:, stop - top :] = 0
@@ -667,25 +685,11 @@ def _padded(x: Tensor, strip: Strip, above: int, below: int, wide: int, left: in
     return padded
 
 
-def _copied(columns: Tensor, depth: int) -> Tensor:
-    """A strip of taps as the rows of a matrix."""
-    if columns.is_contiguous():
-        return columns.view(-1, depth)
-    made = empty(columns.shape, columns.dtype, columns.device)
-    made.copy_(columns)
-    return made.view(-1, depth)
-
-
 def _mixed(matrix: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """matrix @ rows, in another type. As large as a weight, and so better in memory that was used before."""
     made = empty((len(matrix), rows.shape[1]), rows.dtype, rows.device)
     torch.mm(matrix.to(rows), rows, out=made)
     return made if dtype == rows.dtype else empty_like(made, dtype).copy_(made)
-
-
-def _strips_of(columns: Tensor) -> Iterator[Strip]:
-    n, rows = columns.shape[:2]
-    return strips(n, rows, columns.shape[2:].numel() * columns.element_size(), columns.device)
 
 
 def _summed(parts: Iterable[Tensor]) -> Tensor:
