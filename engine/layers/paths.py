@@ -631,8 +631,8 @@ class FourRows:
         u[0], u[5] = g0, g3
 
 
-# Along one side, for an even and an odd row of the adjoint at stride 2: the taps of the kernel that it sums, and how
-# far on in y each lies.
+# Along one side, for an even and an odd row of the adjoint at stride 2: the taps of the kernel that it sums, and
+# how far on in y each lies.
 _TAPS = (((1, 0),), ((2, 0), (0, 1)))
 
 
