@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.layers import Layer
+from engine.layers import Layer, forget_prepared
 from engine.picture import denoise_picture
 from engine.synthetic import dead_leaves
 
@@ -15,12 +15,14 @@ def check(net: Layer) -> None:
 
     It has to lie nearer to the clean picture than an all-black or an all-white one does. That is little, on
     purpose: a network hardly trained yet, or one for another noise, may not take this noise away, and still be
-    what its owner means to serve. A training that blew up does not pass, nor numbers that overflow.
+    what its owner means to serve. A training that blew up does not pass, nor numbers that overflow. Nothing that
+    was prepared for it is kept: it may be long until somebody asks for the network.
     """
     rng = torch.Generator().manual_seed(0)
     clean = dead_leaves(SIDE, SIDE, rng).float() / 255
     noisy = clean + SIGMA * torch.randn(clean.shape, generator=rng)
     made = denoise_picture(net, noisy)
+    forget_prepared(net)
     if not made.isfinite().all():
         raise ValueError("the check picture comes back with what is no finite number")
     error = (made - clean).square().mean()

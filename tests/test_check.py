@@ -42,3 +42,11 @@ def test_a_network_that_makes_all_pictures_black_or_white_is_refused(shade):
 
     with pytest.raises(ValueError, match="further from the clean one"):
         check(net)
+
+
+def test_a_check_leaves_nothing_that_was_prepared_for_products():
+    net = network(PhotoSpec((4, 6), (1, 1, 1)))
+
+    check(net)
+
+    assert [slot.layer.prepared.held for slot in slots(net)] == [None] * len(list(slots(net)))

@@ -2,7 +2,7 @@
 
 from engine.layers.activation import ReLU, Sigmoid
 from engine.layers.compose import Compute, Layer, Residual, Sequential, Slot, slots
-from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling
+from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_prepared
 from engine.layers.loss import MSE
 from engine.layers.rearrange import DepthToSpace, SpaceToDepth
 from engine.layers.window import Window, col2im, im2col
@@ -23,6 +23,7 @@ __all__ = [
     "Upsampling",
     "Window",
     "col2im",
+    "forget_prepared",
     "im2col",
     "slots",
 ]

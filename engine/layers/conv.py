@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from engine.layers.compose import Layer, slots
 from engine.layers.paths import Path, choose
 from engine.layers.strips import WHOLE, Finish, Strip
 from engine.layers.window import Window, check_whole, im2col
@@ -207,6 +208,13 @@ class _Prepared:
             # In one assignment: other threads see all of it or nothing.
             held = self.held = (key, weight, prepare(weight.contiguous(), dtype))
         return held[2]
+
+
+def forget_prepared(net: Layer) -> None:
+    """Drop what weights were made into, up to four times as large as they. The next call makes it anew."""
+    for slot in slots(net):
+        if isinstance(slot.layer, Conv2d | ConvTranspose2d):
+            slot.layer.prepared, slot.layer.prepared_adjoint = _Prepared(), _Prepared()
 
 
 def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:
