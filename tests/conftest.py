@@ -85,3 +85,12 @@ def save_tiny():
         return path
 
     return save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, save_tiny):
+    """Weights to be served: `photo`, and `scans`, which makes other pictures."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_tiny(folder / "photo.safetensors", seed=0, recipe="tiny")
+    save_tiny(folder / "scans.safetensors", seed=1)
+    return folder

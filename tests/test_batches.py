@@ -32,14 +32,6 @@ MAX_BYTES, MAX_PIXELS = 20_000, 2_000
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, save_tiny):
-    folder = tmp_path_factory.mktemp("weights")
-    save_tiny(folder / "photo.safetensors", seed=0)
-    save_tiny(folder / "scans.safetensors", seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def settings(folder):
     return Settings(
         weights=folder,

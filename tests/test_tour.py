@@ -43,14 +43,6 @@ def serve(folder, *flags, **variables):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, save_tiny):
-    folder = tmp_path_factory.mktemp("weights")
-    save_tiny(folder / "photo.safetensors", seed=0)
-    save_tiny(folder / "scans.safetensors", seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def client(folder):
     limits = {"DENOISE_MAX_BYTES": str(MAX_BYTES), "DENOISE_MAX_PIXELS": str(MAX_PIXELS)}
     limits["DENOISE_MODEL"] = "photo"
