@@ -56,6 +56,22 @@ def test_memory_that_nothing_uses_is_let_go_beyond_what_is_kept():
     assert sum(block.nbytes for block in memory.blocks) < 50_000 + 5_000 + 400_000 + 3 * strips.ALIGNMENT
 
 
+def test_memory_that_was_in_use_at_once_is_kept_as_it_may_be_again():
+    memory = strips._Memory()
+    with patch.object(strips, "KEPT_BYTES", 0):
+        held = [memory.take(size) for size in range(10_000, 100_000, 20_000)]
+        del held
+        memory.take(4_000)
+        assert sum(block.nbytes for block in memory.blocks) > 200_000
+
+        # But not for ever, if less is in use from then on.
+        for _ in range(300):
+            memory.take(4_000)
+            memory.blocks.pop()
+
+    assert sum(block.nbytes for block in memory.blocks) < 10_000
+
+
 def test_an_empty_tensor_has_the_shape_and_type_asked_for():
     x = empty((2, 3, 4), torch.bfloat16, CPU)
 

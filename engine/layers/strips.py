@@ -20,10 +20,11 @@ from torch import Tensor
 STRIP_BYTES = 12 * 2**20
 # On a GPU the fewer products the better, and the limit is one of memory.
 DEVICE_STRIP_BYTES = 2**28
-# Memory that is kept though nothing uses it now. A page that is given back has to be cleared when taken anew:
-# in a training step that cost a tenth of the time. Three times as much made nothing faster, and took the service
-# 200 MiB more for a picture of 24 megapixels, whose windows are of different sizes.
+# Memory that is kept beyond the most that was in use at once. A page that is given back has to be cleared when
+# taken anew: in a training step that cost a tenth of the time.
 KEPT_BYTES = 32 * 2**20
+# What is left of that most, each time that new memory is needed: who needed more long ago may not come again.
+FADING = 0.98
 ALIGNMENT = 64
 
 
@@ -75,6 +76,8 @@ class _Memory:
         self.blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = [np.empty(1, np.uint8)]
         self.alone = self._references(0)
         self.blocks.clear()
+        # The most bytes that were in use at once, as far as they are remembered.
+        self.most = 0.0
 
     def take(self, size: int) -> Tensor:
         """uint8 (size,), not cleared."""
@@ -86,7 +89,7 @@ class _Memory:
                     self.blocks.append(self.blocks.pop(place))
                     break
             else:
-                self._let_go()
+                self._let_go(size)
                 self.blocks.append(np.empty(size + ALIGNMENT, np.uint8))
             block = self.blocks[-1]
             start = -block.ctypes.data % ALIGNMENT
@@ -99,10 +102,15 @@ class _Memory:
     def _references(self, place: int) -> int:
         return sys.getrefcount(self.blocks[place])
 
-    def _let_go(self) -> None:
-        """Of the blocks that nothing uses, those longest unused, until the rest is no more than KEPT_BYTES."""
+    def _let_go(self, size: int) -> None:
+        """Before a block of that size is made: of those that nothing uses, the ones longest unused, until no more
+        is left than was in use at once, and KEPT_BYTES.
+        """
         free = [place for place in range(len(self.blocks)) if self._is_free(place)]
-        spare = sum(self.blocks[place].nbytes for place in free) - KEPT_BYTES
+        spare = sum(self.blocks[place].nbytes for place in free)
+        used = sum(block.nbytes for block in self.blocks) - spare + size
+        self.most = max(used, FADING * self.most)
+        spare -= int(self.most) - used + KEPT_BYTES
         for dropped, place in enumerate(free):
             if spare <= 0:
                 return
