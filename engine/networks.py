@@ -134,30 +134,33 @@ def _peak(layer: Layer, scale: Fraction, size: int) -> Fraction:
             size = layer.dtype.itemsize
         peak = Fraction(0)
         # A residual holds its input until it has been added.
-        held = _channels(layer) * scale**2 * size if isinstance(layer, Residual) else 0
+        held = _channels(layer) * scale**2 * size if isinstance(layer, Residual) else Fraction(0)
         for inner in layer.layers:
             peak, scale = max(peak, _peak(inner, scale, size)), scale * inner.factor
-        # What comes out of another type is copied into the input's.
-        return peak + held + (CHANNELS * (size + 4) if isinstance(layer, Compute) and size < 4 else 0)
+        if isinstance(layer, Compute) and size < 4:
+            # What comes out of another type is copied into the input's.
+            peak = max(peak, Fraction(CHANNELS * (size + 4)))
+        return peak + held
     given, made = layer.in_channels * scale**2, layer.out_channels * (scale * layer.factor) ** 2
     window, side = layer.window, layer.window.kernel_size
-    beside = Fraction(0)
-    if isinstance(layer, ConvTranspose2d) and window not in (
-        Window(3, 1, 1),
-        Window(3, 2, 1),
-        Window(side, side),
-    ):
+    beside, by_strips = Fraction(0), (Window(3, 1, 1), Window(3, 2, 1), Window(side, side))
+    if isinstance(layer, ConvTranspose2d) and window not in by_strips:
         # What every tap of every pixel adds; and an output that is padded is a copy.
         beside = side**2 * layer.out_channels * scale**2 + (made if window.padding else 0)
     # A rearrangement that follows holds what it is given and as much again.
     return max(given + beside + made, 2 * made) * size
 
 
-def _channels(layer: Layer) -> int:
-    """How many channels a residual's input has: as many as its last convolution gives."""
-    if isinstance(layer, Conv2d | ConvTranspose2d):
-        return layer.out_channels
-    return next((_channels(inner) for inner in reversed(layer.layers) if any(slots(inner))), CHANNELS)
+def _channels(layer: Layer) -> Fraction:
+    """How many channels a residual's input has: its first convolution's, if nothing is rearranged before that."""
+    scale = Fraction(1)
+    for inner in layer.layers:
+        if isinstance(inner, Conv2d | ConvTranspose2d):
+            return inner.in_channels * scale**2
+        if any(slots(inner)):
+            return _channels(inner) * scale**2
+        scale *= inner.factor
+    return Fraction(CHANNELS)
 
 
 def parameter_count(net: Layer) -> int:
