@@ -26,7 +26,7 @@ def noisy():
     return images.decode((EXAMPLES / "noisy.png").read_bytes()).pixels
 
 
-PHOTO = ["photo", "photo-gaussian", "photo-small"]
+PHOTO = ["photo", "photo-gaussian", "photo-gaussian-large", "photo-small"]
 
 
 @pytest.mark.parametrize("name", PHOTO)
