@@ -11,23 +11,31 @@ from torch import Tensor
 from engine.estimate import Estimate, Kind, estimate_noise, pick
 from engine.layers import Layer
 
-# The choice's own name, beside those of weights, and whose weights it chooses among.
 AUTO = "auto"
-SPECIALISTS: Mapping[Kind, str] = {"white": "photo-gaussian", "camera": "photo"}
+# The choices, named beside weights, and the weights that each chooses among.
+CHOICES: Mapping[str, Mapping[Kind, str]] = {
+    AUTO: {"white": "photo-gaussian", "camera": "photo"},
+    "auto-large": {"white": "photo-gaussian-large", "camera": "photo-large"},
+}
 
 # The network for a picture's samples, (H, W, C), as a Picture has them.
 Choose = Callable[[Tensor], Layer]
 
 
-def choose(samples: Tensor) -> tuple[str, Estimate]:
+def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, Estimate]:
     """The name of the weights for a picture's noise, and what was found. Raises ValueError as estimate_noise."""
     estimate = estimate_noise(samples)
-    return SPECIALISTS[pick(estimate)], estimate
+    return taken(choice, estimate), estimate
 
 
-def among(nets: Mapping[str, Layer]) -> Choose:
+def taken(choice: str, estimate: Estimate) -> str:
+    """The name of the weights that a choice takes for the noise found."""
+    return CHOICES[choice][pick(estimate)]
+
+
+def among(nets: Mapping[str, Layer], choice: str = AUTO) -> Choose:
     """Chooses among networks, by the names of their weights."""
-    return lambda samples: nets[choose(samples)[0]]
+    return lambda samples: nets[choose(samples, choice)[0]]
 
 
 def always(net: Layer) -> Choose:
@@ -35,6 +43,11 @@ def always(net: Layer) -> Choose:
     return lambda samples: net
 
 
-def missing(names: Collection[str]) -> list[str]:
-    """Of the weights that are chosen among, those that are not there."""
-    return [name for name in SPECIALISTS.values() if name not in names]
+def behind(name: str) -> list[str]:
+    """The names of the weights that a name may mean: those a choice is made among, or its own."""
+    return list(CHOICES[name].values()) if name in CHOICES else [name]
+
+
+def possible(names: Collection[str]) -> list[str]:
+    """The choices whose weights are all among these."""
+    return [choice for choice in CHOICES if all(name in names for name in behind(choice))]

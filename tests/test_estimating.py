@@ -106,7 +106,19 @@ def test_without_the_weights_to_choose_among_no_model_is_named(tmp_path, save_ti
     save_tiny(tmp_path / "photo.safetensors")
     configured = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     with TestClient(create_app(configured)) as client:
-        assert client.post("/estimate", content=white).json()["model"] is None
+        found = client.post("/estimate", content=white).json()
+    assert (found["model"], found["models"]) == (None, {})
+
+
+def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
+    for name in ("photo", "photo-gaussian", "photo-large", "photo-gaussian-large"):
+        save_tiny(tmp_path / f"{name}.safetensors")
+    with TestClient(create_app(Settings(weights=tmp_path, device="cpu", precision="float32"))) as client:
+        found = client.post("/estimate", content=white).json()
+        listed = [about["name"] for about in client.get("/models").json() if about["kind"] == "choice"]
+
+    assert found["models"] == {"auto": "photo-gaussian", "auto-large": "photo-gaussian-large"}
+    assert listed == ["auto", "auto-large"]
 
 
 def test_the_answer_is_described_with_its_ranges(client):

@@ -370,7 +370,9 @@ def test_what_is_removed_is_seen_around_grey_and_made_strong_where_it_is_weak(di
 
 def test_another_model_is_seen_and_saved(page, file, noisy, api):
     choose(page, named(file))
+    playwright.expect(page.locator("#noise")).to_contain_text("Model: ")
     page.get_by_label("Model").select_option("scans")
+    playwright.expect(page.locator("#noise")).not_to_contain_text("Model: ")
     settle(page)
     _, after = both(page, noisy.shape)
     _, saved = download(page)
@@ -485,7 +487,9 @@ def test_all_pictures_are_saved_in_order_and_the_broken_one_is_named(page, file,
     page.on("download", lambda each: saved.append(each))
     choose(page, named(file, "a.png"), named(b"no picture", "b.png"), named(file, "c.png"))
 
-    page.get_by_role("button", name="Download all 3").click()
+    # The browser may tell of a file later than the page tells of its end.
+    with page.expect_event("download", lambda _: len(saved) == 2):
+        page.get_by_role("button", name="Download all 3").click()
     status = page.locator("#status")
     playwright.expect(status).to_contain_text("2 of 3 are saved, 1 failed. b.png: This is no picture")
 
@@ -654,7 +658,7 @@ def test_a_jpeg_file_is_known_as_one(page, file_of, samples):
 
 
 def test_where_nothing_is_chosen_by_the_noise_it_is_told_alone(page, file):
-    page.route("**/estimate", lambda route: route.fulfill(json={"words": "Hardly any noise.", "model": None}))
+    page.route("**/estimate", lambda route: route.fulfill(json={"words": "Hardly any noise.", "models": {}}))
     choose(page, named(file))
 
     playwright.expect(page.locator("#noise")).to_have_text("Hardly any noise.")

@@ -351,6 +351,7 @@ def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, fold
     ("name", "shown"),
     [
         (b"auto.safetensors", "auto.safetensors"),
+        (b"auto-large.safetensors", "auto-large.safetensors"),
         (b"a\nline.safetensors", r"'a\nline.safetensors'"),
         (b"no utf-8 \xff.safetensors", r"'no utf-8 \udcff.safetensors'"),
     ],

@@ -82,7 +82,7 @@ def evaluate(
 
     - `denoise evaluate photo --suite sets/ --report report/`
     """
-    from engine.auto import AUTO
+    from engine.auto import CHOICES
     from engine.ensemble import Ensemble
     from engine.evaluate import denoise_pairs, denoise_pairs_by
     from engine.gallery import Section
@@ -95,7 +95,7 @@ def evaluate(
         # The same network for all can take small pictures many at a time.
         results = (
             denoise_pairs_by(choose, watched, memory_budget)
-            if model.name == AUTO
+            if model.name in CHOICES
             else denoise_pairs(model.net, watched, memory_budget)
         )
         scores.append([section.add(result) if report else result.score for result in results])

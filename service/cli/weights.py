@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
 ModelOption = Annotated[
     str,
-    typer.Option(help="Name of shipped weights, path of a .safetensors file, or auto, which looks at the noise."),
+    typer.Option(
+        help="Name of shipped weights, path of a .safetensors file, or auto or auto-large, which look at the "
+        "noise."
+    ),
 ]
 WeightsArgument = Annotated[
     str,
     typer.Argument(
-        metavar="WEIGHTS", help="Path of a .safetensors file, name of shipped weights, or for some commands auto."
+        metavar="WEIGHTS",
+        help="Path of a .safetensors file, name of shipped weights, or for some commands auto or auto-large.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -42,17 +46,16 @@ def load(name: str, device: str, precision: str) -> "Model":
 def choice(
     name: str, device: str, precision: str, wrapped: "Callable[[Layer], Layer] | None" = None
 ) -> "tuple[Choose, Model]":
-    """What chooses a picture's network, and what is told of it: for AUTO, names and digests of both."""
+    """What chooses a picture's network, and what is told of it: of a choice, its name and both digests."""
     from engine import auto
 
-    names = list(auto.SPECIALISTS.values()) if name == auto.AUTO else [name]
-    models = [load(each, device, precision) for each in names]
+    models = [load(each, device, precision) for each in auto.behind(name)]
     if wrapped:
         models = [replace(model, net=wrapped(model.net)) for model in models]
-    if name != auto.AUTO:
+    if name not in auto.CHOICES:
         return auto.always(models[0].net), models[0]
     both = replace(models[0], name=name, digest="+".join(model.digest for model in models))
-    return auto.among({model.name: model.net for model in models}), both
+    return auto.among({model.name: model.net for model in models}, name), both
 
 
 def _file(name: str) -> Path:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from engine.auto import AUTO
+from engine.auto import CHOICES
 from engine.networks import kind_of
 from service.errors import documented
 from service.http.caching import tagged
@@ -65,7 +65,7 @@ def post_rollback(request: Request, name: str) -> About:
 
 
 def _about(models: Models, name: str) -> About:
-    if name == AUTO:
+    if name in CHOICES:
         kind, metadata = "choice", {}
     else:
         kind, metadata = kind_of(models.by_name[name].spec), models.by_name[name].metadata

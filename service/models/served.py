@@ -8,8 +8,8 @@ from typing import Annotated, TypedDict
 from pydantic import BaseModel, Field
 
 from engine import auto
-from engine.auto import AUTO
-from engine.estimate import Estimate
+from engine.auto import CHOICES, behind
+from engine.estimate import Estimate, estimate_noise
 from engine.images import Picture
 from engine.weights import Model
 from service.errors import ClientError
@@ -59,8 +59,8 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """What a request may name: the weights, and AUTO if those are there that it chooses among."""
-        return [*([] if auto.missing(self.by_name) else [AUTO]), *self.by_name]
+        """What a request may name: the weights, and the choices among those that are there."""
+        return [*auto.possible(self.by_name), *self.by_name]
 
     def history(self, name: str) -> History:
         """Which weights a name may mean, since when they have been served, and which were before."""
@@ -80,18 +80,13 @@ class Models:
         return name
 
     def choose(self, name: str, picture: Picture) -> tuple[Model, Estimate | None]:
-        """The weights of that name; of AUTO those for the picture's noise, and what was found of it."""
-        if name != AUTO:
+        """The weights of that name; of a choice those for the picture's noise, and what was found of it."""
+        if name not in CHOICES:
             return self.by_name[name], None
-        chosen, estimate = auto.choose(picture.samples)
+        chosen, estimate = auto.choose(picture.samples, name)
         return self.by_name[chosen], estimate
 
-    def look(self, picture: Picture) -> tuple[Estimate, str | None]:
-        """What noise is in a picture, and the name of the weights that AUTO takes for it, if there is AUTO."""
-        chosen, estimate = auto.choose(picture.samples)
-        return estimate, chosen if AUTO in self.names else None
-
-
-def behind(name: str) -> list[str]:
-    """The names of the weights that a name may mean."""
-    return list(auto.SPECIALISTS.values()) if name == AUTO else [name]
+    def look(self, picture: Picture) -> tuple[Estimate, dict[str, str]]:
+        """What noise is in a picture, and by their names which weights the choices there are take for it."""
+        estimate = estimate_noise(picture.samples)
+        return estimate, {choice: auto.taken(choice, estimate) for choice in auto.possible(self.by_name)}

@@ -15,13 +15,13 @@ import torch
 from anyio import to_thread
 
 from engine import weights
-from engine.auto import AUTO
+from engine.auto import CHOICES, behind
 from engine.check import check
 from engine.precision import name_of, pick_device, resolve
 from engine.process import in_own_thread
 from engine.weights import SUFFIX, Model, WeightsError
 from service.errors import ClientError
-from service.models.served import Fault, Models, NoSuchModel, behind
+from service.models.served import Fault, Models, NoSuchModel
 from service.settings import Settings
 from service.telemetry.logs import log
 
@@ -171,7 +171,7 @@ class Shelf:
         self._forget_fault(name)
 
     def _load(self, name: str, stamp: Stamp) -> Model:
-        if name == AUTO or not name.isprintable():
+        if name in CHOICES or not name.isprintable():
             raise WeightsError("weights cannot have this name")
         model = in_own_thread(partial(_checked, self._path(name), self._device, self._compute))
         # Written to in place, it may have been read half before and half after.

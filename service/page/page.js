@@ -53,7 +53,11 @@ function page() {
   return find("page-choice").hidden || !value || !validity.valid ? undefined : valueAsNumber;
 }
 
-const isChoice = (option) => option?.dataset.kind === "choice";
+/** The name of what chooses the model by the noise, if that is asked for. */
+function choice() {
+  const option = find("model").selectedOptions[0];
+  return option?.dataset.kind === "choice" ? option.value : undefined;
+}
 
 /** What a request says, less what the service does anyway. */
 function parameters() {
@@ -128,15 +132,19 @@ function present(picture, bitmaps, signal) {
   fillThumbnail(picture.item.querySelector("canvas"), bitmaps.overview);
   notice("");
   examined = examine(bitmaps.pixels, signal);
-  examined.then(
-    ({ words, model }) => {
-      const told = [words, model && `Model: ${model}`].filter(Boolean);
-      if (!signal.aborted) find("noise").textContent = told.join(" ");
-    },
-    (error) => !signal.aborted && say(error.message, true)
-  );
+  tellNoise().catch((error) => !signal.aborted && say(error.message, true));
   preview.show(bitmaps.pixels);
   view.show(bitmaps, preview.squares);
+}
+
+/** The noise that was found, and the model that is chosen for it, if one is. */
+async function tellNoise() {
+  const asked = opened;
+  const { words, models } = await examined;
+  await listing;
+  if (opened !== asked) return;
+  const taken = models[choice()];
+  find("noise").textContent = taken ? `${words} Model: ${taken}` : words;
 }
 
 async function examine(pixels, signal) {
@@ -173,6 +181,13 @@ function viewMoved() {
   showPreview();
 }
 
+/** Another model is taken: what is seen and what is told follow. */
+function modelChanged() {
+  wantVisible();
+  // That the noise could not be found was told when it was tried.
+  if (opened) tellNoise().catch(() => {});
+}
+
 async function wantVisible() {
   const asked = opened;
   // That it could not be examined was told when it was tried.
@@ -186,7 +201,7 @@ async function wantVisible() {
 /** The model for the whole picture: where the service chooses, it would choose for each part anew. */
 async function modelSeen() {
   await listing;
-  return isChoice(find("model").selectedOptions[0]) ? (await examined).model : model();
+  return choice() ? (await examined).models[choice()] : model();
 }
 
 function showPreview() {
@@ -305,9 +320,9 @@ const isLarge = ({ file, pixels = 0 }) => file.size > LARGE.bytes || pixels > LA
 /** Where the service chose otherwise for the whole than for the sample, what is seen follows. */
 async function seenAsSaved(name) {
   const asked = opened;
-  if (!isChoice(find("model").selectedOptions[0]) || (await modelSeen()) === name || opened !== asked) return;
-  examined = Promise.resolve({ model: name });
-  wantVisible();
+  if (!choice() || (await modelSeen()) === name || opened !== asked) return;
+  examined = examined.then((seen) => ({ ...seen, models: { ...seen.models, [choice()]: name } }));
+  modelChanged();
 }
 
 function failure(wanted, failed) {
@@ -346,7 +361,7 @@ function list() {
 /** The choice of models, if there is one. */
 async function listModels() {
   const options = (await service.models()).map(({ name, kind, default: usual }) => {
-    const option = new Option(kind === "choice" ? "by the noise" : name, name, usual, usual);
+    const option = new Option(kind === "choice" ? `${name}: by the noise` : name, name, usual, usual);
     option.dataset.kind = kind;
     return option;
   });
@@ -381,7 +396,7 @@ document.addEventListener("drop", (event) => {
 
 find("panel").addEventListener("input", settingsChanged);
 find("look").addEventListener("change", settingsChanged);
-find("model").addEventListener("change", wantVisible);
+find("model").addEventListener("change", modelChanged);
 find("page").addEventListener("change", () => look(current));
 find("reset").addEventListener("click", () => {
   for (const id of SETTINGS) find(id).value = 100;

@@ -133,8 +133,8 @@ export async function models() {
   return (await ask("models", {})).json();
 }
 
-/** What the service sees in a sample of a picture: its noise in words, and the model it takes for it, if it does. */
+/** What the service sees in a sample of a picture: its noise in words, and the models that its choices take for it. */
 export async function examine(sample, signal) {
-  const { words, model } = await (await post("estimate", sample, signal)).json();
-  return { words, model };
+  const { words, models } = await (await post("estimate", sample, signal)).json();
+  return { words, models };
 }

@@ -164,8 +164,8 @@ class Denoiser:
         self.metrics.picture(model, pixels)
         return made
 
-    async def estimate(self, body: bytes, page: int, gone: Gone) -> tuple[Estimate, str | None]:
-        """The noise of a file's page, counted from 1, and the model that AUTO takes for it, if it is served.
+    async def estimate(self, body: bytes, page: int, gone: Gone) -> tuple[Estimate, dict[str, str]]:
+        """The noise of a file's page, counted from 1, and by their names which models the choices take for it.
 
         gone: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
         """

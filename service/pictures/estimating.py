@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
+from engine.auto import AUTO
 from engine.estimate import sentence
 from service.errors import BUSY, documented
 from service.pictures.body import PICTURE_BODY, until_gone
@@ -58,6 +59,9 @@ class Found(BaseModel):
     )
     jpeg_blocks: bool = Field(description="Whether the picture is, or lately was, a JPEG file.")
     model: str | None = Field(description="What `auto` takes for it. Null where `auto` is not served.")
+    models: dict[str, str] = Field(
+        description="What each model that is a choice takes for it, `auto` among them, by the choice's name."
+    )
 
 
 @router.post("/estimate", responses=_ERRORS, openapi_extra=PICTURE_BODY)
@@ -71,5 +75,5 @@ async def post_estimate(
     denoiser: Denoiser = request.state.denoiser
     with denoiser.receiving(request) as picture:
         # It gets no name here, which would keep it until the end.
-        estimate, model = await denoiser.estimate(await picture(), page or 1, partial(until_gone, request))
-    return Found(words=sentence(estimate), model=model, **asdict(estimate))
+        estimate, models = await denoiser.estimate(await picture(), page or 1, partial(until_gone, request))
+    return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

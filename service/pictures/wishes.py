@@ -14,7 +14,9 @@ Shown = Literal["clean", "residual", "compare"]
 class Wishes(BaseModel):
     """How the picture is wanted back. `denoise run` has them under the same names."""
 
-    model: str | None = Field(None, description="A name that /models lists; auto chooses by the noise.")
+    model: str | None = Field(
+        None, description="A name that /models lists; auto and auto-large choose by the noise."
+    )
     format: str | None = Field(
         None,
         description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
