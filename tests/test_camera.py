@@ -152,7 +152,7 @@ def test_a_scenes_weight_comes_from_the_power_of_what_was_drawn():
     views = noise.views(scenes, 1, generator())
 
     variance = (views.target - noise.clean(scenes, 1)).square().mean((1, 2, 3)) * 255**2
-    assert (views.weight * (variance + 100) / 725).log().abs().max() < 0.3
+    assert (views.weight * ((variance + 16) / 641) ** 0.6).log().abs().max() < 0.3
     assert views.weight.min() < 1
     assert views.weight.max() > 5
 
