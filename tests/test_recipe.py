@@ -70,14 +70,17 @@ def test_the_large_recipe_is_the_medium_one_with_what_measured_better_since():
     assert replace(recipe, **same) == medium
 
 
-def test_the_camera_recipe_is_the_medium_one_on_cameras_noise():
-    recipe, medium = read_recipe("photo-camera"), read_recipe("photo-medium")
+@pytest.mark.parametrize(
+    ("name", "white"), [("photo-camera", "photo-medium"), ("photo-camera-large", "photo-large")]
+)
+def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, white):
+    recipe, other = read_recipe(name), read_recipe(white)
 
     assert recipe.noise_model() == CameraNoise(
-        low=0, high=55, target_views=4, grey=0.1, rounded=0.75, jpeg=0.6, white=0.25, raw=0.125
+        low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125
     )
-    same = {"noise": "gaussian", "grey": 0.0, "rounded": 0.0}
-    assert replace(recipe, **same) == medium
+    same = {key: getattr(other, key) for key in ("noise", "grey", "rounded", "white", "target_views", "decay")}
+    assert replace(recipe, **same) == other
 
 
 def test_every_share_of_a_recipe_reaches_its_noise():
@@ -144,7 +147,7 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-large, photo-medium, pixels"
+    there = "paper, paper-long, photo, photo-camera, photo-camera-large, photo-large, photo-medium, pixels"
 
     with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, or give a .toml file"):
         read_recipe("fast")
