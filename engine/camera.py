@@ -18,6 +18,7 @@ from engine.jpeg import TO_RGB, matrix, through_jpeg
 from engine.noise import (
     Shots,
     Views,
+    by_place,
     grey_scenes,
     greyed,
     paired,
@@ -47,6 +48,8 @@ CAMERAS_TO_RGB = (
 )
 # What demosaicing leaves of each channel's variance, mean over pixels: they are means of one, two or four.
 DEMOSAICED = (9 / 16, 5 / 8, 9 / 16)
+# A soft scene is magnified by 1 to this, evenly on a logarithmic scale, each pixel blurred by so many of its own.
+MAGNIFIED, PIXEL_BLUR = 3.0, (0.4, 0.8)
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -56,7 +59,8 @@ class CameraNoise:
 
     low, high: standard deviation of the white noise, 0-255 scale. target_views, grey: as in GaussianNoise. white,
     raw: shares of scenes; all others have a camera's JPEG noise. jpeg: share of inputs, but for those with white
-    noise, that are JPEG files; rounded: share of all other inputs that are clipped and rounded to 8 bits.
+    noise, that are JPEG files; rounded: share of all other inputs that are clipped and rounded to 8 bits. soft:
+    share of scenes as soft as a camera's picture at full size: see `softened`.
     """
 
     low: float = 0.0
@@ -67,6 +71,7 @@ class CameraNoise:
     jpeg: float = 0.6
     white: float = 0.25
     raw: float = 0.125
+    soft: float = 0.0
 
     largest_scale = 1
 
@@ -93,8 +98,41 @@ class CameraNoise:
         return views
 
     def clean(self, scenes: Squares, scale: int) -> Tensor:
-        """The scenes themselves, some without their colour."""
-        return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
+        """The scenes themselves, some soft, some without their colour."""
+        return greyed(softened(scenes, self.soft), grey_scenes(scenes, self.grey))
+
+
+def softened(scenes: Squares, share: float) -> Tensor:
+    """Scenes (N, side, side, 3), a share of them as soft as a camera's picture at full size.
+
+    Lens and demosaicing leave little at the scale of a pixel. Photos that were scaled down, as those trained on,
+    are all fine detail instead, and from them alone a network learns to take soft noise for it: in the clean
+    pictures of PolyU differences over two pixels have 3.1 times the power of those over one, in crops of scaled
+    down photos 2.3 times (medians), and their strength is a sixth.
+    """
+    clean = scenes.whole()
+    if not share:
+        return clean
+    chance, blur, place = (by_place(scenes, prime) for prime in (997, 991, 983))
+    soft = chance < share
+    zoom = torch.where(soft, MAGNIFIED ** (chance / share), 1.0)
+    low, high = PIXEL_BLUR
+    return torch.where(soft.view(-1, 1, 1, 1), magnified(clean, zoom, low + (high - low) * blur, place), clean)
+
+
+def magnified(clean: Tensor, zoom: Tensor, blur: Tensor, place: Tensor) -> Tensor:
+    """A part of each scene (N, side, side, C), made as large as the whole; all others are (N,).
+
+    zoom: by how much, at least 1. blur: standard deviation of the Gaussian that interpolates, in scene pixels.
+    place: where the part lies, down and right, 0 at the top left and 1 at the bottom right.
+    """
+    count, side = clean.shape[:2]
+    order = torch.arange(side, device=clean.device)
+    centre = (order[:, None] + 0.5) / zoom[:, None, None] + (side * (1 - 1 / zoom) * place)[:, None, None] - 0.5
+    weight = (-0.5 * ((order - centre) / blur[:, None, None]).square()).exp_()
+    weight /= weight.sum(2, keepdim=True)
+    rows = (weight @ clean.flatten(2)).view_as(clean).transpose(1, 2)
+    return (weight @ rows.reshape(count, side, -1)).view_as(clean).transpose(1, 2).contiguous()
 
 
 def processed_noise(clean: Tensor, rng: torch.Generator) -> Shots:

@@ -162,16 +162,19 @@ def paired(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor | Non
 
 
 def grey_scenes(scenes: Squares, share: float) -> Tensor | None:
-    """Which scenes lose their colour, (N,); None if none do.
+    """Which scenes lose their colour, (N,); None if none do."""
+    return by_place(scenes, 1009) < share if share else None
 
-    Their places decide, which are drawn: so it is known without noise, too.
+
+def by_place(scenes: Squares, prime: int) -> Tensor:
+    """A number on [0, 1) for each scene, (N,), another for another prime of about 1000.
+
+    Scenes' places decide, which are drawn: so it is known without noise, too.
     """
-    if not share:
-        return None
     places = scenes.places
     number = places.picture * 7919 + places.top * 104_729 + places.left * 1_299_709
     # Spread over all remainders: neighbouring places must not have neighbouring numbers.
-    return (number % 1009 < share * 1009).to(scenes.device, non_blocking=True)
+    return (number % prime / prime).to(scenes.device, non_blocking=True)
 
 
 def greyed(clean: Tensor, is_grey: Tensor | None) -> Tensor:

@@ -39,6 +39,7 @@ class Recipe:
     jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
     white: float = 0.25  # camera: share of scenes with white noise
     raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
+    soft: float = 0.0  # camera: share of scenes as soft as a camera's picture at full size
     synthetic: float = 0.0  # share of dead leaves among photos
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places looked at for each cut; the one with the most detail is taken
@@ -59,7 +60,7 @@ class Recipe:
             _within(name, getattr(self, name), 0, float("inf"), above=True)
         for name in ("steps", "warmup", "clip"):
             _within(name, getattr(self, name), 0, float("inf"))
-        for name in ("synthetic", "decay", "average", "grey", "rounded", "jpeg", "white", "raw"):
+        for name in ("synthetic", "decay", "average", "grey", "rounded", "jpeg", "white", "raw", "soft"):
             _within(name, getattr(self, name), 0, 1)
         _within("zoom", self.zoom, 0.1, 1)
         low, high = self.noise_range
@@ -85,7 +86,8 @@ class Recipe:
             return RandomPixelNoise(int(low), int(high))
         if self.noise == "gaussian":
             return GaussianNoise(low, high, self.target_views, self.grey, self.rounded)
-        return CameraNoise(low, high, self.target_views, self.grey, self.rounded, self.jpeg, self.white, self.raw)
+        shares = {name: getattr(self, name) for name in ("grey", "rounded", "jpeg", "white", "raw", "soft")}
+        return CameraNoise(low, high, self.target_views, **shares)
 
     def to_dict(self) -> dict[str, Any]:
         """For logs, checkpoints and the metadata of weights."""

@@ -14,6 +14,7 @@ from engine.camera import (
     demosaic,
     draw_cameras,
     inverse,
+    magnified,
     processed_noise,
     raw_noise,
     shaped_noise,
@@ -401,6 +402,53 @@ def test_without_a_share_of_grey_scenes_are_as_they_are():
     scenes = squares(speckled(50, 8))
 
     assert torch.equal(CameraNoise(grey=0).clean(scenes, 1), scenes.whole())
+
+
+def test_a_share_of_the_scenes_is_soft_in_their_views_as_well():
+    scenes = squares(speckled(3000, 8))
+    noise = CameraNoise(low=0, high=0, white=1, raw=0, rounded=0, grey=0.1, soft=0.4)
+    clean, views = noise.clean(scenes, 1), noise.views(scenes, 1, generator())
+    sharp, grey = (CameraNoise(grey=share).clean(scenes, 1) for share in (0, 0.1))
+
+    same, colourless = ((clean == other).flatten(1).all(1) for other in (sharp, grey))
+    assert torch.equal(views.target, clean)
+    assert torch.equal(views.noisy, clean)
+    assert 1 - same.float().mean().item() == pytest.approx(0.1 + 0.9 * 0.4, abs=0.03)
+    # Being soft has nothing to do with being grey.
+    assert 1 - colourless.float().mean().item() == pytest.approx(0.4, abs=0.03)
+
+
+def test_soft_scenes_have_less_between_neighbours_than_further_apart():
+    clean = squares(speckled(200, 32)).whole()
+    soft = CameraNoise(grey=0, soft=1).clean(squares(speckled(200, 32)), 1)
+
+    def growth(x):
+        """How much more power differences over two pixels have than over one."""
+        return (x[..., 2:, :] - x[..., :-2, :]).square().mean() / (x[..., 1:, :] - x[..., :-1, :]).square().mean()
+
+    assert growth(clean) == pytest.approx(1, abs=0.02)
+    assert growth(soft) > 2
+    assert soft.mean().item() == pytest.approx(clean.mean().item(), abs=0.01)
+
+
+def test_a_part_of_a_scene_is_magnified():
+    down = torch.arange(16.0).view(1, 16, 1, 1).expand(2, 16, 16, 3) + torch.tensor([0.0, 100]).view(2, 1, 1, 1)
+    zoom, blur, place = torch.tensor([2.0, 4.0]), torch.tensor([0.4, 0.4]), torch.tensor([0.0, 1.0])
+
+    large = magnified(down, zoom, blur, place)
+
+    # The upper half and the lowest quarter: between the centres of their pixels a slope remains a slope.
+    assert large[0, 1:15, 5, 0].tolist() == pytest.approx([i / 2 - 0.25 for i in range(1, 15)], abs=0.1)
+    assert large[1, 2:14, 5, 0].tolist() == pytest.approx([112 + i / 4 - 0.375 for i in range(2, 14)], abs=0.1)
+    turned = magnified(down.transpose(1, 2), zoom, blur, place)
+    torch.testing.assert_close(turned.transpose(1, 2), large)
+
+
+def test_what_is_magnified_by_1_with_little_blur_stays():
+    clean = squares(speckled(3, 16)).whole()
+    ones = torch.ones(3)
+
+    torch.testing.assert_close(magnified(clean, ones, 0.1 * ones, 0.5 * ones), clean)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])

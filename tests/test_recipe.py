@@ -77,19 +77,20 @@ def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, whi
     recipe, other = read_recipe(name), read_recipe(white)
 
     assert recipe.noise_model() == CameraNoise(
-        low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125
+        low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125, soft=0.65
     )
-    same = {key: getattr(other, key) for key in ("noise", "grey", "rounded", "white", "target_views", "decay")}
+    changed = ("noise", "grey", "rounded", "white", "soft", "tries", "target_views", "decay")
+    same = {key: getattr(other, key) for key in changed}
     assert replace(recipe, **same) == other
 
 
 def test_every_share_of_a_recipe_reaches_its_noise():
-    shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6"}
+    shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6", "soft": "0.7"}
 
     camera = read_recipe("photo-camera", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
     gaussian = read_recipe("photo", shares).noise_model()
 
-    assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3)
+    assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3, soft=0.7)
     assert gaussian == GaussianNoise(0, 55, 4, grey=0.6, rounded=0.5)
 
 
