@@ -381,6 +381,23 @@ def test_an_estimate_is_told_in_a_sentence(estimate, words):
     assert sentence(estimate) == words
 
 
+@pytest.mark.parametrize(
+    ("sigma", "shared", "kind"),
+    [(2.4, 0.35, "white"), (2.6, 0.35, "camera"), (2.4, 0.45, "camera"), (0.4, 0.7, "camera")],
+)
+def test_what_may_be_a_clean_pictures_texture_is_left_to_the_network_that_leaves_it(sigma, shared, kind):
+    luma = Component(sigma, (shared, 0.0, 0.0), 0.5)
+
+    assert pick(Estimate((sigma,) * 3, luma, ONE, correlated=True)) == kind
+
+
+@needs_kodak
+def test_most_of_kodaks_clean_pictures_are_taken_for_clean():
+    estimates = [estimate_noise(read_rgb(file)) for file in sorted((DATA / "kodak24").glob("*.png"))]
+
+    assert [pick(estimate) for estimate in estimates].count("white") >= 16
+
+
 @needs_kodak
 @pytest.mark.parametrize("sigma", [5, 15, 50])
 @pytest.mark.parametrize("clipped", [False, True])
