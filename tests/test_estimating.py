@@ -111,7 +111,7 @@ def test_without_the_weights_to_choose_among_no_model_is_named(tmp_path, save_ti
 
 
 def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
-    for name in ("photo", "photo-gaussian", "photo-large", "photo-gaussian-large"):
+    for name in ("photo", "photo-gaussian", "photo-gaussian-large"):
         save_tiny(tmp_path / f"{name}.safetensors")
     with TestClient(create_app(Settings(weights=tmp_path, device="cpu", precision="float32"))) as client:
         found = client.post("/estimate", content=white).json()
