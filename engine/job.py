@@ -188,7 +188,8 @@ class _Keeper:
         now = self.seconds
         self.due["log"] = now + self.job.log_every
         self.speed = [*self.speed[-60:], (now, progress.pixels)]
-        (then, pixels), part = self.speed[0], self.done(progress.step)
+        # The last step ends a little after the last minute does.
+        (then, pixels), part = self.speed[0], min(1.0, self.done(progress.step))
         line = Line(
             progress.step,
             round(now, 2),

@@ -94,7 +94,12 @@ class Muon:
     """Momentum, orthogonalised: every direction of a weight matrix moves by the same length.
 
     For parameters that are matrices (inputs, outputs). Steps are scaled by sqrt(max(1, outputs / inputs)).
-    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    weight_decay: each step first shrinks the weights by this times the learning rate. Without it they grow, since
+    steps keep their length however much of the gradient is noise, and the longer they are, the less a step turns
+    them: a long run stands still.
+    Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Loshchilov & Hutter,
+    "Decoupled weight decay regularization", ICLR 2019; Liu et al., "Muon is scalable for LLM training", 2025,
+    section 2.2.
     """
 
     def __init__(
@@ -102,8 +107,9 @@ class Muon:
         parameters: Iterable[Slot],
         lr: float = 0.006,
         momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
-        self.slots, self.lr, self.momentum = list(parameters), lr, momentum
+        self.slots, self.lr, self.momentum, self.weight_decay = list(parameters), lr, momentum, weight_decay
         self.velocity = [torch.zeros_like(slot.value) for slot in self.slots]
 
     def step(self, factor: float = 1.0) -> None:
@@ -113,6 +119,7 @@ class Muon:
             ahead = slot.grad.add(velocity, alpha=self.momentum)
             inputs, outputs = slot.value.shape
             size = self.lr * factor * max(1.0, outputs / inputs) ** 0.5
+            slot.value.mul_(1 - self.lr * factor * self.weight_decay)
             slot.value.sub_(orthogonalise(ahead), alpha=size)
 
     def state(self) -> dict[str, Tensor]:
@@ -169,8 +176,8 @@ class Together:
             optimiser.load_state(state)
 
 
-def muon_with_adam(net: Layer, lr: float, adam_lr: float) -> Together:
-    """Muon for the matrices inside; Adam for biases and for the first and the last layer.
+def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 0.0) -> Together:
+    """Muon, with its weight decay, for the matrices inside; Adam for biases and for the first and the last layer.
 
     There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).
     """
@@ -178,7 +185,7 @@ def muon_with_adam(net: Layer, lr: float, adam_lr: float) -> Together:
     ends = (parameters[0].layer, parameters[-1].layer)
     inside = [s for s in parameters if s.value.dim() == 2 and s.layer not in ends]
     rest = [s for s in parameters if s not in inside]
-    return Together(Muon(inside, lr), Adam(rest, adam_lr))
+    return Together(Muon(inside, lr, weight_decay=weight_decay), Adam(rest, adam_lr))
 
 
 def clip_gradients(parameters: Sequence[Slot], max_norm: float) -> Tensor:

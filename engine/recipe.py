@@ -44,6 +44,7 @@ class Recipe:
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places looked at for each cut; the one with the most detail is taken
     adam_lr: float = 1e-3  # muon: for the first and the last layer
+    weight_decay: float = 0.0  # muon: what each step takes off the weights, beside lr
     warmup: int = 0  # steps
     decay: float = 0.3  # part of the run, at its end, over which lr falls to 0
     average: float = 0.999  # decay of the moving average of the weights
@@ -58,7 +59,7 @@ class Recipe:
         _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         for name in ("lr", "batch", "patch", "minutes", "target_views", "tries", "adam_lr"):
             _within(name, getattr(self, name), 0, float("inf"), above=True)
-        for name in ("steps", "warmup", "clip"):
+        for name in ("steps", "warmup", "clip", "weight_decay"):
             _within(name, getattr(self, name), 0, float("inf"))
         for name in ("synthetic", "decay", "average", "grey", "rounded", "jpeg", "white", "raw", "soft"):
             _within(name, getattr(self, name), 0, 1)

@@ -264,4 +264,4 @@ def _optimiser(recipe: Recipe, net: Layer) -> Optimiser:
         return SGD(slots(net), recipe.lr)
     if recipe.optimiser == "adam":
         return Adam(slots(net), recipe.lr)
-    return muon_with_adam(net, recipe.lr, recipe.adam_lr)
+    return muon_with_adam(net, recipe.lr, recipe.adam_lr, recipe.weight_decay)

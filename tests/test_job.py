@@ -370,6 +370,12 @@ def test_the_log_has_an_object_a_line_and_the_psnr_where_it_was_measured(run, tm
     assert rarely[-1]["seconds_left"] == 0
 
 
+def test_a_run_by_the_clock_that_ends_a_little_late_has_no_time_left(run, tmp_path):
+    run(recipe=replace(RECIPE, steps=0, minutes=0.002))
+
+    assert log_of(tmp_path / "a.jsonl")[-1]["seconds_left"] == 0
+
+
 def test_the_report_repeats_the_last_psnr_on_every_line(run):
     lines: list[Line] = []
 

@@ -180,6 +180,17 @@ def test_muons_step_grows_with_outputs_per_input(inputs, outputs, scale):
     torch.testing.assert_close(layer.params["weight"], -scale * orthogonalise(layer.grads["weight"] * 1.95))
 
 
+def test_muons_weight_decay_shrinks_the_weights_by_the_learning_rate_beside_the_step():
+    layers = [matrix([[4.0, -2.0], [1.0, 3.0]]) for _ in range(2)]
+    for layer, weight_decay in zip(layers, (0.0, 0.5), strict=True):
+        layer.grads = {"weight": drawn(2, 2)}
+        Muon(slots(layer), lr=0.1, weight_decay=weight_decay).step(0.4)
+
+    plain, decayed = (layer.params["weight"] for layer in layers)
+    # 0.1 x 0.4 x 0.5 of what the weights were.
+    torch.testing.assert_close(plain - decayed, 0.02 * torch.tensor([[4.0, -2.0], [1.0, 3.0]]).double())
+
+
 @pytest.mark.parametrize("spec", [PhotoSpec((4, 6), (1, 1, 1)), PaperSpec(8)])
 def test_the_first_and_the_last_layer_and_the_biases_are_adams(spec):
     net = build_network(spec)

@@ -206,6 +206,7 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
         ("batch", "many", "batch takes int; got 'many'"),
         ("minutes", "0", "minutes is more than 0; got 0"),
         ("steps", "-1", "steps is at least 0; got -1"),
+        ("weight_decay", "-0.1", "weight_decay is at least 0; got -0.1"),
         ("decay", "1.5", "decay is at least 0 and at most 1; got 1.5"),
         ("average", "2", "average is at least 0 and at most 1; got 2"),
         ("synthetic", "-0.1", "synthetic is at least 0 and at most 1; got -0.1"),

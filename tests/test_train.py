@@ -106,6 +106,12 @@ def test_a_paper_network_learns_too(geometry):
     assert last < 0.8 * first
 
 
+def test_a_recipes_weight_decay_is_muons():
+    muon, _ = begin(recipe(optimiser="muon", weight_decay=0.25)).optimiser.optimisers
+
+    assert muon.weight_decay == 0.25
+
+
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others():
     one, same, other = (begin(recipe(seed=seed)) for seed in (1, 1, 2))
     for training in (one, same, other):
