@@ -91,7 +91,7 @@ def test_every_share_of_a_recipe_reaches_its_noise():
     gaussian = read_recipe("photo", shares).noise_model()
 
     assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3, soft=0.7)
-    assert gaussian == GaussianNoise(0, 55, 4, grey=0.6, rounded=0.5)
+    assert gaussian == GaussianNoise(0, 55, 16, grey=0.6, rounded=0.5)
 
 
 def test_a_recipe_of_ones_own_is_read_by_its_path(file):
