@@ -103,12 +103,13 @@ class RandomPixelNoise:
     """Each noisy pixel is one scene pixel, picked at random from the block that the clean pixel averages.
 
     low, high: side of the block, drawn evenly for each scene. The noise has mean zero by construction, and is
-    as strong as the scene's detail: what rendering with one sample a pixel gives. All scenes weigh the same:
-    weights by the level of their noise measured no better.
+    as strong as the scene's detail: what rendering with one sample a pixel gives. target_views: the target is the
+    mean of this many views. All scenes weigh the same: weights by the level of their noise measured no better.
     """
 
     low: int = 2
     high: int = 10
+    target_views: int = 1
 
     @property
     def largest_scale(self) -> int:
@@ -120,14 +121,15 @@ class RandomPixelNoise:
         return [int(side) for side in torch.randint(self.low, self.high + 1, (count,), generator=rng)]
 
     def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
-        """A pixel of each block for either view."""
-        side, count = scenes.side // scale, len(scenes.places.picture)
+        """A pixel of each block for each view."""
+        side, count, views = scenes.side // scale, len(scenes.places.picture), 1 + self.target_views
         corner = torch.arange(side, device=scenes.device) * scale
-        pick = torch.randint(scale, (2, count, 2 * side, side), generator=rng, device=scenes.device)
+        pick = torch.randint(scale, (2, count, views * side, side), generator=rng, device=scenes.device)
         # One view above the other: they are picked together.
-        both = scenes.pixels(corner.repeat(2)[:, None] + pick[0], corner + pick[1])
-        noisy, target = both[:, :side], both[:, side:]
-        return Views(noisy.contiguous(), target.contiguous(), torch.ones(count, device=scenes.device))
+        pixels = scenes.pixels(corner.repeat(views)[:, None] + pick[0], corner + pick[1])
+        noisy, *targets = pixels.view(count, views, side, side, 3).unbind(1)
+        target = torch.stack(targets).mean(0)
+        return Views(noisy.contiguous(), target, torch.ones(count, device=scenes.device))
 
     def clean(self, scenes: Squares, scale: int) -> Tensor:
         """The mean of each block."""

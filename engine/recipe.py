@@ -33,7 +33,7 @@ class Recipe:
     geometry: str = "weights"  # paper: "text" or "weights"
     channels: tuple[int, ...] = (32, 64, 128)  # photo: widths at 1/2, 1/4, ...
     blocks: tuple[int, ...] = (1, 1, 3, 1, 1)  # photo: residual blocks a level
-    target_views: int = 1  # gaussian, camera: the target is the mean of so many noisy views
+    target_views: int = 1  # the target is the mean of so many noisy views
     grey: float = 0.0  # gaussian, camera: share of scenes without colour
     rounded: float = 0.0  # gaussian, camera: share of inputs clipped and rounded to 8 bits
     jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
@@ -84,7 +84,7 @@ class Recipe:
         """The noise to draw."""
         low, high = self.noise_range
         if self.noise == "random-pixel":
-            return RandomPixelNoise(int(low), int(high))
+            return RandomPixelNoise(int(low), int(high), self.target_views)
         if self.noise == "gaussian":
             return GaussianNoise(low, high, self.target_views, self.grey, self.rounded)
         shares = {name: getattr(self, name) for name in ("grey", "rounded", "jpeg", "white", "raw", "soft")}

@@ -180,8 +180,18 @@ def test_random_pixel_noise_has_mean_zero(scale):
     assert (residuals.mean(0).abs() <= 5 * spread).all()
 
 
-def test_the_two_random_pixel_views_are_independent():
-    noise = RandomPixelNoise()
+def test_a_target_of_several_random_pixel_views_is_their_mean():
+    noise, scenes = RandomPixelNoise(target_views=9), squares(*[speckled(64)] * 200)
+    noisy, target, _ = noise.views(scenes, 4, generator(1))
+    noise_left, target_left = (view - noise.clean(scenes, 4) for view in (noisy, target))
+
+    assert (target_left.mean(0).abs() <= 5 * target_left.std(0) / 200**0.5).all()
+    assert target_left.std().item() == pytest.approx(noise_left.std().item() / 3, rel=0.02)
+
+
+@pytest.mark.parametrize("target_views", [1, 3])
+def test_the_two_random_pixel_views_are_independent(target_views):
+    noise = RandomPixelNoise(target_views=target_views)
     scenes = squares(speckled(4 * SIDE))
     clean = noise.clean(scenes, 4)
     noisy, target, _ = noise.views(scenes, 4, generator(1))

@@ -45,29 +45,23 @@ def test_the_paper_recipe_is_the_reports():
 
     assert (recipe.optimiser, recipe.batch, recipe.lr) == ("sgd", 8, 0.8)
     assert recipe.spec() == PaperSpec(256, recipe.geometry)
-    assert isinstance(recipe.noise_model(), RandomPixelNoise)
+    assert recipe.noise_model() == RandomPixelNoise(4, 10, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "spec"),
-    [("photo", PhotoSpec()), ("photo-medium", PhotoSpec((48, 96, 192), (1, 1, 4, 1, 1)))],
+    [
+        ("photo", PhotoSpec()),
+        ("photo-medium", PhotoSpec((48, 96, 192), (1, 1, 4, 1, 1))),
+        ("photo-large", PhotoSpec((64, 128, 256), (2, 2, 6, 2, 2))),
+    ],
 )
-def test_the_photo_recipes_train_on_every_level_to_55(name, spec):
-    recipe = read_recipe(name)
+def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spec):
+    recipe, small = read_recipe(name), read_recipe("photo")
 
     assert recipe.spec() == spec
-    assert recipe.noise_model() == GaussianNoise(0, 55, recipe.target_views)
-
-
-def test_the_large_recipe_is_the_medium_one_with_what_measured_better_since():
-    recipe, medium = read_recipe("photo-large"), read_recipe("photo-medium")
-
-    assert recipe.spec() == PhotoSpec((64, 128, 256), (2, 2, 6, 2, 2))
     assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.12, rounded=0.25)
-    same = {
-        key: getattr(medium, key) for key in ("channels", "blocks", "rounded", "grey", "target_views", "decay")
-    }
-    assert replace(recipe, **same) == medium
+    assert replace(recipe, channels=small.channels, blocks=small.blocks, minutes=small.minutes) == small
 
 
 @pytest.mark.parametrize(
@@ -79,7 +73,7 @@ def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, whi
     assert recipe.noise_model() == CameraNoise(
         low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125, soft=0.65
     )
-    changed = ("noise", "grey", "rounded", "white", "soft", "tries", "target_views", "decay")
+    changed = ("noise", "grey", "rounded", "white", "soft", "weight_decay")
     same = {key: getattr(other, key) for key in changed}
     assert replace(recipe, **same) == other
 
