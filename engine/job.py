@@ -99,6 +99,7 @@ def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -
         recipe.zoom,
         recipe.tries,
         precision.pick_device(job.device),
+        recipe.printed,
     )
     training, origin, seconds = _load_checkpoint(job) if job.resume else _begin(job)
     with stop_signals() as stopping:

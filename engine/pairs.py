@@ -4,7 +4,7 @@ Photos and synthetic pictures get their noise as they are drawn; recorded pairs 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,13 +15,13 @@ from engine import images
 from engine.album import Album, Squares
 from engine.chance import generator_on, seeded
 from engine.noise import Noise
-from engine.synthetic import dead_leaves
+from engine.synthetic import dead_leaves, prints
 
 PAIR_FILES = (".pkl", ".pt")
 # One picture in so many is kept from training, to measure on.
 HELD_OUT = 50
 # Least side of the synthetic pictures, how many are at hand, and after how many steps a new one takes a place.
-LEAVES_SIDE, LEAVES_POOL, LEAVES_STEPS = 256, 48, 400
+SYNTHETIC_SIDE, SYNTHETIC_POOL, SYNTHETIC_STEPS = 256, 48, 400
 
 
 class Batch(NamedTuple):
@@ -83,15 +83,21 @@ class Photos:
         return [self.album.cut(places.chosen(best), side, near)]
 
 
-class DeadLeaves:
+class Synthetic:
     """Squares cut from synthetic pictures; every few steps a new picture takes the place of the oldest.
 
-    Picture number i is made from the seed and i alone, so a resumed run sees what an uninterrupted one would
-    have. device: where the squares are wanted.
+    draw: makes a picture of (height, width) from a generator. Picture number i is made from the seed and i alone,
+    so a resumed run sees what an uninterrupted one would have. device: where the squares are wanted.
     """
 
-    def __init__(self, seed: int = 0, side: int = LEAVES_SIDE, device: torch.device | str = "cpu") -> None:
-        self.seed, self.side, self.pool = seed, side, LEAVES_POOL
+    def __init__(
+        self,
+        draw: Callable[[int, int, torch.Generator], Tensor],
+        seed: int = 0,
+        side: int = SYNTHETIC_SIDE,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.draw, self.seed, self.side, self.pool = draw, seed, side, SYNTHETIC_POOL
         blank = torch.zeros(side, side, 3, dtype=torch.uint8)
         self.album = Album([blank] * self.pool, device=device)
         # Picture number i is in place i modulo their count.
@@ -99,16 +105,15 @@ class DeadLeaves:
 
     def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
         """Squares of that side."""
-        numbers = step // LEAVES_STEPS + torch.randint(self.pool, (count,), generator=rng)
+        numbers = step // SYNTHETIC_STEPS + torch.randint(self.pool, (count,), generator=rng)
         for number in sorted(set(numbers.tolist())):
             if self.made[number % self.pool] != number:
-                self.album.put(
-                    number % self.pool, dead_leaves(self.side, self.side, seeded(self.seed, number, 1))
-                )
+                picture = self.draw(self.side, self.side, seeded(self.seed, number, 1))
+                self.album.put(number % self.pool, picture)
                 self.made[number % self.pool] = number
         near = generator_on(self.album.device, rng)
-        picture = (numbers % self.pool).to(self.album.device, non_blocking=True)
-        return [self.album.cut(self.album.places(picture, side, near), side, near)]
+        places = (numbers % self.pool).to(self.album.device, non_blocking=True)
+        return [self.album.cut(self.album.places(places, side, near), side, near)]
 
 
 class Mixed:
@@ -217,11 +222,13 @@ def open_source(
     zoom: float,
     tries: int,
     device: torch.device | str = "cpu",
+    printed: float = 0.0,
 ) -> Source:
     """The source that the paths call for. device: where batches are wanted, and made.
 
     A .pkl or .pt file, or one folder of pairs: recorded pairs. Folders of photos: noise drawn from the model, a
-    share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone.
+    share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone. Of these or photos, a share `printed`
+    are prints instead.
     Raises ValueError saying what is wrong with which path, and OSError if there is no room for the pictures.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
@@ -229,21 +236,30 @@ def open_source(
         raise ValueError("recorded pairs and photos cannot be mixed; give one or the other")
     if recorded:
         return RecordedPairs([pair for pairs in recorded for pair in pairs], patch, device)
-    side = max(LEAVES_SIDE, patch * noise.largest_scale)
-    leaves: Scenes = DeadLeaves(seed, side, device)
-    if not data:
-        # Never drawn: as many pictures lie between these and those of training as a run can have.
-        return DrawnPairs(leaves, DeadLeaves(seed + 2**40, side, device), noise, patch)
+    side = max(SYNTHETIC_SIDE, patch * noise.largest_scale)
+    leaves = Synthetic(dead_leaves, seed, side, device)
+    scenes, held_out = _photographed(data, zoom, tries, device) if data else (leaves, None)
+    if data and synthetic:
+        scenes = Mixed(scenes, leaves, synthetic)
+    if printed:
+        scenes = Mixed(scenes, Synthetic(prints, seed, side, device), printed)
+    # Never drawn: as many pictures lie between these and those of training as a run can have.
+    return DrawnPairs(scenes, held_out or Synthetic(dead_leaves, seed + 2**40, side, device), noise, patch)
+
+
+def _photographed(
+    data: Sequence[Path], zoom: float, tries: int, device: torch.device | str
+) -> tuple[Scenes, Scenes]:
+    """Photos to train on and photos to measure on. Raises ValueError if there are too few."""
     files = [file for folder in data for file in images.picture_files(folder)]
     if len(files) < 2:
         raise ValueError(f"at least 2 photos are needed, 1 to measure on; found {len(files)}")
     training = [file for number, file in enumerate(files) if number % HELD_OUT]
     # Decoded once, each as it is needed: all of them may be more than memory holds.
-    scenes: Scenes = Photos(map(images.read_rgb, training), zoom, tries, device)
-    if synthetic:
-        scenes = Mixed(scenes, leaves, synthetic)
-    held_out = Photos(map(images.read_rgb, files[::HELD_OUT]), zoom, tries, device)
-    return DrawnPairs(scenes, held_out, noise, patch)
+    return (
+        Photos(map(images.read_rgb, training), zoom, tries, device),
+        Photos(map(images.read_rgb, files[::HELD_OUT]), zoom, tries, device),
+    )
 
 
 def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:

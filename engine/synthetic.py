@@ -6,6 +6,10 @@ tails of their gradients, and edges at which one thing hides another.
 Sources: Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001; Bordenave, Gousseau & Roueff,
 "The dead leaves model", Advances in Applied Probability 2006; Achddou, Gousseau & Ladjal, "Synthetic images as a
 regularity prior for image restoration neural networks", SSVM 2021, who train a denoiser on them.
+
+Neither they nor most photographs show what people make by the yard: cloth, blinds, screens, engravings,
+halftones. A network that has seen too few of them takes the finest for noise, whatever their contrast. `prints`
+are full of them.
 """
 
 import math
@@ -23,6 +27,9 @@ COVER = 4.0
 LEAST_RADIUS, LARGEST_PART = (1.0, 10.0), 0.5
 OUTLINES, ANGLES = 64, 1024
 TEXTURES, TEXTURE_SIDE = 8, 256
+# Of prints: their leaves' least radius; as powers of two, their waves' periods in pixels of the result, and how
+# much steeper than a sine's the edges are at most; how far apart two colours are, beside those of two leaves.
+LEAST_PRINT, PERIODS, STEEPEST, CONTRAST = (8.0, 40.0), (1.0, 5.0), 3.0, 4.0
 # Halvings of neighbours' differences that make the picture's unsharp parts: sigma is half the root of this.
 SOFTENING = 8
 # Place and leaf pairs looked at together: what they take stays within a processor's cache.
@@ -31,13 +38,25 @@ AT_ONCE = 2**17
 
 def dead_leaves(height: int, width: int, rng: torch.Generator) -> Tensor:
     """uint8 (height, width, 3), the same for the same state of rng. Raises ValueError for an empty size."""
-    if min(height, width) < 1:
-        raise ValueError(f"a picture has at least 1 x 1 pixels; got {width} x {height}")
+    _check(height, width)
     rows, cols = ((side + SOFTENING) * OVERSAMPLING for side in (height, width))
     leaves = _fall(rows, cols, rng)
     seen = _topmost(leaves, rows, cols)
     sharp = _average_down(_paint(leaves, seen.view(rows, cols), rng))
-    return (_focus(sharp, rng) * 255).round().clamp(0, 255).to(torch.uint8)
+    return _in_bytes(_focus(sharp, rng))
+
+
+def prints(height: int, width: int, rng: torch.Generator) -> Tensor:
+    """Leaves with stripes, checks or dots in two colours, of any contrast and down to two pixels a period.
+
+    uint8 (height, width, 3), the same for the same state of rng. Raises ValueError for an empty size.
+    """
+    _check(height, width)
+    rows, cols = height * OVERSAMPLING, width * OVERSAMPLING
+    leaves = _fall(rows, cols, rng, LEAST_PRINT)
+    seen = _topmost(leaves, rows, cols).view(rows, cols)
+    ink = _waves(leaves, seen, rng)[..., None]
+    return _in_bytes(_average_down(torch.lerp(leaves.colour[seen], _inks(leaves.colour, rng)[seen], ink)))
 
 
 @dataclass(frozen=True)
@@ -52,8 +71,8 @@ class Leaves:
     colour: Tensor  # (N, 3)
 
 
-def _fall(rows: int, cols: int, rng: torch.Generator) -> Leaves:
-    radius = _radii(rows, cols, rng)
+def _fall(rows: int, cols: int, rng: torch.Generator, least_radius: tuple[float, float] = LEAST_RADIUS) -> Leaves:
+    radius = _radii(rows, cols, least_radius, rng)
     count = len(radius)
     stretch = 2 ** _uniform((count,), -0.8, 0.8, rng)
     axes = torch.stack((radius * stretch, radius / stretch), 1)
@@ -67,9 +86,9 @@ def _fall(rows: int, cols: int, rng: torch.Generator) -> Leaves:
     return Leaves(centre, extent, to_local, outline, outlines.square(), _colours(centre, rng))
 
 
-def _radii(rows: int, cols: int, rng: torch.Generator) -> Tensor:
+def _radii(rows: int, cols: int, least_radius: tuple[float, float], rng: torch.Generator) -> Tensor:
     """From the density r^-3 between two limits; as many as cover the picture `COVER` times."""
-    low, high = (math.log(radius * OVERSAMPLING) for radius in LEAST_RADIUS)
+    low, high = (math.log(radius * OVERSAMPLING) for radius in least_radius)
     least = math.exp(low + (high - low) * float(torch.rand((), generator=rng)))
     most = max(2 * least, LARGEST_PART * min(rows, cols))
     mean_square = 2 * math.log(most / least) / (least**-2 - most**-2)
@@ -227,6 +246,47 @@ def _patterns(rng: torch.Generator) -> Tensor:
     stripes = (2 ** _uniform((half, 1, 1), 0, 2, rng) * (phase + bend * noise).sin()).tanh()
     stripes = stripes - stripes.mean((1, 2), keepdim=True)
     return torch.cat((noise, stripes / stripes.std((1, 2), keepdim=True)))
+
+
+def _waves(leaves: Leaves, seen: Tensor, rng: torch.Generator) -> Tensor:
+    """(rows, cols) on [0, 1]: how much ink each place has. A leaf has two waves of one period, crossing."""
+    count = len(leaves.colour)
+    y, x = torch.arange(seen.shape[0]).view(-1, 1), torch.arange(seen.shape[1])
+    dy, dx = y - leaves.centre[seen, 0], x - leaves.centre[seen, 1]
+    turn = _turns(count, rng)
+    shortest, longest = PERIODS
+    # More of the shorter ones: they are what a network does not know.
+    octave = shortest + (longest - shortest) * torch.rand(count, generator=rng).square()
+    frequency = 2**-octave / OVERSAMPLING
+    # The period changes across a leaf, as that of what is bent or seen from the side does.
+    change = 0.5 * torch.randn((2, count), generator=rng) / max(seen.shape)
+    waves = []
+    for axis in (0, 1):
+        along = turn[seen, axis, 0] * dy + turn[seen, axis, 1] * dx
+        waves.append((2 * math.pi * frequency[seen] * along * (1 + change[axis][seen] * along)).sin())
+    first, second = waves
+    # Stripes twice as often as the other two.
+    kind = torch.randint(4, (count,), generator=rng)[seen]
+    wave = torch.where(kind == 0, first * second, torch.where(kind == 1, (first + second) / 2, first))
+    steep = 2 ** _uniform((count,), 0, STEEPEST, rng)[seen]
+    return 0.5 + 0.5 * (steep * wave).tanh() / steep.tanh()
+
+
+def _inks(colour: Tensor, rng: torch.Generator) -> Tensor:
+    """(N, 3): for each leaf its own colour, lighter or darker, or one beyond another leaf's, seen from it."""
+    shade = colour * 2 ** _uniform((len(colour), 1), -2.5, 2.5, rng)
+    other = colour[torch.randperm(len(colour), generator=rng)]
+    own = torch.rand((len(colour), 1), generator=rng) < 0.5
+    return torch.where(own, shade, torch.lerp(colour, other, CONTRAST)).clamp(0, 1)
+
+
+def _check(height: int, width: int) -> None:
+    if min(height, width) < 1:
+        raise ValueError(f"a picture has at least 1 x 1 pixels; got {width} x {height}")
+
+
+def _in_bytes(picture: Tensor) -> Tensor:
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _average_down(picture: Tensor) -> Tensor:

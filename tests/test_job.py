@@ -46,9 +46,9 @@ def speckled(seed, *shape):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(job, "VALIDATION_PICTURES", 4)
-    monkeypatch.setattr(pairs, "LEAVES_SIDE", 24)
-    monkeypatch.setattr(pairs, "LEAVES_POOL", 2)
-    monkeypatch.setattr(pairs, "LEAVES_STEPS", 4)
+    monkeypatch.setattr(pairs, "SYNTHETIC_SIDE", 24)
+    monkeypatch.setattr(pairs, "SYNTHETIC_POOL", 2)
+    monkeypatch.setattr(pairs, "SYNTHETIC_STEPS", 4)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 
 from engine import pairs
 from engine.noise import GaussianNoise, RandomPixelNoise
-from engine.pairs import DeadLeaves, DrawnPairs, Mixed, Photos, RecordedPairs, open_source, read_pairs
+from engine.pairs import DrawnPairs, Mixed, Photos, RecordedPairs, Synthetic, open_source, read_pairs
 
 # No noise: what is drawn is the photo itself.
 SILENT = GaussianNoise(0, 0)
@@ -37,8 +37,8 @@ def write(path, picture):
     Image.fromarray(picture.numpy()).save(path)
 
 
-def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1):
-    return open_source(data, noise, patch, seed, synthetic, zoom, tries)
+def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, printed=0.0):
+    return open_source(data, noise, patch, seed, synthetic, zoom, tries, printed=printed)
 
 
 def seen_in_training(source, steps=60):
@@ -64,6 +64,7 @@ def cheap_leaves(monkeypatch):
         return picture
 
     monkeypatch.setattr(pairs, "dead_leaves", make)
+    monkeypatch.setattr(pairs, "prints", lambda height, width, rng: make(height, width, rng) // 8)
     return made
 
 
@@ -195,8 +196,8 @@ def test_zoom_scales_photos_down_before_they_are_cut():
 
 
 def test_without_data_pictures_are_made(monkeypatch):
-    monkeypatch.setattr(pairs, "LEAVES_SIDE", 24)
-    monkeypatch.setattr(pairs, "LEAVES_POOL", 2)
+    monkeypatch.setattr(pairs, "SYNTHETIC_SIDE", 24)
+    monkeypatch.setattr(pairs, "SYNTHETIC_POOL", 2)
     source = open_with(noise=GaussianNoise(25, 25))
 
     batch, pictures = source.draw(1, 2, generator()), source.validation(2)
@@ -220,7 +221,7 @@ def test_no_made_picture_that_is_measured_on_is_ever_drawn(cheap_leaves):
 
 
 def test_a_made_picture_is_the_same_for_a_run_that_begins_later(cheap_leaves):
-    old, fresh = DeadLeaves(seed=3, side=16), DeadLeaves(seed=3, side=16)
+    old, fresh = Synthetic(pairs.dead_leaves, seed=3, side=16), Synthetic(pairs.dead_leaves, seed=3, side=16)
     for step in range(1, 500):
         old.cut(1, 8, step, generator(step))
 
@@ -228,9 +229,9 @@ def test_a_made_picture_is_the_same_for_a_run_that_begins_later(cheap_leaves):
 
 
 def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monkeypatch):
-    monkeypatch.setattr(pairs, "LEAVES_POOL", 4)
-    monkeypatch.setattr(pairs, "LEAVES_STEPS", 100)
-    leaves = DeadLeaves(seed=0, side=16)
+    monkeypatch.setattr(pairs, "SYNTHETIC_POOL", 4)
+    monkeypatch.setattr(pairs, "SYNTHETIC_STEPS", 100)
+    leaves = Synthetic(pairs.dead_leaves, seed=0, side=16)
     rng = generator()
 
     for step in range(1, 100):
@@ -245,7 +246,7 @@ def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monk
 
 
 def test_pictures_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monkeypatch):
-    monkeypatch.setattr(pairs, "LEAVES_SIDE", 24)
+    monkeypatch.setattr(pairs, "SYNTHETIC_SIDE", 24)
 
     assert open_with(noise=RandomPixelNoise(10, 10)).draw(1, 1, generator()).noisy.shape == (1, 8, 8, 3)
 
@@ -260,6 +261,21 @@ def test_a_share_of_the_scenes_is_synthetic_where_asked(tmp_path, cheap_leaves):
     assert (batch.noisy.flatten(1).std(1) > 0).float().mean().item() == pytest.approx(0.25, abs=0.08)
     # What is measured on are photos alone.
     assert source.validation(30).noisy.std() == 0
+
+
+@pytest.mark.parametrize("photographed", [False, True])
+def test_a_share_of_the_scenes_is_printed_where_asked(tmp_path, cheap_leaves, photographed):
+    if photographed:
+        for name in "ab":
+            write(tmp_path / f"{name}.png", plain(128))
+    source = open_with(*[tmp_path] * photographed, synthetic=0.5, printed=0.25)
+
+    batch = source.draw(1, 400, generator())
+
+    # Prints are the dark ones here.
+    dark = batch.noisy.flatten(1).amax(1) < 0.13
+    assert dark.float().mean().item() == pytest.approx(0.25, abs=0.08)
+    assert source.validation(30).noisy.flatten(1).amax(1).min() > 0.13
 
 
 # Augmentation

@@ -73,7 +73,7 @@ def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, whi
     assert recipe.noise_model() == CameraNoise(
         low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125, soft=0.65
     )
-    changed = ("noise", "grey", "rounded", "white", "soft", "weight_decay")
+    changed = ("noise", "grey", "rounded", "white", "soft", "printed", "weight_decay")
     same = {key: getattr(other, key) for key in changed}
     assert replace(recipe, **same) == other
 
@@ -204,6 +204,7 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
         ("decay", "1.5", "decay is at least 0 and at most 1; got 1.5"),
         ("average", "2", "average is at least 0 and at most 1; got 2"),
         ("synthetic", "-0.1", "synthetic is at least 0 and at most 1; got -0.1"),
+        ("printed", "2", "printed is at least 0 and at most 1; got 2"),
         ("grey", "1.1", "grey is at least 0 and at most 1; got 1.1"),
         ("rounded", "-1", "rounded is at least 0 and at most 1; got -1"),
         ("jpeg", "60", "jpeg is at least 0 and at most 1; got 60"),

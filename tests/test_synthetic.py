@@ -3,46 +3,54 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.synthetic import dead_leaves
+from engine.synthetic import dead_leaves, prints
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+BOTH = pytest.mark.parametrize("draw", [dead_leaves, prints])
+
+
+@BOTH
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (64, 40)])
-def test_any_size_can_be_drawn(height, width):
-    pictures = [dead_leaves(height, width, generator(seed)) for seed in range(5)]
+def test_any_size_can_be_drawn(draw, height, width):
+    pictures = [draw(height, width, generator(seed)) for seed in range(5)]
 
     assert all(picture.shape == (height, width, 3) for picture in pictures)
     assert all(picture.dtype == torch.uint8 for picture in pictures)
 
 
-def test_an_empty_size_is_refused():
+@BOTH
+def test_an_empty_size_is_refused(draw):
     with pytest.raises(ValueError, match="at least 1 x 1 pixels; got 8 x 0"):
-        dead_leaves(0, 8, generator())
+        draw(0, 8, generator())
 
 
-def test_the_same_state_gives_the_same_picture_whatever_the_global_state():
+@BOTH
+def test_the_same_state_gives_the_same_picture_whatever_the_global_state(draw):
     torch.manual_seed(1)
-    first = dead_leaves(64, 64, generator(7))
+    first = draw(64, 64, generator(7))
     torch.manual_seed(2)
-    second = dead_leaves(64, 64, generator(7))
+    second = draw(64, 64, generator(7))
 
     assert torch.equal(first, second)
 
 
-def test_drawing_moves_the_generator_on_so_that_the_next_picture_differs():
+@BOTH
+def test_drawing_moves_the_generator_on_so_that_the_next_picture_differs(draw):
     rng = generator()
-    first, second = dead_leaves(64, 64, rng), dead_leaves(64, 64, rng)
+    first, second = draw(64, 64, rng), draw(64, 64, rng)
 
     assert (first.float() - second.float()).abs().mean() > 10
 
 
-def test_drawing_leaves_the_global_random_state_alone():
+@BOTH
+def test_drawing_leaves_the_global_random_state_alone(draw):
     before = torch.random.get_rng_state()
 
-    dead_leaves(32, 32, generator())
+    draw(32, 32, generator())
 
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -77,3 +85,27 @@ def test_gradients_have_heavy_tails_as_those_of_photographs_have(luma):
 
     # 3 for Gaussian noise.
     assert kurtosis > 6
+
+
+def test_prints_have_what_photographs_lack_strong_waves_down_to_two_pixels_a_period():
+    def finest(draw):
+        """Of 16 x 16 squares, the amplitude of the strongest of the finest waves."""
+        pictures = torch.stack([draw(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
+        squares = pictures.unfold(1, 16, 16).unfold(2, 16, 16).flatten(0, 2)
+        power = torch.fft.rfft2(squares).abs() / 128
+        return power[:, :, 6:].flatten(1).amax(1)
+
+    assert (finest(prints) > 0.1).float().mean() > 0.03
+    assert (finest(dead_leaves) > 0.1).float().mean() < 0.01
+
+
+def test_a_prints_period_and_contrast_differ_from_leaf_to_leaf():
+    spread = torch.stack(
+        [
+            prints(64, 64, generator(seed)).float().mean(2).unfold(0, 8, 8).unfold(1, 8, 8).std((2, 3))
+            for seed in range(9)
+        ]
+    )
+
+    assert spread.min() < 5
+    assert spread.max() > 60
