@@ -41,7 +41,7 @@ class Recipe:
     raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
     soft: float = 0.0  # camera: share of scenes as soft as a camera's picture at full size
     synthetic: float = 0.0  # share of dead leaves among photos
-    printed: float = 0.0  # share of scenes full of stripes, checks and dots
+    printed: float = 0.0  # share of scenes full of stripes, checks, dots or text
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places looked at for each cut; the one with the most detail is taken
     adam_lr: float = 1e-3  # muon: for the first and the last layer

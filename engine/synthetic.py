@@ -7,17 +7,20 @@ Sources: Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001;
 "The dead leaves model", Advances in Applied Probability 2006; Achddou, Gousseau & Ladjal, "Synthetic images as a
 regularity prior for image restoration neural networks", SSVM 2021, who train a denoiser on them.
 
-Neither they nor most photographs show what people make by the yard: cloth, blinds, screens, engravings,
-halftones. A network that has seen too few of them takes the finest for noise, whatever their contrast. `prints`
-are full of them.
+Neither they nor most photographs show what people make by the yard: cloth, blinds, screens, halftones, small
+print. A network that has seen too little of it takes the finest for noise, whatever its contrast. `prints` are
+full of it.
 """
 
 import math
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from engine.images import lettering
 
 # Drawn so many times larger and averaged down, which softens the edges as a lens and a sensor do.
 OVERSAMPLING = 2
@@ -30,6 +33,10 @@ TEXTURES, TEXTURE_SIDE = 8, 256
 # Of prints: their leaves' least radius; as powers of two, their waves' periods in pixels of the result, and how
 # much steeper than a sine's the edges are at most; how far apart two colours are, beside those of two leaves.
 LEAST_PRINT, PERIODS, STEEPEST, CONTRAST = (8.0, 40.0), (1.0, 5.0), 3.0, 4.0
+# Of prints that are pages of text: their share, sizes of letters in pixels of the result, as powers of two, and the
+# least difference of brightness between paper and ink; the most is 1 less that.
+LETTERED, SIZES, LEAST_INK = 1 / 3, (2.8, 4.8), 0.25
+LETTERS = string.ascii_letters + string.digits + ".,;:-()" + 12 * " "
 # Halvings of neighbours' differences that make the picture's unsharp parts: sigma is half the root of this.
 SOFTENING = 8
 # Place and leaf pairs looked at together: what they take stays within a processor's cache.
@@ -47,12 +54,14 @@ def dead_leaves(height: int, width: int, rng: torch.Generator) -> Tensor:
 
 
 def prints(height: int, width: int, rng: torch.Generator) -> Tensor:
-    """Leaves with stripes, checks or dots in two colours, of any contrast and down to two pixels a period.
+    """Leaves with stripes, checks or dots in two colours, of any contrast, down to two pixels a period; or text.
 
     uint8 (height, width, 3), the same for the same state of rng. Raises ValueError for an empty size.
     """
     _check(height, width)
     rows, cols = height * OVERSAMPLING, width * OVERSAMPLING
+    if float(torch.rand((), generator=rng)) < LETTERED:
+        return _in_bytes(_average_down(_page(rows, cols, rng)))
     leaves = _fall(rows, cols, rng, LEAST_PRINT)
     seen = _topmost(leaves, rows, cols).view(rows, cols)
     ink = _waves(leaves, seen, rng)[..., None]
@@ -278,6 +287,25 @@ def _inks(colour: Tensor, rng: torch.Generator) -> Tensor:
     other = colour[torch.randperm(len(colour), generator=rng)]
     own = torch.rand((len(colour), 1), generator=rng) < 0.5
     return torch.where(own, shade, torch.lerp(colour, other, CONTRAST)).clamp(0, 1)
+
+
+def _page(rows: int, cols: int, rng: torch.Generator) -> Tensor:
+    """(rows, cols, 3) on [0, 1]: lines of letters in no order, unevenly lit."""
+    usual = _uniform((), *SIZES, rng)
+    lines, top = [], 0
+    while top < rows:
+        size = round(OVERSAMPLING * 2 ** float(usual + _uniform((), -0.3, 0.3, rng)))
+        # No letter is narrower than a fifth of its size.
+        letters = torch.randint(len(LETTERS), (5 * cols // size,), generator=rng)
+        lines.append(lettering.Line(top, size, "".join(LETTERS[letter] for letter in letters.tolist())))
+        top += round(1.3 * size)
+    paper = float(torch.rand((), generator=rng))
+    ink = (paper + float(_uniform((), LEAST_INK, 1 - LEAST_INK, rng))) % 1
+    tint = 1 + 0.1 * torch.randn((2, 3), generator=rng)
+    slope = 0.2 * torch.randn(2, generator=rng)
+    y, x = torch.linspace(-1, 1, rows).view(-1, 1, 1), torch.linspace(-1, 1, cols).view(-1, 1)
+    written = lettering.write(lines, rows, cols).unsqueeze(2)
+    return torch.lerp(paper * tint[0], ink * tint[1], written) * (1 + slope[0] * y + slope[1] * x)
 
 
 def _check(height: int, width: int) -> None:

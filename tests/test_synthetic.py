@@ -109,3 +109,14 @@ def test_a_prints_period_and_contrast_differ_from_leaf_to_leaf():
 
     assert spread.min() < 5
     assert spread.max() > 60
+
+
+def test_some_prints_are_pages_of_text_with_paper_between_the_lines():
+    pages = 0
+    for seed in range(30):
+        rows = prints(96, 96, generator(seed)).float().mean(2)
+        # Between lines there is paper alone, but for the light, which falls off evenly.
+        second = rows[:, 2:] - 2 * rows[:, 1:-1] + rows[:, :-2]
+        pages += bool((second.abs().amax(1) <= 2).float().mean() > 0.08)
+
+    assert 5 <= pages <= 15
