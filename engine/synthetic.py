@@ -33,8 +33,8 @@ TEXTURES, TEXTURE_SIDE = 8, 256
 # Of prints: their leaves' least radius; as powers of two, their waves' periods in pixels of the result, and how
 # much steeper than a sine's the edges are at most; how far apart two colours are, beside those of two leaves.
 LEAST_PRINT, PERIODS, STEEPEST, CONTRAST = (8.0, 40.0), (1.0, 5.0), 3.0, 4.0
-# Of prints that are pages of text: their share, sizes of letters in pixels of the result, as powers of two, and the
-# least difference of brightness between paper and ink; the most is 1 less that.
+# Of prints that are pages of text: their share; sizes of letters in pixels of the result, as powers of two; and
+# the least difference of brightness between paper and ink; the most is 1 less that.
 LETTERED, SIZES, LEAST_INK = 1 / 3, (2.8, 4.8), 0.25
 LETTERS = string.ascii_letters + string.digits + ".,;:-()" + 12 * " "
 # Halvings of neighbours' differences that make the picture's unsharp parts: sigma is half the root of this.
