@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from engine import images
+from engine.chance import seeded
 from engine.evaluate import Pair, Sample, Score, gaussian_samples, recorded_samples, with_noise
+from engine.synthetic import prints
 
 # The noise of the first picture of PolyU in order of name, and of every fifth after it, was measured when noise
 # models were made: the others are reported apart.
 MEASURED_EVERY = 5
+# Of the prints, which are made here: how many, their sides in pixels, and the seed, which is no training's.
+PRINTS, PRINT_SIDE, PRINTS_SEED = 24, 256, 2**50
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Trial:
 
 
 def trials(folder: Path) -> tuple[list[Trial], list[str]]:
-    """The trials that the folder has the pictures for, and the names of the sets that it lacks.
+    """The trials that the folder has the pictures for, and those on prints; the names of the sets that it lacks.
 
     Raises ValueError naming the folder if it has none of the sets.
     """
@@ -63,7 +67,8 @@ def trials(folder: Path) -> tuple[list[Trial], list[str]]:
         ("kodak24", _noiseless),
         ("paper/val.pkl", recorded),
     ]
-    return [replace(make(there[name]), set=name) for name, make in rows if name not in missing], missing
+    found = [replace(make(there[name]), set=name) for name, make in rows if name not in missing]
+    return [*found, _printed(25), replace(_printed(0), noise="none", level=None)], missing
 
 
 def white(folder: Path, sigma: float) -> Trial:
@@ -95,6 +100,17 @@ def _grey(folder: Path, sigma: float) -> Trial:
 
 def _noiseless(folder: Path) -> Trial:
     return replace(white(folder, 0), noise="none", level=None)
+
+
+def _printed(sigma: float) -> Trial:
+    """White noise on stripes, checks, dots and text."""
+    samples = [Sample(f"print {number}", partial(_print, number, sigma)) for number in range(1, PRINTS + 1)]
+    return Trial("prints", f"white {sigma:g}", samples, sigma)
+
+
+def _print(number: int, sigma: float) -> Pair:
+    clean = prints(PRINT_SIDE, PRINT_SIDE, seeded(PRINTS_SEED, number)).float() / 255
+    return with_noise(clean, f"print {number}", sigma), clean
 
 
 def _clipped(sample: Sample) -> Pair:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from PIL import Image
@@ -47,7 +49,7 @@ def test_every_set_and_noise_is_there_in_the_order_of_the_table(folder):
         ("cbsd68", "white 15"), ("cbsd68", "white 25"), ("cbsd68", "white 50"),
         ("kodak24", "white 15"), ("kodak24", "white 25"), ("kodak24", "white 50"),
         ("polyu", "camera"), ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
-        ("paper/val.pkl", "recorded"),
+        ("paper/val.pkl", "recorded"), ("prints", "white 25"), ("prints", "none"),
     ]  # fmt: skip
     assert missing == []
 
@@ -57,7 +59,7 @@ def test_sets_that_are_not_there_are_left_out_and_named(tmp_path):
 
     found, missing = trials(tmp_path)
 
-    assert {trial.set for trial in found} == {"kodak24"}
+    assert {trial.set for trial in found} == {"kodak24", "prints"}
     assert missing == ["cbsd68", "polyu", "paper/val.pkl"]
 
 
@@ -101,6 +103,15 @@ def test_pictures_without_noise_come_as_they_are(folder):
     noisy, clean = next(of(folder, "kodak24", "none").pairs())
 
     assert torch.equal(noisy, clean)
+
+
+def test_prints_are_made_the_same_each_time_and_differ(folder):
+    noisy, pure = of(folder, "prints", "white 25").first(3), of(folder, "prints", "none").first(3)
+    cleans = [clean for _, clean in noisy.pairs()]
+
+    assert all(torch.equal(clean, again) for clean, (again, _) in zip(cleans, pure.pairs(), strict=True))
+    assert all(not torch.equal(one, other) for one, other in pairwise(cleans))
+    assert all(float((x - y).std() * 255) == pytest.approx(25, rel=0.02) for x, y in noisy.pairs())
 
 
 def test_of_polyu_all_but_every_fifth_are_a_row_of_their_own(folder):
