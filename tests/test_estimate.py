@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from engine.estimate import Component, Estimate, estimate_noise, pick, sentence
-from engine.images import decode, read_rgb
+from engine.images import decode, lettering, read_rgb
 from engine.synthetic import dead_leaves
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -228,6 +228,38 @@ def test_constant_bars_above_and_below_do_not_hide_the_noise():
     assert rms(estimate_noise(noisy).sigma) == pytest.approx(15, rel=0.1)
 
 
+def page(paper, ink):
+    """A screen with text, two buttons and no noise."""
+    lines = [lettering.Line(60 + 18 * n, 13, f"Line {n} of some words, and a number: {n * n}") for n in range(10)]
+    screen = paper + (ink - paper) * lettering.write(lines, 256, 320).unsqueeze(2).expand(-1, -1, 3)
+    screen[10:40, 20:120], screen[10:40, 140:240] = torch.tensor([0.3, 0.5, 0.7]), torch.tensor([0.5, 0.5, 0.4])
+    return in_8_bits(screen)
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(0.94, 0.1), (0.8, 0.3), (0.1, 0.8)])
+def test_what_a_computer_drew_has_no_noise_and_is_left_to_the_network_that_leaves_it(paper, ink):
+    estimate = estimate_noise(page(paper, ink))
+
+    assert estimate.sigma == (0, 0, 0)
+    assert pick(estimate) == "white"
+
+
+@pytest.mark.parametrize("sigma", [2, 10])
+def test_a_screens_noise_is_measured_once_it_has_some(sigma):
+    screen = page(0.8, 0.1)
+
+    estimate = estimate_noise(in_8_bits(screen + sigma / 255 * noise(screen)))
+
+    assert rms(estimate.sigma) == pytest.approx(sigma, rel=0.1)
+
+
+def test_a_noisy_photo_on_a_constant_page_is_measured():
+    page = torch.full((400, 500, 3), 240 / 255)
+    page[40:360, 60:380] = in_8_bits(leaves() + 10 / 255 * noise(leaves()))
+
+    assert rms(estimate_noise(page).sigma) == pytest.approx(10, rel=0.1)
+
+
 def test_a_large_picture_is_looked_at_in_all_its_parts():
     clean = ramp(1600, 2400, channels=1)
     sigma = torch.where(torch.arange(2400) < 1200, 5.0, 15.0).view(1, -1, 1)
@@ -375,6 +407,7 @@ ONE = Component(0.0, (0.0, 0.0, 0.0), 1.0)
             "Noise of about 3.0 of 255, in soft grains of several pixels; compressed as JPEG.",
         ),
         (Estimate((0.4,), ONE, correlated=True), "Hardly any noise, about 0.4 of 255."),
+        (Estimate((0.0, 0.0, 0.0), ONE, correlated=False), "No noise: a computer drew this, it seems."),
     ],
 )
 def test_an_estimate_is_told_in_a_sentence(estimate, words):
