@@ -112,8 +112,8 @@ class Synthetic:
                 self.album.put(number % self.pool, picture)
                 self.made[number % self.pool] = number
         near = generator_on(self.album.device, rng)
-        places = (numbers % self.pool).to(self.album.device, non_blocking=True)
-        return [self.album.cut(self.album.places(places, side, near), side, near)]
+        which = (numbers % self.pool).to(self.album.device, non_blocking=True)
+        return [self.album.cut(self.album.places(which, side, near), side, near)]
 
 
 class Mixed:

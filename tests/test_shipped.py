@@ -40,7 +40,9 @@ def test_the_weights_for_photos_take_most_of_the_noise_out_of_the_example(name, 
 
 @pytest.mark.parametrize("name", PHOTO)
 def test_the_weights_for_photos_hardly_change_a_clean_picture(name, clean):
-    assert psnr(denoise_picture(shipped(name), clean), clean) > 41
+    # The specialist for cameras smears the finest detail; `auto` gives clean pictures to the other.
+    least = 41 if name == "photo" else 44
+    assert psnr(denoise_picture(shipped(name), clean), clean) > least
 
 
 def rings(side=192):
