@@ -1,22 +1,25 @@
 """Which network a picture gets that names none: the one for the noise found in it.
 
-White noise and the noise of cameras pull one small network apart: each specialist is better at its own noise than
-one network trained on both.
+White noise and the noise of cameras pull one small network apart, and so do white noise of colour and that of
+grey, where all channels have the same: each specialist is better at its own than one network trained on all.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Literal
 
 from torch import Tensor
 
-from engine.estimate import Estimate, Kind, estimate_noise, pick
+from engine.estimate import Estimate, estimate_noise, pick
 from engine.layers import Layer
 
 AUTO = "auto"
+# What there are specialists for: white noise of colour, white noise of grey, and cameras' noise of both.
+Specialty = Literal["white", "grey", "camera"]
 # The choices, named beside weights, and the weights that each chooses among. On cameras' noise no larger network
 # has measured better yet.
-CHOICES: Mapping[str, Mapping[Kind, str]] = {
-    AUTO: {"white": "photo-gaussian", "camera": "photo"},
-    "auto-large": {"white": "photo-gaussian-large", "camera": "photo"},
+CHOICES: Mapping[str, Mapping[Specialty, str]] = {
+    AUTO: {"white": "photo-gaussian", "grey": "photo-grey", "camera": "photo"},
+    "auto-large": {"white": "photo-gaussian-large", "grey": "photo-grey", "camera": "photo"},
 }
 
 # The network for a picture's samples, (H, W, C), as a Picture has them.
@@ -31,7 +34,9 @@ def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, Estimate]:
 
 def taken(choice: str, estimate: Estimate) -> str:
     """The name of the weights that a choice takes for the noise found."""
-    return CHOICES[choice][pick(estimate)]
+    kind = pick(estimate)
+    is_grey = estimate.chroma is None
+    return CHOICES[choice]["grey" if is_grey and kind == "white" else kind]
 
 
 def among(nets: Mapping[str, Layer], choice: str = AUTO) -> Choose:

@@ -57,7 +57,8 @@ class Settings(BaseSettings):
         min_length=1,
         description="The weights to use where a request names none: a file's name without `.safetensors`, or "
         "`auto`, which looks at the noise and takes `photo-gaussian` where it is white or may be none at all, "
-        "else `photo`; `auto-large` takes `photo-gaussian-large` instead of `photo-gaussian`.",
+        "or `photo-grey` if the picture is grey, else `photo`; `auto-large` takes `photo-gaussian-large` instead "
+        "of `photo-gaussian`.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",

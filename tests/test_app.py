@@ -577,8 +577,8 @@ def test_the_models_are_listed_with_what_is_known_of_them(client):
 @pytest.fixture(scope="module")
 def choosing(tmp_path_factory, settings, save_tiny):
     """The service with weights to choose among."""
-    folder = tmp_path_factory.mktemp("both")
-    for seed, name in enumerate(("photo", "photo-gaussian", "scans")):
+    folder = tmp_path_factory.mktemp("all")
+    for seed, name in enumerate(("photo", "photo-gaussian", "photo-grey", "scans")):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
     chosen = settings.model_copy(update={"weights": folder, "model": "auto", "max_pixels": 100_000})
     with TestClient(create_app(chosen.model_copy(update={"max_bytes": 10**6}))) as client:
@@ -612,8 +612,9 @@ def test_the_choice_is_listed_with_the_weights_it_chooses_among(choosing):
     auto, *others = choosing.get("/models").json()
 
     assert (auto["name"], auto["default"], auto["kind"]) == ("auto", True, "choice")
-    assert set(auto["digests"]) == {"photo", "photo-gaussian"}
-    assert [about["name"] for about in others if not about["default"]] == ["photo", "photo-gaussian", "scans"]
+    assert set(auto["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
+    assert [about["name"] for about in others] == ["photo", "photo-gaussian", "photo-grey", "scans"]
+    assert not any(about["default"] for about in others)
     assert choosing.get("/health").json()["digests"] == auto["digests"]
 
 

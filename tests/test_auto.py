@@ -41,6 +41,16 @@ def test_each_noise_gets_its_specialist(clean, as_sent):
     assert auto.choose(as_sent(smeared(clean)), "auto-large")[0] == "photo"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("choice", ["auto", "auto-large"])
+def test_grey_has_a_specialist_for_white_noise(clean, channels, choice):
+    """As one channel, or as three equal ones."""
+    grey = clean[..., 1:2]
+
+    assert auto.choose(white(grey).expand(-1, -1, channels), choice)[0] == "photo-grey"
+    assert auto.choose(smeared(grey).expand(-1, -1, channels), choice)[0] == "photo"
+
+
 def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
     name, estimate = auto.choose(torch.zeros(5, 7, 3, dtype=torch.uint8))
 
@@ -49,9 +59,10 @@ def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
 
 
 def test_a_picture_is_denoised_by_the_network_chosen_for_it(clean):
-    nets = {"photo-gaussian": object(), "photo": object()}
+    nets = {name: object() for name in ("photo-gaussian", "photo-grey", "photo")}
 
     assert auto.among(nets)(white(clean)) is nets["photo-gaussian"]
+    assert auto.among(nets)(white(clean[..., :1])) is nets["photo-grey"]
     assert auto.among(nets)(smeared(clean)) is nets["photo"]
     assert auto.always(nets["photo"])(white(clean)) is nets["photo"]
 
@@ -64,9 +75,10 @@ def test_a_picture_is_denoised_by_the_network_chosen_for_it(clean):
     ("there", "possible"),
     [
         (["photo", "paper"], []),
-        (["photo-gaussian", "photo"], ["auto"]),
-        (["photo", "photo-gaussian-large"], ["auto-large"]),
-        (["photo", "photo-gaussian", "photo-gaussian-large"], ["auto", "auto-large"]),
+        (["photo-gaussian", "photo"], []),
+        (["photo-grey", "photo-gaussian", "photo"], ["auto"]),
+        (["photo", "photo-gaussian-large", "photo-grey"], ["auto-large"]),
+        (["photo", "photo-gaussian", "photo-grey", "photo-gaussian-large"], ["auto", "auto-large"]),
     ],
 )
 def test_only_a_choice_among_weights_that_are_there_is_offered(there, possible):
@@ -74,7 +86,7 @@ def test_only_a_choice_among_weights_that_are_there_is_offered(there, possible):
 
 
 def test_a_choice_means_its_weights_and_weights_mean_themselves():
-    assert auto.behind("auto-large") == ["photo-gaussian-large", "photo"]
+    assert auto.behind("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
     assert auto.behind("paper") == ["paper"]
 
 

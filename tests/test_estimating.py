@@ -14,7 +14,7 @@ from service.settings import Settings
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, save_tiny):
     folder = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(("photo", "photo-gaussian")):
+    for seed, name in enumerate(("photo", "photo-gaussian", "photo-grey")):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
     return folder
 
@@ -111,7 +111,7 @@ def test_without_the_weights_to_choose_among_no_model_is_named(tmp_path, save_ti
 
 
 def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
-    for name in ("photo", "photo-gaussian", "photo-gaussian-large"):
+    for name in ("photo", "photo-gaussian", "photo-grey", "photo-gaussian-large"):
         save_tiny(tmp_path / f"{name}.safetensors")
     with TestClient(create_app(Settings(weights=tmp_path, device="cpu", precision="float32"))) as client:
         found = client.post("/estimate", content=white).json()

@@ -65,7 +65,7 @@ def served(settings):
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory, save_tiny):
     folder = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(("photo", "photo-gaussian", "scans")):
+    for seed, name in enumerate(("photo", "photo-gaussian", "photo-grey", "scans")):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
     return Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS)
 

@@ -60,8 +60,16 @@ def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spe
     recipe, small = read_recipe(name), read_recipe("photo")
 
     assert recipe.spec() == spec
-    assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.12, rounded=0.25)
+    assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.03, rounded=0.25)
     assert replace(recipe, channels=small.channels, blocks=small.blocks, minutes=small.minutes) == small
+
+
+def test_the_recipe_for_grey_is_that_for_colour_begun_from_its_weights():
+    recipe, colour = read_recipe("photo-grey"), read_recipe("photo-medium")
+
+    assert recipe.grey == 1
+    assert recipe.lr < colour.lr
+    assert replace(recipe, grey=colour.grey, lr=colour.lr, minutes=colour.minutes) == colour
 
 
 @pytest.mark.parametrize(
@@ -142,9 +150,9 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-camera-large, photo-large, photo-medium, pixels"
+    there = "paper, paper-long, photo, photo-camera, photo-camera-large, photo-grey, photo-large, photo-medium"
 
-    with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, or give a .toml file"):
+    with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, pixels, or give a .toml file"):
         read_recipe("fast")
 
 

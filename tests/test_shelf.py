@@ -125,11 +125,12 @@ def test_a_file_written_anew_with_the_same_bytes_changes_nothing(shelf, file, sa
 
 def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(shelf, folder, save_tiny):
     assert shelf.models.names == ["photo"]
-    save_tiny(folder / "photo-gaussian.safetensors", seed=1)
+    for seed, name in enumerate(("photo-gaussian", "photo-grey"), 1):
+        save_tiny(folder / f"{name}.safetensors", seed=seed)
     settle(shelf)
 
-    assert shelf.models.names == ["auto", "photo", "photo-gaussian"]
-    assert set(shelf.models.history("auto")["digests"]) == {"photo", "photo-gaussian"}
+    assert shelf.models.names == ["auto", "photo", "photo-gaussian", "photo-grey"]
+    assert set(shelf.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
 
 
 def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):

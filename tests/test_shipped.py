@@ -52,7 +52,7 @@ def rings(side=192):
     return (0.5 + 0.4 * (2 * math.pi * side * 0.5 * square).sin()).unsqueeze(2).expand(-1, -1, 3)
 
 
-@pytest.mark.parametrize("name", ["photo", "photo-gaussian"])
+@pytest.mark.parametrize("name", ["photo", "photo-gaussian", "photo-grey"])
 def test_the_weights_that_auto_takes_leave_fine_stripes(name):
     assert psnr(denoise_picture(shipped(name), rings().contiguous()), rings()) > 25
 
@@ -63,6 +63,17 @@ def test_the_noise_of_the_example_is_found_and_its_specialist_chosen(noisy):
     assert name == "photo-gaussian"
     # Clipped at black, of which the city has much.
     assert all(22 < sigma < 28 for sigma in estimate.sigma)
+
+
+def test_the_specialist_for_grey_is_better_at_it_than_those_of_its_size(clean):
+    one = clean.mean(2, keepdim=True)
+    noise = 25 / 255 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
+    grey, noisy = (each.expand(-1, -1, 3).contiguous() for each in (one, one + noise))
+
+    reached = {name: psnr(denoise_picture(shipped(name), noisy), grey) for name in auto.behind("auto")}
+
+    assert auto.choose(noisy)[0] == max(reached, key=reached.__getitem__) == "photo-grey"
+    assert psnr(denoise_picture(shipped("photo-grey"), grey), grey) > 44
 
 
 def test_the_specialist_for_cameras_takes_out_noise_that_pixels_share(clean):

@@ -1,7 +1,7 @@
 """What clients send, and what the engine makes of it with each of the weights that may serve meanwhile.
 
-The weights: `photo` and `photo-gaussian` are tiny networks, so that two cores get through thousands of requests,
-and what is around the network has most of the work; with `photo-small`, which ships, all wait for the network.
+The weights: `photo-small` is the one that ships, whose clients wait for the network. All others are tiny, so that
+two cores get through thousands of requests, and what is around the network has most of the work.
 """
 
 import random
@@ -129,12 +129,13 @@ class Folder:
         compute, self._next = resolve(PRECISION), 1
         shutil.copy(weights.weights_folder() / f"photo-small{SUFFIX}", path)
         _save(path / f"photo-gaussian{SUFFIX}", 2)
+        _save(path / f"photo-grey{SUFFIX}", 3)
         self._photos = [self._spare / str(seed) / f"{MODEL}{SUFFIX}" for seed in range(2)]
         for seed, photo in enumerate(self._photos):
             photo.parent.mkdir()
             _save(photo, seed)
         shutil.copy(self._photos[0], path)
-        others = [path / f"{name}{SUFFIX}" for name in ("photo-gaussian", "photo-small")]
+        others = [path / f"{name}{SUFFIX}" for name in ("photo-gaussian", "photo-grey", "photo-small")]
         self.models: list[Model] = [weights.load(each, compute=compute) for each in (*self._photos, *others)]
         self.first, self.second = (model.digest for model in self.models[:2])
 
