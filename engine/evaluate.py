@@ -2,8 +2,9 @@
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine import images
-from engine.auto import Choose
+from engine.auto import choose
 from engine.layers import Layer, slots
 from engine.networks import bytes_per_pixel
 from engine.pairs import PAIR_FILES, read_pair_file
@@ -38,7 +39,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One picture: PSNR in dB and SSIM, noisy and denoised, and how long it took."""
+    """One picture: PSNR in dB and SSIM, noisy and denoised, and how long it took.
+
+    chosen: the name of the weights, where they were chosen by the picture's noise.
+    """
 
     noisy_psnr: float
     noisy_ssim: float
@@ -46,6 +50,7 @@ class Score:
     ssim: float
     pixels: int
     seconds: float
+    chosen: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over pictures: PSNR in dB and SSIM, of the noisy pictures and of the denoised ones."""
+    """Means over pictures: PSNR in dB and SSIM, of the noisy pictures and of the denoised ones.
+
+    chosen: for how many pictures which weights were chosen by the noise; empty where there was no choice.
+    """
 
     pictures: int
     noisy_psnr: float
@@ -68,6 +76,7 @@ class Quality:
     psnr: float
     ssim: float
     megapixels_per_second: float
+    chosen: Mapping[str, int]
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -110,11 +119,13 @@ def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY
 
 
 def denoise_pairs_by(
-    choose: Choose, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
+    choice: str, nets: Mapping[str, Layer], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
 ) -> Iterator[Result]:
-    """As denoise_pairs, each noisy picture by the network chosen for it."""
+    """As denoise_pairs, each noisy picture by the network that a choice takes for it; its score has the name."""
     for pair in pairs:
-        yield from denoise_pairs(choose(pair[0]), [pair], memory_budget)
+        name, _ = choose(pair[0], choice)
+        for result in denoise_pairs(nets[name], [pair], memory_budget):
+            yield replace(result, score=replace(result.score, chosen=name))
 
 
 def largest_change(net: Layer, other: Layer, samples: Sequence[Sample]) -> float:
@@ -131,7 +142,8 @@ def mean_quality(scores: Sequence[Score]) -> Quality:
     rows = [(score.noisy_psnr, score.noisy_ssim, score.psnr, score.ssim) for score in scores]
     before, before_ssim, after, after_ssim = (sum(column) / len(rows) for column in zip(*rows, strict=True))
     speed = sum(score.pixels for score in scores) / 1e6 / sum(score.seconds for score in scores)
-    return Quality(len(rows), before, before_ssim, after, after_ssim, speed)
+    chosen = Counter(score.chosen for score in scores if score.chosen)
+    return Quality(len(rows), before, before_ssim, after, after_ssim, speed, dict(chosen.most_common()))
 
 
 def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iterator[Pair]:

@@ -414,6 +414,19 @@ def test_evaluate_prints_the_suite_as_a_table(denoise, model, suite):
     assert sum(line.startswith("│ kodak24") for line in text.splitlines()) == 5
 
 
+def test_evaluate_says_how_many_pictures_each_of_the_chosen_weights_had(denoise, suite):
+    code, text, _ = denoise("evaluate", "auto", "--suite", suite, "--limit", 1, "--json", *EXACT)
+    rows = json.loads(text)
+    _, table, _ = denoise("evaluate", "auto", "--suite", suite, "--limit", 1, *EXACT)
+
+    assert code == 0
+    assert all(sum(row["chosen"].values()) == row["pictures"] == 1 for row in rows)
+    assert [row["chosen"] for row in rows if row["noise"] == "grey 25"] == [{"photo-grey": 1}]
+    assert all(len(line) <= 80 for line in table.splitlines())
+    [grey] = [line for line in table.splitlines() if "photo-grey" in line]
+    assert [cell.strip() for cell in grey.strip("│").split("│")] == ["cbsd68", "grey 25", "photo-grey", "1"]
+
+
 def test_evaluate_writes_a_page_beside_its_table(denoise, model, photos, tmp_path):
     code, text, _ = denoise("evaluate", model, "--clean", photos, "--report", tmp_path / "page", *EXACT)
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.auto import behind
 from engine.evaluate import (
     Score,
     denoise_pairs,
+    denoise_pairs_by,
     evaluate_pairs,
     gaussian_pairs,
     gaussian_samples,
@@ -143,12 +145,31 @@ def test_each_picture_comes_back_with_its_own_scores_in_the_order_given():
         assert result.score.pixels == noisy.shape[0] * noisy.shape[1]
 
 
+def test_by_a_choice_each_picture_has_its_network_and_the_name_of_it():
+    nets = {name: build_network(PaperSpec(8, "text"), generator(n)) for n, name in enumerate(behind("auto"))}
+    clean = torch.full((64, 64, 3), 0.5)
+    colour = clean + 0.1 * torch.randn(clean.shape, generator=generator())
+    grey = colour[..., :1].expand(-1, -1, 3).contiguous()
+    pairs = [(colour, clean), (grey, clean), (clean, clean), (grey, clean)]
+
+    results = list(denoise_pairs_by("auto", nets, pairs))
+
+    names = [result.score.chosen for result in results]
+    assert names == ["photo-gaussian", "photo-grey", "photo", "photo-grey"]
+    for name, pair, result in zip(names, pairs, results, strict=True):
+        [alone] = denoise_pairs(nets[name], [pair])
+        assert torch.equal(result.denoised, alone.denoised)
+    quality = mean_quality([result.score for result in results])
+    assert list(quality.chosen.items()) == [("photo-grey", 2), ("photo-gaussian", 1), ("photo", 1)]
+
+
 def test_a_mean_is_over_pictures_and_a_speed_over_pixels_and_seconds():
     quality = mean_quality([Score(20, 0.4, 30, 0.8, 1_000_000, 1.0), Score(22, 0.6, 33, 0.9, 3_000_000, 1.0)])
 
     assert (quality.pictures, quality.noisy_psnr, quality.psnr) == (2, 21, 31.5)
     assert (quality.noisy_ssim, quality.ssim) == pytest.approx((0.5, 0.85))
     assert quality.megapixels_per_second == 2
+    assert quality.chosen == {}
 
 
 def test_the_largest_change_is_that_of_the_one_picture_that_changes_most(tmp_path):

@@ -18,8 +18,8 @@ from service.cli.weights import (
     DeviceOption,
     PrecisionOption,
     WeightsArgument,
-    choice,
     load,
+    load_all,
 )
 
 if TYPE_CHECKING:
@@ -88,15 +88,17 @@ def evaluate(
     from engine.gallery import Section
 
     trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
-    choose, model = choice(weights, device, precision, None if quality is How.NORMAL else Ensemble)
+    nets, model = load_all(weights, device, precision)
+    if quality is How.HIGH:
+        nets = {name: Ensemble(net) for name, net in nets.items()}
     sections, scores = [Section(trial) for trial in trials], []
     for section in sections:
         watched = _watched(section.trial)
         # The same network for all can take small pictures many at a time.
         results = (
-            denoise_pairs_by(choose, watched, memory_budget)
+            denoise_pairs_by(model.name, nets, watched, memory_budget)
             if model.name in CHOICES
-            else denoise_pairs(model.net, watched, memory_budget)
+            else denoise_pairs(nets[model.name], watched, memory_budget)
         )
         scores.append([section.add(result) if report else result.score for result in results])
     if report:
@@ -231,11 +233,17 @@ def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> Non
     table = Table("set", "noise", title=_title(model))
     for name in ("pictures", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
+    chosen = Table("set", "noise", "weights", title=f"What {model.name} chose")
+    chosen.add_column("pictures", justify="right")
     for row in rows:
         numbers = (f"{row['noisy_psnr']:.2f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
         speed = f"{row['megapixels_per_second']:.2f}"
         table.add_row(row["set"], row["noise"], str(row["pictures"]), *numbers, speed)
+        for name, count in row["chosen"].items():
+            chosen.add_row(row["set"], row["noise"], name, str(count))
     out.print(table)
+    if chosen.row_count:
+        out.print(chosen)
 
 
 def _write_report(folder: Path, model: "Model", quality: How, sections: "Sequence[Section]") -> None:

@@ -1,6 +1,5 @@
 """Which weights a command takes, and where they run."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,19 +42,23 @@ def load(name: str, device: str, precision: str) -> "Model":
     return weights.load(_file(name), place, types.resolve(precision, place))
 
 
-def choice(
-    name: str, device: str, precision: str, wrapped: "Callable[[Layer], Layer] | None" = None
-) -> "tuple[Choose, Model]":
-    """What chooses a picture's network, and what is told of it: of a choice, its name and both digests."""
+def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
+    """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
     from engine import auto
 
     models = [load(each, device, precision) for each in auto.behind(name)]
-    if wrapped:
-        models = [replace(model, net=wrapped(model.net)) for model in models]
-    if name not in auto.CHOICES:
-        return auto.always(models[0].net), models[0]
-    both = replace(models[0], name=name, digest="+".join(model.digest for model in models))
-    return auto.among({model.name: model.net for model in models}, name), both
+    told = models[0]
+    if name in auto.CHOICES:
+        told = replace(told, name=name, digest="+".join(model.digest for model in models))
+    return {model.name: model.net for model in models}, told
+
+
+def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
+    """What chooses a picture's network, and what is told of it as by load_all."""
+    from engine import auto
+
+    nets, told = load_all(name, device, precision)
+    return auto.among(nets, name) if name in auto.CHOICES else auto.always(told.net), told
 
 
 def _file(name: str) -> Path:
