@@ -130,7 +130,9 @@ PEERS: Mapping[str, Callable[[float, int], Denoise]] = {
 def _models(options: Options, models: Mapping[str, Layer] | None) -> dict[tuple[str, str], Layer]:
     if models is not None:
         return {(name, "float32"): net for name, net in models.items()}
-    files = sorted(weights.weights_folder().glob(f"photo*{weights.SUFFIX}"))
+    shipped = sorted(weights.weights_folder().glob(f"photo*{weights.SUFFIX}"))
+    # The pictures have colour, of which that one knows nothing.
+    files = [file for file in shipped if file.stem != "photo-grey"]
     return {
         (file.stem, precision): weights.load(file, compute=PRECISIONS[precision]).net
         for precision in options.precisions
