@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.layers import Layer, forget_prepared
+from engine.layers import Layer, forget_packed
 from engine.picture import denoise_picture
 from engine.synthetic import dead_leaves
 
@@ -22,7 +22,7 @@ def check(net: Layer) -> None:
     clean = dead_leaves(SIDE, SIDE, rng).float() / 255
     noisy = clean + SIGMA * torch.randn(clean.shape, generator=rng)
     made = denoise_picture(net, noisy)
-    forget_prepared(net)
+    forget_packed(net)
     if not made.isfinite().all():
         raise ValueError("the check picture comes back with what is no finite number")
     error = (made - clean).square().mean()

@@ -1,14 +1,15 @@
 """A better picture for eight times the work: the mean over the eight flips and turns of what goes in."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from engine.layers import Layer, Sequential
-from engine.layers.strips import WHOLE, Finish
 
 TURNS = 8
+CHANNELS = 3
 
 
 class Ensemble(Sequential):
@@ -23,7 +24,7 @@ class Ensemble(Sequential):
         super().__init__(net)
         self.net = net
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         if train:
             raise ValueError("an ensemble is not trained; its network is")
@@ -31,11 +32,9 @@ class Ensemble(Sequential):
         for turns, flipped in ways():
             y += turned_back(self.net.forward(turned(x, turns, flipped).contiguous()), turns, flipped)
         y /= TURNS
-        if finish:
-            finish(y, WHOLE)
         return y
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """Raises ValueError: nothing is kept for it."""
         raise ValueError("an ensemble is not trained; its network is")
 
@@ -45,6 +44,10 @@ class Ensemble(Sequential):
         # Pixel p is -1 - p from the other end of a side that is a multiple of the stride.
         other_stop, other_start = (-1 - place for place in self.net.inputs_of(-1 - last, -1 - first))
         return min(start, other_start), max(stop, other_stop)
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the input: the input and the sum beside what the network needs."""
+        return self.net.memory(scale, size) + 2 * CHANNELS * scale**2 * size
 
 
 def ways() -> Iterator[tuple[int, bool]]:

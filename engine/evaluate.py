@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine import images
 from engine.auto import choose
-from engine.layers import Layer, slots
+from engine.layers import Arena, Layer, slots
 from engine.networks import bytes_per_pixel
 from engine.pairs import PAIR_FILES, read_pair_file
 from engine.picture import MEMORY_BUDGET, PATCH, denoise_picture
@@ -107,9 +107,11 @@ def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY
     pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
     noisy picture is compared as it comes.
     """
+    arena = Arena()
     for noisy, clean in _batches(pairs, min(BATCH_PIXELS, memory_budget // bytes_per_pixel(net))):
         start = time.perf_counter()
-        output = _denoise(net, noisy, memory_budget).clamp(0, 1)
+        with arena.used():
+            output = _denoise(net, noisy, memory_budget).clamp(0, 1)
         seconds = (time.perf_counter() - start) / len(noisy)
         pixels = noisy[0, ..., 0].numel()
         measured = [measure(each, clean) for each in (noisy, output) for measure in (_psnr_each, _ssim_each)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer, ReLU, Residual, slots
+from engine.layers import Conv2d, ConvTranspose2d, Layer, ResBlock, slots
 
 Convolution = Conv2d | ConvTranspose2d
 
@@ -44,7 +44,7 @@ def _places(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[La
 
 
 def _is_block(layer: Layer) -> bool:
-    return isinstance(layer, Residual) and len(layer.layers) == 3 and isinstance(layer.layers[1], ReLU)
+    return isinstance(layer, ResBlock)
 
 
 def _takes(new: Layer, old: Layer) -> bool:

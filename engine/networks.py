@@ -9,20 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from engine.ensemble import Ensemble
 from engine.layers import (
     Compute,
     Conv2d,
     ConvTranspose2d,
-    DepthToSpace,
     Layer,
-    ReLU,
-    Residual,
+    PixelResidual,
+    Rectified,
+    ResBlock,
     Sequential,
     Sigmoid,
-    SpaceToDepth,
+    Skip,
     Upsampling,
-    Window,
     slots,
 )
 
@@ -119,48 +117,8 @@ def halo(net: Layer) -> int:
 
 
 def bytes_per_pixel(net: Layer) -> int:
-    """Memory of a forward pass, at most, for each pixel of its input, beside weights and one strip."""
-    # An ensemble holds its input and the sum besides.
-    return math.ceil(_peak(net, Fraction(1), 4)) + (2 * 4 * CHANNELS if isinstance(net, Ensemble) else 0)
-
-
-def _peak(layer: Layer, scale: Fraction, size: int) -> Fraction:
-    """Bytes held at once for each pixel of the network's input.
-
-    scale: the side of the layer's input beside that of the network's; size: bytes of a number.
-    """
-    if not isinstance(layer, Conv2d | ConvTranspose2d):
-        if isinstance(layer, Compute):
-            size = layer.dtype.itemsize
-        peak = Fraction(0)
-        # A residual holds its input until it has been added.
-        held = _channels(layer) * scale**2 * size if isinstance(layer, Residual) else Fraction(0)
-        for inner in layer.layers:
-            peak, scale = max(peak, _peak(inner, scale, size)), scale * inner.factor
-        if isinstance(layer, Compute) and size < 4:
-            # What comes out of another type is copied into the input's.
-            peak = max(peak, Fraction(CHANNELS * (size + 4)))
-        return peak + held
-    given, made = layer.in_channels * scale**2, layer.out_channels * (scale * layer.factor) ** 2
-    window, side = layer.window, layer.window.kernel_size
-    beside, by_strips = Fraction(0), (Window(3, 1, 1), Window(3, 2, 1), Window(side, side))
-    if isinstance(layer, ConvTranspose2d) and window not in by_strips:
-        # What every tap of every pixel adds; and an output that is padded is a copy.
-        beside = side**2 * layer.out_channels * scale**2 + (made if window.padding else 0)
-    # A rearrangement that follows holds what it is given and as much again.
-    return max(given + beside + made, 2 * made) * size
-
-
-def _channels(layer: Layer) -> Fraction:
-    """How many channels a residual's input has: its first convolution's, if nothing is rearranged before that."""
-    scale = Fraction(1)
-    for inner in layer.layers:
-        if isinstance(inner, Conv2d | ConvTranspose2d):
-            return inner.in_channels * scale**2
-        if any(slots(inner)):
-            return _channels(inner) * scale**2
-        scale *= inner.factor
-    return Fraction(CHANNELS)
+    """Memory of a forward pass, at most, for each pixel of its input, beside weights and what a task works in."""
+    return math.ceil(net.memory(Fraction(1), 4))
 
 
 def parameter_count(net: Layer) -> int:
@@ -179,13 +137,12 @@ def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -
     return Sequential(
         Compute(
             compute,
-            Conv2d(CHANNELS, hidden, *down, rng=rng),
-            ReLU(),
-            Conv2d(hidden, hidden, *down, rng=rng),
-            ReLU(),
-            Upsampling(hidden, hidden, *up, rng=rng),
-            ReLU(),
-            Upsampling(hidden, CHANNELS, *up, rng=rng),
+            Rectified(
+                Conv2d(CHANNELS, hidden, *down, rng=rng),
+                Conv2d(hidden, hidden, *down, rng=rng),
+                Upsampling(hidden, hidden, *up, rng=rng),
+                Upsampling(hidden, CHANNELS, *up, rng=rng),
+            ),
         ),
         Sigmoid(),
     )
@@ -197,8 +154,7 @@ def _photo(spec: PhotoSpec, rng: torch.Generator | None, compute: torch.dtype) -
     # A tail of zeros: before training the network gives back its input.
     tail = _conv3(widest, 4 * CHANNELS, 0.0, rng)
     body = _level(spec.channels, spec.blocks, rng)
-    # Outside of Compute, so that the last addition, input + residual, is in the input's own type.
-    return Residual(Compute(compute, SpaceToDepth(2), head, *body, tail, DepthToSpace(2)))
+    return PixelResidual(CHANNELS, 2, compute, head, *body, tail)
 
 
 def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Generator | None) -> Iterator[Layer]:
@@ -208,9 +164,9 @@ def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Genera
         yield _block(width, rng)
     if not lower:
         return
-    yield Residual(
+    yield Skip(
         _scaled(Conv2d(width, lower[0], 2, 2, bias=False, rng=rng), 1.0, rng),
-        *_level(tuple(lower), blocks[1:-1], rng),
+        list(_level(tuple(lower), blocks[1:-1], rng)),
         _scaled(ConvTranspose2d(lower[0], width, 2, 2, bias=False, rng=rng), 1.0, rng),
     )
     for _ in range(blocks[-1]):
@@ -221,7 +177,7 @@ def _block(width: int, rng: torch.Generator | None) -> Layer:
     # Each block adds to what it is given: He's spread in the second convolution as well makes the signal grow
     # block by block, and zero there lets it blow up later. A small spread trains well.
     first, second = _conv3(width, width, 2**0.5, rng), _conv3(width, width, 0.3, rng)
-    return Residual(first, ReLU(), second)
+    return ResBlock(first, second)
 
 
 def _conv3(in_channels: int, out_channels: int, gain: float, rng: torch.Generator | None) -> Conv2d:

@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, Slot, slots
-from engine.layers.products import product
+from engine.layers import Layer, Slot, multiply, slots
 
 
 class Optimiser(Protocol):
@@ -144,15 +143,15 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     x: Tensor = matrix / (matrix.norm() + 1e-7)
     # The smaller of the two Gram matrices is the cheaper.
     tall = x.shape[0] > x.shape[1]
-    gram = product(x.T, x) if tall else product(x, x.T)
+    gram = multiply(x.T, x) if tall else multiply(x, x.T)
     factors = gram
     for step in range(steps):
-        factor = product(gram, gram).mul_(c).add_(gram, alpha=b)
+        factor = multiply(gram, gram).mul_(c).add_(gram, alpha=b)
         factor.diagonal().add_(a)
-        factors = product(factors, factor) if step else factor
+        factors = multiply(factors, factor) if step else factor
         if step < steps - 1:
-            gram = product(product(factor, gram), factor)
-    return product(x, factors) if tall else product(factors, x)
+            gram = multiply(multiply(factor, gram), factor)
+    return multiply(x, factors) if tall else multiply(factors, x)
 
 
 class Together:

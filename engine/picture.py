@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.images import LUMA, Picture, to_pixels, to_samples
-from engine.layers import Layer, slots
+from engine.layers import Layer, slots, some_arena
 from engine.networks import bytes_per_pixel, halo
 
 PATCH = 32
@@ -82,8 +82,12 @@ class Piece:
 
 def run(pieces: Sequence[Piece]) -> None:
     """Pieces of one network and one shape, of whatever pictures, through the network in one batch."""
-    given = torch.stack([piece.read() for piece in pieces])
-    for piece, before, after in zip(pieces, given, pieces[0].net.forward(given), strict=True):
+    read = [piece.read() for piece in pieces]
+    # One alone is not copied.
+    given = torch.stack(read) if len(read) > 1 else read[0].unsqueeze(0)
+    with some_arena():
+        made = pieces[0].net.forward(given)
+    for piece, before, after in zip(pieces, given, made, strict=True):
         piece.write(after, before)
 
 
@@ -131,8 +135,9 @@ def denoise(
 ) -> Picture:
     """A picture without its noise: a Denoising, one window after the other. Raises ValueError."""
     denoising = Denoising(net, noisy, memory_budget, window, finish)
-    for piece in denoising.pieces:
-        run([piece])
+    with some_arena():
+        for piece in denoising.pieces:
+            run([piece])
     return denoising.result()
 
 
@@ -232,8 +237,9 @@ def denoise_picture(
     def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
         clean[rows, cols] = pixels
 
-    for piece in _pieces(net, picture, lambda part: part, write, memory_budget, window):
-        run([piece])
+    with some_arena():
+        for piece in _pieces(net, picture, lambda part: part, write, memory_budget, window):
+            run([piece])
     return clean
 
 

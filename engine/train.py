@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.chance import seeded
-from engine.layers import MSE, Layer, slots
+from engine.layers import MSE, Arena, Layer, slots
 from engine.networks import build_network
 from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients, muon_with_adam
 from engine.pairs import Batch, Source, Validation
@@ -167,7 +167,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
     1.1, 1.3 and 1.8 times as long, and making activations again instead of keeping them 1.3 times.
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
-    recipe, net, mse = training.recipe, training.net, MSE()
+    recipe, net, mse, arena = training.recipe, training.net, MSE(), Arena()
     parameters = list(slots(net))
     if done(training.step) >= 1:
         return
@@ -175,9 +175,10 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
         while (part := done(training.step)) < 1:
             step = training.step + 1
             noisy, target, weight = next_batch()
-            predicted = net.forward(noisy, train=True)
-            training.note(step, mse.forward(predicted, target, weight))
-            net.backward(mse.backward(predicted, target, weight), wanted=False)
+            with arena.used():
+                predicted = net.forward(noisy, train=True)
+                training.note(step, mse.forward(predicted, target, weight))
+                net.backward(mse.backward(predicted, target, weight))
 
             if recipe.clip:
                 clip_gradients(parameters, recipe.clip)

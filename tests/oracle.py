@@ -1,9 +1,16 @@
 """What the hand-written passes are held to: the same mathematics by torch's own functions and autograd."""
 
+from contextlib import nullcontext
+
+import pytest
 import torch
+from bench.plain import plain_path
 from torch.nn import functional
 
 from engine.layers import slots
+
+# By the kernels, where there are any for this processor, and by the definition in torch.
+PATHS = [pytest.param(nullcontext, id="kernels"), pytest.param(plain_path, id="plain")]
 
 
 def drawn(*shape, seed=0):

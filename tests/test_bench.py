@@ -8,13 +8,13 @@ import pytest
 import torch
 from bench import denoisers, forward, layer, peers, sizing, step
 from bench.__main__ import main
-from bench.plain import plain
+from bench.plain import plain_path, plainly
 from bench.rows import Differs, Options, Row, check_equal, compared, table
 from bench.subjects import network, picture
 from bench.timing import fastest, interleaved
 from bench.twins import twin
 
-from engine.layers import MSE, slots
+from engine.layers import MSE, kernels, slots
 from engine.networks import PaperSpec, PhotoSpec
 from engine.picture import denoise_picture
 
@@ -103,17 +103,30 @@ def test_the_torch_twin_computes_the_same(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_plain_network_computes_the_same_in_both_directions(spec):
-    net, other = network(spec), plain(network(spec))
+def test_the_plain_path_computes_the_same_in_both_directions(spec):
+    net, other = network(spec), network(spec)
     x, target = torch.rand(2, 16, 24, 3), torch.rand(2, 16, 24, 3)
 
-    outputs = [one.forward(x, train=True) for one in (net, other)]
-    inputs = [one.backward(MSE().backward(y, target)) for one, y in zip((net, other), outputs, strict=True)]
+    def passes(net):
+        y = net.forward(x, train=True)
+        return y, net.backward(MSE().backward(y, target))
 
-    torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(*inputs, atol=1e-6, rtol=1e-3)
+    (y, dx), (plain_y, plain_dx) = passes(net), plainly(lambda: passes(other))()
+
+    torch.testing.assert_close(y, plain_y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dx, plain_dx, atol=1e-6, rtol=1e-3)
     for mine, theirs in zip(slots(net), slots(other), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_plain_path_uses_no_kernel_and_lasts_no_longer_than_the_work():
+    before = kernels.name()
+
+    with plain_path():
+        assert kernels.name() == "plain"
+
+    assert plainly(kernels.name)() == "plain"
+    assert kernels.name() == before
 
 
 @pytest.mark.filterwarnings("default")

@@ -44,9 +44,9 @@ def test_a_network_that_makes_all_pictures_black_or_white_is_refused(shade):
         check(net)
 
 
-def test_a_check_leaves_nothing_that_was_prepared_for_products():
+def test_a_check_leaves_no_packed_weights():
     net = network(PhotoSpec((4, 6), (1, 1, 1)))
 
     check(net)
 
-    assert [slot.layer.prepared.held for slot in slots(net)] == [None] * len(list(slots(net)))
+    assert not any(slot.layer._packed for slot in slots(net))

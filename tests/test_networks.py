@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from oracle import (
+    PATHS,
     assert_passes_agree,
     channels_first,
     channels_last,
@@ -13,7 +14,7 @@ from oracle import (
 )
 from torch.nn import functional
 
-from engine.layers import Residual, slots
+from engine.layers import Skip, slots
 from engine.networks import (
     PaperSpec,
     PhotoSpec,
@@ -117,9 +118,26 @@ def test_a_network_gives_back_the_size_it_is_given(spec):
     assert net.forward(torch.rand(2, 16, 24, 3)).shape == (2, 16, 24, 3)
 
 
-def test_a_size_that_is_no_multiple_of_the_stride_is_refused():
-    with pytest.raises(ValueError, match=r"must have its shape, \(1, 2, 3, 64\); got \(1, 2, 2, 64\)"):
+@pytest.mark.parametrize("path", PATHS)
+def test_a_size_that_is_no_multiple_of_the_stride_is_refused(path):
+    with (
+        path(),
+        pytest.raises(ValueError, match=r"add must be contiguous \(1, 2, 2, 64\) .*; got \(1, 3, 3, 64\)"),
+    ):
         build_network(SIZE_S).forward(torch.rand(1, 12, 12, 3))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_network_takes_pictures_and_gradients_that_are_no_contiguous_block(spec, path):
+    net, x = build_network(spec, generator()), torch.rand(2, 16, 3, 24, generator=generator()).transpose(2, 3)
+    with path():
+        wanted = net.forward(x.contiguous(), train=True), net.backward(x.contiguous())
+
+        made = net.forward(x, train=True), net.backward(x)
+
+    assert torch.equal(made[0], wanted[0])
+    assert torch.equal(made[1], wanted[1])
 
 
 # What depends on what
@@ -241,17 +259,16 @@ def test_a_fresh_photo_network_gives_back_exactly_what_it_is_given():
 def test_each_role_starts_with_the_spread_that_the_design_measured():
     net = build_network(SIZE_S, generator())
     _, head, block, *_, tail, _ = net.layers[0].layers
-    skip = next(layer for layer in net.layers[0].layers if isinstance(layer, Residual) and len(layer.layers) > 3)
-    down, up = skip.layers[0], skip.layers[-1]
+    skip = next(layer for layer in net.layers[0].layers if isinstance(layer, Skip))
 
     def spread(layer, fan_in):
         return layer.params["weight"].std().item() * fan_in**0.5
 
     assert spread(head, 9 * 12) == pytest.approx(1, rel=0.05)
-    assert spread(block.layers[0], 9 * 32) == pytest.approx(2**0.5, rel=0.05)
-    assert spread(block.layers[2], 9 * 32) == pytest.approx(0.3, rel=0.05)
-    assert spread(down, 4 * 32) == pytest.approx(1, rel=0.05)
-    assert spread(up, 64) == pytest.approx(1, rel=0.05)
+    assert spread(block.first, 9 * 32) == pytest.approx(2**0.5, rel=0.05)
+    assert spread(block.second, 9 * 32) == pytest.approx(0.3, rel=0.05)
+    assert spread(skip.down, 4 * 32) == pytest.approx(1, rel=0.05)
+    assert spread(skip.up, 64) == pytest.approx(1, rel=0.05)
     assert not tail.params["weight"].any()
 
 

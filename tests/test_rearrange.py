@@ -1,11 +1,13 @@
 import pytest
 import torch
+from bench.plain import plainly
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import assert_adjoint, assert_passes_agree, channels_first, channels_last, drawn
+from oracle import PATHS, assert_adjoint, assert_passes_agree, channels_first, channels_last, drawn
 from torch.nn import functional
 
 from engine.layers import DepthToSpace, SpaceToDepth
+from engine.layers.rearrange import depth_to_space, space_to_depth
 
 geometries = st.tuples(*[st.integers(1, 3)] * 5)
 
@@ -54,6 +56,55 @@ def test_each_is_the_adjoint_of_the_other(geometry):
 
     assert_adjoint(SpaceToDepth(block), drawn(n, height * block, width * block, channels))
     assert_adjoint(DepthToSpace(block), drawn(n, height, width, channels * block**2))
+
+
+types = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(geometries, st.sampled_from([1, 3, 40]), types, types)
+def test_kernels_and_plain_path_move_and_convert_alike(geometry, rows, from_type, to_type):
+    n, height, width, channels, block = geometry
+    x = drawn(n, rows * height * block, width * block, channels).to(from_type)
+
+    deep, plain_deep = (run(lambda: space_to_depth(x, block, to_type))() for run in (lambda work: work, plainly))
+    wide = depth_to_space(deep, block, from_type)
+
+    assert (deep.dtype, wide.dtype) == (to_type, from_type)
+    assert torch.equal(deep, plain_deep)
+    assert torch.equal(wide, plainly(lambda: depth_to_space(deep, block, from_type))())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(geometries, types, types)
+def test_what_is_added_is_added_in_the_type_of_the_result(geometry, from_type, to_type):
+    n, height, width, channels, block = geometry
+    x = drawn(n, height, width, channels * block**2).to(from_type)
+    add = drawn(n, height * block, width * block, channels, seed=1).to(to_type)
+    exact = depth_to_space(x.double(), block).to(to_type).double() + add.double()
+
+    y = depth_to_space(x, block, to_type, add)
+
+    assert y.dtype == to_type
+    # Rounded on the way to the type and once more with the sum: each half a unit in the last place.
+    eps = torch.finfo(to_type).eps
+    torch.testing.assert_close(y.double(), exact, rtol=eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_added_has_the_results_shape_and_type(path):
+    x, add = torch.zeros(1, 2, 2, 4), torch.zeros(1, 4, 4, 1)
+
+    for wrong in (add[:, :1], add.bfloat16(), add[0]):
+        with path(), pytest.raises(ValueError, match=r"add must be contiguous \(1, 4, 4, 1\) of torch.float32"):
+            depth_to_space(x, 2, torch.float32, wrong)
+
+
+def test_a_picture_that_is_no_contiguous_block_is_rearranged_as_it_looks():
+    x = drawn(1, 4, 4, 6).float().permute(0, 2, 3, 1)
+
+    assert torch.equal(space_to_depth(x, 2), space_to_depth(x.contiguous(), 2))
+    assert torch.equal(depth_to_space(x, 2), depth_to_space(x.contiguous(), 2))
 
 
 def test_sides_that_are_no_multiple_of_the_block_are_refused():

@@ -460,7 +460,7 @@ def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(
     layers, alive = [], []
     for seed in range(1, 6):
         net = shelf.models.by_name["photo"].net
-        # Once through, so that there are the weights as the products want them, too.
+        # Once through, so that its packed weights are there, too.
         denoise_picture(net, torch.rand(40, 40, 3))
         layers.append([weakref.ref(slot.layer) for slot in slots(net)])
         del net
@@ -471,4 +471,4 @@ def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(
 
     assert served(shelf) == {"photo": digest(5)}
     assert [any(layer() for layer in net) for net in layers] == [False, False, False, False, True]
-    assert len(set(alive[1:])) == 1, "what was prepared for a network goes with it"
+    assert len(set(alive[1:])) == 1, "the packed weights of a network go with it"

@@ -84,7 +84,7 @@ def test_other_weights_have_another_digest(path, net):
 def test_the_type_of_the_products_is_the_loaders_choice(path):
     model = weights.load(path, compute=torch.bfloat16)
 
-    assert model.net.layers[0].dtype == torch.bfloat16
+    assert model.net.dtype == torch.bfloat16
     assert {slot.value.dtype for slot in slots(model.net)} == {torch.float32}
 
 

@@ -1,29 +1,47 @@
 """The layers: forward and, right under it, the backward that undoes it, on plain tensors (N, H, W, C)."""
 
 from engine.layers.activation import ReLU, Sigmoid
-from engine.layers.compose import Compute, Layer, Residual, Sequential, Slot, slots
-from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_prepared
+from engine.layers.arena import Arena, some_arena
+from engine.layers.compose import (
+    Compute,
+    Layer,
+    PixelResidual,
+    Rectified,
+    ResBlock,
+    Sequential,
+    Skip,
+    Slot,
+    slots,
+)
+from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_packed
+from engine.layers.fused import multiply
 from engine.layers.loss import MSE
 from engine.layers.rearrange import DepthToSpace, SpaceToDepth
 from engine.layers.window import Window, col2im, im2col
 
 __all__ = [
     "MSE",
+    "Arena",
     "Compute",
     "Conv2d",
     "ConvTranspose2d",
     "DepthToSpace",
     "Layer",
+    "PixelResidual",
     "ReLU",
-    "Residual",
+    "Rectified",
+    "ResBlock",
     "Sequential",
     "Sigmoid",
+    "Skip",
     "Slot",
     "SpaceToDepth",
     "Upsampling",
     "Window",
     "col2im",
-    "forget_prepared",
+    "forget_packed",
     "im2col",
+    "multiply",
     "slots",
+    "some_arena",
 ]

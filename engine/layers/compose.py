@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from math import lcm
 from typing import NamedTuple, Protocol
 
@@ -9,15 +10,11 @@ import torch
 from torch import Tensor
 
 from engine.layers.activation import ReLU
-from engine.layers.strips import WHOLE, Finish, Strip, each_strip, empty_like
+from engine.layers.rearrange import DepthToSpace, SpaceToDepth, depth_to_space, space_to_depth
 
 
 class Layer(Protocol):
-    """What every layer is. `forward` writes to the layer only when training: one network serves all threads.
-
-    `finish` changes the result in place, each part as soon as it is made, and so while it is in the cache. If
-    dL/dx is not `wanted`, `backward` sets the gradients and returns anything.
-    """
+    """What every layer is. `forward` writes to the layer only when training: one network serves all threads."""
 
     params: dict[str, Tensor]
     grads: dict[str, Tensor]
@@ -34,14 +31,33 @@ class Layer(Protocol):
     def factor(self) -> Fraction:
         """Output pixels for one input pixel, along one side."""
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> y."""
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
-        """dy: dL/dy, shaped like y -> dL/dx. Needs a forward with train=True before it."""
+    def backward(self, dy: Tensor) -> Tensor:
+        """dy: dL/dy, shaped like y -> dL/dx; sets `grads`. Needs a forward with train=True before it."""
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes that a forward pass holds at once for each pixel of the network's input, beside weights.
+
+        scale: the side of the layer's input beside that of the network's; size: bytes of a number.
+        """
+
+
+class Convolution(Layer, Protocol):
+    """A layer that adds, rectifies and masks while it stores its result."""
+
+    in_channels: int
+    x: Tensor
+
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """x -> y + add, rectified if asked."""
+
+    def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """dy -> dL/dx + add, and 0 where mask is not above 0."""
 
 
 class Sequential:
@@ -52,40 +68,19 @@ class Sequential:
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
-        """x goes through every layer. A ReLU is applied to the parts of the result of the layer before it."""
-        if not self.layers:
-            return _converted(x, x.dtype, finish)
-        for place, layer in enumerate(self.layers):
-            after = self.layers[place + 1] if place + 1 < len(self.layers) else None
-            if place and isinstance(layer, ReLU):
-                if train:
-                    layer.y = x
-                if after is None and finish:
-                    x = _converted(x, x.dtype, finish)
-            else:
-                x = layer.forward(x, train, after.apply if isinstance(after, ReLU) else None if after else finish)
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+        """x goes through every layer."""
+        for layer in self.layers:
+            x = layer.forward(x, train)
         return x
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """dy goes back through every layer, the last one first."""
-        if not self.layers:
-            return _converted(dy, dy.dtype, finish)
-        for place in range(len(self.layers) - 1, -1, -1):
-            layer, before = self.layers[place], self.layers[place - 1] if place else None
-            if place + 1 < len(self.layers) and isinstance(layer, ReLU):
-                if before is None and finish:
-                    finish(dy, WHOLE)
-                continue
-            undo = before.undo if isinstance(before, ReLU) else None if before else finish
-            # Before the first layer with parameters, nobody asks.
-            needed = wanted or any(True for earlier in self.layers[:place] for _ in slots(earlier))
-            dy = layer.backward(dy, undo, needed)
-            if not needed:
-                break
+        for layer in reversed(self.layers):
+            dy = layer.backward(dy)
         return dy
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """The least side of which every layer inside sees a multiple of its own stride."""
         stride, factor = 1, Fraction(1)
@@ -94,7 +89,7 @@ class Sequential:
             factor *= layer.factor
         return stride
 
-    @property
+    @cached_property
     def factor(self) -> Fraction:
         """Output pixels for one input pixel, along one side."""
         factor = Fraction(1)
@@ -108,20 +103,42 @@ class Sequential:
             first, last = layer.inputs_of(first, last)
         return first, last
 
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input: those of the layer that holds most."""
+        most = Fraction(0)
+        for layer in self.layers:
+            most = max(most, layer.memory(scale, size))
+            scale *= layer.factor
+        return most
 
-class Residual(Sequential):
-    """x plus what the layers make of it: the residual block, and the add-skip of a U-Net around its lower levels.
 
-    Source: He et al., "Deep residual learning", CVPR 2016, section 3.2.
+class Rectified(Sequential):
+    """Convolutions with a ReLU between each two.
+
+    On the way forward, a convolution applies the ReLU after it while it stores its result. On the way back, a
+    convolution applies the mask of the ReLU before it while it stores dL/dx.
     """
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
-        """x: (N, H, W, C) -> the same shape."""
-        return super().forward(x, train, _with(x, finish))
+    def __init__(self, *convolutions: Convolution) -> None:
+        first, *others = convolutions
+        super().__init__(first, *(layer for other in others for layer in (ReLU(), other)))
+        self.convolutions = convolutions
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
-        """dy: dL/dy -> dL/dx, by both ways."""
-        return super().backward(dy, _with(dy, finish) if wanted else None, wanted)
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None) -> Tensor:
+        """x: (N, H, W, C) -> y + add."""
+        for convolution in self.convolutions[:-1]:
+            x = convolution.forward(x, train, relu=True)
+        return self.convolutions[-1].forward(x, train, add)
+
+    def backward(self, dy: Tensor, add: Tensor | None = None) -> Tensor:
+        """dy: dL/dy -> dL/dx + add."""
+        for convolution in reversed(self.convolutions[1:]):
+            dy = convolution.backward(dy, mask=convolution.x)
+        return self.convolutions[0].backward(dy, add)
+
+
+class _AddsInput(Sequential):
+    """What layers have in common that add their input, x, to what they make of it."""
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
@@ -129,58 +146,106 @@ class Residual(Sequential):
         return min(first, start), max(last, stop)
 
 
+class ResBlock(_AddsInput, Rectified):
+    """x + second(ReLU(first(x))). Source: He et al., "Deep residual learning", CVPR 2016, section 3.2."""
+
+    def __init__(self, first: Convolution, second: Convolution) -> None:
+        super().__init__(first, second)
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None) -> Tensor:
+        """x: (N, H, W, C) -> the same shape."""
+        hidden = self.first.forward(x, train, relu=True)
+        return self.second.forward(hidden, train, add=x)
+
+    def backward(self, dy: Tensor, add: Tensor | None = None) -> Tensor:
+        """dy: dL/dy -> dL/dx, by both ways."""
+        dhidden = self.second.backward(dy, mask=self.second.x)
+        return self.first.backward(dhidden, add=dy)
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input: x is held until it has been added."""
+        return super().memory(scale, size) + self.first.in_channels * scale**2 * size
+
+
+class Skip(_AddsInput):
+    """x + up(inside(down(x))): the lower levels of a U-Net, with the connection around them.
+
+    Source: Ronneberger et al., "U-Net", MICCAI 2015, with a sum in place of the concatenation.
+    """
+
+    def __init__(self, down: Convolution, inside: Sequence[Layer], up: Convolution) -> None:
+        super().__init__(down, *inside, up)
+        self.down, self.inside, self.up = down, Sequential(*inside), up
+
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+        """x: (N, H, W, C) -> the same shape."""
+        lower = self.inside.forward(self.down.forward(x, train), train)
+        return self.up.forward(lower, train, add=x)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """dy: dL/dy -> dL/dx, by both ways."""
+        dlower = self.inside.backward(self.up.backward(dy))
+        return self.down.backward(dlower, add=dy)
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input: x is held until it has been added."""
+        return super().memory(scale, size) + self.down.in_channels * scale**2 * size
+
+
+class PixelResidual(_AddsInput):
+    """x + depth_to_space(inside(space_to_depth(x))).
+
+    The layers inside compute in `dtype`. The sum is in x's own type.
+    """
+
+    def __init__(self, channels: int, block: int, dtype: torch.dtype, *inside: Layer) -> None:
+        """channels: of x; the first layer inside takes, and the last one makes, block² times as many."""
+        super().__init__(Sequential(SpaceToDepth(block), *inside, DepthToSpace(block)))
+        self.channels, self.block, self.dtype, self.inside = channels, block, dtype, Sequential(*inside)
+
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+        """x: (N, H, W, C) -> the same shape and type."""
+        x = x.contiguous()
+        y = space_to_depth(x, self.block, _compute_type(self.dtype, x))
+        return depth_to_space(self.inside.forward(y, train), self.block, x.dtype, add=x)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """dy: dL/dy -> dL/dx, by both ways."""
+        dy = dy.contiguous()
+        dx = space_to_depth(dy, self.block, _compute_type(self.dtype, dy))
+        return depth_to_space(self.inside.backward(dx), self.block, dy.dtype, add=dy)
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input: x is held until it has been added."""
+        numbers = self.channels * scale**2
+        inside = self.inside.memory(scale / self.block, self.dtype.itemsize)
+        return numbers * size + max(inside, numbers * (self.dtype.itemsize + size))
+
+
 class Compute(Sequential):
-    """Layers whose products run in another type, `dtype`; what goes in and what comes out keep theirs."""
+    """Layers that compute in another type, `dtype`; what goes in and what comes out keep theirs."""
 
-    def __init__(self, dtype: torch.dtype, *layers: Layer) -> None:
-        super().__init__(*layers)
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, inside: Sequential) -> None:
+        super().__init__(*inside.layers)
+        self.dtype, self.inside = dtype, inside
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: any type -> y in the same type."""
-        if (dtype := self._type_for(x)) == x.dtype:
-            return super().forward(x, train, finish)
-        return _converted(super().forward(_converted(x, dtype), train), x.dtype, finish)
+        return self.inside.forward(x.to(_compute_type(self.dtype, x)), train).to(x.dtype)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, in dy's type."""
-        if (dtype := self._type_for(dy)) == dy.dtype:
-            return super().backward(dy, finish, wanted)
-        dx = super().backward(_converted(dy, dtype), None, wanted)
-        return _converted(dx, dy.dtype, finish) if wanted else dx
+        return self.inside.backward(dy.to(_compute_type(self.dtype, dy))).to(dy.dtype)
 
-    def _type_for(self, x: Tensor) -> torch.dtype:
-        # A network in float64 stays in it: that is how the hand-written passes are checked.
-        return x.dtype if x.dtype == torch.float64 else self.dtype
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input."""
+        return self.inside.memory(scale, self.dtype.itemsize)
 
 
-def _with(x: Tensor, finish: Finish | None) -> Finish:
-    """Add x to each part of a result, then do what else there is to do."""
-
-    def add(part: Tensor, strip: Strip) -> None:
-        if part.shape != x[strip].shape:
-            raise ValueError(
-                f"what is added to x must have its shape, {tuple(x[strip].shape)}; got {tuple(part.shape)}"
-            )
-        part.add_(x[strip])
-        if finish:
-            finish(part, strip)
-
-    return add
-
-
-def _converted(x: Tensor, dtype: torch.dtype, finish: Finish | None = None) -> Tensor:
-    """A copy of x in another type, or in its own."""
-    y = empty_like(x, dtype)
-
-    def copy(strip: Strip) -> None:
-        part = y[strip]
-        part.copy_(x[strip])
-        if finish:
-            finish(part, strip)
-
-    each_strip(y, copy)
-    return y
+def _compute_type(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+    # A network in float64 stays in it: that is how the hand-written passes are checked.
+    return x.dtype if x.dtype == torch.float64 else dtype
 
 
 class Slot(NamedTuple):

@@ -1,26 +1,111 @@
 """Convolution and its transpose: two layers, four passes, one adjoint pair of functions (im2col, col2im)."""
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from engine.layers import fused, kernels, products
 from engine.layers.compose import Layer, slots
-from engine.layers.paths import Path, choose
-from engine.layers.strips import WHOLE, Finish, Strip
-from engine.layers.window import Window, check_whole, im2col
+from engine.layers.products import Epilogue
+from engine.layers.window import Window, check_whole
 
 
-class Conv2d:
+class _Convolution:
+    """What both layers share: the three products, with the weight packed where kernels run."""
+
+    layers = ()
+
+    def __init__(self, window: Window, in_channels: int, out_channels: int) -> None:
+        check_whole("in_channels", in_channels, 1)
+        check_whole("out_channels", out_channels, 1)
+        self.window, self.in_channels, self.out_channels = window, in_channels, out_channels
+        self.params: dict[str, Tensor] = {}
+        self.grads: dict[str, Tensor] = {}
+        self._packed: dict[bool, _Packed] = {}
+
+    def forget_packed(self) -> None:
+        """Drop what the weight was packed into, up to four times as large. The next call packs it anew."""
+        self._packed = {}
+
+    def _product(self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+        """im2col(x) @ weight, of the given height and width."""
+        if fused.supports(x):
+            packed = self._pack(weight, False, x.dtype)
+            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue)
+        return products.product(x, weight, self.window, size, epilogue)
+
+    def _adjoint(self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+        """col2im(y @ weight'), of the given height and width."""
+        if fused.supports(y):
+            packed, channels = self._pack(weight, True, y.dtype), len(weight) // self.window.kernel_size**2
+            return fused.adjoint(y, packed, self.window, size, channels, epilogue)
+        return products.adjoint(y, weight, self.window, size, epilogue)
+
+    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """im2col(x)' @ y, in the type of the parameters."""
+        made = fused.gradient(x, y, self.window) if fused.supports(x) else products.gradient(x, y, self.window)
+        return made.to(self.params["weight"].dtype)
+
+    def _pack(self, weight: Tensor, adjoint: bool, dtype: torch.dtype) -> Tensor:
+        packed = self._packed.get(adjoint)
+        # torch counts the changes made in place. The weight is held as well, so that no other takes its address.
+        key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
+        if packed is None or packed.key != key:
+            # In one assignment: other threads see all of it or nothing.
+            # A weight that training has changed in place is packed in place.
+            again = packed and packed.key[0] == key[0] and packed.key[2:] == key[2:]
+            out = packed.value if packed and again else None
+            packed = _Packed(key, weight, fused.pack(weight.contiguous(), self.window, adjoint, dtype, out))
+            self._packed[adjoint] = packed
+        return packed.value
+
+    def _checked_gradient(self, dy: Tensor, size: tuple[int, int]) -> Tensor:
+        """dy, contiguous. Raises ValueError if it is not shaped like a result of that height and width."""
+        shape = (len(self.x), *size, self.out_channels)
+        if tuple(dy.shape) != shape or dy.dtype != self.x.dtype:
+            raise ValueError(
+                f"dy must have y's shape and type, {shape} of {self.x.dtype}; got {tuple(dy.shape)} of {dy.dtype}"
+            )
+        return dy.contiguous()
+
+    def _set_gradients(self, weight: Tensor, dy: Tensor) -> None:
+        self.grads = {"weight": weight}
+        if "bias" in self.params:
+            self.grads["bias"] = dy.sum((0, 1, 2), dtype=self.params["bias"].dtype)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        """x, contiguous. Raises ValueError for another shape or type than the layer takes."""
+        dtype = self.params["weight"].dtype
+        # bfloat16 goes in where products are wanted in it: weights, gradients and sums stay as they are.
+        if x.dim() == 4 and x.numel() and x.shape[3] == self.in_channels and x.dtype in (dtype, torch.bfloat16):
+            return x.contiguous()
+        raise ValueError(
+            f"{type(self).__name__} takes (N, H, W, {self.in_channels}) of {dtype};"
+            f" got {tuple(x.shape)} of {x.dtype}"
+        )
+
+    def _bytes(self, scale: Fraction, made_scale: Fraction, size: int, columns: Fraction) -> Fraction:
+        """What the layer holds at once for each pixel of the network's input; see Layer.memory."""
+        given, made = self.in_channels * scale**2, self.out_channels * made_scale**2
+        # The plain path holds the columns as well, and a padded copy of the side with more pixels.
+        unfolded = Fraction(0) if kernels.chosen() else columns + bool(self.window.padding) * max(given, made)
+        # A rearrangement that follows holds what it is given and as much again.
+        return max(given + unfolded + made, 2 * made) * size
+
+
+class _Packed:
+    def __init__(self, key: tuple[object, ...], weight: Tensor, value: Tensor) -> None:
+        self.key, self.weight, self.value = key, weight, value
+
+
+class Conv2d(_Convolution):
     """Cross-correlation as one product, O = unfold(I) · W + b. Source: Dumoulin & Visin 2016, chapter 2.
 
     weight: (kernel_size² · in_channels, out_channels), its rows in the order of im2col; bias: (out_channels,).
     Weights are drawn from `rng` with variance 2 / fan_in (He et al., "Delving deep into rectifiers", 2015,
     section 2.2), which keeps a signal's variance through the ReLU that follows; biases start at 0.
     """
-
-    layers = ()
 
     def __init__(
         self,
@@ -33,41 +118,32 @@ class Conv2d:
         bias: bool = True,
         rng: torch.Generator | None = None,
     ) -> None:
-        self.window = Window(kernel_size, stride, padding, dilation)
-        check_whole("in_channels", in_channels, 1)
-        check_whole("out_channels", out_channels, 1)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        super().__init__(Window(kernel_size, stride, padding, dilation), in_channels, out_channels)
         self.fan_in = kernel_size**2 * in_channels
-        weight = torch.randn(self.fan_in, out_channels, generator=rng) * (2 / self.fan_in) ** 0.5
-        self.params = {"weight": weight}
+        self.params["weight"] = torch.randn(self.fan_in, out_channels, generator=rng) * (2 / self.fan_in) ** 0.5
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
-        self.grads: dict[str, Tensor] = {}
-        self.prepared, self.prepared_adjoint = _Prepared(), _Prepared()
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
-        """x: (N, H, W, in_channels) -> im2col(x) @ weight + bias: (N, H_out, W_out, out_channels)."""
-        _check_input(self, x, self.in_channels)
-        x = x.contiguous()
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """x: (N, H, W, in_channels) -> y = im2col(x) @ weight + bias + add: (N, H_out, W_out, out_channels).
+
+        relu: y is max(y, 0).
+        """
+        x = self._checked(x)
         if train:
             self.x = x
-        path = self._path(x)
-        prepared = self.prepared.of(self.params["weight"], path.prepare, x.dtype)
-        return path.product(x, prepared, _with_bias(self.params, finish))
+        size = self.window.out(x.shape[1], x.shape[2])
+        return self._product(x, self.params["weight"], size, Epilogue(self.params.get("bias"), add, relu))
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
-        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight'), shaped like x."""
-        dy = dy.contiguous()
-        path = self._path(dy)
-        # Unfolded a second time: kept from forward, the columns would hold kernel_size² copies of x.
-        self.grads = _grads(self.params, path.gradient(self.x, dy), dy)
-        if not wanted:
-            return dy
-        prepared = self.prepared_adjoint.of(self.params["weight"], path.prepare_adjoint, dy.dtype)
-        return path.adjoint(dy, prepared, self.x.shape, finish)
+    def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight') + add, shaped like x.
 
-    def _path(self, x: Tensor) -> Path:
-        return choose(self.window, self.in_channels, self.out_channels, x.dtype, x.device)
+        mask: dL/dx is 0 where it is not above 0.
+        """
+        dy = self._checked_gradient(dy, self.window.out(self.x.shape[1], self.x.shape[2]))
+        self._set_gradients(self._gradient(self.x, dy), dy)
+        size = (self.x.shape[1], self.x.shape[2])
+        return self._adjoint(dy, self.params["weight"], size, Epilogue(add=add, mask=mask))
 
     @property
     def stride(self) -> int:
@@ -84,8 +160,13 @@ class Conv2d:
         start = first * self.window.stride - self.window.padding
         return start, last * self.window.stride - self.window.padding + self.window.span - 1
 
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input."""
+        made = scale * self.factor
+        return self._bytes(scale, made, size, self.fan_in * made**2)
 
-class ConvTranspose2d:
+
+class ConvTranspose2d(_Convolution):
     """The adjoint of a convolution with the same window, plus a bias. Source: Dumoulin & Visin 2016, chapter 4.
 
     Each input pixel lays its kernel on the output: H_out = (H - 1) · stride - 2 · padding + span +
@@ -93,8 +174,6 @@ class ConvTranspose2d:
     Weights are drawn with variance 2 / fan_in (He et al. 2015), where fan_in counts the products that meet in
     one output pixel: in_channels · (kernel_size / stride)².
     """
-
-    layers = ()
 
     def __init__(
         self,
@@ -108,23 +187,18 @@ class ConvTranspose2d:
         bias: bool = True,
         rng: torch.Generator | None = None,
     ) -> None:
-        self.window = Window(kernel_size, stride, padding, dilation)
+        super().__init__(Window(kernel_size, stride, padding, dilation), in_channels, out_channels)
         if not 0 <= output_padding < max(stride, dilation):
             raise ValueError(
                 f"output_padding is at least 0 and less than stride or dilation; got {output_padding}"
                 f" with stride {stride} and dilation {dilation}"
             )
         self.output_padding = output_padding
-        check_whole("in_channels", in_channels, 1)
-        check_whole("out_channels", out_channels, 1)
-        self.in_channels, self.out_channels = in_channels, out_channels
         self.fan_in = max(1, round(in_channels * (kernel_size / stride) ** 2))
         weight = torch.randn(in_channels, kernel_size**2 * out_channels, generator=rng)
-        self.params = {"weight": weight * (2 / self.fan_in) ** 0.5}
+        self.params["weight"] = weight * (2 / self.fan_in) ** 0.5
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
-        self.grads: dict[str, Tensor] = {}
-        self.prepared, self.prepared_adjoint = _Prepared(), _Prepared()
 
     def out(self, height: int, width: int) -> tuple[int, int]:
         """Size of the output. Raises ValueError if the padding leaves nothing of it."""
@@ -136,41 +210,26 @@ class ConvTranspose2d:
             )
         return sizes[0], sizes[1]
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
-        """x: (N, H, W, in_channels) -> col2im(x @ weight) + bias: (N, H_out, W_out, out_channels)."""
-        _check_input(self, x, self.in_channels)
-        x = x.contiguous()
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """x: (N, H, W, in_channels) -> y = col2im(x @ weight) + bias + add: (N, H_out, W_out, out_channels).
+
+        relu: y is max(y, 0).
+        """
+        x = self._checked(x)
         if train:
             self.x = x
-        shape = (x.shape[0], *self.out(x.shape[1], x.shape[2]), self.out_channels)
-        path = self._path(x)
-        prepared = self.prepared.of(self.params["weight"].T, path.prepare_adjoint, x.dtype)
-        return path.adjoint(x, prepared, shape, _with_bias(self.params, finish))
+        size = self.out(x.shape[1], x.shape[2])
+        return self._adjoint(x, self.params["weight"].T, size, Epilogue(self.params.get("bias"), add, relu))
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
-        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight', shaped like x."""
-        dy = dy.contiguous()
-        path = self._path(dy)
-        if self.window.out(*dy.shape[1:3]) != self.x.shape[1:3]:
-            return self._backward_with_room(dy, finish)
-        self.grads = _grads(self.params, path.gradient(dy, self.x).T, dy)
-        if not wanted:
-            return dy
-        prepared = self.prepared_adjoint.of(self.params["weight"].T, path.prepare, dy.dtype)
-        return path.product(dy, prepared, finish)
+    def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight' + add, shaped like x.
 
-    def _backward_with_room(self, dy: Tensor, finish: Finish | None) -> Tensor:
-        """An output padding of a stride or more has room for kernels that no input pixel lays."""
-        columns = im2col(dy, self.window)[:, : self.x.shape[1], : self.x.shape[2]]
-        self.grads = _grads(self.params, self.x.flatten(0, 2).T @ columns.flatten(0, 2), dy)
-        dx: Tensor = columns @ self.params["weight"].to(dy.dtype).T
-        if finish:
-            finish(dx, WHOLE)
-        return dx
-
-    def _path(self, x: Tensor) -> Path:
-        # The convolution that this is the adjoint of goes from the output's channels to the input's.
-        return choose(self.window, self.out_channels, self.in_channels, x.dtype, x.device)
+        mask: dL/dx is 0 where it is not above 0.
+        """
+        dy = self._checked_gradient(dy, self.out(self.x.shape[1], self.x.shape[2]))
+        self._set_gradients(self._gradient(dy, self.x).T.contiguous(), dy)
+        size = (self.x.shape[1], self.x.shape[2])
+        return self._product(dy, self.params["weight"].T, size, Epilogue(add=add, mask=mask))
 
     @property
     def stride(self) -> int:
@@ -188,61 +247,18 @@ class ConvTranspose2d:
         start = -((self.window.span - 1 - first - self.window.padding) // self.window.stride)
         return start, (last + self.window.padding) // self.window.stride
 
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """Bytes held at once for each pixel of the network's input."""
+        columns = self.window.kernel_size**2 * self.out_channels * scale**2
+        return self._bytes(scale, scale * self.factor, size, columns)
+
 
 # The name that the report gives the layer.
 Upsampling = ConvTranspose2d
 
 
-class _Prepared:
-    """A weight as a path wants it, made anew when the weight has changed."""
-
-    def __init__(self) -> None:
-        self.held: tuple[tuple[object, ...], Tensor, Tensor] | None = None
-
-    def of(self, weight: Tensor, prepare: Callable[[Tensor, torch.dtype], Tensor], dtype: torch.dtype) -> Tensor:
-        """prepare(weight, dtype)."""
-        # torch counts the changes made in place. The weight is held as well, so that no other takes its address.
-        key = (weight.data_ptr(), weight._version, weight.stride(), prepare, dtype)
-        held = self.held
-        if held is None or held[0] != key:
-            # In one assignment: other threads see all of it or nothing.
-            held = self.held = (key, weight, prepare(weight.contiguous(), dtype))
-        return held[2]
-
-
-def forget_prepared(net: Layer) -> None:
-    """Drop what weights were made into, up to four times as large as they. The next call makes it anew."""
+def forget_packed(net: Layer) -> None:
+    """Drop what the weights of a network were packed into, up to four times as large as they."""
     for slot in slots(net):
-        if isinstance(slot.layer, Conv2d | ConvTranspose2d):
-            slot.layer.prepared, slot.layer.prepared_adjoint = _Prepared(), _Prepared()
-
-
-def _check_input(layer: Conv2d | ConvTranspose2d, x: Tensor, channels: int) -> None:
-    weight = layer.params["weight"]
-    # bfloat16 goes in where products are wanted in it: weights, gradients and sums stay as they are.
-    if x.dim() == 4 and x.numel() and x.shape[3] == channels and x.dtype in (weight.dtype, torch.bfloat16):
-        return
-    raise ValueError(
-        f"{type(layer).__name__} takes (N, H, W, {channels}) of {weight.dtype}; got {tuple(x.shape)} of {x.dtype}"
-    )
-
-
-def _with_bias(params: dict[str, Tensor], finish: Finish | None) -> Finish | None:
-    """What is done to a part of the result: the bias added, then what else there is to do."""
-    if "bias" not in params:
-        return finish
-
-    def add(part: Tensor, strip: Strip) -> None:
-        part.add_(params["bias"].to(part.dtype))
-        if finish:
-            finish(part, strip)
-
-    return add
-
-
-def _grads(params: dict[str, Tensor], weight: Tensor, dy: Tensor) -> dict[str, Tensor]:
-    """The gradients of a product and of the bias added to it, in the type of the parameters."""
-    grads = {"weight": weight.to(params["weight"].dtype)}
-    if "bias" in params:
-        grads["bias"] = dy.sum((0, 1, 2), dtype=params["bias"].dtype)
-    return grads
+        if isinstance(slot.layer, _Convolution):
+            slot.layer.forget_packed()

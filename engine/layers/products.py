@@ -1,93 +1,94 @@
-"""The product of two matrices, by the fastest of the libraries that torch brings along.
+"""The plain path: the three products of a convolution by their definition, im2col and one matrix product.
 
-torch multiplies float32 with the BLAS that it was built with, which on processors of another maker than its own
-leaves half of their width unused. There oneDNN, with which torch multiplies bfloat16, is 2.2 times as fast: 240
-GFLOP/s a core instead of 107 on an AMD Zen 5. Which of the two is faster is timed, once.
+A transposed convolution is the same three products, with input and output exchanged. The kernels in C must agree
+with this module, and it runs where no kernel could be built.
 """
 
-import time
-from collections.abc import Callable
-from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.layers.strips import empty
-
-# How much faster oneDNN has to be: it takes no memory for its result, and its own costs a copy here and there.
-WORTH = 1.2
-# Multiplications below which its longer call takes more time than it saves: 11 microseconds instead of 1.4.
-FEWEST = 2**20
-# Rows from which on oneDNN makes inner products: it copies a matrix first, which fewer do not repay.
-DEEP = 512
+from engine.layers import shifted
+from engine.layers.window import Window, col2im, im2col
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a (m, k), its rows in one run each, @ b (k, n) -> (m, n), contiguous."""
-    if by_onednn(a, b):
-        return _onednn(a, b)
-    return torch.mm(a, b, out=empty((len(a), b.shape[1]), a.dtype, a.device))
+class Epilogue(NamedTuple):
+    """result = relu(product + bias + add), and 0 where mask is not above 0. Each part may be left out.
+
+    bias: (channels,); add, mask: shaped like the result.
+    """
+
+    bias: Tensor | None = None
+    add: Tensor | None = None
+    relu: bool = False
+    mask: Tensor | None = None
+
+    def check(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Raises ValueError naming a part that does not fit a result of that shape and type."""
+        if self.bias is not None:
+            wanted = torch.float64 if dtype == torch.float64 else torch.float32
+            check("bias", self.bias, shape[3:], wanted)
+        for name, tensor in (("add", self.add), ("mask", self.mask)):
+            if tensor is not None:
+                check(name, tensor, shape, dtype)
+
+    def apply(self, y: Tensor) -> Tensor:
+        """Changes y in place. Raises ValueError naming a part that does not fit."""
+        self.check(tuple(y.shape), y.dtype)
+        if self.bias is not None:
+            y += self.bias.to(y.dtype)
+        if self.add is not None:
+            y += self.add
+        if self.relu:
+            y.clamp_(min=0)
+        if self.mask is not None:
+            y.masked_fill_(~(self.mask > 0), 0)
+        return y
 
 
-def product_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """The same, in memory that is there."""
-    if by_onednn(a, b):
-        out.copy_(_onednn(a, b))
-    else:
-        torch.mm(a, b, out=out)
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raises ValueError if a tensor is not contiguous, or has another shape or type."""
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype or not tensor.is_contiguous():
+        how = "" if tensor.is_contiguous() else ", not contiguous"
+        raise ValueError(
+            f"{name} must be contiguous {shape} of {dtype}; got {tuple(tensor.shape)} of {tensor.dtype}{how}"
+        )
 
 
-def products_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """The same for each of several: out (l, m, n), a (l, m, k), b (l, k, n)."""
-    if by_onednn(a[0], b[0]):
-        for made, left, right in zip(out, a, b, strict=True):
-            made.copy_(_onednn(left, right))
-    else:
-        torch.bmm(a, b, out=out)
+def product(x: Tensor, weight: Tensor, window: Window, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+    """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, C_out), where size is at most window.out(H, W).
+
+    weight: (k² · C, C_out), rows in the order of im2col.
+    """
+    weight = weight.to(x.dtype)
+    if shifted.fits(x, window, size):
+        return epilogue.apply(shifted.product(x, weight, window))
+    return epilogue.apply(im2col(x, window)[:, : size[0], : size[1]] @ weight)
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """For each of several, of a (l, k, m) and b (l, k, n): a' @ b, (l, m, n)."""
-    made = empty((len(a), a.shape[2], b.shape[2]), a.dtype, a.device)
-    if len(b[0]) >= DEEP and by_onednn(a[0], b[0]):
-        for out, left, right in zip(made, a, b, strict=True):
-            # The narrower first, for that one is copied: the other way about took up to 14 times as long.
-            if left.shape[1] < right.shape[1]:
-                out.copy_(_onednn(left.T, right))
-            else:
-                out.copy_(_onednn(right.T, left).T)
-    else:
-        torch.bmm(a.transpose(1, 2), b, out=made)
-    return made
+def adjoint(y: Tensor, weight: Tensor, window: Window, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+    """y (N, H_out, W_out, C_out) -> x = col2im(y @ weight'): (N, *size, C)."""
+    weight = weight.to(y.dtype)
+    channels = weight.shape[0] // window.kernel_size**2
+    # A convolution with more padding than its kernel spans has no convolution as its adjoint.
+    if window.stride == 1 and window.padding < window.span and shifted.fits(y, window.turned(), size):
+        return epilogue.apply(shifted.product(y, turned(weight, channels), window.turned()))
+    return epilogue.apply(col2im(y @ weight.T, (len(y), *size, channels), window))
 
 
-def by_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN makes this product, in memory of its own."""
-    if a.dtype != torch.float32 or a.device.type != "cpu" or a.numel() * b.shape[1] < FEWEST:
-        return False
-    return onednn_is_faster()
+def gradient(x: Tensor, y: Tensor, window: Window) -> Tensor:
+    """im2col(x)' @ y over all rows: (k² · C, C_out), in float32 at least."""
+    if shifted.fits(x, window, (y.shape[1], y.shape[2])):
+        return shifted.gradient(x, y, window)
+    made = im2col(x, window)[:, : y.shape[1], : y.shape[2]].flatten(0, 2).T @ y.flatten(0, 2)
+    return made.to(torch.promote_types(made.dtype, torch.float32))
 
 
-@cache
-def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 faster than torch's BLAS does."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    a, b = torch.ones(2048, 192), torch.ones(192, 192)
-    return seconds(lambda: torch.mm(a, b)) > WORTH * seconds(lambda: _onednn(a, b))
+def turned(weight: Tensor, in_channels: int) -> Tensor:
+    """A kernel (k² · C_in, C_out) turned by half a circle, its channels exchanged: (k² · C_out, C_in).
 
-
-def _onednn(a: Tensor, b: Tensor) -> Tensor:
-    # The operator that torch.compile makes of a product. It wants b with its rows and columns exchanged.
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-    return made
-
-
-def seconds(work: Callable[[], object], repeats: int = 9) -> float:
-    """How long it takes, the least of some times: whatever else runs on the machine can only add to it."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    At stride 1 the gradient of the input is a convolution with it.
+    """
+    kernel = weight.view(-1, in_channels, weight.shape[1])
+    return kernel.flip(0).transpose(1, 2).reshape(-1, in_channels)

@@ -2,53 +2,48 @@
 
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
-from engine.layers.strips import Finish, Strip, each_strip, empty
+from engine.layers import fused
+from engine.layers.products import check
 
 
-def space_to_depth(x: Tensor, block: int, finish: Finish | None = None) -> Tensor:
+def space_to_depth(x: Tensor, block: int, dtype: torch.dtype | None = None) -> Tensor:
     """(N, H, W, C) -> (N, H / block, W / block, block² · C); the pixels of a block in reading order.
 
+    dtype: of the result; x's own if none is given.
     Source: Shi et al., "Real-time single image and video super-resolution", CVPR 2016, section 3.1.
     Raises ValueError if a side is no multiple of block.
     """
     n, height, width, channels = _sizes(x)
     if height % block or width % block:
         raise ValueError(f"both sides must be multiples of {block}; got {height} x {width} pixels")
+    dtype = dtype or x.dtype
+    if fused.supports(x) and dtype in fused.TYPES:
+        return fused.rearrange(x.contiguous(), block, True, dtype)
     x = x.reshape(n, height // block, block, width // block, block, channels).transpose(2, 3)
-    y = empty((n, height // block, width // block, block * block * channels), x.dtype, x.device)
-
-    def copy(strip: Strip) -> None:
-        part = y[strip]
-        part.view(x[strip].shape).copy_(x[strip])
-        if finish:
-            finish(part, strip)
-
-    each_strip(y, copy)
-    return y
+    return x.reshape(n, height // block, width // block, block * block * channels).to(dtype)
 
 
-def depth_to_space(x: Tensor, block: int, finish: Finish | None = None) -> Tensor:
-    """(N, H, W, block² · C) -> (N, H · block, W · block, C): undoes space_to_depth.
+def depth_to_space(x: Tensor, block: int, dtype: torch.dtype | None = None, add: Tensor | None = None) -> Tensor:
+    """(N, H, W, block² · C) -> (N, H · block, W · block, C), plus `add`: undoes space_to_depth.
 
+    dtype: of the result and of `add`; x's own if none is given.
     Raises ValueError if the channels are no multiple of block².
     """
     n, height, width, channels = _sizes(x)
     if channels % block**2:
         raise ValueError(f"channels must be a multiple of {block**2}; got {channels}")
+    dtype = dtype or x.dtype
+    if fused.supports(x) and dtype in fused.TYPES:
+        return fused.rearrange(x.contiguous(), block, False, dtype, add)
     x = x.reshape(n, height, width, block, block, channels // block**2).transpose(2, 3)
-    y = empty((n, height * block, width * block, channels // block**2), x.dtype, x.device)
-    places = y.view(x.shape)
-
-    def copy(strip: Strip) -> None:
-        places[strip].copy_(x[strip])
-        if finish:
-            rows = Strip(strip.samples, slice(block * strip.rows.start, block * strip.rows.stop))
-            finish(y[rows], rows)
-
-    each_strip(x, copy)
-    return y
+    y = x.reshape(n, height * block, width * block, channels // block**2).to(dtype)
+    if add is None:
+        return y
+    check("add", add, tuple(y.shape), dtype)
+    return y + add
 
 
 def _sizes(x: Tensor) -> tuple[int, ...]:
@@ -65,17 +60,21 @@ class _Rearrangement:
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
 
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """What it is given and as much again, which the layers beside it count."""
+        return Fraction(0)
+
 
 class SpaceToDepth(_Rearrangement):
     """For block 2, half the sides and four times the channels: later layers have a quarter of the rows."""
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""
-        return space_to_depth(x, self.block, finish)
+        return space_to_depth(x, self.block)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx."""
-        return depth_to_space(dy, self.block, finish)
+        return depth_to_space(dy, self.block)
 
     @property
     def stride(self) -> int:
@@ -97,13 +96,13 @@ class DepthToSpace(_Rearrangement):
 
     stride = 1
 
-    def forward(self, x: Tensor, train: bool = False, finish: Finish | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, block² · C) -> (N, H · block, W · block, C)."""
-        return depth_to_space(x, self.block, finish)
+        return depth_to_space(x, self.block)
 
-    def backward(self, dy: Tensor, finish: Finish | None = None, wanted: bool = True) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx."""
-        return space_to_depth(dy, self.block, finish)
+        return space_to_depth(dy, self.block)
 
     @property
     def factor(self) -> Fraction:

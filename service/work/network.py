@@ -17,6 +17,7 @@ from math import prod
 from threading import Lock
 from typing import Self
 
+from engine.layers import Arena
 from engine.picture import Piece, run
 from engine.process import lower_priority, use_cores
 
@@ -71,6 +72,7 @@ class Network:
         self._thread = ThreadPoolExecutor(1, "network", begin, (cores,))
         self._lock = Lock()
         self._waiting: list[_Asked] = []
+        self._arena = Arena()
         # What a flow of share 1 that never paused would have been given, in pixels.
         self._clock = 0.0
 
@@ -95,7 +97,13 @@ class Network:
         return asked.done
 
     def _run_next(self) -> None:
-        _run(self._take())
+        with self._arena.used():
+            _run(self._take())
+        with self._lock:
+            idle = not self._waiting
+        if idle:
+            # At rest the service holds no memory that it may not need for hours.
+            self._arena.clear()
 
     def _take(self) -> list[_Asked]:
         """The windows to be run next, in one batch. Those that nobody wants any more are dropped."""

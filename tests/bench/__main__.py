@@ -23,13 +23,24 @@ GROUPS: Mapping[str, Group] = {
 }
 
 
+# The groups that run on a GPU.
+ON_A_GPU = ["forward", "step"]
+
+
 def main(args: Sequence[str] | None = None, groups: Mapping[str, Group] = GROUPS) -> int:
     """Measure and print. Returns 1 when two sides of a row give different results."""
     given = _parser(groups).parse_args(args)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device is cuda, and torch finds no GPU here", file=sys.stderr)
+        return 1
     torch.set_num_threads(given.threads)
-    types = tuple(given.precision or precisions())
-    options = Options(given.rounds, given.threads, types, given.only, given.pictures, given.count, given.largest)
-    chosen = {name: groups[name] for name in groups if not given.group or name in given.group}
+    types = tuple(given.precision or precisions(given.device))
+    options = Options(
+        *(given.rounds, given.threads, types, given.only, given.pictures, given.count, given.largest),
+        given.device,
+    )
+    asked = given.group or (ON_A_GPU if given.device == "cuda" else list(groups))
+    chosen = {name: groups[name] for name in groups if name in asked}
     try:
         _print_json(chosen, options) if given.json else _print_tables(chosen, options)
     except Differs as error:
@@ -40,11 +51,11 @@ def main(args: Sequence[str] | None = None, groups: Mapping[str, Group] = GROUPS
 
 def _print_json(groups: Mapping[str, Group], options: Options) -> None:
     rows = [row.as_dict() for measure in groups.values() for row in measure(options)]
-    print(json.dumps({"processor": processor(), "rows": rows}, ensure_ascii=False))
+    print(json.dumps({"processor": processor(options.device), "rows": rows}, ensure_ascii=False))
 
 
 def _print_tables(groups: Mapping[str, Group], options: Options) -> None:
-    print(f"{processor()}; medians of {options.rounds} rounds", flush=True)
+    print(f"{processor(options.device)}; medians of {options.rounds} rounds", flush=True)
     for name, measure in groups.items():
         print(f"\n## {name}\n", flush=True)
         for line in table(measure(options)):
@@ -63,6 +74,7 @@ def _parser(groups: Mapping[str, Group]) -> argparse.ArgumentParser:
     add("--precision", action="append", choices=["float32", "bfloat16"], help="only this; may be repeated")
     add("--rounds", type=_positive, default=7, help="rounds; published numbers take 7 at least (default 7)")
     add("--threads", type=_positive, default=default_threads(), help="of every side (default 2, if there are)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: forward and step, on a GPU")
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
     add("--pictures", type=Path, help="denoisers: folder of clean pictures (default: weights/examples)")
     add("--count", type=_positive, default=4, help="denoisers: how many of the pictures (default 4)")

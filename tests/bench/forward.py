@@ -7,12 +7,15 @@ so a large picture may go through in several windows; the others take it whole.
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from torch import Tensor
+
+from engine.layers import Arena
 from engine.networks import NetworkSpec
 from engine.picture import denoise_picture
 
 from .peers import Denoise, onnx_runtime, openvino, torch_nn
 from .rows import PRECISIONS, LeftOut, Options, Row, check_equal, compared, leave_out
-from .subjects import NETWORKS, network, picture
+from .subjects import NETWORKS, network, on, picture
 from .timing import fastest, interleaved
 
 SIZES = ((512, 512), (1365, 2048))
@@ -33,16 +36,23 @@ def rows(
 
 
 def _rows(case: str, spec: NetworkSpec, size: tuple[int, int], precision: str, options: Options) -> Iterator[Row]:
-    net, given = network(spec, PRECISIONS[precision]), picture(*size)
-    ours = partial(denoise_picture, net, given)
+    net, given = on(network(spec, PRECISIONS[precision]), options.device), picture(*size)
+    arena = Arena()
+
+    def ours() -> Tensor:
+        # As the service does, and as ONNX Runtime and OpenVINO do: memory is kept from picture to picture.
+        with arena.used():
+            return denoise_picture(net, given)
+
     wanted = ours()
     peers: dict[str, Denoise] = {}
-    for peer, make in (("onnxruntime", onnx_runtime), ("openvino", openvino)):
+    runtimes = (("onnxruntime", onnx_runtime), ("openvino", openvino))
+    for peer, make in runtimes if options.device == "cpu" else ():
         try:
             peers[peer] = make(net, size, precision, options.threads)
         except LeftOut as why:
             leave_out(f"{case}, {precision}", peer, why)
-    ways = torch_nn(net, precision)
+    ways = torch_nn(net, precision, options.device)
     works = {peer: partial(denoise, given) for peer, denoise in {**ways, **peers}.items()}
     for peer, work in works.items():
         check_equal(f"{case}, {peer}", wanted, work(), precision)

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.layers import Conv2d, ConvTranspose2d, Layer
-from engine.layers.paths import choose
+from engine.layers.products import Epilogue
 from engine.networks import NetworkSpec
 
 from .peers import LAYOUTS
-from .plain import plain
+from .plain import plainly
 from .rows import PRECISIONS, Options, Row, check_equal, compared
 from .subjects import NETWORKS, network
 from .timing import fastest, interleaved
@@ -97,22 +97,21 @@ def _rows(case: str, place: Place, layer: Convolution, precision: str, options: 
     product = _product(dtype)
 
     theirs = {way: _Functional(layer, x, dy, layout) for way, layout in LAYOUTS.items()}
-    definition = plain(layer)
-    mine = _ours(layer, x, dy)
+    input_gradient, weight_gradient = _gradients(layer, x, dy)
     passes: dict[str, dict[str, Callable[[], Tensor]]] = {
         "forward": {
             "ours": lambda: layer.forward(x),
-            "plain": lambda: definition.forward(x),
+            "plain": plainly(lambda: layer.forward(x)),
             **{way: function.forward for way, function in theirs.items()},
         },
         "dL/dx": {
-            "ours": mine[0],
-            "plain": lambda: definition.input_gradient(x, dy),
+            "ours": input_gradient,
+            "plain": plainly(input_gradient),
             **{way: function.input_gradient for way, function in theirs.items()},
         },
         "dL/dW": {
-            "ours": mine[1],
-            "plain": lambda: definition.weight_gradient(x, dy),
+            "ours": weight_gradient,
+            "plain": plainly(weight_gradient),
             **{way: function.weight_gradient for way, function in theirs.items()},
         },
     }
@@ -141,17 +140,13 @@ def _rows(case: str, place: Place, layer: Convolution, precision: str, options: 
             )
 
 
-def _ours(layer: Convolution, x: Tensor, dy: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """dL/dx and dL/dW by the path that the layer takes, the weight prepared, as a layer keeps it, beforehand."""
-    weight = layer.params["weight"]
+def _gradients(layer: Convolution, x: Tensor, dy: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """dL/dx and dL/dW, each by itself."""
+    weight, size, none = layer.params["weight"], (x.shape[1], x.shape[2]), Epilogue()
     if isinstance(layer, Conv2d):
-        path = choose(layer.window, layer.in_channels, layer.out_channels, x.dtype, x.device)
-        prepared = path.prepare_adjoint(weight, x.dtype)
-        return lambda: path.adjoint(dy, prepared, x.shape, None), lambda: path.gradient(x, dy)
+        return lambda: layer._adjoint(dy, weight, size, none), lambda: layer._gradient(x, dy)
     # The adjoint of a convolution that goes from its output's channels to its input's.
-    path = choose(layer.window, layer.out_channels, layer.in_channels, x.dtype, x.device)
-    prepared = path.prepare(weight.T.contiguous(), x.dtype)
-    return lambda: path.product(dy, prepared, None), lambda: path.gradient(dy, x).T
+    return lambda: layer._product(dy, weight.T, size, none), lambda: layer._gradient(dy, x).T
 
 
 def _product(dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from engine.layers import kernels
+
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -17,14 +19,19 @@ def flags() -> list[str]:
     return [flag for flag in FLAGS if flag in found]
 
 
-def processor() -> str:
-    """Architecture, abilities, threads and torch's version, in a line."""
+def processor(device: str = "cpu") -> str:
+    """Architecture, abilities, threads, the kernels in use and torch's version, in a line; or the GPU's name."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     parts = [platform.machine(), *flags()]
-    return f"{' '.join(parts)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{' '.join(parts)}, {threads}, kernels {kernels.name()}, torch {torch.__version__}"
 
 
-def precisions() -> tuple[str, ...]:
-    """The types that the processor multiplies in hardware."""
+def precisions(device: str = "cpu") -> tuple[str, ...]:
+    """The types that are measured: those that the device multiplies, and all that the kernels store."""
+    if device == "cuda" or kernels.chosen():
+        return ("float32", "bfloat16")
     return ("float32", "bfloat16") if {"avx512_bf16", "amx_bf16"} & set(flags()) else ("float32",)
 
 

@@ -17,27 +17,30 @@ Denoise = Callable[[Tensor], Tensor]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def torch_nn(net: Layer, precision: str) -> dict[str, Denoise]:
-    """Every way to run it by torch.nn: both layouts; bfloat16 by converting and by autocast."""
+def torch_nn(net: Layer, precision: str, device: str = "cpu") -> dict[str, Denoise]:
+    """Every way to run it by torch.nn: both layouts; bfloat16 by converting and by autocast.
+
+    device: where it runs. Pictures come from the CPU and go back to it.
+    """
     modules = {"": (twin(net).module, False)}
     if precision == "bfloat16":
         modules = {" converted": (halved(net), False), " autocast": (twin(net).module, True)}
     return {
-        f"{name}{how}": _torch_nn(module.eval(), layout, autocast)
+        f"{name}{how}": _torch_nn(module.eval(), layout, autocast, device)
         for how, (module, autocast) in modules.items()
         for name, layout in LAYOUTS.items()
     }
 
 
-def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool) -> Denoise:
+def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool, device: str) -> Denoise:
     # A copy: the ways take turns, and each has its weights in its own layout.
-    module = copy.deepcopy(module).to(memory_format=layout)
+    module = copy.deepcopy(module).to(device, memory_format=layout)
 
     def denoise(picture: Tensor) -> Tensor:
-        x = mirrored(picture).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        x = mirrored(picture).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
             y = module(x)
-        return y.permute(0, 2, 3, 1)[0, : picture.shape[0], : picture.shape[1]].contiguous()
+        return y.permute(0, 2, 3, 1)[0, : picture.shape[0], : picture.shape[1]].contiguous().cpu()
 
     return denoise
 

@@ -30,7 +30,8 @@ class LeftOut(Exception):
 class Options:
     """What is asked for.
 
-    only: text that a case must hold; pictures: folder of clean ones, count: how many; largest: in megapixels.
+    only: text that a case must hold; pictures: folder of clean ones, count: how many; largest: in megapixels;
+    device: that networks run on, "cpu" or "cuda".
     """
 
     rounds: int = 7
@@ -40,6 +41,7 @@ class Options:
     pictures: Path | None = None
     count: int = 4
     largest: float = 24.0
+    device: str = "cpu"
 
     def wants(self, case: str) -> bool:
         """Whether a case is to be measured."""

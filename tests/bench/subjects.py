@@ -28,6 +28,13 @@ def network(spec: NetworkSpec, precision: torch.dtype = torch.float32) -> Layer:
     return net
 
 
+def on(net: Layer, device: str) -> Layer:
+    """The network with its parameters on a device."""
+    for slot in slots(net):
+        slot.layer.params[slot.key] = slot.value.to(device)
+    return net
+
+
 def picture(height: int, width: int) -> torch.Tensor:
     """float32 (height, width, 3) on [0, 1]: gentle waves, and noise of a standard deviation of 25 / 255."""
     rng = torch.Generator().manual_seed(0)

@@ -14,10 +14,12 @@ from engine.layers import (
     ConvTranspose2d,
     DepthToSpace,
     Layer,
+    PixelResidual,
     ReLU,
-    Residual,
+    ResBlock,
     Sequential,
     Sigmoid,
+    Skip,
     SpaceToDepth,
 )
 
@@ -66,7 +68,7 @@ def twin(net: Layer) -> Twin:
 
 
 def halved(net: Layer) -> nn.Module:
-    """The torch.nn network with what is inside of Compute converted to bfloat16; the outer sum stays float32."""
+    """The torch.nn network with the layers inside each Cast in bfloat16; the outer sum stays float32."""
     module = twin(net).module
     for inner in module.modules():
         if isinstance(inner, Cast):
@@ -84,7 +86,9 @@ def kernel(layer: Convolution, weight: Tensor) -> Tensor:
 
 def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
     match layer:
-        case Residual():
+        case PixelResidual():
+            return Sum(Cast(nn.Sequential(*_modules(layer.layers[0], kernels))))
+        case ResBlock() | Skip():
             return Sum(nn.Sequential(*_modules(layer, kernels)))
         case Compute():
             return Cast(nn.Sequential(*_modules(layer, kernels)))
@@ -131,6 +135,7 @@ def _convolution(layer: Convolution, reads: int, writes: int, kernels: list[Any]
     def change(weight: Tensor) -> Tensor:
         return kernel(layer, weight)[orders[0]][:, orders[1]]
 
+    module.to(layer.params["weight"].device)
     with torch.no_grad():
         module.weight.copy_(change(layer.params["weight"]))
         if bias:
@@ -207,7 +212,7 @@ def _onnx(layer: Layer, x: str, graph: _Graph) -> str:
             y = x
             for inner in layer.layers:
                 y = _onnx(inner, y, graph)
-            return graph.add("Add", x, y) if isinstance(layer, Residual) else y
+            return graph.add("Add", x, y) if isinstance(layer, PixelResidual | ResBlock | Skip) else y
     raise TypeError(f"ONNX's twin of {type(layer).__name__} is not known here")
 
 

@@ -1,0 +1,125 @@
+"""The convolutions in C: finds the best library for this processor and declares its functions.
+
+`DENOISE_KERNELS` overrides the choice: auto, amx, avx512, avx2, neon, or plain, which is the definition in torch.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Sequence
+from ctypes import POINTER, c_int, c_ssize_t, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+
+LIBRARIES = Path(__file__).parent / "lib"
+SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
+# Best first. Each runs what those after it run.
+VARIANTS = {"x86_64": ("amx", "avx512", "avx2"), "aarch64": ("neon",)}
+PLAIN = "plain"
+# KERNELS_INTERFACE of kernels.h.
+INTERFACE = 1
+SETTING = "DENOISE_KERNELS"
+
+
+class Shape(ctypes.Structure):
+    """`Conv` of kernels.h."""
+
+    _fields_ = [
+        (name, c_ssize_t)
+        for name in (
+            *("n", "height", "width", "in_channels", "out_height", "out_width", "out_channels"),
+            *("kernel_size", "stride", "padding", "dilation", "half", "threads", "limit"),
+        )
+    ]
+
+
+class Epilogue(ctypes.Structure):
+    """`Epilogue` of kernels.h."""
+
+    _fields_ = [("bias", c_void_p), ("add", c_void_p), ("mask", c_void_p), ("relu", c_ssize_t)]
+
+
+class Library:
+    """One variant's functions, as kernels.h declares them."""
+
+    def __init__(self, variant: str) -> None:
+        """Raises OSError if its file is not there, cannot be loaded, or was compiled from other sources."""
+        self.variant = variant
+        library = ctypes.CDLL(str(LIBRARIES / f"{variant}{SUFFIX}"))
+        if not hasattr(library, "kernels_interface") or library.kernels_interface() != INTERFACE:
+            raise OSError(f"{variant}{SUFFIX} was compiled for another version; install denoise again")
+        shape = POINTER(Shape)
+        self.conv_packed_size = library.conv_packed_size
+        self.conv_packed_size.argtypes, self.conv_packed_size.restype = [shape, c_int], c_ssize_t
+        self.conv_pack = library.conv_pack
+        self.conv_pack.argtypes = [shape, c_int, c_void_p, c_void_p]
+        self.conv_product = library.conv_product
+        self.conv_product.argtypes = [shape, c_int, c_void_p, c_void_p, POINTER(Epilogue), c_void_p]
+        self.conv_weight_gradient = library.conv_weight_gradient
+        self.conv_weight_gradient.argtypes = [shape, c_void_p, c_void_p, c_void_p]
+        self.rearrange_pixels = library.rearrange_pixels
+        self.rearrange_pixels.argtypes = [
+            *(c_int, c_ssize_t, c_ssize_t, c_ssize_t, c_ssize_t),
+            *(c_void_p, c_int, c_void_p, c_void_p, c_int, c_ssize_t),
+        ]
+        if variant == "amx" and library.tiles_allow():
+            raise OSError("the system does not allow the use of AMX")
+
+
+def runnable() -> Sequence[str]:
+    """The variants that this processor can run, best first."""
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    variants = VARIANTS.get(machine, ())
+    if machine != "x86_64":
+        return variants
+    level = torch.backends.cpu.get_cpu_capability()
+    if level not in ("AVX512", "AVX2"):
+        return ()
+    flags = Path("/proc/cpuinfo")
+    amx = level == "AVX512" and flags.exists() and " amx_bf16 " in flags.read_text().replace("\n", " ")
+    return variants[0 if amx else 1 if level == "AVX512" else 2 :]
+
+
+@cache
+def chosen() -> Library | None:
+    """The library that the layers use; None for the plain path.
+
+    Raises ValueError for a setting that cannot be met.
+    """
+    setting = os.environ.get(SETTING, "auto")
+    known = ("auto", *(variant for variants in VARIANTS.values() for variant in variants), PLAIN)
+    if setting not in known:
+        raise ValueError(f"{SETTING} is one of {', '.join(known)}; got {setting!r}")
+    if setting == PLAIN:
+        return None
+    if setting != "auto" and setting not in runnable():
+        raise ValueError(
+            f"{SETTING} is {setting}, which this processor cannot run; it runs {', '.join((*runnable(), PLAIN))}"
+        )
+    for variant in runnable() if setting == "auto" else (setting,):
+        try:
+            return Library(variant)
+        except OSError as error:
+            if setting != "auto":
+                raise ValueError(f"{SETTING} is {setting}, which could not be loaded: {error}") from error
+    return None
+
+
+def name() -> str:
+    """The variant in use, or "plain"."""
+    library = chosen()
+    return library.variant if library else PLAIN
+
+
+def warning() -> str | None:
+    """One line for whoever starts a program that runs the plain path without having asked for it."""
+    if chosen() or os.environ.get(SETTING) == PLAIN:
+        return None
+    if not runnable():
+        return f"there are no compiled kernels for this processor; {SETTING}={PLAIN} turns this warning off"
+    return (
+        "no compiled kernels were found, so networks run about three times slower: install a C compiler,"
+        " or run `pip install ziglang`, and then install denoise again"
+    )

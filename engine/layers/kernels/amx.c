@@ -1,0 +1,403 @@
+#include "amx.h"
+
+#include "threads.h"
+
+#ifndef __AMX_BF16__
+
+/* What conv.c calls only where there are tiles. */
+void tiles_begin(void) {}
+void tiles_end(void) {}
+void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed) {
+    (void)layout, (void)phase, (void)tile, (void)weight, (void)packed;
+}
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, const dim *runs,
+                   const uint16_t *packed, dim tile, float *sums, dim sums_row) {
+    (void)rows, (void)layout, (void)phase, (void)a, (void)runs, (void)packed, (void)tile, (void)sums, (void)sums_row;
+}
+int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
+    (void)conv, (void)x, (void)dy, (void)gradient;
+    return -1;
+}
+int tiles_allow(void) { return -1; }
+
+#else
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux keeps the registers of tiles only for processes that asked. Source: its Documentation/arch/x86/xstate.rst. */
+enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+int tiles_allow(void) { return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
+
+void tiles_begin(void) {
+    static const struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } __attribute__((packed, aligned(64)))
+    shape = {.palette = 1, .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&shape);
+}
+
+void tiles_end(void) { _tile_release(); }
+
+/* 16 channels of two pixels, `count` of them there, from `channel` on: channel by channel, one pixel in the lower half, the other in the upper. A pixel that is
+   NULL is 0. */
+INLINE __m512i pair_of(const uint16_t *low, const uint16_t *high, dim channel, dim count) {
+    __mmask16 mask = (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1);
+    __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(low ? mask : 0, low + channel));
+    __m512i second = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(high ? mask : 0, high + channel));
+    return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+}
+
+/* Rows and columns of 16 x 16 pairs exchanged. */
+INLINE void turn(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* Side by side in pairs, one in the lower half, the other in the upper: 16 numbers of each, rounded to bfloat16. */
+INLINE __m512i rounded_pairs(vec low, vec high) {
+    uint16_t halves[2][LANES] __attribute__((aligned(64)));
+    store_half(halves[0], low);
+    store_half(halves[1], high);
+    return pair_of(halves[0], halves[1], 0, LANES);
+}
+
+/* The 32 rows by 16 columns of a tile, as 16 rows of pairs; rows that are NULL, and columns beyond `columns`, are 0. */
+static void pack_tile(const float *const *rows, dim column_step, dim columns, uint16_t *to) {
+    __m512i pairs[16];
+    vec none = {0};
+    int side_by_side = rows[TILE_DEPTH - 1] == rows[0] + TILE_DEPTH - 1;
+    if (column_step == 1) {
+        for (dim i = 0; i < 16; i++)
+            pairs[i] = rounded_pairs(rows[2 * i] ? load_some(rows[2 * i], columns, 0) : none,
+                                     rows[2 * i + 1] ? load_some(rows[2 * i + 1], columns, 0) : none);
+    } else if (side_by_side) {
+        /* Each column is a run of 32 numbers. */
+        __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        for (dim j = 0; j < 16; j++) {
+            const float *from = rows[0] + j * column_step;
+            __m512 first = j < columns ? (__m512)load_float(from) : (__m512)none;
+            __m512 second = j < columns ? (__m512)load_float(from + 16) : (__m512)none;
+            pairs[j] = rounded_pairs((vec)_mm512_permutex2var_ps(first, even, second),
+                                     (vec)_mm512_permutex2var_ps(first, odd, second));
+        }
+        turn(pairs);
+    } else {
+        for (dim i = 0; i < 16; i++) {
+            vec both[2] = {none, none};
+            for (dim k = 0; k < 2; k++)
+                for (dim j = 0; rows[2 * i + k] && j < columns; j++) both[k][j] = rows[2 * i + k][j * column_step];
+            pairs[i] = rounded_pairs(both[0], both[1]);
+        }
+    }
+    for (dim i = 0; i < 16; i++) _mm512_storeu_si512(to + 32 * i, pairs[i]);
+}
+
+/* Tiles by pairs of columns; in each pair by depth, the pair's two tiles one after the other. */
+void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed) {
+    dim deep = depth_tiles(phase), column = tile * TILE_COLUMNS, step = layout->adjoint ? layout->channels_in : 1;
+    dim pair = tile / 2 * 2, wide = least(2, column_tiles(layout) - pair);
+    packed += (pair * phase->runs * deep + tile - pair) * (TILE_BYTES / 2);
+    for (dim run = 0; run < phase->runs; run++)
+        for (dim d = 0; d < deep; d++, packed += wide * (TILE_BYTES / 2)) {
+            const float *rows[TILE_DEPTH];
+            for (dim k = 0; k < TILE_DEPTH; k++) {
+                dim depth = d * TILE_DEPTH + k;
+                rows[k] = depth < phase->depth
+                              ? weight_row(layout, phase, weight, run * phase->depth + depth) + column * step
+                              : NULL;
+            }
+            pack_tile(rows, step, least(TILE_COLUMNS, layout->channels_out - column), packed);
+        }
+}
+
+/* 16 or 32 rows by 16 or 32 columns: sums in tiles 0 to 3, left sides in 4 and 5, right sides in 6 and 7. */
+INLINE void tiles_block(const int high, const int wide, const uint16_t *a, dim a_row, const dim *runs, dim run_count,
+                        dim deep, const uint16_t *b, float *sums, dim sums_row) {
+    size_t a_bytes = (size_t)a_row * 2, sums_bytes = (size_t)sums_row * 4;
+    _tile_zero(0);
+    if (wide) _tile_zero(1);
+    if (high) _tile_zero(2);
+    if (wide && high) _tile_zero(3);
+    for (dim r = 0; r < run_count; r++)
+        for (dim d = 0; d < deep; d++, b += (wide ? 2 : 1) * TILE_BYTES / 2) {
+            const uint16_t *from = a + runs[r] + d * TILE_DEPTH;
+            _tile_loadd(4, from, a_bytes);
+            _tile_loadd(6, b, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            if (wide) {
+                _tile_loadd(7, b + TILE_BYTES / 2, 64);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if (high) {
+                _tile_loadd(5, from + TILE_ROWS * a_row, a_bytes);
+                _tile_dpbf16ps(2, 5, 6);
+                if (wide) _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    _tile_stored(0, sums, sums_bytes);
+    if (wide) _tile_stored(1, sums + TILE_COLUMNS, sums_bytes);
+    if (high) _tile_stored(2, sums + TILE_ROWS * sums_row, sums_bytes);
+    if (wide && high) _tile_stored(3, sums + TILE_ROWS * sums_row + TILE_COLUMNS, sums_bytes);
+}
+
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, const dim *runs,
+                   const uint16_t *packed, dim tile, float *sums, dim sums_row) {
+    dim a_row = layout->step * layout->channels_in, deep = depth_tiles(phase);
+    const uint16_t *b = packed + tile * phase->runs * deep * (TILE_BYTES / 2);
+    int wide = tile + 1 < column_tiles(layout);
+    sums += tile * TILE_COLUMNS;
+    for (dim row = 0; row < rows; row += 2 * TILE_ROWS) {
+        const uint16_t *from = a + row * a_row;
+        float *to = sums + row * sums_row;
+        int high = rows - row > TILE_ROWS;
+        if (high && wide) tiles_block(1, 1, from, a_row, runs, phase->runs, deep, b, to, sums_row);
+        else if (high) tiles_block(1, 0, from, a_row, runs, phase->runs, deep, b, to, sums_row);
+        else if (wide) tiles_block(0, 1, from, a_row, runs, phase->runs, deep, b, to, sums_row);
+        else tiles_block(0, 0, from, a_row, runs, phase->runs, deep, b, to, sums_row);
+    }
+}
+
+/* The gradient of the weight: left sides are channels of dy by positions, right sides pairs of positions by channels
+   of x. Positions are counted through the rows of a unit, some rows of a picture, each row as long as a row of x with
+   its border, and dy is 0 in the border: so a tap reads x a fixed number of positions further on. Pairs of x are laid
+   out twice, from an even and from an odd position, for taps that read an even and an odd number further on; and for
+   each part of x that a stride parts.
+
+   Threads meet between two steps: each lays out units; each sums one tap's products of 32 channels of dy with 32 of x
+   over all of these units. So every sum is made in the same order, whoever makes it. */
+typedef struct {
+    Layout layout;
+    const uint16_t *x, *dy;
+    uint16_t *units;
+    float *sums, *gradient;
+    dim rows_per_unit, units_per_picture;
+    dim line, positions, pairs; /* In a row of a unit, in a unit, and of x that a unit needs. */
+    dim dy_line, x_size, unit_size, in, out; /* Numbers of bfloat16; channels, in whole tiles. */
+    dim first, count;
+} Gradient;
+
+/* A unit's positions, at most if it has more than one row, and what units in work take. */
+enum { UNIT_POSITIONS = 2048, STAGE_BYTES = 2 << 20, BLOCK = 2 * TILE_COLUMNS };
+
+INLINE dim unit_rows(const Gradient *job, dim unit) {
+    return least(job->rows_per_unit, job->layout.rows - unit % job->units_per_picture * job->rows_per_unit);
+}
+
+/* Pixels of a picture and of the border around it. */
+typedef struct {
+    const uint16_t *first;            /* Of row 0, column 0, which may lie before the picture. */
+    dim row, column;                  /* Numbers from one to the next. */
+    dim top, bottom, left, right;     /* The rows and columns that there are. */
+} Grid;
+
+/* The first `count` of a grid, row by row; NULL for those of the border. */
+INLINE void list_pixels(const Grid *grid, dim columns, dim count, const uint16_t **pixels) {
+    for (dim i = 0, place = 0; place < count; i++)
+        for (dim j = 0; j < columns && place < count; j++, place++) {
+            int there = i >= grid->top && i < grid->bottom && j >= grid->left && j < grid->right;
+            pixels[place] = there ? grid->first + i * grid->row + j * grid->column : NULL;
+        }
+}
+
+/* How many places lie before `end`, from `start` on, `step` apart. */
+INLINE dim places_before(dim end, dim start, dim step) { return start >= end ? 0 : (end - start + step - 1) / step; }
+
+INLINE void lay_out_x(const Gradient *job, const uint16_t *picture, dim row, const uint16_t **pixels, uint16_t *to) {
+    const Layout *layout = &job->layout;
+    dim in = layout->channels_in, step = layout->step, count = 2 * job->pairs + 1;
+    for (dim part = 0; part < step * step; part++) {
+        dim h = step * row + layout->top + part / step, w = layout->left + part % step;
+        Grid grid = {picture + (h * layout->width_in + w) * in, step * layout->width_in * in, step * in,
+                     places_before(0, h, step), places_before(layout->height_in, h, step),
+                     places_before(0, w, step), places_before(layout->width_in, w, step)};
+        list_pixels(&grid, job->line, count, pixels);
+        for (dim odd = 0; odd < 2; odd++)
+            for (dim block = 0; block < job->in; block += BLOCK)
+                for (dim i = odd; i < 2 * job->pairs + odd; i += 2, to += 2 * BLOCK)
+                    for (dim c = block; c < least(block + BLOCK, job->in); c += 16)
+                        _mm512_storeu_si512(to + 2 * (c - block), pair_of(pixels[i], pixels[i + 1], c, in - c));
+    }
+}
+
+INLINE void lay_out_dy(const Gradient *job, const uint16_t *dy, dim rows, const uint16_t **pixels, uint16_t *to) {
+    dim out = job->layout.channels_out, across = job->layout.columns;
+    Grid grid = {dy, across * out, out, 0, rows, 0, across};
+    list_pixels(&grid, job->line, job->positions, pixels);
+    for (dim place = 0; place < job->positions; place += 32)
+        for (dim c = 0; c < job->out; c += 16) {
+            __m512i pairs[16];
+#pragma GCC unroll 16
+            for (dim i = 0; i < 16; i++)
+                pairs[i] = pair_of(pixels[place + 2 * i], pixels[place + 2 * i + 1], c, out - c);
+            turn(pairs);
+#pragma GCC unroll 16
+            for (dim i = 0; i < 16; i++) _mm512_storeu_si512(to + (c + i) * job->dy_line + place, pairs[i]);
+        }
+}
+
+static void lay_out_unit(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    const Layout *layout = &job->layout;
+    dim unit = job->first + task, picture = unit / job->units_per_picture;
+    dim row = unit % job->units_per_picture * job->rows_per_unit;
+    uint16_t *to = job->units + task * job->unit_size;
+    lay_out_x(job, job->x + picture * layout->height_in * layout->width_in * layout->channels_in, row,
+              (const uint16_t **)scratch, to);
+    lay_out_dy(job, job->dy + (picture * layout->rows + row) * layout->columns * layout->channels_out,
+               unit_rows(job, unit), (const uint16_t **)scratch, to + job->x_size);
+}
+
+/* sums (16 or 32, 16 or 32) += the products of a unit's positions. */
+INLINE void add_products(const int high, const int wide, const uint16_t *a, dim a_line, const uint16_t *b,
+                         dim positions) {
+    enum { B_LINE = 4 * BLOCK }; /* Bytes. */
+    for (dim j = 0; j < positions; j += TILE_DEPTH, a += TILE_DEPTH, b += TILE_DEPTH * BLOCK) {
+        _tile_loadd(4, a, (size_t)a_line * 2);
+        _tile_loadd(6, b, B_LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        if (wide) {
+            _tile_loadd(7, b + TILE_DEPTH, B_LINE);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (high) {
+            _tile_loadd(5, a + TILE_ROWS * a_line, (size_t)a_line * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            if (wide) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+static void sum_tap(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    const Layout *layout = &job->layout;
+    const Phase *phase = layout->phases;
+    (void)scratch;
+    dim blocks_in = (job->in + BLOCK - 1) / BLOCK, blocks_out = (job->out + BLOCK - 1) / BLOCK;
+    dim tap = task / (blocks_in * blocks_out), k = task / blocks_in % blocks_out * BLOCK, c = task % blocks_in * BLOCK;
+    dim down = phase->down.first_offset + tap / phase->across.count * phase->down.offset_step - layout->top;
+    dim right = phase->across.first_offset + tap % phase->across.count * phase->across.offset_step - layout->left;
+    dim part = down % layout->step * layout->step + right % layout->step;
+    dim further = down / layout->step * job->line + right / layout->step;
+    dim blocks = (part * 2 + further % 2) * blocks_in + c / BLOCK;
+    dim offset = (blocks * job->pairs + further / 2) * 2 * BLOCK;
+    int high = k + TILE_ROWS < job->out, wide = c + TILE_COLUMNS < job->in;
+    size_t row_bytes = (size_t)job->in * 4;
+    float *sums = job->sums + (tap * job->out + k) * job->in + c, *under = sums + TILE_ROWS * job->in;
+    tiles_begin();
+    if (job->first == 0) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums, row_bytes);
+        if (wide) _tile_loadd(1, sums + TILE_COLUMNS, row_bytes);
+        if (high) _tile_loadd(2, under, row_bytes);
+        if (wide && high) _tile_loadd(3, under + TILE_COLUMNS, row_bytes);
+    }
+    for (dim unit = 0; unit < job->count; unit++) {
+        const uint16_t *b = job->units + unit * job->unit_size;
+        const uint16_t *a = b + job->x_size + k * job->dy_line;
+        b += offset;
+        if (high && wide) add_products(1, 1, a, job->dy_line, b, job->positions);
+        else if (high) add_products(1, 0, a, job->dy_line, b, job->positions);
+        else if (wide) add_products(0, 1, a, job->dy_line, b, job->positions);
+        else add_products(0, 0, a, job->dy_line, b, job->positions);
+    }
+    _tile_stored(0, sums, row_bytes);
+    if (wide) _tile_stored(1, sums + TILE_COLUMNS, row_bytes);
+    if (high) _tile_stored(2, under, row_bytes);
+    if (wide && high) _tile_stored(3, under + TILE_COLUMNS, row_bytes);
+    tiles_end();
+}
+
+/* 16 rows of a tap of the gradient: columns of its sums. */
+static void turn_sums(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    dim in = job->layout.channels_in, out = job->layout.channels_out, blocks = job->in / 16;
+    dim tap = task / blocks, c = task % blocks * 16;
+    (void)scratch;
+    for (dim k = 0; k < out; k += 16) {
+        const float *from = job->sums + (tap * job->out + k) * job->in + c;
+        __m512i rows[16];
+#pragma GCC unroll 16
+        for (dim i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(from + i * job->in);
+        turn(rows);
+        __mmask16 mask = (__mmask16)(out - k >= 16 ? 0xffff : (1 << (out - k)) - 1);
+#pragma GCC unroll 16
+        for (dim i = 0; i < 16; i++)
+            if (c + i < in) _mm512_mask_storeu_epi32(job->gradient + (tap * in + c + i) * out + k, mask, rows[i]);
+    }
+}
+
+int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
+    Gradient job = {.x = x, .dy = dy, .gradient = gradient};
+    if (make_layout(conv, 0, &job.layout)) return -1;
+    const Layout *layout = &job.layout;
+    const Phase *phase = layout->phases;
+    dim taps = phase->down.count * phase->across.count;
+    dim further_down = (layout->bottom - layout->top) / layout->step;
+    dim further_right = (layout->right - layout->left) / layout->step;
+    job.in = round_up(layout->channels_in, TILE_COLUMNS), job.out = round_up(layout->channels_out, TILE_ROWS);
+    job.line = round_up(layout->columns + further_right, 2);
+    dim rows = conv->limit ? 1 : most(1, UNIT_POSITIONS / job.line);
+    job.units_per_picture = (layout->rows + rows - 1) / rows;
+    job.rows_per_unit = (layout->rows + job.units_per_picture - 1) / job.units_per_picture;
+    job.positions = round_up(job.rows_per_unit * job.line, TILE_DEPTH);
+    /* Not a multiple of what a way of the first-level cache holds. */
+    job.dy_line = job.positions + TILE_DEPTH;
+    job.pairs = (job.positions + further_down * job.line + further_right) / 2 + 1;
+    job.x_size = layout->step * layout->step * 2 * job.pairs * 2 * round_up(job.in, BLOCK);
+    job.unit_size = job.x_size + job.out * job.dy_line;
+    job.units_per_picture = (layout->rows + job.rows_per_unit - 1) / job.rows_per_unit;
+    dim units = layout->n * job.units_per_picture;
+    dim stage = round_up(most(1, STAGE_BYTES / (job.unit_size * 2)), conv->threads);
+    stage = least(units, conv->limit ? conv->limit : stage);
+    dim sums = taps * job.in * job.out, blocks_in = (job.in + BLOCK - 1) / BLOCK;
+    char *memory = scratch_take((size_t)(stage * job.unit_size * 2 + sums * 4));
+    if (!memory) return free(job.layout.phases), -1;
+    job.sums = (float *)memory, job.units = (uint16_t *)(job.sums + sums);
+    int failed = 0;
+    for (job.first = 0; job.first < units && !failed; job.first += job.count) {
+        job.count = least(stage, units - job.first);
+        failed = run_tasks(lay_out_unit, &job, job.count, conv->threads, (size_t)(2 * job.pairs + 1) * sizeof(x));
+        if (!failed)
+            failed = run_tasks(sum_tap, &job, taps * ((job.out + BLOCK - 1) / BLOCK) * blocks_in, conv->threads, 0);
+    }
+    if (!failed) failed = run_tasks(turn_sums, &job, taps * job.in / 16, conv->threads, 0);
+    scratch_give(memory);
+    free(job.layout.phases);
+    return failed;
+}
+
+#endif

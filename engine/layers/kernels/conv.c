@@ -1,0 +1,382 @@
+/* Convolutions with any window, and their adjoints, as matrix products that read the picture where it lies.
+
+   A product needs no unfolded copy: its left side is a block of pixels, read at several offsets (layout.h). Only at the
+   border, where zeros are read, and for bfloat16, which is made float32 first, a task copies the pixels that it
+   needs. Where the processor multiplies bfloat16 in tiles (amx.h), the copy stays bfloat16. */
+#include "amx.h"
+#include "gemm.h"
+#include "threads.h"
+
+/* A task's pixels, and its results, take at most so many bytes; it has at most so many positions of a row. */
+enum { PATCH_BYTES = 192 << 10, RESULT_BYTES = 192 << 10, MOST_COLUMNS = 96 };
+/* What the gradient of a weight has in work between two meetings of its threads, and rows of it that a task sums. */
+enum { STAGE_BYTES = 6 << 20, UNIT_BYTES = 256 << 10, SUM_ROWS = 48 };
+
+/* How a task reads, sums and writes: float32, bfloat16 by way of float32, or bfloat16 in tiles. */
+enum { FLOAT, HALF, TILES };
+
+/* (rows, columns, channels) of a picture from pixel (top, left) on, in the type of the sums; beyond its border 0. */
+INLINE void copy_pixels(const void *picture, dim height, dim width, dim channels, dim top, dim left, dim rows,
+                        dim columns, void *to, const int kind) {
+    size_t size = kind == TILES ? 2 : 4;
+    dim before = least(columns, most(0, -left)), after = least(columns, most(0, left + columns - width));
+    for (dim i = 0; i < rows; i++, to = (char *)to + (size_t)(columns * channels) * size) {
+        if (top + i < 0 || top + i >= height || before + after >= columns) {
+            memset(to, 0, (size_t)(columns * channels) * size);
+            continue;
+        }
+        dim count = (columns - before - after) * channels;
+        const void *from = at(picture, ((top + i) * width + left + before) * channels, kind != FLOAT);
+        char *inside = (char *)to + (size_t)(before * channels) * size;
+        memset(to, 0, (size_t)(before * channels) * size);
+        memset(inside + (size_t)count * size, 0, (size_t)(after * channels) * size);
+        if (kind != HALF) {
+            memcpy(inside, from, (size_t)count * size);
+            continue;
+        }
+        float *floats = (float *)inside;
+        dim whole = count / LANES * LANES;
+        for (dim c = 0; c < whole; c += LANES) store_float(floats + c, load(at(from, c, 1), 1));
+        if (whole < count) store_some(floats + whole, load_some(at(from, whole, 1), count - whole, 1), count - whole, 0);
+    }
+}
+
+typedef struct {
+    Layout layout;
+    const void *from;
+    const float *packed;
+    Epilogue epilogue; /* Its bias repeated for each pixel of a row of a block. */
+    void *to;
+    dim rows_per_task, columns_per_task, tasks_down, tasks_across, patch_rows, patch_columns;
+    dim runs_bytes, made_bytes, patch_bytes;
+} Product;
+
+/* The pixels of a task, where they lie or copied; sets `line`, the numbers from one row of them to the next. */
+INLINE const void *task_pixels(const Product *job, dim picture, dim row, dim column, void *patch, dim *line,
+                               const int kind) {
+    const Layout *layout = &job->layout;
+    dim channels = layout->channels_in, size = layout->height_in * layout->width_in * channels;
+    dim top = layout->step * row + layout->top, left = layout->step * column + layout->left;
+    int inside = top >= 0 && left >= 0 && top + job->patch_rows <= layout->height_in &&
+                 left + job->patch_columns <= layout->width_in;
+    if (kind == TILES) {
+        /* A tile reads beyond what it is asked for; the batch has to go on there. */
+        dim last = (picture * layout->height_in + top + job->patch_rows - 1) * layout->width_in + left;
+        dim further = (job->patch_columns + TILE_ROWS * layout->step) * channels + TILE_DEPTH;
+        inside = inside && last * channels + further <= layout->n * size;
+    }
+    const void *given = at(job->from, picture * size, kind != FLOAT);
+    if (inside && kind != HALF) {
+        *line = layout->width_in * channels;
+        return at(given, top * *line + left * channels, kind == TILES);
+    }
+    *line = job->patch_columns * channels;
+    copy_pixels(given, layout->height_in, layout->width_in, channels, top, left, job->patch_rows, job->patch_columns,
+                patch, kind);
+    if (kind == TILES) memset((uint16_t *)patch + job->patch_rows * *line, 0, TILE_DEPTH * 2);
+    return patch;
+}
+
+/* The sums (rows, columns, channels_out) of a task's part of a phase. */
+INLINE void sum_products(const Product *job, const Phase *phase, const void *from, dim line, const dim *runs,
+                         dim rows, dim columns, float *made, const int kind) {
+    const Layout *layout = &job->layout;
+    dim row_out = layout->vectors_out * LANES, step = layout->step * line;
+    const float *packed = job->packed + phase->packed;
+    if (kind == TILES) {
+        for (dim tile = 0; tile * TILE_COLUMNS < layout->channels_out; tile += 2)
+            for (dim i = 0; i < rows; i++)
+                tiles_product(columns, layout, phase, (const uint16_t *)from + i * step, runs,
+                              (const uint16_t *)packed, tile, made + i * columns * row_out, row_out);
+        return;
+    }
+    for (dim v = 0, width; v < layout->vectors_out; v += width) {
+        width = panel_width(v, layout->vectors_out);
+        for (dim i = 0; i < rows; i++)
+            product(columns, width, (const float *)from + i * step, layout->step * layout->channels_in, runs,
+                    phase->runs, phase->depth, packed + v * LANES * phase->runs * phase->depth,
+                    made + i * columns * row_out + v * LANES, row_out);
+    }
+}
+
+/* Finishes the sums of a position and stores them: a pixel, or the rows of a block of pixels. */
+INLINE void write_position(const Product *job, const Phase *phase, dim picture, dim row, dim column, const float *sums,
+                           const int kind) {
+    const Layout *layout = &job->layout;
+    dim block = layout->block, run = layout->channels_out / block;
+    dim line = layout->width_out * run; /* Numbers of a row of pixels. */
+    dim place = (picture * layout->height_out + row * layout->spread + phase->row) * block * line +
+                (column * layout->spread + phase->column) * run;
+    for (dim i = 0; i < block; i++, place += line, sums += run)
+        for (dim c = 0; c < run; c += LANES)
+            finish(load_float(sums + c), &job->epilogue, c, job->to, place + c, run - c, kind != FLOAT);
+}
+
+INLINE void product_task(const Product *job, dim task, char *scratch, const int kind) {
+    const Layout *layout = &job->layout;
+    dim row_out = layout->vectors_out * LANES, line;
+    dim picture = task / (job->tasks_down * job->tasks_across);
+    dim row = task / job->tasks_across % job->tasks_down * job->rows_per_task;
+    dim column = task % job->tasks_across * job->columns_per_task;
+    dim *runs = (dim *)scratch;
+    float *made = (float *)(scratch + job->runs_bytes);
+    const void *from = task_pixels(job, picture, row, column, scratch + job->runs_bytes + job->made_bytes, &line, kind);
+    for (dim p = 0; p < layout->phase_count; p++) {
+        const Phase *phase = &layout->phases[p];
+        dim rows = least(job->rows_per_task, phase->rows - row);
+        dim columns = least(job->columns_per_task, phase->columns - column);
+        if (rows <= 0 || columns <= 0) continue;
+        find_runs(layout, phase, line, runs);
+        sum_products(job, phase, from, line, runs, rows, columns, made, kind);
+        for (dim i = 0; i < rows; i++)
+            for (dim j = 0; j < columns; j++)
+                write_position(job, phase, picture, row + i, column + j, made + (i * columns + j) * row_out, kind);
+    }
+}
+
+static void product_in_float(const void *job, dim task, char *scratch) { product_task(job, task, scratch, FLOAT); }
+static void product_in_half(const void *job, dim task, char *scratch) { product_task(job, task, scratch, HALF); }
+static void product_in_tiles(const void *job, dim task, char *scratch) {
+    tiles_begin();
+    product_task(job, task, scratch, TILES);
+    tiles_end();
+}
+
+/* As many positions as the bounds allow: whole rows if they fit, else parts of one. And the memory that they take. */
+static void cut_into_tasks(Product *job, dim limit) {
+    const Layout *layout = &job->layout;
+    dim parts = (layout->columns + MOST_COLUMNS - 1) / MOST_COLUMNS;
+    dim columns = (layout->columns + parts - 1) / parts;
+    if (limit) columns = least(columns, limit);
+    dim rows = most(1, RESULT_BYTES / (columns * layout->vectors_out * LANES * 4));
+    rows = least(layout->rows, limit ? least(rows, limit) : rows);
+    for (;; rows = most(1, rows / 2)) {
+        job->patch_rows = layout->step * (rows - 1) + layout->bottom - layout->top + 1;
+        job->patch_columns = layout->step * (columns - 1) + layout->right - layout->left + 1;
+        if (rows == 1 || job->patch_rows * job->patch_columns * layout->channels_in * 4 <= PATCH_BYTES) break;
+    }
+    job->rows_per_task = rows, job->columns_per_task = columns;
+    job->tasks_down = (layout->rows + rows - 1) / rows, job->tasks_across = (layout->columns + columns - 1) / columns;
+    /* Tiles are read and written whole. */
+    dim beyond = layout->tiles ? TILE_ROWS * layout->step * layout->channels_in + TILE_DEPTH : 0;
+    dim row_out = layout->vectors_out * LANES;
+    job->made_bytes = ((rows * columns + (layout->tiles ? TILE_ROWS : 0)) * row_out + LANES) * 4;
+    job->patch_bytes = (job->patch_rows * job->patch_columns * layout->channels_in + beyond) * (layout->tiles ? 2 : 4);
+    for (dim p = 0; p < layout->phase_count; p++)
+        job->runs_bytes = most(job->runs_bytes, round_up(layout->phases[p].runs * (dim)sizeof(dim), 64));
+}
+
+static int direct_product(const Conv *conv, int adjoint, const void *from, const float *packed,
+                          const Epilogue *epilogue, void *to) {
+    Product job = {.from = from, .packed = packed, .epilogue = *epilogue, .to = to};
+    if (make_layout(conv, adjoint, &job.layout)) return -1;
+    cut_into_tasks(&job, conv->limit);
+    const Layout *layout = &job.layout;
+    dim block = layout->block, channels = layout->channels_out / (block * block);
+    float *bias = malloc((size_t)(block * channels) * 4);
+    if (!bias) return free(job.layout.phases), -1;
+    if (epilogue->bias) {
+        for (dim i = 0; i < block; i++) memcpy(bias + i * channels, epilogue->bias, (size_t)channels * 4);
+        job.epilogue.bias = bias;
+    }
+    Task *task = layout->tiles ? product_in_tiles : layout->half ? product_in_half : product_in_float;
+    int failed = run_tasks(task, &job, layout->n * job.tasks_down * job.tasks_across, conv->threads,
+                           (size_t)(job.runs_bytes + job.made_bytes + job.patch_bytes));
+    free(bias);
+    free(job.layout.phases);
+    return failed;
+}
+
+static dim direct_packed_size(const Conv *conv, int adjoint) {
+    Layout layout;
+    if (make_layout(conv, adjoint, &layout)) return -1;
+    free(layout.phases);
+    return layout.packed_size;
+}
+
+typedef struct {
+    Layout layout;
+    const float *weight;
+    float *packed;
+    dim parts;
+} Packing;
+
+enum { PACKED_ROWS = 64 };
+
+/* A part of one phase's matrix: some of its rows, or a column of tiles. */
+static void pack_part(const void *argument, dim task, char *scratch) {
+    const Packing *packing = argument;
+    const Layout *layout = &packing->layout;
+    const Phase *phase = &layout->phases[task / packing->parts];
+    dim part = task % packing->parts, depth = phase->runs * phase->depth, row_out = layout->vectors_out * LANES;
+    float *to = packing->packed + phase->packed;
+    (void)scratch;
+    if (layout->tiles) {
+        tiles_pack(layout, phase, part, packing->weight, (uint16_t *)to);
+        return;
+    }
+    dim stride = layout->adjoint ? layout->channels_in : 1;
+    for (dim row = part * PACKED_ROWS; row < least(depth, (part + 1) * PACKED_ROWS); row++) {
+        const float *from = weight_row(layout, phase, packing->weight, row);
+        for (dim column = 0; column < row_out; column += LANES) {
+            float *panel = to + packed_place(row, column, depth, layout->vectors_out);
+            for (dim i = 0; i < LANES; i++)
+                panel[i] = column + i < layout->channels_out ? from[(column + i) * stride] : 0.f;
+        }
+    }
+}
+
+static int direct_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
+    Packing packing = {.weight = weight, .packed = packed};
+    if (make_layout(conv, adjoint, &packing.layout)) return -1;
+    const Layout *layout = &packing.layout;
+    packing.parts = layout->tiles ? column_tiles(layout) : 1;
+    for (dim p = 0; p < layout->phase_count && !layout->tiles; p++)
+        packing.parts = most(packing.parts, layout->phases[p].runs * layout->phases[p].depth / PACKED_ROWS + 1);
+    int failed = run_tasks(pack_part, &packing, layout->phase_count * packing.parts, conv->threads, 0);
+    free(packing.layout.phases);
+    return failed;
+}
+
+/* The gradient of the weight. Positions are cut into units of some rows of a picture. Its threads meet between two
+   steps: each copies units, x with its border and dy, as float32; each sums some rows of the gradient over all of
+   these units. So every sum is made in the same order, whoever makes it. Where no tap reads the border, and both are
+   float32, nothing is copied, and all units are summed at once. */
+typedef struct {
+    Layout layout;
+    const void *x, *dy;
+    float *units, *sums;
+    dim rows_per_unit, units_per_picture, patch_rows, patch_columns, x_size, unit_size;
+    dim first, count, row_blocks, panels;
+    int in_place;
+} Gradient;
+
+INLINE dim unit_rows(const Gradient *job, dim unit) {
+    return least(job->rows_per_unit, job->layout.rows - unit % job->units_per_picture * job->rows_per_unit);
+}
+
+INLINE void copy_unit(const Gradient *job, dim task, const int half) {
+    const Layout *layout = &job->layout;
+    dim unit = job->first + task, picture = unit / job->units_per_picture;
+    dim row = unit % job->units_per_picture * job->rows_per_unit, rows = unit_rows(job, unit);
+    dim in = layout->channels_in, out = layout->channels_out, row_out = layout->vectors_out * LANES;
+    float *to = job->units + task * job->unit_size;
+    copy_pixels(at(job->x, picture * layout->height_in * layout->width_in * in, half), layout->height_in,
+                layout->width_in, in, layout->step * row + layout->top, layout->left, job->patch_rows,
+                job->patch_columns, to, half ? HALF : FLOAT);
+    const void *dy = at(job->dy, (picture * layout->rows + row) * layout->columns * out, half);
+    to += job->x_size;
+    for (dim pixel = 0; pixel < rows * layout->columns; pixel++, to += row_out)
+        for (dim c = 0; c < out; c += LANES)
+            store_float(to + c, load_some(at(dy, pixel * out + c, half), out - c, half));
+}
+
+static void copy_unit_in_float(const void *job, dim task, char *scratch) {
+    (void)scratch;
+    copy_unit(job, task, 0);
+}
+static void copy_unit_in_half(const void *job, dim task, char *scratch) {
+    (void)scratch;
+    copy_unit(job, task, 1);
+}
+
+static void sum_rows(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    const Layout *layout = &job->layout;
+    const Phase *phase = layout->phases;
+    dim *runs = (dim *)scratch;
+    dim row_out = layout->vectors_out * LANES;
+    dim line = (job->in_place ? layout->width_in : job->patch_columns) * layout->channels_in;
+    find_runs(layout, phase, line, runs);
+    dim panel = task % job->panels, block = task / job->panels % job->row_blocks, run = task / job->panels / job->row_blocks;
+    dim v = 0;
+    for (dim p = 0; p < panel; p++) v += panel_width(v, layout->vectors_out);
+    dim width = panel_width(v, layout->vectors_out);
+    dim row = block * SUM_ROWS, rows = least(SUM_ROWS, phase->depth - row);
+    float *sums = job->sums + (run * phase->depth + row) * row_out + v * LANES;
+    if (job->first == 0)
+        for (dim i = 0; i < rows; i++) memset(sums + i * row_out, 0, (size_t)(width * LANES) * 4);
+    for (dim unit = 0; unit < job->count; unit++) {
+        const float *x = job->units + unit * job->unit_size, *dy = x + job->x_size;
+        if (job->in_place) {
+            dim picture = unit / job->units_per_picture, first = unit % job->units_per_picture * job->rows_per_unit;
+            x = (const float *)job->x + (picture * layout->height_in + layout->step * first + layout->top) * line +
+                layout->left * layout->channels_in;
+            dy = (const float *)job->dy + (picture * layout->rows + first) * layout->columns * row_out;
+        }
+        outer(rows, width, x + runs[run] + row, layout->step * line, layout->step * layout->channels_in,
+              dy + v * LANES, layout->columns * row_out, row_out, unit_rows(job, job->first + unit), layout->columns,
+              sums, row_out);
+    }
+}
+
+static int direct_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
+    Gradient job = {.x = x, .dy = dy};
+    if (make_layout(conv, 0, &job.layout)) return -1;
+    const Layout *layout = &job.layout;
+    const Phase *phase = layout->phases;
+    dim row_out = layout->vectors_out * LANES, depth = phase->runs * phase->depth, out = layout->channels_out;
+    job.patch_columns = layout->step * (layout->columns - 1) + layout->right - layout->left + 1;
+    for (job.rows_per_unit = layout->rows;; job.rows_per_unit = (job.rows_per_unit + 1) / 2) {
+        job.patch_rows = layout->step * (job.rows_per_unit - 1) + layout->bottom - layout->top + 1;
+        job.x_size = round_up(job.patch_rows * job.patch_columns * layout->channels_in, 16);
+        job.unit_size = job.x_size + job.rows_per_unit * layout->columns * row_out;
+        if (job.rows_per_unit == 1 || (!conv->limit && job.unit_size * 4 <= UNIT_BYTES)) break;
+    }
+    job.units_per_picture = (layout->rows + job.rows_per_unit - 1) / job.rows_per_unit;
+    job.in_place = !layout->half && out % LANES == 0 && layout->top >= 0 && layout->left >= 0 &&
+                   layout->step * (layout->rows - 1) + layout->bottom < layout->height_in &&
+                   layout->step * (layout->columns - 1) + layout->right < layout->width_in;
+    if (job.in_place) job.unit_size = 0;
+    dim units = layout->n * job.units_per_picture;
+    dim stage = job.in_place ? units : least(units, most(1, STAGE_BYTES / (job.unit_size * 4)));
+    if (conv->limit && !job.in_place) stage = least(stage, conv->limit);
+    job.row_blocks = (phase->depth + SUM_ROWS - 1) / SUM_ROWS;
+    for (dim v = 0; v < layout->vectors_out; v += panel_width(v, layout->vectors_out)) job.panels++;
+    char *memory = scratch_take((size_t)(stage * job.unit_size + depth * row_out) * 4);
+    if (!memory) return free(job.layout.phases), -1;
+    job.units = (float *)memory, job.sums = job.units + stage * job.unit_size;
+    int failed = 0;
+    for (job.first = 0; job.first < units && !failed; job.first += job.count) {
+        job.count = least(stage, units - job.first);
+        if (!job.in_place)
+            failed = run_tasks(layout->half ? copy_unit_in_half : copy_unit_in_float, &job, job.count, conv->threads, 0);
+        if (!failed)
+            failed = run_tasks(sum_rows, &job, phase->runs * job.row_blocks * job.panels, conv->threads,
+                               (size_t)phase->runs * sizeof(dim));
+    }
+    for (dim row = 0; row < depth && !failed; row++) memcpy(gradient + row * out, job.sums + row * row_out, (size_t)out * 4);
+    scratch_give(memory);
+    free(job.layout.phases);
+    return failed;
+}
+
+int kernels_interface(void) { return KERNELS_INTERFACE; }
+
+/* Winograd's form wherever it applies and its sums are worth it: they cost the same for few channels as for many.
+   Tiles multiply faster than those sums can be made. */
+static int by_winograd(const Conv *conv) {
+    return !(HAS_TILES && conv->half) && conv->kernel_size == 3 && conv->stride == 1 && conv->padding == 1 && conv->dilation == 1 &&
+           conv->in_channels >= 8 && conv->out_channels >= 8;
+}
+
+dim conv_packed_size(const Conv *conv, int adjoint) {
+    return by_winograd(conv) ? winograd_packed_size(conv, adjoint) : direct_packed_size(conv, adjoint);
+}
+
+int conv_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
+    return by_winograd(conv) ? winograd_pack(conv, adjoint, weight, packed)
+                             : direct_pack(conv, adjoint, weight, packed);
+}
+
+int conv_product(const Conv *conv, int adjoint, const void *from, const float *packed, const Epilogue *epilogue,
+                 void *to) {
+    return by_winograd(conv) ? winograd_product(conv, adjoint, from, packed, epilogue, to)
+                             : direct_product(conv, adjoint, from, packed, epilogue, to);
+}
+
+int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
+    return by_winograd(conv)         ? winograd_weight_gradient(conv, x, dy, gradient)
+           : HAS_TILES && conv->half ? tiles_weight_gradient(conv, x, dy, gradient)
+                                     : direct_weight_gradient(conv, x, dy, gradient);
+}

@@ -1,0 +1,67 @@
+/* Pixels to channels and back, with the change of type and the addition that stand beside them in a network. */
+#include "threads.h"
+#include "vec.h"
+
+typedef struct {
+    dim rows, columns, channels, block; /* Of the side with more pixels: rows of the whole batch. */
+    int from_half, to_half;
+    const void *from, *add;
+    void *to;
+} Rearrangement;
+
+INLINE float read_one(const void *from, dim place, int half) {
+    if (!half) return ((const float *)from)[place];
+    uint32_t bits = (uint32_t)((const uint16_t *)from)[place] << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+INLINE void write_one(void *to, dim place, float value, int half) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if (half) ((uint16_t *)to)[place] = value == value ? (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
+    else ((float *)to)[place] = value;
+}
+
+/* Row `row` of the side with more pixels: a run of block * channels numbers of it lies together on the other side. */
+INLINE void move_row(const Rearrangement *job, dim row, const int to_depth, const int from_half, const int to_half) {
+    dim run = job->block * job->channels, pixel = run * job->block, across = job->columns / job->block;
+    dim wide = row * job->columns * job->channels;
+    dim deep = row / job->block * across * pixel + row % job->block * run;
+    for (dim p = 0; p < across; p++, wide += run, deep += pixel)
+        for (dim i = 0; i < run; i++) {
+            dim from = (to_depth ? wide : deep) + i, to = (to_depth ? deep : wide) + i;
+            float value = read_one(job->from, from, from_half);
+            if (job->add) value += read_one(job->add, to, to_half);
+            write_one(job->to, to, value, to_half);
+        }
+}
+
+INLINE void move_by_type(const Rearrangement *job, dim row, const int to_depth) {
+    if (job->from_half && job->to_half) move_row(job, row, to_depth, 1, 1);
+    else if (job->from_half) move_row(job, row, to_depth, 1, 0);
+    else if (job->to_half) move_row(job, row, to_depth, 0, 1);
+    else move_row(job, row, to_depth, 0, 0);
+}
+
+/* Rows that a task moves. */
+enum { TASK_ROWS = 16 };
+
+static void to_depth(const void *argument, dim task, char *scratch) {
+    const Rearrangement *job = argument;
+    (void)scratch;
+    for (dim row = task * TASK_ROWS; row < least(job->rows, (task + 1) * TASK_ROWS); row++) move_by_type(job, row, 1);
+}
+
+static void to_space(const void *argument, dim task, char *scratch) {
+    const Rearrangement *job = argument;
+    (void)scratch;
+    for (dim row = task * TASK_ROWS; row < least(job->rows, (task + 1) * TASK_ROWS); row++) move_by_type(job, row, 0);
+}
+
+int rearrange_pixels(int deeper, dim rows, dim columns, dim channels, dim block, const void *from, int from_half,
+                     const void *add, void *to, int to_half, dim threads) {
+    Rearrangement job = {rows, columns, channels, block, from_half, to_half, from, add, to};
+    return run_tasks(deeper ? to_depth : to_space, &job, (rows + TASK_ROWS - 1) / TASK_ROWS, threads, 0);
+}

@@ -1,0 +1,94 @@
+/* Vectors of float32 as wide as the processor's registers, and loads and stores of float32 or bfloat16. */
+#ifndef VEC_H
+#define VEC_H
+
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX2__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float loose_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+
+INLINE dim round_up(dim count, dim multiple) { return (count + multiple - 1) / multiple * multiple; }
+INLINE dim least(dim a, dim b) { return a < b ? a : b; }
+INLINE dim most(dim a, dim b) { return a > b ? a : b; }
+
+INLINE vec load_float(const float *from) { return *(const loose_vec *)from; }
+INLINE void store_float(float *to, vec v) { *(loose_vec *)to = v; }
+INLINE vec all(float value) { return value - (vec){0}; }
+
+/* A bfloat16 is the upper half of a float32. */
+INLINE vec load_half(const uint16_t *from) {
+    return (vec)(__builtin_convertvector(*(const half_vec *)from, uvec) << 16);
+}
+
+/* Rounded to the nearest, ties to even; what is no number stays none. */
+INLINE void store_half(uint16_t *to, vec v) {
+    uvec bits = (uvec)v, is_number = (uvec)(v == v);
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    *(half_vec *)to = __builtin_convertvector((rounded & is_number) | (0x7fc0 & ~is_number), half_vec);
+}
+
+/* The address of number `place` of an array of float32 or bfloat16. */
+INLINE const void *at(const void *array, dim place, int half) { return (const char *)array + place * (half ? 2 : 4); }
+
+/* LANES numbers from there on; or only `count` of them, and zeros. */
+INLINE vec load(const void *from, int half) { return half ? load_half(from) : load_float(from); }
+INLINE vec load_some(const void *from, dim count, int half) {
+    if (count >= LANES) return load(from, half);
+#ifdef __AVX512F__
+    __mmask16 mask = (__mmask16)((1u << count) - 1);
+    if (!half) return (vec)_mm512_maskz_loadu_ps(mask, from);
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16);
+#else
+    float part[LANES] __attribute__((aligned(64))) = {0};
+    uint16_t half_part[LANES] __attribute__((aligned(64))) = {0};
+    if (!half) return memcpy(part, from, (size_t)count * 4), load_float(part);
+    return memcpy(half_part, from, (size_t)count * 2), load_half(half_part);
+#endif
+}
+
+INLINE void store(void *to, vec v, int half) {
+    if (half) store_half(to, v);
+    else store_float(to, v);
+}
+INLINE void store_some(void *to, vec v, dim count, int half) {
+    if (count >= LANES) return store(to, v, half);
+    char part[4 * LANES] __attribute__((aligned(64)));
+    store(part, v, half);
+#ifdef __AVX512F__
+    __mmask16 mask = (__mmask16)((1u << count) - 1);
+    if (half) _mm256_mask_storeu_epi16(to, mask, *(const __m256i *)part);
+    else _mm512_mask_storeu_ps(to, mask, (__m512)v);
+#else
+    memcpy(to, part, (size_t)count * (half ? 2 : 4));
+#endif
+}
+
+/* What is done to LANES results (or `count` of them) before they are stored at number `place` of `to`. */
+INLINE void finish(vec v, const Epilogue *epilogue, dim channel, void *to, dim place, dim count, int half) {
+    vec zero = {0};
+    if (epilogue->bias) v += load_some(epilogue->bias + channel, count, 0);
+    if (epilogue->add) v += load_some(at(epilogue->add, place, half), count, half);
+    /* So written that what is no number stays none. */
+    if (epilogue->relu) v = (vec)((ivec)v & ~(v <= zero));
+    if (epilogue->mask) v = (vec)((ivec)v & (load_some(at(epilogue->mask, place, half), count, half) > zero));
+    store_some((char *)to + place * (half ? 2 : 4), v, count, half);
+}
+
+#endif

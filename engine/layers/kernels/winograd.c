@@ -1,0 +1,475 @@
+/* 3x3 convolutions at stride 1 with padding 1, by Winograd's F(4x4, 3x3): a tile of 4x4 results takes 36 products
+   a channel where the definition takes 144.
+
+       Y = At [ (G w Gt) * (Bt d B) ] A        d: the 6x6 pixels that a tile of 4x4 results depends on
+
+   Sources: Winograd, "Arithmetic complexity of computations", 1980; Lavin & Gray, "Fast algorithms for
+   convolutional neural networks", CVPR 2016, section 4.3 (points 0, 1, -1, 2, -2 and infinity):
+
+            | 4  0 -5  0  1  0 |        | 1/4    0     0  |
+            | 0 -4 -4  1  1  0 |        |-1/6 -1/6  -1/6  |         | 1  1  1  1  1  0 |
+       Bt = | 0  4 -4 -1  1  0 |    G = |-1/6  1/6  -1/6  |    At = | 0  1 -1  2 -2  0 |
+            | 0 -2 -1  2  1  0 |        | 1/24  1/12  1/6 |         | 0  1  1  4  4  0 |
+            | 0  2 -1 -2  1  0 |        | 1/24 -1/12  1/6 |         | 0  1 -1  8 -8  1 |
+            | 0  4  0 -5  0  1 |        | 0      0     1  |
+
+   The sum over channels turns each of the 36 products into a matrix product, (tiles, C) @ (C, K). A task takes a few
+   tiles at a time through all three steps, so that what lies between them stays in the second-level cache. */
+#include "gemm.h"
+#include "threads.h"
+
+enum { POINTS = 36, TILE = 4, SIDE = 6 };
+/* Between two of the 36 planes, so that they do not fall on the same few places of the cache. */
+enum { GAP = 16 };
+/* Tiles of a task, at most, and at least: they share what a weight costs to read. */
+enum { MOST_TILES = 48, FEWEST_TILES = 16 };
+/* What the gradient of a weight has in work between two meetings of its threads. */
+enum { STAGE_BYTES = 6 << 20 };
+
+/* The four transforms along one side, and G's adjoint. */
+INLINE void transform_input(const vec d[6], vec out[6]) {
+    vec a = d[4] - 4.f * d[2], b = d[3] - 4.f * d[1], c = d[4] - d[2], e = 2.f * (d[3] - d[1]);
+    out[0] = 4.f * d[0] - 5.f * d[2] + d[4];
+    out[1] = a + b, out[2] = a - b, out[3] = c + e, out[4] = c - e;
+    out[5] = 4.f * d[1] - 5.f * d[3] + d[5];
+}
+
+INLINE void transform_output(const vec m[6], vec out[4]) {
+    vec a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
+    out[0] = m[0] + a + c, out[1] = b + 2.f * d, out[2] = a + 4.f * c, out[3] = b + 8.f * d + m[5];
+}
+
+/* A g: the adjoint of the output's transform. */
+INLINE void transform_output_gradient(const vec g[4], vec out[6]) {
+    vec even = g[0] + g[2], odd = g[1] + g[3], even4 = g[0] + 4.f * g[2], odd2 = 2.f * (g[1] + 4.f * g[3]);
+    out[0] = g[0], out[1] = even + odd, out[2] = even - odd;
+    out[3] = even4 + odd2, out[4] = even4 - odd2, out[5] = g[3];
+}
+
+INLINE void transform_weight(const vec w[3], vec out[6]) {
+    vec ends = w[0] + w[2], few = (1.f / 24) * w[0] + (1.f / 6) * w[2], middle = (1.f / 12) * w[1];
+    out[0] = 0.25f * w[0], out[1] = (-1.f / 6) * (ends + w[1]), out[2] = (-1.f / 6) * (ends - w[1]);
+    out[3] = few + middle, out[4] = few - middle, out[5] = w[2];
+}
+
+/* Gt u: the adjoint of the weight's transform. */
+INLINE void transform_weight_gradient(const vec u[6], vec out[3]) {
+    vec a = u[1] + u[2], b = u[2] - u[1], c = u[3] + u[4], d = u[3] - u[4];
+    out[0] = 0.25f * u[0] - (1.f / 6) * a + (1.f / 24) * c;
+    out[1] = (1.f / 6) * b + (1.f / 12) * d;
+    out[2] = (1.f / 6) * (c - a) + u[5];
+}
+
+/* A transform down the columns of a square of `in` x `in` vectors, then along the rows of the result. */
+#define TRANSFORM_BOTH_WAYS(transform, in, out, from, put)                \
+    {                                                                     \
+        vec between[out][in];                                             \
+        _Pragma("GCC unroll 6") for (int j = 0; j < (in); j++) {          \
+            vec column[in], made[out];                                    \
+            _Pragma("GCC unroll 6") for (int i = 0; i < (in); i++) column[i] = from;  \
+            transform(column, made);                                      \
+            _Pragma("GCC unroll 6") for (int i = 0; i < (out); i++) between[i][j] = made[i]; \
+        }                                                                 \
+        _Pragma("GCC unroll 6") for (int i = 0; i < (out); i++) {         \
+            vec made[out];                                                \
+            transform(between[i], made);                                  \
+            _Pragma("GCC unroll 6") for (int j = 0; j < (out); j++) put;  \
+        }                                                                 \
+    }
+
+/* A pass over a batch of pictures, tile by tile: from `channels_in` to `channels_out`. */
+typedef struct {
+    dim n, height, width, down, across; /* Pixels, and tiles, of a picture. */
+    dim channels_in, channels_out, vectors_in, vectors_out;
+    dim tiles, tiles_per_task;
+    int half;
+    const void *from, *zeros;
+    void *to;
+    const float *packed;
+    const Epilogue *epilogue;
+} Pass;
+
+/* Where a tile lies: its picture, and its first pixel. */
+typedef struct {
+    dim picture, row, column;
+} Place;
+
+static Pass pass_of(const Conv *conv, int adjoint) {
+    Pass pass = {.n = conv->n, .height = conv->height, .width = conv->width, .half = (int)conv->half};
+    pass.down = (conv->height + TILE - 1) / TILE, pass.across = (conv->width + TILE - 1) / TILE;
+    pass.tiles = conv->n * pass.down * pass.across;
+    pass.channels_in = adjoint ? conv->out_channels : conv->in_channels;
+    pass.channels_out = adjoint ? conv->in_channels : conv->out_channels;
+    pass.vectors_in = (pass.channels_in + LANES - 1) / LANES;
+    pass.vectors_out = (pass.channels_out + LANES - 1) / LANES;
+    return pass;
+}
+
+INLINE Place place_of(const Pass *pass, dim tile) {
+    dim row = tile / pass->across;
+    return (Place){row / pass->down, row % pass->down * TILE, tile % pass->across * TILE};
+}
+
+/* Bt d B of one tile, a vector of channels at a time: numbers of the 36 planes, `plane` apart, from `to` on. */
+INLINE void gather(const Pass *pass, Place place, const void *picture, dim channels, float *to, dim plane,
+                   const int half) {
+    dim top = place.row - 1, left = place.column - 1, size = half ? 2 : 4;
+    dim whole = channels / LANES * LANES;
+    if (top >= 0 && left >= 0 && top + SIDE <= pass->height && left + SIDE <= pass->width) {
+        dim pixel = channels * size, row = pass->width * pixel;
+        const char *first = (const char *)picture + top * row + left * pixel;
+        for (dim c = 0; c < whole; c += LANES, first += LANES * size, to += LANES)
+            TRANSFORM_BOTH_WAYS(transform_input, 6, 6, load(first + i * row + j * pixel, half),
+                                store_float(to + (i * SIDE + j) * plane, made[j]))
+        if (whole < channels)
+            TRANSFORM_BOTH_WAYS(transform_input, 6, 6,
+                                load_some(first + i * row + j * pixel, channels - whole, half),
+                                store_float(to + (i * SIDE + j) * plane, made[j]))
+        return;
+    }
+    /* At the border: pixels beyond it are read from a row of zeros. */
+    const void *pixels[SIDE][SIDE];
+    for (dim i = 0; i < SIDE; i++)
+        for (dim j = 0; j < SIDE; j++) {
+            dim h = top + i, w = left + j;
+            int inside = h >= 0 && h < pass->height && w >= 0 && w < pass->width;
+            pixels[i][j] = inside ? at(picture, (h * pass->width + w) * channels, half) : pass->zeros;
+        }
+    for (dim c = 0; c < channels; c += LANES, to += LANES)
+        TRANSFORM_BOTH_WAYS(transform_input, 6, 6, load_some(at(pixels[i][j], c, half), channels - c, half),
+                            store_float(to + (i * SIDE + j) * plane, made[j]))
+}
+
+/* At m A of one tile, finished and stored. */
+INLINE void scatter(const Pass *pass, Place place, const float *from, dim plane, const int half) {
+    dim rows = least(TILE, pass->height - place.row), columns = least(TILE, pass->width - place.column);
+    dim channels = pass->channels_out;
+    dim first = ((place.picture * pass->height + place.row) * pass->width + place.column) * channels;
+    for (dim c = 0; c < channels; c += LANES, from += LANES) {
+        vec results[TILE][TILE];
+        vec between[TILE][SIDE];
+#pragma GCC unroll 6
+        for (int j = 0; j < SIDE; j++) {
+            vec column[SIDE], made[TILE];
+#pragma GCC unroll 6
+            for (int i = 0; i < SIDE; i++) column[i] = load_float(from + (i * SIDE + j) * plane);
+            transform_output(column, made);
+#pragma GCC unroll 4
+            for (int i = 0; i < TILE; i++) between[i][j] = made[i];
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < TILE; i++) transform_output(between[i], results[i]);
+        for (dim i = 0; i < rows; i++)
+            for (dim j = 0; j < columns; j++)
+                finish(results[i][j], pass->epilogue, c, pass->to, first + (i * pass->width + j) * channels + c,
+                       channels - c, half);
+    }
+}
+
+INLINE void run_pass(const Pass *pass, dim task, char *scratch, const int half) {
+    dim first = task * pass->tiles_per_task, tiles = least(pass->tiles_per_task, pass->tiles - first);
+    dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
+    dim plane_in = pass->tiles_per_task * row_in + GAP, plane_out = pass->tiles_per_task * row_out + GAP;
+    float *given = (float *)scratch, *made = given + POINTS * plane_in;
+    dim picture = pass->height * pass->width * pass->channels_in, none = 0;
+    for (dim t = 0; t < tiles; t++) {
+        Place place = place_of(pass, first + t);
+        gather(pass, place, at(pass->from, place.picture * picture, half), pass->channels_in, given + t * row_in,
+               plane_in, half);
+    }
+    for (dim q = 0; q < POINTS; q++) {
+        const float *weight = pass->packed + q * pass->channels_in * row_out;
+        for (dim v = 0, width; v < pass->vectors_out; v += width) {
+            width = panel_width(v, pass->vectors_out);
+            product(tiles, width, given + q * plane_in, row_in, &none, 1, pass->channels_in,
+                    weight + v * LANES * pass->channels_in, made + q * plane_out + v * LANES, row_out);
+        }
+    }
+    for (dim t = 0; t < tiles; t++) scatter(pass, place_of(pass, first + t), made + t * row_out, plane_out, half);
+}
+
+static void pass_in_float(const void *pass, dim task, char *scratch) { run_pass(pass, task, scratch, 0); }
+static void pass_in_half(const void *pass, dim task, char *scratch) { run_pass(pass, task, scratch, 1); }
+
+int winograd_product(const Conv *conv, int adjoint, const void *from, const float *packed, const Epilogue *epilogue,
+                     void *to) {
+    Pass pass = pass_of(conv, adjoint);
+    dim each = POINTS * 4 * LANES * (pass.vectors_in + pass.vectors_out);
+    /* As many as the second-level cache holds, shared out evenly among the threads; a multiple of 4, since products take
+       blocks of rows. */
+    dim tiles = most(FEWEST_TILES, least(MOST_TILES, second_level_cache() * 9 / 10 / each));
+    dim turns = (pass.tiles + conv->threads * tiles - 1) / (conv->threads * tiles);
+    pass.tiles_per_task = round_up((pass.tiles + conv->threads * turns - 1) / (conv->threads * turns), 4);
+    if (conv->limit) pass.tiles_per_task = least(pass.tiles_per_task, conv->limit);
+    char *zeros = scratch_take((size_t)round_up(pass.channels_in, LANES) * 4);
+    if (!zeros) return -1;
+    memset(zeros, 0, (size_t)round_up(pass.channels_in, LANES) * 4);
+    pass.from = from, pass.to = to, pass.packed = packed, pass.epilogue = epilogue, pass.zeros = zeros;
+    size_t scratch = (size_t)(pass.tiles_per_task * each + 2 * POINTS * GAP * 4);
+    int failed = run_tasks(pass.half ? pass_in_half : pass_in_float, &pass,
+                           (pass.tiles + pass.tiles_per_task - 1) / pass.tiles_per_task, conv->threads, scratch);
+    scratch_give(zeros);
+    return failed;
+}
+
+/* The packed weight: 36 matrices (channels_in, channels_out) in panels, their columns filled up with zeros. */
+dim winograd_packed_size(const Conv *conv, int adjoint) {
+    Pass pass = pass_of(conv, adjoint);
+    return POINTS * pass.channels_in * pass.vectors_out * LANES;
+}
+
+typedef struct {
+    Pass pass;
+    const float *weight;
+    float *packed;
+    int adjoint;
+} Packing;
+
+/* G w Gt for LANES of the channels that come in and one vector of those that go out. The adjoint's kernel is turned
+   by half a circle and its channels exchanged. */
+static void pack(const void *argument, dim task, char *scratch) {
+    const Packing *packing = argument;
+    const Pass *pass = &packing->pass;
+    (void)scratch;
+    dim matrix = pass->channels_in * pass->vectors_out * LANES;
+    dim in = task * LANES, ins = least(LANES, pass->channels_in - in);
+    dim tap = pass->channels_in * pass->channels_out;
+    for (dim v = 0; v < pass->vectors_out; v++) {
+        dim out = v * LANES, outs = least(LANES, pass->channels_out - out);
+        float kernel[9][LANES][LANES] __attribute__((aligned(64)));
+        for (dim k = 0; k < 9; k++) {
+            const float *from = packing->weight + (packing->adjoint ? 8 - k : k) * tap;
+            if (!packing->adjoint) {
+                for (dim i = 0; i < ins; i++)
+                    store_float(kernel[k][i], load_some(from + (in + i) * pass->channels_out + out, outs, 0));
+                continue;
+            }
+            float turned[LANES][LANES] __attribute__((aligned(64)));
+            for (dim o = 0; o < outs; o++)
+                store_float(turned[o], load_some(from + (out + o) * pass->channels_in + in, ins, 0));
+            for (dim i = 0; i < LANES; i++)
+                for (dim o = 0; o < LANES; o++) kernel[k][i][o] = o < outs ? turned[o][i] : 0.f;
+        }
+        for (dim i = 0; i < ins; i++) {
+            float *to = packing->packed + packed_place(in + i, out, pass->channels_in, pass->vectors_out);
+            vec between[SIDE][3];
+#pragma GCC unroll 3
+            for (int x = 0; x < 3; x++) {
+                vec column[3] = {load_float(kernel[x][i]), load_float(kernel[3 + x][i]), load_float(kernel[6 + x][i])};
+                vec made[SIDE];
+                transform_weight(column, made);
+#pragma GCC unroll 6
+                for (int y = 0; y < SIDE; y++) between[y][x] = made[y];
+            }
+#pragma GCC unroll 6
+            for (int y = 0; y < SIDE; y++) {
+                vec made[SIDE];
+                transform_weight(between[y], made);
+#pragma GCC unroll 6
+                for (int x = 0; x < SIDE; x++) store_float(to + (y * SIDE + x) * matrix, made[x]);
+            }
+        }
+    }
+}
+
+int winograd_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
+    Packing packing = {pass_of(conv, adjoint), weight, packed, adjoint};
+    return run_tasks(pack, &packing, (packing.pass.channels_in + LANES - 1) / LANES, conv->threads, 0);
+}
+
+/* The gradient of the weight, Gt [ sum over tiles of (Bt d B)' (A g At) ] G, in one of two ways.
+
+   Few channels: tiles are cut into shares, however many threads there are; a task transforms and sums the tiles of one
+   share, a few at a time, all in the second-level cache; in the end the shares are added.
+
+   Many channels, where each share's sums would not fit: threads meet between two steps. Each transforms tiles; each
+   sums some rows of the 36 products over all of these tiles.
+
+   Either way every sum is made in the same order, whoever makes it. */
+typedef struct {
+    Pass pass;
+    const void *x, *dy;
+    float *given, *spread, *sums, *gradient;
+    dim first, tiles; /* In work. */
+    dim plane_in, plane_out, row_blocks, shares, sums_size;
+} Gradient;
+
+/* Rows of one of the 36 sums that a task makes, tiles that it sums at a time, in the first-level cache, and tiles that a
+   task transforms. */
+enum { SUM_ROWS = 48, SUM_TILES = 64, TRANSFORM_TILES = 8 };
+/* Bytes of a share's sums, at most, and of the planes of the tiles that it has in work; and how many shares. */
+enum { SHARE_SUMS_BYTES = 1400 << 10, SHARE_PLANES_BYTES = 600 << 10, SHARE_TILES = 128, MOST_SHARES = 16 };
+
+INLINE void spread_tile(const Pass *pass, Place place, const void *dy, float *to, dim plane, const int half) {
+    dim channels = pass->channels_out;
+    const void *picture = at(dy, place.picture * pass->height * pass->width * channels, half);
+    const void *pixels[TILE][TILE];
+    for (dim i = 0; i < TILE; i++)
+        for (dim j = 0; j < TILE; j++) {
+            dim h = place.row + i, w = place.column + j;
+            int inside = h < pass->height && w < pass->width;
+            pixels[i][j] = inside ? at(picture, (h * pass->width + w) * channels, half) : pass->zeros;
+        }
+    for (dim c = 0; c < channels; c += LANES, to += LANES) {
+        vec between[SIDE][TILE];
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE; j++) {
+            vec column[TILE], made[SIDE];
+#pragma GCC unroll 4
+            for (int i = 0; i < TILE; i++) column[i] = load_some(at(pixels[i][j], c, half), channels - c, half);
+            transform_output_gradient(column, made);
+#pragma GCC unroll 6
+            for (int i = 0; i < SIDE; i++) between[i][j] = made[i];
+        }
+#pragma GCC unroll 6
+        for (int i = 0; i < SIDE; i++) {
+            vec made[SIDE];
+            transform_output_gradient(between[i], made);
+#pragma GCC unroll 6
+            for (int j = 0; j < SIDE; j++) store_float(to + (i * SIDE + j) * plane, made[j]);
+        }
+    }
+}
+
+/* Tiles first..first + tiles of the batch, to tiles 0..tiles of the planes. */
+INLINE void transform_tiles(const Gradient *job, dim first, dim tiles, float *given, float *spread, const int half) {
+    const Pass *pass = &job->pass;
+    dim picture = pass->height * pass->width * pass->channels_in;
+    for (dim t = 0; t < tiles; t++) {
+        Place place = place_of(pass, first + t);
+        gather(pass, place, at(job->x, place.picture * picture, half), pass->channels_in,
+               given + t * pass->vectors_in * LANES, job->plane_in, half);
+        spread_tile(pass, place, job->dy, spread + t * pass->vectors_out * LANES, job->plane_out, half);
+    }
+}
+
+/* sums += rows row..row + rows of one of the 36 products, over all tiles of its planes. */
+INLINE void sum_tiles(const Gradient *job, const float *given, const float *spread, dim tiles, dim row, dim rows,
+                      float *sums) {
+    const Pass *pass = &job->pass;
+    dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
+    for (dim t = 0; t < tiles; t += SUM_TILES)
+        for (dim v = 0, width; v < pass->vectors_out; v += width) {
+            width = panel_width(v, pass->vectors_out);
+            outer(rows, width, given + t * row_in + row, 0, row_in, spread + t * row_out + v * LANES, 0, row_out, 1,
+                  least(SUM_TILES, tiles - t), sums + row * row_out + v * LANES, row_out);
+        }
+}
+
+INLINE void transform_some(const Gradient *job, dim task, const int half) {
+    const Pass *pass = &job->pass;
+    dim t = task * TRANSFORM_TILES;
+    transform_tiles(job, job->first + t, least(TRANSFORM_TILES, job->tiles - t),
+                    job->given + t * pass->vectors_in * LANES, job->spread + t * pass->vectors_out * LANES, half);
+}
+
+static void transform_in_float(const void *job, dim task, char *scratch) {
+    (void)scratch;
+    transform_some(job, task, 0);
+}
+static void transform_in_half(const void *job, dim task, char *scratch) {
+    (void)scratch;
+    transform_some(job, task, 1);
+}
+
+static void sum_rows(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    const Pass *pass = &job->pass;
+    (void)scratch;
+    dim row_out = pass->vectors_out * LANES;
+    dim q = task / job->row_blocks, row = task % job->row_blocks * SUM_ROWS;
+    dim rows = least(SUM_ROWS, pass->channels_in - row);
+    float *sums = job->sums + q * pass->channels_in * row_out;
+    if (job->first == 0) memset(sums + row * row_out, 0, (size_t)(rows * row_out) * 4);
+    sum_tiles(job, job->given + q * job->plane_in, job->spread + q * job->plane_out, job->tiles, row, rows, sums);
+}
+
+INLINE void sum_share(const Gradient *job, dim share, char *scratch, const int half) {
+    const Pass *pass = &job->pass;
+    float *given = (float *)scratch, *spread = given + POINTS * job->plane_in;
+    float *sums = job->sums + share * job->sums_size;
+    memset(sums, 0, (size_t)job->sums_size * 4);
+    dim end = pass->tiles * (share + 1) / job->shares;
+    for (dim first = pass->tiles * share / job->shares, tiles; first < end; first += tiles) {
+        tiles = least(job->tiles, end - first);
+        transform_tiles(job, first, tiles, given, spread, half);
+        for (dim q = 0; q < POINTS; q++)
+            sum_tiles(job, given + q * job->plane_in, spread + q * job->plane_out, tiles, 0, pass->channels_in,
+                      sums + q * (job->sums_size / POINTS));
+    }
+}
+
+static void sum_share_in_float(const void *job, dim share, char *scratch) { sum_share(job, share, scratch, 0); }
+static void sum_share_in_half(const void *job, dim share, char *scratch) { sum_share(job, share, scratch, 1); }
+
+static void transform_sums(const void *argument, dim row, char *scratch) {
+    const Gradient *job = argument;
+    const Pass *pass = &job->pass;
+    (void)scratch;
+    dim row_out = pass->vectors_out * LANES, matrix = pass->channels_in * row_out;
+    for (dim c = 0; c < pass->channels_out; c += LANES) {
+        const float *from = job->sums + row * row_out + c;
+        vec between[3][SIDE];
+        for (int x = 0; x < SIDE; x++) {
+            vec column[SIDE], made[3];
+            for (int y = 0; y < SIDE; y++) {
+                column[y] = load_float(from + (y * SIDE + x) * matrix);
+                for (dim share = 1; share < job->shares; share++)
+                    column[y] += load_float(from + (y * SIDE + x) * matrix + share * job->sums_size);
+            }
+            transform_weight_gradient(column, made);
+            for (int y = 0; y < 3; y++) between[y][x] = made[y];
+        }
+        for (int y = 0; y < 3; y++) {
+            vec made[3];
+            transform_weight_gradient(between[y], made);
+            for (int x = 0; x < 3; x++)
+                store_some(job->gradient + ((y * 3 + x) * pass->channels_in + row) * pass->channels_out + c, made[x],
+                           pass->channels_out - c, 0);
+        }
+    }
+}
+
+static int sum_by_shares(Gradient *job, const Conv *conv) {
+    size_t scratch = (size_t)(POINTS * (job->plane_in + job->plane_out)) * 4;
+    return run_tasks(job->pass.half ? sum_share_in_half : sum_share_in_float, job, job->shares, conv->threads, scratch);
+}
+
+static int sum_in_stages(Gradient *job, const Conv *conv) {
+    Task *transform = job->pass.half ? transform_in_half : transform_in_float;
+    char *planes = scratch_take((size_t)(POINTS * (job->plane_in + job->plane_out)) * 4);
+    if (!planes) return -1;
+    job->given = (float *)planes, job->spread = job->given + POINTS * job->plane_in;
+    int failed = 0;
+    dim stage = job->tiles;
+    for (job->first = 0; job->first < job->pass.tiles && !failed; job->first += job->tiles) {
+        job->tiles = least(stage, job->pass.tiles - job->first);
+        failed = run_tasks(transform, job, (job->tiles + TRANSFORM_TILES - 1) / TRANSFORM_TILES, conv->threads, 0);
+        if (!failed) failed = run_tasks(sum_rows, job, POINTS * job->row_blocks, conv->threads, 0);
+    }
+    scratch_give(planes);
+    return failed;
+}
+
+int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
+    Gradient job = {.pass = pass_of(conv, 0), .x = x, .dy = dy, .gradient = gradient, .shares = 1};
+    Pass *pass = &job.pass;
+    dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
+    job.sums_size = POINTS * pass->channels_in * row_out;
+    job.row_blocks = (pass->channels_in + SUM_ROWS - 1) / SUM_ROWS;
+    int by_shares = job.sums_size * 4 <= SHARE_SUMS_BYTES && pass->tiles >= 2 * SHARE_TILES;
+    if (by_shares) job.shares = least(MOST_SHARES, pass->tiles / SHARE_TILES);
+    job.tiles = (by_shares ? SHARE_PLANES_BYTES : STAGE_BYTES) / (POINTS * 4 * (row_in + row_out));
+    if (conv->limit) job.tiles = conv->limit;
+    job.tiles = least(pass->tiles, most(job.tiles, conv->limit ? 1 : 2 * TRANSFORM_TILES));
+    job.plane_in = job.tiles * row_in + GAP, job.plane_out = job.tiles * row_out + GAP;
+    dim zeros = most(row_in, row_out);
+    char *memory = scratch_take((size_t)(zeros + job.shares * job.sums_size) * 4);
+    if (!memory) return -1;
+    memset(memory, 0, (size_t)zeros * 4);
+    pass->zeros = memory, job.sums = (float *)memory + zeros;
+    int failed = by_shares ? sum_by_shares(&job, conv) : sum_in_stages(&job, conv);
+    if (!failed) failed = run_tasks(transform_sums, &job, pass->channels_in, conv->threads, 0);
+    scratch_give(memory);
+    return failed;
+}

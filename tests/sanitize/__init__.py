@@ -1,0 +1,1 @@
+"""A program in C that runs the kernels under sanitizers."""

@@ -1,0 +1,220 @@
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from oracle import PATHS
+
+from engine.layers import Arena, Conv2d, Sequential, arena, some_arena
+from engine.layers.arena import FIT, SMALLEST_BYTES, SPARE, current, empty
+
+SIZE = 4 * SMALLEST_BYTES
+
+
+def taken(bytes_=SIZE):
+    return empty((bytes_ // 4,), torch.float32)
+
+
+def test_the_memory_of_a_tensor_that_is_gone_is_used_again():
+    with Arena().used():
+        first = taken()
+        address, part = first.data_ptr(), first[100:200]
+        del first
+
+        # A part of it is still there.
+        assert taken().data_ptr() != address
+        del part
+        assert taken().data_ptr() == address
+
+
+def test_a_tensor_keeps_its_memory_longer_than_the_arena_is_used():
+    with Arena().used():
+        kept = taken()
+        kept.fill_(7.0)
+        for _ in range(5):
+            taken().fill_(1.0)
+
+    gc.collect()
+    assert (kept == 7.0).all()
+
+
+def test_a_tensor_outlives_its_arena():
+    owner = Arena()
+    with owner.used():
+        kept = taken()
+        kept.fill_(7.0)
+
+    owner.clear()
+    del owner
+    gc.collect()
+
+    assert (kept == 7.0).all()
+
+
+@pytest.mark.parametrize(("factor", "again"), [(1.0, True), (0.9, True), (0.5, False), (1.1, False)])
+def test_a_block_serves_sizes_that_are_nearly_its_own(factor, again):
+    with Arena().used():
+        address = taken().data_ptr()
+
+        assert (taken(int(SIZE * factor)).data_ptr() == address) is again
+    assert 1 / 0.9 < FIT < 2
+
+
+def test_the_block_that_was_freed_last_is_taken_first():
+    with Arena().used():
+        first, second = taken(), taken()
+        addresses = first.data_ptr(), second.data_ptr()
+        del second
+        del first
+
+        assert (taken().data_ptr(), taken().data_ptr()) == (addresses[0], addresses[0])
+
+
+def test_what_is_small_is_not_the_arenas():
+    owner = Arena()
+    with owner.used():
+        small = taken(SMALLEST_BYTES - 4)
+
+    del small
+    assert held(owner) == 0
+
+
+def held(owner):
+    """Bytes of the blocks that an arena has, free or not."""
+    return owner._in_use + sum(block.nbytes for block in owner._free)
+
+
+def test_clear_gives_free_memory_back_and_leaves_the_rest():
+    owner = Arena()
+    with owner.used():
+        kept, gone = taken(), taken()
+        kept.fill_(7.0)
+        del gone
+        assert held(owner) == 2 * SIZE
+
+        owner.clear()
+
+        assert held(owner) == SIZE
+        assert (kept == 7.0).all()
+    del kept
+    assert held(owner) == SIZE
+
+
+def test_an_arena_holds_little_more_than_was_in_use_at_once():
+    owner = Arena()
+    with owner.used():
+        for size in range(SMALLEST_BYTES, 60 * SMALLEST_BYTES, SMALLEST_BYTES):
+            both = taken(size), taken(2 * size)
+            assert held(owner) <= max(SPARE * owner._most, sum(part.nbytes for part in both))
+            del both
+
+    assert owner._in_use == 0
+
+
+def test_arenas_can_be_used_inside_one_another_and_inside_themselves():
+    outer, inner = Arena(), Arena()
+    with outer.used():
+        with inner.used(), inner.used():
+            assert current() is inner
+            first = taken()
+        assert current() is outer
+        second = taken()
+
+    assert current() is None
+    assert (held(outer), held(inner)) == (second.nbytes, first.nbytes)
+
+
+def test_an_error_inside_ends_the_use():
+    with pytest.raises(KeyError), Arena().used():
+        raise KeyError
+
+    assert current() is None
+
+
+def test_another_thread_does_not_use_it():
+    owner, seen = Arena(), []
+    with owner.used():
+        thread = threading.Thread(target=lambda: seen.extend((current(), taken())))
+        thread.start()
+        thread.join()
+
+    assert seen[0] is None
+    assert held(owner) == 0
+
+
+def test_memory_may_be_freed_by_another_thread():
+    owner, tensors = Arena(), []
+    with owner.used():
+        tensors += [taken() for _ in range(50)]
+        threads = [threading.Thread(target=lambda: [tensors.pop() for _ in range(10)]) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+            taken()
+        for thread in threads:
+            thread.join()
+
+        assert owner._in_use == 0
+        assert held(owner) <= 51 * SIZE + 5 * SIZE
+
+
+def test_some_arena_is_the_one_in_use_or_a_new_one():
+    with some_arena():
+        found = current()
+        assert isinstance(found, Arena)
+        with some_arena():
+            assert current() is found
+
+    assert current() is None
+
+
+def test_a_result_has_the_shape_and_the_type_asked_for_with_or_without_an_arena():
+    for shape in ((2, 300, 400), (0, 3), (1, 2)):
+        for dtype in (torch.float32, torch.bfloat16):
+            with Arena().used():
+                x = empty(shape, dtype)
+
+            assert (x.shape, x.dtype) == (empty(shape, dtype).shape, dtype)
+            assert x.is_contiguous()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_layers_compute_the_same_in_an_arena_step_after_step(path):
+    net, x = Sequential(Conv2d(8, 20, 3, padding=1), Conv2d(20, 8, 3, padding=1)), torch.rand(1, 64, 64, 8)
+    with path():
+        wanted = net.forward(x, train=True), net.backward(x)
+
+        owner = Arena()
+        for _ in range(3):
+            with owner.used():
+                made = net.forward(x, train=True), net.backward(x)
+            assert all(map(torch.equal, made, wanted))
+
+
+def test_an_arena_and_its_memory_go_while_the_network_stays():
+    """Packed weights live on; if they lay in the arena, they would keep it, with all that is free in it."""
+    # Packed, its weight is larger than what an arena takes at least.
+    layer, x = Conv2d(64, 64, 3, padding=1), torch.rand(1, 64, 64, 64)
+    owner = Arena()
+    with owner.used():
+        layer.forward(x)
+
+    gone = weakref.ref(owner)
+    del owner
+    gc.collect()
+
+    assert gone() is None
+
+
+def test_memory_is_given_back_to_the_system(monkeypatch):
+    owner, blocks = Arena(), []
+    fresh = arena._fresh
+    monkeypatch.setattr(arena, "_fresh", lambda size: blocks.append(fresh(size)) or blocks[-1])
+    with owner.used():
+        taken()
+    gone = weakref.ref(blocks.pop())
+
+    owner.clear()
+    gc.collect()
+
+    assert gone() is None
