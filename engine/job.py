@@ -23,7 +23,7 @@ import torch
 from engine import precision, weights
 from engine.files import write_atomically
 from engine.grow import grow
-from engine.layers import Layer, slots
+from engine.layers import Layer, kernels, slots
 from engine.networks import build_network, kind_of, spec_to_dict
 from engine.pairs import Source, Validation, open_source
 from engine.recipe import Recipe, from_dict, read_recipe
@@ -340,6 +340,8 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     try:
         recipe = read_recipe(given.recipe, dict(given.set))
+        if missing := kernels.warning():
+            print(f"warning: {missing}", flush=True)
         job = Run(recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10)
         ended = run(job, lambda line: print(line, flush=True), print)
     except ValueError as error:

@@ -1,1 +1,11 @@
 """Everything that speaks HTTP, and the command line."""
+
+from importlib import metadata
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return metadata.version("denoise")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
 import torch
@@ -12,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 
 from engine.decoder import Decoder, require_linux
 from engine.process import give_back, share_memory
+from service import version
 from service.batches.routes import router as batches
 from service.errors import answer_errors
 from service.http.caching import TaggedFiles
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(
         title="denoise",
         summary="Takes the noise out of pictures.",
-        version=_version(),
+        version=version(),
         lifespan=lifespan,
         # Before every route there is and will be: to need no key, it has to be named in keys/guard.py.
         dependencies=[Depends(allowed)],
@@ -101,10 +101,3 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/page", TaggedFiles(directory=PAGE), name="page")
     describe_keys(app, keys)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("denoise")
-    except PackageNotFoundError:
-        return "not installed"

@@ -9,6 +9,7 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.formats import FORMATS, WRITTEN
+from engine.layers import kernels
 from service.errors import BUSY, documented
 from service.http.caching import tagged
 from service.http.closing import Closing
@@ -71,6 +72,7 @@ class Health(BaseModel):
     faults: list[Fault] = Field(description="Weights files that are not what is served under their names.")
     device: str
     precision: str = Field(description="The type that products run in.")
+    kernels: str = Field(description="The compiled kernels in use on the processor, or plain, which is none.")
     version: str
     denoising: int = Field(description="Pictures that are being decoded, denoised or encoded.")
     waiting: int = Field(description="Pictures that wait for their turn.")
@@ -112,6 +114,7 @@ async def get_health(request: Request) -> Health:
         faults=list(models.faults.values()),
         device=models.device,
         precision=models.precision,
+        kernels=kernels.name(),
         version=request.app.version,
         denoising=schedule.in_work,
         waiting=schedule.waiting,

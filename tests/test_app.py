@@ -21,6 +21,7 @@ from windows import SOON, Net, piece
 from engine import images, picture, weights
 from engine.decoder import Decoder
 from engine.formats import FORMATS, WRITTEN
+from engine.layers import kernels
 from engine.metadata import Metadata
 from engine.picture import Denoising, denoise_picture
 from service.app import create_app
@@ -562,6 +563,7 @@ def test_health_tells_what_runs(client, folder):
     assert health["digests"] == {"photo": weights.load(folder / "photo.safetensors").digest}
     assert (health["denoising"], health["waiting"]) == (0, 0)
     assert health["version"]
+    assert health["kernels"] == kernels.name()
 
 
 def test_the_models_are_listed_with_what_is_known_of_them(client):

@@ -16,8 +16,9 @@ from PIL import Image
 from engine import images, weights
 from engine.ensemble import Ensemble
 from engine.evaluate import evaluate_pairs, gaussian_pairs
+from engine.layers import kernels
 from engine.networks import PhotoSpec, build_network
-from service import cli
+from service import cli, version
 from service.cli import judging
 from service.pictures.wishes import Wishes
 from service.settings import Settings
@@ -78,6 +79,37 @@ def test_each_command_has_a_help_with_an_example(denoise, command):
 
     assert code == 0
     assert text.count(f"denoise {command}") >= 2
+
+
+def test_version_tells_the_kernels_too(denoise):
+    code, text, _ = denoise("--version")
+
+    assert code == 0
+    assert text == f"denoise {version()}, kernels {kernels.name()}\n"
+
+
+@pytest.mark.parametrize(
+    "command", [["--version"], ["serve", "--port", "0"], ["train", "paper", "-o", "w.safetensors"]]
+)
+def test_a_choice_of_kernels_that_there_are_not_is_told_in_one_line(command):
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.cli", *command],
+        env=os.environ | {"DENOISE_KERNELS": "fast"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: DENOISE_KERNELS is one of auto, ")
+    assert ended.stderr.endswith("; got 'fast'\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_run_warns_once_if_there_are_no_kernels(denoise, model, photos, tmp_path, monkeypatch):
+    monkeypatch.delenv(kernels.SETTING, raising=False)
+    monkeypatch.setattr(kernels, "chosen", lambda: None)
+
+    code, _, told = denoise("run", photos, "-o", tmp_path, "--model", model)
+
+    assert (code, told) == (0, f"warning: {kernels.warning()}\n")
 
 
 def test_help_does_not_wait_for_torch():

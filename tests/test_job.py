@@ -16,6 +16,7 @@ from PIL import Image
 
 from engine import job, pairs, train, weights
 from engine.job import Line, Run
+from engine.layers import kernels
 from engine.networks import PhotoSpec
 from engine.optim import Average
 from engine.recipe import Recipe
@@ -644,6 +645,15 @@ def test_a_bare_machine_is_told_what_is_wrong(main, tmp_path):
     code = main("photo", tmp_path / "a.safetensors", "--set", "epochs=3")
 
     assert code.startswith("error: photo.toml: unknown: epochs; a recipe takes ")
+
+
+def test_a_bare_machine_is_told_that_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.delenv(kernels.SETTING, raising=False)
+    monkeypatch.setattr(kernels, "chosen", lambda: None)
+
+    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+
+    assert capsys.readouterr().out.startswith(f"warning: {kernels.warning()}\n")
 
 
 def test_a_value_without_its_key_is_refused(main, tmp_path, capsys):

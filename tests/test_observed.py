@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from windows import Net, piece
 
 from engine import weights
+from engine.layers import kernels
 from service.app import create_app
 from service.pictures import denoising
 from service.settings import Settings
@@ -166,6 +167,7 @@ def test_the_weights_the_queue_and_the_process_are_told_as_they_are(client, sett
 
     digest = weights.load(settings.weights / "photo.safetensors").digest
     assert [set(labels) for labels in found["denoise_weights_info"]] == [{"photo", digest}]
+    assert found["denoise_kernels_info"] == {(kernels.name(),): 1}
     assert found["denoise_queue_pictures"] == {("working",): 0, ("waiting",): 0}
     assert found["denoise_ready"] == {(): 1}
     assert found["process_resident_memory_bytes"][()] > 0

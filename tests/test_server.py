@@ -13,6 +13,7 @@ import pytest
 from served import SOON, START, answer, request, serving
 
 from engine import images
+from engine.layers import kernels
 from service.http.server import CUT_SECONDS
 from service.settings import Settings
 
@@ -116,6 +117,32 @@ def test_a_bug_is_in_the_log_with_its_traceback_and_the_request_that_met_it(fold
     assert line["exception"].endswith("RuntimeError: a bug")
     assert line["request_id"] == headers["x-request-id"]
     assert headers["x-request-id"] in json.loads(body)["detail"]
+
+
+def test_the_first_line_of_the_log_says_which_kernels_run(folder):
+    with serving(folder) as server:
+        first = server.log[0]
+
+    assert (first["event"], first["kernels"]) == ("starting", kernels.name())
+
+
+WITHOUT_KERNELS = """
+import os
+from pathlib import Path
+from engine.layers import kernels
+
+os.environ.pop(kernels.SETTING, None)
+kernels.LIBRARIES = Path(os.devnull)
+"""
+
+
+def test_a_server_without_kernels_says_so_and_what_to_do(folder):
+    with serving(folder, code=WITHOUT_KERNELS) as server:
+        first, second = server.log[:2]
+
+    assert first["kernels"] == "plain"
+    assert second["level"] == "warning"
+    assert "no compiled kernels" in second["event"]
 
 
 def test_a_port_in_use_is_told_in_one_line_before_anything_is_loaded(folder):

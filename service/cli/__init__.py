@@ -5,9 +5,11 @@ Whatever needs torch is imported by the commands that use it, so that --help and
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from service import version
 from service.cli import judging, keys, pictures, serving, training
 from service.cli.flags import ManyValues, RecipeFlags
 from service.cli.terminal import error
@@ -19,6 +21,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Takes the noise out of pictures, and trains the networks that do it.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from engine.layers import kernels
+
+        typer.echo(f"denoise {version()}, kernels {kernels.name()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version and kernels in use.")
+    ] = False,
+) -> None:
+    pass
+
+
 # In the order in which --help lists them.
 app.command()(pictures.run)
 app.command()(pictures.estimate)

@@ -11,7 +11,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from service.cli.terminal import err, out, warn
+from service.cli.terminal import err, out, warn, warn_without_kernels
 from service.cli.weights import (
     MEMORY_BUDGET,
     BudgetOption,
@@ -88,6 +88,7 @@ def evaluate(
     from engine.gallery import Section
 
     trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
+    warn_without_kernels()
     nets, model = load_all(weights, device, precision)
     if quality is How.HIGH:
         nets = {name: Ensemble(net) for name, net in nets.items()}
@@ -132,6 +133,7 @@ def ship(
     from engine.evaluate import largest_change
 
     trials = [trial.first(limit) for trial in _trials(pairs, clean, None, sigma or [15, 25, 50])]
+    warn_without_kernels()
     model = load(weights, "cpu", "float32")
     half = files.rounded(model.net, model.spec, files.HALF)
     change = max(largest_change(model.net, half, trial.samples) for trial in trials)
@@ -161,6 +163,7 @@ def demo(
 
     trials = _trials(pairs, clean, None, sigma or [25])
     shown = [pair for trial in trials for pair in trial.first(count).pairs()]
+    warn_without_kernels()
     report.demo(load(weights, "auto", "auto").net, shown, output)
 
 

@@ -16,7 +16,7 @@ from rich.progress import Progress, track
 from rich.table import Column, Table
 
 from engine.formats import FORMATS, WRITTEN, chosen
-from service.cli.terminal import STOPPED, err, error, out, warn
+from service.cli.terminal import STOPPED, err, error, out, warn, warn_without_kernels
 from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
 from service.pictures.wishes import Shown, Wishes
 from service.settings import Settings
@@ -101,6 +101,7 @@ def run(
         chosen(format_, FORMATS[WRITTEN[0]])
     order = folder.Order(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
     weights = partial(choice, model, device, precision)
+    warn_without_kernels()
     if watch:
         _watch(inputs, target, format_, force, order, weights)
     else:

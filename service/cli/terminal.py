@@ -18,3 +18,11 @@ def error(text: str) -> None:
 def warn(text: str) -> None:
     """Whatever else is not what was asked for."""
     err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn_without_kernels() -> None:
+    """For commands that compute. Raises ValueError if DENOISE_KERNELS asks for kernels that cannot be used."""
+    from engine.layers import kernels
+
+    if missing := kernels.warning():
+        warn(f"warning: {missing}")

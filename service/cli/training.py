@@ -10,7 +10,7 @@ import typer
 from rich.live import Live
 
 from service.cli.judging import PairsOption
-from service.cli.terminal import STOPPED, err, warn
+from service.cli.terminal import STOPPED, err, warn, warn_without_kernels
 from service.cli.weights import DeviceOption, load
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def train(
     values = _overrides(override, minutes, steps)
     every = 1.0 if err.is_terminal else 10.0
     chosen = read_recipe(recipe, values)
+    warn_without_kernels()
     training = job.Run(chosen, output, data or (), terms, resume, device, start, log_every=every)
     with _live_line() as show:
         ended = job.run(training, lambda line: show(_describe(line)), warn)
@@ -95,6 +96,7 @@ def sweep(
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))
+    warn_without_kernels()
 
     def measure(weights: Path) -> float:
         assert pairs is not None

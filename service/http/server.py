@@ -15,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
+from engine.layers import kernels
+from service import version
 from service.app import create_app
 from service.http.closing import Closing
 from service.http.connections import Configuration
@@ -31,16 +33,24 @@ CUT_SECONDS = 10
 def serve(settings: Settings, host: str, port: int) -> None:
     """Answer until told to stop by SIGTERM or Ctrl-C.
 
-    Raises OSError if the address cannot be listened on, and what refuse_unguarded and create_app raise.
+    Raises OSError if the address cannot be listened on, ValueError if DENOISE_KERNELS asks for kernels that do
+    not run here, and what refuse_unguarded and create_app raise.
     """
     refuse_unguarded(host, settings)
     logs.configure(settings)
     with ExitStack() as stack:
         # Taken before the weights are loaded: who is refused it is told at once.
         sockets = [stack.enter_context(taken) for taken in bind(host, port)]
+        _announce()
         server = Server(create_app(settings), settings)
         _answer_promptly()
         server.run(sockets)
+
+
+def _announce() -> None:
+    log.info("starting", version=version(), kernels=kernels.name())
+    if missing := kernels.warning():
+        log.warning(missing)
 
 
 def _answer_promptly() -> None:

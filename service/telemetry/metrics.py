@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
+from engine.layers import kernels
 from engine.weights import Model
 from service.telemetry.tracing import current
 
@@ -45,6 +46,8 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        about = Info("denoise_kernels", "The compiled kernels in use, or plain.", registry=self.registry)
+        about.info({"name": kernels.name()})
         ProcessCollector(registry=self.registry)
 
     def laps(self) -> Callable[..., None]:

@@ -1,0 +1,39 @@
+"""What a program that starts says of missing kernels."""
+
+import pytest
+
+from engine.layers import kernels
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    """No library was found, which nobody asked for."""
+    monkeypatch.delenv(kernels.SETTING, raising=False)
+    monkeypatch.setattr(kernels, "chosen", lambda: None)
+
+
+def test_missing_kernels_are_told_with_the_cure(monkeypatch):
+    monkeypatch.setattr(kernels, "runnable", lambda: ("avx2",))
+
+    told = kernels.warning()
+
+    assert "no compiled kernels were found" in told
+    assert "install a C compiler, or run `pip install ziglang`, and then install denoise again" in told
+
+
+def test_a_processor_without_kernels_is_not_told_to_install_a_compiler(monkeypatch):
+    monkeypatch.setattr(kernels, "runnable", lambda: ())
+
+    assert kernels.warning().startswith("there are no compiled kernels for this processor; ")
+
+
+def test_who_asked_for_the_plain_path_is_not_warned(monkeypatch):
+    monkeypatch.setenv(kernels.SETTING, kernels.PLAIN)
+
+    assert kernels.warning() is None
+
+
+def test_kernels_that_run_are_no_reason_to_warn(monkeypatch):
+    monkeypatch.setattr(kernels, "chosen", lambda: object())
+
+    assert kernels.warning() is None
