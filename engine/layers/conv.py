@@ -20,6 +20,8 @@ class _Convolution:
         check_whole("in_channels", in_channels, 1)
         check_whole("out_channels", out_channels, 1)
         self.window, self.in_channels, self.out_channels = window, in_channels, out_channels
+        # Kept by a forward pass with train=True.
+        self.x: Tensor
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
         self._packed: dict[bool, _Packed] = {}
