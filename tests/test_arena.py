@@ -7,7 +7,7 @@ import torch
 from oracle import PATHS
 
 from engine.layers import Arena, Conv2d, Sequential, arena, some_arena
-from engine.layers.arena import FIT, SMALLEST_BYTES, SPARE, current, empty
+from engine.layers.arena import SMALLEST_BYTES, SPARE, current, empty
 
 SIZE = 4 * SMALLEST_BYTES
 
@@ -52,13 +52,22 @@ def test_a_tensor_outlives_its_arena():
     assert (kept == 7.0).all()
 
 
-@pytest.mark.parametrize(("factor", "again"), [(1.0, True), (0.9, True), (0.5, False), (1.1, False)])
-def test_a_block_serves_sizes_that_are_nearly_its_own(factor, again):
+@pytest.mark.parametrize(("factor", "again"), [(1.0, True), (0.5, True), (0.3, True), (1.1, False)])
+def test_a_block_serves_sizes_up_to_its_own(factor, again):
     with Arena().used():
         address = taken().data_ptr()
 
         assert (taken(int(SIZE * factor)).data_ptr() == address) is again
-    assert 1 / 0.9 < FIT < 2
+
+
+def test_the_smallest_block_that_is_large_enough_is_taken():
+    with Arena().used():
+        sizes = (2 * SIZE, SIZE, 4 * SIZE)
+        blocks = [taken(size) for size in sizes]
+        addresses = [block.data_ptr() for block in blocks]
+        del blocks
+
+        assert [taken(size).data_ptr() for size in sizes] == addresses
 
 
 def test_the_block_that_was_freed_last_is_taken_first():

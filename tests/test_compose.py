@@ -398,8 +398,8 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
     with path():
         inside = block.first.memory(Fraction(1), 4)
 
-        # A convolution has its input and its output; the plain path unfolds the input as well.
-        assert inside == 4 * (8 + 8 + (0 if kernels.chosen() else 9 * 8))
+        # A convolution has its input and its output; the plain path pads and unfolds the input as well.
+        assert inside == 4 * (8 + 8 + (0 if kernels.chosen() else 8 + 9 * 8))
         # Beside them a block keeps its input.
         assert block.memory(Fraction(1), 4) == inside + 4 * 8
         # In half the type, at half the sides.

@@ -17,8 +17,6 @@ from torch import Tensor
 
 # Below this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# A free block may be this much larger than what is asked for.
-FIT = 1.25
 # What an arena holds, free blocks included, beside the most that was in use at once.
 SPARE = 1.5
 
@@ -53,11 +51,10 @@ class Arena:
 
     def take(self, size: int) -> Tensor:
         """uint8 (size,), not cleared."""
-        # The last one freed first: it may still be in the cache.
-        for place in reversed(range(len(self._free))):
-            if size <= self._free[place].nbytes <= FIT * size:
-                block = self._free.pop(place)
-                break
+        # The smallest that is large enough; of several, the last one freed, which may still be in the cache.
+        fitting = [place for place, block in enumerate(self._free) if block.nbytes >= size]
+        if fitting:
+            block = self._free.pop(min(reversed(fitting), key=lambda place: self._free[place].nbytes))
         else:
             self._make_room(size)
             block = _fresh(size)

@@ -24,8 +24,9 @@ from .twins import Twin, twin
 BATCHES = {"S": (8, 128), "M": (8, 128), "L": (8, 128), "paper": (8, 32)}
 # A rate at which weights hardly move, so that the last round does the same work as the first.
 LR, BETAS, CLIP = 1e-6, (0.9, 0.99), 1.0
-# Gradients have gone through every layer twice, rounded each time. And where rounding decides on which side of zero a
-# ReLU's input lies, a whole value more or less counts: in a network as small as a test's, a hundredth of a gradient.
+# Gradients have gone through every layer twice, rounded each time. And where rounding decides on which side of
+# zero a ReLU's input lies, a whole value more or less counts: in a network as small as a test's, a hundredth of a
+# gradient.
 SLACK = {"float32": 200.0, "bfloat16": 5.0}
 
 
