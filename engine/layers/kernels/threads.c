@@ -194,6 +194,17 @@ static int start_helper(void) {
 }
 
 #ifndef _WIN32
+/* A process forks while nobody changes the lists. */
+static void hold_all(void) {
+    lock(&pool_lock);
+    lock(&blocks_lock);
+}
+
+static void let_go(void) {
+    unlock(&blocks_lock);
+    unlock(&pool_lock);
+}
+
 /* A child process has none of its parent's threads; whatever they held is free again. */
 static void forget_all(void) {
     pool_lock = blocks_lock = (Lock)LOCK_INIT;
@@ -203,7 +214,7 @@ static void forget_all(void) {
     for (int i = 0; i < MOST_BLOCKS; i++) blocks[i].taken = 0;
 }
 
-__attribute__((constructor)) static void prepare_for_forks(void) { pthread_atfork(NULL, NULL, forget_all); }
+__attribute__((constructor)) static void prepare_for_forks(void) { pthread_atfork(hold_all, let_go, forget_all); }
 #endif
 
 int run_tasks(Task *task, const void *argument, dim count, dim threads, size_t scratch_bytes) {
