@@ -83,15 +83,6 @@ def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
     return x[:, pad : pad + height, pad : pad + width].contiguous()
 
 
-def turned(weight: Tensor, in_channels: int) -> Tensor:
-    """A kernel (k² · C_in, C_out) turned by half a circle, its channels exchanged: (k² · C_out, C_in).
-
-    At stride 1 the gradient of the input is a convolution with it: one product and no scattered sums.
-    """
-    kernel = weight.view(-1, in_channels, weight.shape[1])
-    return kernel.flip(0).transpose(1, 2).reshape(-1, in_channels)
-
-
 def check_whole(name: str, value: int, least: int) -> None:
     """Raises ValueError naming a value that is no whole number of at least `least`."""
     if not isinstance(value, int) or value < least:
