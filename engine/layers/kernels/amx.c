@@ -10,9 +10,9 @@ void tiles_end(void) {}
 void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed) {
     (void)layout, (void)phase, (void)tile, (void)weight, (void)packed;
 }
-void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, const dim *runs,
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row) {
-    (void)rows, (void)layout, (void)phase, (void)a, (void)runs, (void)packed, (void)tile, (void)sums, (void)sums_row;
+    (void)rows, (void)layout, (void)phase, (void)a, (void)a_row, (void)runs, (void)packed, (void)tile, (void)sums, (void)sums_row;
 }
 int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
     (void)conv, (void)x, (void)dy, (void)gradient;
@@ -170,9 +170,9 @@ INLINE void tiles_block(const int high, const int wide, const uint16_t *a, dim a
     if (wide && high) _tile_stored(3, sums + TILE_ROWS * sums_row + TILE_COLUMNS, sums_bytes);
 }
 
-void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, const dim *runs,
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row) {
-    dim a_row = layout->step * layout->channels_in, deep = depth_tiles(phase);
+    dim deep = depth_tiles(phase);
     const uint16_t *b = packed + tile * phase->runs * deep * (TILE_BYTES / 2);
     int wide = tile + 1 < column_tiles(layout);
     sums += tile * TILE_COLUMNS;

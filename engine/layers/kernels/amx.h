@@ -14,7 +14,7 @@
 void tiles_begin(void);
 void tiles_end(void);
 void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed);
-void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, const dim *runs,
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row);
 
 int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient);

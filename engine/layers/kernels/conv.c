@@ -48,7 +48,7 @@ typedef struct {
     Epilogue epilogue; /* Its bias repeated for each pixel of a row of a block. */
     void *to;
     dim rows_per_task, columns_per_task, tasks_down, tasks_across, patch_rows, patch_columns;
-    dim runs_bytes, made_bytes, patch_bytes;
+    dim runs_bytes, made_bytes, patch_bytes, unfolded_bytes;
 } Product;
 
 /* The pixels of a task, where they lie or copied; sets `line`, the numbers from one row of them to the next. */
@@ -77,25 +77,43 @@ INLINE const void *task_pixels(const Product *job, dim picture, dim row, dim col
     return patch;
 }
 
-/* The sums (rows, columns, channels_out) of a task's part of a phase. */
-INLINE void sum_products(const Product *job, const Phase *phase, const void *from, dim line, const dim *runs,
-                         dim rows, dim columns, float *made, const int kind) {
+/* What a position's runs take where they are unfolded: in tiles each is filled up with zeros. */
+INLINE dim unfolded_run(const Phase *phase, int tiles) { return tiles ? depth_tiles(phase) * TILE_DEPTH : phase->depth; }
+
+/* Copies the runs of (rows, columns) positions end to end, and sets `runs` to where each begins in them. */
+INLINE void unfold(const Layout *layout, const Phase *phase, const void *from, dim line, dim *runs, dim rows,
+                   dim columns, char *to, const int kind) {
+    dim run = unfolded_run(phase, kind == TILES), step = layout->step;
+    size_t size = kind == TILES ? 2 : 4, there = (size_t)phase->depth * size, whole = (size_t)run * size;
+    for (dim i = 0; i < rows; i++)
+        for (dim j = 0; j < columns; j++)
+            for (dim r = 0; r < phase->runs; r++, to += whole) {
+                dim place = i * step * line + j * step * layout->channels_in + runs[r];
+                memcpy(to, at(from, place, kind == TILES), there);
+                memset(to + there, 0, whole - there);
+            }
+    for (dim r = 0; r < phase->runs; r++) runs[r] = r * run;
+}
+
+/* The sums (rows, columns, channels_out) of a phase: rows of pixels begin `line` numbers apart, their positions
+   `pixel` numbers. */
+INLINE void sum_products(const Product *job, const Phase *phase, const void *from, dim line, dim pixel,
+                         const dim *runs, dim rows, dim columns, float *made, const int kind) {
     const Layout *layout = &job->layout;
-    dim row_out = layout->vectors_out * LANES, step = layout->step * line;
+    dim row_out = layout->vectors_out * LANES;
     const float *packed = job->packed + phase->packed;
     if (kind == TILES) {
         for (dim tile = 0; tile * TILE_COLUMNS < layout->channels_out; tile += 2)
             for (dim i = 0; i < rows; i++)
-                tiles_product(columns, layout, phase, (const uint16_t *)from + i * step, runs,
+                tiles_product(columns, layout, phase, (const uint16_t *)from + i * line, pixel, runs,
                               (const uint16_t *)packed, tile, made + i * columns * row_out, row_out);
         return;
     }
     for (dim v = 0, width; v < layout->vectors_out; v += width) {
         width = panel_width(v, layout->vectors_out);
         for (dim i = 0; i < rows; i++)
-            product(columns, width, (const float *)from + i * step, layout->step * layout->channels_in, runs,
-                    phase->runs, phase->depth, packed + v * LANES * phase->runs * phase->depth,
-                    made + i * columns * row_out + v * LANES, row_out);
+            product(columns, width, (const float *)from + i * line, pixel, runs, phase->runs, phase->depth,
+                    packed + v * LANES * phase->runs * phase->depth, made + i * columns * row_out + v * LANES, row_out);
     }
 }
 
@@ -127,7 +145,15 @@ INLINE void product_task(const Product *job, dim task, char *scratch, const int 
         dim columns = least(job->columns_per_task, phase->columns - column);
         if (rows <= 0 || columns <= 0) continue;
         find_runs(layout, phase, line, runs);
-        sum_products(job, phase, from, line, runs, rows, columns, made, kind);
+        if (job->unfolded_bytes) {
+            char *unfolded = scratch + job->runs_bytes + job->made_bytes + job->patch_bytes;
+            unfold(layout, phase, from, line, runs, rows, columns, unfolded, kind);
+            sum_products(job, phase, unfolded, 0, phase->runs * unfolded_run(phase, kind == TILES), runs, 1,
+                         rows * columns, made, kind);
+        } else {
+            sum_products(job, phase, from, layout->step * line, layout->step * layout->channels_in, runs, rows, columns,
+                         made, kind);
+        }
         for (dim i = 0; i < rows; i++)
             for (dim j = 0; j < columns; j++)
                 write_position(job, phase, picture, row + i, column + j, made + (i * columns + j) * row_out, kind);
@@ -142,6 +168,19 @@ static void product_in_tiles(const void *job, dim task, char *scratch) {
     tiles_end();
 }
 
+/* Rows of pixels shorter than this fill no block of a product: their taps are unfolded, and many rows are one product. */
+enum { NARROW = 12, UNFOLDED_BYTES = 768 << 10 };
+
+/* Bytes of a position's unfolded runs, in the phase that has most. */
+static dim unfolded_position(const Layout *layout) {
+    dim bytes = 0;
+    for (dim p = 0; p < layout->phase_count; p++) {
+        const Phase *phase = &layout->phases[p];
+        bytes = most(bytes, phase->runs * unfolded_run(phase, layout->tiles) * (layout->tiles ? 2 : 4));
+    }
+    return bytes;
+}
+
 /* As many positions as the bounds allow: whole rows if they fit, else parts of one. And the memory that they take. */
 static void cut_into_tasks(Product *job, dim limit) {
     const Layout *layout = &job->layout;
@@ -150,6 +189,8 @@ static void cut_into_tasks(Product *job, dim limit) {
     if (limit) columns = least(columns, limit);
     dim rows = most(1, RESULT_BYTES / (columns * layout->vectors_out * LANES * 4));
     rows = least(layout->rows, limit ? least(rows, limit) : rows);
+    dim unfolded = columns < NARROW && rows > 1 ? unfolded_position(layout) : 0;
+    if (unfolded) rows = most(1, least(rows, UNFOLDED_BYTES / (unfolded * columns)));
     for (;; rows = most(1, rows / 2)) {
         job->patch_rows = layout->step * (rows - 1) + layout->bottom - layout->top + 1;
         job->patch_columns = layout->step * (columns - 1) + layout->right - layout->left + 1;
@@ -158,10 +199,12 @@ static void cut_into_tasks(Product *job, dim limit) {
     job->rows_per_task = rows, job->columns_per_task = columns;
     job->tasks_down = (layout->rows + rows - 1) / rows, job->tasks_across = (layout->columns + columns - 1) / columns;
     /* Tiles are read and written whole. */
+    if (unfolded) job->unfolded_bytes = unfolded * (rows * columns + TILE_ROWS);
     dim beyond = layout->tiles ? TILE_ROWS * layout->step * layout->channels_in + TILE_DEPTH : 0;
     dim row_out = layout->vectors_out * LANES;
     job->made_bytes = ((rows * columns + (layout->tiles ? TILE_ROWS : 0)) * row_out + LANES) * 4;
-    job->patch_bytes = (job->patch_rows * job->patch_columns * layout->channels_in + beyond) * (layout->tiles ? 2 : 4);
+    dim numbers = job->patch_rows * job->patch_columns * layout->channels_in + beyond;
+    job->patch_bytes = round_up(numbers * (layout->tiles ? 2 : 4), 64);
     for (dim p = 0; p < layout->phase_count; p++)
         job->runs_bytes = most(job->runs_bytes, round_up(layout->phases[p].runs * (dim)sizeof(dim), 64));
 }
@@ -181,7 +224,7 @@ static int direct_product(const Conv *conv, int adjoint, const void *from, const
     }
     Task *task = layout->tiles ? product_in_tiles : layout->half ? product_in_half : product_in_float;
     int failed = run_tasks(task, &job, layout->n * job.tasks_down * job.tasks_across, conv->threads,
-                           (size_t)(job.runs_bytes + job.made_bytes + job.patch_bytes));
+                           (size_t)(job.runs_bytes + job.made_bytes + job.patch_bytes + job.unfolded_bytes));
     free(bias);
     free(job.layout.phases);
     return failed;
