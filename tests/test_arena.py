@@ -1,4 +1,5 @@
 import gc
+import os
 import threading
 import weakref
 
@@ -227,3 +228,34 @@ def test_memory_is_given_back_to_the_system(monkeypatch):
     gc.collect()
 
     assert gone() is None
+
+
+def test_a_small_tensor_takes_no_large_block():
+    with Arena().used():
+        address = taken(8 * SIZE).data_ptr()
+
+        assert taken(SIZE).data_ptr() != address
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_not_write_into_its_parents_memory():
+    with Arena().used():
+        first = taken()
+        first.zero_()
+        address = first.data_ptr()
+        del first
+        child = os.fork()
+        if child == 0:
+            same = taken()
+            same.fill_(7.0)
+            os._exit(0 if same.data_ptr() == address else 1)
+        _, status = os.waitpid(child, 0)
+
+        again = taken()
+        assert (status, again.data_ptr()) == (0, address)
+        assert (again == 0.0).all()
+
+
+def test_a_lack_of_memory_is_a_memory_error():
+    with Arena().used(), pytest.raises(MemoryError, match="activations"):
+        empty((1 << 60,), torch.uint8)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 # Below this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# What an arena holds, free blocks included, beside the most that was in use at once.
+# An arena holds at most this many times the most that was in use at once, free blocks included.
 SPARE = 1.5
+# A block serves no tensor smaller than its own size divided by this: it may live for long.
+MISFIT = 4
 
 Block = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
@@ -36,7 +38,7 @@ class Arena:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Until the end, this thread's results come from here; then again from where they came before."""
+        """Until the end, this thread's results come from here; afterwards from where they came before."""
         outer = current()
         _local.arena = self
         try:
@@ -52,15 +54,19 @@ class Arena:
     def take(self, size: int) -> Tensor:
         """uint8 (size,), not cleared."""
         # The smallest that is large enough; of several, the last one freed, which may still be in the cache.
-        fitting = [place for place, block in enumerate(self._free) if block.nbytes >= size]
+        fitting = [
+            (block.nbytes, -place)
+            for place, block in enumerate(self._free)
+            if size <= block.nbytes <= MISFIT * size
+        ]
         if fitting:
-            block = self._free.pop(min(reversed(fitting), key=lambda place: self._free[place].nbytes))
+            block = self._free.pop(-min(fitting)[1])
         else:
             self._make_room(size)
             block = _fresh(size)
         self._in_use += block.nbytes
         self._most = max(self._most, self._in_use)
-        # The tensor holds this view, and ends it.
+        # When the tensor is gone, so is this view of it, and the block comes back.
         view = block.view()
         weakref.finalize(view, self._take_back, block).atexit = False
         return torch.from_numpy(view)[:size]
@@ -101,8 +107,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _fresh(size: int) -> Block:
-    """New memory, in huge pages where the system offers them."""
-    memory = mmap.mmap(-1, size)
+    """New memory, in huge pages where the system offers them. Raises MemoryError."""
+    # Private: what is shared has no huge pages on most systems, and a forked process would write into it.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    try:
+        memory = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"no memory for activations of {size} bytes") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
