@@ -2,6 +2,8 @@
 
 from importlib import metadata
 
+import engine as engine  # Before torch: it sets how long torch's threads spin.
+
 
 def version() -> str:
     """The version that is installed."""
