@@ -310,16 +310,40 @@ def test_forward_leaves_nothing_behind_unless_training(layer):
 def test_a_changed_weight_is_packed_anew_and_an_unchanged_one_is_not():
     layer, x = Conv2d(4, 4, 3, padding=1, bias=False), drawn(1, 8, 8, 4).float()
     before = layer.forward(x)
-    packed = layer._packed[False].value
+    packed = layer._packed[False, True].value
     layer.forward(x)
 
-    assert layer._packed[False].value is packed
+    assert layer._packed[False, True].value is packed
 
     layer.params["weight"].mul_(2)
     torch.testing.assert_close(layer.forward(x), 2 * before)
     layer.params["weight"] = layer.params["weight"] * 2
     torch.testing.assert_close(layer.forward(x), 4 * before)
     torch.testing.assert_close(layer.forward(x.bfloat16()).float(), 4 * before, rtol=0.02, atol=0.2)
+
+
+@pytest.mark.skipif(kernels.chosen() is None, reason="only kernels pack a weight")
+@pytest.mark.parametrize("layer", [Conv2d(4, 4, 3, padding=1), ConvTranspose2d(4, 4, 2, 2)])
+def test_training_keeps_no_packed_weight(layer):
+    layer.backward(layer.forward(drawn(1, 8, 8, 4).float(), train=True).clone())
+
+    assert not layer._packed
+
+
+@pytest.mark.parametrize("channels", [5, 16, 32])
+@pytest.mark.parametrize(("kernel_size", "side"), [(2, 4), (2, 5), (3, 9), (3, 10), (3, 11)])
+def test_windows_side_by_side_with_and_without_a_remainder_agree_with_the_definition(kernel_size, side, channels):
+    layer = randomised(Conv2d(channels, 7, kernel_size, kernel_size))
+    x, dy = drawn(2, side, side, channels), drawn(2, side // kernel_size, side // kernel_size, 7, seed=1)
+    exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
+    up = randomised(ConvTranspose2d(7, channels, kernel_size, kernel_size, output_padding=side % kernel_size))
+    exact_up = up.forward(dy)
+    for each in (layer, up):
+        each.params = {name: value.float() for name, value in each.params.items()}
+
+    torch.testing.assert_close(layer.forward(x.float(), train=True), exact.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.backward(dy.float()), exact_dx.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(up.forward(dy.float()), exact_up.float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(kernels.chosen() is None, reason="only kernels pack a weight")
@@ -332,6 +356,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
 
     assert not layer._packed
     assert torch.equal(layer.forward(x), before[0])
+    assert layer._packed
     assert torch.equal(layer.backward(before[0]), before[1])
 
 

@@ -146,19 +146,19 @@ class _AddsInput(Sequential):
         return min(first, start), max(last, stop)
 
 
-class ResBlock(_AddsInput, Rectified):
+class ResBlock(_AddsInput):
     """x + second(ReLU(first(x))). Source: He et al., "Deep residual learning", CVPR 2016, section 3.2."""
 
     def __init__(self, first: Convolution, second: Convolution) -> None:
-        super().__init__(first, second)
+        super().__init__(first, ReLU(), second)
         self.first, self.second = first, second
 
-    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         hidden = self.first.forward(x, train, relu=True)
         return self.second.forward(hidden, train, add=x)
 
-    def backward(self, dy: Tensor, add: Tensor | None = None) -> Tensor:
+    def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
         dhidden = self.second.backward(dy, mask=self.second.x)
         return self.first.backward(dhidden, add=dy)

@@ -1,6 +1,7 @@
 """Convolution and its transpose: two layers, four passes, one adjoint pair of functions (im2col, col2im)."""
 
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,23 +25,30 @@ class _Convolution:
         self.x: Tensor
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
-        self._packed: dict[bool, _Packed] = {}
+        # By direction, and by whether the sides fit the stride: on both depends how a weight is packed.
+        self._packed: dict[tuple[bool, bool], _Packed] = {}
 
     def forget_packed(self) -> None:
-        """Drop what the weight was packed into, up to four times as large. The next call packs it anew."""
+        """Drop what the weight was packed into, several times as large. The next call packs it anew."""
         self._packed = {}
 
-    def _product(self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
-        """im2col(x) @ weight, of the given height and width."""
+    def _product(
+        self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
+    ) -> Tensor:
+        """im2col(x) @ weight, of the given height and width. keep: the packed weight, for the next call."""
         if fused.supports(x):
-            packed = self._pack(weight, False, x.dtype)
+            packed = self._pack(weight, False, True, x.dtype, keep)
             return fused.product(x, packed, self.window, size, weight.shape[1], epilogue)
         return products.product(x, weight, self.window, size, epilogue)
 
-    def _adjoint(self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
-        """col2im(y @ weight'), of the given height and width."""
+    def _adjoint(
+        self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
+    ) -> Tensor:
+        """col2im(y @ weight'), of the given height and width. keep: the packed weight, for the next call."""
         if fused.supports(y):
-            packed, channels = self._pack(weight, True, y.dtype), len(weight) // self.window.kernel_size**2
+            whole = size == (y.shape[1] * self.window.stride, y.shape[2] * self.window.stride)
+            packed = self._pack(weight, True, whole, y.dtype, keep)
+            channels = len(weight) // self.window.kernel_size**2
             return fused.adjoint(y, packed, self.window, size, channels, epilogue)
         return products.adjoint(y, weight, self.window, size, epilogue)
 
@@ -49,17 +57,18 @@ class _Convolution:
         made = fused.gradient(x, y, self.window) if fused.supports(x) else products.gradient(x, y, self.window)
         return made.to(self.params["weight"].dtype)
 
-    def _pack(self, weight: Tensor, adjoint: bool, dtype: torch.dtype) -> Tensor:
-        packed = self._packed.get(adjoint)
-        # torch counts the changes made in place. The weight is held as well, so that no other takes its address.
+    def _pack(self, weight: Tensor, adjoint: bool, whole: bool, dtype: torch.dtype, keep: bool) -> Tensor:
+        # Training uses a packed weight once: then one piece of memory serves all layers, and stays in the cache.
+        if not keep:
+            return fused.pack(weight.contiguous(), self.window, adjoint, dtype, whole)
+        packed = self._packed.get((adjoint, whole))
+        # torch counts the changes made in place, but for those through `.data` or numpy: after one, call
+        # `forget_packed`. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
         if packed is None or packed.key != key:
+            value = fused.pack(weight.contiguous(), self.window, adjoint, dtype, whole, keep)
             # In one assignment: other threads see all of it or nothing.
-            # A weight that training has changed in place is packed in place.
-            again = packed and packed.key[0] == key[0] and packed.key[2:] == key[2:]
-            out = packed.value if packed and again else None
-            packed = _Packed(key, weight, fused.pack(weight.contiguous(), self.window, adjoint, dtype, out))
-            self._packed[adjoint] = packed
+            packed = self._packed[adjoint, whole] = _Packed(key, weight, value)
         return packed.value
 
     def _checked_gradient(self, dy: Tensor, size: tuple[int, int]) -> Tensor:
@@ -96,9 +105,10 @@ class _Convolution:
         return max(given + unfolded + made, 2 * made) * size
 
 
-class _Packed:
-    def __init__(self, key: tuple[object, ...], weight: Tensor, value: Tensor) -> None:
-        self.key, self.weight, self.value = key, weight, value
+class _Packed(NamedTuple):
+    key: tuple[object, ...]
+    weight: Tensor
+    value: Tensor
 
 
 class Conv2d(_Convolution):
@@ -135,7 +145,8 @@ class Conv2d(_Convolution):
         if train:
             self.x = x
         size = self.window.out(x.shape[1], x.shape[2])
-        return self._product(x, self.params["weight"], size, Epilogue(self.params.get("bias"), add, relu))
+        epilogue = Epilogue(self.params.get("bias"), add, relu)
+        return self._product(x, self.params["weight"], size, epilogue, keep=not train)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight') + add, shaped like x.
@@ -145,7 +156,7 @@ class Conv2d(_Convolution):
         dy = self._checked_gradient(dy, self.window.out(self.x.shape[1], self.x.shape[2]))
         self._set_gradients(self._gradient(self.x, dy), dy)
         size = (self.x.shape[1], self.x.shape[2])
-        return self._adjoint(dy, self.params["weight"], size, Epilogue(add=add, mask=mask))
+        return self._adjoint(dy, self.params["weight"], size, Epilogue(add=add, mask=mask), keep=False)
 
     @property
     def stride(self) -> int:
@@ -221,7 +232,8 @@ class ConvTranspose2d(_Convolution):
         if train:
             self.x = x
         size = self.out(x.shape[1], x.shape[2])
-        return self._adjoint(x, self.params["weight"].T, size, Epilogue(self.params.get("bias"), add, relu))
+        epilogue = Epilogue(self.params.get("bias"), add, relu)
+        return self._adjoint(x, self.params["weight"].T, size, epilogue, keep=not train)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight' + add, shaped like x.
@@ -231,7 +243,7 @@ class ConvTranspose2d(_Convolution):
         dy = self._checked_gradient(dy, self.out(self.x.shape[1], self.x.shape[2]))
         self._set_gradients(self._gradient(dy, self.x).T.contiguous(), dy)
         size = (self.x.shape[1], self.x.shape[2])
-        return self._product(dy, self.params["weight"].T, size, Epilogue(add=add, mask=mask))
+        return self._product(dy, self.params["weight"].T, size, Epilogue(add=add, mask=mask), keep=False)
 
     @property
     def stride(self) -> int:
@@ -260,7 +272,7 @@ Upsampling = ConvTranspose2d
 
 
 def forget_packed(net: Layer) -> None:
-    """Drop what the weights of a network were packed into, up to four times as large as they."""
+    """Drop what the weights of a network were packed into, several times as large as they."""
     for slot in slots(net):
         if isinstance(slot.layer, _Convolution):
             slot.layer.forget_packed()

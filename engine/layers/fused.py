@@ -22,23 +22,28 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in TYPES and kernels.chosen() is not None
 
 
-def pack(weight: Tensor, window: Window, adjoint: bool, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def pack(
+    weight: Tensor, window: Window, adjoint: bool, dtype: torch.dtype, whole: bool = True, keep: bool = False
+) -> Tensor:
     """A weight (k² · C, C_out) as `product`, or `adjoint`, wants it for activations of a type.
 
-    out: what such a weight was packed into before, to be written over. Raises ValueError if shapes do not fit.
+    whole: the sides of x are stride times those of y. keep: the result outlives the activations, so it lies in no
+    arena. Raises ValueError if shapes do not fit.
     """
     if weight.dim() != 2 or not weight.numel() or weight.shape[0] % window.kernel_size**2:
         raise ValueError(
             f"a weight is a matrix with {window.kernel_size**2} rows for each channel; got {tuple(weight.shape)}"
         )
     _check("weight", weight, tuple(weight.shape), torch.float32)
-    # What a weight is packed into does not depend on the picture's size.
-    side = max(1, window.span - 2 * window.padding)
+    # Any picture will do: of its size, only whether it is whole counts.
+    side = max(1, window.span - 2 * window.padding) + (not whole)
     channels = weight.shape[0] // window.kernel_size**2
     shape = _shape(window, (1, side, side, channels), (*window.out(side, side), weight.shape[1]), dtype)
     library = _library()
-    # Not from an arena, which it would keep: it is used for longer than activations are.
-    packed = torch.empty(library.conv_packed_size(byref(shape), adjoint)) if out is None else out
+    size = library.conv_packed_size(byref(shape), adjoint)
+    if size < 0:
+        raise MemoryError("no memory for what a convolution works in")
+    packed = torch.empty(size, dtype=torch.float32) if keep else empty((size,), torch.float32)
     _succeed(library.conv_pack(byref(shape), adjoint, weight.data_ptr(), packed.data_ptr()))
     return packed
 
