@@ -17,6 +17,7 @@ from engine.layers.kernels import backend
 ROOT = Path(__file__).parent.parent
 # It makes an empty file, as if it were a library.
 MAKE = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'
+ALL = ["amx.so", "avx2.so", "avx512.so", "avx512bf16.so"]
 WITHOUT_AMX = f'case "$*" in *amx*) echo "unknown flag -mamx-tile"; exit 1;; esac\n{MAKE}'
 BROKEN = "echo 'no headers here'; exit 1"
 ZIG_MAKES = "import sys; open(sys.argv[sys.argv.index('-o') + 1], 'w').close()"
@@ -64,7 +65,7 @@ def test_cc_compiles_every_variant_and_no_package_is_fetched(sources, compilers)
     required, made = backend.compiler_required(), backend.compile_libraries()
 
     assert (required, made) == ([], True)
-    assert libraries(sources) == ["amx.so", "avx2.so", "avx512.so"]
+    assert libraries(sources) == ALL
 
 
 def test_a_variant_that_cc_cannot_compile_is_left_out_and_named_with_the_reason(sources, compilers, capfd):
@@ -72,7 +73,7 @@ def test_a_variant_that_cc_cannot_compile_is_left_out_and_named_with_the_reason(
 
     assert backend.compiler_required() == []
     assert backend.compile_libraries()
-    assert libraries(sources) == ["avx2.so", "avx512.so"]
+    assert libraries(sources) == ["avx2.so", "avx512.so", "avx512bf16.so"]
     told = capfd.readouterr().out
     assert "kernels: amx could not be compiled and is left out" in told
     assert "unknown flag -mamx-tile" in told
@@ -84,7 +85,7 @@ def test_zig_is_fetched_and_compiles(cc, sources, compilers):
 
     assert backend.compiler_required() == [backend.ZIG_PACKAGE]
     assert backend.compile_libraries()
-    assert libraries(sources) == ["amx.so", "avx2.so", "avx512.so"]
+    assert libraries(sources) == ALL
 
 
 def test_where_nothing_compiles_the_installation_goes_on_and_old_libraries_go(sources, compilers, capfd):
@@ -111,8 +112,8 @@ def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compiler
     later = (sources / "lib" / "amx.so").stat().st_mtime + 10
     os.utime(sources / "new.h", (later, later))
 
-    assert kept == (True, [], ["amx.so", "avx2.so", "avx512.so"])
-    assert backend.outdated() == ["amx", "avx512", "avx2"]
+    assert kept == (True, [], ALL)
+    assert backend.outdated() == ["amx", "avx512bf16", "avx512", "avx2"]
 
 
 def test_a_machine_without_kernels_needs_no_compiler(sources, compilers, monkeypatch):
@@ -126,7 +127,7 @@ def test_a_machine_without_kernels_needs_no_compiler(sources, compilers, monkeyp
 def test_amx_is_for_linux(sources, monkeypatch):
     monkeypatch.setattr(backend, "SYSTEM", "Windows")
 
-    assert backend.variants_here() == ["avx512", "avx2"]
+    assert backend.variants_here() == ["avx512bf16", "avx512", "avx2"]
 
 
 def test_what_is_built_is_what_is_loaded():

@@ -16,7 +16,8 @@ HARNESS = Path(__file__).parent / "sanitize" / "harness.c"
 FLAGS = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4"],
-    "amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16"],
+    "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16"],
+    "amx": ["-march=x86-64-v4", "-mamx-tile", "-mamx-bf16", "-mavx512bf16"],
     "neon": [],
 }
 MEMORY = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

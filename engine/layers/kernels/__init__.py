@@ -1,6 +1,7 @@
 """The convolutions in C: finds the best library for this processor and declares its functions.
 
-`DENOISE_KERNELS` overrides the choice: auto, amx, avx512, avx2, neon, or plain, which is the definition in torch.
+`DENOISE_KERNELS` overrides the choice: auto, amx, avx512bf16, avx512, avx2, neon, or plain, which is the
+definition in torch.
 """
 
 import ctypes
@@ -15,8 +16,8 @@ import torch
 
 LIBRARIES = Path(__file__).parent / "lib"
 SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
-# Best first. Each runs what those after it run.
-VARIANTS = {"x86_64": ("amx", "avx512", "avx2"), "aarch64": ("neon",)}
+# Best first. A processor that runs one also runs those after it.
+VARIANTS = {"x86_64": ("amx", "avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}
 PLAIN = "plain"
 # KERNELS_INTERFACE of kernels.h.
 INTERFACE = 1
@@ -77,9 +78,11 @@ def runnable() -> Sequence[str]:
     level = torch.backends.cpu.get_cpu_capability()
     if level not in ("AVX512", "AVX2"):
         return ()
-    flags = Path("/proc/cpuinfo")
-    amx = level == "AVX512" and flags.exists() and " amx_bf16 " in flags.read_text().replace("\n", " ")
-    return variants[0 if amx else 1 if level == "AVX512" else 2 :]
+    if level == "AVX2":
+        return variants[3:]
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.exists() else []
+    return variants[0 if "amx_bf16" in flags else 1 if "avx512_bf16" in flags else 2 :]
 
 
 @cache

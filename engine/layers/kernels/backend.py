@@ -53,7 +53,11 @@ THREADS = "" if SYSTEM == "Windows" else "-pthread"
 # The libraries for each kind of machine, and the processor that they are for as each compiler is told it.
 VARIANTS = {
     "x86_64": {
-        "amx": {CC: "-march=x86-64-v4 -mamx-tile -mamx-bf16", ZIG: "-mcpu=x86_64_v4+amx_tile+amx_bf16"},
+        "amx": {
+            CC: "-march=x86-64-v4 -mamx-tile -mamx-bf16 -mavx512bf16",
+            ZIG: "-mcpu=x86_64_v4+avx512bf16+amx_tile+amx_bf16",
+        },
+        "avx512bf16": {CC: "-march=x86-64-v4 -mavx512bf16", ZIG: "-mcpu=x86_64_v4+avx512bf16"},
         "avx512": {CC: "-march=x86-64-v4", ZIG: "-mcpu=x86_64_v4"},
         "avx2": {CC: "-march=x86-64-v3", ZIG: "-mcpu=x86_64_v3"},
     },

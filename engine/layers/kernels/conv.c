@@ -2,10 +2,10 @@
 
    A product needs no unfolded copy: its left side is a block of pixels, read at several offsets (layout.h). Only at the
    border, where zeros are read, and for bfloat16, which is made float32 first, a task copies the pixels that it
-   needs. Where the processor multiplies bfloat16 in tiles (amx.h), the copy stays bfloat16. */
-#include "amx.h"
+   needs. Where the processor multiplies bfloat16 in tiles (tiles.h), the copy stays bfloat16. */
 #include "gemm.h"
 #include "threads.h"
+#include "tiles.h"
 
 /* A task's pixels, and its results, take at most so many bytes; it has at most so many positions of a row. */
 enum { PATCH_BYTES = 192 << 10, RESULT_BYTES = 192 << 10, MOST_COLUMNS = 96 };
@@ -349,7 +349,7 @@ static void sum_rows(const void *argument, dim task, char *scratch) {
         }
         outer(rows, width, x + runs[run] + row, layout->step * line, layout->step * layout->channels_in,
               dy + v * LANES, layout->columns * row_out, row_out, unit_rows(job, job->first + unit), layout->columns,
-              sums, row_out);
+              sums, row_out, 1);
     }
 }
 
@@ -396,11 +396,11 @@ static int direct_weight_gradient(const Conv *conv, const void *x, const void *d
 
 int kernels_interface(void) { return KERNELS_INTERFACE; }
 
-/* Winograd's form wherever it applies and its sums are worth it: they cost the same for few channels as for many.
-   Tiles multiply faster than those sums can be made. */
+/* Winograd's form wherever it applies and its sums are worth it: they cost the same for few channels as for many. AMX
+   multiplies faster than those sums can be made. */
 static int by_winograd(const Conv *conv) {
-    return !(HAS_TILES && conv->half) && conv->kernel_size == 3 && conv->stride == 1 && conv->padding == 1 && conv->dilation == 1 &&
-           conv->in_channels >= 8 && conv->out_channels >= 8;
+    return !(HAS_AMX && conv->half) && conv->kernel_size == 3 && conv->stride == 1 && conv->padding == 1 &&
+           conv->dilation == 1 && conv->in_channels >= 8 && conv->out_channels >= 8;
 }
 
 dim conv_packed_size(const Conv *conv, int adjoint) {

@@ -60,12 +60,12 @@ INLINE void product_block(const int rows, const int vecs, const float *a, dim a_
 
 /* c (rows, vecs) += the sum over lines and steps of a' @ b: a gives `rows` numbers that lie side by side, b vecs. */
 INLINE void outer_block(const int rows, const int vecs, const float *a, dim a_line, dim a_step, const float *b,
-                        dim b_line, dim b_step, dim lines, dim steps, float *c, dim c_row) {
+                        dim b_line, dim b_step, dim lines, dim steps, float *c, dim c_row, int more) {
     vec sum[12][3];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
-        for (int j = 0; j < vecs; j++) sum[i][j] = load_float(c + i * c_row + j * LANES);
+        for (int j = 0; j < vecs; j++) sum[i][j] = more ? load_float(c + i * c_row + j * LANES) : (vec){0};
     for (dim line = 0; line < lines; line++) {
         const float *left = a + line * a_line, *right = b + line * b_line;
         for (dim step = 0; step < steps; step++, left += a_step, right += b_step) {
@@ -87,7 +87,7 @@ INLINE void outer_block(const int rows, const int vecs, const float *a, dim a_li
 }
 
 #define PRODUCT_ARGUMENTS a + i *a_row, a_row, runs, run_count, depth, b, c + i *c_row, c_row
-#define OUTER_ARGUMENTS a + i, a_line, a_step, b, b_line, b_step, lines, steps, c + i *c_row, c_row
+#define OUTER_ARGUMENTS a + i, a_line, a_step, b, b_line, b_step, lines, steps, c + i *c_row, c_row, more
 /* Blocks of `full` rows while there are that many, then of 8 (if fewer than full), 4, 2 and 1. */
 #define IN_BLOCKS(block, full, vecs, ARGUMENTS)                                     \
     {                                                                              \
@@ -110,7 +110,7 @@ static inline void product(dim rows, dim width, const float *a, dim a_row, const
 
 /* c (rows, width) += a' @ b for one panel of columns. */
 static inline void outer(dim rows, dim width, const float *a, dim a_line, dim a_step, const float *b, dim b_line,
-                         dim b_step, dim lines, dim steps, float *c, dim c_row) {
+                         dim b_step, dim lines, dim steps, float *c, dim c_row, int more) {
     if (ROWS_OF_THREE > 0 && width == 3) IN_BLOCKS(outer_block, ROWS_OF_THREE ? ROWS_OF_THREE : 4, 3, OUTER_ARGUMENTS)
     else if (width == 2) IN_BLOCKS(outer_block, ROWS_OF_TWO, 2, OUTER_ARGUMENTS)
     else IN_BLOCKS(outer_block, ROWS_OF_ONE, 1, OUTER_ARGUMENTS)

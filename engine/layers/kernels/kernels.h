@@ -56,7 +56,7 @@ EXPORT int conv_weight_gradient(const Conv *conv, const void *x, const void *dy,
 EXPORT int rearrange_pixels(int deeper, dim rows, dim columns, dim channels, dim block, const void *from, int from_half,
                             const void *add, void *to, int to_half, dim threads);
 
-/* Ask the system for the use of AMX's tiles (amx.h); 0 if it gives it. */
+/* Ask the system for the use of AMX's tiles (tiles.h); 0 if it gives it. */
 EXPORT int tiles_allow(void);
 
 /* Winograd's form of the same, for 3x3 at stride 1 with padding 1. */

@@ -15,12 +15,14 @@
 
 #include "vec.h"
 
-/* Whether bfloat16 is multiplied in tiles (amx.h); the rows and columns of a tile of sums; and how many numbers one
-   instruction multiplies for each sum. */
-#ifdef __AMX_BF16__
-enum { HAS_TILES = 1 };
+/* Whether bfloat16 is multiplied in tiles (tiles.h), and by AMX; the rows and columns of a tile of sums; and how many
+   numbers are multiplied for each sum. */
+#if defined(__AMX_BF16__)
+enum { HAS_TILES = 1, HAS_AMX = 1 };
+#elif defined(__AVX512BF16__)
+enum { HAS_TILES = 1, HAS_AMX = 0 };
 #else
-enum { HAS_TILES = 0 };
+enum { HAS_TILES = 0, HAS_AMX = 0 };
 #endif
 enum { TILE_ROWS = 16, TILE_COLUMNS = 16, TILE_DEPTH = 32, TILE_BYTES = 1024 };
 
@@ -42,7 +44,7 @@ typedef struct {
     dim step, spread, rows, columns; /* Positions, of the phase that has most. */
     dim top, bottom, left, right;    /* The furthest that any tap reads from a position's pixel. */
     dim phase_count, packed_size;
-    int half, adjoint, tiles; /* tiles: products are made of bfloat16 tiles (amx.h). */
+    int half, adjoint, tiles; /* tiles: products are made of bfloat16 tiles (tiles.h). */
     dim block;                /* 1, or the side of the block of pixels that a position writes; see make_layout. */
     dim taps_across;
     Phase *phases;

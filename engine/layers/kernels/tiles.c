@@ -1,8 +1,9 @@
-#include "amx.h"
+#include "tiles.h"
 
+#include "gemm.h"
 #include "threads.h"
 
-#ifndef __AMX_BF16__
+#ifndef __AVX512BF16__
 
 /* What conv.c calls only where there are tiles. */
 void tiles_begin(void) {}
@@ -12,7 +13,8 @@ void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float 
 }
 void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row) {
-    (void)rows, (void)layout, (void)phase, (void)a, (void)a_row, (void)runs, (void)packed, (void)tile, (void)sums, (void)sums_row;
+    (void)rows, (void)layout, (void)phase, (void)a, (void)a_row, (void)runs, (void)packed, (void)tile, (void)sums;
+    (void)sums_row;
 }
 int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
     (void)conv, (void)x, (void)dy, (void)gradient;
@@ -23,6 +25,9 @@ int tiles_allow(void) { return -1; }
 #else
 
 #include <immintrin.h>
+
+#ifdef __AMX_BF16__
+
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,8 +47,16 @@ void tiles_begin(void) {
 
 void tiles_end(void) { _tile_release(); }
 
-/* 16 channels of two pixels, `count` of them there, from `channel` on: channel by channel, one pixel in the lower half, the other in the upper. A pixel that is
-   NULL is 0. */
+#else
+
+int tiles_allow(void) { return -1; }
+void tiles_begin(void) {}
+void tiles_end(void) {}
+
+#endif
+
+/* 16 channels of two pixels, `count` of them there, from `channel` on: channel by channel, one pixel in the lower half,
+   the other in the upper. A pixel that is NULL is 0. */
 INLINE __m512i pair_of(const uint16_t *low, const uint16_t *high, dim channel, dim count) {
     __mmask16 mask = (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1);
     __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(low ? mask : 0, low + channel));
@@ -140,6 +153,8 @@ void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float 
         }
 }
 
+#ifdef __AMX_BF16__
+
 /* 16 or 32 rows by 16 or 32 columns: sums in tiles 0 to 3, left sides in 4 and 5, right sides in 6 and 7. */
 INLINE void tiles_block(const int high, const int wide, const uint16_t *a, dim a_row, const dim *runs, dim run_count,
                         dim deep, const uint16_t *b, float *sums, dim sums_row) {
@@ -186,6 +201,56 @@ void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uin
         else tiles_block(0, 0, from, a_row, runs, phase->runs, deep, b, to, sums_row);
     }
 }
+
+#else
+
+/* sums (rows, 16 or 32 columns) += the products of `pairs` pairs of numbers: row i of the left side begins at a + i *
+   a_row; on the right a pair of rows of a tile begins b_row further on, the second tile b_next further on. */
+INLINE void add_pairs(const int rows, const int tiles, __m512 sums[12][2], const uint16_t *a, dim a_row,
+                      const uint16_t *b, dim b_row, dim b_next, dim pairs) {
+    for (dim k = 0; k < pairs; k++, a += 2, b += b_row) {
+        __m512bh right[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < tiles; j++) right[j] = (__m512bh)_mm512_loadu_si512(b + j * b_next);
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++) {
+            int32_t pair;
+            memcpy(&pair, a + i * a_row, 4);
+            __m512bh left = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 2
+            for (int j = 0; j < tiles; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], left, right[j]);
+        }
+    }
+}
+
+INLINE void store_sums(const int rows, const int tiles, __m512 sums[12][2], float *to, dim row) {
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < tiles; j++) _mm512_storeu_ps(to + i * row + j * TILE_COLUMNS, sums[i][j]);
+}
+
+INLINE void pairs_block(const int rows, const int tiles, const Phase *phase, const uint16_t *a, dim a_row,
+                        const dim *runs, const uint16_t *b, float *to, dim to_row) {
+    __m512 sums[12][2] = {0};
+    for (dim r = 0; r < phase->runs; r++)
+        for (dim done = 0; done < phase->depth; done += TILE_DEPTH, b += tiles * TILE_BYTES / 2)
+            add_pairs(rows, tiles, sums, a + runs[r] + done, a_row, b, TILE_DEPTH, TILE_BYTES / 2,
+                      (least(TILE_DEPTH, phase->depth - done) + 1) / 2);
+    store_sums(rows, tiles, sums, to, to_row);
+}
+
+void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
+                   const uint16_t *packed, dim tile, float *sums, dim sums_row) {
+    const uint16_t *b = packed + tile * phase->runs * depth_tiles(phase) * (TILE_BYTES / 2);
+    sums += tile * TILE_COLUMNS;
+#define PAIRS_ARGUMENTS phase, a + i *a_row, a_row, runs, b, sums + i *sums_row, sums_row
+    if (tile + 1 < column_tiles(layout)) IN_BLOCKS(pairs_block, 12, 2, PAIRS_ARGUMENTS)
+    else IN_BLOCKS(pairs_block, 12, 1, PAIRS_ARGUMENTS)
+#undef PAIRS_ARGUMENTS
+}
+
+#endif
 
 /* The gradient of the weight: left sides are channels of dy by positions, right sides pairs of positions by channels
    of x. Positions are counted through the rows of a unit, some rows of a picture, each row as long as a row of x with
@@ -277,6 +342,8 @@ static void lay_out_unit(const void *argument, dim task, char *scratch) {
                unit_rows(job, unit), (const uint16_t **)scratch, to + job->x_size);
 }
 
+#ifdef __AMX_BF16__
+
 /* sums (16 or 32, 16 or 32) += the products of a unit's positions. */
 INLINE void add_products(const int high, const int wide, const uint16_t *a, dim a_line, const uint16_t *b,
                          dim positions) {
@@ -297,6 +364,72 @@ INLINE void add_products(const int high, const int wide, const uint16_t *a, dim 
     }
 }
 
+/* sums (16 or 32, 16 or 32), rows `row` apart, (+)= the products of all units in work: `a` and `b` are those of the
+   first unit. */
+static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a, const uint16_t *b, float *sums,
+                      dim row) {
+    size_t row_bytes = (size_t)row * 4;
+    float *under = sums + TILE_ROWS * row;
+    tiles_begin();
+    if (job->first == 0) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums, row_bytes);
+        if (wide) _tile_loadd(1, sums + TILE_COLUMNS, row_bytes);
+        if (high) _tile_loadd(2, under, row_bytes);
+        if (wide && high) _tile_loadd(3, under + TILE_COLUMNS, row_bytes);
+    }
+    for (dim unit = 0; unit < job->count; unit++, a += job->unit_size, b += job->unit_size) {
+        if (high && wide) add_products(1, 1, a, job->dy_line, b, job->positions);
+        else if (high) add_products(1, 0, a, job->dy_line, b, job->positions);
+        else if (wide) add_products(0, 1, a, job->dy_line, b, job->positions);
+        else add_products(0, 0, a, job->dy_line, b, job->positions);
+    }
+    _tile_stored(0, sums, row_bytes);
+    if (wide) _tile_stored(1, sums + TILE_COLUMNS, row_bytes);
+    if (high) _tile_stored(2, under, row_bytes);
+    if (wide && high) _tile_stored(3, under + TILE_COLUMNS, row_bytes);
+    tiles_end();
+}
+
+#else
+
+/* Positions that are summed at a time, in the first-level cache. */
+enum { SUM_POSITIONS = 256 };
+
+INLINE void add_unit(const int rows, const int tiles, const uint16_t *a, dim a_line, const uint16_t *b, dim positions,
+                     float *to, dim row) {
+    __m512 sums[12][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < tiles; j++) sums[i][j] = _mm512_loadu_ps(to + i * row + j * TILE_COLUMNS);
+    add_pairs(rows, tiles, sums, a, a_line, b, 2 * BLOCK, TILE_DEPTH, positions / 2);
+    store_sums(rows, tiles, sums, to, row);
+}
+
+/* sums (16 or 32, 16 or 32), rows `row` apart, (+)= the products of all units in work: `a` and `b` are those of the
+   first unit. */
+static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a, const uint16_t *b, float *sums,
+                      dim row) {
+    dim rows = high ? 2 * TILE_ROWS : TILE_ROWS;
+    for (dim i = 0; i < rows && job->first == 0; i++) memset(sums + i * row, 0, (wide ? 2 : 1) * TILE_COLUMNS * 4);
+    for (dim unit = 0; unit < job->count; unit++, a += job->unit_size, b += job->unit_size)
+        for (dim done = 0; done < job->positions; done += SUM_POSITIONS) {
+            const uint16_t *left = a + done, *right = b + done * BLOCK;
+            dim positions = least(SUM_POSITIONS, job->positions - done);
+#define UNIT_ARGUMENTS left + i *job->dy_line, job->dy_line, right, positions, sums + i *row, row
+            if (wide) IN_BLOCKS(add_unit, 12, 2, UNIT_ARGUMENTS)
+            else IN_BLOCKS(add_unit, 12, 1, UNIT_ARGUMENTS)
+#undef UNIT_ARGUMENTS
+        }
+}
+
+#endif
+
 static void sum_tap(const void *argument, dim task, char *scratch) {
     const Gradient *job = argument;
     const Layout *layout = &job->layout;
@@ -310,35 +443,9 @@ static void sum_tap(const void *argument, dim task, char *scratch) {
     dim further = down / layout->step * job->line + right / layout->step;
     dim blocks = (part * 2 + further % 2) * blocks_in + c / BLOCK;
     dim offset = (blocks * job->pairs + further / 2) * 2 * BLOCK;
-    int high = k + TILE_ROWS < job->out, wide = c + TILE_COLUMNS < job->in;
-    size_t row_bytes = (size_t)job->in * 4;
-    float *sums = job->sums + (tap * job->out + k) * job->in + c, *under = sums + TILE_ROWS * job->in;
-    tiles_begin();
-    if (job->first == 0) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums, row_bytes);
-        if (wide) _tile_loadd(1, sums + TILE_COLUMNS, row_bytes);
-        if (high) _tile_loadd(2, under, row_bytes);
-        if (wide && high) _tile_loadd(3, under + TILE_COLUMNS, row_bytes);
-    }
-    for (dim unit = 0; unit < job->count; unit++) {
-        const uint16_t *b = job->units + unit * job->unit_size;
-        const uint16_t *a = b + job->x_size + k * job->dy_line;
-        b += offset;
-        if (high && wide) add_products(1, 1, a, job->dy_line, b, job->positions);
-        else if (high) add_products(1, 0, a, job->dy_line, b, job->positions);
-        else if (wide) add_products(0, 1, a, job->dy_line, b, job->positions);
-        else add_products(0, 0, a, job->dy_line, b, job->positions);
-    }
-    _tile_stored(0, sums, row_bytes);
-    if (wide) _tile_stored(1, sums + TILE_COLUMNS, row_bytes);
-    if (high) _tile_stored(2, under, row_bytes);
-    if (wide && high) _tile_stored(3, under + TILE_COLUMNS, row_bytes);
-    tiles_end();
+    const uint16_t *b = job->units + offset, *a = job->units + job->x_size + k * job->dy_line;
+    sum_units(job, k + TILE_ROWS < job->out, c + TILE_COLUMNS < job->in, a, b,
+              job->sums + (tap * job->out + k) * job->in + c, job->in);
 }
 
 /* 16 rows of a tap of the gradient: columns of its sums. */

@@ -37,11 +37,16 @@ INLINE vec load_half(const uint16_t *from) {
     return (vec)(__builtin_convertvector(*(const half_vec *)from, uvec) << 16);
 }
 
-/* Rounded to the nearest, ties to even; what is no number stays none. */
+/* Rounded to the nearest, ties to even; NaN stays NaN. */
 INLINE void store_half(uint16_t *to, vec v) {
+#ifdef __AVX512BF16__
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(to, &rounded, sizeof rounded);
+#else
     uvec bits = (uvec)v, is_number = (uvec)(v == v);
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     *(half_vec *)to = __builtin_convertvector((rounded & is_number) | (0x7fc0 & ~is_number), half_vec);
+#endif
 }
 
 /* The address of number `place` of an array of float32 or bfloat16. */
@@ -85,7 +90,7 @@ INLINE void finish(vec v, const Epilogue *epilogue, dim channel, void *to, dim p
     vec zero = {0};
     if (epilogue->bias) v += load_some(epilogue->bias + channel, count, 0);
     if (epilogue->add) v += load_some(at(epilogue->add, place, half), count, half);
-    /* So written that what is no number stays none. */
+    /* So written that NaN stays NaN. */
     if (epilogue->relu) v = (vec)((ivec)v & ~(v <= zero));
     if (epilogue->mask) v = (vec)((ivec)v & (load_some(at(epilogue->mask, place, half), count, half) > zero));
     store_some((char *)to + place * (half ? 2 : 4), v, count, half);

@@ -23,8 +23,6 @@ enum { POINTS = 36, TILE = 4, SIDE = 6 };
 enum { GAP = 16 };
 /* Tiles of a task, at most, and at least: they share what a weight costs to read. */
 enum { MOST_TILES = 48, FEWEST_TILES = 16 };
-/* What the gradient of a weight has in work between two meetings of its threads. */
-enum { STAGE_BYTES = 6 << 20 };
 
 /* The four transforms along one side, and G's adjoint. */
 INLINE void transform_input(const vec d[6], vec out[6]) {
@@ -110,34 +108,46 @@ INLINE Place place_of(const Pass *pass, dim tile) {
     return (Place){row / pass->down, row % pass->down * TILE, tile % pass->across * TILE};
 }
 
-/* Bt d B of one tile, a vector of channels at a time: numbers of the 36 planes, `plane` apart, from `to` on. */
-INLINE void gather(const Pass *pass, Place place, const void *picture, dim channels, float *to, dim plane,
-                   const int half) {
-    dim top = place.row - 1, left = place.column - 1, size = half ? 2 : 4;
-    dim whole = channels / LANES * LANES;
-    if (top >= 0 && left >= 0 && top + SIDE <= pass->height && left + SIDE <= pass->width) {
-        dim pixel = channels * size, row = pass->width * pixel;
-        const char *first = (const char *)picture + top * row + left * pixel;
-        for (dim c = 0; c < whole; c += LANES, first += LANES * size, to += LANES)
-            TRANSFORM_BOTH_WAYS(transform_input, 6, 6, load(first + i * row + j * pixel, half),
-                                store_float(to + (i * SIDE + j) * plane, made[j]))
-        if (whole < channels)
-            TRANSFORM_BOTH_WAYS(transform_input, 6, 6,
-                                load_some(first + i * row + j * pixel, channels - whole, half),
-                                store_float(to + (i * SIDE + j) * plane, made[j]))
-        return;
+/* The pixels of a tile, SIDE rows of them, or TILE rows. Rows beyond the border are read from zeros; columns are there
+   from `first` to `end`. */
+typedef struct {
+    const char *rows[SIDE];
+    dim pixel; /* Bytes. */
+    int first, end;
+} Square;
+
+INLINE Square square_of(const Pass *pass, const void *batch, Place place, dim channels, dim margin, int side,
+                        const int half) {
+    dim top = place.row - margin, left = place.column - margin;
+    Square square = {.pixel = channels * (half ? 2 : 4)};
+    const char *picture = at(batch, place.picture * pass->height * pass->width * channels, half);
+    for (int i = 0; i < side; i++) {
+        dim row = top + i;
+        int inside = row >= 0 && row < pass->height;
+        square.rows[i] = inside ? picture + (row * pass->width + left) * square.pixel : pass->zeros;
     }
-    /* At the border: pixels beyond it are read from a row of zeros. */
-    const void *pixels[SIDE][SIDE];
-    for (dim i = 0; i < SIDE; i++)
-        for (dim j = 0; j < SIDE; j++) {
-            dim h = top + i, w = left + j;
-            int inside = h >= 0 && h < pass->height && w >= 0 && w < pass->width;
-            pixels[i][j] = inside ? at(picture, (h * pass->width + w) * channels, half) : pass->zeros;
-        }
-    for (dim c = 0; c < channels; c += LANES, to += LANES)
-        TRANSFORM_BOTH_WAYS(transform_input, 6, 6, load_some(at(pixels[i][j], c, half), channels - c, half),
-                            store_float(to + (i * SIDE + j) * plane, made[j]))
+    square.first = (int)most(0, -left), square.end = (int)least(side, pass->width - left);
+    return square;
+}
+
+/* LANES channels of pixel (i, j), or `count` of them. all_there: as every pixel of the square. */
+INLINE vec pixel_at(const Square *square, int i, int j, dim channel, dim count, const int all_there, const int half) {
+    if (!all_there && (j < square->first || j >= square->end)) return (vec){0};
+    const void *from = at(square->rows[i] + j * square->pixel, channel, half);
+    return all_there ? load(from, half) : load_some(from, count, half);
+}
+
+/* Bt d B of one tile, a vector of channels at a time: numbers of the 36 planes, `plane` apart, from `to` on. */
+INLINE void gather(const Pass *pass, Place place, float *to, dim plane, const int half) {
+    dim channels = pass->channels_in, c = 0;
+    Square square = square_of(pass, pass->from, place, channels, 1, SIDE, half);
+    if (square.first == 0 && square.end == SIDE)
+        for (; c + LANES <= channels; c += LANES)
+            TRANSFORM_BOTH_WAYS(transform_input, 6, 6, pixel_at(&square, i, j, c, LANES, 1, half),
+                                store_float(to + (i * SIDE + j) * plane + c, made[j]))
+    for (; c < channels; c += LANES)
+        TRANSFORM_BOTH_WAYS(transform_input, 6, 6, pixel_at(&square, i, j, c, channels - c, 0, half),
+                            store_float(to + (i * SIDE + j) * plane + c, made[j]))
 }
 
 /* At m A of one tile, finished and stored. */
@@ -171,12 +181,8 @@ INLINE void run_pass(const Pass *pass, dim task, char *scratch, const int half) 
     dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
     dim plane_in = pass->tiles_per_task * row_in + GAP, plane_out = pass->tiles_per_task * row_out + GAP;
     float *given = (float *)scratch, *made = given + POINTS * plane_in;
-    dim picture = pass->height * pass->width * pass->channels_in, none = 0;
-    for (dim t = 0; t < tiles; t++) {
-        Place place = place_of(pass, first + t);
-        gather(pass, place, at(pass->from, place.picture * picture, half), pass->channels_in, given + t * row_in,
-               plane_in, half);
-    }
+    dim none = 0;
+    for (dim t = 0; t < tiles; t++) gather(pass, place_of(pass, first + t), given + t * row_in, plane_in, half);
     for (dim q = 0; q < POINTS; q++) {
         const float *weight = pass->packed + q * pass->channels_in * row_out;
         for (dim v = 0, width; v < pass->vectors_out; v += width) {
@@ -201,9 +207,10 @@ int winograd_product(const Conv *conv, int adjoint, const void *from, const floa
     dim turns = (pass.tiles + conv->threads * tiles - 1) / (conv->threads * tiles);
     pass.tiles_per_task = round_up((pass.tiles + conv->threads * turns - 1) / (conv->threads * turns), 4);
     if (conv->limit) pass.tiles_per_task = least(pass.tiles_per_task, conv->limit);
-    char *zeros = scratch_take((size_t)round_up(pass.channels_in, LANES) * 4);
+    size_t zero_bytes = (size_t)(SIDE * pass.channels_in * 4);
+    char *zeros = scratch_take(zero_bytes);
     if (!zeros) return -1;
-    memset(zeros, 0, (size_t)round_up(pass.channels_in, LANES) * 4);
+    memset(zeros, 0, zero_bytes);
     pass.from = from, pass.to = to, pass.packed = packed, pass.epilogue = epilogue, pass.zeros = zeros;
     size_t scratch = (size_t)(pass.tiles_per_task * each + 2 * POINTS * GAP * 4);
     int failed = run_tasks(pass.half ? pass_in_half : pass_in_float, &pass,
@@ -277,131 +284,110 @@ int winograd_pack(const Conv *conv, int adjoint, const float *weight, float *pac
     return run_tasks(pack, &packing, (packing.pass.channels_in + LANES - 1) / LANES, conv->threads, 0);
 }
 
-/* The gradient of the weight, Gt [ sum over tiles of (Bt d B)' (A g At) ] G, in one of two ways.
+/* The gradient of the weight, Gt [ sum over tiles of (Bt d B)' (A g At) ] G.
 
-   Few channels: tiles are cut into shares, however many threads there are; a task transforms and sums the tiles of one
-   share, a few at a time, all in the second-level cache; in the end the shares are added.
-
-   Many channels, where each share's sums would not fit: threads meet between two steps. Each transforms tiles; each
-   sums some rows of the 36 products over all of these tiles.
-
-   Either way every sum is made in the same order, whoever makes it. */
+   Tiles are cut into shares, however many threads there are. A task makes SIDE of the 36 sums, a row of the transformed
+   tile, for one share and some of the channels that come in. It transforms a group of tiles and adds its products, all in
+   the second-level cache. In the end the shares are added. So every sum is made in the same order, whoever makes it. */
 typedef struct {
     Pass pass;
-    const void *x, *dy;
-    float *given, *spread, *sums, *gradient;
-    dim first, tiles; /* In work. */
-    dim plane_in, plane_out, row_blocks, shares, sums_size;
+    const void *dy;
+    float *sums, *gradient;
+    dim tiles, shares, blocks, block; /* Tiles of a group, at most; channels of a block. */
+    dim plane_in, plane_out, share_size;
 } Gradient;
 
-/* Rows of one of the 36 sums that a task makes, tiles that it sums at a time, in the first-level cache, and tiles that a
-   task transforms. */
-enum { SUM_ROWS = 48, SUM_TILES = 64, TRANSFORM_TILES = 8 };
-/* Bytes of a share's sums, at most, and of the planes of the tiles that it has in work; and how many shares. */
-enum { SHARE_SUMS_BYTES = 1400 << 10, SHARE_PLANES_BYTES = 600 << 10, SHARE_TILES = 128, MOST_SHARES = 16 };
+/* Tiles of a share, at least; how many shares; tiles that are summed at a time, in the first-level cache; and channels
+   that come in of a block, at most. */
+enum { SHARE_TILES = 256, MOST_SHARES = 16, SUM_TILES = 64, BLOCK_CHANNELS = 128 };
 
-INLINE void spread_tile(const Pass *pass, Place place, const void *dy, float *to, dim plane, const int half) {
-    dim channels = pass->channels_out;
-    const void *picture = at(dy, place.picture * pass->height * pass->width * channels, half);
-    const void *pixels[TILE][TILE];
-    for (dim i = 0; i < TILE; i++)
-        for (dim j = 0; j < TILE; j++) {
-            dim h = place.row + i, w = place.column + j;
-            int inside = h < pass->height && w < pass->width;
-            pixels[i][j] = inside ? at(picture, (h * pass->width + w) * channels, half) : pass->zeros;
+/* Row `row` of Bt d B, for `channels` channels of one tile from `channel` on. */
+INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channels, float *to, const int row,
+                       const int half) {
+    const Pass *pass = &job->pass;
+    Square square = square_of(pass, pass->from, place, pass->channels_in, 1, SIDE, half);
+    for (dim c = 0; c < channels; c += LANES) {
+        vec across[SIDE], made[SIDE];
+        int all_there = square.first == 0 && square.end == SIDE && c + LANES <= channels;
+#define ROW_OF_COLUMN(all_there)                                                                              \
+        _Pragma("GCC unroll 6") for (int j = 0; j < SIDE; j++) {                                              \
+            vec column[SIDE];                                                                                 \
+            _Pragma("GCC unroll 6") for (int i = 0; i < SIDE; i++)                                            \
+                column[i] = pixel_at(&square, i, j, channel + c, channels - c, all_there, half);              \
+            transform_input(column, made);                                                                    \
+            across[j] = made[row];                                                                            \
         }
-    for (dim c = 0; c < channels; c += LANES, to += LANES) {
-        vec between[SIDE][TILE];
-#pragma GCC unroll 4
-        for (int j = 0; j < TILE; j++) {
-            vec column[TILE], made[SIDE];
-#pragma GCC unroll 4
-            for (int i = 0; i < TILE; i++) column[i] = load_some(at(pixels[i][j], c, half), channels - c, half);
-            transform_output_gradient(column, made);
+        if (all_there) ROW_OF_COLUMN(1)
+        else ROW_OF_COLUMN(0)
+#undef ROW_OF_COLUMN
+        transform_input(across, made);
 #pragma GCC unroll 6
-            for (int i = 0; i < SIDE; i++) between[i][j] = made[i];
-        }
-#pragma GCC unroll 6
-        for (int i = 0; i < SIDE; i++) {
-            vec made[SIDE];
-            transform_output_gradient(between[i], made);
-#pragma GCC unroll 6
-            for (int j = 0; j < SIDE; j++) store_float(to + (i * SIDE + j) * plane, made[j]);
-        }
+        for (int j = 0; j < SIDE; j++) store_float(to + j * job->plane_in + c, made[j]);
     }
 }
 
-/* Tiles first..first + tiles of the batch, to tiles 0..tiles of the planes. */
-INLINE void transform_tiles(const Gradient *job, dim first, dim tiles, float *given, float *spread, const int half) {
+/* Row `row` of A g At, for all channels of one tile. */
+INLINE void spread_row(const Gradient *job, Place place, float *to, const int row, const int half) {
     const Pass *pass = &job->pass;
-    dim picture = pass->height * pass->width * pass->channels_in;
+    Square square = square_of(pass, job->dy, place, pass->channels_out, 0, TILE, half);
+    for (dim c = 0; c < pass->channels_out; c += LANES) {
+        vec across[TILE], made[SIDE];
+        int all_there = square.end == TILE && c + LANES <= pass->channels_out;
+#define ROW_OF_COLUMN(all_there)                                                                              \
+        _Pragma("GCC unroll 4") for (int j = 0; j < TILE; j++) {                                              \
+            vec column[TILE];                                                                                 \
+            _Pragma("GCC unroll 4") for (int i = 0; i < TILE; i++)                                            \
+                column[i] = pixel_at(&square, i, j, c, pass->channels_out - c, all_there, half);              \
+            transform_output_gradient(column, made);                                                          \
+            across[j] = made[row];                                                                            \
+        }
+        if (all_there) ROW_OF_COLUMN(1)
+        else ROW_OF_COLUMN(0)
+#undef ROW_OF_COLUMN
+        transform_output_gradient(across, made);
+#pragma GCC unroll 6
+        for (int j = 0; j < SIDE; j++) store_float(to + j * job->plane_out + c, made[j]);
+    }
+}
+
+INLINE void transform_row(const Gradient *job, dim first, dim tiles, dim channel, dim channels, float *given,
+                          float *spread, const int row, const int half) {
+    dim row_in = round_up(channels, LANES), row_out = job->pass.vectors_out * LANES;
     for (dim t = 0; t < tiles; t++) {
-        Place place = place_of(pass, first + t);
-        gather(pass, place, at(job->x, place.picture * picture, half), pass->channels_in,
-               given + t * pass->vectors_in * LANES, job->plane_in, half);
-        spread_tile(pass, place, job->dy, spread + t * pass->vectors_out * LANES, job->plane_out, half);
+        Place place = place_of(&job->pass, first + t);
+        gather_row(job, place, channel, channels, given + t * row_in, row, half);
+        spread_row(job, place, spread + t * row_out, row, half);
     }
 }
 
-/* sums += rows row..row + rows of one of the 36 products, over all tiles of its planes. */
-INLINE void sum_tiles(const Gradient *job, const float *given, const float *spread, dim tiles, dim row, dim rows,
-                      float *sums) {
+INLINE void sum_row(const Gradient *job, dim task, char *scratch, const int half) {
     const Pass *pass = &job->pass;
-    dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
-    for (dim t = 0; t < tiles; t += SUM_TILES)
-        for (dim v = 0, width; v < pass->vectors_out; v += width) {
-            width = panel_width(v, pass->vectors_out);
-            outer(rows, width, given + t * row_in + row, 0, row_in, spread + t * row_out + v * LANES, 0, row_out, 1,
-                  least(SUM_TILES, tiles - t), sums + row * row_out + v * LANES, row_out);
-        }
-}
-
-INLINE void transform_some(const Gradient *job, dim task, const int half) {
-    const Pass *pass = &job->pass;
-    dim t = task * TRANSFORM_TILES;
-    transform_tiles(job, job->first + t, least(TRANSFORM_TILES, job->tiles - t),
-                    job->given + t * pass->vectors_in * LANES, job->spread + t * pass->vectors_out * LANES, half);
-}
-
-static void transform_in_float(const void *job, dim task, char *scratch) {
-    (void)scratch;
-    transform_some(job, task, 0);
-}
-static void transform_in_half(const void *job, dim task, char *scratch) {
-    (void)scratch;
-    transform_some(job, task, 1);
-}
-
-static void sum_rows(const void *argument, dim task, char *scratch) {
-    const Gradient *job = argument;
-    const Pass *pass = &job->pass;
-    (void)scratch;
-    dim row_out = pass->vectors_out * LANES;
-    dim q = task / job->row_blocks, row = task % job->row_blocks * SUM_ROWS;
-    dim rows = least(SUM_ROWS, pass->channels_in - row);
-    float *sums = job->sums + q * pass->channels_in * row_out;
-    if (job->first == 0) memset(sums + row * row_out, 0, (size_t)(rows * row_out) * 4);
-    sum_tiles(job, job->given + q * job->plane_in, job->spread + q * job->plane_out, job->tiles, row, rows, sums);
-}
-
-INLINE void sum_share(const Gradient *job, dim share, char *scratch, const int half) {
-    const Pass *pass = &job->pass;
-    float *given = (float *)scratch, *spread = given + POINTS * job->plane_in;
-    float *sums = job->sums + share * job->sums_size;
-    memset(sums, 0, (size_t)job->sums_size * 4);
-    dim end = pass->tiles * (share + 1) / job->shares;
-    for (dim first = pass->tiles * share / job->shares, tiles; first < end; first += tiles) {
+    dim block = task % job->blocks, row = task / job->blocks % SIDE, share = task / job->blocks / SIDE;
+    dim channel = block * job->block, channels = least(job->block, pass->channels_in - channel);
+    dim row_in = round_up(channels, LANES), row_out = pass->vectors_out * LANES, matrix = pass->channels_in * row_out;
+    float *given = (float *)scratch, *spread = given + SIDE * job->plane_in;
+    float *sums = job->sums + share * job->share_size + row * SIDE * matrix + channel * row_out;
+    dim start = pass->tiles * share / job->shares, end = pass->tiles * (share + 1) / job->shares;
+    for (dim first = start, tiles; first < end; first += tiles) {
         tiles = least(job->tiles, end - first);
-        transform_tiles(job, first, tiles, given, spread, half);
-        for (dim q = 0; q < POINTS; q++)
-            sum_tiles(job, given + q * job->plane_in, spread + q * job->plane_out, tiles, 0, pass->channels_in,
-                      sums + q * (job->sums_size / POINTS));
+#define ROW(row) case row: transform_row(job, first, tiles, channel, channels, given, spread, row, half); break;
+        switch (row) { ROW(0) ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) }
+#undef ROW
+        for (dim j = 0; j < SIDE; j++)
+            for (dim t = 0; t < tiles; t += SUM_TILES)
+                for (dim v = 0, width; v < pass->vectors_out; v += width) {
+                    width = panel_width(v, pass->vectors_out);
+                    outer(channels, width, given + j * job->plane_in + t * row_in, 0, row_in,
+                          spread + j * job->plane_out + t * row_out + v * LANES, 0, row_out, 1,
+                          least(SUM_TILES, tiles - t), sums + j * matrix + v * LANES, row_out, first > start || t > 0);
+                }
     }
 }
 
-static void sum_share_in_float(const void *job, dim share, char *scratch) { sum_share(job, share, scratch, 0); }
-static void sum_share_in_half(const void *job, dim share, char *scratch) { sum_share(job, share, scratch, 1); }
+static void sum_row_in_float(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 0); }
+static void sum_row_in_half(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 1); }
 
+/* Adds the shares, and turns the sums of one channel that comes in into its rows of the gradient. */
 static void transform_sums(const void *argument, dim row, char *scratch) {
     const Gradient *job = argument;
     const Pass *pass = &job->pass;
@@ -415,7 +401,7 @@ static void transform_sums(const void *argument, dim row, char *scratch) {
             for (int y = 0; y < SIDE; y++) {
                 column[y] = load_float(from + (y * SIDE + x) * matrix);
                 for (dim share = 1; share < job->shares; share++)
-                    column[y] += load_float(from + (y * SIDE + x) * matrix + share * job->sums_size);
+                    column[y] += load_float(from + (y * SIDE + x) * matrix + share * job->share_size);
             }
             transform_weight_gradient(column, made);
             for (int y = 0; y < 3; y++) between[y][x] = made[y];
@@ -430,45 +416,27 @@ static void transform_sums(const void *argument, dim row, char *scratch) {
     }
 }
 
-static int sum_by_shares(Gradient *job, const Conv *conv) {
-    size_t scratch = (size_t)(POINTS * (job->plane_in + job->plane_out)) * 4;
-    return run_tasks(job->pass.half ? sum_share_in_half : sum_share_in_float, job, job->shares, conv->threads, scratch);
-}
-
-static int sum_in_stages(Gradient *job, const Conv *conv) {
-    Task *transform = job->pass.half ? transform_in_half : transform_in_float;
-    char *planes = scratch_take((size_t)(POINTS * (job->plane_in + job->plane_out)) * 4);
-    if (!planes) return -1;
-    job->given = (float *)planes, job->spread = job->given + POINTS * job->plane_in;
-    int failed = 0;
-    dim stage = job->tiles;
-    for (job->first = 0; job->first < job->pass.tiles && !failed; job->first += job->tiles) {
-        job->tiles = least(stage, job->pass.tiles - job->first);
-        failed = run_tasks(transform, job, (job->tiles + TRANSFORM_TILES - 1) / TRANSFORM_TILES, conv->threads, 0);
-        if (!failed) failed = run_tasks(sum_rows, job, POINTS * job->row_blocks, conv->threads, 0);
-    }
-    scratch_give(planes);
-    return failed;
-}
-
 int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    Gradient job = {.pass = pass_of(conv, 0), .x = x, .dy = dy, .gradient = gradient, .shares = 1};
+    Gradient job = {.pass = pass_of(conv, 0), .dy = dy, .gradient = gradient};
     Pass *pass = &job.pass;
-    dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
-    job.sums_size = POINTS * pass->channels_in * row_out;
-    job.row_blocks = (pass->channels_in + SUM_ROWS - 1) / SUM_ROWS;
-    int by_shares = job.sums_size * 4 <= SHARE_SUMS_BYTES && pass->tiles >= 2 * SHARE_TILES;
-    if (by_shares) job.shares = least(MOST_SHARES, pass->tiles / SHARE_TILES);
-    job.tiles = (by_shares ? SHARE_PLANES_BYTES : STAGE_BYTES) / (POINTS * 4 * (row_in + row_out));
-    if (conv->limit) job.tiles = conv->limit;
-    job.tiles = least(pass->tiles, most(job.tiles, conv->limit ? 1 : 2 * TRANSFORM_TILES));
-    job.plane_in = job.tiles * row_in + GAP, job.plane_out = job.tiles * row_out + GAP;
-    dim zeros = most(row_in, row_out);
-    char *memory = scratch_take((size_t)(zeros + job.shares * job.sums_size) * 4);
+    dim row_out = pass->vectors_out * LANES;
+    job.blocks = (pass->channels_in + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
+    job.block = round_up((pass->channels_in + job.blocks - 1) / job.blocks, LANES);
+    job.shares = most(1, least(MOST_SHARES, pass->tiles / SHARE_TILES));
+    job.share_size = POINTS * pass->channels_in * row_out;
+    dim share_tiles = (pass->tiles + job.shares - 1) / job.shares;
+    dim fitting = second_level_cache() * 3 / 4 / (SIDE * 4 * (job.block + row_out));
+    dim groups = (share_tiles + most(FEWEST_TILES, fitting) - 1) / most(FEWEST_TILES, fitting);
+    job.tiles = (share_tiles + groups - 1) / groups;
+    if (conv->limit) job.tiles = least(job.tiles, conv->limit);
+    job.plane_in = job.tiles * job.block + GAP, job.plane_out = job.tiles * row_out + GAP;
+    dim zeros = round_up(SIDE * most(pass->channels_in, pass->channels_out), LANES);
+    char *memory = scratch_take((size_t)(zeros + job.shares * job.share_size) * 4);
     if (!memory) return -1;
     memset(memory, 0, (size_t)zeros * 4);
-    pass->zeros = memory, job.sums = (float *)memory + zeros;
-    int failed = by_shares ? sum_by_shares(&job, conv) : sum_in_stages(&job, conv);
+    pass->from = x, pass->zeros = memory, job.sums = (float *)memory + zeros;
+    int failed = run_tasks(pass->half ? sum_row_in_half : sum_row_in_float, &job, job.shares * SIDE * job.blocks,
+                           conv->threads, (size_t)(SIDE * (job.plane_in + job.plane_out)) * 4);
     if (!failed) failed = run_tasks(transform_sums, &job, pass->channels_in, conv->threads, 0);
     scratch_give(memory);
     return failed;
