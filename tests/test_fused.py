@@ -97,17 +97,23 @@ def test_a_packed_weight_that_does_not_fit_is_refused(change, refused, packed):
     [
         lambda w: w.double(),
         lambda w: w.bfloat16(),
-        lambda w: w.T.contiguous().T,
+        lambda w: w.to("meta"),
         lambda w: w[:35],
         lambda w: w[:0],
         lambda w: w[:, :0],
         lambda w: w[:, 0].contiguous(),
         lambda w: w[None],
     ],
-    ids=["float64", "bfloat16", "gaps", "rows", "no rows", "no columns", "one side", "three sides"],
+    ids=["float64", "bfloat16", "device", "rows", "no rows", "no columns", "one side", "three sides"],
 )
 def test_a_weight_that_does_not_fit_is_refused(change, refused):
     refused(lambda: fused.pack(change(WEIGHT), SAME, False, F32), "weight|none of them 0")
+
+
+@with_kernels
+@pytest.mark.parametrize("change", [lambda w: w.T.contiguous().T, apart], ids=["by columns", "gaps"])
+def test_a_weight_may_lie_in_memory_as_it_likes(change, packed):
+    assert torch.equal(fused.pack(change(WEIGHT), SAME, False, F32), packed)
 
 
 @with_kernels

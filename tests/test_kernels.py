@@ -162,7 +162,8 @@ def numbers(case, dtype):
 def pack(lib, case, adjoint, weight, dtype, **how):
     shape = case.shape(dtype, **how)
     packed = Target((lib.conv_packed_size(byref(shape), adjoint),), F32)
-    assert lib.conv_pack(byref(shape), adjoint, weight.data_ptr(), packed.tensor.data_ptr()) == 0
+    given_ = (weight.data_ptr(), *weight.stride(), packed.tensor.data_ptr())
+    assert lib.conv_pack(byref(shape), adjoint, *given_) == 0
     return among_nans(packed.checked())
 
 
@@ -174,10 +175,10 @@ def product(lib, case, adjoint, given_, packed, epilogue, **how):
     return made.checked()
 
 
-def gradient(lib, case, x, y, **how):
-    made = Target(case.weight, F32)
+def gradient(lib, case, x, y, transposed=False, **how):
+    made = Target(case.weight[::-1] if transposed else case.weight, F32)
     addresses = (x.data_ptr(), y.data_ptr(), made.tensor.data_ptr())
-    assert lib.conv_weight_gradient(byref(case.shape(x.dtype, **how)), *addresses) == 0
+    assert lib.conv_weight_gradient(byref(case.shape(x.dtype, **how)), *addresses, transposed) == 0
     return made.checked()
 
 
@@ -223,6 +224,34 @@ def test_a_weights_gradient_is_that_of_the_definition(variant, dtype, case):
 
     wanted = products.gradient(given_.x.double(), given_.y.double(), case.window)
     assert_within(made, wanted, gradient_bound(case, given_.x, given_.y, is_winograds(lib, case, dtype)))
+
+
+@every_kernel
+def test_a_weight_may_lie_column_by_column_and_so_may_its_gradient(variant, dtype, case):
+    lib, given_ = library(variant), numbers(case, dtype)
+    by_columns = among_nans(given_.weight.T).T
+
+    for adjoint in (False, True):
+        packed = pack(lib, case, adjoint, by_columns, dtype)
+        assert torch.equal(packed, pack(lib, case, adjoint, given_.weight, dtype))
+    made = gradient(lib, case, given_.x, given_.y, transposed=True)
+    assert torch.equal(made.T, gradient(lib, case, given_.x, given_.y))
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 5), (600, 33), (20_000, 48), (513, 300)])
+def test_sums_of_columns_are_those_of_the_definition(rows, columns, variant, dtype):
+    lib, x = library(variant), among_nans(torch.randn(rows, columns).to(dtype))
+    sums = []
+    for threads in (1, 2, 5):
+        made = Target((columns,), F32)
+        half = dtype == BF16
+        assert lib.sum_columns(rows, columns, x.data_ptr(), half, made.tensor.data_ptr(), threads) == 0
+        sums.append(made.checked())
+
+    torch.testing.assert_close(sums[0].double(), x.double().sum(0), rtol=0, atol=1e-6 * rows)
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
 
 
 @every_kernel

@@ -52,21 +52,23 @@ class _Convolution:
             return fused.adjoint(y, packed, self.window, size, channels, epilogue)
         return products.adjoint(y, weight, self.window, size, epilogue)
 
-    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """im2col(x)' @ y, in the type of the parameters."""
-        made = fused.gradient(x, y, self.window) if fused.supports(x) else products.gradient(x, y, self.window)
-        return made.to(self.params["weight"].dtype)
+    def _gradient(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
+        """im2col(x)' @ y or its transpose, in the type of the parameters."""
+        if fused.supports(x):
+            return fused.gradient(x, y, self.window, transposed).to(self.params["weight"].dtype)
+        made = products.gradient(x, y, self.window).to(self.params["weight"].dtype)
+        return made.T.contiguous() if transposed else made
 
     def _pack(self, weight: Tensor, adjoint: bool, whole: bool, dtype: torch.dtype, keep: bool) -> Tensor:
         # Training uses a packed weight once: then one piece of memory serves all layers, and stays in the cache.
         if not keep:
-            return fused.pack(weight.contiguous(), self.window, adjoint, dtype, whole)
+            return fused.pack(weight, self.window, adjoint, dtype, whole)
         packed = self._packed.get((adjoint, whole))
         # torch counts the changes made in place, but for those through `.data` or numpy: after one, call
         # `forget_packed`. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
         if packed is None or packed.key != key:
-            value = fused.pack(weight.contiguous(), self.window, adjoint, dtype, whole, keep)
+            value = fused.pack(weight, self.window, adjoint, dtype, whole, keep)
             # In one assignment: other threads see all of it or nothing.
             packed = self._packed[adjoint, whole] = _Packed(key, weight, value)
         return packed.value
@@ -83,7 +85,9 @@ class _Convolution:
     def _set_gradients(self, weight: Tensor, dy: Tensor) -> None:
         self.grads = {"weight": weight}
         if "bias" in self.params:
-            self.grads["bias"] = dy.sum((0, 1, 2), dtype=self.params["bias"].dtype)
+            dtype = self.params["bias"].dtype
+            fast = fused.supports(dy) and dtype == torch.float32
+            self.grads["bias"] = fused.column_sums(dy) if fast else dy.sum((0, 1, 2), dtype=dtype)
 
     def _checked(self, x: Tensor) -> Tensor:
         """x, contiguous. Raises ValueError for another shape or type than the layer takes."""
@@ -154,7 +158,7 @@ class Conv2d(_Convolution):
         mask: dL/dx is 0 where it is not above 0.
         """
         dy = self._checked_gradient(dy, self.window.out(self.x.shape[1], self.x.shape[2]))
-        self._set_gradients(self._gradient(self.x, dy), dy)
+        self._set_gradients(self._gradient(self.x, dy, transposed=False), dy)
         size = (self.x.shape[1], self.x.shape[2])
         return self._adjoint(dy, self.params["weight"], size, Epilogue(add=add, mask=mask), keep=False)
 
@@ -241,7 +245,7 @@ class ConvTranspose2d(_Convolution):
         mask: dL/dx is 0 where it is not above 0.
         """
         dy = self._checked_gradient(dy, self.out(self.x.shape[1], self.x.shape[2]))
-        self._set_gradients(self._gradient(dy, self.x).T.contiguous(), dy)
+        self._set_gradients(self._gradient(dy, self.x, transposed=True), dy)
         size = (self.x.shape[1], self.x.shape[2])
         return self._product(dy, self.params["weight"].T, size, Epilogue(add=add, mask=mask), keep=False)
 

@@ -34,7 +34,10 @@ def pack(
         raise ValueError(
             f"a weight is a matrix with {window.kernel_size**2} rows for each channel; got {tuple(weight.shape)}"
         )
-    _check("weight", weight, tuple(weight.shape), torch.float32)
+    if 1 not in weight.stride():
+        weight = weight.contiguous()
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ValueError(f"a weight is of {TYPES[0]} on the CPU; got {weight.dtype} on {weight.device}")
     # Any picture will do: of its size, only whether it is whole counts.
     side = max(1, window.span - 2 * window.padding) + (not whole)
     channels = weight.shape[0] // window.kernel_size**2
@@ -44,7 +47,7 @@ def pack(
     if size < 0:
         raise MemoryError("no memory for what a convolution works in")
     packed = torch.empty(size, dtype=torch.float32) if keep else empty((size,), torch.float32)
-    _succeed(library.conv_pack(byref(shape), adjoint, weight.data_ptr(), packed.data_ptr()))
+    _succeed(library.conv_pack(byref(shape), adjoint, weight.data_ptr(), *weight.stride(), packed.data_ptr()))
     return packed
 
 
@@ -65,13 +68,29 @@ def adjoint(
     return _run(shape, True, y, packed, (n, *size, channels), epilogue)
 
 
-def gradient(x: Tensor, y: Tensor, window: Window) -> Tensor:
-    """im2col(x)' @ y over all rows: float32 (k² · C, C_out). Raises ValueError for shapes that do not fit."""
+def gradient(x: Tensor, y: Tensor, window: Window, transposed: bool = False) -> Tensor:
+    """im2col(x)' @ y over all rows: float32 (k² · C, C_out), or its transpose.
+
+    Raises ValueError for shapes that do not fit.
+    """
     shape = _shape(window, tuple(x.shape), tuple(y.shape[1:]), x.dtype)
     _check("x", x, tuple(x.shape), x.dtype)
     _check("y", y, (len(x), *y.shape[1:]), x.dtype)
-    made = empty((window.kernel_size**2 * x.shape[3], y.shape[3]), torch.float32)
-    _succeed(_library().conv_weight_gradient(byref(shape), x.data_ptr(), y.data_ptr(), made.data_ptr()))
+    size = (window.kernel_size**2 * x.shape[3], y.shape[3])
+    made = empty(size[::-1] if transposed else size, torch.float32)
+    _succeed(
+        _library().conv_weight_gradient(byref(shape), x.data_ptr(), y.data_ptr(), made.data_ptr(), transposed)
+    )
+    return made
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """The sums over all but the last dimension, in float32: (C,)."""
+    _check("x", x, tuple(x.shape), x.dtype)
+    made = torch.empty(x.shape[-1], dtype=torch.float32)
+    rows = x.numel() // max(1, x.shape[-1])
+    half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
+    _succeed(_library().sum_columns(rows, x.shape[-1], x.data_ptr(), half, made.data_ptr(), threads))
     return made
 
 
@@ -81,7 +100,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
     # A convolution of one row of m pixels.
     x, window = a.contiguous().view(1, 1, *a.shape), Window(1)
-    packed = pack(b.contiguous(), window, False, a.dtype)
+    packed = pack(b, window, False, a.dtype)
     return product(x, packed, window, (1, len(a)), b.shape[1], Epilogue()).view(len(a), -1)
 
 

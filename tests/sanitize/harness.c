@@ -10,22 +10,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "kernels.h"
+#include "layout.h"
 
 typedef struct {
     Conv conv;
     int fused, guard; /* Bits: bias, add, relu, mask. And which side of memory is guarded: 0 none, 1 behind, 2 before. */
 } Case;
 
-/* As conv.c has it: whether weights are multiplied in bfloat16. */
-#ifdef __AMX_BF16__
-enum { HAS_TILES = 1 };
-#else
-enum { HAS_TILES = 0 };
-#endif
-
 static Case current;
 static dim line_number;
+
+/* As conv.c has it: whether weights are multiplied in bfloat16. */
+static int in_tiles(const Conv *c) {
+    int winograds = c->kernel_size == 3 && c->stride == 1 && c->padding == 1 && c->dilation == 1 &&
+                    c->in_channels >= 8 && c->out_channels >= 8;
+    return HAS_TILES && c->half && (HAS_AMX || !winograds);
+}
 
 static void fail(const char *what, dim place, double made, double wanted, double allowed) {
     const Conv *c = &current.conv;
@@ -164,7 +164,7 @@ static void plain_product(int adjoint, const void *from, const float *weight, do
                     for (dim a = 0; a < in; a++)
                         for (dim b = 0; b < out; b++) {
                             float each = weight[(tap * in + a) * out + b];
-                            if (HAS_TILES && c->half) each = from_half(to_half(each));
+                            if (in_tiles(c)) each = from_half(to_half(each));
                             double product = (double)number(from, adjoint ? y + b : x + a, (int)c->half) * each;
                             sums[adjoint ? x + a : y + b] += product;
                             magnitudes[adjoint ? x + a : y + b] += fabs(product);
@@ -184,7 +184,14 @@ static void check_product(int adjoint, const void *from, const float *weight) {
     int has_bias = current.fused & 1, has_add = current.fused & 2, relu = current.fused & 4, has_mask = current.fused & 8;
     Epilogue epilogue = {has_bias ? (float *)bias.start : NULL, has_add ? add.start : NULL,
                          has_mask ? mask.start : NULL, relu ? 1 : 0};
-    if (conv_pack(c, adjoint, weight, (float *)packed.start)) abort();
+    /* As it lies in memory, row by row; or column by column. */
+    dim rows = c->kernel_size * c->kernel_size * c->in_channels, columns = c->out_channels;
+    Block turned = take((size_t)(rows * columns) * 4);
+    for (dim i = 0; i < rows * columns; i++) ((float *)turned.start)[i % columns * rows + i / columns] = weight[i];
+    int failed = current.fused & 1 ? conv_pack(c, adjoint, (float *)turned.start, 1, rows, (float *)packed.start)
+                                   : conv_pack(c, adjoint, weight, columns, 1, (float *)packed.start);
+    if (failed) abort();
+    give(turned);
     if (conv_product(c, adjoint, from, (float *)packed.start, &epilogue, to.start)) abort();
 
     double *sums = calloc((size_t)count, sizeof(double)), *magnitudes = calloc((size_t)count, sizeof(double));
@@ -208,7 +215,8 @@ static void check_gradient(const void *x, const void *dy) {
     Conv *c = &current.conv;
     dim in = c->in_channels, out = c->out_channels, k = c->kernel_size, count = k * k * in * out;
     Block gradient = take((size_t)count * 4);
-    if (conv_weight_gradient(c, x, dy, (float *)gradient.start)) abort();
+    int transposed = current.fused & 1;
+    if (conv_weight_gradient(c, x, dy, (float *)gradient.start, transposed)) abort();
     for (dim place = 0; place < count; place++) {
         dim tap = place / (in * out), a = place / out % in, b = place % out;
         double sum = 0, magnitude = 0;
@@ -221,11 +229,29 @@ static void check_gradient(const void *x, const void *dy) {
                                      number(dy, ((n * c->out_height + i) * c->out_width + j) * out + b, (int)c->half);
                     sum += product, magnitude += fabs(product);
                 }
-        double made = ((float *)gradient.start)[place];
+        double made = ((float *)gradient.start)[transposed ? b * (count / out) + place / out : place];
         double bound = allowed((double)(c->n * c->out_height * c->out_width), magnitude + 1, 0);
         if (!(fabs(made - sum) <= bound)) fail("gradient", place, made, sum, bound);
     }
     give(gradient);
+}
+
+/* The sums of the columns of dy. */
+static void check_sums(const void *dy) {
+    Conv *c = &current.conv;
+    dim rows = c->n * c->out_height * c->out_width, columns = c->out_channels;
+    Block sums = take((size_t)columns * 4);
+    if (sum_columns(rows, columns, dy, (int)c->half, (float *)sums.start, c->threads)) abort();
+    for (dim column = 0; column < columns; column++) {
+        double sum = 0, magnitude = 0;
+        for (dim row = 0; row < rows; row++) {
+            double value = number(dy, row * columns + column, (int)c->half);
+            sum += value, magnitude += fabs(value);
+        }
+        double made = ((float *)sums.start)[column], bound = allowed((double)rows, magnitude + 1, 0);
+        if (!(fabs(made - sum) <= bound)) fail("sum", column, made, sum, bound);
+    }
+    give(sums);
 }
 
 /* Pixels to channels and back, between the types that the case's numbers choose. */
@@ -287,7 +313,7 @@ static void check_callers(void) {
     current.guard = 0;
     Block x = numbers(SIDE * SIDE * CHANNELS, 0), weight = numbers(9 * CHANNELS * CHANNELS, 0);
     Block packed = take((size_t)conv_packed_size(&conv, 0) * 4), wanted = take(SIDE * SIDE * CHANNELS * 4);
-    if (conv_pack(&conv, 0, (float *)weight.start, (float *)packed.start)) abort();
+    if (conv_pack(&conv, 0, (float *)weight.start, CHANNELS, 1, (float *)packed.start)) abort();
     Caller callers[CALLERS];
     pthread_t threads[CALLERS];
     for (int i = 0; i < CALLERS; i++)
@@ -313,7 +339,7 @@ static int read_case(void) {
 }
 
 int main(void) {
-    if (HAS_TILES && tiles_allow()) {
+    if (HAS_AMX && tiles_allow()) {
         puts("the system does not allow the use of AMX");
         return 77;
     }
@@ -327,6 +353,7 @@ int main(void) {
         check_product(1, y.start, (float *)weight.start);
         check_gradient(x.start, y.start);
         check_rearrangement();
+        check_sums(y.start);
         give(x), give(y), give(weight);
     }
     check_callers();

@@ -20,7 +20,7 @@ SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
 VARIANTS = {"x86_64": ("amx", "avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}
 PLAIN = "plain"
 # KERNELS_INTERFACE of kernels.h.
-INTERFACE = 1
+INTERFACE = 2
 SETTING = "DENOISE_KERNELS"
 
 
@@ -55,11 +55,13 @@ class Library:
         self.conv_packed_size = library.conv_packed_size
         self.conv_packed_size.argtypes, self.conv_packed_size.restype = [shape, c_int], c_ssize_t
         self.conv_pack = library.conv_pack
-        self.conv_pack.argtypes = [shape, c_int, c_void_p, c_void_p]
+        self.conv_pack.argtypes = [shape, c_int, c_void_p, c_ssize_t, c_ssize_t, c_void_p]
         self.conv_product = library.conv_product
         self.conv_product.argtypes = [shape, c_int, c_void_p, c_void_p, POINTER(Epilogue), c_void_p]
         self.conv_weight_gradient = library.conv_weight_gradient
-        self.conv_weight_gradient.argtypes = [shape, c_void_p, c_void_p, c_void_p]
+        self.conv_weight_gradient.argtypes = [shape, c_void_p, c_void_p, c_void_p, c_int]
+        self.sum_columns = library.sum_columns
+        self.sum_columns.argtypes = [c_ssize_t, c_ssize_t, c_void_p, c_int, c_void_p, c_ssize_t]
         self.rearrange_pixels = library.rearrange_pixels
         self.rearrange_pixels.argtypes = [
             *(c_int, c_ssize_t, c_ssize_t, c_ssize_t, c_ssize_t),

@@ -240,6 +240,7 @@ static dim direct_packed_size(const Conv *conv, int adjoint) {
 typedef struct {
     Layout layout;
     const float *weight;
+    dim row_stride, column_stride;
     float *packed;
     dim parts;
 } Packing;
@@ -251,26 +252,33 @@ static void pack_part(const void *argument, dim task, char *scratch) {
     const Packing *packing = argument;
     const Layout *layout = &packing->layout;
     const Phase *phase = &layout->phases[task / packing->parts];
-    dim part = task % packing->parts, depth = phase->runs * phase->depth, row_out = layout->vectors_out * LANES;
+    dim part = task % packing->parts, depth = phase->runs * phase->depth;
     float *to = packing->packed + phase->packed;
     (void)scratch;
     if (layout->tiles) {
-        tiles_pack(layout, phase, part, packing->weight, (uint16_t *)to);
+        tiles_pack(layout, phase, part, packing->weight, packing->row_stride, packing->column_stride, (uint16_t *)to);
         return;
     }
-    dim stride = layout->adjoint ? layout->channels_in : 1;
-    for (dim row = part * PACKED_ROWS; row < least(depth, (part + 1) * PACKED_ROWS); row++) {
-        const float *from = weight_row(layout, phase, packing->weight, row);
-        for (dim column = 0; column < row_out; column += LANES) {
-            float *panel = to + packed_place(row, column, depth, layout->vectors_out);
-            for (dim i = 0; i < LANES; i++)
-                panel[i] = column + i < layout->channels_out ? from[(column + i) * stride] : 0.f;
+    dim down = layout->adjoint ? packing->column_stride : packing->row_stride;
+    dim across = layout->adjoint ? packing->row_stride : packing->column_stride;
+    dim end = least(depth, (part + 1) * PACKED_ROWS);
+    for (dim row = part * PACKED_ROWS, rows; row < end; row += rows) {
+        /* Rows of one tap. */
+        rows = least(least(LANES, end - row), layout->channels_in - row % layout->channels_in);
+        const float *from =
+            packing->weight + weight_row(layout, phase, packing->row_stride, packing->column_stride, row);
+        for (dim column = 0; column < layout->channels_out; column += LANES) {
+            float block[LANES][LANES] __attribute__((aligned(64)));
+            load_block(from + column * across, down, across, rows, layout->channels_out - column, block);
+            for (dim i = 0; i < rows; i++)
+                store_float(to + packed_place(row + i, column, depth, layout->vectors_out), load_float(block[i]));
         }
     }
 }
 
-static int direct_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
-    Packing packing = {.weight = weight, .packed = packed};
+static int direct_pack(const Conv *conv, int adjoint, const float *weight, dim row_stride, dim column_stride,
+                       float *packed) {
+    Packing packing = {.weight = weight, .row_stride = row_stride, .column_stride = column_stride, .packed = packed};
     if (make_layout(conv, adjoint, &packing.layout)) return -1;
     const Layout *layout = &packing.layout;
     packing.parts = layout->tiles ? column_tiles(layout) : 1;
@@ -288,10 +296,10 @@ static int direct_pack(const Conv *conv, int adjoint, const float *weight, float
 typedef struct {
     Layout layout;
     const void *x, *dy;
-    float *units, *sums;
+    float *units, *sums, *gradient;
     dim rows_per_unit, units_per_picture, patch_rows, patch_columns, x_size, unit_size;
     dim first, count, row_blocks, panels;
-    int in_place;
+    int in_place, transposed;
 } Gradient;
 
 INLINE dim unit_rows(const Gradient *job, dim unit) {
@@ -353,8 +361,24 @@ static void sum_rows(const void *argument, dim task, char *scratch) {
     }
 }
 
-static int direct_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    Gradient job = {.x = x, .dy = dy};
+/* LANES rows of the sums, to where they belong. */
+static void write_rows(const void *argument, dim task, char *scratch) {
+    const Gradient *job = argument;
+    const Layout *layout = &job->layout;
+    dim depth = layout->phases->runs * layout->phases->depth, out = layout->channels_out;
+    dim row = task * LANES, row_out = layout->vectors_out * LANES;
+    dim down = job->transposed ? 1 : out, across = job->transposed ? depth : 1;
+    (void)scratch;
+    for (dim column = 0; column < out; column += LANES) {
+        float block[LANES][LANES] __attribute__((aligned(64)));
+        load_block(job->sums + row * row_out + column, row_out, 1, least(LANES, depth - row), out - column, block);
+        store_block(block, job->gradient + row * down + column * across, down, across, least(LANES, depth - row),
+                    out - column);
+    }
+}
+
+static int direct_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
+    Gradient job = {.x = x, .dy = dy, .gradient = gradient, .transposed = transposed};
     if (make_layout(conv, 0, &job.layout)) return -1;
     const Layout *layout = &job.layout;
     const Phase *phase = layout->phases;
@@ -388,7 +412,7 @@ static int direct_weight_gradient(const Conv *conv, const void *x, const void *d
             failed = run_tasks(sum_rows, &job, phase->runs * job.row_blocks * job.panels, conv->threads,
                                (size_t)phase->runs * sizeof(dim));
     }
-    for (dim row = 0; row < depth && !failed; row++) memcpy(gradient + row * out, job.sums + row * row_out, (size_t)out * 4);
+    if (!failed) failed = run_tasks(write_rows, &job, (depth + LANES - 1) / LANES, conv->threads, 0);
     scratch_give(memory);
     free(job.layout.phases);
     return failed;
@@ -407,9 +431,9 @@ dim conv_packed_size(const Conv *conv, int adjoint) {
     return by_winograd(conv) ? winograd_packed_size(conv, adjoint) : direct_packed_size(conv, adjoint);
 }
 
-int conv_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
-    return by_winograd(conv) ? winograd_pack(conv, adjoint, weight, packed)
-                             : direct_pack(conv, adjoint, weight, packed);
+int conv_pack(const Conv *conv, int adjoint, const float *weight, dim row_stride, dim column_stride, float *packed) {
+    return by_winograd(conv) ? winograd_pack(conv, adjoint, weight, row_stride, column_stride, packed)
+                             : direct_pack(conv, adjoint, weight, row_stride, column_stride, packed);
 }
 
 int conv_product(const Conv *conv, int adjoint, const void *from, const float *packed, const Epilogue *epilogue,
@@ -418,8 +442,8 @@ int conv_product(const Conv *conv, int adjoint, const void *from, const float *p
                              : direct_product(conv, adjoint, from, packed, epilogue, to);
 }
 
-int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    return by_winograd(conv)         ? winograd_weight_gradient(conv, x, dy, gradient)
-           : HAS_TILES && conv->half ? tiles_weight_gradient(conv, x, dy, gradient)
-                                     : direct_weight_gradient(conv, x, dy, gradient);
+int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
+    return by_winograd(conv)         ? winograd_weight_gradient(conv, x, dy, gradient, transposed)
+           : HAS_TILES && conv->half ? tiles_weight_gradient(conv, x, dy, gradient, transposed)
+                                     : direct_weight_gradient(conv, x, dy, gradient, transposed);
 }

@@ -35,20 +35,25 @@ typedef struct {
 } Epilogue;
 
 /* Changes whenever a function or a structure here does. The caller compares it with its own. */
-enum { KERNELS_INTERFACE = 1 };
+enum { KERNELS_INTERFACE = 2 };
 EXPORT int kernels_interface(void);
 
 /* The numbers that a packed weight takes, for the convolution or for its adjoint, and the packing itself.
-   weight: (kernel_size² * in_channels, out_channels). */
+   weight: (kernel_size² * in_channels, out_channels); the strides say how many numbers lie from one row, or column, to
+   the next. */
 EXPORT dim conv_packed_size(const Conv *conv, int adjoint);
-EXPORT int conv_pack(const Conv *conv, int adjoint, const float *weight, float *packed);
+EXPORT int conv_pack(const Conv *conv, int adjoint, const float *weight, dim row_stride, dim column_stride,
+                     float *packed);
 
 /* adjoint 0: from = x, to = y = im2col(x) @ weight; adjoint 1: from = y, to = x = col2im(y @ weight'). */
 EXPORT int conv_product(const Conv *conv, int adjoint, const void *from, const float *packed,
                         const Epilogue *epilogue, void *to);
 
-/* gradient = im2col(x)' @ dy, (kernel_size² * in_channels, out_channels). */
-EXPORT int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient);
+/* gradient = im2col(x)' @ dy, (kernel_size² * in_channels, out_channels); or its transpose. */
+EXPORT int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed);
+
+/* to (columns): the sums of the columns of `from` (rows, columns). */
+EXPORT int sum_columns(dim rows, dim columns, const void *from, int half, float *to, dim threads);
 
 /* deeper: (rows, columns, channels) -> (rows / block, columns / block, block² * channels), the pixels of a block in
    reading order; else the way back. rows: of all pictures of a batch. to = the same numbers + add, add may be NULL and
@@ -61,9 +66,9 @@ EXPORT int tiles_allow(void);
 
 /* Winograd's form of the same, for 3x3 at stride 1 with padding 1. */
 dim winograd_packed_size(const Conv *conv, int adjoint);
-int winograd_pack(const Conv *conv, int adjoint, const float *weight, float *packed);
+int winograd_pack(const Conv *conv, int adjoint, const float *weight, dim row_stride, dim column_stride, float *packed);
 int winograd_product(const Conv *conv, int adjoint, const void *from, const float *packed,
                      const Epilogue *epilogue, void *to);
-int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient);
+int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed);
 
 #endif

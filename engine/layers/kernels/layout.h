@@ -138,14 +138,13 @@ INLINE void find_runs(const Layout *layout, const Phase *phase, dim row, dim *ru
     }
 }
 
-/* Row `row` of a phase's matrix: a tap and a channel that comes in. Its numbers for the channels that go out lie side by
-   side, for the adjoint channels_in apart. */
-INLINE const float *weight_row(const Layout *layout, const Phase *phase, const float *weight, dim row) {
-    dim in = layout->channels_in, out = layout->channels_out, listed = row / in, c = row % in;
+/* Where in a weight with these strides row `row` of a phase's matrix begins: a tap and a channel that comes in. */
+INLINE dim weight_row(const Layout *layout, const Phase *phase, dim row_stride, dim column_stride, dim row) {
+    dim in = layout->channels_in, listed = row / in, c = row % in;
     dim down = phase->down.first_tap + listed / phase->across.count * phase->down.tap_step;
     dim across = phase->across.first_tap + listed % phase->across.count * phase->across.tap_step;
-    const float *tap = weight + (down * layout->taps_across + across) * in * out;
-    return layout->adjoint ? tap + c : tap + c * out;
+    dim tap = (down * layout->taps_across + across) * (layout->adjoint ? layout->channels_out : in) * row_stride;
+    return tap + c * (layout->adjoint ? column_stride : row_stride);
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* Pixels to channels and back, with the change of type and the addition that stand beside them in a network. */
+/* Pixels to channels and back, with the change of type and the addition that stand beside them in a network; and the
+   gradient of a bias. */
 #include "threads.h"
 #include "vec.h"
 
@@ -64,4 +65,41 @@ int rearrange_pixels(int deeper, dim rows, dim columns, dim channels, dim block,
                      const void *add, void *to, int to_half, dim threads) {
     Rearrangement job = {rows, columns, channels, block, from_half, to_half, from, add, to};
     return run_tasks(deeper ? to_depth : to_space, &job, (rows + TASK_ROWS - 1) / TASK_ROWS, threads, 0);
+}
+
+/* Rows are cut into shares, however many threads there are; each share is summed, and then the shares are. */
+typedef struct {
+    dim rows, columns, shares;
+    int half;
+    const void *from;
+    float *sums;
+} Sum;
+
+enum { SHARE_ROWS = 256, MOST_SHARES = 64 };
+
+static void sum_share(const void *argument, dim share, char *scratch) {
+    const Sum *job = argument;
+    float *sums = job->sums + share * job->columns;
+    (void)scratch;
+    memset(sums, 0, (size_t)job->columns * 4);
+    for (dim row = job->rows * share / job->shares; row < job->rows * (share + 1) / job->shares; row++)
+        for (dim c = 0; c < job->columns; c += LANES) {
+            dim count = job->columns - c;
+            vec more = load_some(at(job->from, row * job->columns + c, job->half), count, job->half);
+            store_some(sums + c, load_some(sums + c, count, 0) + more, count, 0);
+        }
+}
+
+int sum_columns(dim rows, dim columns, const void *from, int half, float *to, dim threads) {
+    Sum job = {rows, columns, most(1, least(MOST_SHARES, rows / SHARE_ROWS)), half, from, NULL};
+    char *memory = scratch_take((size_t)(job.shares * columns) * 4);
+    if (!memory) return -1;
+    job.sums = (float *)memory;
+    int failed = run_tasks(sum_share, &job, job.shares, threads, 0);
+    for (dim c = 0; c < columns && !failed; c++) {
+        to[c] = 0;
+        for (dim share = 0; share < job.shares; share++) to[c] += job.sums[share * columns + c];
+    }
+    scratch_give(memory);
+    return failed;
 }

@@ -8,16 +8,17 @@
 /* What conv.c calls only where there are tiles. */
 void tiles_begin(void) {}
 void tiles_end(void) {}
-void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed) {
-    (void)layout, (void)phase, (void)tile, (void)weight, (void)packed;
+void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,
+                dim column_stride, uint16_t *packed) {
+    (void)layout, (void)phase, (void)tile, (void)weight, (void)row_stride, (void)column_stride, (void)packed;
 }
 void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row) {
     (void)rows, (void)layout, (void)phase, (void)a, (void)a_row, (void)runs, (void)packed, (void)tile, (void)sums;
     (void)sums_row;
 }
-int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    (void)conv, (void)x, (void)dy, (void)gradient;
+int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
+    (void)conv, (void)x, (void)dy, (void)gradient, (void)transposed;
     return -1;
 }
 int tiles_allow(void) { return -1; }
@@ -64,37 +65,6 @@ INLINE __m512i pair_of(const uint16_t *low, const uint16_t *high, dim channel, d
     return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
 }
 
-/* Rows and columns of 16 x 16 pairs exchanged. */
-INLINE void turn(__m512i r[16]) {
-    __m512i t[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-    }
-}
-
 /* Side by side in pairs, one in the lower half, the other in the upper: 16 numbers of each, rounded to bfloat16. */
 INLINE __m512i rounded_pairs(vec low, vec high) {
     uint16_t halves[2][LANES] __attribute__((aligned(64)));
@@ -136,8 +106,9 @@ static void pack_tile(const float *const *rows, dim column_step, dim columns, ui
 }
 
 /* Tiles by pairs of columns; in each pair by depth, the pair's two tiles one after the other. */
-void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed) {
-    dim deep = depth_tiles(phase), column = tile * TILE_COLUMNS, step = layout->adjoint ? layout->channels_in : 1;
+void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,
+                dim column_stride, uint16_t *packed) {
+    dim deep = depth_tiles(phase), column = tile * TILE_COLUMNS, step = layout->adjoint ? row_stride : column_stride;
     dim pair = tile / 2 * 2, wide = least(2, column_tiles(layout) - pair);
     packed += (pair * phase->runs * deep + tile - pair) * (TILE_BYTES / 2);
     for (dim run = 0; run < phase->runs; run++)
@@ -145,9 +116,8 @@ void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float 
             const float *rows[TILE_DEPTH];
             for (dim k = 0; k < TILE_DEPTH; k++) {
                 dim depth = d * TILE_DEPTH + k;
-                rows[k] = depth < phase->depth
-                              ? weight_row(layout, phase, weight, run * phase->depth + depth) + column * step
-                              : NULL;
+                dim row = weight_row(layout, phase, row_stride, column_stride, run * phase->depth + depth);
+                rows[k] = depth < phase->depth ? weight + row + column * step : NULL;
             }
             pack_tile(rows, step, least(TILE_COLUMNS, layout->channels_out - column), packed);
         }
@@ -265,6 +235,7 @@ typedef struct {
     const uint16_t *x, *dy;
     uint16_t *units;
     float *sums, *gradient;
+    int transposed;
     dim rows_per_unit, units_per_picture;
     dim line, positions, pairs; /* In a row of a unit, in a unit, and of x that a unit needs. */
     dim dy_line, x_size, unit_size, in, out; /* Numbers of bfloat16; channels, in whole tiles. */
@@ -448,27 +419,22 @@ static void sum_tap(const void *argument, dim task, char *scratch) {
               job->sums + (tap * job->out + k) * job->in + c, job->in);
 }
 
-/* 16 rows of a tap of the gradient: columns of its sums. */
-static void turn_sums(const void *argument, dim task, char *scratch) {
+/* 16 channels that come in, of one tap: columns of the sums, rows of the gradient. */
+static void write_rows(const void *argument, dim task, char *scratch) {
     const Gradient *job = argument;
     dim in = job->layout.channels_in, out = job->layout.channels_out, blocks = job->in / 16;
-    dim tap = task / blocks, c = task % blocks * 16;
+    dim tap = task / blocks, c = task % blocks * 16, depth = job->layout.phases->runs * job->layout.phases->depth;
     (void)scratch;
+    dim down = job->transposed ? depth : 1, across = job->transposed ? 1 : out;
     for (dim k = 0; k < out; k += 16) {
-        const float *from = job->sums + (tap * job->out + k) * job->in + c;
-        __m512i rows[16];
-#pragma GCC unroll 16
-        for (dim i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(from + i * job->in);
-        turn(rows);
-        __mmask16 mask = (__mmask16)(out - k >= 16 ? 0xffff : (1 << (out - k)) - 1);
-#pragma GCC unroll 16
-        for (dim i = 0; i < 16; i++)
-            if (c + i < in) _mm512_mask_storeu_epi32(job->gradient + (tap * in + c + i) * out + k, mask, rows[i]);
+        float block[LANES][LANES] __attribute__((aligned(64)));
+        load_block(job->sums + (tap * job->out + k) * job->in + c, job->in, 1, out - k, in - c, block);
+        store_block(block, job->gradient + k * down + (tap * in + c) * across, down, across, least(16, out - k), in - c);
     }
 }
 
-int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    Gradient job = {.x = x, .dy = dy, .gradient = gradient};
+int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
+    Gradient job = {.x = x, .dy = dy, .gradient = gradient, .transposed = transposed};
     if (make_layout(conv, 0, &job.layout)) return -1;
     const Layout *layout = &job.layout;
     const Phase *phase = layout->phases;
@@ -501,7 +467,7 @@ int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float
         if (!failed)
             failed = run_tasks(sum_tap, &job, taps * ((job.out + BLOCK - 1) / BLOCK) * blocks_in, conv->threads, 0);
     }
-    if (!failed) failed = run_tasks(turn_sums, &job, taps * job.in / 16, conv->threads, 0);
+    if (!failed) failed = run_tasks(write_rows, &job, taps * job.in / 16, conv->threads, 0);
     scratch_give(memory);
     free(job.layout.phases);
     return failed;

@@ -16,10 +16,11 @@
    15 rows further. Between tiles_begin and tiles_end, in each thread. */
 void tiles_begin(void);
 void tiles_end(void);
-void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, uint16_t *packed);
+void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,
+                dim column_stride, uint16_t *packed);
 void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uint16_t *a, dim a_row, const dim *runs,
                    const uint16_t *packed, dim tile, float *sums, dim sums_row);
 
-int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient);
+int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed);
 
 #endif

@@ -85,6 +85,72 @@ INLINE void store_some(void *to, vec v, dim count, int half) {
 #endif
 }
 
+#ifdef __AVX512F__
+/* Rows and columns of 16 x 16 numbers of 32 bits exchanged. */
+INLINE void turn(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+#endif
+
+INLINE void turn_block(float block[LANES][LANES]) {
+#ifdef __AVX512F__
+    __m512i rows[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) rows[i] = _mm512_loadu_si512(block[i]);
+    turn(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) _mm512_storeu_si512(block[i], rows[i]);
+#else
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            float other = block[i][j];
+            block[i][j] = block[j][i], block[j][i] = other;
+        }
+#endif
+}
+
+/* block[i][j] = from[i * down + j * across], and 0 from (rows, columns) on. One of the two steps is 1. */
+INLINE void load_block(const float *from, dim down, dim across, dim rows, dim columns, float block[LANES][LANES]) {
+    dim lines = across == 1 ? rows : columns, step = across == 1 ? down : across;
+    for (dim i = 0; i < LANES; i++)
+        store_float(block[i], i < lines ? load_some(from + i * step, across == 1 ? columns : rows, 0) : (vec){0});
+    if (across != 1) turn_block(block);
+}
+
+/* to[i * down + j * across] = block[i][j], up to (rows, columns). One of the two steps is 1. The block is lost. */
+INLINE void store_block(float block[LANES][LANES], float *to, dim down, dim across, dim rows, dim columns) {
+    dim lines = across == 1 ? rows : columns, step = across == 1 ? down : across;
+    if (across != 1) turn_block(block);
+    for (dim i = 0; i < least(LANES, lines); i++)
+        store_some(to + i * step, load_float(block[i]), across == 1 ? columns : rows, 0);
+}
+
 /* What is done to LANES results (or `count` of them) before they are stored at number `place` of `to`. */
 INLINE void finish(vec v, const Epilogue *epilogue, dim channel, void *to, dim place, dim count, int half) {
     vec zero = {0};

@@ -228,6 +228,7 @@ dim winograd_packed_size(const Conv *conv, int adjoint) {
 typedef struct {
     Pass pass;
     const float *weight;
+    dim row_stride, column_stride;
     float *packed;
     int adjoint;
 } Packing;
@@ -240,23 +241,16 @@ static void pack(const void *argument, dim task, char *scratch) {
     (void)scratch;
     dim matrix = pass->channels_in * pass->vectors_out * LANES;
     dim in = task * LANES, ins = least(LANES, pass->channels_in - in);
-    dim tap = pass->channels_in * pass->channels_out;
+    dim down = packing->adjoint ? packing->column_stride : packing->row_stride;
+    dim across = packing->adjoint ? packing->row_stride : packing->column_stride;
+    /* A tap of the weight has as many rows as the convolution has channels that come in. */
+    dim tap = (packing->adjoint ? pass->channels_out : pass->channels_in) * packing->row_stride;
     for (dim v = 0; v < pass->vectors_out; v++) {
         dim out = v * LANES, outs = least(LANES, pass->channels_out - out);
         float kernel[9][LANES][LANES] __attribute__((aligned(64)));
-        for (dim k = 0; k < 9; k++) {
-            const float *from = packing->weight + (packing->adjoint ? 8 - k : k) * tap;
-            if (!packing->adjoint) {
-                for (dim i = 0; i < ins; i++)
-                    store_float(kernel[k][i], load_some(from + (in + i) * pass->channels_out + out, outs, 0));
-                continue;
-            }
-            float turned[LANES][LANES] __attribute__((aligned(64)));
-            for (dim o = 0; o < outs; o++)
-                store_float(turned[o], load_some(from + (out + o) * pass->channels_in + in, ins, 0));
-            for (dim i = 0; i < LANES; i++)
-                for (dim o = 0; o < LANES; o++) kernel[k][i][o] = o < outs ? turned[o][i] : 0.f;
-        }
+        for (dim k = 0; k < 9; k++)
+            load_block(packing->weight + (packing->adjoint ? 8 - k : k) * tap + in * down + out * across, down, across, ins,
+                       outs, kernel[k]);
         for (dim i = 0; i < ins; i++) {
             float *to = packing->packed + packed_place(in + i, out, pass->channels_in, pass->vectors_out);
             vec between[SIDE][3];
@@ -279,8 +273,8 @@ static void pack(const void *argument, dim task, char *scratch) {
     }
 }
 
-int winograd_pack(const Conv *conv, int adjoint, const float *weight, float *packed) {
-    Packing packing = {pass_of(conv, adjoint), weight, packed, adjoint};
+int winograd_pack(const Conv *conv, int adjoint, const float *weight, dim row_stride, dim column_stride, float *packed) {
+    Packing packing = {pass_of(conv, adjoint), weight, row_stride, column_stride, packed, adjoint};
     return run_tasks(pack, &packing, (packing.pass.channels_in + LANES - 1) / LANES, conv->threads, 0);
 }
 
@@ -293,6 +287,7 @@ typedef struct {
     Pass pass;
     const void *dy;
     float *sums, *gradient;
+    int transposed;
     dim tiles, shares, blocks, block; /* Tiles of a group, at most; channels of a block. */
     dim plane_in, plane_out, share_size;
 } Gradient;
@@ -409,15 +404,20 @@ static void transform_sums(const void *argument, dim row, char *scratch) {
         for (int y = 0; y < 3; y++) {
             vec made[3];
             transform_weight_gradient(between[y], made);
-            for (int x = 0; x < 3; x++)
-                store_some(job->gradient + ((y * 3 + x) * pass->channels_in + row) * pass->channels_out + c, made[x],
-                           pass->channels_out - c, 0);
+            for (int x = 0; x < 3; x++) {
+                dim place = (y * 3 + x) * pass->channels_in + row;
+                if (!job->transposed)
+                    store_some(job->gradient + place * pass->channels_out + c, made[x], pass->channels_out - c, 0);
+                else
+                    for (dim i = 0; i < least(LANES, pass->channels_out - c); i++)
+                        job->gradient[(c + i) * 9 * pass->channels_in + place] = made[x][i];
+            }
         }
     }
 }
 
-int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient) {
-    Gradient job = {.pass = pass_of(conv, 0), .dy = dy, .gradient = gradient};
+int winograd_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
+    Gradient job = {.pass = pass_of(conv, 0), .dy = dy, .gradient = gradient, .transposed = transposed};
     Pass *pass = &job.pass;
     dim row_out = pass->vectors_out * LANES;
     job.blocks = (pass->channels_in + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
