@@ -443,7 +443,9 @@ int conv_product(const Conv *conv, int adjoint, const void *from, const float *p
 }
 
 int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
-    return by_winograd(conv)         ? winograd_weight_gradient(conv, x, dy, gradient, transposed)
-           : HAS_TILES && conv->half ? tiles_weight_gradient(conv, x, dy, gradient, transposed)
-                                     : direct_weight_gradient(conv, x, dy, gradient, transposed);
+    /* A tile is mostly empty where few channels come in: that pays only if it costs next to nothing. */
+    int in_tiles = conv->half && (HAS_AMX || (HAS_TILES && conv->in_channels >= TILE_COLUMNS));
+    return by_winograd(conv) ? winograd_weight_gradient(conv, x, dy, gradient, transposed)
+           : in_tiles        ? tiles_weight_gradient(conv, x, dy, gradient, transposed)
+                             : direct_weight_gradient(conv, x, dy, gradient, transposed);
 }

@@ -268,20 +268,47 @@ INLINE void list_pixels(const Grid *grid, dim columns, dim count, const uint16_t
 /* How many places lie before `end`, from `start` on, `step` apart. */
 INLINE dim places_before(dim end, dim start, dim step) { return start >= end ? 0 : (end - start + step - 1) / step; }
 
+/* Which part of x a tap reads, and how many positions further on. */
+typedef struct {
+    dim part, further;
+} Reading;
+
+INLINE Reading reading_of(const Gradient *job, dim tap) {
+    const Layout *layout = &job->layout;
+    const Axis *downward = &layout->phases->down, *rightward = &layout->phases->across;
+    dim down = downward->first_offset + tap / rightward->count * downward->offset_step - layout->top;
+    dim right = rightward->first_offset + tap % rightward->count * rightward->offset_step - layout->left;
+    return (Reading){down % layout->step * layout->step + right % layout->step,
+                     down / layout->step * job->line + right / layout->step};
+}
+
+INLINE int is_read(const Gradient *job, dim part, dim odd) {
+    dim taps = job->layout.phases->down.count * job->layout.phases->across.count;
+    for (dim tap = 0; tap < taps; tap++) {
+        Reading reading = reading_of(job, tap);
+        if (reading.part == part && reading.further % 2 == odd) return 1;
+    }
+    return 0;
+}
+
 INLINE void lay_out_x(const Gradient *job, const uint16_t *picture, dim row, const uint16_t **pixels, uint16_t *to) {
     const Layout *layout = &job->layout;
     dim in = layout->channels_in, step = layout->step, count = 2 * job->pairs + 1;
+    dim blocks = (job->in + BLOCK - 1) / BLOCK;
     for (dim part = 0; part < step * step; part++) {
         dim h = step * row + layout->top + part / step, w = layout->left + part % step;
         Grid grid = {picture + (h * layout->width_in + w) * in, step * layout->width_in * in, step * in,
                      places_before(0, h, step), places_before(layout->height_in, h, step),
                      places_before(0, w, step), places_before(layout->width_in, w, step)};
         list_pixels(&grid, job->line, count, pixels);
-        for (dim odd = 0; odd < 2; odd++)
+        for (dim odd = 0; odd < 2; odd++, to += blocks * job->pairs * 2 * BLOCK) {
+            if (!is_read(job, part, odd)) continue;
+            uint16_t *pair = to;
             for (dim block = 0; block < job->in; block += BLOCK)
-                for (dim i = odd; i < 2 * job->pairs + odd; i += 2, to += 2 * BLOCK)
+                for (dim i = odd; i < 2 * job->pairs + odd; i += 2, pair += 2 * BLOCK)
                     for (dim c = block; c < least(block + BLOCK, job->in); c += 16)
-                        _mm512_storeu_si512(to + 2 * (c - block), pair_of(pixels[i], pixels[i + 1], c, in - c));
+                        _mm512_storeu_si512(pair + 2 * (c - block), pair_of(pixels[i], pixels[i + 1], c, in - c));
+        }
     }
 }
 
@@ -371,14 +398,15 @@ static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a
 /* Positions that are summed at a time, in the first-level cache. */
 enum { SUM_POSITIONS = 256 };
 
-INLINE void add_unit(const int rows, const int tiles, const uint16_t *a, dim a_line, const uint16_t *b, dim positions,
-                     float *to, dim row) {
+INLINE void add_rows(const int rows, const int tiles, const Gradient *job, const uint16_t *a, const uint16_t *b,
+                     dim lines, float *to, dim row) {
     __m512 sums[12][2];
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < tiles; j++) sums[i][j] = _mm512_loadu_ps(to + i * row + j * TILE_COLUMNS);
-    add_pairs(rows, tiles, sums, a, a_line, b, 2 * BLOCK, TILE_DEPTH, positions / 2);
+    for (dim line = 0; line < lines; line++, a += job->line, b += job->line * BLOCK)
+        add_pairs(rows, tiles, sums, a, job->dy_line, b, 2 * BLOCK, TILE_DEPTH, (job->layout.columns + 1) / 2);
     store_sums(rows, tiles, sums, to, row);
 }
 
@@ -386,16 +414,16 @@ INLINE void add_unit(const int rows, const int tiles, const uint16_t *a, dim a_l
    first unit. */
 static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a, const uint16_t *b, float *sums,
                       dim row) {
-    dim rows = high ? 2 * TILE_ROWS : TILE_ROWS;
+    dim rows = high ? 2 * TILE_ROWS : TILE_ROWS, most_lines = most(1, SUM_POSITIONS / job->line);
     for (dim i = 0; i < rows && job->first == 0; i++) memset(sums + i * row, 0, (wide ? 2 : 1) * TILE_COLUMNS * 4);
     for (dim unit = 0; unit < job->count; unit++, a += job->unit_size, b += job->unit_size)
-        for (dim done = 0; done < job->positions; done += SUM_POSITIONS) {
-            const uint16_t *left = a + done, *right = b + done * BLOCK;
-            dim positions = least(SUM_POSITIONS, job->positions - done);
-#define UNIT_ARGUMENTS left + i *job->dy_line, job->dy_line, right, positions, sums + i *row, row
-            if (wide) IN_BLOCKS(add_unit, 12, 2, UNIT_ARGUMENTS)
-            else IN_BLOCKS(add_unit, 12, 1, UNIT_ARGUMENTS)
-#undef UNIT_ARGUMENTS
+        for (dim line = 0; line < job->rows_per_unit; line += most_lines) {
+            const uint16_t *left = a + line * job->line, *right = b + line * job->line * BLOCK;
+            dim lines = least(most_lines, job->rows_per_unit - line);
+#define ROWS_ARGUMENTS job, left + i *job->dy_line, right, lines, sums + i *row, row
+            if (wide) IN_BLOCKS(add_rows, 12, 2, ROWS_ARGUMENTS)
+            else IN_BLOCKS(add_rows, 12, 1, ROWS_ARGUMENTS)
+#undef ROWS_ARGUMENTS
         }
 }
 
@@ -403,17 +431,12 @@ static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a
 
 static void sum_tap(const void *argument, dim task, char *scratch) {
     const Gradient *job = argument;
-    const Layout *layout = &job->layout;
-    const Phase *phase = layout->phases;
     (void)scratch;
     dim blocks_in = (job->in + BLOCK - 1) / BLOCK, blocks_out = (job->out + BLOCK - 1) / BLOCK;
     dim tap = task / (blocks_in * blocks_out), k = task / blocks_in % blocks_out * BLOCK, c = task % blocks_in * BLOCK;
-    dim down = phase->down.first_offset + tap / phase->across.count * phase->down.offset_step - layout->top;
-    dim right = phase->across.first_offset + tap % phase->across.count * phase->across.offset_step - layout->left;
-    dim part = down % layout->step * layout->step + right % layout->step;
-    dim further = down / layout->step * job->line + right / layout->step;
-    dim blocks = (part * 2 + further % 2) * blocks_in + c / BLOCK;
-    dim offset = (blocks * job->pairs + further / 2) * 2 * BLOCK;
+    Reading reading = reading_of(job, tap);
+    dim blocks = (reading.part * 2 + reading.further % 2) * blocks_in + c / BLOCK;
+    dim offset = (blocks * job->pairs + reading.further / 2) * 2 * BLOCK;
     const uint16_t *b = job->units + offset, *a = job->units + job->x_size + k * job->dy_line;
     sum_units(job, k + TILE_ROWS < job->out, c + TILE_COLUMNS < job->in, a, b,
               job->sums + (tap * job->out + k) * job->in + c, job->in);
