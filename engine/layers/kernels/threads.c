@@ -1,7 +1,7 @@
 /* A pool of threads that share the tasks of a call, and scratch memory that is used again.
 
    One pool serves the whole process. A call puts its job on a list, works on it like any helper, takes it off the
-   list when no task is left, and waits for the helpers that still have one. So many calls may come at once, each
+   list when no task is left, and waits for the helpers that still have one. Several calls may run at once, each
    with its own number of threads, and a call never waits for a helper that is busy elsewhere. */
 #include "threads.h"
 
@@ -38,7 +38,7 @@ static void wake_all(Condition *c) { pthread_cond_broadcast(c); }
 
 /* How often a helper looks for the next call, or a call for its last helper, before it sleeps: 40 to 140 microseconds.
    Between two layers of a network there are about ten, and waking a thread takes longer than that. */
-enum { SPINS = 3000, MOST_HELPERS = 255, MOST_BLOCKS = 64, ALIGNMENT = 64 };
+enum { SPINS = 3000, MOST_HELPERS = 255, MOST_BLOCKS = 1024, ALIGNMENT = 64 };
 
 typedef struct Job {
     Task *task;
@@ -65,8 +65,8 @@ static struct {
 } blocks[MOST_BLOCKS];
 static Lock blocks_lock = LOCK_INIT;
 
-/* On Linux each thread has a nice value of its own. A helper takes on that of whoever it works for, if that is nicer:
-   the other way needs a privilege. */
+/* On Linux each thread has a nice value of its own. A helper takes the caller's if that is higher, and keeps it: to
+   lower it needs a privilege. */
 #ifdef __linux__
 static int own_nice(void) { return getpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid)); }
 static void be_as_nice(int nice) {
@@ -97,7 +97,11 @@ dim second_level_cache(void) {
     return bytes;
 }
 
+/* What a task that needs no memory is given. */
+static char nothing;
+
 char *scratch_take(size_t bytes) {
+    if (!bytes) return &nothing;
     char *found = NULL;
     lock(&blocks_lock);
     int place = -1;
@@ -123,6 +127,7 @@ char *scratch_take(size_t bytes) {
 }
 
 void scratch_give(char *block) {
+    if (block == &nothing) return;
     lock(&blocks_lock);
     for (int i = 0; i < MOST_BLOCKS; i++) {
         if (blocks[i].taken && blocks[i].start == block) {
@@ -227,9 +232,9 @@ int run_tasks(Task *task, const void *argument, dim count, dim threads, size_t s
         scratch_give(scratch);
         return 0;
     }
-    Job job = {.task = task, .argument = argument, .scratch_bytes = scratch_bytes, .count = count, .welcome = wanted, .nice = own_nice()};
+    Job job = {task, argument, scratch_bytes, count, .welcome = wanted, .nice = own_nice()};
     lock(&pool_lock);
-    /* Whoever gets no thread has the work done by those that there are. */
+    /* If a thread cannot be started, the others do its work. */
     while (helpers < wanted && !start_helper()) helpers++;
     job.after = jobs, jobs = &job;
     atomic_fetch_add(&open_jobs, 1);
