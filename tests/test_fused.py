@@ -297,16 +297,3 @@ def test_one_layer_serves_many_threads_from_its_first_call_on():
         results = list(pool.map(layer.forward, [x] * 40))
 
     assert all(torch.equal(result, alone) for result in results)
-
-
-@with_kernels
-def test_a_call_with_very_many_threads_leaves_memory_for_others():
-    layer = Conv2d(8, 8, 3, padding=1, bias=False)
-    x = torch.randn(1, 256, 256, 8)
-    wanted, before = layer.forward(x), torch.get_num_threads()
-
-    with ThreadPoolExecutor(4, initializer=torch.set_num_threads, initargs=(200,)) as pool:
-        made = list(pool.map(lambda _: layer.forward(x), range(8)))
-    torch.set_num_threads(before)
-
-    assert all(torch.equal(each, wanted) for each in made)

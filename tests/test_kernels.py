@@ -251,7 +251,8 @@ def test_sums_of_columns_are_those_of_the_definition(rows, columns, variant, dty
         sums.append(made.checked())
 
     torch.testing.assert_close(sums[0].double(), x.double().sum(0), rtol=0, atol=1e-6 * rows)
-    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
 
 
 @every_kernel

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "layout.h"
+#include "threads.h"
 
 typedef struct {
     Conv conv;
@@ -338,6 +339,20 @@ static int read_case(void) {
     return scanf("%d %d", &current.fused, &current.guard) == 2;
 }
 
+/* As many blocks of scratch memory at once as the helpers of a pool take, and their callers. */
+static void check_scratch(void) {
+    enum { BLOCKS = 300 };
+    char *blocks[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++) {
+        if (!(blocks[i] = scratch_take(100))) abort();
+        memset(blocks[i], i % 256, 100);
+    }
+    for (int i = 0; i < BLOCKS; i++) {
+        if (blocks[i][0] != (char)(i % 256) || blocks[i][99] != (char)(i % 256)) abort();
+        scratch_give(blocks[i]);
+    }
+}
+
 int main(void) {
     if (HAS_AMX && tiles_allow()) {
         puts("the system does not allow the use of AMX");
@@ -357,6 +372,7 @@ int main(void) {
         give(x), give(y), give(weight);
     }
     check_callers();
+    check_scratch();
     printf("%td cases\n", line_number);
     return 0;
 }
