@@ -1,12 +1,10 @@
 """Pictures as a file of a format that is written, with all that surrounds the pixels and that it can hold."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,12 +12,11 @@ from torch import Tensor
 
 from engine import metadata
 from engine.formats import FORMATS, CannotWrite, Format, Holds, listed
+from engine.images.png import encoded
 from engine.images.samples import DEPTHS, STRIP, WHITE, File, Picture, Written, in_mode, to_integers
 from engine.metadata import Metadata
 
-# Measured on denoised photographs, with Pillow 13 (zlib-ng) on one Zen 3 core. Runs only, as here at level 1:
-# 58-66 ms a megapixel, 0.90-1.69 bytes a pixel. The full search: 59-74 ms and 1.07-1.69 bytes at level 1, 105-138
-# and 0.94-1.68 at level 4, 305-328 and 0.91-1.64 at level 6. It pays in drawings alone, which repeat themselves.
+# Fast, and good for photographs: see png.py.
 PNG_LEVEL = 1
 
 # What fits in one of a JPEG's segments, its name left out.
@@ -34,8 +31,7 @@ def encode(file: File, kind: Format, quality: int | None = None, png_level: int 
 
     Depth that it cannot hold is rounded away, and `changed` says so. Transparency and pages that it cannot hold
     are refused: raises CannotWrite with the kinds that can. quality: 1 to 100, for those that are not lossless;
-    WebP is unless there is one. png_level: deflate's, 0 (none) to 9 (smallest); 1 looks for runs only, which
-    suits photographs.
+    WebP is unless there is one. png_level: deflate's, 0 (none) to 9 (smallest).
     """
     pages, words = _fitted(file, kind)
     match kind.name:
@@ -128,24 +124,11 @@ def _array(picture: Picture) -> NDArray[Any]:
 
 
 def _png(pages: Sequence[Picture], file: File, level: int) -> bytes:
-    first = metadata.into_png(_one_png(pages[0], level), pages[0].metadata)
+    first = metadata.into_png(encoded(_array(pages[0]), level), pages[0].metadata)
     if len(pages) == 1:
         return first
-    rest = (_one_png(page, level) for page in pages[1:])
+    rest = (encoded(_array(page), level) for page in pages[1:])
     return metadata.animated_png([first, *rest], file.durations or (), file.plays)
-
-
-def _one_png(picture: Picture, level: int) -> bytes:
-    array = _array(picture)
-    if array.dtype == np.uint16 and array.ndim == 3:
-        import imagecodecs
-
-        way = imagecodecs.PNG.STRATEGY.RLE if level == 1 else imagecodecs.PNG.STRATEGY.FILTERED
-        return bytes(imagecodecs.png_encode(array, level=level, strategy=way))
-    packed = BytesIO()
-    strategy = zlib.Z_RLE if level == 1 else zlib.Z_FILTERED
-    Image.fromarray(array).save(packed, "PNG", compress_level=level, compress_type=strategy)
-    return packed.getvalue()
 
 
 def _by_pillow(pages: Sequence[Picture], file: File, kind: Format, quality: int | None) -> bytes:

@@ -96,14 +96,13 @@ class Network:
         self._thread.submit(self._run_next)
         return asked.done
 
+    def rest(self) -> None:
+        """Give back the memory that windows were in: the service holds none that it may not need for hours."""
+        self._thread.submit(self._arena.clear)
+
     def _run_next(self) -> None:
         with self._arena.used():
             _run(self._take())
-        with self._lock:
-            idle = not self._waiting
-        if idle:
-            # At rest the service holds no memory that it may not need for hours.
-            self._arena.clear()
 
     def _take(self) -> list[_Asked]:
         """The windows to be run next, in one batch. Those that nobody wants any more are dropped."""

@@ -175,6 +175,9 @@ class Schedule:
                     yield turn
             finally:
                 line.leave(turn)
+                # Not between two windows: memory that is taken anew has to be cleared.
+                if not self.in_work:
+                    self._network.rest()
 
     def _line(self, load: Load, patient: bool) -> "_Line":
         """Long work counts as large, whatever its size, and leaves the places of small pictures to others."""

@@ -143,10 +143,11 @@ def _rows(case: str, place: Place, layer: Convolution, precision: str, options: 
 def _gradients(layer: Convolution, x: Tensor, dy: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """dL/dx and dL/dW, each by itself."""
     weight, size, none = layer.params["weight"], (x.shape[1], x.shape[2]), Epilogue()
+    # The product alone: what it takes to pack a weight is counted in a step.
     if isinstance(layer, Conv2d):
-        return lambda: layer._adjoint(dy, weight, size, none), lambda: layer._gradient(x, dy)
+        return lambda: layer._adjoint(dy, weight, size, none, True), lambda: layer._gradient(x, dy, False)
     # The adjoint of a convolution that goes from its output's channels to its input's.
-    return lambda: layer._product(dy, weight.T, size, none), lambda: layer._gradient(dy, x).T
+    return lambda: layer._product(dy, weight.T, size, none, True), lambda: layer._gradient(dy, x, True)
 
 
 def _product(dtype: torch.dtype) -> Callable[[], Tensor]:

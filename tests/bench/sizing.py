@@ -8,7 +8,10 @@ import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
+from typing import Self
 
 import torch
 from PIL import Image
@@ -21,6 +24,8 @@ from .subjects import picture
 SIZES = ((1224, 1632), (3000, 4000), (4000, 6000))
 # Pictures beyond so many megapixels are sent a few times only: they take long enough.
 LARGE, FEW = 4.0, 3
+# Seconds between two looks at the memory.
+EVERY = 0.02
 
 
 def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Row]:
@@ -35,16 +40,16 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator
 
 def _row(case: str, jpeg: bytes, precision: str, rounds: int, threads: int) -> Row:
     """From a server of its own: the most memory that one took says nothing of the next picture."""
-    with served({"PRECISION": precision, "THREADS": threads}) as (port, process):
+    with served({"PRECISION": precision, "THREADS": threads}) as (port, process), _Watch(process) as watch:
         post(port, jpeg)
         seconds = []
         for _ in range(rounds):
             start = time.perf_counter()
             post(port, jpeg)
             seconds.append(time.perf_counter() - start)
-        memory = _most_memory(process)
     each = statistics.median(seconds)
-    return Row("sizing", case, precision, 3600 / each, None, None, "pictures/h", None, {"s": each, "GB": memory})
+    figures = {"s": each, "GB": watch.most / 1e9 if watch.most else None}
+    return Row("sizing", case, precision, 3600 / each, None, None, "pictures/h", None, figures)
 
 
 def _jpeg(height: int, width: int) -> bytes:
@@ -54,8 +59,42 @@ def _jpeg(height: int, width: int) -> bytes:
     return file.getvalue()
 
 
-def _most_memory(process: int) -> float | None:
-    """The most that the process had resident, in GB; None where the system does not tell."""
-    status = Path(f"/proc/{process}/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 / 1e9 if found else None
+class _Watch:
+    """The most memory, in bytes, that a process and those below it have at once; what they share counts once.
+
+    0 where the system does not tell, which is everywhere but on Linux.
+    """
+
+    def __init__(self, process: int) -> None:
+        self.most, self._process, self._done = 0, process, Event()
+        self._thread = Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(EVERY):
+            self.most = max(self.most, sum(map(_memory, _family(self._process))))
+
+
+def _family(process: int) -> Iterator[int]:
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        # A thread may have ended meanwhile.
+        with suppress(OSError):
+            for child in children.read_text().split():
+                yield from _family(int(child))
+
+
+def _memory(process: int) -> int:
+    """In bytes, its part of what it shares."""
+    try:
+        found = re.search(r"Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
