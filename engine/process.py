@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,8 +16,7 @@ T = TypeVar("T")
 # processor when it wants it.
 NICER = 10
 # mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-MEBIBYTE = 2**20
+_M_MMAP_THRESHOLD, _LARGE = -3, 2**20
 
 
 def lower_priority() -> None:
@@ -55,20 +54,6 @@ def give_back() -> None:
     glibc, once it has seen large blocks freed, keeps all that are smaller than 32 MiB, for each thread apart.
     Other libraries have no such habit, and no mallopt.
     """
-    _mallopt({_M_MMAP_THRESHOLD: MEBIBYTE})
-
-
-def share_memory() -> None:
-    """Have the C library keep blocks as large as a strip's products, and for all threads together.
-
-    A page given back has to be cleared when it is taken anew: with `give_back` a picture in float32 took 1.5
-    times as long. Kept for each thread apart, 16 pictures of 1.1 megapixels sent at once took twice the memory.
-    """
-    _mallopt({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 16 * MEBIBYTE, _M_TRIM_THRESHOLD: 32 * MEBIBYTE})
-
-
-def _mallopt(values: Mapping[int, int]) -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        for parameter, value in values.items():
-            library.mallopt(parameter, value)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from engine.decoder import Decoder, require_linux
-from engine.process import give_back, share_memory
+from engine.process import give_back
 from service import version
 from service.batches.routes import router as batches
 from service.errors import answer_errors
@@ -57,9 +57,6 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shelf = Shelf(settings)
-    if shelf.models.precision == "float32":
-        # In bfloat16 products lie in the engine's own memory, and nothing is lost by giving back the C library's.
-        share_memory()
     closing, metrics = Closing(), Metrics()
     # Last: it is the process's own from here on, until the lifespan ends.
     spool = Spool(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None

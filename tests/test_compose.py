@@ -21,6 +21,7 @@ from engine.layers import (
     kernels,
     slots,
 )
+from engine.networks import PaperSpec, PhotoSpec, build_network
 
 sides, channels = st.integers(1, 6), st.integers(1, 3)
 drawn_often = settings(max_examples=30, deadline=None, derandomize=True)
@@ -400,10 +401,10 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
 
         # A convolution has its input and its output; the plain path pads and unfolds the input as well.
         assert inside == 4 * (8 + 8 + (0 if kernels.chosen() else 8 + 9 * 8))
-        # Beside them a block keeps its input.
-        assert block.memory(Fraction(1), 4) == inside + 4 * 8
+        # A block's result takes the place of its input; on the plain path it lies beside it.
+        assert block.memory(Fraction(1), 4) == inside + (0 if kernels.chosen() else 4 * 8)
         # In half the type, at half the sides.
-        assert block.memory(Fraction(1, 2), 2) == (inside + 4 * 8) / 8
+        assert block.memory(Fraction(1, 2), 2) == block.memory(Fraction(1), 4) / 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -414,3 +415,34 @@ def test_memory_of_a_pixel_residual_has_the_picture_and_what_is_made_of_it(dtype
 
     # The picture in float32; and either what is inside, or what comes out of it and the result.
     assert net.memory(Fraction(1), 4) == 3 * 4 + max(inside, 3 * dtype.itemsize + 3 * 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ResBlock(Conv2d(16, 16, 3, padding=1), Conv2d(16, 16, 3, padding=1)),
+        Skip(Conv2d(16, 24, 2, 2), [], ConvTranspose2d(24, 16, 2, 2)),
+    ],
+    ids=["block", "skip"],
+)
+def test_a_sum_takes_the_place_of_what_came_unless_it_is_needed_for_training(layer, dtype):
+    given_, x = (drawn(2, 12, 10, 16).to(dtype) for _ in range(2))
+
+    wanted = layer.forward(x, train=True)
+    assert torch.equal(x, given_)
+
+    made = layer.forward(x)
+    assert torch.equal(made, wanted)
+    assert (made.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
+
+
+@pytest.mark.parametrize("spec", [PaperSpec(8), PhotoSpec((8, 16), (1, 1, 1))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
+    net, x = build_network(spec, compute=dtype), drawn(1, 32, 32, 3).float()
+    before = x.clone()
+
+    net.forward(x)
+
+    assert torch.equal(x, before)

@@ -7,9 +7,12 @@ picture of 512 x 512 took a fifth longer in size S, and a training step a tenth.
 import mmap
 import threading
 import weakref
+from bisect import insort
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -17,23 +20,24 @@ from torch import Tensor
 
 # Below this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# An arena holds at most this many times the most that was in use at once, free blocks included.
-SPARE = 1.5
-# A block serves no tensor smaller than its own size divided by this: it may live for long.
-MISFIT = 4
-
-Block = np.ndarray[tuple[int], np.dtype[np.uint8]]
+# An arena holds at most this many times the most that was in use at once, what is free included.
+SPARE = 1.25
+# Tensors begin at multiples of this: at the start of a cache line, and not all at the same place of a page. Those
+# that are read and written together would else fall on the same few places of the cache.
+ALIGNMENT = 4096 + 64
 
 
 class Arena:
-    """Blocks of memory. Inside `with arena.used():`, results of layers on this thread lie in them.
+    """Memory in slabs. Inside `with arena.used():`, results of layers on this thread lie in them.
 
-    A block is free again once the last tensor that lies in it is gone, on any thread. Only one thread at a time
-    may use an arena.
+    A tensor's memory is free again once the tensor and all that are parts of it are gone, on any thread. Only one
+    thread at a time may use an arena.
     """
 
     def __init__(self) -> None:
-        self._free: list[Block] = []
+        self._slabs: list[_Slab] = []
+        # What is free again: put there by whatever thread it happens on, taken from there by `take`.
+        self._returned: deque[tuple[_Slab, int, int]] = deque()
         self._in_use = self._most = 0
 
     @contextmanager
@@ -47,39 +51,84 @@ class Arena:
             _local.arena = outer
 
     def clear(self) -> None:
-        """Give what is free back to the system."""
-        self._free.clear()
+        """Give the slabs that are free back to the system."""
+        self._collect()
+        self._slabs = [slab for slab in self._slabs if not slab.free]
         self._most = self._in_use
 
     def take(self, size: int) -> Tensor:
         """uint8 (size,), not cleared."""
-        # The smallest that is large enough; of several, the last one freed, which may still be in the cache.
-        fitting = [
-            (block.nbytes, -place)
-            for place, block in enumerate(self._free)
-            if size <= block.nbytes <= MISFIT * size
-        ]
+        self._collect()
+        length = -(-size // ALIGNMENT) * ALIGNMENT
+        self._most = max(self._most, self._in_use + length)
+        fitting = [(gap, slab) for slab in self._slabs if (gap := slab.smallest_gap(length))]
         if fitting:
-            block = self._free.pop(-min(fitting)[1])
+            slab = min(fitting, key=lambda found: found[0])[1]
         else:
-            self._make_room(size)
-            block = _fresh(size)
-        self._in_use += block.nbytes
-        self._most = max(self._most, self._in_use)
-        # When the tensor is gone, so is this view of it, and the block comes back.
-        view = block.view()
-        weakref.finalize(view, self._take_back, block).atexit = False
-        return torch.from_numpy(view)[:size]
+            self._make_room(length)
+            slab = _Slab(length)
+            self._slabs.append(slab)
+        start = slab.take(length)
+        self._in_use += length
+        # When the tensor is gone, so is this view of the memory.
+        view = slab.memory[start : start + size]
+        weakref.finalize(view, self._returned.append, (slab, start, length)).atexit = False
+        return torch.from_numpy(view)
 
-    def _take_back(self, block: Block) -> None:
-        self._in_use -= block.nbytes
-        self._free.append(block)
+    @property
+    def held(self) -> int:
+        """Bytes, what is free included."""
+        return sum(slab.memory.nbytes for slab in self._slabs)
 
-    def _make_room(self, size: int) -> None:
-        """Drop the blocks that have been free longest, if with `size` more the arena would hold too much."""
-        held = self._in_use + sum(block.nbytes for block in self._free) + size
-        while self._free and held > SPARE * self._most:
-            held -= self._free.pop(0).nbytes
+    def _collect(self) -> None:
+        while self._returned:
+            slab, start, length = self._returned.popleft()
+            slab.give_back(start, length)
+            self._in_use -= length
+
+    def _make_room(self, length: int) -> None:
+        """Drop the oldest slabs that are free, if with so much more the arena would hold too much."""
+        for slab in list(self._slabs):
+            if self.held + length <= SPARE * self._most:
+                return
+            if slab.free:
+                self._slabs.remove(slab)
+
+
+class _Slab:
+    """A piece of memory, and the gaps in it: where each begins, and its length, in order."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = _fresh(size)
+        self._gaps: list[tuple[int, int]] = [(0, size)]
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing lies in it."""
+        return self._gaps == [(0, self.memory.nbytes)]
+
+    def smallest_gap(self, length: int) -> int:
+        """The length of the smallest that is large enough; 0 if none is."""
+        return min((gap for _, gap in self._gaps if gap >= length), default=0)
+
+    def take(self, length: int) -> int:
+        """Where a tensor may lie: at the beginning of the smallest gap that is large enough."""
+        start, gap = min((gap for gap in self._gaps if gap[1] >= length), key=itemgetter(1))
+        self._gaps.remove((start, gap))
+        if gap > length:
+            insort(self._gaps, (start + length, gap - length))
+        return start
+
+    def give_back(self, start: int, length: int) -> None:
+        """Join what is free again with the gaps beside it."""
+        insort(self._gaps, (start, length))
+        joined: list[tuple[int, int]] = []
+        for begin, size in self._gaps:
+            if joined and sum(joined[-1]) == begin:
+                joined[-1] = (joined[-1][0], joined[-1][1] + size)
+            else:
+                joined.append((begin, size))
+        self._gaps = joined
 
 
 @contextmanager
@@ -106,7 +155,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return arena.take(size).view(dtype).view(tuple(shape))
 
 
-def _fresh(size: int) -> Block:
+def _fresh(size: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """New memory, in huge pages where the system offers them. Raises MemoryError."""
     # Private: what is shared has no huge pages on most systems, and a forked process would write into it.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}

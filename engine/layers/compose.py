@@ -32,7 +32,7 @@ class Layer(Protocol):
         """Output pixels for one input pixel, along one side."""
 
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x: (N, H, W, C) -> y."""
+        """x: (N, H, W, C) -> y. Without train, y may lie where x did: who needs x later gives a copy."""
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy, shaped like y -> dL/dx; sets `grads`. Needs a forward with train=True before it."""
@@ -53,8 +53,19 @@ class Convolution(Layer, Protocol):
     in_channels: int
     x: Tensor
 
-    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """x -> y + add, rectified if asked."""
+    @property
+    def by_kernels(self) -> bool:
+        """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
+
+    def forward(
+        self,
+        x: Tensor,
+        train: bool = False,
+        add: Tensor | None = None,
+        relu: bool = False,
+        in_place: bool = False,
+    ) -> Tensor:
+        """x -> y + add, rectified if asked. in_place: the result takes the place of `add`."""
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy -> dL/dx + add, and 0 where mask is not above 0."""
@@ -156,7 +167,7 @@ class ResBlock(_AddsInput):
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         hidden = self.first.forward(x, train, relu=True)
-        return self.second.forward(hidden, train, add=x)
+        return self.second.forward(hidden, train, add=x, in_place=not train)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
@@ -164,8 +175,9 @@ class ResBlock(_AddsInput):
         return self.first.backward(dhidden, add=dy)
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
-        """Bytes held at once for each pixel of the network's input: x is held until it has been added."""
-        return super().memory(scale, size) + self.first.in_channels * scale**2 * size
+        """Bytes held at once for each pixel of the network's input: y takes the place of x."""
+        x = self.first.in_channels * scale**2 * size
+        return super().memory(scale, size) + (0 if self.second.by_kernels else x)
 
 
 class Skip(_AddsInput):
@@ -181,7 +193,7 @@ class Skip(_AddsInput):
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         lower = self.inside.forward(self.down.forward(x, train), train)
-        return self.up.forward(lower, train, add=x)
+        return self.up.forward(lower, train, add=x, in_place=not train)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
@@ -189,8 +201,10 @@ class Skip(_AddsInput):
         return self.down.backward(dlower, add=dy)
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
-        """Bytes held at once for each pixel of the network's input: x is held until it has been added."""
-        return super().memory(scale, size) + self.down.in_channels * scale**2 * size
+        """Bytes held at once for each pixel of the network's input: x is held until y takes its place."""
+        lower, x = scale * self.down.factor, self.down.in_channels * scale**2 * size
+        last = self.up.memory(lower, size) + (0 if self.up.by_kernels else x)
+        return max(self.down.memory(scale, size), x + self.inside.memory(lower, size), last)
 
 
 class PixelResidual(_AddsInput):
@@ -207,8 +221,9 @@ class PixelResidual(_AddsInput):
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape and type."""
         x = x.contiguous()
-        y = space_to_depth(x, self.block, _compute_type(self.dtype, x))
-        return depth_to_space(self.inside.forward(y, train), self.block, x.dtype, add=x)
+        # Without a name, it is gone as soon as the first layer has seen it.
+        y = self.inside.forward(space_to_depth(x, self.block, _compute_type(self.dtype, x)), train)
+        return depth_to_space(y, self.block, x.dtype, add=x)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""

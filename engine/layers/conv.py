@@ -28,28 +28,48 @@ class _Convolution:
         # By direction, and by whether the sides fit the stride: on both depends how a weight is packed.
         self._packed: dict[tuple[bool, bool], _Packed] = {}
 
+    @property
+    def by_kernels(self) -> bool:
+        """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
+        return kernels.chosen() is not None and self.params["weight"].device.type == "cpu"
+
     def forget_packed(self) -> None:
         """Drop what the weight was packed into, several times as large. The next call packs it anew."""
         self._packed = {}
 
     def _product(
-        self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
+        self,
+        x: Tensor,
+        weight: Tensor,
+        size: tuple[int, int],
+        epilogue: Epilogue,
+        keep: bool,
+        in_place: bool = False,
     ) -> Tensor:
-        """im2col(x) @ weight, of the given height and width. keep: the packed weight, for the next call."""
+        """im2col(x) @ weight, of the given height and width.
+
+        keep: the packed weight, for the next call. in_place: by kernels, in the place of what is added.
+        """
         if fused.supports(x):
             packed = self._pack(weight, False, True, x.dtype, keep)
-            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue)
+            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue, in_place)
         return products.product(x, weight, self.window, size, epilogue)
 
     def _adjoint(
-        self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
+        self,
+        y: Tensor,
+        weight: Tensor,
+        size: tuple[int, int],
+        epilogue: Epilogue,
+        keep: bool,
+        in_place: bool = False,
     ) -> Tensor:
-        """col2im(y @ weight'), of the given height and width. keep: the packed weight, for the next call."""
+        """col2im(y @ weight'), of the given height and width. keep, in_place: as in _product."""
         if fused.supports(y):
             whole = size == (y.shape[1] * self.window.stride, y.shape[2] * self.window.stride)
             packed = self._pack(weight, True, whole, y.dtype, keep)
             channels = len(weight) // self.window.kernel_size**2
-            return fused.adjoint(y, packed, self.window, size, channels, epilogue)
+            return fused.adjoint(y, packed, self.window, size, channels, epilogue, in_place)
         return products.adjoint(y, weight, self.window, size, epilogue)
 
     def _gradient(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
@@ -104,7 +124,7 @@ class _Convolution:
         """What the layer holds at once for each pixel of the network's input; see Layer.memory."""
         given, made = self.in_channels * scale**2, self.out_channels * made_scale**2
         # The plain path holds the columns as well, and a padded copy of the side with more pixels.
-        unfolded = Fraction(0) if kernels.chosen() else columns + bool(self.window.padding) * max(given, made)
+        unfolded = Fraction(0) if self.by_kernels else columns + bool(self.window.padding) * max(given, made)
         # A rearrangement that follows holds what it is given and as much again.
         return max(given + unfolded + made, 2 * made) * size
 
@@ -140,17 +160,24 @@ class Conv2d(_Convolution):
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
 
-    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        train: bool = False,
+        add: Tensor | None = None,
+        relu: bool = False,
+        in_place: bool = False,
+    ) -> Tensor:
         """x: (N, H, W, in_channels) -> y = im2col(x) @ weight + bias + add: (N, H_out, W_out, out_channels).
 
-        relu: y is max(y, 0).
+        relu: y is max(y, 0). in_place: y may take the place of `add`.
         """
         x = self._checked(x)
         if train:
             self.x = x
         size = self.window.out(x.shape[1], x.shape[2])
         epilogue = Epilogue(self.params.get("bias"), add, relu)
-        return self._product(x, self.params["weight"], size, epilogue, keep=not train)
+        return self._product(x, self.params["weight"], size, epilogue, not train, in_place)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight') + add, shaped like x.
@@ -227,17 +254,24 @@ class ConvTranspose2d(_Convolution):
             )
         return sizes[0], sizes[1]
 
-    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        train: bool = False,
+        add: Tensor | None = None,
+        relu: bool = False,
+        in_place: bool = False,
+    ) -> Tensor:
         """x: (N, H, W, in_channels) -> y = col2im(x @ weight) + bias + add: (N, H_out, W_out, out_channels).
 
-        relu: y is max(y, 0).
+        relu: y is max(y, 0). in_place: y may take the place of `add`.
         """
         x = self._checked(x)
         if train:
             self.x = x
         size = self.out(x.shape[1], x.shape[2])
         epilogue = Epilogue(self.params.get("bias"), add, relu)
-        return self._adjoint(x, self.params["weight"].T, size, epilogue, keep=not train)
+        return self._adjoint(x, self.params["weight"].T, size, epilogue, not train, in_place)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight' + add, shaped like x.

@@ -52,20 +52,35 @@ def pack(
 
 
 def product(
-    x: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
+    x: Tensor,
+    packed: Tensor,
+    window: Window,
+    size: tuple[int, int],
+    channels: int,
+    epilogue: Epilogue,
+    in_place: bool = False,
 ) -> Tensor:
-    """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, channels). Raises ValueError if shapes do not fit."""
+    """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, channels).
+
+    in_place: y takes the place of what the epilogue adds. Raises ValueError if shapes do not fit.
+    """
     shape = _shape(window, tuple(x.shape), (*size, channels), x.dtype)
-    return _run(shape, False, x, packed, (len(x), *size, channels), epilogue)
+    return _run(shape, False, x, packed, (len(x), *size, channels), epilogue, in_place)
 
 
 def adjoint(
-    y: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
+    y: Tensor,
+    packed: Tensor,
+    window: Window,
+    size: tuple[int, int],
+    channels: int,
+    epilogue: Epilogue,
+    in_place: bool = False,
 ) -> Tensor:
-    """y -> x = col2im(y @ weight'): (N, *size, channels). Raises ValueError for shapes that do not fit."""
+    """y -> x = col2im(y @ weight'): (N, *size, channels). in_place and errors: as for `product`."""
     n, *out = y.shape
     shape = _shape(window, (n, *size, channels), tuple(out), y.dtype)
-    return _run(shape, True, y, packed, (n, *size, channels), epilogue)
+    return _run(shape, True, y, packed, (n, *size, channels), epilogue, in_place)
 
 
 def gradient(x: Tensor, y: Tensor, window: Window, transposed: bool = False) -> Tensor:
@@ -139,6 +154,7 @@ def _run(
     packed: Tensor,
     made: tuple[int, ...],
     epilogue: Epilogue,
+    in_place: bool,
 ) -> Tensor:
     _check("the input", given, tuple(given.shape), given.dtype)
     library = _library()
@@ -149,7 +165,8 @@ def _run(
         if tensor is not None and tensor.device.type != "cpu":
             name = next(field for field in Epilogue._fields if getattr(epilogue, field) is tensor)
             raise ValueError(f"{name} must be contiguous on the CPU; got one on {tensor.device}")
-    y = empty(made, given.dtype)
+    # Each number of `add` is read where, and before, the same one of the result is written.
+    y = add if in_place and add is not None else empty(made, given.dtype)
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (bias, add, mask))
     at_store = kernels.Epilogue(*addresses, relu)
     _succeed(

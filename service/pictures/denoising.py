@@ -156,6 +156,7 @@ class Denoiser:
             for number in range(len(pages)):
                 pages[number] = await self._page(turn, model, pages[number], finish, tell)
             lap("denoise", model.name)
+            self.schedule.rest_network()
             file = replace(file, pages=tuple(pages))
             written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
             lap("encode", model.name)

@@ -153,6 +153,12 @@ class Schedule:
         finally:
             self.body_bytes -= mine
 
+    def rest_network(self) -> None:
+        """Have the network hold no memory, if nothing in work has windows left."""
+        # Not between two windows: memory that is taken anew has to be cleared.
+        if not self.pixels_in_work:
+            self._network.rest()
+
     @asynccontextmanager
     async def turn(
         self, gone: Gone, load: Load, accepted: bool = False, patient: bool = False
@@ -175,9 +181,7 @@ class Schedule:
                     yield turn
             finally:
                 line.leave(turn)
-                # Not between two windows: memory that is taken anew has to be cleared.
-                if not self.in_work:
-                    self._network.rest()
+                self.rest_network()
 
     def _line(self, load: Load, patient: bool) -> "_Line":
         """Long work counts as large, whatever its size, and leaves the places of small pictures to others."""

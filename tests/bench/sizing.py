@@ -92,9 +92,9 @@ def _family(process: int) -> Iterator[int]:
 
 
 def _memory(process: int) -> int:
-    """In bytes, its part of what it shares."""
+    """In bytes: its own, and its part of what it shares; without files, which the system may read anew."""
     try:
-        found = re.search(r"Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
+        told = Path(f"/proc/{process}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return int(found[1]) * 1024 if found else 0
+    return 1024 * sum(int(size) for size in re.findall(r"Pss_(?:Anon|Shmem):\s+(\d+) kB", told))

@@ -27,7 +27,7 @@ typedef struct {
 } Conv;
 
 /* result = mask > 0 ? relu(product + bias + add) : 0. Each may be absent (NULL, 0).
-   add and mask have the result's shape and type. */
+   add and mask have the result's shape and type. The result may be written over add, and over nothing else. */
 typedef struct {
     const float *bias;
     const void *add, *mask;
