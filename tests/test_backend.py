@@ -34,6 +34,8 @@ def sources(tmp_path, monkeypatch):
         "HERE": folder, "LIBRARIES": folder / "lib", "SYSTEM": "Linux", "MACHINE": "x86_64", "SUFFIX": ".so",
     }.items():  # fmt: skip
         monkeypatch.setattr(backend, name, value)
+    monkeypatch.setitem(backend.COMMANDS, backend.CC, ["cc"])
+    monkeypatch.delenv(kernels.SETTING, raising=False)
     return folder
 
 
@@ -114,6 +116,14 @@ def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compiler
 
     assert kept == (True, [], ALL)
     assert backend.outdated() == ["amx", "avx512bf16", "avx512", "avx2"]
+
+
+def test_the_plain_path_can_be_asked_for_where_nothing_can_be_fetched(sources, compilers, monkeypatch):
+    compilers()
+    monkeypatch.setenv(kernels.SETTING, kernels.PLAIN)
+
+    assert backend.compiler_required() == []
+    assert not backend.compile_libraries()
 
 
 def test_a_machine_without_kernels_needs_no_compiler(sources, compilers, monkeypatch):

@@ -1,4 +1,4 @@
-"""The layers: forward and, right under it, the backward that undoes it, on plain tensors (N, H, W, C)."""
+"""The layers: forward and, right under it, its backward pass, on plain tensors (N, H, W, C)."""
 
 from engine.layers.activation import ReLU, Sigmoid
 from engine.layers.arena import Arena, some_arena

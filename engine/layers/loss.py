@@ -1,4 +1,4 @@
-"""What training makes small."""
+"""The training loss."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """The plain path: the three products of a convolution by their definition, im2col and one matrix product.
 
 A transposed convolution is the same three products, with input and output exchanged. The kernels in C must agree
-with this module, and it runs where no kernel could be built.
+with this module. It runs where no kernel could be built, in float64, and on a GPU.
 """
 
 from typing import NamedTuple

@@ -46,7 +46,7 @@ class Library:
     """One variant's functions, as kernels.h declares them."""
 
     def __init__(self, variant: str) -> None:
-        """Raises OSError if its file is not there, cannot be loaded, or was compiled from other sources."""
+        """Raises OSError if its file is not there, cannot be loaded, or has another KERNELS_INTERFACE."""
         self.variant = variant
         library = ctypes.CDLL(str(LIBRARIES / f"{variant}{SUFFIX}"))
         if not hasattr(library, "kernels_interface") or library.kernels_interface() != INTERFACE:
@@ -123,8 +123,8 @@ def warning() -> str | None:
     if chosen() or os.environ.get(SETTING) == PLAIN:
         return None
     if not runnable():
-        return f"there are no compiled kernels for this processor; {SETTING}={PLAIN} turns this warning off"
+        return f"kernels are not compiled for this processor; {SETTING}={PLAIN} turns this warning off"
     return (
-        "no compiled kernels were found, so networks run about three times slower: install a C compiler,"
-        " or run `pip install ziglang`, and then install denoise again"
+        "no compiled kernels were found, so networks run about three times slower: install a C compiler and"
+        " install denoise again; `pip install -v` shows what went wrong"
     )

@@ -1,8 +1,9 @@
 """Build backend (PEP 517): compiles the kernels in C and leaves the rest to setuptools.
 
-The compiler is the system's `cc`. Where that is missing, too old or without headers, it is the one of the PyPI
-package `ziglang`, which is a build requirement only then. A library that cannot be compiled is left out, and the
-installation goes on: without any library the layers compute in torch.
+The compiler is the one that CC names, else the system's `cc`. If it is missing or fails to compile a trial, pip
+fetches the PyPI package `ziglang`, which has one. A library that cannot be compiled is left out, and the
+installation goes on: without any library the layers compute in torch. DENOISE_KERNELS=plain has nothing compiled,
+and nothing fetched.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,13 +46,16 @@ SYSTEM = platform.system()
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(SYSTEM, ".so")
 
-CC = ("cc",)
-# sys.executable: pip installs the package for this Python alone.
-ZIG = (sys.executable, "-m", "ziglang", "cc", "-s")
+CC, ZIG = "cc", "zig"
+COMMANDS = {
+    CC: shlex.split(os.environ.get("CC") or "cc"),
+    # sys.executable: pip installs the package for this Python alone.
+    ZIG: [sys.executable, "-m", "ziglang", "cc", "-s"],
+}
 ZIG_PACKAGE = "ziglang>=0.14,<1"
 FLAGS = "-O3 -std=gnu11 -fPIC -shared -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi"
 THREADS = "" if SYSTEM == "Windows" else "-pthread"
-# The libraries for each kind of machine, and the processor that they are for as each compiler is told it.
+# The libraries for each kind of machine, and each compiler's flags for the processor.
 VARIANTS = {
     "x86_64": {
         "amx": {
@@ -85,8 +90,14 @@ def build_wheel(
     packed = Path("build", "lib", "engine", "layers", "kernels", "lib")
     shutil.rmtree(packed, ignore_errors=True)
     if compile_libraries():
-        shutil.copytree(LIBRARIES, packed)
-        config_settings = {"--build-option": ["--plat-name", sysconfig.get_platform()], **(config_settings or {})}
+        packed.mkdir(parents=True)
+        for variant in variants_here():
+            with suppress(FileNotFoundError):
+                shutil.copy2(library(variant), packed)
+        given = dict(config_settings or {})
+        options = given.get("--build-option") or []
+        options = shlex.split(options) if isinstance(options, str) else options
+        config_settings = {**given, "--build-option": [*options, "--plat-name", sysconfig.get_platform()]}
     name: str = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     return name
 
@@ -115,7 +126,7 @@ def compile_libraries() -> bool:
     return any(library(variant).exists() for variant in variants_here())
 
 
-def compile_library(compiler: tuple[str, ...], variant: str, folder: Path) -> None:
+def compile_library(compiler: str, variant: str, folder: Path) -> None:
     """Replace a variant's library; or remove it, since it would not fit the code that calls it."""
     made = folder / library(variant).name
     if run(compiler, variant, HERE.glob("*.c"), made):
@@ -126,16 +137,16 @@ def compile_library(compiler: tuple[str, ...], variant: str, folder: Path) -> No
 
 
 def cc_works() -> bool:
-    """Whether `cc` compiles one of the sources for the simplest variant."""
+    """Whether the system's compiler compiles one of the sources for the simplest variant."""
     with TemporaryDirectory() as folder:
         return run(CC, variants_here()[-1], [HERE / "threads.c"], Path(folder, "trial"))
 
 
-def run(compiler: tuple[str, ...], variant: str, sources: Iterable[Path], made: Path) -> bool:
+def run(compiler: str, variant: str, sources: Iterable[Path], made: Path) -> bool:
     """Run a compiler. Returns whether it succeeded; `pip -v` shows what it says."""
     flags = shlex.split(f"{FLAGS} {THREADS} {VARIANTS[MACHINE][variant][compiler]}")
-    command = [*compiler, *flags, "-o", str(made), *sorted(map(str, sources))]
-    # zig would keep what it compiles of its own in the user's home.
+    command = [*COMMANDS[compiler], *flags, "-o", str(made), *sorted(map(str, sources))]
+    # Keep zig's cache out of the user's home.
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(made.parent))
     print(shlex.join(command), flush=True)
     try:
@@ -153,7 +164,9 @@ def outdated() -> list[str]:
 
 
 def variants_here() -> list[str]:
-    """The variants for this machine, best first. How AMX is asked for is known of Linux only."""
+    """The variants for this machine, best first. AMX is supported on Linux only."""
+    if os.environ.get("DENOISE_KERNELS") == "plain":
+        return []
     return [name for name in VARIANTS.get(MACHINE, {}) if name != "amx" or SYSTEM == "Linux"]
 
 

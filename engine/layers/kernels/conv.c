@@ -1,15 +1,15 @@
 /* Convolutions with any window, and their adjoints, as matrix products that read the picture where it lies.
 
-   A product needs no unfolded copy: its left side is a block of pixels, read at several offsets (layout.h). Only at the
-   border, where zeros are read, and for bfloat16, which is made float32 first, a task copies the pixels that it
-   needs. Where the processor multiplies bfloat16 in tiles (tiles.h), the copy stays bfloat16. */
+   The left side of a product is a block of pixels, read at several offsets (layout.h). A task copies its pixels only at
+   the border, where zeros are read; in bfloat16, which is made float32 first unless the processor multiplies it in tiles
+   (tiles.h); and of narrow pictures, whose taps are unfolded. */
 #include "gemm.h"
 #include "threads.h"
 #include "tiles.h"
 
 /* A task's pixels, and its results, take at most so many bytes; it has at most so many positions of a row. */
 enum { PATCH_BYTES = 192 << 10, RESULT_BYTES = 192 << 10, MOST_COLUMNS = 96 };
-/* What the gradient of a weight has in work between two meetings of its threads, and rows of it that a task sums. */
+/* Of the weight's gradient: bytes in work between two barriers, bytes of a unit, and rows that a task sums. */
 enum { STAGE_BYTES = 6 << 20, UNIT_BYTES = 256 << 10, SUM_ROWS = 48 };
 
 /* How a task reads, sums and writes: float32, bfloat16 by way of float32, or bfloat16 in tiles. */
@@ -168,7 +168,7 @@ static void product_in_tiles(const void *job, dim task, char *scratch) {
     tiles_end();
 }
 
-/* Rows of pixels shorter than this fill no block of a product: their taps are unfolded, and many rows are one product. */
+/* Rows of pixels shorter than this fill no block of a product: their taps are unfolded, and many rows make one. */
 enum { NARROW = 12, UNFOLDED_BYTES = 768 << 10 };
 
 /* Bytes of a position's unfolded runs, in the phase that has most. */
@@ -181,7 +181,7 @@ static dim unfolded_position(const Layout *layout) {
     return bytes;
 }
 
-/* As many positions as the bounds allow: whole rows if they fit, else parts of one. And the memory that they take. */
+/* Chooses the positions of a task, whole rows if they fit, and the scratch memory that it needs. */
 static void cut_into_tasks(Product *job, dim limit) {
     const Layout *layout = &job->layout;
     dim parts = (layout->columns + MOST_COLUMNS - 1) / MOST_COLUMNS;
@@ -289,8 +289,8 @@ static int direct_pack(const Conv *conv, int adjoint, const float *weight, dim r
     return failed;
 }
 
-/* The gradient of the weight. Positions are cut into units of some rows of a picture. Its threads meet between two
-   steps: each copies units, x with its border and dy, as float32; each sums some rows of the gradient over all of
+/* The gradient of the weight. Positions are cut into units of some rows of a picture. There is a barrier between two
+   steps: each thread copies units, x with its border and dy, as float32; each sums some rows of the gradient over all of
    these units. So every sum is made in the same order, whoever makes it. Where no tap reads the border, and both are
    float32, nothing is copied, and all units are summed at once. */
 typedef struct {
@@ -339,7 +339,8 @@ static void sum_rows(const void *argument, dim task, char *scratch) {
     dim row_out = layout->vectors_out * LANES;
     dim line = (job->in_place ? layout->width_in : job->patch_columns) * layout->channels_in;
     find_runs(layout, phase, line, runs);
-    dim panel = task % job->panels, block = task / job->panels % job->row_blocks, run = task / job->panels / job->row_blocks;
+    dim panel = task % job->panels, block = task / job->panels % job->row_blocks;
+    dim run = task / job->panels / job->row_blocks;
     dim v = 0;
     for (dim p = 0; p < panel; p++) v += panel_width(v, layout->vectors_out);
     dim width = panel_width(v, layout->vectors_out);

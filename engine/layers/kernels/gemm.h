@@ -1,7 +1,7 @@
-/* The two small matrix products that all kernels are made of, their sums held in registers.
+/* The two small matrix products that the float32 kernels use, their sums held in registers.
 
-   product: c = a @ b with b packed in panels; outer: c += a' @ b. A panel is 1 to 3 vectors of columns; the rows
-   beside it are as many as leave registers for what is loaded. Every number of c is summed in the same order
+   product: c = a @ b with b packed in panels; outer: c (+)= a' @ b. A panel is 1 to 3 vectors of columns, and a block
+   takes as many rows as the remaining registers hold. Every number of c is summed in the same order
    whatever its block, so a result does not depend on how the work was cut. */
 #ifndef GEMM_H
 #define GEMM_H
@@ -58,7 +58,8 @@ INLINE void product_block(const int rows, const int vecs, const float *a, dim a_
         for (int j = 0; j < vecs; j++) store_float(c + i * c_row + j * LANES, sum[i][j]);
 }
 
-/* c (rows, vecs) += the sum over lines and steps of a' @ b: a gives `rows` numbers that lie side by side, b vecs. */
+/* c (rows, vecs) = the sum over lines and steps of a' @ b, added to what was there if `more` is set: a gives `rows`
+   numbers that lie side by side, b vecs. */
 INLINE void outer_block(const int rows, const int vecs, const float *a, dim a_line, dim a_step, const float *b,
                         dim b_line, dim b_step, dim lines, dim steps, float *c, dim c_row, int more) {
     vec sum[12][3];
@@ -108,7 +109,7 @@ static inline void product(dim rows, dim width, const float *a, dim a_row, const
     else IN_BLOCKS(product_block, ROWS_OF_ONE, 1, PRODUCT_ARGUMENTS)
 }
 
-/* c (rows, width) += a' @ b for one panel of columns. */
+/* c (rows, width) (+)= a' @ b for one panel of columns. */
 static inline void outer(dim rows, dim width, const float *a, dim a_line, dim a_step, const float *b, dim b_line,
                          dim b_step, dim lines, dim steps, float *c, dim c_row, int more) {
     if (ROWS_OF_THREE > 0 && width == 3) IN_BLOCKS(outer_block, ROWS_OF_THREE ? ROWS_OF_THREE : 4, 3, OUTER_ARGUMENTS)

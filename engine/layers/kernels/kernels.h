@@ -18,8 +18,8 @@
 typedef ptrdiff_t dim;
 
 /* A convolution from x (n, height, width, in_channels) to y (n, out_height, out_width, out_channels).
-   Its adjoint goes from y to x. `limit` is 0; a test sets it to cut the work into more tasks: the most tiles, rows or
-   pixels of a row that one takes. */
+   Its adjoint goes from y to x. `limit` is 0; tests set it to the size of the largest task (tiles, rows or pixels of a
+   row), to get many small ones. */
 typedef struct {
     dim n, height, width, in_channels, out_height, out_width, out_channels;
     dim kernel_size, stride, padding, dilation;

@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     dim n, height_in, width_in, channels_in, height_out, width_out, channels_out, vectors_out;
     dim step, spread, rows, columns; /* Positions, of the phase that has most. */
-    dim top, bottom, left, right;    /* The furthest that any tap reads from a position's pixel. */
+    dim top, bottom, left, right;    /* The smallest and largest offset of any tap. */
     dim phase_count, packed_size;
     int half, adjoint, tiles; /* tiles: products are made of bfloat16 tiles (tiles.h). */
     dim block;                /* 1, or the side of the block of pixels that a position writes; see make_layout. */

@@ -228,8 +228,8 @@ void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uin
    out twice, from an even and from an odd position, for taps that read an even and an odd number further on; and for
    each part of x that a stride parts.
 
-   Threads meet between two steps: each lays out units; each sums one tap's products of 32 channels of dy with 32 of x
-   over all of these units. So every sum is made in the same order, whoever makes it. */
+   There is a barrier between two steps: each thread lays out units; each sums one tap's products of 32 channels of dy
+   with 32 of x over all of these units. So every sum is made in the same order, whoever makes it. */
 typedef struct {
     Layout layout;
     const uint16_t *x, *dy;

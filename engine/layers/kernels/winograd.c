@@ -157,18 +157,7 @@ INLINE void scatter(const Pass *pass, Place place, const float *from, dim plane,
     dim first = ((place.picture * pass->height + place.row) * pass->width + place.column) * channels;
     for (dim c = 0; c < channels; c += LANES, from += LANES) {
         vec results[TILE][TILE];
-        vec between[TILE][SIDE];
-#pragma GCC unroll 6
-        for (int j = 0; j < SIDE; j++) {
-            vec column[SIDE], made[TILE];
-#pragma GCC unroll 6
-            for (int i = 0; i < SIDE; i++) column[i] = load_float(from + (i * SIDE + j) * plane);
-            transform_output(column, made);
-#pragma GCC unroll 4
-            for (int i = 0; i < TILE; i++) between[i][j] = made[i];
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < TILE; i++) transform_output(between[i], results[i]);
+        TRANSFORM_BOTH_WAYS(transform_output, 6, 4, load_float(from + (i * SIDE + j) * plane), results[i][j] = made[j])
         for (dim i = 0; i < rows; i++)
             for (dim j = 0; j < columns; j++)
                 finish(results[i][j], pass->epilogue, c, pass->to, first + (i * pass->width + j) * channels + c,
@@ -249,26 +238,12 @@ static void pack(const void *argument, dim task, char *scratch) {
         dim out = v * LANES, outs = least(LANES, pass->channels_out - out);
         float kernel[9][LANES][LANES] __attribute__((aligned(64)));
         for (dim k = 0; k < 9; k++)
-            load_block(packing->weight + (packing->adjoint ? 8 - k : k) * tap + in * down + out * across, down, across, ins,
-                       outs, kernel[k]);
-        for (dim i = 0; i < ins; i++) {
-            float *to = packing->packed + packed_place(in + i, out, pass->channels_in, pass->vectors_out);
-            vec between[SIDE][3];
-#pragma GCC unroll 3
-            for (int x = 0; x < 3; x++) {
-                vec column[3] = {load_float(kernel[x][i]), load_float(kernel[3 + x][i]), load_float(kernel[6 + x][i])};
-                vec made[SIDE];
-                transform_weight(column, made);
-#pragma GCC unroll 6
-                for (int y = 0; y < SIDE; y++) between[y][x] = made[y];
-            }
-#pragma GCC unroll 6
-            for (int y = 0; y < SIDE; y++) {
-                vec made[SIDE];
-                transform_weight(between[y], made);
-#pragma GCC unroll 6
-                for (int x = 0; x < SIDE; x++) store_float(to + (y * SIDE + x) * matrix, made[x]);
-            }
+            load_block(packing->weight + (packing->adjoint ? 8 - k : k) * tap + in * down + out * across, down, across,
+                       ins, outs, kernel[k]);
+        for (dim row = 0; row < ins; row++) {
+            float *to = packing->packed + packed_place(in + row, out, pass->channels_in, pass->vectors_out);
+            TRANSFORM_BOTH_WAYS(transform_weight, 3, 6, load_float(kernel[i * 3 + j][row]),
+                                store_float(to + (i * SIDE + j) * matrix, made[j]))
         }
     }
 }
@@ -281,8 +256,9 @@ int winograd_pack(const Conv *conv, int adjoint, const float *weight, dim row_st
 /* The gradient of the weight, Gt [ sum over tiles of (Bt d B)' (A g At) ] G.
 
    Tiles are cut into shares, however many threads there are. A task makes SIDE of the 36 sums, a row of the transformed
-   tile, for one share and some of the channels that come in. It transforms a group of tiles and adds its products, all in
-   the second-level cache. In the end the shares are added. So every sum is made in the same order, whoever makes it. */
+   tile, for one share and some of the channels that come in. It transforms a group of tiles and adds its products, all
+   in the second-level cache. In the end the shares are added. So every sum is made in the same order, whoever makes
+   it. */
 typedef struct {
     Pass pass;
     const void *dy;
@@ -382,37 +358,32 @@ INLINE void sum_row(const Gradient *job, dim task, char *scratch, const int half
 static void sum_row_in_float(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 0); }
 static void sum_row_in_half(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 1); }
 
-/* Adds the shares, and turns the sums of one channel that comes in into its rows of the gradient. */
+/* A vector of one of the 36 sums, of all shares. */
+INLINE vec sum_of_shares(const Gradient *job, const float *from) {
+    vec sum = load_float(from);
+    for (dim share = 1; share < job->shares; share++) sum += load_float(from + share * job->share_size);
+    return sum;
+}
+
+/* LANES numbers of the gradient, for tap `tap` and channel `row` that comes in, from channel c that goes out on. */
+INLINE void put_gradient(const Gradient *job, dim tap, dim row, dim c, vec made) {
+    const Pass *pass = &job->pass;
+    dim place = tap * pass->channels_in + row, count = pass->channels_out - c;
+    if (!job->transposed) store_some(job->gradient + place * pass->channels_out + c, made, count, 0);
+    else
+        for (dim i = 0; i < least(LANES, count); i++) job->gradient[(c + i) * 9 * pass->channels_in + place] = made[i];
+}
+
+/* Gt u G for one channel that comes in. */
 static void transform_sums(const void *argument, dim row, char *scratch) {
     const Gradient *job = argument;
     const Pass *pass = &job->pass;
     (void)scratch;
     dim row_out = pass->vectors_out * LANES, matrix = pass->channels_in * row_out;
     for (dim c = 0; c < pass->channels_out; c += LANES) {
-        const float *from = job->sums + row * row_out + c;
-        vec between[3][SIDE];
-        for (int x = 0; x < SIDE; x++) {
-            vec column[SIDE], made[3];
-            for (int y = 0; y < SIDE; y++) {
-                column[y] = load_float(from + (y * SIDE + x) * matrix);
-                for (dim share = 1; share < job->shares; share++)
-                    column[y] += load_float(from + (y * SIDE + x) * matrix + share * job->share_size);
-            }
-            transform_weight_gradient(column, made);
-            for (int y = 0; y < 3; y++) between[y][x] = made[y];
-        }
-        for (int y = 0; y < 3; y++) {
-            vec made[3];
-            transform_weight_gradient(between[y], made);
-            for (int x = 0; x < 3; x++) {
-                dim place = (y * 3 + x) * pass->channels_in + row;
-                if (!job->transposed)
-                    store_some(job->gradient + place * pass->channels_out + c, made[x], pass->channels_out - c, 0);
-                else
-                    for (dim i = 0; i < least(LANES, pass->channels_out - c); i++)
-                        job->gradient[(c + i) * 9 * pass->channels_in + place] = made[x][i];
-            }
-        }
+        const float *sums = job->sums + row * row_out + c;
+        TRANSFORM_BOTH_WAYS(transform_weight_gradient, 6, 3, sum_of_shares(job, sums + (i * SIDE + j) * matrix),
+                            put_gradient(job, i * 3 + j, row, c, made[j]))
     }
 }
 
