@@ -3,7 +3,7 @@ FROM python:3.12-slim AS build
 # is several times smaller. What is set here stays in this stage.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-# There is no C compiler here: for the kernels pip takes one from the package index, for the build alone.
+# This image has no C compiler. For the build alone, pip fetches one from the package index.
 COPY . /source
 # torch's tests and its headers for C++ are a fifth of its CPU build.
 RUN python -m venv --without-pip /opt/denoise \

@@ -446,3 +446,11 @@ def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
     net.forward(x)
 
     assert torch.equal(x, before)
+
+
+def test_a_layer_that_adds_what_it_is_given_does_not_write_over_it_meanwhile():
+    layer, x = Conv2d(16, 16, 3, padding=1), drawn(1, 20, 20, 16).float()
+    wanted = layer.forward(x, train=True, add=x)
+
+    assert torch.equal(layer.forward(x, add=x), wanted)
+    assert torch.equal(layer.forward(x, add=x[:]), wanted)

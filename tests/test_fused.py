@@ -246,6 +246,11 @@ def test_a_product_of_matrices_on_a_case_worked_by_hand():
     assert multiply(a, b).tolist() == [[1.0, 12.0], [3.0, 34.0], [5.0, 56.0]]
 
 
+def test_a_product_of_matrices_with_nothing_in_them_is_that_of_torch():
+    assert multiply(torch.zeros(0, 3), torch.zeros(3, 2)).shape == (0, 2)
+    assert torch.equal(multiply(torch.zeros(2, 0), torch.zeros(0, 3)), torch.zeros(2, 3))
+
+
 # Many threads
 
 

@@ -61,14 +61,13 @@ class Arena:
         self._collect()
         length = -(-size // ALIGNMENT) * ALIGNMENT
         self._most = max(self._most, self._in_use + length)
-        fitting = [(gap, slab) for slab in self._slabs if (gap := slab.smallest_gap(length))]
-        if fitting:
-            slab = min(fitting, key=lambda found: found[0])[1]
-        else:
+        fitting = [(gap, start, slab) for slab in self._slabs for start, gap in slab.gaps if gap >= length]
+        if not fitting:
             self._make_room(length)
-            slab = _Slab(length)
-            self._slabs.append(slab)
-        start = slab.take(length)
+            self._slabs.append(_Slab(length))
+            fitting = [(length, 0, self._slabs[-1])]
+        gap, start, slab = min(fitting, key=itemgetter(0))
+        slab.take(start, gap, length)
         self._in_use += length
         # When the tensor is gone, so is this view of the memory.
         view = slab.memory[start : start + size]
@@ -100,35 +99,29 @@ class _Slab:
 
     def __init__(self, size: int) -> None:
         self.memory = _fresh(size)
-        self._gaps: list[tuple[int, int]] = [(0, size)]
+        self.gaps: list[tuple[int, int]] = [(0, size)]
 
     @property
     def free(self) -> bool:
         """Whether nothing lies in it."""
-        return self._gaps == [(0, self.memory.nbytes)]
+        return self.gaps == [(0, self.memory.nbytes)]
 
-    def smallest_gap(self, length: int) -> int:
-        """The length of the smallest that is large enough; 0 if none is."""
-        return min((gap for _, gap in self._gaps if gap >= length), default=0)
-
-    def take(self, length: int) -> int:
-        """Where a tensor may lie: at the beginning of the smallest gap that is large enough."""
-        start, gap = min((gap for gap in self._gaps if gap[1] >= length), key=itemgetter(1))
-        self._gaps.remove((start, gap))
+    def take(self, start: int, gap: int, length: int) -> None:
+        """Leave so much less of a gap."""
+        self.gaps.remove((start, gap))
         if gap > length:
-            insort(self._gaps, (start + length, gap - length))
-        return start
+            insort(self.gaps, (start + length, gap - length))
 
     def give_back(self, start: int, length: int) -> None:
         """Join what is free again with the gaps beside it."""
-        insort(self._gaps, (start, length))
+        insort(self.gaps, (start, length))
         joined: list[tuple[int, int]] = []
-        for begin, size in self._gaps:
+        for begin, size in self.gaps:
             if joined and sum(joined[-1]) == begin:
                 joined[-1] = (joined[-1][0], joined[-1][1] + size)
             else:
                 joined.append((begin, size))
-        self._gaps = joined
+        self.gaps = joined
 
 
 @contextmanager

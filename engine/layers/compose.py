@@ -57,15 +57,8 @@ class Convolution(Layer, Protocol):
     def by_kernels(self) -> bool:
         """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
 
-    def forward(
-        self,
-        x: Tensor,
-        train: bool = False,
-        add: Tensor | None = None,
-        relu: bool = False,
-        in_place: bool = False,
-    ) -> Tensor:
-        """x -> y + add, rectified if asked. in_place: the result takes the place of `add`."""
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """x -> y + add, rectified if asked. Without train, it may take the place of `add`."""
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy -> dL/dx + add, and 0 where mask is not above 0."""
@@ -167,7 +160,7 @@ class ResBlock(_AddsInput):
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         hidden = self.first.forward(x, train, relu=True)
-        return self.second.forward(hidden, train, add=x, in_place=not train)
+        return self.second.forward(hidden, train, add=x)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""
@@ -193,7 +186,7 @@ class Skip(_AddsInput):
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> the same shape."""
         lower = self.inside.forward(self.down.forward(x, train), train)
-        return self.up.forward(lower, train, add=x, in_place=not train)
+        return self.up.forward(lower, train, add=x)
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy -> dL/dx, by both ways."""

@@ -38,38 +38,23 @@ class _Convolution:
         self._packed = {}
 
     def _product(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        size: tuple[int, int],
-        epilogue: Epilogue,
-        keep: bool,
-        in_place: bool = False,
+        self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
     ) -> Tensor:
-        """im2col(x) @ weight, of the given height and width.
-
-        keep: the packed weight, for the next call. in_place: by kernels, in the place of what is added.
-        """
+        """im2col(x) @ weight, of the given height and width. keep: the packed weight, for the next call."""
         if fused.supports(x):
             packed = self._pack(weight, False, True, x.dtype, keep)
-            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue, in_place)
+            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue)
         return products.product(x, weight, self.window, size, epilogue)
 
     def _adjoint(
-        self,
-        y: Tensor,
-        weight: Tensor,
-        size: tuple[int, int],
-        epilogue: Epilogue,
-        keep: bool,
-        in_place: bool = False,
+        self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
     ) -> Tensor:
-        """col2im(y @ weight'), of the given height and width. keep, in_place: as in _product."""
+        """col2im(y @ weight'), of the given height and width. keep: the packed weight, for the next call."""
         if fused.supports(y):
             whole = size == (y.shape[1] * self.window.stride, y.shape[2] * self.window.stride)
             packed = self._pack(weight, True, whole, y.dtype, keep)
             channels = len(weight) // self.window.kernel_size**2
-            return fused.adjoint(y, packed, self.window, size, channels, epilogue, in_place)
+            return fused.adjoint(y, packed, self.window, size, channels, epilogue)
         return products.adjoint(y, weight, self.window, size, epilogue)
 
     def _gradient(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
@@ -160,24 +145,17 @@ class Conv2d(_Convolution):
         if bias:
             self.params["bias"] = torch.zeros(out_channels)
 
-    def forward(
-        self,
-        x: Tensor,
-        train: bool = False,
-        add: Tensor | None = None,
-        relu: bool = False,
-        in_place: bool = False,
-    ) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """x: (N, H, W, in_channels) -> y = im2col(x) @ weight + bias + add: (N, H_out, W_out, out_channels).
 
-        relu: y is max(y, 0). in_place: y may take the place of `add`.
+        relu: y is max(y, 0). Without train, y may take the place of `add`.
         """
         x = self._checked(x)
         if train:
             self.x = x
         size = self.window.out(x.shape[1], x.shape[2])
-        epilogue = Epilogue(self.params.get("bias"), add, relu)
-        return self._product(x, self.params["weight"], size, epilogue, not train, in_place)
+        epilogue = Epilogue(self.params.get("bias"), add, relu, in_place=not train)
+        return self._product(x, self.params["weight"], size, epilogue, keep=not train)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = col2im(dy @ weight') + add, shaped like x.
@@ -254,24 +232,17 @@ class ConvTranspose2d(_Convolution):
             )
         return sizes[0], sizes[1]
 
-    def forward(
-        self,
-        x: Tensor,
-        train: bool = False,
-        add: Tensor | None = None,
-        relu: bool = False,
-        in_place: bool = False,
-    ) -> Tensor:
+    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """x: (N, H, W, in_channels) -> y = col2im(x @ weight) + bias + add: (N, H_out, W_out, out_channels).
 
-        relu: y is max(y, 0). in_place: y may take the place of `add`.
+        relu: y is max(y, 0). Without train, y may take the place of `add`.
         """
         x = self._checked(x)
         if train:
             self.x = x
         size = self.out(x.shape[1], x.shape[2])
-        epilogue = Epilogue(self.params.get("bias"), add, relu)
-        return self._adjoint(x, self.params["weight"].T, size, epilogue, not train, in_place)
+        epilogue = Epilogue(self.params.get("bias"), add, relu, in_place=not train)
+        return self._adjoint(x, self.params["weight"].T, size, epilogue, keep=not train)
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """dy: dL/dy, shaped like y. Sets `grads`; returns dL/dx = im2col(dy) @ weight' + add, shaped like x.

@@ -44,43 +44,27 @@ def pack(
     shape = _shape(window, (1, side, side, channels), (*window.out(side, side), weight.shape[1]), dtype)
     library = _library()
     size = library.conv_packed_size(byref(shape), adjoint)
-    if size < 0:
-        raise MemoryError("no memory for what a convolution works in")
+    _succeed(size < 0)
     packed = torch.empty(size, dtype=torch.float32) if keep else empty((size,), torch.float32)
     _succeed(library.conv_pack(byref(shape), adjoint, weight.data_ptr(), *weight.stride(), packed.data_ptr()))
     return packed
 
 
 def product(
-    x: Tensor,
-    packed: Tensor,
-    window: Window,
-    size: tuple[int, int],
-    channels: int,
-    epilogue: Epilogue,
-    in_place: bool = False,
+    x: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
 ) -> Tensor:
-    """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, channels).
-
-    in_place: y takes the place of what the epilogue adds. Raises ValueError if shapes do not fit.
-    """
+    """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, channels). Raises ValueError if shapes do not fit."""
     shape = _shape(window, tuple(x.shape), (*size, channels), x.dtype)
-    return _run(shape, False, x, packed, (len(x), *size, channels), epilogue, in_place)
+    return _run(shape, False, x, packed, (len(x), *size, channels), epilogue)
 
 
 def adjoint(
-    y: Tensor,
-    packed: Tensor,
-    window: Window,
-    size: tuple[int, int],
-    channels: int,
-    epilogue: Epilogue,
-    in_place: bool = False,
+    y: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
 ) -> Tensor:
-    """y -> x = col2im(y @ weight'): (N, *size, channels). in_place and errors: as for `product`."""
+    """y -> x = col2im(y @ weight'): (N, *size, channels). Raises ValueError if shapes do not fit."""
     n, *out = y.shape
     shape = _shape(window, (n, *size, channels), tuple(out), y.dtype)
-    return _run(shape, True, y, packed, (n, *size, channels), epilogue, in_place)
+    return _run(shape, True, y, packed, (n, *size, channels), epilogue)
 
 
 def gradient(x: Tensor, y: Tensor, window: Window, transposed: bool = False) -> Tensor:
@@ -93,9 +77,8 @@ def gradient(x: Tensor, y: Tensor, window: Window, transposed: bool = False) -> 
     _check("y", y, (len(x), *y.shape[1:]), x.dtype)
     size = (window.kernel_size**2 * x.shape[3], y.shape[3])
     made = empty(size[::-1] if transposed else size, torch.float32)
-    _succeed(
-        _library().conv_weight_gradient(byref(shape), x.data_ptr(), y.data_ptr(), made.data_ptr(), transposed)
-    )
+    addresses = (x.data_ptr(), y.data_ptr(), made.data_ptr())
+    _succeed(_library().conv_weight_gradient(byref(shape), *addresses, transposed))
     return made
 
 
@@ -111,7 +94,7 @@ def column_sums(x: Tensor) -> Tensor:
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a (m, k) @ b (k, n): by the kernels where they run, which on many processors beat torch's own product."""
-    if not (supports(a) and a.dtype == b.dtype == torch.float32):
+    if not (supports(a) and a.dtype == b.dtype == torch.float32 and a.numel() and b.numel()):
         return a @ b
     # A convolution of one row of m pixels.
     x, window = a.contiguous().view(1, 1, *a.shape), Window(1)
@@ -154,19 +137,19 @@ def _run(
     packed: Tensor,
     made: tuple[int, ...],
     epilogue: Epilogue,
-    in_place: bool,
 ) -> Tensor:
     _check("the input", given, tuple(given.shape), given.dtype)
     library = _library()
     _check("the packed weight", packed, (library.conv_packed_size(byref(shape), adjoint),), torch.float32)
     epilogue.check(made, given.dtype)
-    bias, add, relu, mask = epilogue
-    for tensor in (bias, add, mask):
-        if tensor is not None and tensor.device.type != "cpu":
-            name = next(field for field in Epilogue._fields if getattr(epilogue, field) is tensor)
-            raise ValueError(f"{name} must be contiguous on the CPU; got one on {tensor.device}")
-    # Each number of `add` is read where, and before, the same one of the result is written.
-    y = add if in_place and add is not None else empty(made, given.dtype)
+    bias, add, relu, mask, in_place = epilogue
+    for name, part in epilogue._asdict().items():
+        if isinstance(part, Tensor) and part.device.type != "cpu":
+            raise ValueError(f"{name} must be contiguous on the CPU; got one on {part.device}")
+    # Each number of `add` is read before that of the result is written there, but not before all else is read.
+    read = [part.untyped_storage().data_ptr() for part in (given, mask) if part is not None]
+    over = add is not None and in_place and add.untyped_storage().data_ptr() not in read
+    y = add if add is not None and over else empty(made, given.dtype)
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in (bias, add, mask))
     at_store = kernels.Epilogue(*addresses, relu)
     _succeed(

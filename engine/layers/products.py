@@ -16,13 +16,14 @@ from engine.layers.window import Window, col2im, im2col
 class Epilogue(NamedTuple):
     """result = relu(product + bias + add), and 0 where mask is not above 0. Each part may be left out.
 
-    bias: (channels,); add, mask: shaped like the result.
+    bias: (channels,); add, mask: shaped like the result. in_place: the kernels write the result over `add`.
     """
 
     bias: Tensor | None = None
     add: Tensor | None = None
     relu: bool = False
     mask: Tensor | None = None
+    in_place: bool = False
 
     def check(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         """Raises ValueError naming a part that does not fit a result of that shape and type."""

@@ -14,7 +14,8 @@
             | 0  4  0 -5  0  1 |        | 0      0     1  |
 
    The sum over channels turns each of the 36 products into a matrix product, (tiles, C) @ (C, K). A task takes a few
-   tiles at a time through all three steps, so that what lies between them stays in the second-level cache. */
+   tiles at a time through all three steps, so that what lies between them stays in the second-level cache. A pixel that
+   is NaN or infinite makes all 16 results of a tile NaN. */
 #include "gemm.h"
 #include "threads.h"
 
