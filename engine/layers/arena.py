@@ -20,7 +20,8 @@ from torch import Tensor
 
 # Below this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# An arena holds at most this many times the most that was in use at once, what is free included.
+# Before an arena takes more from the system, it drops what is free until it holds at most this many times the most
+# that was in use at once. A slab in which a tensor still lies stays.
 SPARE = 1.25
 # Tensors begin at multiples of this: at the start of a cache line, and not all at the same place of a page. Those
 # that are read and written together would else fall on the same few places of the cache.
