@@ -26,24 +26,34 @@ INLINE void write_one(void *to, dim place, float value, int half) {
 }
 
 /* Row `row` of the side with more pixels: a run of block * channels numbers of it lies together on the other side. */
-INLINE void move_row(const Rearrangement *job, dim row, const int to_depth, const int from_half, const int to_half) {
-    dim run = job->block * job->channels, pixel = run * job->block, across = job->columns / job->block;
+INLINE void move_row(const Rearrangement *job, dim row, const dim run, const int to_depth, const int from_half,
+                     const int to_half, const int adds) {
+    dim pixel = job->block * run, across = job->columns / job->block;
     dim wide = row * job->columns * job->channels;
     dim deep = row / job->block * across * pixel + row % job->block * run;
     for (dim p = 0; p < across; p++, wide += run, deep += pixel)
         for (dim i = 0; i < run; i++) {
             dim from = (to_depth ? wide : deep) + i, to = (to_depth ? deep : wide) + i;
             float value = read_one(job->from, from, from_half);
-            if (job->add) value += read_one(job->add, to, to_half);
+            if (adds) value += read_one(job->add, to, to_half);
             write_one(job->to, to, value, to_half);
         }
 }
 
+/* What networks do, blocks of 2 x 2 pixels of three channels, has code of its own: twice as fast. */
+INLINE void move_run(const Rearrangement *job, dim row, const int to_depth, const int from_half, const int to_half) {
+    dim run = job->block * job->channels;
+    int adds = job->add != NULL;
+    if (run != 6) move_row(job, row, run, to_depth, from_half, to_half, adds);
+    else if (adds) move_row(job, row, 6, to_depth, from_half, to_half, 1);
+    else move_row(job, row, 6, to_depth, from_half, to_half, 0);
+}
+
 INLINE void move_by_type(const Rearrangement *job, dim row, const int to_depth) {
-    if (job->from_half && job->to_half) move_row(job, row, to_depth, 1, 1);
-    else if (job->from_half) move_row(job, row, to_depth, 1, 0);
-    else if (job->to_half) move_row(job, row, to_depth, 0, 1);
-    else move_row(job, row, to_depth, 0, 0);
+    if (job->from_half && job->to_half) move_run(job, row, to_depth, 1, 1);
+    else if (job->from_half) move_run(job, row, to_depth, 1, 0);
+    else if (job->to_half) move_run(job, row, to_depth, 0, 1);
+    else move_run(job, row, to_depth, 0, 0);
 }
 
 /* Rows that a task moves. */
