@@ -20,8 +20,7 @@ from torch import Tensor
 
 # Below this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# Before an arena takes more from the system, it drops what is free until it holds at most this many times the most
-# that was in use at once. A slab in which a tensor still lies stays.
+# An arena that takes more from the system drops what is free, down to this many times the most that was in use.
 SPARE = 1.25
 # Tensors begin at multiples of this: at the start of a cache line, and not all at the same place of a page. Those
 # that are read and written together would else fall on the same few places of the cache.

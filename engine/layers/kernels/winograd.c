@@ -273,6 +273,16 @@ typedef struct {
    that come in of a block, at most. */
 enum { SHARE_TILES = 256, MOST_SHARES = 16, SUM_TILES = 64, BLOCK_CHANNELS = 128 };
 
+/* across[j] = row `row` of what a transform makes of column j of a square of `side` x `side` pixels. */
+#define ROW_OF_COLUMNS(transform, side, channel, count, all_there)                               \
+    _Pragma("GCC unroll 6") for (int j = 0; j < (side); j++) {                                   \
+        vec column[side];                                                                        \
+        _Pragma("GCC unroll 6") for (int i = 0; i < (side); i++)                                 \
+            column[i] = pixel_at(&square, i, j, channel, count, all_there, half);                \
+        transform(column, made);                                                                 \
+        across[j] = made[row];                                                                   \
+    }
+
 /* Row `row` of Bt d B, for `channels` channels of one tile from `channel` on. */
 INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channels, float *to, const int row,
                        const int half) {
@@ -280,18 +290,9 @@ INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channe
     Square square = square_of(pass, pass->from, place, pass->channels_in, 1, SIDE, half);
     for (dim c = 0; c < channels; c += LANES) {
         vec across[SIDE], made[SIDE];
-        int all_there = square.first == 0 && square.end == SIDE && c + LANES <= channels;
-#define ROW_OF_COLUMN(all_there)                                                                              \
-        _Pragma("GCC unroll 6") for (int j = 0; j < SIDE; j++) {                                              \
-            vec column[SIDE];                                                                                 \
-            _Pragma("GCC unroll 6") for (int i = 0; i < SIDE; i++)                                            \
-                column[i] = pixel_at(&square, i, j, channel + c, channels - c, all_there, half);              \
-            transform_input(column, made);                                                                    \
-            across[j] = made[row];                                                                            \
-        }
-        if (all_there) ROW_OF_COLUMN(1)
-        else ROW_OF_COLUMN(0)
-#undef ROW_OF_COLUMN
+        if (square.first == 0 && square.end == SIDE && c + LANES <= channels)
+            ROW_OF_COLUMNS(transform_input, 6, channel + c, LANES, 1)
+        else ROW_OF_COLUMNS(transform_input, 6, channel + c, channels - c, 0)
         transform_input(across, made);
 #pragma GCC unroll 6
         for (int j = 0; j < SIDE; j++) store_float(to + j * job->plane_in + c, made[j]);
@@ -301,21 +302,12 @@ INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channe
 /* Row `row` of A g At, for all channels of one tile. */
 INLINE void spread_row(const Gradient *job, Place place, float *to, const int row, const int half) {
     const Pass *pass = &job->pass;
-    Square square = square_of(pass, job->dy, place, pass->channels_out, 0, TILE, half);
-    for (dim c = 0; c < pass->channels_out; c += LANES) {
+    dim channels = pass->channels_out;
+    Square square = square_of(pass, job->dy, place, channels, 0, TILE, half);
+    for (dim c = 0; c < channels; c += LANES) {
         vec across[TILE], made[SIDE];
-        int all_there = square.end == TILE && c + LANES <= pass->channels_out;
-#define ROW_OF_COLUMN(all_there)                                                                              \
-        _Pragma("GCC unroll 4") for (int j = 0; j < TILE; j++) {                                              \
-            vec column[TILE];                                                                                 \
-            _Pragma("GCC unroll 4") for (int i = 0; i < TILE; i++)                                            \
-                column[i] = pixel_at(&square, i, j, c, pass->channels_out - c, all_there, half);              \
-            transform_output_gradient(column, made);                                                          \
-            across[j] = made[row];                                                                            \
-        }
-        if (all_there) ROW_OF_COLUMN(1)
-        else ROW_OF_COLUMN(0)
-#undef ROW_OF_COLUMN
+        if (square.end == TILE && c + LANES <= channels) ROW_OF_COLUMNS(transform_output_gradient, 4, c, LANES, 1)
+        else ROW_OF_COLUMNS(transform_output_gradient, 4, c, channels - c, 0)
         transform_output_gradient(across, made);
 #pragma GCC unroll 6
         for (int j = 0; j < SIDE; j++) store_float(to + j * job->plane_out + c, made[j]);
