@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.images import LUMA, Picture, to_pixels, to_samples
+from engine.images.samples import WHITE
 from engine.layers import Layer, slots, some_arena
 from engine.layers.arena import empty
 from engine.networks import bytes_per_pixel, halo
@@ -218,9 +219,12 @@ def _shown(noisy: Picture, clean: Tensor, output: str) -> Picture:
     if output == "compare":
         alpha = None if noisy.alpha is None else torch.cat((noisy.alpha, noisy.alpha), 1)
         return replace(noisy, samples=torch.cat((noisy.samples, clean), 1), alpha=alpha)
+    white = WHITE[clean.dtype]
+    # A whole number where samples are: half way between two, rounding would go now one way and now the other.
+    middle = 0.5 if clean.dtype == torch.float32 else (white + 1) // 2 / white
     for rows in _strips(len(clean), STRIP):
         removed = to_pixels(noisy.samples[rows]) - to_pixels(clean[rows])
-        clean[rows] = to_samples(removed + 0.5, clean.dtype, clean.shape[2])
+        clean[rows] = to_samples(removed + middle, clean.dtype, clean.shape[2])
     return replace(noisy, samples=clean)
 
 
