@@ -80,9 +80,10 @@ def test_without_libraries_the_plain_path_is_taken_unless_one_is_asked_for(tmp_p
 @pytest.mark.parametrize(
     ("machine", "level", "flags", "variants"),
     [
-        ("x86_64", "AVX512", "flags : fpu amx_bf16 amx_tile\n", ("amx", "avx512bf16", "avx512", "avx2")),
-        ("x86_64", "AVX512", "flags : fpu amx_tile amx_bf16\n", ("amx", "avx512bf16", "avx512", "avx2")),
+        ("x86_64", "AVX512", "flags : fpu amx_bf16 avx512_bf16\n", ("amx", "avx512bf16", "avx512", "avx2")),
+        ("x86_64", "AVX512", "flags : fpu avx512_bf16 amx_bf16\n", ("amx", "avx512bf16", "avx512", "avx2")),
         ("x86_64", "AVX512", "flags : fpu avx512_bf16\n", ("avx512bf16", "avx512", "avx2")),
+        ("x86_64", "AVX512", "flags : fpu amx_bf16\n", ("avx512", "avx2")),
         ("AMD64", "AVX512", "flags : fpu avx512f\n", ("avx512", "avx2")),
         ("x86_64", "AVX512", "", ("avx512", "avx2")),
         ("x86_64", "AVX2", "flags : fpu amx_bf16 \n", ("avx2",)),

@@ -84,7 +84,7 @@ def runnable() -> Sequence[str]:
         return variants[3:]
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else []
-    return variants[0 if "amx_bf16" in flags else 1 if "avx512_bf16" in flags else 2 :]
+    return variants[2 if "avx512_bf16" not in flags else 1 if "amx_bf16" not in flags else 0 :]
 
 
 @cache
