@@ -80,11 +80,11 @@ def runnable() -> Sequence[str]:
     level = torch.backends.cpu.get_cpu_capability()
     if level not in ("AVX512", "AVX2"):
         return ()
-    if level == "AVX2":
-        return variants[3:]
-    info = Path("/proc/cpuinfo")
+    best, info = level.lower(), Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else []
-    return variants[2 if "avx512_bf16" not in flags else 1 if "amx_bf16" not in flags else 0 :]
+    if best == "avx512" and "avx512_bf16" in flags:
+        best = "amx" if "amx_bf16" in flags else "avx512bf16"
+    return variants[variants.index(best) :]
 
 
 @cache
