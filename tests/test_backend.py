@@ -143,6 +143,7 @@ def test_amx_is_for_linux(sources, monkeypatch):
 def test_what_is_built_is_what_is_loaded():
     assert {machine: tuple(flags) for machine, flags in backend.VARIANTS.items()} == kernels.VARIANTS
     assert (backend.LIBRARIES, backend.SUFFIX) == (kernels.LIBRARIES, kernels.SUFFIX)
+    assert backend.hash_of_sources() == kernels.hash_of_sources()
 
 
 @pytest.fixture

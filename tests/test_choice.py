@@ -45,6 +45,14 @@ def test_the_setting_chooses(variant):
     assert run_python(NAME, variant).stdout == f"{variant}\n"
 
 
+@pytest.mark.skipif(not BUILT, reason="no library can be loaded")
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    monkeypatch.setattr(kernels, "hash_of_sources", lambda: 0)
+
+    with pytest.raises(OSError, match="was compiled from other sources; install denoise again"):
+        kernels.Library(BUILT[0])
+
+
 @pytest.mark.parametrize("setting", [None, "auto"])
 def test_without_a_choice_the_best_that_there_is_is_taken(setting):
     assert run_python(NAME, setting).stdout == f"{[*BUILT, 'plain'][0]}\n"

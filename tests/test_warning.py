@@ -6,10 +6,11 @@ from engine.layers import kernels
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
+def plain(monkeypatch, tmp_path):
     """No library was found, which nobody asked for."""
     monkeypatch.delenv(kernels.SETTING, raising=False)
     monkeypatch.setattr(kernels, "chosen", lambda: None)
+    monkeypatch.setattr(kernels, "LIBRARIES", tmp_path)
 
 
 def test_missing_kernels_are_told_with_the_cure(monkeypatch):
@@ -19,6 +20,16 @@ def test_missing_kernels_are_told_with_the_cure(monkeypatch):
 
     assert "no compiled kernels were found" in told
     assert "install a C compiler and install denoise again" in told
+
+
+def test_kernels_of_other_sources_are_told_apart_from_missing_ones(monkeypatch):
+    monkeypatch.setattr(kernels, "runnable", lambda: ("avx2",))
+    (kernels.LIBRARIES / f"avx2{kernels.SUFFIX}").write_bytes(b"")
+
+    told = kernels.warning()
+
+    assert "the compiled kernels are not of this version" in told
+    assert "install denoise again" in told
 
 
 def test_a_processor_without_kernels_is_not_told_to_install_a_compiler(monkeypatch):

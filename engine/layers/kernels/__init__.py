@@ -7,6 +7,7 @@ definition in torch.
 import ctypes
 import os
 import platform
+import zlib
 from collections.abc import Sequence
 from ctypes import POINTER, c_int, c_ssize_t, c_void_p
 from functools import cache
@@ -19,8 +20,6 @@ SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
 # Best first. A processor that runs one also runs those after it.
 VARIANTS = {"x86_64": ("amx", "avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}
 PLAIN = "plain"
-# KERNELS_INTERFACE of kernels.h.
-INTERFACE = 2
 SETTING = "DENOISE_KERNELS"
 
 
@@ -46,11 +45,11 @@ class Library:
     """One variant's functions, as kernels.h declares them."""
 
     def __init__(self, variant: str) -> None:
-        """Raises OSError if its file is not there, cannot be loaded, or has another KERNELS_INTERFACE."""
+        """Raises OSError if its file is not there, cannot be loaded, or was compiled from other sources."""
         self.variant = variant
         library = ctypes.CDLL(str(LIBRARIES / f"{variant}{SUFFIX}"))
-        if not hasattr(library, "kernels_interface") or library.kernels_interface() != INTERFACE:
-            raise OSError(f"{variant}{SUFFIX} was compiled for another version; install denoise again")
+        if not hasattr(library, "kernels_sources") or library.kernels_sources() != hash_of_sources():
+            raise OSError(f"{variant}{SUFFIX} was compiled from other sources; install denoise again")
         shape = POINTER(Shape)
         self.conv_packed_size = library.conv_packed_size
         self.conv_packed_size.argtypes, self.conv_packed_size.restype = [shape, c_int], c_ssize_t
@@ -69,6 +68,11 @@ class Library:
         ]
         if variant == "amx" and library.tiles_allow():
             raise OSError("the system does not allow the use of AMX")
+
+
+def hash_of_sources() -> int:
+    """What KERNELS_SOURCES of a library is that was compiled from the sources in this folder."""
+    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(LIBRARIES.parent.glob("*.[ch]"))))
 
 
 def runnable() -> Sequence[str]:
@@ -124,7 +128,10 @@ def warning() -> str | None:
         return None
     if not runnable():
         return f"kernels are not compiled for this processor; {SETTING}={PLAIN} turns this warning off"
+    slower = "so networks run about three times slower"
+    if any((LIBRARIES / f"{variant}{SUFFIX}").exists() for variant in runnable()):
+        return f"the compiled kernels are not of this version, {slower}: install denoise again"
     return (
-        "no compiled kernels were found, so networks run about three times slower: install a C compiler and"
-        " install denoise again; `pip install -v` shows what went wrong"
+        f"no compiled kernels were found, {slower}: install a C compiler and install denoise again;"
+        " `pip install -v` shows what went wrong"
     )

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -144,7 +145,8 @@ def cc_works() -> bool:
 
 def run(compiler: str, variant: str, sources: Iterable[Path], made: Path) -> bool:
     """Run a compiler. Returns whether it succeeded; `pip -v` shows what it says."""
-    flags = shlex.split(f"{FLAGS} {THREADS} {VARIANTS[MACHINE][variant][compiler]}")
+    known = f"-DKERNELS_SOURCES={hash_of_sources()}u"
+    flags = shlex.split(f"{FLAGS} {THREADS} {known} {VARIANTS[MACHINE][variant][compiler]}")
     command = [*COMMANDS[compiler], *flags, "-o", str(made), *sorted(map(str, sources))]
     # Keep zig's cache out of the user's home.
     caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(made.parent))
@@ -154,6 +156,11 @@ def run(compiler: str, variant: str, sources: Iterable[Path], made: Path) -> boo
     except OSError as error:
         print(f"kernels: {error}", flush=True)
         return False
+
+
+def hash_of_sources() -> int:
+    """Compiled into each library. The loader, which must not import this file, computes it likewise."""
+    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
 
 
 def outdated() -> list[str]:

@@ -419,7 +419,7 @@ static int direct_weight_gradient(const Conv *conv, const void *x, const void *d
     return failed;
 }
 
-int kernels_interface(void) { return KERNELS_INTERFACE; }
+unsigned kernels_sources(void) { return KERNELS_SOURCES; }
 
 /* Winograd's form wherever it applies and its sums are worth it: they cost the same for few channels as for many. AMX
    multiplies faster than those sums can be made. */

@@ -34,9 +34,12 @@ typedef struct {
     dim relu;
 } Epilogue;
 
-/* Changes whenever a function or a structure here does. The caller compares it with its own. */
-enum { KERNELS_INTERFACE = 2 };
-EXPORT int kernels_interface(void);
+/* A hash of the sources that the library was compiled from. The build sets it, and the caller compares it with the
+   sources that it finds. */
+#ifndef KERNELS_SOURCES
+#define KERNELS_SOURCES 0
+#endif
+EXPORT unsigned kernels_sources(void);
 
 /* The numbers that a packed weight takes, for the convolution or for its adjoint, and the packing itself.
    weight: (kernel_size² * in_channels, out_channels); the strides say how many numbers lie from one row, or column, to
