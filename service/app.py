@@ -9,29 +9,29 @@ import torch
 from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from engine.decoder import Decoder, require_linux
-from engine.process import give_back
+from engine.imageio.sandbox.decoder import Decoder, require_linux
+from engine.system.runtime import give_back
 from service import version
-from service.batches.routes import router as batches
-from service.errors import answer_errors
-from service.http.caching import TaggedFiles
-from service.http.closing import Closing
-from service.http.headers import SafeHeaders, allow_origins
-from service.http.limits import Limited
-from service.jobs.routes import router as jobs
-from service.jobs.spool import Spool
+from service.api.batch import router as batches
+from service.api.denoise import PAGE, router
+from service.api.estimate import router as estimating
+from service.api.jobs import router as jobs
+from service.api.models import router as models
+from service.auth.dependencies import Keys, allowed, describe_keys
+from service.jobs.store import Spool
 from service.jobs.worker import Worker, working
-from service.keys.guard import Keys, allowed, describe_keys
-from service.models.routes import router as models
-from service.models.shelf import Shelf
-from service.pictures.denoising import Denoiser
-from service.pictures.estimating import router as estimating
-from service.routes import PAGE, router
+from service.middleware.etag import TaggedFiles
+from service.middleware.request_limits import Limited
+from service.middleware.request_log import Observed
+from service.middleware.security_headers import SafeHeaders, allow_origins
+from service.problems import answer_errors
+from service.registry.registry import Shelf
+from service.runtime.collectors import showing
+from service.runtime.pipeline import Denoiser
+from service.runtime.scheduler import Schedule
+from service.runtime.shutdown import Closing
 from service.settings import Settings
-from service.telemetry.gauges import showing
 from service.telemetry.metrics import Metrics
-from service.telemetry.observed import Observed
-from service.work.schedule import Schedule
 
 
 class State(TypedDict):

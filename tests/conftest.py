@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import decoder, weights
+from engine.imageio.sandbox import decoder
 from engine.layers import slots
-from engine.networks import PhotoSpec, build_network
+from engine.models import checkpoint
+from engine.models.networks import PhotoSpec, build_network
 
 # What is small runs best on one thread, all the more where other work runs beside the tests.
 torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def save_tiny():
         net = build_network(TINY, rng)
         for slot in slots(net):
             slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
-        weights.save(path, net, TINY, metadata)
+        checkpoint.save(path, net, TINY, metadata)
         return path
 
     return save

@@ -2,7 +2,8 @@
 
 from engine.layers.activation import ReLU, Sigmoid
 from engine.layers.arena import Arena, some_arena
-from engine.layers.compose import (
+from engine.layers.compiled import multiply
+from engine.layers.containers import (
     Compute,
     Layer,
     PixelResidual,
@@ -14,10 +15,9 @@ from engine.layers.compose import (
     slots,
 )
 from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_packed
-from engine.layers.fused import multiply
 from engine.layers.loss import MSE
-from engine.layers.rearrange import DepthToSpace, SpaceToDepth
-from engine.layers.window import Window, col2im, im2col
+from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth
+from engine.layers.unfold import Window, col2im, im2col
 
 __all__ = [
     "MSE",

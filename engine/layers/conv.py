@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.layers import fused, kernels, products
-from engine.layers.compose import Layer, slots
-from engine.layers.products import Epilogue
-from engine.layers.window import Window, check_whole
+from engine.layers import compiled, kernels, plain
+from engine.layers.containers import Layer, slots
+from engine.layers.plain import Epilogue
+from engine.layers.unfold import Window, check_whole
 
 
 class _Convolution:
@@ -41,39 +41,39 @@ class _Convolution:
         self, x: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
     ) -> Tensor:
         """im2col(x) @ weight, of the given height and width. keep: the packed weight, for the next call."""
-        if fused.supports(x):
+        if compiled.supports(x):
             packed = self._pack(weight, False, True, x.dtype, keep)
-            return fused.product(x, packed, self.window, size, weight.shape[1], epilogue)
-        return products.product(x, weight, self.window, size, epilogue)
+            return compiled.product(x, packed, self.window, size, weight.shape[1], epilogue)
+        return plain.product(x, weight, self.window, size, epilogue)
 
     def _adjoint(
         self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
     ) -> Tensor:
         """col2im(y @ weight'), of the given height and width. keep: the packed weight, for the next call."""
-        if fused.supports(y):
+        if compiled.supports(y):
             whole = size == (y.shape[1] * self.window.stride, y.shape[2] * self.window.stride)
             packed = self._pack(weight, True, whole, y.dtype, keep)
             channels = len(weight) // self.window.kernel_size**2
-            return fused.adjoint(y, packed, self.window, size, channels, epilogue)
-        return products.adjoint(y, weight, self.window, size, epilogue)
+            return compiled.adjoint(y, packed, self.window, size, channels, epilogue)
+        return plain.adjoint(y, weight, self.window, size, epilogue)
 
     def _gradient(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
         """im2col(x)' @ y or its transpose, in the type of the parameters."""
-        if fused.supports(x):
-            return fused.gradient(x, y, self.window, transposed).to(self.params["weight"].dtype)
-        made = products.gradient(x, y, self.window).to(self.params["weight"].dtype)
+        if compiled.supports(x):
+            return compiled.gradient(x, y, self.window, transposed).to(self.params["weight"].dtype)
+        made = plain.gradient(x, y, self.window).to(self.params["weight"].dtype)
         return made.T.contiguous() if transposed else made
 
     def _pack(self, weight: Tensor, adjoint: bool, whole: bool, dtype: torch.dtype, keep: bool) -> Tensor:
         # Training uses a packed weight once: then one piece of memory serves all layers, and stays in the cache.
         if not keep:
-            return fused.pack(weight, self.window, adjoint, dtype, whole)
+            return compiled.pack(weight, self.window, adjoint, dtype, whole)
         packed = self._packed.get((adjoint, whole))
         # torch counts the changes made in place, but for those through `.data` or numpy: after one, call
         # `forget_packed`. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
         if packed is None or packed.key != key:
-            value = fused.pack(weight, self.window, adjoint, dtype, whole, keep)
+            value = compiled.pack(weight, self.window, adjoint, dtype, whole, keep)
             # In one assignment: other threads see all of it or nothing.
             packed = self._packed[adjoint, whole] = _Packed(key, weight, value)
         return packed.value
@@ -91,8 +91,8 @@ class _Convolution:
         self.grads = {"weight": weight}
         if "bias" in self.params:
             dtype = self.params["bias"].dtype
-            fast = fused.supports(dy) and dtype == torch.float32
-            self.grads["bias"] = fused.column_sums(dy) if fast else dy.sum((0, 1, 2), dtype=dtype)
+            fast = compiled.supports(dy) and dtype == torch.float32
+            self.grads["bias"] = compiled.column_sums(dy) if fast else dy.sum((0, 1, 2), dtype=dtype)
 
     def _checked(self, x: Tensor) -> Tensor:
         """x, contiguous. Raises ValueError for another shape or type than the layer takes."""

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from service import version
-from service.cli import judging, keys, pictures, serving, training
-from service.cli.flags import ManyValues, RecipeFlags
-from service.cli.terminal import error
+from service.cli import denoise, evaluate, keys, serve, train
+from service.cli.console import error
+from service.cli.options import ManyValues, RecipeFlags
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,16 +41,16 @@ def _options(
 
 
 # In the order in which --help lists them.
-app.command()(pictures.run)
-app.command()(pictures.estimate)
-app.command()(serving.serve)
-app.command(cls=RecipeFlags)(training.train)
-app.command(cls=ManyValues)(judging.evaluate)
-app.command(cls=ManyValues)(judging.ship)
-app.command(cls=RecipeFlags)(training.sweep)
-app.command(cls=ManyValues)(judging.demo)
-app.command()(training.plot)
-app.command()(judging.models)
+app.command()(denoise.run)
+app.command()(denoise.estimate)
+app.command()(serve.serve)
+app.command(cls=RecipeFlags)(train.train)
+app.command(cls=ManyValues)(evaluate.evaluate)
+app.command(cls=ManyValues)(evaluate.ship)
+app.command(cls=RecipeFlags)(train.sweep)
+app.command(cls=ManyValues)(evaluate.demo)
+app.command()(train.plot)
+app.command()(evaluate.models)
 app.add_typer(keys.app, name="keys")
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.keys import keyring
+from service.auth import api_keys
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,7 @@ def add(
 
     - `denoise keys add web --rate 60 --pixels 500000000`
     """
-    typer.echo(keyring.add_key(keys_file, name, admin, rate, pixels))
+    typer.echo(api_keys.add_key(keys_file, name, admin, rate, pixels))
 
 
 @app.command("list")
@@ -54,7 +54,7 @@ def list_(keys_file: FileOption) -> None:
     - `denoise keys list --keys-file keys`
     """
     table = Table("name", "created", "admin", "requests a minute", "pixels an hour")
-    for key in keyring.read_keys(keys_file):
+    for key in api_keys.read_keys(keys_file):
         created = f"{key.created:%Y-%m-%d %H:%M}" if key.created else ""
         limits = [f"{limit:,}" if limit else "" for limit in (key.rate, key.pixels)]
         table.add_row(key.name, created, "yes" if key.admin else "", *limits)
@@ -67,4 +67,4 @@ def revoke(name: NameArgument, keys_file: FileOption) -> None:
 
     - `denoise keys revoke scanner --keys-file keys`
     """
-    keyring.revoke_key(keys_file, name)
+    api_keys.revoke_key(keys_file, name)

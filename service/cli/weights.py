@@ -9,9 +9,9 @@ import typer
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.auto import Choose
+    from engine.inference.model_selection import Choose
     from engine.layers import Layer
-    from engine.weights import Model
+    from engine.models.checkpoint import Model
 
 MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
 ModelOption = Annotated[
@@ -35,35 +35,37 @@ BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for a picture on 
 
 def load(name: str, device: str, precision: str) -> "Model":
     """A file's weights, or shipped ones by their name. Raises ValueError for what is no good."""
-    from engine import precision as types
-    from engine import weights
+    from engine.models import checkpoint
+    from engine.models import precision as types
 
     place = types.pick_device(device)
-    return weights.load(_file(name), place, types.resolve(precision, place))
+    return checkpoint.load(_file(name), place, types.resolve(precision, place))
 
 
 def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
     """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
-    from engine import auto
+    from engine.inference import model_selection
 
-    models = [load(each, device, precision) for each in auto.behind(name)]
+    models = [load(each, device, precision) for each in model_selection.behind(name)]
     told = models[0]
-    if name in auto.CHOICES:
+    if name in model_selection.CHOICES:
         told = replace(told, name=name, digest="+".join(model.digest for model in models))
     return {model.name: model.net for model in models}, told
 
 
 def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
     """What chooses a picture's network, and what is told of it as by load_all."""
-    from engine import auto
+    from engine.inference import model_selection
 
     nets, told = load_all(name, device, precision)
-    return auto.among(nets, name) if name in auto.CHOICES else auto.always(told.net), told
+    if name in model_selection.CHOICES:
+        return model_selection.among(nets, name), told
+    return model_selection.always(told.net), told
 
 
 def _file(name: str) -> Path:
     """Raises ValueError naming the shipped weights if there are none of that name."""
-    from engine.weights import SUFFIX, weights_folder
+    from engine.models.checkpoint import SUFFIX, weights_folder
 
     if name.endswith(SUFFIX):
         return Path(name)

@@ -16,15 +16,15 @@ from typing import Any, BinaryIO, TypeVar
 from fastapi.concurrency import contextmanager_in_threadpool
 from structlog.contextvars import bound_contextvars
 
-from engine.files import atomic
-from service.errors import problem_of
-from service.http.closing import Closing
-from service.jobs.making import PRIVATE, Making
-from service.jobs.spool import Order, Record, Result, Spool, SpoolFull
-from service.pictures.denoising import Denoiser
+from engine.system.atomic_file import atomic
+from service.jobs.runner import PRIVATE, Making
+from service.jobs.store import Order, Record, Result, Spool, SpoolFull
+from service.problems import problem_of
+from service.runtime.pipeline import Denoiser
+from service.runtime.scheduler import Cancelled
+from service.runtime.shutdown import Closing
 from service.telemetry import tracing
 from service.telemetry.logs import log
-from service.work.schedule import Cancelled
 
 T = TypeVar("T")
 # By an owner: what counts pixels against that one's limit.

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from engine.layers import kernels
-from engine.weights import Model
+from engine.models.checkpoint import Model
 from service.telemetry.tracing import current
 
 # In seconds: a preview of a small picture takes some hundredths, a large one minutes.

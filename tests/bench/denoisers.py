@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import images, weights
-from engine.evaluate import psnr
+from engine.evaluation.evaluate import psnr
+from engine.imageio.read import picture_files, read_rgb
+from engine.inference.denoise import denoise_picture
 from engine.layers import Layer
-from engine.picture import denoise_picture
+from engine.models import checkpoint
 
 from .rows import PRECISIONS, LeftOut, Options, Row, compared, leave_out
 from .timing import interleaved
@@ -130,11 +131,11 @@ PEERS: Mapping[str, Callable[[float, int], Denoise]] = {
 def _models(options: Options, models: Mapping[str, Layer] | None) -> dict[tuple[str, str], Layer]:
     if models is not None:
         return {(name, "float32"): net for name, net in models.items()}
-    shipped = sorted(weights.weights_folder().glob(f"photo*{weights.SUFFIX}"))
+    shipped = sorted(checkpoint.weights_folder().glob(f"photo*{checkpoint.SUFFIX}"))
     # The pictures have colour, of which that one knows nothing.
     files = [file for file in shipped if file.stem != "photo-grey"]
     return {
-        (file.stem, precision): weights.load(file, compute=PRECISIONS[precision]).net
+        (file.stem, precision): checkpoint.load(file, compute=PRECISIONS[precision]).net
         for precision in options.precisions
         for file in files
     }
@@ -145,10 +146,10 @@ def _crops(options: Options, side: int) -> list[Tensor]:
     if options.pictures is None:
         files = [EXAMPLES / name for name in CLEAN_EXAMPLES]
     else:
-        files = images.picture_files(options.pictures)
+        files = picture_files(options.pictures)
     crops = []
     for file in files[: options.count]:
-        picture = images.read_rgb(file).float() / 255
+        picture = read_rgb(file).float() / 255
         top, left = ((have - side) // 2 for have in picture.shape[:2])
         if top < 0 or left < 0:
             raise SystemExit(f"{file}: smaller than a crop of {side} x {side} pixels")

@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import Tensor
 
+from engine.inference.denoise import denoise_picture
 from engine.layers import Arena
-from engine.networks import NetworkSpec
-from engine.picture import denoise_picture
+from engine.models.networks import NetworkSpec
 
 from .peers import Denoise, onnx_runtime, openvino, torch_nn
 from .rows import PRECISIONS, LeftOut, Options, Row, check_equal, compared, leave_out

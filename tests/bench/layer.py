@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.layers import Conv2d, ConvTranspose2d, Layer
-from engine.layers.products import Epilogue
-from engine.networks import NetworkSpec
+from engine.layers.plain import Epilogue
+from engine.models.networks import NetworkSpec
 
 from .peers import LAYOUTS
 from .plain import plainly

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from engine.inference.denoise import PATCH
 from engine.layers import Layer
-from engine.picture import PATCH
 
 from .rows import LeftOut
 from .twins import halved, onnx_bytes, twin

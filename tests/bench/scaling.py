@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from engine.picture import PATCH, denoise_picture
+from engine.inference.denoise import PATCH, denoise_picture
 
 from .rows import PRECISIONS, Options, Row
 from .subjects import NETWORKS, network

@@ -26,9 +26,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine import images, weights
-from engine.networks import NetworkSpec, build_network
-from engine.picture import denoise
+from engine.imageio.read import decode
+from engine.imageio.write import encode_png
+from engine.inference.denoise import denoise
+from engine.models import checkpoint
+from engine.models.networks import NetworkSpec, build_network
 
 from .rows import PRECISIONS, Differs, Options, Row, compared
 from .subjects import NETWORKS, picture
@@ -64,14 +66,14 @@ def _rows(
 ) -> Iterator[Row]:
     net = build_network(spec, torch.Generator().manual_seed(0), PRECISIONS[precision])
     png = _png(picture(*size))
-    noisy = images.decode(png)
+    noisy = decode(png)
     engine = partial(denoise, net, noisy)
     clean = engine()
     with tempfile.TemporaryDirectory() as folder:
-        weights.save(Path(folder) / f"photo{weights.SUFFIX}", net, spec, {})
+        checkpoint.save(Path(folder) / f"photo{checkpoint.SUFFIX}", net, spec, {})
         settings = {"WEIGHTS": folder, "MODEL": "photo", "PRECISION": precision, "THREADS": options.threads}
         with served(settings) as (port, _):
-            if post(port, png) != images.encode_png(clean):
+            if post(port, png) != encode_png(clean):
                 raise Differs(f"{case}, {precision}: the service's picture is not the engine's")
             with ExitStack() as stack:
                 senders = {n: stack.enter_context(ThreadPoolExecutor(n)) for n in in_flight}
@@ -79,8 +81,8 @@ def _rows(
                     {
                         **{n: partial(_send, senders[n], port, [png] * (TURNS * n)) for n in in_flight},
                         "engine": engine,
-                        "decode": lambda: images.decode(png),
-                        "encode": lambda: images.encode_png(clean),
+                        "decode": lambda: decode(png),
+                        "encode": lambda: encode_png(clean),
                     },
                     options.rounds,
                 )

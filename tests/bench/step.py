@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.layers import MSE, Arena, Layer, slots
-from engine.networks import NetworkSpec, PaperSpec
+from engine.models.networks import NetworkSpec, PaperSpec
 from engine.optim import SGD, Adam, Optimiser, clip_gradients
 
 from .peers import LAYOUTS

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from engine.layers import Layer, slots
-from engine.networks import NetworkSpec, PaperSpec, PhotoSpec, build_network
+from engine.models.networks import NetworkSpec, PaperSpec, PhotoSpec, build_network
 
 NETWORKS: Mapping[str, NetworkSpec] = {
     "S": PhotoSpec((32, 64, 128), (1, 1, 3, 1, 1)),

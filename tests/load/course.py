@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from engine.process import lower_priority
+from engine.system.runtime import lower_priority
 
 from .clients import VISITS, Town, crowd, picture
 from .crash import crash

@@ -16,16 +16,19 @@ from urllib.parse import urlencode
 import torch
 from torch import Tensor
 
-from engine import auto, weights
-from engine.auto import AUTO
-from engine.formats import FORMATS, chosen
-from engine.images import File, Picture, encode, read, to_pixels
+from engine.imageio.formats import FORMATS, chosen
+from engine.imageio.image import File, Picture, to_pixels
+from engine.imageio.read import read
+from engine.imageio.write import encode
+from engine.inference import model_selection
+from engine.inference.denoise import Finish, denoise
+from engine.inference.model_selection import AUTO
 from engine.layers import slots
-from engine.networks import PhotoSpec, build_network
-from engine.picture import Finish, denoise
-from engine.precision import resolve
-from engine.weights import SUFFIX, Model
-from service.pictures.wishes import Wishes
+from engine.models import checkpoint
+from engine.models.checkpoint import SUFFIX, Model
+from engine.models.networks import PhotoSpec, build_network
+from engine.models.precision import resolve
+from service.params import Wishes
 
 TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
 # One type, the same each time: which is the faster is measured anew by each process.
@@ -127,7 +130,7 @@ class Folder:
         self.path, self._spare = path, path.with_name("spare")
         self._spare.mkdir()
         compute, self._next = resolve(PRECISION), 1
-        shutil.copy(weights.weights_folder() / f"photo-small{SUFFIX}", path)
+        shutil.copy(checkpoint.weights_folder() / f"photo-small{SUFFIX}", path)
         _save(path / f"photo-gaussian{SUFFIX}", 2)
         _save(path / f"photo-grey{SUFFIX}", 3)
         self._photos = [self._spare / str(seed) / f"{MODEL}{SUFFIX}" for seed in range(2)]
@@ -136,7 +139,7 @@ class Folder:
             _save(photo, seed)
         shutil.copy(self._photos[0], path)
         others = [path / f"{name}{SUFFIX}" for name in ("photo-gaussian", "photo-grey", "photo-small")]
-        self.models: list[Model] = [weights.load(each, compute=compute) for each in (*self._photos, *others)]
+        self.models: list[Model] = [checkpoint.load(each, compute=compute) for each in (*self._photos, *others)]
         self.first, self.second = (model.digest for model in self.models[:2])
 
     def swap(self) -> str:
@@ -157,7 +160,7 @@ def _save(path: Path, seed: int) -> None:
     net = build_network(TINY, rng)
     for slot in slots(net):
         slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
-    weights.save(path, net, TINY, {})
+    checkpoint.save(path, net, TINY, {})
 
 
 def samples(models: Sequence[Model], largest: int) -> Iterator[Sample]:
@@ -177,7 +180,7 @@ def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
         file = read(body, page=wishes.page)
     name = wishes.model or MODEL
     if name == AUTO:
-        name = auto.choose(file.pages[0].samples)[0]
+        name = model_selection.choose(file.pages[0].samples)[0]
     made = {model.digest: _made(model, file, wishes) for model in models if model.name == name}
     title = f"{kind.width}x{kind.height} {kind.format} {dict(kind.wishes)}"
     return Sample(title, kind.weight, body, kind.wishes, len(file.pages) * kind.height * kind.width, made)

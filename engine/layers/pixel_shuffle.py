@@ -1,0 +1,114 @@
+"""Pixels to channels and back: the same numbers in another order, so each layer undoes the other exactly."""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from engine.layers import compiled
+from engine.layers.plain import check
+
+
+def space_to_depth(x: Tensor, block: int, dtype: torch.dtype | None = None) -> Tensor:
+    """(N, H, W, C) -> (N, H / block, W / block, block² · C); the pixels of a block in reading order.
+
+    dtype: of the result; x's own if none is given.
+    Source: Shi et al., "Real-time single image and video super-resolution", CVPR 2016, section 3.1.
+    Raises ValueError if a side is no multiple of block.
+    """
+    n, height, width, channels = _sizes(x)
+    if height % block or width % block:
+        raise ValueError(f"both sides must be multiples of {block}; got {height} x {width} pixels")
+    dtype = dtype or x.dtype
+    if compiled.supports(x) and dtype in compiled.TYPES:
+        return compiled.rearrange(x.contiguous(), block, True, dtype)
+    x = x.reshape(n, height // block, block, width // block, block, channels).transpose(2, 3)
+    return x.reshape(n, height // block, width // block, block * block * channels).to(dtype)
+
+
+def depth_to_space(x: Tensor, block: int, dtype: torch.dtype | None = None, add: Tensor | None = None) -> Tensor:
+    """(N, H, W, block² · C) -> (N, H · block, W · block, C), plus `add`: undoes space_to_depth.
+
+    dtype: of the result and of `add`; x's own if none is given.
+    Raises ValueError if the channels are no multiple of block².
+    """
+    n, height, width, channels = _sizes(x)
+    if channels % block**2:
+        raise ValueError(f"channels must be a multiple of {block**2}; got {channels}")
+    dtype = dtype or x.dtype
+    if compiled.supports(x) and dtype in compiled.TYPES:
+        return compiled.rearrange(x.contiguous(), block, False, dtype, add)
+    x = x.reshape(n, height, width, block, block, channels // block**2).transpose(2, 3)
+    y = x.reshape(n, height * block, width * block, channels // block**2).to(dtype)
+    if add is None:
+        return y
+    check("add", add, tuple(y.shape), dtype)
+    return y + add
+
+
+def _sizes(x: Tensor) -> tuple[int, ...]:
+    if x.dim() != 4:
+        raise ValueError(f"a batch is (N, H, W, C); got {tuple(x.shape)}")
+    return x.shape
+
+
+class _Rearrangement:
+    layers = ()
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.params: dict[str, Tensor] = {}
+        self.grads: dict[str, Tensor] = {}
+
+    def memory(self, scale: Fraction, size: int) -> Fraction:
+        """What it is given and as much again, which the layers beside it count."""
+        return Fraction(0)
+
+
+class SpaceToDepth(_Rearrangement):
+    """For block 2, half the sides and four times the channels: later layers have a quarter of the rows."""
+
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+        """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""
+        return space_to_depth(x, self.block)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """dy: dL/dy -> dL/dx."""
+        return depth_to_space(dy, self.block)
+
+    @property
+    def stride(self) -> int:
+        """The input's sides must be multiples of this."""
+        return self.block
+
+    @property
+    def factor(self) -> Fraction:
+        """Output pixels for one input pixel, along one side."""
+        return Fraction(1, self.block)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The input pixels that output pixels first..last depend on, along one side."""
+        return first * self.block, last * self.block + self.block - 1
+
+
+class DepthToSpace(_Rearrangement):
+    """The way back from SpaceToDepth."""
+
+    stride = 1
+
+    def forward(self, x: Tensor, train: bool = False) -> Tensor:
+        """x: (N, H, W, block² · C) -> (N, H · block, W · block, C)."""
+        return depth_to_space(x, self.block)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """dy: dL/dy -> dL/dx."""
+        return space_to_depth(dy, self.block)
+
+    @property
+    def factor(self) -> Fraction:
+        """Output pixels for one input pixel, along one side."""
+        return Fraction(self.block)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The input pixels that output pixels first..last depend on, along one side."""
+        return first // self.block, last // self.block

@@ -1,0 +1,171 @@
+"""Training recipes: TOML files in `engine/training/recipes/`, every value of which a flag can override."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from engine.data.noise.camera import CameraNoise
+from engine.data.noise.model import GaussianNoise, Noise, RandomPixelNoise
+from engine.models.networks import NetworkSpec, PaperSpec, PhotoSpec
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Raises ValueError naming the value that is out of range and what fits.
+
+    Noise levels are on the 0-255 scale, times in minutes, patches' sides in pixels.
+    """
+
+    network: str  # "paper" or "photo"
+    noise: str  # "random-pixel", "gaussian" or "camera"
+    noise_range: tuple[float, float]  # random-pixel: side of the block; gaussian, and camera's white noise: sigma
+    optimiser: str  # "sgd", "adam" or "muon"
+    lr: float
+    batch: int
+    patch: int
+    minutes: float = 10  # how long, unless steps are given
+    steps: int = 0
+    hidden: int = 256  # paper: channels
+    geometry: str = "weights"  # paper: "text" or "weights"
+    channels: tuple[int, ...] = (32, 64, 128)  # photo: widths at 1/2, 1/4, ...
+    blocks: tuple[int, ...] = (1, 1, 3, 1, 1)  # photo: residual blocks a level
+    target_views: int = 1  # the target is the mean of so many noisy views
+    grey: float = 0.0  # gaussian, camera: share of scenes without colour
+    rounded: float = 0.0  # gaussian, camera: share of inputs clipped and rounded to 8 bits
+    jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
+    white: float = 0.25  # camera: share of scenes with white noise
+    raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
+    soft: float = 0.0  # camera: share of scenes as soft as a camera's picture at full size
+    synthetic: float = 0.0  # share of dead leaves among photos
+    printed: float = 0.0  # share of scenes full of stripes, checks, dots or text
+    zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
+    tries: int = 3  # places looked at for each cut; the one with the most detail is taken
+    adam_lr: float = 1e-3  # muon: for the first and the last layer
+    weight_decay: float = 0.0  # muon: what each step takes off the weights, beside lr
+    warmup: int = 0  # steps
+    decay: float = 0.3  # part of the run, at its end, over which lr falls to 0
+    average: float = 0.999  # decay of the moving average of the weights
+    clip: float = 0.0  # largest norm of the gradient; 0 is no limit
+    precision: str = "auto"  # "float32", "bfloat16", or by measurement
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("network", self.network, ("paper", "photo"))
+        _one_of("noise", self.noise, ("random-pixel", "gaussian", "camera"))
+        _one_of("optimiser", self.optimiser, ("sgd", "adam", "muon"))
+        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        for name in ("lr", "batch", "patch", "minutes", "target_views", "tries", "adam_lr"):
+            _within(name, getattr(self, name), 0, float("inf"), above=True)
+        for name in ("steps", "warmup", "clip", "weight_decay"):
+            _within(name, getattr(self, name), 0, float("inf"))
+        for name in (
+            "synthetic",
+            "decay",
+            "average",
+            "grey",
+            "rounded",
+            "jpeg",
+            "white",
+            "raw",
+            "soft",
+            "printed",
+        ):
+            _within(name, getattr(self, name), 0, 1)
+        _within("zoom", self.zoom, 0.1, 1)
+        low, high = self.noise_range
+        if not 0 <= low <= high:
+            raise ValueError(f"noise_range takes the lowest and the highest level; got {low:g} and {high:g}")
+        if self.noise == "random-pixel" and (low < 1 or low % 1 or high % 1):
+            raise ValueError(f"noise_range takes whole sides of at least 1; got {low:g} and {high:g}")
+        if self.white + self.raw > 1:
+            raise ValueError(f"white and raw are parts of one whole; got {self.white:g} and {self.raw:g}")
+        # Says what is wrong with the network's own values.
+        self.spec()
+
+    def spec(self) -> NetworkSpec:
+        """The network to train."""
+        if self.network == "paper":
+            return PaperSpec(self.hidden, self.geometry)
+        return PhotoSpec(self.channels, self.blocks)
+
+    def noise_model(self) -> Noise:
+        """The noise to draw."""
+        low, high = self.noise_range
+        if self.noise == "random-pixel":
+            return RandomPixelNoise(int(low), int(high), self.target_views)
+        if self.noise == "gaussian":
+            return GaussianNoise(low, high, self.target_views, self.grey, self.rounded)
+        shares = {name: getattr(self, name) for name in ("grey", "rounded", "jpeg", "white", "raw", "soft")}
+        return CameraNoise(low, high, self.target_views, **shares)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For logs, checkpoints and the metadata of weights."""
+        return asdict(self)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the engine."""
+    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def read_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """A shipped recipe by its name or any .toml by its path, with values overridden, given as text.
+
+    Raises ValueError naming a recipe or a key that is not known, or a value that does not fit.
+    """
+    file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not file.is_file():
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(shipped())}, or give a .toml file")
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file}: no TOML: {error}") from error
+    return from_dict({**values, **(overrides or {})}, str(file.name))
+
+
+def from_dict(values: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe from values that may still be text or lists. Raises ValueError as read_recipe does."""
+    hints = get_type_hints(Recipe)
+    known = [field.name for field in fields(Recipe)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{origin}: unknown: {', '.join(unknown)}; a recipe takes {', '.join(known)}")
+    try:
+        return Recipe(**{key: _convert(key, value, hints[key]) for key, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{origin}: {error}") from error
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """A value of the kind that the recipe's field has, from TOML or from the text of a flag."""
+    if get_origin(kind) is tuple:
+        parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError(f"{key} takes a list; got {value!r}")
+        element, length = get_args(kind)[0], len(get_args(kind))
+        if Ellipsis not in get_args(kind) and len(parts) != length:
+            raise ValueError(f"{key} takes {length} values; got {value!r}")
+        return tuple(_convert(key, part, element) for part in parts)
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} takes {kind.__name__}; got {value!r}") from error
+    # TOML knows its own kinds: int(8.5) and str(8) would only hide a mistake.
+    if converted != value and not isinstance(value, str):
+        raise ValueError(f"{key} takes {kind.__name__}; got {value!r}")
+    return converted
+
+
+def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{name} is one of {', '.join(accepted)}; got {value!r}")
+
+
+def _within(name: str, value: float, low: float, high: float, above: bool = False) -> None:
+    if not (low < value if above else low <= value) or not value <= high:
+        least = "more than" if above else "at least"
+        most = "" if high == float("inf") else f" and at most {high:g}"
+        raise ValueError(f"{name} is {least} {low:g}{most}; got {value:g}")

@@ -1,0 +1,120 @@
+"""What comes of a batch: each file denoised as soon as it can be, in the order in which they came."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from posixpath import splitext
+from threading import Lock
+
+from anyio import CancelScope
+
+from engine.imageio.formats import suffix_of
+from service.archives.zips import Entry, Result, refuse_tricks, safe
+from service.params import Wishes
+from service.problems import problem_of
+from service.runtime.pipeline import Denoised, Denoiser
+from service.runtime.scheduler import Cancelled, Gone
+from service.telemetry.logs import log
+
+ERROR_SUFFIX = ".error.json"
+# One is decoded or encoded while the other is in the network; or one is sent and one is done ahead.
+AT_ONCE = 2
+
+
+async def denoised(
+    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, gone: Gone, spend: Callable[[int], None]
+) -> AsyncGenerator[Result, None]:
+    """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
+
+    batch: is asked for the next when there is room; its entries are read one at a time. Whatever else: as
+    Denoiser.file. To be closed if it is left before its end: nothing of it works or reads after that. Raises
+    Cancelled once the client is gone.
+    """
+    left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
+    work = _Work(denoiser, wishes, left, spend, Lock())
+    watching = asyncio.create_task(_watch(gone, left))
+    try:
+        for entry in batch:
+            ahead.append(asyncio.create_task(work.one(entry)))
+            if len(ahead) == AT_ONCE:
+                made = await _first(ahead)
+                yield made.named(taken)
+                # Its memory may be what the next waits for.
+                del made
+        while ahead:
+            made = await _first(ahead)
+            yield made.named(taken)
+            del made
+    finally:
+        left.set()
+        watching.cancel()
+        with CancelScope(shield=True):
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def _watch(gone: Gone, left: asyncio.Event) -> None:
+    await gone()
+    left.set()
+
+
+async def _first(ahead: deque[asyncio.Task["_Made"]]) -> "_Made":
+    # To await the task itself would end it, when this is ended, before it has noticed that nobody waits for it.
+    await asyncio.wait([ahead[0]])
+    return ahead.popleft().result()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A file of the answer that has no place among the others yet. made: while it is there its memory counts."""
+
+    stem: str
+    suffix: str
+    data: bytes
+    comment: str = ""
+    made: Denoised | None = None
+
+    def named(self, taken: Counter[str]) -> Result:
+        """With a number, where its name is taken; names that differ in case alone are one on some systems."""
+        stem, first = self.stem, f"{self.stem}{self.suffix}".casefold()
+        while taken[f"{stem}{self.suffix}".casefold()]:
+            taken[first] += 1
+            stem = f"{self.stem}-{taken[first]}"
+        taken[f"{stem}{self.suffix}".casefold()] += 1
+        return Result(f"{stem}{self.suffix}", self.data, self.comment)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with each file of a batch. left: set when its client is gone."""
+
+    denoiser: Denoiser
+    wishes: Wishes
+    left: asyncio.Event
+    spend: Callable[[int], None]
+    reading: Lock
+
+    async def one(self, entry: Entry) -> _Made:
+        """Raises Cancelled. A bug costs its own picture alone."""
+        name = safe(entry.name)
+        try:
+            refuse_tricks(entry.name)
+            read = partial(self._read, entry)
+            made = await self.denoiser.file(read, self.wishes, self.left.wait, self.spend)
+        except Cancelled:
+            raise
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.status_code == 500:
+                log.exception("picture of a batch failed")
+            return _Made(name, ERROR_SUFFIX, bytes(problem.body))
+        stem, suffix = splitext(name)
+        kind = made.written.kind
+        told = "\n".join(f"{header}: {value}" for header, value in made.headers.items())
+        suffix = suffix if suffix.lower() in kind.suffixes else suffix_of(kind)
+        return _Made(stem, suffix, made.written.data, told, made)
+
+    def _read(self, entry: Entry) -> bytes:
+        with self.reading:
+            return entry.read()

@@ -1,0 +1,211 @@
+"""Who may ask: a key on every route that is not named as open, or, without any keys, only this machine itself."""
+
+import hmac
+import ipaddress
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+
+from service.auth.api_keys import Key, digest, keys_in, read_keys
+from service.auth.rate_limit import Allowances
+from service.problems import ClientError, documented
+from service.settings import Settings, separate
+from service.telemetry.logs import log
+from service.telemetry.tracing import current
+
+# What anybody may see: that the service is there and well, its page, and its description.
+OPEN = frozenset(
+    {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+)
+TAKEN = "it is taken as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+# localhost, a name of this machine's network, an address; with a port or without. No name that others can own.
+LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
+
+
+class Unauthorized(ClientError):
+    """No key, or none of ours."""
+
+    status = 401
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ClientError):
+    """What this sender may not do."""
+
+    status = 403
+
+
+class KeysUnreadable(ClientError):
+    """While nobody can say which keys are good, none is."""
+
+    status = 503
+
+
+class Keys:
+    """The keys as they are now: a file that changes is read again. To be asked on the event loop."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: of the limits. Raises ValueError or OSError saying what is wrong with the keys."""
+        self._allowances = Allowances(settings.key_rate, settings.key_pixels, clock)
+        self._path = settings.keys_file
+        self._open = settings.open
+        self._origins = separate(settings.cors_origins)
+        try:
+            self._given = keys_in(settings.keys) if settings.keys else ()
+        except ValueError as error:
+            raise ValueError(f"keys: {error}") from None
+        self._in_file: tuple[Key, ...] = ()
+        self._stamp: tuple[int, ...] | None = None
+        self._fault = ""
+        if self.needed and self._open:
+            raise ValueError("open is for a service without keys, and this one has some: leave one of them out")
+        if self._path:
+            self._read(self._path)
+
+    @property
+    def needed(self) -> bool:
+        """Whether requests must carry one. Also where the file has none: revoking the last lets nobody in."""
+        return self._path is not None or bool(self._given)
+
+    def admit(self, headers: Mapping[str, str]) -> Key | None:
+        """The key that a request carries, which is counted; None where none is needed.
+
+        Raises Unauthorized, TooMuch, KeysUnreadable; without keys, Forbidden.
+        """
+        key = self._find(headers) if self.needed else None
+        if not self.needed and not self._open:
+            self._refuse_strangers(headers)
+        current().key = key.name if key else None
+        self._allowances.admit(key)
+        return key
+
+    def may_change_the_service(self, key: Key | None) -> bool:
+        """Whether it is an admin's, or there are no keys and only this machine can ask."""
+        return key.admin if key else not self._open
+
+    def spending(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
+        """What counts the pixels of pictures against the limit of the key of that name; see Allowances.spend."""
+        known = (*self._given, *self._in_file)
+        key = next((key for key in known if key.name == owner), None)
+        return partial(self._allowances.spend, key, accepted=accepted)
+
+    def _find(self, headers: Mapping[str, str]) -> Key:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not secret:
+            raise Unauthorized(f"This needs a key, and none came: {TAKEN}.")
+        came, found = digest(secret), None
+        # All of them, and each to its end: the time taken tells nothing of which was nearly right.
+        for key in self._now():
+            if hmac.compare_digest(key.sha256, came):
+                found = key
+        if not found:
+            raise Unauthorized(f"The key that came is unknown or revoked. Where there is another, {TAKEN}.")
+        return found
+
+    def _now(self) -> tuple[Key, ...]:
+        if self._path:
+            try:
+                self._read(self._path)
+            except (ValueError, OSError) as error:
+                # Told once, not with every request until it is mended.
+                if str(error) != self._fault:
+                    log.error("keys unreadable", fault=str(error))
+                self._fault = str(error)
+                raise KeysUnreadable("The keys cannot be read: why is in the server's log.") from error
+            self._fault = ""
+        return (*self._given, *self._in_file)
+
+    def _read(self, path: Path) -> None:
+        """Read the file if it is not the one that was read. Raises ValueError or OSError."""
+        state = path.stat()
+        # Nobody sets the time of a change of state, as they may that of the contents.
+        stamp = (state.st_ino, state.st_size, state.st_ctime_ns)
+        if stamp == self._stamp:
+            return
+        self._stamp = None
+        keys = read_keys(path)
+        if twins := {key.name for key in keys} & {key.name for key in self._given}:
+            raise ValueError(f"{path}: there are keys {', '.join(sorted(twins))} in the environment as well")
+        self._in_file, self._stamp = keys, stamp
+
+    def _refuse_strangers(self, headers: Mapping[str, str]) -> None:
+        """Without keys the service is this machine's own; but its browser may be sent by a page from anywhere.
+
+        Such a page can post without asking first, which the browser tells (Fetch Metadata), or have its own name
+        point to this machine (DNS rebinding), which the name tells.
+        """
+        host = headers.get("host", "")
+        if host and not LOCAL_HOST.fullmatch(host):
+            raise Forbidden(
+                f"A service without keys is asked as localhost, not as {host[:200]!r}:"
+                " set keys, or start it with --open."
+            )
+        site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+        if site in ("cross-site", "same-site") and origin not in self._origins:
+            raise Forbidden(
+                f"A service without keys takes nothing from pages of another site, here {origin or 'not named'}:"
+                " name it in cors_origins, set keys, or start with --open."
+            )
+
+
+async def allowed(request: Request) -> None:
+    """What stands before every route: refuses whoever may not ask; `request.state.key` is then who does."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path not in OPEN:
+        request.state.key = request.state.keys.admit(request.headers)
+
+
+async def admin(request: Request, first: Annotated[None, Depends(allowed)]) -> None:
+    """What stands before routes that change the service itself. Raises Forbidden."""
+    key: Key | None = request.state.key
+    if not request.state.keys.may_change_the_service(key):
+        who = f"The key {key.name!r} is no admin's" if key else "This service is open to all and has no keys"
+        raise Forbidden(f"{who}; {request.method} {request.url.path} needs an admin's key.")
+
+
+def owner(request: Request) -> str:
+    """The name of the key that asks, to whom belongs what is made; empty where there are no keys."""
+    key: Key | None = request.state.key
+    return key.name if key else ""
+
+
+def refuse_unguarded(host: str, settings: Settings) -> None:
+    """Raises ValueError where other machines would reach a service that has no keys, and nobody said --open."""
+    if settings.open or settings.keys_file or settings.keys or _is_loopback(host):
+        return
+    raise ValueError(
+        f"at --host {host} others can reach the service, and it has no keys: make one with `denoise keys add NAME"
+        " --keys-file FILE` and set DENOISE_KEYS_FILE=FILE, or say --open to answer whoever comes"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def describe_keys(app: FastAPI, keys: Keys) -> None:
+    """Have the OpenAPI description say what needs a key, and how it is refused."""
+    plain = app.openapi
+    refusals = documented({401: "No key, or an unknown one.", 429: "More than the key may ask for, for now."})
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        if keys.needed:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in schema["paths"].items():
+            for operation in operations.values() if path not in OPEN else ():
+                operation["responses"] |= {str(status): refusal for status, refusal in refusals.items()}
+                if keys.needed:
+                    operation["security"] = [{"key": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,1 +1,0 @@
-"""Many pictures in one request."""

@@ -1,0 +1,124 @@
+"""What is made of a job's upload: a picture, or a zip of many, as /denoise and /denoise/batch answer them."""
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from anyio import to_thread
+from fastapi import Request
+from fastapi.concurrency import contextmanager_in_threadpool
+
+from engine.imageio.formats import FORMATS, SAME, Format, suffix_of
+from engine.system.atomic_file import atomic, write_atomically
+from service.archives.batch import denoised
+from service.archives.multipart import Part, entries, spooled
+from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
+from service.archives.zips import Result as Packed
+from service.jobs.store import LOST, Record, Result
+from service.params import Wishes
+from service.problems import ClientError
+from service.runtime.pipeline import Denoiser
+from service.runtime.scheduler import Gone
+from service.runtime.upload import BodyTooLarge
+from service.settings import Settings
+
+# Files of the spool are nobody else's to read.
+PRIVATE = 0o600
+
+
+class UploadLost(ClientError):
+    """A job whose upload has gone from the spool."""
+
+    status = 500
+
+
+async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Settings) -> tuple[str, str]:
+    """Writes the upload into `file`, an empty one: what the result is called, and the files of a batch, as JSON.
+
+    Raises what `spooled` and `entries` raise, and BodyTooLarge.
+    """
+    parts = await spooled(request, file, settings)
+    if await to_thread.run_sync(_is_batch, file, parts):
+        # A zip that is none is refused at once.
+        await to_thread.run_sync(entries, file, parts, settings)
+        return NAME, json.dumps([asdict(part) for part in parts])
+    only = parts[0]
+    if only.size > settings.max_bytes:
+        raise BodyTooLarge(f"The picture has {only.size} bytes; at most {settings.max_bytes} are taken.")
+    name = PurePosixPath(safe(only.name or "picture")).name
+    return name if wishes.target == SAME else named(name, FORMATS[wishes.target]), "[]"
+
+
+def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
+    file.seek(0)
+    return len(parts) > 1 or begins_zip(file.read(4))
+
+
+@dataclass(frozen=True)
+class Making:
+    """What it takes to make a job's result of its upload.
+
+    gone: as Schedule.turn. spend: as Denoiser.file. told: called with the share that is done, up to 1.
+    """
+
+    denoiser: Denoiser
+    record: Record
+    upload: Path
+    result: Path
+    gone: Gone
+    spend: Callable[[int], None]
+    told: Callable[[float], None]
+
+    async def make(self) -> Result:
+        """The result is then in its place. Raises what Denoiser.file raises, UploadLost and OSError."""
+        parts = [Part(**part) for part in json.loads(self.record.parts)]
+        wishes = Wishes.model_validate_json(self.record.wishes)
+        try:
+            with self.upload.open("rb") as file:
+                return await (self._batch(file, parts, wishes) if parts else self._picture(file, wishes))
+        except FileNotFoundError as error:
+            raise UploadLost(LOST) from error
+
+    async def _picture(self, file: BinaryIO, wishes: Wishes) -> Result:
+        made = await self.denoiser.file(partial(_whole, file), wishes, self.gone, self.spend, self.told)
+        data, kind = made.written.data, made.written.kind
+        await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
+        digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+        return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
+
+    async def _batch(self, file: BinaryIO, parts: Sequence[Part], wishes: Wishes) -> Result:
+        batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
+        digest = hashlib.sha256()
+        each = denoised(self.denoiser, batch, wishes, self.gone, self.spend)
+        whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
+        async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
+            async for piece in pieces:
+                await to_thread.run_sync(zip_.write, piece)
+                digest.update(piece)
+        return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
+
+    async def _counted(self, results: AsyncGenerator[Packed, None], count: int) -> AsyncGenerator[Packed, None]:
+        done = 0
+        async with aclosing(results):
+            async for each in results:
+                done += 1
+                self.told(done / count)
+                yield each
+                # Not kept while the next is made.
+                del each
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def named(name: str, kind: Format) -> str:
+    """The file's name as one of that format has it."""
+    path = PurePosixPath(name)
+    return name if path.suffix.lower() in kind.suffixes else f"{path.stem}{suffix_of(kind)}"

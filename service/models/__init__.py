@@ -1,1 +1,0 @@
-"""The weights that are served."""

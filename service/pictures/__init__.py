@@ -1,1 +1,0 @@
-"""One picture: how it comes, how it is wanted back, its way through."""

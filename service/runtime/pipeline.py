@@ -1,0 +1,227 @@
+"""A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from urllib.parse import quote
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Request
+
+from engine.imageio.formats import FORMATS, Depth, Format, chosen
+from engine.imageio.image import File, Outline, Picture, Written
+from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
+from engine.imageio.write import encode
+from engine.inference.denoise import WHOLE, Denoising, Finish
+from engine.inference.noise_estimation.estimator import Estimate, in_words
+from engine.models.checkpoint import Model
+from service.params import DEFAULT, Wishes
+from service.registry.snapshot import Models
+from service.runtime.scheduler import Gone, Schedule
+from service.runtime.ticket import Load, Turn
+from service.runtime.upload import announced, read_picture
+from service.settings import Settings
+from service.telemetry.logs import log
+from service.telemetry.metrics import Metrics
+
+# Memory that a pixel takes on its way from file to file, at most, in bytes, by the depth it is kept in; and what
+# some formats' encoders take besides. Measured on noise, all processes together: 10 without and 12 with
+# transparency of 8 bits, 27 with it of 16; 43 in all from 8 bits to WebP. In one process it was up to twice that.
+PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
+ENCODER_BYTES = {"webp": 40, "avif": 40}
+# Files whose headers are read at once, apart from those in work: it is done soon.
+LOOKED_AT = 4
+
+
+# Reads a file's bytes, in a thread, and again whenever it is called.
+Stored = Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """A denoised file, and what made it. estimate: the noise found, where the model was chosen by it."""
+
+    written: Written
+    model: Model
+    precision: str
+    estimate: Estimate | None
+    seconds: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an answer tells of it beside the picture."""
+        headers = {
+            "X-Denoise-Model": quote(self.model.name),
+            "X-Denoise-Digest": self.model.digest,
+            "X-Denoise-Precision": self.precision,
+            "X-Denoise-Seconds": f"{self.seconds:.3f}",
+        }
+        if self.estimate:
+            headers["X-Denoise-Noise"] = in_words(self.estimate)
+        if self.written.changed:
+            headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
+        return headers
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What it takes to denoise a file: the weights, whose turn it is, who decodes, the limits, and who counts.
+
+    serving: gives the weights that are in service when it is called. accepted, patient: as Schedule.turn.
+    """
+
+    serving: Callable[[], Models]
+    schedule: Schedule
+    decoder: Decoder
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+    accepted: bool = False
+    patient: bool = False
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looks: CapacityLimiter = field(default_factory=partial(CapacityLimiter, LOOKED_AT))
+
+    @property
+    def models(self) -> Models:
+        """The weights in service now. The next time they may be others."""
+        return self.serving()
+
+    def settled(self) -> "Denoiser":
+        """The same for a request of several files: all get the weights that are in service now, and none of them
+        is turned away, since the request was not.
+        """
+        models = self.models
+        return replace(self, serving=lambda: models, accepted=True)
+
+    def patiently(self) -> "Denoiser":
+        """The same for long work, which lets others go first."""
+        return replace(self, patient=True)
+
+    def refuse_unknown(self, wishes: Wishes) -> None:
+        """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
+        self.models.named(wishes.model)
+        chosen(wishes.target, FORMATS[DEFAULT])
+
+    @contextmanager
+    def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
+        """Reads the picture in a request's body, and counts its bytes until it is done with.
+
+        Raises QueueFull, before it is read if possible, and what read_picture raises.
+        """
+        size = announced(request, self.settings.max_bytes)
+        self.schedule.refuse_if_full()
+        with self.schedule.arriving(size) as arrived:
+            yield partial(read_picture, request, self.settings.max_bytes, arrived)
+
+    async def file(
+        self,
+        body: bytes | Stored,
+        wishes: Wishes,
+        gone: Gone,
+        spend: Callable[[int], None],
+        told: Callable[[float], None] = lambda share: None,
+    ) -> Denoised:
+        """A file's bytes -> the denoised file. gone: as Schedule.turn.
+
+        body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
+        spend: called with the number of its pixels, once they are known; see Keys.spending.
+        told: called after each window with the share of the file's pixels that is denoised, up to 1.
+        Raises what Decoder.read and `encode` raise, NoSuchModel, and what Schedule.turn raises.
+        """
+        name, settings = self.models.named(wishes.model), self.settings
+        found, size = await self._look(body, wishes.page)
+        kind, pixels = chosen(wishes.target, found.kind), found.pixels
+        finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+        load = _load(found, size, kind, finish)
+        lap = self.metrics.laps()
+        async with self.schedule.turn(gone, load, self.accepted, self.patient) as turn:
+            lap("wait")
+            file = await turn.in_thread(partial(self._read, body, wishes.page, turn))
+            lap("decode")
+            # A name for each large thing would keep it until the end.
+            del body
+            spend(pixels)
+            pages = list(file.pages)
+            file = replace(file, pages=())
+            # The first page decides for all: they come from one camera. The weights taken here see all of them,
+            # whatever is put in service meanwhile.
+            model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
+            done = 0
+
+            def tell(more: int) -> None:
+                nonlocal done
+                done += more
+                told(done / pixels)
+
+            for number in range(len(pages)):
+                pages[number] = await self._page(turn, model, pages[number], finish, tell)
+            lap("denoise", model.name)
+            self.schedule.rest_network()
+            file = replace(file, pages=tuple(pages))
+            written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
+            lap("encode", model.name)
+            made = Denoised(written, model, self.models.precision, estimate, turn.seconds)
+            turn.keep(made, len(written.data))
+        self.metrics.picture(model, pixels)
+        return made
+
+    async def estimate(self, body: bytes, page: int, gone: Gone) -> tuple[Estimate, dict[str, str]]:
+        """The noise of a file's page, counted from 1, and by their names which models the choices take for it.
+
+        gone: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
+        """
+        load = _load(*await self._look(body, page))
+        async with self.schedule.turn(gone, load) as turn:
+            file = await turn.in_thread(partial(self._read, body, page, turn))
+            return await turn.in_thread(partial(self.models.look, file.pages[0]))
+
+    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
+        """What is in a file, and how many of its bytes are not counted yet."""
+        limits = (self.settings.max_pixels, self.settings.max_pages, page)
+        # Not in the threads that pictures are decoded in: whoever is to be turned away is told at once.
+        if isinstance(body, bytes):
+            with _telling_of_attacks():
+                return await to_thread.run_sync(self.decoder.outline, body, *limits, limiter=self.looks), 0
+
+        def look() -> tuple[Outline, int]:
+            data = body()
+            return self.decoder.outline(data, *limits), len(data)
+
+        # One in memory at a time.
+        async with self.looking:
+            with _telling_of_attacks():
+                return await to_thread.run_sync(look)
+
+    def _read(self, body: bytes | Stored, page: int | None, turn: Turn) -> File:
+        data = body if isinstance(body, bytes) else body()
+        limits = (self.settings.max_pixels, self.settings.max_pages, page)
+        with _telling_of_attacks():
+            return self.decoder.read(data, *limits, turn.flow.check)
+
+    async def _page(
+        self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
+    ) -> Picture:
+        """One page, denoised. tell: called with the pixels of each window that is done."""
+        budget = self.settings.memory_budget
+        denoising = await turn.in_thread(partial(Denoising, model.net, page, budget, finish=finish))
+        for piece in denoising.pieces:
+            await turn.in_network(piece)
+            tell(piece.pixels)
+        return await turn.in_thread(denoising.result)
+
+
+@contextmanager
+def _telling_of_attacks() -> Iterator[None]:
+    """Who runs the service may want to give more, or to know what comes."""
+    try:
+        yield
+    except (Crashed, TooLargeToDecode, TooSlowToDecode) as error:
+        log.warning("decoding ended", reason=str(error))
+        raise
+
+
+def _load(found: Outline, size: int, kind: Format | None = None, finish: Finish = WHOLE) -> Load:
+    """size: of the file, if its memory counts here. kind: to be written, if any is."""
+    each = PIXEL_BYTES[found.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
+    return Load(found.pixels, found.pixels * each * (2 if finish.output == "compare" else 1) + size)

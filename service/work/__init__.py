@@ -1,1 +1,0 @@
-"""Whose turn it is, and the threads that compute."""

@@ -1,0 +1,273 @@
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.evaluation import html_report
+from engine.evaluation.benchmarks import Trial
+from engine.evaluation.evaluate import Result, Sample, Score, psnr
+from engine.evaluation.html_report import Section, densest, look, write_page
+from engine.evaluation.svg_chart import Dot, Line, draw
+
+
+def result(seed=0, side=(40, 48), error=0.05, noise=0.1):
+    rng = torch.Generator().manual_seed(seed)
+    clean = torch.rand(*side, 3, generator=rng)
+    noisy = clean + noise * torch.randn(clean.shape, generator=rng)
+    denoised = (clean + error * torch.randn(clean.shape, generator=rng)).clamp(0, 1)
+    score = Score(psnr(noisy, clean), 0.5, psnr(denoised, clean), 0.9, side[0] * side[1], 0.1)
+    return Result(noisy, clean, denoised, score)
+
+
+def section(errors=(0.05,), noise="white 25", level=25.0, set_="set", names=None):
+    """A trial whose pictures have these errors left."""
+    names = names or [f"picture {n}" for n in range(len(errors))]
+    samples = [Sample(name, lambda: (torch.zeros(1), torch.zeros(1))) for name in names]
+    made = Section(Trial(set_, noise, samples, level))
+    for seed, error in enumerate(errors):
+        made.add(result(seed, error=error))
+    return made
+
+
+class Page(HTMLParser):
+    """The page's text, its elements and their attributes; refuses what is closed wrongly."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "circle", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.seen if name == tag]
+
+
+def page(tmp_path, *sections):
+    write_page(tmp_path / "out" / "index.html", "A <title>", "about & more", sections)
+    return Page((tmp_path / "out" / "index.html").read_text("utf-8"))
+
+
+def pixels(image):
+    head, data = image["src"].split(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+        return np.asarray(opened)
+
+
+# What is shown of a picture
+
+
+def test_the_densest_place_is_where_most_weight_lies_together():
+    weight = torch.zeros(9, 12)
+    weight[2, 3] = 5
+    weight[5:7, 6:9] = 1
+
+    assert densest(weight, (1, 1)) == (2, 3)
+    assert densest(weight, (2, 3)) == (5, 6)
+    assert densest(weight, (9, 12)) == (0, 0)
+
+
+def test_crops_are_where_the_error_is_largest_and_where_else_most_detail_is(monkeypatch):
+    monkeypatch.setattr(html_report, "SIDE", 8)
+    clean = torch.full((40, 48, 3), 0.5)
+    clean[4:12:2, 4:12] = 0.9
+    denoised = clean.clone()
+    denoised[30:38, 20:28] += 0.2
+    noisy = clean + 0.1
+
+    shown = look(Result(noisy, clean, denoised, Score(20, 1, 20, 1, 1, 1)))
+
+    error, detail = shown.crops
+    assert (error.why, error.place) == ("largest error", (30, 20))
+    assert detail.why == "most detail"
+    assert abs(detail.place[0] - 4) <= 2
+    assert detail.place[1] == 4
+    assert error.clean.shape == (8, 8, 3)
+    assert int(error.denoised[0, 0, 0]) == round(0.7 * 255)
+    # Half a picture's residual is lighter than grey, the part that came out too light darker.
+    assert int(detail.residual[0, 0, 0]) > 128 > int(error.residual[0, 0, 0])
+
+
+def test_a_picture_that_fits_is_shown_once_and_whole():
+    shown = look(result(side=(20, 30)))
+
+    assert [(crop.why, tuple(crop.clean.shape)) for crop in shown.crops] == [("largest error", (20, 30, 3))]
+
+
+def test_the_residual_is_strengthened_until_it_is_seen_but_not_without_end():
+    assert look(result(error=0, noise=0.1)).strength == pytest.approx(0.5 / 0.3, rel=0.1)
+    assert look(result(error=0, noise=0.0)).strength == 16
+
+
+def test_only_the_worst_pictures_are_shown_worst_first(monkeypatch):
+    monkeypatch.setattr(html_report, "SHOWN", 2)
+
+    made = section([0.01, 0.09, 0.02, 0.08, 0.03])
+
+    assert list(made.looks()) == [1, 3]
+    assert [name for _, name, _ in made.rows()] == [f"picture {n}" for n in (1, 3, 4, 2, 0)]
+
+
+# The page
+
+
+def test_the_page_has_a_row_for_each_picture_with_the_worst_first(tmp_path):
+    made = section([0.02, 0.06, 0.04])
+
+    text = "".join(page(tmp_path, made).text)
+
+    places = [text.index(f"picture {n}") for n in (1, 2, 0)]
+    assert places == sorted(places)
+    for score in made.scores:
+        assert f"{score.psnr:.2f}" in text
+        assert f"{score.psnr - score.noisy_psnr:+.2f}" in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path):
+    found = page(tmp_path, section())
+
+    assert not found.all("script")
+    assert not found.all("link")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in found.all("img"))
+    assert all(link["href"].startswith("#") for link in found.all("a"))
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "http:" not in text
+    assert "https:" not in text
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
+
+
+def test_every_link_leads_somewhere_and_every_place_is_named_once(tmp_path):
+    found = page(tmp_path, section([0.02, 0.05]), section([0.03], "camera", None))
+
+    places = [attrs["id"] for _, attrs in found.seen if "id" in attrs]
+    assert {link["href"][1:] for link in found.all("a")} <= set(places)
+    assert len(places) == len(set(places))
+
+
+def test_every_image_is_shown_with_its_size_and_said_in_words(tmp_path):
+    images = page(tmp_path, section(names=["a picture"])).all("img")
+
+    assert len(images) == 4
+    for image, kind in zip(images, ("noisy", "denoised", "noisy - denoised", "clean"), strict=True):
+        assert image["alt"].startswith(f"a picture, {kind}")
+        assert image["alt"].endswith("where there is the largest error")
+        assert pixels(image).shape == (40, 48, 3)
+        assert int(image["width"]) / int(image["height"]) == pytest.approx(48 / 40)
+
+
+def test_names_are_text_and_not_markup(tmp_path):
+    name = '<script>alert("1")</script>&\''
+
+    found = page(tmp_path, section(names=[name], set_=name))
+
+    assert not found.all("script")
+    assert name in found.text
+    assert found.all("img")[0]["alt"].startswith(f"{name}, noisy")
+    assert "A <title>" in found.text
+    assert "about & more" in found.text
+
+
+def test_the_page_follows_the_readers_light_or_dark(tmp_path):
+    style = "".join(page(tmp_path, section()).text)
+
+    assert "prefers-color-scheme: dark" in style
+    colours = [set(re.findall(r"(--\w+): #", part)) for part in style.split("@media")[:2]]
+    assert colours[0] == colours[1]
+
+
+def test_pictures_without_noise_have_no_gain_and_no_place_in_the_plot(tmp_path):
+    samples = [Sample("x", lambda: (torch.zeros(1), torch.zeros(1)))]
+    made = Section(Trial("set", "none", samples))
+    clean = torch.rand(20, 20, 3)
+    made.add(Result(clean, clean, clean, Score(100.0, 1, 51.25, 1, 400, 0.1)))
+
+    found = page(tmp_path, made)
+
+    assert "51.25" in found.text
+    assert "-48.75" not in found.text
+    assert not found.all("svg")
+
+
+def test_a_section_without_pictures_is_left_out(tmp_path):
+    found = page(tmp_path, section(), section([], set_="empty"))
+
+    assert not any("empty" in text for text in found.text)
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    page(tmp_path, section())
+    before = (tmp_path / "out" / "index.html").read_bytes()
+
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        page(tmp_path, section([0.2]))
+
+    assert (tmp_path / "out" / "index.html").read_bytes() == before
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+# The plot
+
+
+def test_a_dots_sigma_is_that_of_its_noise():
+    assert Dot.of(20 * math.log10(255 / 25), 30.0) == pytest.approx((25, 30))
+
+
+def test_levels_of_one_set_are_one_line_in_the_plot(tmp_path):
+    found = page(
+        tmp_path,
+        section([0.05], "white 15", 15.0),
+        section([0.06], "white 25", 25.0),
+        section([0.05], "camera", None),
+    )
+
+    [plot, *_] = found.all("svg")
+    assert plot["role"] == "img"
+    assert plot["aria-label"]
+    assert "set, camera" in found.text
+    assert len(found.all("g")) == 2
+
+
+def test_a_plots_line_goes_through_its_means_from_left_to_right():
+    drawn = draw([Line("a & b", [Dot(25, 31)], [Dot(15, 34), Dot(25, 31), Dot(50, 28)])])
+
+    [line] = re.findall(r'class="line" d="M([^"]*)"', drawn)
+    places = [tuple(map(float, place.split())) for place in line.split("L")]
+    assert [x for x, _ in places] == sorted(x for x, _ in places)
+    # Less PSNR is further down.
+    assert [y for _, y in places] == sorted(y for _, y in places)
+    assert "a &amp; b" in drawn
+    assert drawn.count("<circle") == 1
+
+
+def test_everything_in_a_plot_lies_within_it():
+    drawn = draw([Line("x", [Dot(0.5, 55.0), Dot(80, 10.1)], [Dot(40, 30)]), Line("y", [], [Dot(10, 38)])])
+
+    for x, y in re.findall(r'cx="([^"]*)" cy="([^"]*)"', drawn):
+        assert 50 <= float(x) <= 700
+        assert 20 <= float(y) <= 355
+
+
+def test_a_plot_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no dots"):
+        draw([])

@@ -1,0 +1,124 @@
+"""A network grown into a larger one gives the same pictures, and what is new in it can learn."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.layers import MSE, slots
+from engine.models.net2net import grow
+from engine.models.networks import PaperSpec, PhotoSpec, build_network
+from tests.support.oracle import drawn, randomised
+
+SMALL = PhotoSpec((2, 3), (1, 2, 0))
+LARGE = PhotoSpec((5, 7), (3, 2, 1))
+
+
+def fresh(spec):
+    return build_network(spec, torch.Generator().manual_seed(0))
+
+
+def grown(small, spec):
+    large = randomised(fresh(spec))
+    grow(small, large)
+    return large
+
+
+def values(net):
+    return [slot.value.clone() for slot in slots(net)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=3),
+    st.data(),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_grown_network_gives_the_same_picture(widths, data):
+    channels = tuple(width for width, _ in widths)
+    wider = tuple(width + more for width, more in widths)
+    blocks = tuple(data.draw(st.integers(0, 2)) for _ in range(2 * len(channels) - 1))
+    deeper = tuple(count + data.draw(st.integers(0, 2)) for count in blocks)
+    small = randomised(fresh(PhotoSpec(channels, blocks)))
+    large = grown(small, PhotoSpec(wider, deeper))
+    x = drawn(1, 16, 24, 3)
+
+    torch.testing.assert_close(large.forward(x), small.forward(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("geometry", ["text", "weights"])
+def test_the_reports_network_grows_with_its_biases(geometry):
+    small = randomised(fresh(PaperSpec(4, geometry)))
+    large = grown(small, PaperSpec(6, geometry))
+    x = drawn(1, 8, 8, 3)
+
+    torch.testing.assert_close(large.forward(x), small.forward(x), rtol=1e-9, atol=1e-9)
+
+
+def test_a_network_of_one_channel_by_hand():
+    small, large = fresh(PhotoSpec((1,), (0,))), fresh(PhotoSpec((2,), (0,)))
+    (head, tail), (wide_head, wide_tail) = slots(small), slots(large)
+    head.layer.params["weight"] = torch.arange(108.0).view(108, 1)
+    tail.layer.params["weight"] = torch.arange(108.0).view(9, 12)
+    drawn_head = wide_head.value.clone()
+
+    grow(small, large)
+
+    # The head's columns are its channels: the old one first. The tail's rows are taps, each of both channels.
+    assert torch.equal(wide_head.value[:, 0], torch.arange(108.0))
+    assert torch.equal(wide_head.value[:, 1], drawn_head[:, 1])
+    assert torch.equal(wide_tail.value[0::2], torch.arange(108.0).view(9, 12))
+    assert not wide_tail.value[1::2].any()
+
+
+def test_every_channel_of_a_grown_network_learns_something_of_its_own():
+    large = grown(randomised(fresh(SMALL)), LARGE)
+    x, target = drawn(1, 32, 32, 3), drawn(1, 32, 32, 3, seed=1)
+    mse = MSE()
+
+    for _ in range(3):
+        y = large.forward(x, train=True)
+        large.backward(mse.backward(y, target))
+        for slot in slots(large):
+            slot.value.sub_(slot.grad, alpha=0.1)
+
+    for slot in slots(large):
+        if slot.layer.window.kernel_size == 3:
+            channels = slot.grad.t()
+            assert channels.any(1).all(), slot.name
+            assert len(channels.unique(dim=0)) == len(channels), slot.name
+
+
+def test_the_smaller_networks_weights_are_not_shared():
+    small = randomised(fresh(SMALL))
+    before = values(small)
+    large = grown(small, LARGE)
+
+    for slot in slots(large):
+        slot.value.add_(1)
+
+    assert all(torch.equal(a, b) for a, b in zip(values(small), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (PhotoSpec((2, 2), (1, 2, 0)), "no place for some layer"),
+        (PhotoSpec((2, 3), (1, 1, 0)), "no place for some layer"),
+        (PhotoSpec((2,), (1,)), "no place for some layer"),
+        (PhotoSpec((2, 3, 4), (1, 2, 1, 0, 0)), "no place for some layer"),
+        (PaperSpec(8), "no place for some layer"),
+    ],
+)
+def test_what_has_no_place_is_refused_and_nothing_is_changed(spec, says):
+    large = fresh(spec)
+    before = values(large)
+
+    with pytest.raises(ValueError, match=says):
+        grow(fresh(SMALL), large)
+
+    assert all(torch.equal(a, b) for a, b in zip(values(large), before, strict=True))
+
+
+def test_the_reports_two_geometries_do_not_grow_into_one_another():
+    with pytest.raises(ValueError, match="no place"):
+        grow(fresh(PaperSpec(4, "text")), fresh(PaperSpec(8, "weights")))

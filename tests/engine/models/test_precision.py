@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from engine.inference.denoise import denoise_picture
+from engine.layers import slots
+from engine.models import precision
+from engine.models.networks import PhotoSpec, build_network
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def take(seconds, monkeypatch):
+    """Each type's time for the block, as if measured."""
+    monkeypatch.setattr(precision, "_least_seconds", lambda block, patch, repeats: seconds[patch.dtype])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_precision_asked_for_by_name_is_taken_without_measuring(name, dtype, monkeypatch):
+    take({}, monkeypatch)
+
+    assert precision.resolve(name) == dtype
+    assert precision.name_of(dtype) == name
+
+
+@pytest.mark.parametrize(("half", "chosen"), [(1.0, torch.float32), (0.8, torch.float32), (0.5, torch.bfloat16)])
+def test_auto_takes_bfloat16_only_where_it_is_well_worth_it(half, chosen, monkeypatch):
+    take({torch.float32: 1.0, torch.bfloat16: half}, monkeypatch)
+
+    assert precision.resolve("auto") == chosen
+
+
+def test_measuring_answers_with_one_of_the_types():
+    assert precision.measure(repeats=1) in precision.TYPES.values()
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is one of auto, float32, bfloat16; got 'float16'"):
+        precision.resolve("float16")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="device is one of auto, cpu, cuda; got 'tpu'"):
+        precision.pick_device("tpu")
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_the_gpu_where_there_is_one(there, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+
+    assert precision.pick_device("auto") == torch.device(device)
+    assert precision.pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_not_promised(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(ValueError, match="device is cuda, and torch finds no GPU here"):
+        precision.pick_device("cuda")
+
+
+def test_a_picture_in_bfloat16_agrees_with_float32_to_50_db():
+    exact, quick = (build_network(PhotoSpec(), generator(), dtype) for dtype in precision.TYPES.values())
+    picture = torch.rand(64, 64, 3, generator=generator())
+    # What the network adds is as strong as noise of σ 25, as in service.
+    tails = [list(slots(net))[-1].value for net in (exact, quick)]
+    drawn = torch.randn(tails[0].shape, generator=generator())
+    tails[0].copy_(drawn)
+    drawn *= (25 / 255) / (denoise_picture(exact, picture) - picture).std()
+    for tail in tails:
+        tail.copy_(drawn)
+
+    difference = denoise_picture(exact, picture) - denoise_picture(quick, picture)
+
+    assert -10 * difference.square().mean().log10() > 50
+    assert difference.any()

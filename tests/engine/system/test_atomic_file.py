@@ -1,0 +1,97 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from engine.system.atomic_file import remove_parts, write_atomically
+
+
+@pytest.mark.parametrize("data", [b"", b"new", bytes(10**6)])
+def test_a_file_is_written_whole_and_nothing_is_left_beside_it(tmp_path, data):
+    path = tmp_path / "file"
+
+    write_atomically(path, data)
+
+    assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+
+    write_atomically(path, b"x")
+
+    assert path.read_bytes() == b"x"
+
+
+def test_an_existing_file_is_replaced(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and longer")
+
+    write_atomically(path, b"new")
+
+    assert path.read_bytes() == b"new"
+
+
+def test_a_file_is_never_open_to_more_than_its_mode_says(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr("os.fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
+
+    write_atomically(tmp_path / "file", b"x", mode=0o600)
+
+    assert [*modes, (tmp_path / "file").stat().st_mode & 0o777] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_even_an_interrupt_leaves_nothing_beside_the_file(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_data_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    path, calls = tmp_path / "file", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (calls.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+
+    write_atomically(path, b"new")
+
+    assert calls == ["fsync", "replace"]
+
+
+def test_what_a_kill_left_beside_a_file_is_removed_and_nothing_else(tmp_path):
+    killed = "import os, sys; from pathlib import Path; from engine.system import atomic_file\n"
+    killed += "os.fsync = lambda _: os._exit(9)\natomic_file.write_atomically(Path(sys.argv[1]), b'half')"
+    others = {tmp_path / name for name in ("[1].png", ".[1].png.part", ".1.png.12345678.part", "[1].png.part")}
+    for file in others:
+        file.touch()
+
+    subprocess.run([sys.executable, "-c", killed, tmp_path / "[1].png"], check=False)
+    left = set(tmp_path.iterdir())
+    remove_parts(tmp_path / "[1].png")
+
+    assert len(left) == 5
+    assert set(tmp_path.iterdir()) == others

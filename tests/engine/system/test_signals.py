@@ -1,0 +1,35 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from engine.system.signals import stop_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_an_event_and_afterwards_what_it_was(number):
+    before = signal.getsignal(number)
+
+    with stop_signals() as stopping:
+        os.kill(os.getpid(), number)
+        stopped = stopping.wait(10)
+
+    assert stopped
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_interrupts():
+    def interrupted_twice():
+        with stop_signals() as stopping:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stopping.wait(10)
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(10)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,254 @@
+"""The benchmarks' own arithmetic: a wrong twin, or sides not timed in turns, would make the numbers worthless."""
+
+import json
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from engine.inference.denoise import denoise_picture
+from engine.layers import MSE, kernels, slots
+from engine.models.networks import PaperSpec, PhotoSpec
+from tests.bench import denoisers, forward, layer, peers, sizing, step
+from tests.bench.__main__ import main
+from tests.bench.plain import plain_path, plainly
+from tests.bench.rows import Differs, Options, Row, check_equal, compared, table
+from tests.bench.subjects import network, picture
+from tests.bench.timing import fastest, interleaved
+from tests.bench.twins import twin
+
+PHOTO = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
+SPECS = [PHOTO, PaperSpec(8), PaperSpec(8, "text")]
+QUICK = Options(rounds=1, threads=1)
+
+
+class Clock:
+    """A clock that only the works move; it writes down which work ran."""
+
+    def __init__(self):
+        self.now, self.ran = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def work(self, name, *seconds):
+        """A work that takes each of the given seconds in turn, the last one ever after."""
+        left = list(seconds)
+
+        def run():
+            self.ran.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return run
+
+
+def timed(clock, works, rounds):
+    return interleaved(works, rounds, least=0.0, rest=0.0, clock=clock)
+
+
+def test_sides_are_timed_in_turns():
+    clock = Clock()
+
+    seconds = timed(clock, {name: clock.work(name, 1.0) for name in "abc"}, 2)
+
+    assert "".join(clock.ran) == "abc" + "abc" * 2
+    assert seconds == {name: [1.0, 1.0] for name in "abc"}
+
+
+def test_a_short_work_is_repeated_and_its_time_divided():
+    clock = Clock()
+
+    seconds = interleaved({"a": clock.work("a", 0.25)}, 1, least=1.0, rest=0.0, clock=clock)
+
+    # Twice to warm up, then as often as fills a second.
+    assert clock.ran == ["a"] * (2 + 4)
+    assert seconds == {"a": [0.25]}
+
+
+def test_a_row_has_medians_and_the_median_of_the_ratios():
+    row = compared("g", "c", "float32", 6.0, "Mpx/s", [1.0, 2.0, 3.0], [2.0, 1.0, 12.0], "peer")
+
+    assert (row.ours, row.peer) == (3.0, 3.0)
+    assert row.ratio == 2.0
+
+
+def test_the_fastest_of_several_ways_is_found():
+    ways = {"slow": lambda: sum(range(200_000)), "fast": lambda: None}
+
+    assert fastest(ways) == "fast"
+
+
+def test_results_that_differ_stop_the_run(capsys):
+    def group(options):
+        check_equal("case", torch.ones(3), torch.tensor([1, 1, 1.1]), "float32")
+        yield
+
+    assert main(["--threads", "1"], {"g": group}) == 1
+    assert "error: case, float32: the results differ" in capsys.readouterr().err
+
+
+def test_what_is_no_number_differs():
+    with pytest.raises(Differs, match="differ"):
+        check_equal("case", torch.tensor([float("nan")]), torch.tensor([1.0]), "bfloat16")
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_torch_twin_computes_the_same(spec):
+    net, x = network(spec), torch.rand(2, 16, 24, 3)
+
+    theirs = twin(net).module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    torch.testing.assert_close(theirs, net.forward(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_plain_path_computes_the_same_in_both_directions(spec):
+    net, other = network(spec), network(spec)
+    x, target = torch.rand(2, 16, 24, 3), torch.rand(2, 16, 24, 3)
+
+    def passes(net):
+        y = net.forward(x, train=True)
+        return y, net.backward(MSE().backward(y, target))
+
+    (y, dx), (plain_y, plain_dx) = passes(net), plainly(lambda: passes(other))()
+
+    torch.testing.assert_close(y, plain_y, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dx, plain_dx, atol=1e-6, rtol=1e-3)
+    for mine, theirs in zip(slots(net), slots(other), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_plain_path_uses_no_kernel_and_lasts_no_longer_than_the_work():
+    before = kernels.name()
+
+    with plain_path():
+        assert kernels.name() == "plain"
+
+    assert plainly(kernels.name)() == "plain"
+    assert kernels.name() == before
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("name", "make"), [("onnxruntime", peers.onnx_runtime), ("openvino", peers.openvino)])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_runtime_computes_the_same(name, make, spec):
+    pytest.importorskip("onnx", reason="comes with the extra bench")
+    pytest.importorskip(name, reason="comes with the extra bench")
+    net, given = network(spec), picture(40, 57)
+
+    theirs = make(net, (40, 57), "float32", 1)(given)
+
+    torch.testing.assert_close(theirs, denoise_picture(net, given), atol=1e-4, rtol=1e-4)
+
+
+def test_a_peer_is_given_the_picture_mirrored_as_the_engine_does_it():
+    net, given = network(PHOTO), picture(40, 57)
+
+    for denoise in peers.torch_nn(net, "float32").values():
+        torch.testing.assert_close(denoise(given), denoise_picture(net, given), atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def without_runtimes(monkeypatch):
+    """As where the extra bench is not installed."""
+    for name in ("onnx", "onnxruntime", "openvino", "bm3d", "cv2", "skimage", "skimage.restoration"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_the_json_is_one_object_with_the_promised_rows(without_runtimes, capsys):
+    tiny = partial(forward.rows, networks={"tiny": PHOTO}, sizes=[(32, 32)])
+
+    code = main(["--json", "--rounds", "1", "--threads", "1", "--precision", "float32"], {"forward": tiny})
+
+    told = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert "torch" in told["processor"]
+    (row,) = told["rows"]
+    assert list(row) == ["group", "case", "precision", "ours", "peer", "peer_name", "unit", "ratio"]
+    assert (row["group"], row["case"], row["precision"]) == ("forward", "tiny, 32 x 32", "float32")
+    assert row["peer_name"].startswith("torch.nn")
+    assert min(row["ours"], row["peer"], row["ratio"]) > 0
+
+
+def test_a_peer_that_is_not_installed_is_left_out_by_name(without_runtimes, capsys):
+    rows = list(forward.rows(QUICK, {"tiny": PHOTO}, [(32, 32)]))
+
+    assert len(rows) == 1
+    told = capsys.readouterr().err
+    assert "left out: tiny, 32 x 32, float32, onnxruntime: onnxruntime is not installed" in told
+    assert "left out: tiny, 32 x 32, float32, openvino: openvino is not installed" in told
+
+
+def test_no_classical_denoiser_is_no_crash(without_runtimes, capsys):
+    assert not list(denoisers.rows(QUICK, {"tiny": network(PHOTO)}, crop=32))
+    assert "BM3D: bm3d is not installed" in capsys.readouterr().err
+
+
+def test_every_convolution_of_a_network_is_found_with_the_size_it_sees():
+    found = [str(place) for place, _ in layer.places(network(PHOTO), 32)]
+
+    assert found == [
+        "conv 3/1/1 12 to 8 at 16²",
+        *["conv 3/1/1 8 to 8 at 16²"] * 2,
+        "conv 2/2/0 8 to 16 at 16²",
+        *["conv 3/1/1 16 to 16 at 8²"] * 2,
+        "transposed 2/2/0 16 to 8 at 8²",
+        *["conv 3/1/1 8 to 8 at 16²"] * 2,
+        "conv 3/1/1 8 to 12 at 16²",
+    ]
+
+
+def test_a_convolution_that_networks_share_is_measured_once_in_three_products(monkeypatch):
+    monkeypatch.setattr(layer, "LARGE", 32)
+    options = Options(rounds=1, threads=1, only="2/2/0")
+
+    rows = list(layer.rows(options, {"tiny": PHOTO, "same": PHOTO}, side=32))
+
+    down, up = "conv 2/2/0 8 to 16 at 16² (tiny same)", "transposed 2/2/0 16 to 8 at 8² (tiny same)"
+    cases = [f"{product}, {case}" for case in (down, up) for product in ("forward", "dL/dx", "dL/dW")]
+    # Each beside torch's own and beside the plain path.
+    assert [row.case for row in rows] == [case for case in cases for _ in range(2)]
+
+
+class Still:
+    """In the place of torch's optimisers, which import its compiler: seconds, for nothing that is tested here."""
+
+    def __init__(self, parameters, *settings, **more):
+        self.parameters = parameters
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self):
+        pass
+
+
+def test_a_training_step_is_compared_with_the_library_and_the_plain_path(monkeypatch):
+    for name in ("Adam", "SGD"):
+        monkeypatch.setattr(torch.optim, name, Still)
+
+    rows = list(step.rows(QUICK, {"tiny": PHOTO, "paper": PaperSpec(8)}, {"tiny": (2, 16), "paper": (2, 16)}))
+
+    assert [row.case for row in rows] == ["tiny, 2 x 16²"] * 2 + ["paper, 2 x 16²"] * 2
+    assert {row.peer_name for row in rows} >= {"plain path"}
+
+
+def test_a_table_is_markdown_with_the_columns_of_its_group():
+    row = Row("g", "c", "float32", 1.23456, None, None, "Mpx/s", None, {"seconds": 2.0})
+
+    assert list(table(iter([row]))) == [
+        "| case | precision | ours | peer | its name | unit | ratio | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| c | float32 | 1.235 |  |  | Mpx/s |  | 2 |",
+    ]
+
+
+def test_sizing_counts_pictures_an_hour_and_leaves_out_what_is_too_large():
+    row, *others = sizing.rows(Options(rounds=2, threads=1, largest=0.01), sizes=((40, 50), (200, 200)))
+
+    assert not others
+    assert (row.group, row.case, row.unit, row.peer) == ("sizing", "auto, 50 x 40", "pictures/h", None)
+    assert row.ours == pytest.approx(3600 / row.more["s"])
+    assert 0.1 < row.more["GB"] < 2

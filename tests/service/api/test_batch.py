@@ -1,0 +1,532 @@
+"""Batches: what comes of each picture, in which order and under which names, and who waits for whom."""
+
+import asyncio
+import io
+import json
+import logging
+import threading
+import zipfile
+from contextlib import aclosing
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from engine.imageio.formats import FORMATS, BrokenPicture
+from engine.imageio.image import Written
+from engine.imageio.read import read as read_file
+from engine.imageio.sandbox.decoder import Decoder
+from service.api import batch
+from service.app import create_app
+from service.archives.batch import AT_ONCE, denoised
+from service.archives.zips import Entry, Result
+from service.params import Wishes
+from service.runtime.scheduler import Cancelled
+from service.settings import Settings
+
+SOON = 20  # seconds; only a test that fails waits so long
+MAX_BYTES, MAX_PIXELS = 20_000, 2_000
+
+
+@pytest.fixture(scope="module")
+def settings(folder):
+    return Settings(
+        weights=folder,
+        model="photo",
+        device="cpu",
+        precision="float32",
+        max_bytes=MAX_BYTES,
+        max_pixels=MAX_PIXELS,
+        max_batch_bytes=10 * MAX_BYTES,
+        max_batch_files=9,
+    )
+
+
+@pytest.fixture(scope="module")
+def client(settings):
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shots(samples, file_of):
+    """Three pictures under the names they come with."""
+    return [
+        ("day/b.png", file_of(samples(21, 34, seed=1))),
+        ("day/a.jpg", file_of(samples(9, 30, seed=2), "JPEG", quality=95)),
+        ("c.webp", file_of(samples(8, 8, seed=3), "WEBP", lossless=True)),
+    ]
+
+
+def zipped(files):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def as_form(files):
+    return {"files": [("image", file) for file in files]}
+
+
+def as_zip(files):
+    return {"content": zipped(files), "headers": {"content-type": "application/zip"}}
+
+
+def as_zip_in_form(files):
+    return {"files": {"image": ("shots.zip", zipped(files))}}
+
+
+WAYS = [as_form, as_zip, as_zip_in_form]
+
+
+def unzipped(response):
+    """Name and bytes of each file of the answer, in its order."""
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+        assert archive.testzip() is None
+        return [(info.filename, archive.read(info)) for info in archive.infolist()]
+
+
+def assert_problem(response, status, *words):
+    problem = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, problem["status"]) == (status, status)
+    for word in words:
+        assert word in problem["detail"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_picture_comes_back_as_alone_in_the_order_and_by_the_name_it_came_with(way, client, shots):
+    alone = [client.post("/denoise", content=data).content for _, data in shots]
+
+    together = unzipped(client.post("/denoise/batch", **way(shots)))
+
+    assert together == list(zip(["day/b.png", "day/a.png", "c.png"], alone, strict=True))
+
+
+def test_what_is_wanted_holds_for_every_picture(client, shots):
+    wishes = {"model": "scans", "format": "jpeg", "quality": 70, "strength": 0.5, "output": "compare"}
+    alone = [client.post("/denoise", params=wishes, content=data).content for _, data in shots]
+
+    together = unzipped(client.post("/denoise/batch", params=wishes, **as_zip(shots)))
+
+    assert together == list(zip(["day/b.jpg", "day/a.jpg", "c.jpg"], alone, strict=True))
+
+
+def test_the_format_that_came_keeps_its_suffix(client, samples, file_of):
+    jpeg, webp = file_of(samples(8, 8), "JPEG"), file_of(samples(8, 8), "WEBP")
+    sent = [("a.JPEG", jpeg), ("b", jpeg), ("c.jpg", webp)]
+
+    together = unzipped(client.post("/denoise/batch", params={"format": "same"}, **as_form(sent)))
+
+    assert [name for name, _ in together] == ["a.JPEG", "b.jpg", "c.webp"]
+
+
+def test_a_picture_s_comment_has_what_headers_tell_of_it_alone(client, shots, file_of):
+    deep = file_of(np.zeros((8, 8), np.uint16))
+    wishes = {"format": "jpeg"}
+    alone = client.post("/denoise", params=wishes, content=deep).headers
+    names = ("x-denoise-model", "x-denoise-digest", "x-denoise-changed")
+
+    response = client.post("/denoise/batch", params=wishes, **as_form([("deep.png", deep)]))
+    [info] = zipfile.ZipFile(io.BytesIO(response.content)).infolist()
+    told = dict(line.split(": ", 1) for line in info.comment.decode().lower().splitlines())
+
+    assert {name: told[name] for name in names} == {name: alone[name].lower() for name in names}
+
+
+def test_a_picture_that_fails_is_told_of_in_its_place_as_it_would_be_alone(client, shots, file_of):
+    bad = [
+        ("cut.png", shots[0][1][:-300]),
+        ("text.jpg", b"no picture"),
+        ("paper.pdf", b"%PDF-1.7 and so on"),
+        ("large.png", file_of(np.zeros((50, 41), np.uint8))),
+        ("bytes.png", bytes(MAX_BYTES + 1)),
+    ]
+    alone = [client.post("/denoise", content=data).json() for _, data in bad[:-1]]
+
+    together = unzipped(client.post("/denoise/batch", **as_zip([bad[0], shots[0], *bad[1:], shots[1]])))
+    told = [json.loads(data) for name, data in together if name.endswith(".error.json")]
+
+    assert [name for name, _ in together] == [
+        "cut.png.error.json",
+        "day/b.png",
+        "text.jpg.error.json",
+        "paper.pdf.error.json",
+        "large.png.error.json",
+        "bytes.png.error.json",
+        "day/a.png",
+    ]
+    assert told[:-1] == alone
+    assert told[-1]["status"] == 413
+
+
+def test_what_plays_tricks_in_a_zip_is_told_of_in_its_place(client, shots):
+    data = shots[0][1]
+    sent = [
+        ("../../up.png", data),
+        ("/etc/passwd", data),
+        ("C:\\a.png", data),
+        ("in.zip", zipped(shots)),
+        shots[2],
+    ]
+
+    together = unzipped(client.post("/denoise/batch", **as_zip(sent)))
+
+    assert [name for name, _ in together] == [
+        "up.png.error.json",
+        "etc/passwd.error.json",
+        "C_/a.png.error.json",
+        "in.zip.error.json",
+        "c.png",
+    ]
+    assert [json.loads(data)["status"] for name, data in together[:-1]] == [400, 400, 400, 415]
+
+
+def test_names_that_clash_get_a_number(client, shots):
+    data = shots[0][1]
+    names = ["a.png", "a.jpg", "A.webp", "a-2.png", "b/a.png", "no.txt", "no.txt"]
+    sent = [(name, b"none" if name == "no.txt" else data) for name in names]
+
+    together = unzipped(client.post("/denoise/batch", **as_form(sent)))
+
+    assert [name for name, _ in together] == [
+        "a.png",
+        "a-2.png",
+        "A-3.png",
+        "a-2-2.png",
+        "b/a.png",
+        "no.txt.error.json",
+        "no.txt-2.error.json",
+    ]
+
+
+def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
+    def buggy(decoder, data, *args):
+        if data == shots[0][1]:
+            raise RuntimeError("a secret of the house")
+        return read_file(data, *args[:-1])
+
+    monkeypatch.setattr(Decoder, "read", buggy)
+    with caplog.at_level(logging.ERROR):
+        first, second, _ = unzipped(client.post("/denoise/batch", **as_zip(shots)))
+
+    assert first[0] == "day/b.png.error.json"
+    assert json.loads(first[1])["status"] == 500
+    assert b"secret" not in first[1]
+    assert "a secret of the house" in caplog.text
+    assert second[0] == "day/a.png"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "status", "words"),
+    [
+        ({"model": "films"}, 404, ["'films'", "photo, scans"]),
+        ({"format": "bmp"}, 422, ["BMP is read and not written"]),
+        ({"format": ""}, 422, ["no format ''", "written are jpeg, png"]),
+        ({"strength": 2}, 422, ["strength"]),
+    ],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, wishes, status, words, client, shots):
+    assert_problem(client.post("/denoise/batch", params=wishes, **way(shots)), status, *words)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "words"),
+    [
+        ({"content": b""}, 400, ["The zip is broken, cut short or none"]),
+        (
+            {"content": zipped([("a", bytes(9))])[:-1]},
+            400,
+            ["broken, cut short or none"],
+        ),
+        (as_zip([(f"{number}", b"") for number in range(10)]), 413, ["10 files; at most 9 are taken"]),
+        (as_form([(f"{number}", b"") for number in range(10)]), 413, ["More than 9 files"]),
+        (as_zip([("a", bytes(10 * MAX_BYTES))]), 413, ["at most 200000 are taken"]),
+        ({"files": {"photo": b""}}, 422, ["'image'", "photo"]),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_is_refused_before_the_zip_begins(sent, status, words, client):
+    assert_problem(client.post("/denoise/batch", **sent), status, *words)
+
+
+def test_an_accept_header_is_about_the_zip(client, shots):
+    for accept in ("application/zip", "image/webp"):
+        sent = as_form(shots[:1]) | {"headers": {"accept": accept}}
+
+        assert [name for name, _ in unzipped(client.post("/denoise/batch", **sent))] == ["day/b.png"]
+
+
+def test_the_description_names_both_bodies_and_every_error(client):
+    route = client.get("/openapi.json").json()["paths"]["/denoise/batch"]["post"]
+
+    assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
+    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "503", "507"}
+    assert set(route["responses"]["200"]["content"]) == {"application/zip"}
+    assert {each["name"] for each in route["parameters"]} == set(Wishes.model_fields)
+
+
+class Pictures:
+    """In place of a Denoiser: a picture is done when it is let, or ended when its client is gone."""
+
+    def __init__(self):
+        self.begun, self.ended, self.let = [], [], {}
+
+    async def file(self, stored, wishes, gone, spend):
+        body = await asyncio.to_thread(stored)
+        self.begun.append(body)
+        leaving = asyncio.create_task(gone())
+        done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
+        await asyncio.wait([leaving, done], return_when="FIRST_COMPLETED")
+        self.ended.append(body)
+        left = leaving.done()
+        leaving.cancel()
+        done.cancel()
+        if left:
+            raise Cancelled
+        return SimpleNamespace(written=Written(FORMATS["png"], body), headers={})
+
+    def finish(self, *bodies):
+        for body in bodies:
+            self.let.setdefault(body, asyncio.Event()).set()
+
+
+def entries(count):
+    return [Entry(f"{number}.jpg", lambda number=number: number) for number in range(count)]
+
+
+def free(pixels):
+    pass
+
+
+async def stays():
+    await asyncio.Event().wait()
+
+
+def run(main):
+    asyncio.run(asyncio.wait_for(main, SOON))
+
+
+def test_a_picture_is_sent_before_the_others_are_done():
+    async def main():
+        pictures = Pictures()
+        async with aclosing(denoised(pictures, entries(3), Wishes(), stays, free)) as results:
+            pictures.finish(0)
+            first = await anext(results)
+
+        assert first.name == "0.png"
+        assert 0 in pictures.ended
+        assert 2 not in pictures.begun
+
+    run(main())
+
+
+def test_a_picture_that_is_done_first_waits_for_those_before_it():
+    async def main():
+        pictures = Pictures()
+        async with aclosing(denoised(pictures, entries(2), Wishes(), stays, free)) as results:
+            waiting = asyncio.create_task(anext(results))
+            pictures.finish(1)
+            while 1 not in pictures.ended:
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            pictures.finish(0)
+            assert [(await waiting).data, (await anext(results)).data] == [0, 1]
+
+    run(main())
+
+
+def test_a_reader_who_is_slow_slows_the_work():
+    async def main():
+        pictures = Pictures()
+        pictures.finish(*range(10))
+        taken = 0
+        async for _ in denoised(pictures, entries(10), Wishes(), stays, free):
+            # What was begun ahead is done, and the reader is still at this one.
+            ahead = min(10, taken + AT_ONCE)
+            while len(pictures.ended) < ahead:
+                await asyncio.sleep(0)
+            assert len(pictures.begun) == ahead
+            taken += 1
+
+        assert taken == 10
+
+    run(main())
+
+
+def test_files_are_read_one_at_a_time():
+    lock, reads = threading.Lock(), []
+
+    def read():
+        assert lock.acquire(blocking=False)
+        reads.append(threading.get_ident())
+        lock.release()
+        raise BrokenPicture("no")
+
+    async def main():
+        batch_of = [Entry("a.jpg", read) for _ in range(50)]
+        async for _ in denoised(Pictures(), batch_of, Wishes(), stays, free):
+            pass
+
+    run(main())
+
+    assert len(reads) == 50
+    assert threading.get_ident() not in reads
+
+
+def test_a_client_that_leaves_ends_the_work():
+    async def main():
+        pictures, leave = Pictures(), asyncio.Event()
+        results = denoised(pictures, entries(9), Wishes(), leave.wait, free)
+        waiting = asyncio.create_task(anext(results))
+        while len(pictures.begun) < AT_ONCE:
+            await asyncio.sleep(0)
+        leave.set()
+        with pytest.raises(Cancelled):
+            await waiting
+
+        assert sorted(pictures.ended) == sorted(pictures.begun) == list(range(AT_ONCE))
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["closed", "cancelled"])
+def test_when_it_is_left_nothing_of_it_works_any_more(way):
+    async def main():
+        pictures = Pictures()
+        results = denoised(pictures, entries(9), Wishes(), stays, free)
+        before = asyncio.all_tasks()
+        pictures.finish(0)
+        await anext(results)
+        if way == "cancelled":
+            waiting = asyncio.create_task(anext(results))
+            while len(pictures.begun) < AT_ONCE + 1:
+                await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        await results.aclose()
+
+        assert sorted(pictures.ended) == sorted(pictures.begun)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
+
+    run(main())
+
+
+async def post(app, body, send, receive=None):
+    """The batch, to the application itself. send: as a server's."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def then_stays():
+        if messages:
+            return messages.pop()
+        return await (receive or stays)()
+
+    async with app.router.lifespan_context(app) as state:
+        scope = {"type": "http", "method": "POST", "path": "/denoise/batch", "query_string": b"", "headers": []}
+        await app({**scope, "state": dict(state)}, then_stays, send)
+
+
+@pytest.fixture
+def spools(monkeypatch):
+    """The temporary files that were made."""
+    made = []
+    temporary = batch.TemporaryFile
+
+    def remembered():
+        made.append(temporary())
+        return made[-1]
+
+    monkeypatch.setattr(batch, "TemporaryFile", remembered)
+    return made
+
+
+def test_the_upload_is_on_disk_without_a_name_and_gone_with_the_answer(client, shots, spools):
+    response = client.post("/denoise/batch", **as_zip(shots))
+
+    assert response.status_code == 200
+    [spool] = spools
+    assert spool.closed
+    assert isinstance(spool.name, int), "a file with a name is left behind by a process that is killed"
+
+
+def test_a_reader_who_leaves_in_the_middle_leaves_nothing_behind(settings, shots, spools):
+    async def main():
+        gone, sizes = asyncio.Event(), []
+
+        async def send(message):
+            sizes.append(len(message.get("body", b"")))
+            if len(sizes) == 2:
+                gone.set()
+                await stays()
+
+        async def receive():
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        await post(create_app(settings), zipped(shots), send, receive)
+        return sizes
+
+    assert len(asyncio.run(asyncio.wait_for(main(), SOON))) == 2
+    assert [spool.closed for spool in spools] == [True]
+
+
+def test_a_connection_that_breaks_leaves_nothing_behind(settings, shots, spools):
+    async def send(message):
+        if message["type"] == "http.response.body":
+            raise OSError("the connection is gone")
+
+    with pytest.raises(OSError, match="the connection is gone"):
+        run(post(create_app(settings), zipped(shots), send))
+
+    assert [spool.closed for spool in spools] == [True]
+
+
+def test_an_answer_that_breaks_off_is_no_zip_and_has_no_end(settings, shots, monkeypatch):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def breaks(*args):
+        yield Result("a.png", b"picture")
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(batch, "denoised", breaks)
+    with pytest.raises(ZeroDivisionError):
+        run(post(create_app(settings), zipped(shots), send))
+
+    assert all(message["more_body"] for message in sent[1:])
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(io.BytesIO(b"".join(message["body"] for message in sent[1:])))
+
+
+def files_open():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells which files are open")
+def test_a_batch_of_many_files_needs_few_open(settings, file_of, monkeypatch):
+    data = file_of(Image.new("L", (2, 2)))
+    many = settings.model_copy(update={"max_batch_files": 200})
+    with TestClient(create_app(many)) as client:
+        before = files_open()
+        seen = []
+
+        def read(decoder, *args):
+            seen.append(files_open())
+            return read_file(*args[:-1])
+
+        monkeypatch.setattr(Decoder, "read", read)
+        answer = client.post("/denoise/batch", **as_form([("a.png", data)] * 200))
+
+    assert len(unzipped(answer)) == 200
+    assert max(seen) < before + 20

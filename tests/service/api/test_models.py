@@ -1,0 +1,296 @@
+"""The models over HTTP: which there are, new ones while it runs, and pictures on their way meanwhile."""
+
+import io
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from threading import Event, Semaphore
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from engine.imageio.read import decode
+from engine.inference.denoise import denoise_picture
+from engine.models import checkpoint
+from service.app import create_app
+from service.auth.api_keys import add_key
+from service.registry import registry as shelf
+from service.registry.registry import Shelf
+from service.runtime import pipeline
+from service.settings import Settings
+
+SOON = 20  # seconds; only a test that fails waits so long
+
+
+@pytest.fixture
+def folder(tmp_path, save_tiny):
+    save_tiny(tmp_path / "photo.safetensors", seed=0)
+    return tmp_path
+
+
+@pytest.fixture
+def file(folder):
+    return folder / "photo.safetensors"
+
+
+@pytest.fixture
+def settings(folder):
+    return Settings(weights=folder, model="photo", device="cpu", precision="float32", weights_interval=0)
+
+
+@pytest.fixture
+def client(settings):
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def noisy(samples, file_of):
+    return file_of(samples(21, 34))
+
+
+def digest(file):
+    return checkpoint.load(file).digest
+
+
+def assert_problem(response, status, *words):
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.status_code == status
+    for word in words:
+        assert word in response.json()["detail"]
+
+
+def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
+    settings, folder, save_tiny, noisy, monkeypatch
+):
+    looked, look = Semaphore(0), Shelf.look
+
+    def looks(shelf):
+        look(shelf)
+        looked.release()
+
+    monkeypatch.setattr(Shelf, "look", looks)
+    with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))) as client:
+        assert client.post("/denoise", params={"model": "scans"}, content=noisy).status_code == 404
+        made = save_tiny(folder / "scans.safetensors", seed=1)
+        while looked.acquire(blocking=False):
+            pass
+        # One look may have begun before.
+        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        listed = [about["name"] for about in client.get("/models").json()]
+        answer = client.post("/denoise", params={"model": "scans"}, content=noisy)
+
+    assert listed == ["photo", "scans"]
+    assert answer.headers["x-denoise-digest"] == digest(made)
+    expected = denoise_picture(checkpoint.load(made).net, decode(noisy).pixels).clamp(0, 1)
+    assert (decode(answer.content).pixels - expected).abs().max() < 0.51 / 255
+
+
+def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch, caplog):
+    looked = Semaphore(0)
+
+    def wrong(shelf):
+        looked.release()
+        raise ArithmeticError("a bug")
+
+    monkeypatch.setattr(Shelf, "look", wrong)
+    with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))):
+        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+
+    assert "a bug" in caplog.text
+
+
+def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
+    looks = []
+    monkeypatch.setattr(Shelf, "look", looks.append)
+
+    with TestClient(create_app(settings)) as client:
+        client.post("/denoise", content=noisy)
+
+    assert looks == []
+
+
+def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, save_tiny, noisy):
+    before = digest(file)
+    save_tiny(file, seed=1, recipe="of today")
+
+    answer = client.post("/models/photo/activate")
+
+    assert answer.status_code == 200
+    about = answer.json()
+    assert (about["name"], about["default"], about["metadata"]["recipe"]) == ("photo", True, "of today")
+    assert (about["digests"], about["previous"]) == ({"photo": digest(file)}, {"photo": before})
+    assert datetime.fromisoformat(about["loaded"]["photo"]).tzinfo
+    assert client.get("/models").json() == [about]
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == digest(file)
+
+
+def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
+    before = digest(file)
+    save_tiny(file, seed=1)
+    client.post("/models/photo/activate")
+
+    answer = client.post("/models/photo/rollback")
+
+    assert answer.status_code == 200
+    assert answer.json()["digests"] == {"photo": before}
+    assert answer.json()["previous"] == {"photo": digest(file)}
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
+
+
+def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
+    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' since the start")
+    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
+    assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
+    file.write_bytes(b"no tensors here")
+    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: not weights of ours")
+
+
+@pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
+@pytest.mark.parametrize("what", ["activate", "rollback"])
+def test_a_name_is_no_path(name, what, client):
+    assert_problem(client.post(f"/models/{name}/{what}"), 404)
+
+
+def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, noisy):
+    before = digest(file)
+    assert client.get("/health").json()["faults"] == []
+    file.write_bytes(b"no tensors here")
+    client.post("/models/photo/activate")
+
+    health = client.get("/health").json()
+
+    assert health["ready"] is True
+    assert health["digests"] == {"photo": before}
+    (fault,) = health["faults"]
+    assert fault["file"] == "photo.safetensors"
+    assert fault["reason"].startswith("not weights of ours")
+    assert fault["since"] >= health["loaded"]["photo"]
+    client.post("/models/photo/activate")
+    assert "denoise_weights_faults 1.0" in client.get("/metrics").text
+    assert client.get("/health").json()["faults"] == [fault], "since it was noticed, not since it was last tried"
+    assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
+
+
+@pytest.mark.parametrize("what", ["activate", "rollback"])
+def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path_factory):
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    mine, other = add_key(keys, "boss", admin=True), add_key(keys, "web")
+    with TestClient(create_app(settings.model_copy(update={"keys_file": keys}))) as client:
+        before = client.get("/health").json()["digests"]
+        save_tiny(file, seed=1)
+        assert_problem(client.post(f"/models/photo/{what}"), 401, "none came")
+        refused = client.post(f"/models/photo/{what}", headers={"x-api-key": other})
+        assert_problem(refused, 403, "'web' is no admin's")
+        assert client.get("/health").json()["digests"] == before
+        taken = client.post(f"/models/photo/{what}", headers={"x-api-key": mine})
+
+    assert taken.status_code == (200 if what == "activate" else 409)
+
+
+# Pictures on their way
+
+
+def test_a_picture_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
+    client, file, save_tiny, file_of, monkeypatch
+):
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
+    pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    nets, begun, swapped, begin = [], Event(), Event(), pipeline.Denoising
+
+    def held(net, *args, **how):
+        nets.append(net)
+        begun.set()
+        assert swapped.wait(SOON)
+        return begin(net, *args, **how)
+
+    monkeypatch.setattr(pipeline, "Denoising", held)
+    before = digest(file)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/denoise", content=pages)
+        assert begun.wait(SOON)
+        save_tiny(file, seed=1)
+        assert client.post("/models/photo/activate").status_code == 200
+        swapped.set()
+        old, new = first.result(), client.post("/denoise", content=pages)
+
+    assert [old.headers["x-denoise-digest"], new.headers["x-denoise-digest"]] == [before, digest(file)]
+    assert [nets.index(net) for net in nets] == [0, 0, 0, 3, 3, 3]
+
+
+def test_pictures_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
+    begun, swapped, begin = Event(), Event(), pipeline.Denoising
+
+    def held(*args, **how):
+        begun.set()
+        assert swapped.wait(SOON)
+        return begin(*args, **how)
+
+    monkeypatch.setattr(pipeline, "Denoising", held)
+    before = digest(file)
+    # More than are in work at once.
+    pictures = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(client.post, "/denoise/batch", files=pictures)
+        assert begun.wait(SOON)
+        save_tiny(file, seed=1)
+        assert client.post("/models/photo/activate").status_code == 200
+        swapped.set()
+        with zipfile.ZipFile(io.BytesIO(batch.result().content)) as made:
+            comments = [info.comment.decode() for info in made.infolist()]
+
+    assert len(comments) == 5
+    assert all(before in comment for comment in comments)
+
+
+def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
+    begun, answered = Event(), Event()
+
+    def check(net):
+        begun.set()
+        assert answered.wait(SOON)
+
+    monkeypatch.setattr(shelf, "check", check)
+    with ThreadPoolExecutor(1) as pool:
+        activated = pool.submit(client.post, "/models/photo/activate")
+        assert begun.wait(SOON)
+        health = client.get("/health")
+        answered.set()
+
+    assert health.status_code == 200
+    assert activated.result().status_code == 200
+
+
+# What is kept
+
+
+def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file, save_tiny):
+    held = {"If-None-Match": client.get("/models").headers["etag"]}
+    assert client.get("/models", headers=held).status_code == 304
+
+    save_tiny(file, seed=1)
+    client.post("/models/photo/activate")
+
+    changed = client.get("/models", headers=held)
+    assert changed.status_code == 200
+    assert changed.json()[0]["digests"] == {"photo": digest(file)}
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/page.css", "/page/icon.svg"])
+def test_the_page_is_never_used_unasked(path, client):
+    page = client.get(path)
+
+    again = client.get(path, headers={"If-None-Match": page.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "no-cache" in page.headers["cache-control"]
+    assert again.headers["cache-control"] == page.headers["cache-control"]
+
+
+def test_the_description_names_what_the_models_routes_answer(client):
+    paths = client.get("/openapi.json").json()["paths"]
+
+    assert "array" in str(paths["/models"]["get"]["responses"]["200"])
+    assert "304" in paths["/models"]["get"]["responses"]
+    assert {"403", "404", "422"} < set(paths["/models/{name}/activate"]["post"]["responses"])
+    assert {"403", "404", "409"} < set(paths["/models/{name}/rollback"]["post"]["responses"])

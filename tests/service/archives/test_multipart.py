@@ -1,0 +1,194 @@
+"""A batch's upload on its way to the disk, in whatever chunks it comes, and read back from there."""
+
+import asyncio
+import errno
+import io
+import tracemalloc
+import zipfile
+
+import pytest
+from fastapi import Request
+
+from service.archives.multipart import NoRoom, Part, entries, spooled
+from service.archives.zips import BatchTooLarge, BrokenBatch, NotOpened
+from service.runtime.upload import BodyTooLarge, WrongField
+from service.settings import Settings
+
+SETTINGS = Settings(max_batch_bytes=100_000, max_batch_files=3, max_bytes=1000)
+FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
+
+
+def part(name, data, field="image"):
+    filename = "" if name is None else f'; filename="{name}"'
+    head = (
+        f'--cut\r\nContent-Disposition: form-data; name="{field}"{filename}\r\nContent-Type: image/jpeg\r\n\r\n'
+    )
+    return head.encode() + data + b"\r\n"
+
+
+def form(*parts):
+    return b"".join(parts) + b"--cut--\r\n"
+
+
+def zipped(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return file.getvalue()
+
+
+class Upload:
+    """Chunks as a server hands them on; `taken` counts those that were asked for."""
+
+    def __init__(self, *chunks):
+        self.chunks, self.taken = chunks, 0
+
+    async def receive(self):
+        chunk = self.chunks[self.taken]
+        self.taken += 1
+        return {"type": "http.request", "body": chunk, "more_body": self.taken < len(self.chunks)}
+
+
+def sent(upload, *headers, spool=None, settings=SETTINGS):
+    """What lies where, and the spool."""
+    scope = {"type": "http", "method": "POST", "path": "/denoise/batch", "headers": headers}
+    spool = spool or io.BytesIO()
+    return asyncio.run(spooled(Request(scope, upload.receive), spool, settings)), spool
+
+
+def read(upload, *headers, settings=SETTINGS):
+    parts, spool = sent(upload, *headers, settings=settings)
+    return [(entry.name, entry.read()) for entry in entries(spool, parts, settings)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_a_form_s_files_come_in_chunks_of_any_size(size):
+    lies = b"\r\n--cu\r\n--cup\r\n\r\n"
+    whole = form(part("a.jpg", lies), part("ü.jpg", b""), part("a.jpg", b"again"))
+
+    files = read(Upload(*(whole[at : at + size] for at in range(0, len(whole), size))), FORM_TYPE)
+
+    assert files == [("a.jpg", lies), ("ü.jpg", b""), ("a.jpg", b"again")]
+
+
+def test_other_fields_are_left_out_and_not_kept():
+    whole = form(part("b.txt", b"x" * 5000, "other"), part("a.jpg", b"picture"), part(None, b"text", "more"))
+
+    parts, spool = sent(Upload(whole), FORM_TYPE)
+
+    assert parts == (Part("a.jpg", 0, 7),)
+    assert spool.getvalue() == b"picture"
+
+
+def test_a_raw_body_is_a_zip():
+    whole = zipped("b.jpg", "a.jpg")
+
+    assert read(Upload(whole[:9], whole[9:])) == [("b.jpg", b"b.jpg"), ("a.jpg", b"a.jpg")]
+
+
+def test_the_only_file_of_a_form_may_be_a_zip():
+    assert read(Upload(form(part("all.zip", zipped("a.jpg")))), FORM_TYPE) == [("a.jpg", b"a.jpg")]
+
+
+def test_a_zip_among_other_files_is_not_opened():
+    parts, spool = sent(Upload(form(part("a.jpg", b"picture"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
+    first, second = entries(spool, parts, SETTINGS)
+
+    assert first.read() == b"picture"
+    with pytest.raises(NotOpened, match="a zip among other files"):
+        second.read()
+
+
+def test_what_is_kept_can_be_read_much_later(tmp_path):
+    path = tmp_path / "upload"
+    with path.open("wb") as spool:
+        parts, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, spool=spool)
+
+    with path.open("rb") as spool:
+        assert [entry.read() for entry in entries(spool, parts, SETTINGS)] == [b"one", b"two"]
+
+
+def test_a_file_too_large_costs_none_but_itself():
+    parts, spool = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
+    large, small = entries(spool, parts, SETTINGS)
+
+    with pytest.raises(BodyTooLarge, match="The file has 1001 bytes; at most 1000 are taken"):
+        large.read()
+    assert small.read() == bytes(1000)
+
+
+def test_a_file_too_many_is_refused_as_soon_as_it_begins():
+    upload = Upload(*(part(f"{number}.jpg", b"") for number in range(9)))
+
+    with pytest.raises(BatchTooLarge, match="More than 3 files"):
+        sent(upload, FORM_TYPE)
+
+    assert upload.taken == 4
+
+
+@pytest.mark.parametrize(
+    ("head", "headers"), [(b"", []), (part("a", b"")[:-2], [FORM_TYPE])], ids=["raw", "form"]
+)
+def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+    upload = Upload(head, *[b"x" * 10_000] * 500)
+
+    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 100000 are taken"):
+        sent(upload, *headers)
+
+    assert upload.taken < 13
+
+
+def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+    upload = Upload(b"x")
+
+    with pytest.raises(BodyTooLarge, match="The body has 100001 bytes; at most 100000 are taken"):
+        sent(upload, (b"content-length", b"100001"))
+
+    assert upload.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (form(), WrongField, "'image', and those that came are: nothing"),
+        (form(part("a", b"", "photo"), part("b", b"", "file")), WrongField, "those that came are: file, photo"),
+        (form(part(None, b"a.jpg")), WrongField, "'image', which came as text"),
+        (form(part("a.jpg", b"picture"))[:-9], BrokenBatch, "cut short"),
+        (b"", BrokenBatch, "cut short"),
+        (b"no form", BrokenBatch, "cannot be taken apart"),
+        (part("a" * 5000, b""), BrokenBatch, "cannot be taken apart"),
+    ],
+)
+def test_a_form_that_is_none_or_has_no_picture_is_refused(body, error, message):
+    with pytest.raises(error, match=message):
+        sent(Upload(body), FORM_TYPE)
+
+
+@pytest.mark.parametrize("boundary", [b"", b"; boundary=", b"; boundary=" + b"x" * 300])
+def test_a_form_whose_boundary_is_none_is_refused(boundary):
+    with pytest.raises(BrokenBatch, match="cannot be taken apart"):
+        sent(Upload(b"--"), (b"content-type", b"multipart/form-data" + boundary))
+
+
+def test_a_disk_that_is_full_is_told_of():
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(NoRoom, match="cannot be kept while it arrives: No space left on device"):
+        sent(Upload(zipped("a")), spool=Full())
+
+
+def test_an_upload_is_not_in_memory(tmp_path):
+    settings = Settings(max_batch_files=10_000)
+    chunks = [part(f"{number}.jpg", bytes(2**14)) for number in range(2000)]
+
+    with (tmp_path / "upload").open("wb") as spool:
+        tracemalloc.start()
+        parts, _ = sent(Upload(*chunks, b"--cut--\r\n"), FORM_TYPE, spool=spool, settings=settings)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert sum(part.size for part in parts) == 2000 * 2**14
+    assert peak < 2**21

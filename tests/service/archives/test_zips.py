@@ -1,0 +1,392 @@
+"""Zips that lie, and the zip that is made: whatever comes, only what is a picture's file gets through."""
+
+import asyncio
+import io
+import stat
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zipfile
+import zlib
+from contextlib import aclosing
+from functools import partial
+from random import Random
+
+import pytest
+
+from service.archives.zips import (
+    PIECE,
+    BadName,
+    BatchTooLarge,
+    BrokenBatch,
+    BrokenEntry,
+    NotOpened,
+    Result,
+    packed,
+    refuse_tricks,
+    safe,
+    unpacked,
+)
+from service.problems import ClientError
+from service.runtime.upload import BodyTooLarge
+
+MOST = 2**20
+
+
+class Traced:
+    """What is allocated within it: `peak`, in bytes."""
+
+    def __enter__(self):
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *_):
+        self.peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+def zipped(*files, compression=zipfile.ZIP_DEFLATED, **changes):
+    """A zip of (name, data), and what each entry's ZipInfo is to say besides."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in files:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = compression
+            for key, value in changes.items():
+                setattr(info, key, value)
+            archive.writestr(info, data)
+    return file.getvalue()
+
+
+def opened(data, max_files=100, max_total=MOST, max_bytes=MOST):
+    return unpacked(io.BytesIO(data), max_files, max_total, max_bytes)
+
+
+def turned(data, old, new, count=1):
+    """The same zip with other bytes in some place. count: how many such places there are."""
+    assert len(old) == len(new)
+    assert data.count(old) == count
+    return data.replace(old, new)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_files_come_in_the_order_of_the_zip_and_whole(compression):
+    files = [("b/two.jpg", b"2" * PIECE * 3), ("a.jpg", b"1"), ("a.jpg", b"again"), ("none", b"")]
+
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        data = zipped(*files, compression=compression)
+
+    assert [(entry.name, entry.read()) for entry in opened(data)] == files
+
+
+def test_a_zip64_is_read():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive, archive.open("a.jpg", "w", force_zip64=True) as entry:
+        entry.write(b"picture")
+
+    [entry] = opened(file.getvalue())
+
+    assert entry.read() == b"picture"
+
+
+def test_folders_and_what_macos_adds_are_no_files():
+    names = ["shots/", "shots\\deep\\", "shots/a.jpg", "__MACOSX/shots/._a.jpg", ".DS_Store", "shots/.DS_Store"]
+
+    entries = opened(zipped(*((name, b"") for name in names)))
+
+    assert [entry.name for entry in entries] == ["shots/a.jpg"]
+
+
+def test_names_in_utf_8_are_read_though_the_zip_does_not_say_so():
+    as_macos = zipped(("Blu_te.jpg", b"")).replace(b"Blu_te", "Blüte".encode())
+    as_dos = zipped(("Bl_te.jpg", b"")).replace(b"Bl_te", b"Bl\x81te")
+
+    assert [opened(data)[0].name for data in (as_macos, as_dos)] == ["Blüte.jpg", "Blüte.jpg"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no zip", zipped(("a", b"data"))[:-10], zipped(("a", b"data"))[-22:]],
+    ids=["nothing", "text", "without its end", "only its end"],
+)
+def test_what_is_no_whole_zip_is_refused(data):
+    with pytest.raises(BrokenBatch, match=r"broken, cut short or none: .*taken are zips"):
+        opened(data)
+
+
+def test_a_zip_that_lacks_its_beginning_is_refused():
+    with pytest.raises(BrokenBatch, match="a file begins at byte -20"):
+        opened(zipped(("a", b"data"))[20:])
+
+
+@pytest.mark.parametrize("data", [zipped(), zipped(("folder/", b""))])
+def test_a_zip_without_a_file_is_refused(data):
+    with pytest.raises(BrokenBatch, match="no picture in the zip"):
+        opened(data)
+
+
+def test_too_many_files_are_refused_with_both_numbers():
+    with pytest.raises(BatchTooLarge, match="The zip has 4 files; at most 3 are taken"):
+        opened(zipped(*((f"{number}.jpg", b"") for number in range(4))), max_files=3)
+
+
+def test_sixty_thousand_files_are_refused_before_their_directory_is_in_memory():
+    data = zipped(*((f"{number}.jpg", b"") for number in range(60_000)))
+
+    with (
+        Traced() as traced,
+        pytest.raises(
+            BatchTooLarge, match=r"directory has 3288890 bytes, more than for 1000 files, which are taken"
+        ),
+    ):
+        opened(data, max_files=1000)
+
+    assert traced.peak < len(data) / 10
+
+
+def test_more_bytes_than_are_taken_of_a_batch_are_refused_by_what_the_zip_says():
+    with pytest.raises(BatchTooLarge, match="files have 3000 bytes, unpacked; at most 2999 are taken"):
+        opened(zipped(*((name, bytes(1000)) for name in "abc")), max_total=2999)
+
+
+def test_a_file_too_large_is_refused_by_what_the_zip_says_and_the_next_is_not():
+    large, small = opened(zipped(("a", bytes(1001)), ("b", bytes(1000))), max_bytes=1000)
+
+    with pytest.raises(BodyTooLarge, match="1001 bytes, unpacked; at most 1000 are taken"):
+        large.read()
+    assert small.read() == bytes(1000)
+
+
+def test_a_file_that_unpacks_to_far_more_than_the_zip_says_is_cut_off_there():
+    size = 2**28 - 12345
+    bomb = turned(zipped(("a", bytes(size))), struct.pack("<L", size), struct.pack("<L", 1000), count=2)
+    [entry] = opened(bomb)
+
+    with Traced() as traced, pytest.raises(BrokenEntry, match="CRC"):
+        entry.read()
+
+    assert traced.peak < 2**22
+
+
+def test_a_file_that_unpacks_to_less_than_the_zip_says_is_refused():
+    data = turned(zipped(("a", b"short")), struct.pack("<L", 5), struct.pack("<L", 6), count=2)
+    [entry] = opened(data)
+
+    with pytest.raises(BrokenEntry, match="has 5 bytes, unpacked; the zip says 6"):
+        entry.read()
+
+
+def test_files_that_share_bytes_are_refused():
+    first, second = zipped(("a", b"same")), zipped(("a", b"same"), ("b", b"same"))
+    start = struct.pack("<L", len(first) - 22 - 47)
+    assert second.count(start) == 1
+
+    with pytest.raises(BrokenBatch, match="a file begins at byte 0; the first that is free is 36"):
+        opened(second.replace(start, bytes(4)))
+
+
+def test_a_file_that_reaches_into_the_directory_is_refused():
+    data = zipped(("a", b"stored"), compression=zipfile.ZIP_STORED)
+
+    with pytest.raises(BrokenBatch, match="a file ends at byte 130, the files at 37"):
+        opened(turned(data, struct.pack("<LL", 6, 6), struct.pack("<LL", 100, 6), count=2))
+
+
+def test_two_names_for_one_file_are_refused():
+    # The directory's name comes after the file's own.
+    before, _, after = zipped(("a.jpg", b"picture")).rpartition(b"a.jpg")
+    [entry] = opened(before + b"b.jpg" + after)
+
+    with pytest.raises(BrokenEntry, match=r"'b\.jpg' and header b'a\.jpg' differ"):
+        entry.read()
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_a_link_or_a_device_is_not_followed(kind):
+    [entry] = opened(zipped(("a.jpg", b"/etc/passwd"), external_attr=(kind | 0o777) << 16))
+
+    with pytest.raises(NotOpened, match="link or a device"):
+        entry.read()
+
+
+def test_an_encrypted_file_is_not_opened():
+    local, directory = struct.pack("<HH", 20, 0), struct.pack("<HHH", 20, 0, 8)
+    data = zipped(("a.jpg", b"secret"))
+    data = turned(data, b"PK\3\4" + local, b"PK\3\4" + struct.pack("<HH", 20, 1))
+    [entry] = opened(turned(data, directory + bytes(0), struct.pack("<HHH", 20, 1, 8)))
+
+    with pytest.raises(NotOpened, match="encrypted"):
+        entry.read()
+
+
+@pytest.mark.parametrize(("method", "number"), [(zipfile.ZIP_BZIP2, 12), (zipfile.ZIP_LZMA, 14)])
+def test_what_zipfile_unpacks_without_a_limit_is_not_unpacked(method, number):
+    [entry] = opened(zipped(("a.jpg", bytes(1000)), compression=method))
+
+    with pytest.raises(NotOpened, match=f"method {number}; taken are 0, stored, and 8, deflated"):
+        entry.read()
+
+
+def test_a_zip_within_a_zip_is_not_opened():
+    [entry] = opened(zipped(("a.zip", zipped(("b.jpg", b"")))))
+
+    with pytest.raises(NotOpened, match=r"a zip .* not opened; taken are pictures"):
+        entry.read()
+
+
+def test_a_broken_file_costs_none_but_itself():
+    data = zipped(("a", b"first file"), ("b", b"second"), compression=zipfile.ZIP_STORED)
+    first, second = opened(turned(data, b"first file", b"other file"))
+
+    with pytest.raises(BrokenEntry, match="CRC"):
+        first.read()
+    assert second.read() == b"second"
+
+
+def test_each_of_many_broken_zips_is_read_or_refused_in_our_words():
+    random, refused = Random(0), 0
+    whole = zipped(("one.jpg", bytes(range(200))), ("two.jpg", b"2" * 500), extra=b"\1\0\4\0abcd")
+    for _ in range(2000):
+        data = bytearray(whole[: random.choice([len(whole), random.randrange(len(whole))])])
+        for _ in range(random.choice([1, 2, 5])):
+            if data:
+                data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+        try:
+            for entry in opened(bytes(data)):
+                assert len(entry.read()) <= MOST
+        except ClientError:
+            refused += 1
+
+    assert refused > 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [
+        ("../../etc/cron.d/a.jpg", "etc/cron.d/a.jpg"),
+        ("shots/../../a.jpg", "shots/a.jpg"),
+        ("..\\..\\a.jpg", "a.jpg"),
+        ("/etc/a.jpg", "etc/a.jpg"),
+        ("\\\\server\\share\\a.jpg", "server/share/a.jpg"),
+        ("C:\\a.jpg", "C_/a.jpg"),
+        ("C:a.jpg", "C_a.jpg"),
+        ("/C:/D:/a.jpg", "C_/D:/a.jpg"),
+        ("..", "picture"),
+        ("a\0.jpg", "a_.jpg"),
+        ("a\n.jpg", "a_.jpg"),
+        ("a\u202egpj.exe", "a_gpj.exe"),
+        ("a\ud800.jpg", "a_.jpg"),
+        ("x" * 2000 + ".jpg", "x" * 996 + ".jpg"),
+    ],
+)
+def test_a_name_that_plays_tricks_is_refused_and_told_of_under_another(name, becomes):
+    with pytest.raises(BadName, match=r"The name .*; taken are"):
+        refuse_tricks(name)
+
+    assert safe(name) == becomes
+    refuse_tricks(becomes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("Ferien 2024/Bild – 1 (2).jpg", "Ferien 2024/Bild – 1 (2).jpg"),
+        ("Screenshot 9.41.00\u202fAM.png", "Screenshot 9.41.00\u202fAM.png"),
+        ("shots\\deep\\a.jpg", "shots/deep/a.jpg"),
+        ("./a//b..jpg", "a/b..jpg"),
+        ("", "picture"),
+    ],
+)
+def test_an_honest_name_is_kept(name, kept):
+    refuse_tricks(name)
+
+    assert safe(name) == kept
+
+
+async def given(*results):
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+def pieces(*results):
+    """What comes of the zip, and what ended it."""
+
+    async def run():
+        sent = []
+        async with aclosing(packed(given(*results))) as stream:
+            try:
+                async for piece in stream:
+                    sent.append(piece)
+            except ZeroDivisionError as error:
+                return sent, error
+        return sent, None
+
+    return asyncio.run(run())
+
+
+def test_the_zip_that_is_sent_is_one_that_others_unpack(tmp_path):
+    large = Random(0).randbytes(3 * PIECE + 1)
+    sent, _ = pieces(Result("a/ü.png", large, "X-Denoise-Model: photo"), Result("b.png", b""))
+    (tmp_path / "all.zip").write_bytes(b"".join(sent))
+
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        infos = archive.infolist()
+        assert archive.testzip() is None
+        assert archive.read("a/ü.png") == large
+    subprocess.run([sys.executable, "-m", "zipfile", "-t", tmp_path / "all.zip"], check=True, capture_output=True)
+
+    assert [(info.filename, info.comment) for info in infos] == [
+        ("a/ü.png", b"X-Denoise-Model: photo"),
+        ("b.png", b""),
+    ]
+    assert {info.compress_type for info in infos} == {zipfile.ZIP_STORED}
+    assert max(map(len, sent)) <= PIECE
+
+
+def test_each_file_s_header_says_how_long_it_is_for_those_who_unpack_while_they_receive():
+    sent, _ = pieces(Result("a.png", b"picture"), Result("b.png", b"another"))
+
+    assert sent[0].startswith(b"PK\3\4")
+    flags, method, _, _, crc, size, whole, _, _ = struct.unpack("<HHHHLLLHH", sent[0][6:30])
+    assert (flags & 8, method, crc, size, whole) == (0, 0, zlib.crc32(b"picture"), 7, 7)
+    assert sent[0].endswith(b"picture")
+    assert sent[1].endswith(b"another")
+
+
+@pytest.mark.parametrize(("now", "told"), [(0, 1980), (2**33, 2107)])
+def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
+    """Zips tell times from 1980 to 2107; a machine whose clock has no battery begins in 1970."""
+    monkeypatch.setattr("service.archives.zips.time.localtime", partial(time.gmtime, now))
+
+    sent, _ = pieces(Result("a.png", b"a"))
+    archive = zipfile.ZipFile(io.BytesIO(b"".join(sent)))
+
+    assert archive.read("a.png") == b"a"
+    assert archive.getinfo("a.png").date_time[0] == told
+
+
+def test_a_stream_that_breaks_off_is_no_zip():
+    sent, error = pieces(Result("a.png", b"picture"), ZeroDivisionError("a bug"))
+
+    assert isinstance(error, ZeroDivisionError)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(io.BytesIO(b"".join(sent)))
+
+
+def test_no_more_than_one_file_is_kept_in_memory():
+    async def many():
+        for number in range(20):
+            yield Result(f"{number}.png", bytes(2**22))
+
+    async def run():
+        return [len(piece) async for piece in packed(many())]
+
+    with Traced() as traced:
+        sent = sum(asyncio.run(run()))
+
+    assert sent > 20 * 2**22
+    assert traced.peak < 4 * 2**22

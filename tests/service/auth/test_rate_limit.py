@@ -1,0 +1,149 @@
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from service.auth.api_keys import Key
+from service.auth.rate_limit import Allowances, Bucket, TooMuch
+
+
+@pytest.fixture
+def clock():
+    """A clock that is set by hand: clock.now, in seconds."""
+    clock = SimpleNamespace(now=1000.0)
+    clock.read = lambda: clock.now
+    return clock
+
+
+def key(name="scanner", **limits):
+    return Key(name=name, sha256="0" * 64, **limits)
+
+
+def refusal(limits, whose):
+    with pytest.raises(TooMuch) as told:
+        limits.admit(whose)
+    return str(told.value), told.value.headers["Retry-After"]
+
+
+def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
+    bucket = Bucket(60, 60, clock.read)
+    bucket.take(40)
+    clock.now += 10
+    later = bucket.left()
+    clock.now += 1000
+
+    assert later == 30
+    assert bucket.left() == 60
+
+
+def test_what_is_owed_is_waited_for(clock):
+    bucket = Bucket(60, 60, clock.read)
+    bucket.take(100)
+
+    assert bucket.used() == 100
+    assert bucket.wait() == 41
+    clock.now += 41
+    assert bucket.wait() == 0
+
+
+def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):
+    limits = Allowances(rate=3, pixels=None, clock=clock.read)
+    for _ in range(3):
+        limits.admit(key())
+
+    told, seconds = refusal(limits, key())
+    clock.now += 20
+    limits.admit(key())
+
+    assert told == "The key 'scanner' has used 3 of 3 requests a minute; more is taken in 20 s."
+    assert seconds == "20"
+    assert refusal(limits, key())[1] == "20"
+
+
+def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits.admit(key())
+    for _ in range(59):
+        assert refusal(limits, key())
+        clock.now += 1
+    clock.now += 1
+
+    limits.admit(key())
+
+
+def test_a_picture_beyond_the_limit_is_done_and_then_waited_for(clock):
+    limits = Allowances(rate=None, pixels=3600, clock=clock.read)
+    limits.admit(key())
+    limits.spend(key(), 9000)
+
+    told, seconds = refusal(limits, key())
+    clock.now += 5401
+    limits.admit(key())
+
+    assert told == "The key 'scanner' has used 9,000 of 3,600 pixels an hour; more is taken in 5401 s."
+    assert seconds == "5401"
+
+
+def test_pictures_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
+    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
+    limits.spend(key(), 900)
+    limits.spend(key(), 900)
+
+    with pytest.raises(TooMuch, match="used 1,800 of 1,000 pixels an hour"):
+        limits.spend(key(), 1)
+
+
+def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
+    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
+    for _ in range(3):
+        limits.spend(key(), 900, accepted=True)
+
+    assert "used 2,700 of 1,000" in refusal(limits, key())[0]
+
+
+def test_one_keys_use_is_not_anothers(clock):
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits.admit(key("a"))
+
+    limits.admit(key("b"))
+    assert refusal(limits, key("a"))
+
+
+def test_a_keys_own_limits_go_before_the_services(clock):
+    limits = Allowances(rate=1, pixels=10, clock=clock.read)
+    own = key(rate=2, pixels=100)
+    for _ in range(2):
+        limits.admit(own)
+        limits.spend(own, 20)
+
+    assert "2 of 2 requests" in refusal(limits, own)[0]
+
+
+def test_a_key_whose_limit_was_raised_is_let_in_at_once(clock):
+    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits.admit(key())
+
+    limits.admit(key(rate=2))
+
+
+def test_without_keys_all_share_one_limit(clock):
+    limits = Allowances(rate=2, pixels=None, clock=clock.read)
+    limits.admit(None)
+    limits.admit(None)
+
+    assert refusal(limits, None)[0].startswith("All together have used 2 of 2 requests a minute")
+
+
+def test_without_limits_there_is_no_end(clock):
+    limits = Allowances(rate=None, pixels=None, clock=clock.read)
+    for _ in range(1000):
+        limits.admit(key())
+        limits.spend(key(), 10**12)
+
+
+def test_a_time_of_day_that_jumps_changes_nothing(monkeypatch):
+    limits = Allowances(rate=1, pixels=None)
+    limits.admit(key())
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+
+    assert refusal(limits, key())

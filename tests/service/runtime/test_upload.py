@@ -1,0 +1,59 @@
+"""A body is counted while it arrives."""
+
+import asyncio
+
+import pytest
+from fastapi import Request
+
+from service.runtime.upload import BodyTooLarge, read_picture
+
+FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
+
+
+class Upload:
+    """Chunks as a server hands them on; `taken` counts those that were asked for."""
+
+    def __init__(self, *chunks):
+        self.chunks, self.taken = chunks, 0
+
+    async def receive(self):
+        chunk = self.chunks[self.taken]
+        self.taken += 1
+        return {"type": "http.request", "body": chunk, "more_body": self.taken < len(self.chunks)}
+
+
+def read(upload, *headers, max_bytes):
+    scope = {"type": "http", "method": "POST", "path": "/denoise", "headers": headers}
+    return asyncio.run(read_picture(Request(scope, upload.receive), max_bytes))
+
+
+def test_a_raw_body_comes_in_chunks_and_is_put_together():
+    assert read(Upload(b"pic", b"", b"ture"), max_bytes=7) == b"picture"
+
+
+def test_a_form_comes_in_chunks_and_gives_its_field():
+    whole = FORM_HEAD + b"picture" + b"\r\n--cut--\r\n"
+
+    picture = read(Upload(whole[:30], whole[30:-12], whole[-12:]), FORM_TYPE, max_bytes=len(whole))
+
+    assert picture == b"picture"
+
+
+@pytest.mark.parametrize(("head", "headers"), [(b"", []), (FORM_HEAD, [FORM_TYPE])], ids=["raw", "form"])
+def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+    upload = Upload(head, *[b"x" * 1000] * 500)
+
+    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 5500 are taken"):
+        read(upload, *headers, max_bytes=5500)
+
+    assert upload.taken == 7
+
+
+def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+    upload = Upload(b"x")
+
+    with pytest.raises(BodyTooLarge, match="The body has 5501 bytes; at most 5500 are taken"):
+        read(upload, (b"content-length", b"5501"), max_bytes=5500)
+
+    assert upload.taken == 0

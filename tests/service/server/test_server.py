@@ -1,0 +1,184 @@
+"""The server as a process: how it starts, and how it ends."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.imageio.read import decode
+from engine.layers import kernels
+from service.server.server import CUT_SECONDS
+from service.settings import Settings
+from tests.support.served import SOON, START, answer, request, serving
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, save_tiny):
+    folder = tmp_path_factory.mktemp("weights")
+    save_tiny(folder / "photo.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def noisy(samples, file_of):
+    return file_of(samples(21, 34))
+
+
+def start(folder, *flags, env=None):
+    """Runs `denoise serve` to its end; gives its exit code and what it wrote to stderr."""
+    command = [sys.executable, "-c", START, "serve", "--weights", str(folder), "--model", "photo", *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SOON, env=env)
+    return ended.returncode, ended.stderr
+
+
+def test_sigterm_lets_a_picture_in_work_be_answered_whole_and_refuses_new_ones(folder, noisy):
+    with serving(folder, held=True) as server, ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(server.ask, "POST /denoise", noisy)
+        server.wait_for_work()
+        assert server.ask("GET /health/ready")[0] == 200
+
+        server.stop()
+        server.wait_for("stopping")
+        ready, live, refused = (
+            server.ask(head) for head in ("GET /health/ready", "GET /health/live", "POST /denoise")
+        )
+        server.go_on()
+        status, headers, body = picture.result(SOON)
+
+        assert server.ended() == 0
+    assert (ready[0], live[0], refused[0]) == (503, 200, 503)
+    assert refused[1]["retry-after"] == "5"
+    assert "stopping" in json.loads(refused[2])["detail"]
+    assert (status, headers["x-denoise-model"]) == (200, "photo")
+    assert decode(body).pixels.shape == (21, 34, 3)
+
+
+def test_a_connection_with_nothing_to_answer_does_not_hold_up_the_end(folder):
+    with serving(folder) as server, server.connect() as silent, server.connect() as idle:
+        idle.sendall(request("GET /health/live"))
+        assert answer(idle)[0] == 200
+
+        server.stop()
+
+        assert server.ended() == 0
+        assert silent.recv(1) == idle.recv(1) == b""
+
+
+def test_what_takes_longer_than_the_grace_time_is_cut_off_and_stops_working(folder, noisy):
+    with serving(folder, "--grace-seconds", "0.1", held=True) as server, server.connect() as connection:
+        connection.sendall(request("POST /denoise", noisy))
+        server.wait_for_work()
+
+        server.stop()
+
+        assert server.wait_for("cut off")["working"] == 1
+        server.wait_for_work("cancelled")
+        assert server.ended() == 0
+        with pytest.raises((EOFError, ConnectionResetError)):
+            answer(connection)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(sig, folder, noisy):
+    with serving(folder, held=True) as server, server.connect() as connection:
+        connection.sendall(request("POST /denoise", noisy))
+        server.wait_for_work()
+
+        server.stop(sig)
+        server.wait_for("stopping")
+        server.stop(sig)
+
+        assert server.ended() == -sig
+
+
+BROKEN = """
+from service.runtime.scheduler import Turn
+
+async def broken(turn, piece):
+    raise RuntimeError("a bug")
+
+Turn.in_network = broken
+"""
+
+
+def test_a_bug_is_in_the_log_with_its_traceback_and_the_request_that_met_it(folder, noisy):
+    with serving(folder, code=BROKEN) as server:
+        status, headers, body = server.ask("POST /denoise", noisy)
+        line = server.wait_for("Exception in ASGI application")
+
+    assert status == 500
+    assert line["level"] == "error"
+    assert line["exception"].endswith("RuntimeError: a bug")
+    assert line["request_id"] == headers["x-request-id"]
+    assert headers["x-request-id"] in json.loads(body)["detail"]
+
+
+def test_the_first_line_of_the_log_says_which_kernels_run(folder):
+    with serving(folder) as server:
+        first = server.log[0]
+
+    assert (first["event"], first["kernels"]) == ("starting", kernels.name())
+
+
+WITHOUT_KERNELS = """
+import os
+from pathlib import Path
+from engine.layers import kernels
+
+os.environ.pop(kernels.SETTING, None)
+kernels.LIBRARIES = Path(os.devnull)
+"""
+
+
+def test_a_server_without_kernels_says_so_and_what_to_do(folder):
+    with serving(folder, code=WITHOUT_KERNELS) as server:
+        first, second = server.log[:2]
+
+    assert first["kernels"] == "plain"
+    assert second["level"] == "warning"
+    assert "no compiled kernels" in second["event"]
+
+
+def test_a_port_in_use_is_told_in_one_line_before_anything_is_loaded(folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, told = start(folder, "--port", str(port))
+
+    assert code == 1
+    assert told == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+
+
+def test_a_host_that_is_none_is_told_in_one_line(folder):
+    code, told = start(folder, "--host", "256.0.0.1")
+
+    assert code == 1
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+
+
+def test_settings_that_cannot_be_read_are_told_in_one_line(folder, monkeypatch):
+    monkeypatch.setenv("DENOISE_MAX_PIXELS", "many")
+    monkeypatch.setenv("DENOISE_GRACE_SECONDS", "-1")
+
+    code, told = start(folder)
+
+    assert code == 1
+    assert told.startswith("error: max_pixels: ")
+    assert "; grace_seconds: " in told
+    assert told.count("\n") == 1
+
+
+def test_the_readmes_unit_and_container_are_given_longer_to_stop_than_the_service_takes():
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    longest = Settings.model_fields["grace_seconds"].default + CUT_SECONDS
+
+    waits = re.findall(r"(?:TimeoutStopSec=|--stop-timeout )(\d+)", readme)
+
+    assert len(waits) == 2
+    assert all(int(wait) > longest for wait in waits)

@@ -1,0 +1,102 @@
+"""The settings, and the README's list of them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from engine.imageio.sandbox.decoder import MEMORY, SECONDS
+from engine.imageio.write import PNG_LEVEL
+from engine.inference.denoise import MEMORY_BUDGET
+from service.settings import Settings
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def rows():
+    """The README's table, as the code has it."""
+    yield "| Variable | Default | |"
+    yield "| --- | --- | --- |"
+    for name, field in Settings.model_fields.items():
+        default = "not set" if field.default is None else f"`{field.default}`"
+        yield f"| `DENOISE_{name.upper()}` | {default} | {field.description} |"
+
+
+def test_the_readme_lists_every_setting_and_no_other():
+    listed = [line for line in README.read_text().splitlines() if line.startswith("| `DENOISE_")]
+
+    assert listed == list(rows())[2:]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_is_told_in_a_sentence(name):
+    description = Settings.model_fields[name].description
+
+    assert description.endswith(".")
+    assert description[0].isupper()
+
+
+def test_settings_come_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("DENOISE_MAX_PIXELS", "123")
+    monkeypatch.setenv("DENOISE_THREADS", "")
+
+    settings = Settings()
+
+    assert settings.weights == tmp_path
+    assert settings.max_pixels == 123
+    assert settings.threads is None
+
+
+def test_the_engines_own_defaults_are_the_settings():
+    assert Settings.model_fields["memory_budget"].default == MEMORY_BUDGET
+    assert Settings.model_fields["png_level"].default == PNG_LEVEL
+    assert Settings.model_fields["decode_seconds"].default == SECONDS
+    assert Settings.model_fields["decode_memory"].default == MEMORY
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("DENOISE_MAX_BYTES", "123")
+
+    assert Settings(max_bytes=456).max_bytes == 456
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_bytes", "0"),
+        ("max_pixels", "many"),
+        ("decode_seconds", "0"),
+        ("decode_memory", "1000"),
+        ("memory_budget", "1000"),
+        ("picture_memory", "1000"),
+        ("deadline", "-1"),
+        # Too little for one body of as many bytes as are taken.
+        ("body_memory", "80000000"),
+        ("png_level", "10"),
+        ("threads", "0"),
+        ("device", "gpu"),
+        ("precision", "float16"),
+        ("open", "perhaps"),
+        ("key_rate", "0"),
+        ("key_pixels", "-1"),
+        ("cors_origins", "*"),
+        ("cors_origins", "https://pictures.example/"),
+        ("cors_origins", "https://pictures.example,pictures.example"),
+        ("proxies", "*"),
+        ("proxies", "192.0.2.7,proxy"),
+        ("proxies", "192.0.2.7/24"),
+        ("root_path", "/"),
+        ("root_path", "denoise"),
+        ("root_path", "/denoise/"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(name, value, monkeypatch):
+    monkeypatch.setenv(f"DENOISE_{name.upper()}", value)
+
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+if __name__ == "__main__":
+    print(*rows(), sep="\n")

@@ -1,0 +1,79 @@
+"""What the hand-written passes are held to: the same mathematics by torch's own functions and autograd."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.nn import functional
+
+from engine.layers import slots
+from tests.bench.plain import plain_path
+
+# By the kernels, where there are any for this processor, and by the definition in torch.
+PATHS = [pytest.param(nullcontext, id="kernels"), pytest.param(plain_path, id="plain")]
+
+
+def drawn(*shape, seed=0):
+    """Float64 numbers from a normal distribution."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def randomised(net):
+    """The network in float64, where two right answers agree to 1e-12, and every parameter of it drawn anew: as
+    they start, biases and a photo network's tail are zero, and hide mistakes.
+    """
+    for place, slot in enumerate(slots(net)):
+        value = drawn(*slot.value.shape, seed=place) / slot.value.shape[0] ** 0.5
+        slot.layer.params[slot.key] = value
+    return net
+
+
+def assert_passes_agree(layer, function, x):
+    """forward, dL/dx and all gradients of a layer against those of function(x, parameters by name)."""
+    given = x.clone().requires_grad_()
+    parameters = {slot.name: slot.value.clone().requires_grad_() for slot in slots(layer)}
+    wanted = function(given, parameters)
+    dy = drawn(*wanted.shape, seed=1)
+    gradients = torch.autograd.grad(wanted, [given, *parameters.values()], dy)
+
+    y, dx = layer.forward(x, train=True), layer.backward(dy)
+
+    torch.testing.assert_close(y, wanted.detach())
+    torch.testing.assert_close(dx, gradients[0])
+    for slot, gradient in zip(slots(layer), gradients[1:], strict=True):
+        torch.testing.assert_close(slot.grad, gradient, msg=lambda text, name=slot.name: f"{name}: {text}")
+
+
+def assert_adjoint(layer, x):
+    """<Ax, y> = <x, A'y> for a linear layer: its backward is its adjoint."""
+    ax = layer.forward(x, train=True)
+    y = drawn(*ax.shape, seed=2)
+
+    torch.testing.assert_close((ax * y).sum(), (x * layer.backward(y)).sum())
+
+
+def channels_first(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1):
+    """torch's convolution on (N, H, W, C), of a weight that lies as ours does."""
+    kernel = _kernel(weight, x.shape[3])
+    return channels_last(functional.conv2d(channels_first(x), kernel, bias, stride, padding, dilation))
+
+
+def conv_transpose2d(x, weight, bias=None, stride=1, padding=0, dilation=1, output_padding=0, out_channels=1):
+    """torch's transposed convolution on (N, H, W, C), of a weight that lies as ours does."""
+    kernel = _kernel(weight.T, out_channels)
+    geometry = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return channels_last(functional.conv_transpose2d(channels_first(x), kernel, bias, **geometry))
+
+
+def _kernel(weight, channels):
+    """(k² · channels, others) -> (others, channels, k, k)."""
+    side = round((weight.shape[0] / channels) ** 0.5)
+    return weight.view(side, side, channels, -1).permute(3, 2, 0, 1).contiguous()

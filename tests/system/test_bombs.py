@@ -1,0 +1,262 @@
+"""Small files that say they are large, and files that lie about their size or their parts: each is refused."""
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import imagecodecs
+import numpy as np
+import pillow_heif
+import pytest
+import tifffile
+from PIL import Image
+
+from engine.imageio.formats import BrokenPicture, PictureTooLarge
+from engine.imageio.read import read
+
+WIDTH, HEIGHT = 128, 64
+MAX_PIXELS = 50_000_000
+NOISE = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def by_pillow(kind, values=NOISE, **options):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind, **options)
+    return file.getvalue()
+
+
+def changed(data, old, new, after=b""):
+    """The first place of it, behind the first place of `after`."""
+    at = data.index(old, data.index(after) + len(after))
+    return data[:at] + new + data[at + len(old) :]
+
+
+def png(width, height, data=None):
+    data = data or by_pillow("PNG")
+    body = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+
+
+def jpeg(width, height):
+    sizes = (struct.pack(">HH", high, wide) for wide, high in ((WIDTH, HEIGHT), (width, height)))
+    return changed(by_pillow("JPEG"), *sizes, after=b"\xff\xc0")
+
+
+def gif_screen(width, height):
+    data = by_pillow("GIF")
+    return data[:6] + struct.pack("<HH", width, height) + data[10:]
+
+
+def gif_frame(width, height):
+    old, new = (b"," + struct.pack("<4H", 0, 0, *size) for size in ((WIDTH, HEIGHT), (width, height)))
+    return changed(by_pillow("GIF"), old, new)
+
+
+def bmp(width, height):
+    data = by_pillow("BMP")
+    return data[:18] + struct.pack("<ii", width, height) + data[26:]
+
+
+def tiff(width, height, compression=None):
+    file = io.BytesIO()
+    tifffile.imwrite(file, NOISE, photometric="rgb", compression=compression)
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        tags = opened.pages[0].tags
+        for code, value in ((256, width), (257, height)):
+            struct.pack_into("<I" if tags[code].dtype == 4 else "<H", data, tags[code].valueoffset, value)
+    return bytes(data)
+
+
+def tiff_deflated(width, height):
+    return tiff(width, height, "zlib")
+
+
+def webp_lossy(width, height):
+    old, new = (struct.pack("<HH", *size) for size in ((WIDTH, HEIGHT), (width, height)))
+    return changed(by_pillow("WEBP", quality=80), old, new, after=b"\x9d\x01\x2a")
+
+
+def webp_lossless(width, height):
+    old, new = (
+        struct.pack("<I", (wide - 1) % 2**14 | (high - 1) % 2**14 << 14)
+        for wide, high in ((WIDTH, HEIGHT), (width, height))
+    )
+    return changed(by_pillow("WEBP", lossless=True), old, new, after=b"VP8L")
+
+
+def webp_moving(width, height):
+    frames = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE)]
+    data = io.BytesIO()
+    frames[0].save(data, "WEBP", save_all=True, append_images=frames[1:])
+    old, new = (
+        b"".join(struct.pack("<I", (side - 1) % 2**24)[:3] for side in size)
+        for size in ((WIDTH, HEIGHT), (width, height))
+    )
+    return changed(data.getvalue(), old, new, after=b"VP8X")
+
+
+def with_ispe(data, width, height):
+    old, new = (b"ispe" + struct.pack(">III", 0, *size) for size in ((WIDTH, HEIGHT), (width, height)))
+    return changed(data, old, new)
+
+
+def avif(width, height):
+    return with_ispe(by_pillow("AVIF"), width, height)
+
+
+def heic(width, height):
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(NOISE)).save(file)
+    return with_ispe(file.getvalue(), width, height)
+
+
+def jpeg_2000(width, height):
+    data = imagecodecs.jpeg2k_encode(NOISE)
+    at = data.index(b"\xff\x51")
+    return data[: at + 6] + struct.pack(">II", width, height) + data[at + 14 :]
+
+
+def jpeg_xl(width, height):
+    """No more than a header: not small; both sides in 30 bits; then everything as usual."""
+
+    def side(value):
+        return "11" + f"{value - 1 & 2**30 - 1:030b}"[::-1]
+
+    bits = "0" + side(height) + "000" + side(width) + "1"
+    return b"\xff\x0a" + int(bits[::-1], 2).to_bytes(16, "little")
+
+
+LARGE = [
+    (png, 60_000), (jpeg, 60_000), (gif_screen, 60_000), (gif_frame, 60_000), (bmp, 60_000), (tiff, 60_000),
+    (tiff_deflated, 60_000), (webp_lossy, 16_383), (webp_lossless, 16_384), (webp_moving, 16_384), (avif, 16_384),
+    (heic, 60_000), (jpeg_2000, 60_000), (jpeg_xl, 60_000),
+]  # fmt: skip
+
+
+def name_of(value):
+    return getattr(value, "__name__", None)
+
+
+@pytest.mark.parametrize(("make", "side"), LARGE, ids=name_of)
+def test_a_small_file_of_a_large_picture_is_refused_by_its_header(make, side):
+    data = make(side, side)
+
+    assert len(data) < 40_000
+    with pytest.raises(PictureTooLarge, match=f"{side} x {side} = {side * side} pixels; at most {MAX_PIXELS}"):
+        read(data, MAX_PIXELS)
+
+
+@pytest.mark.parametrize("make", [make for make, _ in LARGE if make is not gif_screen], ids=name_of)
+@pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT), (WIDTH, 0)])
+def test_a_picture_without_pixels_is_broken(make, size):
+    # What is one less than a side in a file has no way to say 0, and says the most there is.
+    with pytest.raises((BrokenPicture, PictureTooLarge)):
+        read(make(*size), MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000], ids=name_of
+)
+@pytest.mark.parametrize("size", [(WIDTH, 2 * HEIGHT), (2 * WIDTH, HEIGHT), (4 * WIDTH, 4 * HEIGHT)])
+def test_a_picture_that_has_fewer_pixels_than_it_says_is_broken(make, size):
+    with pytest.raises(BrokenPicture):
+        read(make(*size), MAX_PIXELS)
+
+
+def png_of(rows, width, height, is_interlaced=0):
+    """rows: RGB, each behind the number of its filter."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, is_interlaced)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def interlaced(values):
+    """A PNG of (H, W, 3), in seven passes."""
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = b"".join(
+        b"\0" + row.tobytes()
+        for top, left, down, across in passes
+        for row in values[top::down, left::across]
+        if row.size
+    )
+    return png_of(rows, values.shape[1], values.shape[0], 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), (8, 2)])
+def test_a_png_that_lacks_its_last_row_is_broken_and_a_black_one_is_not(mode, size):
+    black = np.zeros((*size[::-1], 4), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(black).convert(mode).save(file, "PNG")
+
+    assert read(file.getvalue()).pages[0].samples.shape[:2] == size[::-1]
+    with pytest.raises(BrokenPicture, match="rows are missing"):
+        read(png(size[0], size[1] + 1, file.getvalue()))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (17, 9), (8, 16)])
+def test_an_interlaced_png_is_read_whole_or_not_at_all(size):
+    values = NOISE[: size[1], : size[0]]
+    whole, black = interlaced(values), interlaced(np.zeros_like(values))
+
+    np.testing.assert_array_equal(read(whole).pages[0].samples.numpy(), values)
+    assert not read(black).pages[0].samples.any()
+    with pytest.raises(BrokenPicture):
+        read(png(size[0], size[1] + 8, whole))
+
+
+def test_a_png_that_is_packed_a_thousandfold_is_whole():
+    file = io.BytesIO()
+    Image.new("L", (3000, 2000)).save(file, "PNG", compress_level=9)
+
+    assert len(file.getvalue()) < 3000 * 2000 / 900
+    assert not read(file.getvalue()).pages[0].samples.any()
+
+
+def test_a_png_that_unpacks_without_end_is_not_unpacked_to_its_end():
+    bomb = png_of(bytes(200_000_000), 4, 4)
+
+    tracemalloc.start()
+    picture = read(bomb).pages[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert picture.samples.shape == (4, 4, 3)
+    assert peak < 10_000_000
+
+
+FAR = 2**31 - 1
+LYING = {
+    "png, its pixels": changed(by_pillow("PNG"), by_pillow("PNG")[33:37], struct.pack(">I", 99), after=b"IHDR"),
+    "png, its profile": changed(by_pillow("PNG", icc_profile=bytes(500)), b"iCCP", b"iCCP\xff\xff\xff"),
+    "jpeg, its exif": changed(by_pillow("JPEG", exif=Image.Exif()), b"\xff\xe0\0\x10", b"\xff\xe0\xff\xff"),
+    "jpeg, its tables": changed(by_pillow("JPEG"), b"\xff\xdb\0\x43", b"\xff\xdb\0\1"),
+    "webp": changed(by_pillow("WEBP", quality=80), b"VP8 ", b"VP8 \xff\xff\xff\x7f"),
+    "tiff, its strips": changed(tiff(WIDTH, HEIGHT), struct.pack("<I", NOISE.size), struct.pack("<I", FAR)),
+    "tiff, its tags": changed(tiff(WIDTH, HEIGHT), b"\0\1\4\0\1\0\0\0", b"\0\1\4\0" + struct.pack("<I", FAR)),
+    "avif, a box": changed(avif(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\0\0\0\4ispe"),
+    "avif, a box of 64 bits": changed(avif(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\0\0\0\1ispe"),
+    "heic, a box": changed(heic(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\x7f\xff\xff\xffispe"),
+    "jpeg 2000, a box": changed(jpeg_2000(WIDTH, HEIGHT), b"jp2h", b"jp2x"),
+    "jpeg 2000, a tile": changed(jpeg_2000(WIDTH, HEIGHT), b"\xff\x90\0\x0a", b"\xff\x90\xff\xff"),
+    "bmp, where its pixels are": changed(by_pillow("BMP"), struct.pack("<I", 54), struct.pack("<I", FAR)),
+}
+
+
+@pytest.mark.parametrize("data", LYING.values(), ids=LYING)
+def test_a_length_that_lies_breaks_the_picture(data):
+    with pytest.raises(BrokenPicture):
+        read(data)
+
+
+def test_an_animation_of_very_many_frames_is_refused_at_the_first_too_many():
+    frames = [Image.new("1", (1, 1), number % 2) for number in range(3000)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+
+    with pytest.raises(PictureTooLarge, match="more than 100 pages"):
+        read(file.getvalue())
