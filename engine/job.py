@@ -7,7 +7,7 @@ import torch
 
 from engine.layers import kernels
 from engine.training.config import read_recipe
-from engine.training.trainer import Run, run
+from engine.training.trainer import TrainingJob, run
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def main() -> None:
         recipe = read_recipe(given.recipe, dict(given.set))
         if missing := kernels.warning():
             print(f"warning: {missing}", flush=True)
-        job = Run(recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10)
+        job = TrainingJob(
+            recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10
+        )
         ended = run(job, lambda line: print(line, flush=True), print)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error

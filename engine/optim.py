@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, Slot, multiply, slots
+from engine.layers import Layer, Parameter, multiply, parameters
 
 
-class Optimiser(Protocol):
+class Optimizer(Protocol):
     """Takes one step along the gradients that the last backward left. State: tensors by name, for checkpoints."""
 
     def step(self, factor: float = 1.0) -> None:
@@ -29,13 +29,13 @@ class SGD:
     Source: Robbins & Monro, "A stochastic approximation method", 1951.
     """
 
-    def __init__(self, parameters: Iterable[Slot], lr: float) -> None:
-        self.slots, self.lr = list(parameters), lr
+    def __init__(self, parameters: Iterable[Parameter], lr: float) -> None:
+        self.parameters, self.lr = list(parameters), lr
 
     def step(self, factor: float = 1.0) -> None:
         """One step against the gradient."""
-        for slot in self.slots:
-            slot.value.sub_(slot.grad, alpha=self.lr * factor)
+        for parameter in self.parameters:
+            parameter.value.sub_(parameter.grad, alpha=self.lr * factor)
 
     def state(self) -> dict[str, Tensor]:
         """It remembers nothing."""
@@ -54,39 +54,39 @@ class Adam:
 
     def __init__(
         self,
-        parameters: Iterable[Slot],
+        parameters: Iterable[Parameter],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
     ) -> None:
-        self.slots, self.lr, self.betas, self.eps = list(parameters), lr, betas, eps
+        self.parameters, self.lr, self.betas, self.eps = list(parameters), lr, betas, eps
         self.steps = 0
-        self.first = [torch.zeros_like(slot.value) for slot in self.slots]
-        self.second = [torch.zeros_like(slot.value) for slot in self.slots]
+        self.first = [torch.zeros_like(parameter.value) for parameter in self.parameters]
+        self.second = [torch.zeros_like(parameter.value) for parameter in self.parameters]
 
     def step(self, factor: float = 1.0) -> None:
         """One step; both moments are corrected for their start at zero."""
         self.steps += 1
         (b1, b2), t = self.betas, self.steps
-        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
-            first.lerp_(slot.grad, 1 - b1)
-            second.mul_(b2).addcmul_(slot.grad, slot.grad, value=1 - b2)
+        for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            first.lerp_(parameter.grad, 1 - b1)
+            second.mul_(b2).addcmul_(parameter.grad, parameter.grad, value=1 - b2)
             scale = (second / (1 - b2**t)).sqrt_().add_(self.eps)
-            slot.value.addcdiv_(first, scale, value=-self.lr * factor / (1 - b1**t))
+            parameter.value.addcdiv_(first, scale, value=-self.lr * factor / (1 - b1**t))
 
     def state(self) -> dict[str, Tensor]:
         """Both moments and the number of steps."""
         state = {"adam.steps": torch.tensor(self.steps)}
-        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
-            state |= {f"adam.first.{slot.name}": first, f"adam.second.{slot.name}": second}
+        for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            state |= {f"adam.first.{parameter.name}": first, f"adam.second.{parameter.name}": second}
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Undoes `state`. Raises KeyError naming what is missing."""
         self.steps = int(state["adam.steps"])
-        for slot, first, second in zip(self.slots, self.first, self.second, strict=True):
-            first.copy_(state[f"adam.first.{slot.name}"])
-            second.copy_(state[f"adam.second.{slot.name}"])
+        for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
+            first.copy_(state[f"adam.first.{parameter.name}"])
+            second.copy_(state[f"adam.second.{parameter.name}"])
 
 
 class Muon:
@@ -103,32 +103,32 @@ class Muon:
 
     def __init__(
         self,
-        parameters: Iterable[Slot],
+        parameters: Iterable[Parameter],
         lr: float = 0.006,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        self.slots, self.lr, self.momentum, self.weight_decay = list(parameters), lr, momentum, weight_decay
-        self.velocity = [torch.zeros_like(slot.value) for slot in self.slots]
+        self.parameters, self.lr, self.momentum, self.weight_decay = list(parameters), lr, momentum, weight_decay
+        self.velocity = [torch.zeros_like(parameter.value) for parameter in self.parameters]
 
     def step(self, factor: float = 1.0) -> None:
         """One step along the orthogonalised Nesterov momentum."""
-        for slot, velocity in zip(self.slots, self.velocity, strict=True):
-            velocity.mul_(self.momentum).add_(slot.grad)
-            ahead = slot.grad.add(velocity, alpha=self.momentum)
-            inputs, outputs = slot.value.shape
+        for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
+            velocity.mul_(self.momentum).add_(parameter.grad)
+            ahead = parameter.grad.add(velocity, alpha=self.momentum)
+            inputs, outputs = parameter.value.shape
             size = self.lr * factor * max(1.0, outputs / inputs) ** 0.5
-            slot.value.mul_(1 - self.lr * factor * self.weight_decay)
-            slot.value.sub_(orthogonalise(ahead), alpha=size)
+            parameter.value.mul_(1 - self.lr * factor * self.weight_decay)
+            parameter.value.sub_(orthogonalise(ahead), alpha=size)
 
     def state(self) -> dict[str, Tensor]:
         """The momentum."""
-        return {f"muon.{s.name}": v for s, v in zip(self.slots, self.velocity, strict=True)}
+        return {f"muon.{s.name}": v for s, v in zip(self.parameters, self.velocity, strict=True)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Undoes `state`. Raises KeyError naming what is missing."""
-        for slot, velocity in zip(self.slots, self.velocity, strict=True):
-            velocity.copy_(state[f"muon.{slot.name}"])
+        for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
+            velocity.copy_(state[f"muon.{parameter.name}"])
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -154,10 +154,10 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return multiply(x, factors) if tall else multiply(factors, x)
 
 
-class Together:
+class OptimizerGroup:
     """Several optimisers, each with parameters of its own, as one."""
 
-    def __init__(self, *optimisers: Optimiser) -> None:
+    def __init__(self, *optimisers: Optimizer) -> None:
         self.optimisers = optimisers
 
     def step(self, factor: float = 1.0) -> None:
@@ -175,33 +175,33 @@ class Together:
             optimiser.load_state(state)
 
 
-def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 0.0) -> Together:
+def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 0.0) -> OptimizerGroup:
     """Muon, with its weight decay, for the matrices inside; Adam for biases and for the first and the last layer.
 
     There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).
     """
-    parameters = list(slots(net))
-    ends = (parameters[0].layer, parameters[-1].layer)
-    inside = [s for s in parameters if s.value.dim() == 2 and s.layer not in ends]
-    rest = [s for s in parameters if s not in inside]
-    return Together(Muon(inside, lr, weight_decay=weight_decay), Adam(rest, adam_lr))
+    every = list(parameters(net))
+    ends = (every[0].layer, every[-1].layer)
+    inside = [p for p in every if p.value.dim() == 2 and p.layer not in ends]
+    rest = [p for p in every if p not in inside]
+    return OptimizerGroup(Muon(inside, lr, weight_decay=weight_decay), Adam(rest, adam_lr))
 
 
-def clip_gradients(parameters: Sequence[Slot], max_norm: float) -> Tensor:
+def clip_gradients(parameters: Sequence[Parameter], max_norm: float) -> Tensor:
     """Scale all gradients together so that their norm is at most max_norm; returns the norm before, a scalar.
 
     Nothing looks at the norm: on a GPU nothing waits for it. Source: Pascanu et al., "On the difficulty of
     training recurrent neural networks", ICML 2013, section 3.2.
     """
-    norm: Tensor = torch.stack([slot.grad.norm() for slot in parameters]).norm()
+    norm: Tensor = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
     scale = (max_norm / norm).clamp(max=1)
-    for slot in parameters:
-        slot.grad.mul_(scale)
+    for parameter in parameters:
+        parameter.grad.mul_(scale)
     return norm
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LRSchedule:
     """The learning rate's factor over a run: a linear warm-up, constant, then linearly down to 0.
 
     warmup: steps; decay: the part of the run, at its end, over which the factor falls.
@@ -221,36 +221,36 @@ class Schedule:
         return 1 - done < self.decay
 
 
-class Average:
+class ParameterEMA:
     """The exponential moving average of the parameters, which is what gets served.
 
     Early on it forgets faster than `decay`, so that the random start does not linger. Source: Polyak &
     Juditsky, "Acceleration of stochastic approximation by averaging", 1992; exponential form as commonly used.
     """
 
-    def __init__(self, parameters: Iterable[Slot], decay: float) -> None:
-        self.slots, self.decay, self.updates = list(parameters), decay, 0
-        self.values = [slot.value.clone() for slot in self.slots]
+    def __init__(self, parameters: Iterable[Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.updates = list(parameters), decay, 0
+        self.values = [parameter.value.clone() for parameter in self.parameters]
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
-        for slot, value in zip(self.slots, self.values, strict=True):
-            value.lerp_(slot.value, 1 - decay)
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            value.lerp_(parameter.value, 1 - decay)
 
     def swap(self) -> None:
         """Exchange the parameters and their average: once to look at the average, once more to go on."""
-        for place, slot in enumerate(self.slots):
-            slot.layer.params[slot.key], self.values[place] = self.values[place], slot.value
+        for place, parameter in enumerate(self.parameters):
+            parameter.layer.params[parameter.key], self.values[place] = self.values[place], parameter.value
 
     def state(self) -> dict[str, Tensor]:
         """The average and how often it was updated."""
-        values = {f"average.{s.name}": v for s, v in zip(self.slots, self.values, strict=True)}
+        values = {f"average.{s.name}": v for s, v in zip(self.parameters, self.values, strict=True)}
         return values | {"average.updates": torch.tensor(self.updates)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Undoes `state`. Raises KeyError naming what is missing."""
         self.updates = int(state["average.updates"])
-        for slot, value in zip(self.slots, self.values, strict=True):
-            value.copy_(state[f"average.{slot.name}"])
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            value.copy_(state[f"average.{parameter.name}"])

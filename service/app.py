@@ -18,18 +18,18 @@ from service.api.estimate import router as estimating
 from service.api.jobs import router as jobs
 from service.api.models import router as models
 from service.auth.dependencies import Keys, allowed, describe_keys
-from service.jobs.store import Spool
+from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
-from service.middleware.etag import TaggedFiles
-from service.middleware.request_limits import Limited
-from service.middleware.request_log import Observed
-from service.middleware.security_headers import SafeHeaders, allow_origins
+from service.middleware.etag import ETagFiles
+from service.middleware.request_limits import RequestLimits
+from service.middleware.request_log import RequestLog
+from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import answer_errors
-from service.registry.registry import Shelf
+from service.registry.registry import ModelRegistry
 from service.runtime.collectors import showing
 from service.runtime.pipeline import Denoiser
-from service.runtime.scheduler import Schedule
-from service.runtime.shutdown import Closing
+from service.runtime.scheduler import Scheduler
+from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -38,9 +38,9 @@ class State(TypedDict):
     """What every request finds in `request.state`."""
 
     denoiser: Denoiser
-    closing: Closing
+    closing: GracefulShutdown
     keys: Keys
-    shelf: Shelf
+    shelf: ModelRegistry
     worker: Worker | None
 
 
@@ -56,17 +56,17 @@ def create_app(settings: Settings) -> FastAPI:
     give_back()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    shelf = Shelf(settings)
-    closing, metrics = Closing(), Metrics()
+    shelf = ModelRegistry(settings)
+    closing, metrics = GracefulShutdown(), Metrics()
     # Last: it is the process's own from here on, until the lifespan ends.
-    spool = Spool(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
+    spool = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with Decoder(settings.decode_seconds, settings.decode_memory) as decoder, Schedule(settings) as schedule:
+        with Decoder(settings.decode_seconds, settings.decode_memory) as decoder, Scheduler(settings) as schedule:
             denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings, metrics)
-            spending = partial(keys.spending, accepted=True)
-            at_work = working(spool, denoiser.patiently(), closing, spending) if spool else nullcontext()
+            charging = partial(keys.charging, accepted=True)
+            at_work = working(spool, denoiser.with_low_priority(), closing, charging) if spool else nullcontext()
             with showing(metrics.registry, denoiser, closing):
                 async with shelf.watched(settings.weights_interval), at_work as worker:
                     yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
         title="denoise",
-        summary="Takes the noise out of pictures.",
+        summary="Takes the noise out of images.",
         version=version(),
         lifespan=lifespan,
         # Before every route there is and will be: to need no key, it has to be named in keys/guard.py.
@@ -87,14 +87,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The server tells the application by these when it is told to stop, and what it refuses by itself.
     app.state.closing, app.state.metrics = closing, metrics
-    app.add_middleware(Limited, closing=closing, upload_seconds=settings.upload_seconds)
+    app.add_middleware(RequestLimits, closing=closing, upload_seconds=settings.upload_seconds)
     answer_errors(app)
     for each in (router, models, estimating, batches, jobs):
         app.include_router(each)
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(SecurityHeaders)
     allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.
-    app.add_middleware(Observed, metrics=metrics)
-    app.mount("/page", TaggedFiles(directory=PAGE), name="page")
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.mount("/page", ETagFiles(directory=PAGE), name="page")
     describe_keys(app, keys)
     return app

@@ -1,4 +1,4 @@
-"""How a picture is wanted back: the parameters of POST /denoise, which are options of `denoise run` as well."""
+"""How an image is wanted back: the parameters of POST /denoise, which are options of `denoise run` as well."""
 
 from typing import Literal
 
@@ -11,8 +11,8 @@ DEFAULT = "png"
 Shown = Literal["clean", "residual", "compare"]
 
 
-class Wishes(BaseModel):
-    """How the picture is wanted back. `denoise run` has them under the same names."""
+class DenoiseParams(BaseModel):
+    """How the image is wanted back. `denoise run` has them under the same names."""
 
     model: str | None = Field(
         None, description="A name that /models lists; auto and auto-large choose by the noise."
@@ -20,7 +20,7 @@ class Wishes(BaseModel):
     format: str | None = Field(
         None,
         description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
-        "a single picture says otherwise.",
+        "a single image says otherwise.",
         json_schema_extra={"enum": [*WRITTEN, SAME]},
     )
     quality: int | None = Field(
@@ -30,7 +30,7 @@ class Wishes(BaseModel):
     luma: float = Field(1, ge=0, le=1, description="The same, of brightness alone; strength multiplies it.")
     chroma: float = Field(1, ge=0, le=1, description="The same, of colour alone; strength multiplies it.")
     output: Shown = Field(
-        "clean", description="The clean picture, what was removed on mid-grey, or before and after side by side."
+        "clean", description="The clean image, what was removed on mid-grey, or before and after side by side."
     )
     page: int | None = Field(None, ge=1, description="Only this page, or frame of an animation, counted from 1.")
 

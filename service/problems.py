@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from engine.imageio.formats import (
-    BrokenPicture,
+    BrokenImage,
     CannotWrite,
-    NotAPicture,
-    PictureTooLarge,
-    UnsupportedPicture,
+    ImageTooLarge,
+    NotAImage,
+    UnsupportedImage,
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
 from service.telemetry.logs import log
@@ -25,10 +25,10 @@ from service.telemetry.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
-    NotAPicture: 400,
-    BrokenPicture: 400,
-    PictureTooLarge: 413,
-    UnsupportedPicture: 415,
+    NotAImage: 400,
+    BrokenImage: 400,
+    ImageTooLarge: 413,
+    UnsupportedImage: 415,
     CannotWrite: 422,
     Crashed: 400,
     TooLargeToDecode: 413,
@@ -39,16 +39,16 @@ SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    # No other site may embed a picture from here, unless it may read it too.
+    # No other site may embed an image from here, unless it may read it too.
     "Cross-Origin-Resource-Policy": "same-origin",
     # Shared caches know nothing of X-API-Key, so they must not store an answer.
     "Cache-Control": "private, no-cache",
 }
 # When to come again, in seconds, where nobody can know.
 AGAIN = {"Retry-After": "30"}
-# What whoever works on pictures answers, as OpenAPI describes it.
+# What whoever works on images answers, as OpenAPI describes it.
 BUSY = {
-    503: "More pictures wait than may, or memory is short. Retry-After says when to come again.",
+    503: "More images wait than may, or memory is short. Retry-After says when to come again.",
     504: "Not done by the deadline.",
 }
 
@@ -115,7 +115,7 @@ def problem_of(error: Exception) -> ProblemResponse:
         return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
     if isinstance(error, MemoryError):
         log.error("out of memory", error=str(error))
-        return ProblemResponse(503, "There is not enough memory for the picture just now.", AGAIN)
+        return ProblemResponse(503, "There is not enough memory for the image just now.", AGAIN)
     told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
     # The framework sends it from outside of what adds headers to all other answers.
     return ProblemResponse(500, told, {"X-Request-ID": record.request_id, **SAFE_HEADERS})
@@ -148,4 +148,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """Nobody reads this: the client has closed the connection. It is no bug, and needs no traceback."""
     current().error = type(error).__name__
-    return ProblemResponse(400, "The connection was closed before the picture was done.")
+    return ProblemResponse(400, "The connection was closed before the image was done.")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# Of the memory for pictures, and of that for their files: the part that only small ones take, and the part of it
+# Of the memory for images, and of that for their files: the part that only small ones take, and the part of it
 # all that a small one takes at most.
 FOR_SMALL = 1 / 4
 SMALL = 1 / 32
@@ -23,7 +23,7 @@ def separate(text: str | None) -> list[str]:
 def _origins(text: str | None) -> str | None:
     for origin in separate(text):
         if not ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is no origin; taken are ones like https://pictures.example:8443")
+            raise ValueError(f"{origin!r} is no origin; taken are ones like https://images.example:8443")
     return text
 
 
@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="The weights to use where a request names none: a file's name without `.safetensors`, or "
         "`auto`, which looks at the noise and takes `photo-gaussian` where it is white or may be none at all, "
-        "or `photo-grey` if the picture is grey, else `photo`; `auto-large` takes `photo-gaussian-large` instead "
+        "or `photo-grey` if the image is grey, else `photo`; `auto-large` takes `photo-gaussian-large` instead "
         "of `photo-gaussian`.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         description="Largest batch taken, in bytes, as it comes and as it unpacks. Until it is answered it lies "
         "in a temporary file (`TMPDIR` says where).",
     )
-    max_batch_files: int = Field(default=1000, ge=1, description="Most pictures taken in one batch.")
+    max_batch_files: int = Field(default=1000, ge=1, description="Most images taken in one batch.")
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
@@ -103,36 +103,36 @@ class Settings(BaseSettings):
     memory_budget: int = Field(
         default=256 * 2**20,
         ge=2**20,
-        description="Memory for the network's work, in bytes, beside the pictures themselves.",
+        description="Memory for the network's work, in bytes, beside the images themselves.",
     )
-    picture_memory: int = Field(
+    image_memory: int = Field(
         default=2 * 2**30,
         ge=2**24,
-        description="Memory for pictures in work and for answers until they are sent, in bytes: 20 a pixel, of "
+        description="Memory for images in work and for answers until they are sent, in bytes: 20 a pixel, of "
         "16 bits 40, of floats 60; 40 more for WebP and AVIF; twice as much to compare. A quarter is kept for "
-        "pictures that take a 32nd or less; one that takes more than the rest is refused.",
+        "images that take a 32nd or less; one that takes more than the rest is refused.",
     )
     body_memory: int = Field(
         default=256 * 2**20,
         ge=2**20,
-        description="Memory for the files that are sent, in bytes, until their pictures are done. A quarter is "
+        description="Memory for the files that are sent, in bytes, until their images are done. A quarter is "
         "kept for files that take a 32nd or less.",
     )
     max_waiting: int = Field(
         default=100,
         ge=0,
-        description="Most pictures that wait for their turn, of large and of small ones each; others get 503.",
+        description="Most images that wait for their turn, of large and of small ones each; others get 503.",
     )
     waiting_pixels: int = Field(
         default=200_000_000,
         ge=0,
-        description="Most pixels of pictures that wait for their turn, likewise. One may wait whatever its size.",
+        description="Most pixels of images that wait for their turn, likewise. One may wait whatever its size.",
     )
     deadline: float = Field(
         default=300,
         ge=0,
         le=86_400,
-        description="How long a picture may take from the end of its upload, in seconds, its wait included; then "
+        description="How long an image may take from the end of its upload, in seconds, its wait included; then "
         "it is given up and answered 504. 0 is for ever.",
     )
     png_level: int = Field(
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="Processor threads that one picture is denoised with; if not set, one for each core.",
+        description="Processor threads that one image is denoised with; if not set, one for each core.",
     )
     max_connections: int = Field(
         default=200,
@@ -225,12 +225,12 @@ class Settings(BaseSettings):
     key_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels an hour denoised for one key, likewise. A picture that goes beyond is done; then "
+        description="Pixels an hour denoised for one key, likewise. An image that goes beyond is done; then "
         "nothing is taken until the hours have made up for it.",
     )
     cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
         default=None,
-        description="Web pages of other origins that may use the service, like `https://pictures.example`, with "
+        description="Web pages of other origins that may use the service, like `https://images.example`, with "
         "commas between; if not set, none.",
     )
     proxies: Annotated[str | None, AfterValidator(_networks)] = Field(

@@ -1,4 +1,4 @@
-"""What several tests stand on: small pictures, a tiny network in a weights file, files made of pictures."""
+"""What several tests stand on: small images, a tiny network in a weights file, files made of images."""
 
 import io
 
@@ -7,17 +7,17 @@ import torch
 from PIL import Image
 
 from engine.imageio.sandbox import decoder
-from engine.layers import slots
+from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 
 # What is small runs best on one thread, all the more where other work runs beside the tests.
 torch.set_num_threads(1)
 
-TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
+TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
 
 
-class Shared(decoder.Nursery):
+class Shared(decoder.ForkServer):
     """One for all applications that the tests make: to load the codecs takes a second or more."""
 
     def close(self):
@@ -34,7 +34,7 @@ def shared_nursery():
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder, "Nursery", shared)
+        patch.setattr(decoder, "ForkServer", shared)
         yield
     for nursery in made:
         super(Shared, nursery).close()
@@ -62,7 +62,7 @@ def samples():
 
 @pytest.fixture(scope="session")
 def file_of():
-    """file_of(image or pixels, kind, **Pillow's options): the bytes of a picture file."""
+    """file_of(image or pixels, kind, **Pillow's options): the bytes of an image file."""
 
     def make(image, kind="PNG", **options):
         image = image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze())
@@ -75,13 +75,13 @@ def file_of():
 
 @pytest.fixture(scope="session")
 def save_tiny():
-    """save_tiny(path, seed=0): the weights of a tiny network that changes every picture a little."""
+    """save_tiny(path, seed=0): the weights of a tiny network that changes every image a little."""
 
     def save(path, seed=0, **metadata):
         rng = torch.Generator().manual_seed(seed)
         net = build_network(TINY, rng)
-        for slot in slots(net):
-            slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
+        for parameter in parameters(net):
+            parameter.layer.params[parameter.key] = torch.randn(parameter.value.shape, generator=rng) * 0.08
         checkpoint.save(path, net, TINY, metadata)
         return path
 
@@ -90,7 +90,7 @@ def save_tiny():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, save_tiny):
-    """Weights to be served: `photo`, and `scans`, which makes other pictures."""
+    """Weights to be served: `photo`, and `scans`, which makes other images."""
     folder = tmp_path_factory.mktemp("weights")
     save_tiny(folder / "photo.safetensors", seed=0, recipe="tiny")
     save_tiny(folder / "scans.safetensors", seed=1)

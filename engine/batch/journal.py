@@ -1,6 +1,6 @@
 """What was made of which file, kept beside what was made: so that stopped work goes on, and none is done twice.
 
-The journal is a file of JSON lines: one is added before a picture's work begins, and one when it has ended. A
+The journal is a file of JSON lines: one is added before an image's work begins, and one when it has ended. A
 kill or a power cut leaves the first without the second. Whether the output had come into place by then, it tells
 itself: its size and time are no longer those that the first line gives. Half a line that is left is no entry.
 """

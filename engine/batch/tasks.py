@@ -1,4 +1,4 @@
-"""Many picture files at once: which file becomes which, and the work itself. `-` is a pipe."""
+"""Many image files at once: which file becomes which, and the work itself. `-` is a pipe."""
 
 import sys
 from collections import defaultdict
@@ -10,12 +10,12 @@ from typing import Any
 from engine.batch.journal import Journal, stamp
 from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
 from engine.imageio.image import Written
-from engine.imageio.read import picture_files, read
+from engine.imageio.read import image_files, read
 from engine.imageio.write import PNG_LEVEL, encode
 from engine.inference import model_selection
 from engine.inference.denoise import MEMORY_BUDGET, WHOLE, Finish, denoise
 from engine.inference.model_selection import Choose
-from engine.inference.noise_estimation.estimator import Estimate
+from engine.inference.noise_estimation.estimator import NoiseEstimate
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.
@@ -25,7 +25,7 @@ PNG = "png"
 
 @dataclass(frozen=True)
 class Task:
-    """A picture file, the file its denoised picture goes to, and as which format."""
+    """An image file, the file its denoised image goes to, and as which format."""
 
     source: Path
     target: Path
@@ -42,8 +42,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Order:
-    """How pictures are wanted back. page: that one alone, counted from 1. The rest is as in images.encode."""
+class DenoiseOptions:
+    """How images are wanted back. page: that one alone, counted from 1. The rest is as in images.encode."""
 
     quality: int | None = None
     page: int | None = None
@@ -51,7 +51,7 @@ class Order:
     finish: Finish = WHOLE
     memory_budget: int = MEMORY_BUDGET
 
-    def wishes(self, digest: str) -> dict[str, Any]:
+    def fingerprint(self, digest: str) -> dict[str, Any]:
         """For a journal: all that an output depends on beside its source. digest: of the weights."""
         about = asdict(self)
         del about["memory_budget"]
@@ -63,9 +63,9 @@ class Changed(OSError):
 
 
 def plan(inputs: Sequence[Path], out: Path, force: bool = False, format_: str | None = None) -> list[Task]:
-    """What there is to do: inputs are picture files and folders of them, which are not searched deeper.
+    """What there is to do: inputs are image files and folders of them, which are not searched deeper.
 
-    `out` is a folder, made if need be, in which pictures keep their names with the format's suffix. For one input
+    `out` is a folder, made if need be, in which images keep their names with the format's suffix. For one input
     file it may be a file's name instead, which its suffix tells, or a pipe. force: write over what is there.
     format_: one of WRITTEN, or SAME; without one a file's suffix says it, and else it is PNG. Raises ValueError,
     before any work, naming an input that is not there, inputs that would have one output, and outputs that exist.
@@ -104,7 +104,7 @@ def _is_done(task: Task, journal: Journal) -> bool:
 
 
 def denoise_files(
-    choose: Choose, tasks: Iterable[Task], order: Order | None = None, journal: Journal | None = None
+    choose: Choose, tasks: Iterable[Task], order: DenoiseOptions | None = None, journal: Journal | None = None
 ) -> Iterator[Outcome]:
     """Do the tasks in turn. A file that cannot be read, denoised or written is told of, and the rest go on."""
     for task in tasks:
@@ -115,7 +115,7 @@ def denoise_files(
 
 
 def denoise_file(
-    choose: Choose, task: Task, order: Order | None = None, journal: Journal | None = None
+    choose: Choose, task: Task, order: DenoiseOptions | None = None, journal: Journal | None = None
 ) -> Outcome:
     """Do one task. Raises OSError if a file cannot be read or written, and Changed: it may be tried again."""
     entry = journal.begin(task.source, task.target) if journal else None
@@ -133,12 +133,14 @@ def denoise_file(
     return Outcome(task, fault, written.changed if written else ())
 
 
-def denoise_bytes(choose: Choose, data: bytes, format_: str = PNG, order: Order | None = None) -> Written:
-    """A picture file's bytes -> the denoised one's, by the network chosen for its first page.
+def denoise_bytes(
+    choose: Choose, data: bytes, format_: str = PNG, order: DenoiseOptions | None = None
+) -> Written:
+    """An image file's bytes -> the denoised one's, by the network chosen for its first page.
 
     Raises ValueError if it cannot be read or written.
     """
-    order = order or Order()
+    order = order or DenoiseOptions()
     file = read(data, page=order.page)
     kind = chosen(format_, file.kind)
     pages = list(file.pages)
@@ -150,8 +152,8 @@ def denoise_bytes(choose: Choose, data: bytes, format_: str = PNG, order: Order 
     return encode(replace(file, pages=tuple(pages)), kind, order.quality, order.png_level)
 
 
-def estimate_file(source: Path, page: int = 1) -> tuple[str, Estimate]:
-    """The name of the weights for a picture file's noise, and what was found. Raises ValueError, OSError."""
+def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
+    """The name of the weights for an image file's noise, and what was found. Raises ValueError, OSError."""
     return model_selection.choose(read(_read(source), page=page).pages[0].samples)
 
 
@@ -169,37 +171,37 @@ def _write(target: Path, data: bytes) -> None:
 
 def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Task]:
     if len(inputs) != 1 or inputs[0].is_dir():
-        raise ValueError(f"{out} takes one picture, and here may be several; give a folder")
+        raise ValueError(f"{out} takes one image, and here may be several; give a folder")
     if out == PIPE:
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
     told = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
     if not told and format_ != SAME:
         raise ValueError(f"{out} ends in no suffix of a format that is written; {KINDS_WRITTEN}")
     if format_ and format_ not in (SAME, *told):
-        raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as a picture of that format does")
+        raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as an image of that format does")
     return [Task(source, out, format_ or told[0]) for source in files_of(inputs)]
 
 
 def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder, or a name that ends in a picture's suffix")
+        raise ValueError(f"{out} is a file; give a folder, or a name that ends in an image's suffix")
     if PIPE in inputs:
-        raise ValueError("a picture from a pipe has no name; give it one that ends in .png or another suffix")
+        raise ValueError("an image from a pipe has no name; give it one that ends in .png or another suffix")
     return [into(out, source, format_) for source in files_of(inputs)]
 
 
 def into(out: Path, source: Path, format_: str = PNG) -> Task:
-    """What there is to do for a picture whose output goes into a folder."""
+    """What there is to do for an image whose output goes into a folder."""
     suffix = source.suffix if format_ == SAME else suffix_of(FORMATS[format_])
     return Task(source, out / f"{source.stem}{suffix}", format_)
 
 
 def files_of(inputs: Sequence[Path]) -> list[Path]:
-    """Picture files and folders of them -> the files. Raises ValueError naming an input that is not there."""
+    """Image files and folders of them -> the files. Raises ValueError naming an input that is not there."""
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            files += picture_files(path)
+            files += image_files(path)
         elif path == PIPE or path.is_file():
             files.append(path)
         else:

@@ -1,4 +1,4 @@
-"""A folder that is watched: the pictures in it, and those that arrive, are denoised, each once.
+"""A folder that is watched: the images in it, and those that arrive, are denoised, each once.
 
 The folder is looked at again and again. Shares on a network, where scanners and cameras put their files, do not
 tell what other machines write to them, so the system's events, and libraries that wait for them, would not do.
@@ -17,14 +17,14 @@ from engine.batch.journal import Journal, Stamp
 from engine.batch.tasks import (
     PNG,
     Changed,
-    Order,
+    DenoiseOptions,
     Outcome,
     Task,
     denoise_file,
     into,
     is_folder,
 )
-from engine.imageio.read import is_picture_name
+from engine.imageio.read import is_image_name
 from engine.inference.model_selection import Choose
 
 if sys.platform == "linux":
@@ -59,7 +59,7 @@ def check(folder: Path, out: Path) -> None:
 
 
 @dataclass
-class Watch:
+class FolderWatcher:
     """Watches a folder, and none within it; outputs go to the journal's. Both have passed `check`.
 
     force: write over outputs that are there. warn: gets in words, and once, what keeps a file from being done
@@ -81,7 +81,7 @@ class Watch:
         # What the process was killed at, or a disk fails to read, must not keep the others waiting.
         self._last = set(self.journal.interrupted)
 
-    def outcomes(self, choose: Choose, order: Order, stopping: Event) -> Iterator[Outcome]:
+    def outcomes(self, choose: Choose, order: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
         """What becomes of each file, until told to stop: what is in work is done, and no other begun.
 
         A file that cannot be denoised is not tried again until it changes. While a disk is full or gone, files
@@ -103,7 +103,7 @@ class Watch:
 
     def ready(self, now: float) -> list[Task]:
         """What can be done at this second of a clock: the files that are whole and not done, in order of name."""
-        before, here = self._seen, _pictures(self.folder)
+        before, here = self._seen, _images(self.folder)
         self._seen = {file: _Seen(stamp, now) for file, stamp in here.items()}
         self._seen |= {file: seen for file, seen in before.items() if here.get(file) == seen.stamp}
         files = [file for file in self._seen if self._is_ready(file, now)]
@@ -122,7 +122,7 @@ class Watch:
             self._tell(file, str(error))
             return False
 
-    def _do(self, choose: Choose, task: Task, order: Order) -> Iterator[Outcome]:
+    def _do(self, choose: Choose, task: Task, order: DenoiseOptions) -> Iterator[Outcome]:
         if not self._is_free(task):
             return
         try:
@@ -156,11 +156,11 @@ class Watch:
             self.warn(f"{file}: {words}")
 
 
-def _pictures(folder: Path) -> dict[Path, Stamp]:
+def _images(folder: Path) -> dict[Path, Stamp]:
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not is_picture_name(entry.name):
+            if not is_image_name(entry.name):
                 continue
             try:
                 if entry.is_file():

@@ -1,7 +1,7 @@
-"""Synthetic pictures, so that training needs no photo: the dead leaves model.
+"""Synthetic images, so that training needs no photo: the dead leaves model.
 
 Opaque leaves of random shape, colour and texture fall on one another until the ground is covered. With sizes
-drawn from r^-3 the picture looks alike at every scale, and shares with photographs their spectrum, the heavy
+drawn from r^-3 the image looks alike at every scale, and shares with photographs their spectrum, the heavy
 tails of their gradients, and edges at which one thing hides another.
 Sources: Lee, Mumford & Huang, "Occlusion models for natural images", IJCV 2001; Bordenave, Gousseau & Roueff,
 "The dead leaves model", Advances in Applied Probability 2006; Achddou, Gousseau & Ladjal, "Synthetic images as a
@@ -26,7 +26,7 @@ from engine.data import text
 OVERSAMPLING = 2
 # How often, on average, a place is covered.
 COVER = 4.0
-# Leaves' radii, in pixels of the result: the least is drawn for each picture; the largest is part of its side.
+# Leaves' radii, in pixels of the result: the least is drawn for each image; the largest is part of its side.
 LEAST_RADIUS, LARGEST_PART = (1.0, 10.0), 0.5
 OUTLINES, ANGLES = 64, 1024
 TEXTURES, TEXTURE_SIDE = 8, 256
@@ -37,7 +37,7 @@ LEAST_PRINT, PERIODS, STEEPEST, CONTRAST = (8.0, 40.0), (1.0, 5.0), 3.0, 4.0
 # the least difference of brightness between paper and ink; the most is 1 less that.
 LETTERED, SIZES, LEAST_INK = 1 / 3, (2.8, 4.8), 0.25
 LETTERS = string.ascii_letters + string.digits + ".,;:-()" + 12 * " "
-# Halvings of neighbours' differences that make the picture's unsharp parts: sigma is half the root of this.
+# Halvings of neighbours' differences that make the image's unsharp parts: sigma is half the root of this.
 SOFTENING = 8
 # Place and leaf pairs looked at together: what they take stays within a processor's cache.
 AT_ONCE = 2**17
@@ -70,7 +70,7 @@ def prints(height: int, width: int, rng: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Leaves:
-    """The leaves of a picture, in the order of their fall; places (y, x) are in drawn pixels."""
+    """The leaves of an image, in the order of their fall; places (y, x) are in drawn pixels."""
 
     centre: Tensor  # (N, 2)
     extent: Tensor  # (N,) no point of the leaf is further from its centre
@@ -96,7 +96,7 @@ def _fall(rows: int, cols: int, rng: torch.Generator, least_radius: tuple[float,
 
 
 def _radii(rows: int, cols: int, least_radius: tuple[float, float], rng: torch.Generator) -> Tensor:
-    """From the density r^-3 between two limits; as many as cover the picture `COVER` times."""
+    """From the density r^-3 between two limits; as many as cover the image `COVER` times."""
     low, high = (math.log(radius * OVERSAMPLING) for radius in least_radius)
     least = math.exp(low + (high - low) * float(torch.rand((), generator=rng)))
     most = max(2 * least, LARGEST_PART * min(rows, cols))
@@ -213,9 +213,9 @@ def _paint(leaves: Leaves, seen: Tensor, rng: torch.Generator) -> Tensor:
     strength = 0.35 * torch.rand(count, generator=rng) ** 3
     direction = 1 + 0.3 * torch.randn((count, 3), generator=rng)
     texture = _textured(seen, y, x, count, rng)
-    picture = leaves.colour[seen] * shade[..., None]
-    picture += texture[..., None] * ((0.1 + leaves.colour) * strength[:, None] * direction)[seen]
-    return picture.clamp_(0, 1)
+    image = leaves.colour[seen] * shade[..., None]
+    image += texture[..., None] * ((0.1 + leaves.colour) * strength[:, None] * direction)[seen]
+    return image.clamp_(0, 1)
 
 
 def _textured(seen: Tensor, y: Tensor, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
@@ -310,20 +310,20 @@ def _page(rows: int, cols: int, rng: torch.Generator) -> Tensor:
 
 def _check(height: int, width: int) -> None:
     if min(height, width) < 1:
-        raise ValueError(f"a picture has at least 1 x 1 pixels; got {width} x {height}")
+        raise ValueError(f"an image has at least 1 x 1 pixels; got {width} x {height}")
 
 
-def _in_bytes(picture: Tensor) -> Tensor:
-    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+def _in_bytes(image: Tensor) -> Tensor:
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _average_down(picture: Tensor) -> Tensor:
-    rows, cols = (side // OVERSAMPLING for side in picture.shape[:2])
-    return picture.view(rows, OVERSAMPLING, cols, OVERSAMPLING, 3).mean((1, 3))
+def _average_down(image: Tensor) -> Tensor:
+    rows, cols = (side // OVERSAMPLING for side in image.shape[:2])
+    return image.view(rows, OVERSAMPLING, cols, OVERSAMPLING, 3).mean((1, 3))
 
 
 def _focus(sharp: Tensor, rng: torch.Generator) -> Tensor:
-    """Parts of the picture out of focus; smaller by SOFTENING a side, as no border is made up."""
+    """Parts of the image out of focus; smaller by SOFTENING a side, as no border is made up."""
     soft = sharp
     for _ in range(SOFTENING):
         soft = (soft[1:] + soft[:-1]) / 2

@@ -1,4 +1,4 @@
-"""Pictures end to end in one run of bytes, from which a batch of squares is cut at once.
+"""Images end to end in one run of bytes, from which a batch of squares is cut at once.
 
 It is all arithmetic on indices, without a look at any number in a tensor: on a GPU nothing waits for a batch.
 """
@@ -12,40 +12,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Most bytes of pictures held in memory. Beyond it they go to a temporary file, mapped to memory and gone at exit.
+# Most bytes of images held in memory. Beyond it they go to a temporary file, mapped to memory and gone at exit.
 IN_MEMORY = 2**30
-# A GPU takes the pictures if they fill no more than this part of what it has free.
+# A GPU takes the images if they fill no more than this part of what it has free.
 PART_OF_GPU = 0.5
 # Most points, along a side, at which a square is looked at for its detail.
 PROBES = 24
 
 
-class Places(NamedTuple):
-    """Squares in an album's pictures, one for each number of these tensors of equal shape.
+class CropBoxes(NamedTuple):
+    """Squares in an album's images, one for each number of these tensors of equal shape.
 
-    picture: which one; top, left: its corner; all whole. side: float32, as it may end within a pixel. In pixels.
+    image: which one; top, left: its corner; all whole. side: float32, as it may end within a pixel. In pixels.
     """
 
-    picture: Tensor
+    image: Tensor
     top: Tensor
     left: Tensor
     side: Tensor
 
-    def chosen(self, index: Tensor) -> "Places":
+    def chosen(self, index: Tensor) -> "CropBoxes":
         """Of places (N, M) those at (n, index[n]): (N,)."""
-        return Places(*(part.gather(1, index[:, None]).squeeze(1) for part in self))
+        return CropBoxes(*(part.gather(1, index[:, None]).squeeze(1) for part in self))
 
 
-class Album:
-    """Pictures, uint8 (H, W, C) of any size and the same C, and how to cut squares from them.
+class PatchStore:
+    """Images, uint8 (H, W, C) of any size and the same C, and how to cut squares from them.
 
     zoom: the least factor by which a square is scaled down as it is cut. device: where squares are wanted; the
-    pictures themselves stay on the CPU if they are too many for it. Raises ValueError if there are no pictures,
+    images themselves stay on the CPU if they are too many for it. Raises ValueError if there are no images,
     and OSError if they fit neither in memory nor in a temporary file.
     """
 
-    def __init__(self, pictures: Iterable[Tensor], zoom: float = 1.0, device: torch.device | str = "cpu") -> None:
-        bytes_, shapes = _end_to_end(pictures)
+    def __init__(self, images: Iterable[Tensor], zoom: float = 1.0, device: torch.device | str = "cpu") -> None:
+        bytes_, shapes = _end_to_end(images)
         self.zoom, self.channels = zoom, shapes[0][2]
         self.target = torch.device(device)
         self.device = _home(bytes_.numel(), self.target)
@@ -58,16 +58,16 @@ class Album:
         self.fitting: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.shortest)
 
-    def put(self, number: int, picture: Tensor) -> None:
-        """Another picture, of equal size, in the place of one."""
-        begin = number * picture.numel()
-        self.bytes[begin : begin + picture.numel()].copy_(picture.flatten())
+    def put(self, number: int, image: Tensor) -> None:
+        """Another image, of equal size, in the place of one."""
+        begin = number * image.numel()
+        self.bytes[begin : begin + image.numel()].copy_(image.flatten())
 
     def picks(self, shape: tuple[int, ...], side: int, rng: torch.Generator) -> Tensor:
-        """Numbers of pictures, each as likely, of those from which such a square can be cut.
+        """Numbers of images, each as likely, of those from which such a square can be cut.
 
         rng: on the album's device. Raises ValueError if there is none.
         """
@@ -79,13 +79,13 @@ class Album:
         fits = self.fitting[side]
         return fits[torch.randint(len(fits), shape, generator=rng, device=self.device)]
 
-    def places(self, picture: Tensor, side: int, rng: torch.Generator) -> Places:
-        """A random place in each of these pictures, for squares of a side after zooming.
+    def places(self, image: Tensor, side: int, rng: torch.Generator) -> CropBoxes:
+        """A random place in each of these images, for squares of a side after zooming.
 
         The zoom is drawn evenly between the least and 1, for each place. rng: on the album's device.
         """
-        zoom, down, right = torch.rand((3, *picture.shape), generator=rng, device=self.device)
-        height, width = self.height[picture], self.width[picture]
+        zoom, down, right = torch.rand((3, *image.shape), generator=rng, device=self.device)
+        height, width = self.height[image], self.width[image]
         extent = (side / (self.zoom + (1 - self.zoom) * zoom)).minimum(torch.minimum(height, width))
         whole = extent.ceil()
         top, left = (
@@ -93,9 +93,9 @@ class Album:
             torch.minimum((part * (length - whole + 1)).floor(), length - whole).long()
             for part, length in ((down, height), (right, width))
         )
-        return Places(picture, top, left, extent)
+        return CropBoxes(image, top, left, extent)
 
-    def detail(self, places: Places, side: int) -> Tensor:
+    def detail(self, places: CropBoxes, side: int) -> Tensor:
         """Standard deviation of the green channel's diagonal differences: large where there is fine structure.
 
         places: (N, M) -> (N, M). Looked at in at most PROBES x PROBES points, spread over the square.
@@ -108,24 +108,24 @@ class Album:
         near, far = (self._green(places, steps + more) for more in (torch.zeros_like(steps), gap.long()))
         return (far - near).std((-2, -1), correction=0)
 
-    def cut(self, places: Places, side: int, rng: torch.Generator) -> "Squares":
+    def cut(self, places: CropBoxes, side: int, rng: torch.Generator) -> "PatchBatch":
         """The squares at places (N,), each flipped and turned to one of its eight positions by chance.
 
         rng: on the album's device.
         """
-        turn = torch.rand((3, len(places.picture)), generator=rng, device=self.device) < 0.5
-        return Squares(self, places, side, turn)
+        turn = torch.rand((3, len(places.image)), generator=rng, device=self.device) < 0.5
+        return PatchBatch(self, places, side, turn)
 
-    def square(self, places: Places, side: int, turn: Tensor) -> Tensor:
+    def square(self, places: CropBoxes, side: int, turn: Tensor) -> Tensor:
         """float32 (N, side, side, C) on [0, 1]: a pixel is the mean of the area it covers."""
         order = torch.arange(side, device=self.device)
         if self.zoom == 1:
             return self.pixels(places, side, turn, order.view(1, -1, 1), order)
         y, x = (torch.where(reverse[:, None], side - 1 - order, order) for reverse in turn[:2])
-        count, span = len(places.picture), self._span(side)
+        count, span = len(places.image), self._span(side)
         last = places.side.ceil().long() - 1
         rows = torch.minimum(torch.arange(span, device=self.device), last[:, None])
-        # What lies beside a square, or after its picture, is read along with it, and then given no weight.
+        # What lies beside a square, or after its image, is read along with it, and then given no weight.
         square = self._runs(span)[self._pixel(places, rows, torch.zeros_like(rows)) * self.channels]
         scale = places.side[:, None] / side
         lines = _average(square.float(), y * scale, scale, self._taps).view(count, side, span, self.channels)
@@ -134,7 +134,7 @@ class Album:
         turned = _average(columns, x * scale, scale, self._taps).view(count, side, side, self.channels)
         return torch.where(turn[2].view(-1, 1, 1, 1), turned, turned.transpose(1, 2)).div_(255)
 
-    def pixels(self, places: Places, side: int, turn: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def pixels(self, places: CropBoxes, side: int, turn: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """float32 (N, I, J, C) on [0, 1]: pixels of squares without zoom; y, x: which, as (N, I, J)."""
         reverse_y, reverse_x, turned = turn.view(3, -1, 1, 1)
         down, right = torch.where(turned, x, y), torch.where(turned, y, x)
@@ -146,16 +146,16 @@ class Album:
         picked = self.bytes.view(-1, self.channels).index_select(0, index.flatten())
         return picked.view(*index.shape, -1).float().div_(255)
 
-    def _green(self, places: Places, steps: Tensor) -> Tensor:
+    def _green(self, places: CropBoxes, steps: Tensor) -> Tensor:
         """Green, float32 (N, M, K, K), of the pixels at steps (N, M, K) down and right of the places' corners."""
         pixel = self._pixel(places, steps[..., :, None], steps[..., None, :])
         return self.bytes[pixel * self.channels + 1].float()
 
-    def _pixel(self, places: Places, down: Tensor, right: Tensor) -> Tensor:
+    def _pixel(self, places: CropBoxes, down: Tensor, right: Tensor) -> Tensor:
         """Numbers of the pixels so far from the places' corners, down and right of more dimensions."""
         more = (..., *[None] * (down.dim() - places.top.dim()))
-        start = self.start[places.picture] + places.top * self.width[places.picture] + places.left
-        return start[more] + down * self.width[places.picture][more] + right
+        start = self.start[places.image] + places.top * self.width[places.image] + places.left
+        return start[more] + down * self.width[places.image][more] + right
 
     @property
     def _taps(self) -> int:
@@ -172,14 +172,14 @@ class Album:
         return self.bytes.as_strided((self.bytes.numel() - length + 1, length), (1, 1))
 
 
-class Squares(NamedTuple):
+class PatchBatch(NamedTuple):
     """Squares of an album, cut when somebody looks.
 
     turn: bool (3, N), whether rows are in reverse, whether columns are, and whether rows then become columns.
     """
 
-    album: Album
-    places: Places
+    album: PatchStore
+    places: CropBoxes
     side: int
     turn: Tensor
 
@@ -206,16 +206,16 @@ class Squares(NamedTuple):
         return pixels.pin_memory().to(self.device, non_blocking=True)
 
 
-def _end_to_end(pictures: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """The bytes of all pictures, and some to spare, as wide as a picture and more; and the pictures' shapes."""
+def _end_to_end(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """The bytes of all images, and some to spare, as wide as an image and more; and the images' shapes."""
     shapes: list[tuple[int, int, int]] = []
     with SpooledTemporaryFile(IN_MEMORY) as file:
-        for picture in pictures:
-            height, width, channels = picture.shape
+        for image in images:
+            height, width, channels = image.shape
             shapes.append((height, width, channels))
-            file.write(picture.contiguous().numpy().data)
+            file.write(image.contiguous().numpy().data)
         if not shapes:
-            raise ValueError("there are no pictures")
+            raise ValueError("there are no images")
         file.write(bytes((max(width for _, width, _ in shapes) + 2) * shapes[0][2]))
         size = file.tell()
         file.seek(0)
@@ -243,7 +243,7 @@ def _average(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:
 
 
 def _home(size: int, device: torch.device) -> torch.device:
-    """Where so many bytes of pictures are kept: on the device, unless they would crowd a GPU."""
+    """Where so many bytes of images are kept: on the device, unless they would crowd a GPU."""
     if device.type == "cuda" and size > PART_OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return torch.device("cpu")
     return device

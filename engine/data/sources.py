@@ -1,6 +1,6 @@
 """Where training pairs come from: two noisy views of one scene, and no clean target.
 
-Photos and synthetic pictures get their noise as they are drawn; recorded pairs bring their own.
+Photos and synthetic images get their noise as they are drawn; recorded pairs bring their own.
 """
 
 from collections import Counter
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from engine.data.dead_leaves import dead_leaves, prints
 from engine.data.noise.model import Noise
-from engine.data.patch_store import Album, Squares
+from engine.data.patch_store import PatchBatch, PatchStore
 from engine.data.rng import generator_on, seeded
-from engine.imageio.read import is_picture_name, picture_files, read_rgb
+from engine.imageio.read import image_files, is_image_name, read_rgb
 
 PAIR_FILES = (".pkl", ".pt")
-# One picture in so many is kept from training, to measure on.
+# One image in so many is kept from training, to measure on.
 HELD_OUT = 50
-# Least side of the synthetic pictures, how many are at hand, and after how many steps a new one takes a place.
+# Least side of the synthetic images, how many are at hand, and after how many steps a new one takes a place.
 SYNTHETIC_SIDE, SYNTHETIC_POOL, SYNTHETIC_STEPS = 256, 48, 400
 
 
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """Pictures kept from training. noise: mean square of the reference's own noise, 0 where it is clean."""
+    """Images kept from training. noise: mean square of the reference's own noise, 0 where it is clean."""
 
     noisy: Tensor
     reference: Tensor
@@ -47,13 +47,13 @@ class Source(Protocol):
         """The batch of a step: the same for the same step and state of rng, which is on the CPU."""
 
     def validation(self, count: int) -> Validation:
-        """The same pictures at every call, none of them ever drawn."""
+        """The same images at every call, none of them ever drawn."""
 
 
 class Scenes(Protocol):
-    """Gives pictures to put noise on."""
+    """Gives images to put noise on."""
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
         """As many squares of that side, in parts. rng: on the CPU."""
 
 
@@ -68,9 +68,9 @@ class Photos:
     def __init__(
         self, photos: Iterable[Tensor], zoom: float = 1.0, tries: int = 3, device: torch.device | str = "cpu"
     ) -> None:
-        self.album, self.tries = Album(photos, zoom, device), tries
+        self.album, self.tries = PatchStore(photos, zoom, device), tries
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
         """Squares of that side. Raises ValueError if no photo is large enough."""
         near = generator_on(self.album.device, rng)
         shape = (count, self.tries)
@@ -84,9 +84,9 @@ class Photos:
 
 
 class Synthetic:
-    """Squares cut from synthetic pictures; every few steps a new picture takes the place of the oldest.
+    """Squares cut from synthetic images; every few steps a new image takes the place of the oldest.
 
-    draw: makes a picture of (height, width) from a generator. Picture number i is made from the seed and i alone,
+    draw: makes an image of (height, width) from a generator. Image number i is made from the seed and i alone,
     so a resumed run sees what an uninterrupted one would have. device: where the squares are wanted.
     """
 
@@ -99,17 +99,17 @@ class Synthetic:
     ) -> None:
         self.draw, self.seed, self.side, self.pool = draw, seed, side, SYNTHETIC_POOL
         blank = torch.zeros(side, side, 3, dtype=torch.uint8)
-        self.album = Album([blank] * self.pool, device=device)
-        # Picture number i is in place i modulo their count.
+        self.album = PatchStore([blank] * self.pool, device=device)
+        # Image number i is in place i modulo their count.
         self.made = [-1] * self.pool
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
         """Squares of that side."""
         numbers = step // SYNTHETIC_STEPS + torch.randint(self.pool, (count,), generator=rng)
         for number in sorted(set(numbers.tolist())):
             if self.made[number % self.pool] != number:
-                picture = self.draw(self.side, self.side, seeded(self.seed, number, 1))
-                self.album.put(number % self.pool, picture)
+                image = self.draw(self.side, self.side, seeded(self.seed, number, 1))
+                self.album.put(number % self.pool, image)
                 self.made[number % self.pool] = number
         near = generator_on(self.album.device, rng)
         which = (numbers % self.pool).to(self.album.device, non_blocking=True)
@@ -122,7 +122,7 @@ class Mixed:
     def __init__(self, main: Scenes, other: Scenes, share: float) -> None:
         self.main, self.other, self.share = main, other, share
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[Squares]:
+    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
         """Squares of that side."""
         others = int((torch.rand(count, generator=rng) < self.share).sum())
         shares = ((self.main, count - others), (self.other, others))
@@ -147,7 +147,7 @@ class DrawnPairs:
         return Batch(*(_joined(parts) for parts in zip(*views, strict=True)))
 
     def validation(self, count: int) -> Validation:
-        """Held-out scenes; their clean picture is the reference, to measure against only."""
+        """Held-out scenes; their clean image is the reference, to measure against only."""
         rng = seeded(0)
         noisy, clean = [], []
         for scale, scenes in self._scenes(self.held_out, 0, count, rng):
@@ -157,7 +157,7 @@ class DrawnPairs:
 
     def _scenes(
         self, scenes: Scenes, step: int, count: int, rng: torch.Generator
-    ) -> Iterator[tuple[int, Squares]]:
+    ) -> Iterator[tuple[int, PatchBatch]]:
         """Scales, and scenes for views of each."""
         for scale, number in sorted(Counter(self.noise.draw_scales(count, rng)).items()):
             for squares in scenes.cut(number, self.patch * scale, step, rng):
@@ -185,9 +185,9 @@ class RecordedPairs:
                     " set a smaller patch"
                 )
         held_out = max(1, len(pairs) // HELD_OUT)
-        # The two shots are cut, turned and flipped as one picture of six channels.
+        # The two shots are cut, turned and flipped as one image of six channels.
         self.pairs, self.held_out = (
-            Album((torch.cat(pair, 2) for pair in part), device=device)
+            PatchStore((torch.cat(pair, 2) for pair in part), device=device)
             for part in (pairs[:-held_out], pairs[-held_out:])
         )
         self.patch = patch
@@ -206,7 +206,7 @@ class RecordedPairs:
         noise = 0.5 * float((noisy - reference).square().mean())
         return Validation(noisy, reference, noise)
 
-    def _cut(self, album: Album, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _cut(self, album: PatchStore, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         near = generator_on(album.device, rng)
         places = album.places(album.picks((count,), self.patch, near), self.patch, near)
         both = album.cut(places, self.patch, near).whole()
@@ -229,7 +229,7 @@ def open_source(
     A .pkl or .pt file, or one folder of pairs: recorded pairs. Folders of photos: noise drawn from the model, a
     share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone. Of these or photos, a share `printed`
     are prints instead.
-    Raises ValueError saying what is wrong with which path, and OSError if there is no room for the pictures.
+    Raises ValueError saying what is wrong with which path, and OSError if there is no room for the images.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
     if recorded and len(recorded) < len(data):
@@ -243,7 +243,7 @@ def open_source(
         scenes = Mixed(scenes, leaves, synthetic)
     if printed:
         scenes = Mixed(scenes, Synthetic(prints, seed, side, device), printed)
-    # Never drawn: as many pictures lie between these and those of training as a run can have.
+    # Never drawn: as many images lie between these and those of training as a run can have.
     return DrawnPairs(scenes, held_out or Synthetic(dead_leaves, seed + 2**40, side, device), noise, patch)
 
 
@@ -251,7 +251,7 @@ def _photographed(
     data: Sequence[Path], zoom: float, tries: int, device: torch.device | str
 ) -> tuple[Scenes, Scenes]:
     """Photos to train on and photos to measure on. Raises ValueError if there are too few."""
-    files = [file for folder in data for file in picture_files(folder)]
+    files = [file for folder in data for file in image_files(folder)]
     if len(files) < 2:
         raise ValueError(f"at least 2 photos are needed, 1 to measure on; found {len(files)}")
     training = [file for number, file in enumerate(files) if number % HELD_OUT]
@@ -299,7 +299,7 @@ def _is_stack(value: object) -> bool:
 
 def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
     """name_1.png with name_2.png. Raises ValueError naming a shot that has no partner."""
-    files = {file.stem: file for file in sorted(folder.iterdir()) if _is_picture(file)}
+    files = {file.stem: file for file in sorted(folder.iterdir()) if _is_image(file)}
     names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
     paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
     if names and (alone := [file.name for stem, file in files.items() if stem not in paired]):
@@ -310,21 +310,21 @@ def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
 def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
     """Two folders with equal names. Raises ValueError naming a file that only one of them has."""
     folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if len(folders) != 2 or any(map(_is_picture, folder.iterdir())):
+    if len(folders) != 2 or any(map(_is_image, folder.iterdir())):
         return []
-    first, second = ({f.stem: f for f in entry.iterdir() if _is_picture(f)} for entry in folders)
+    first, second = ({f.stem: f for f in entry.iterdir() if _is_image(f)} for entry in folders)
     if alone := sorted(first.keys() ^ second.keys()):
         raise ValueError(f"{folder}: only one of its two folders has {', '.join(alone)}")
     return [(first[name], second[name]) for name in sorted(first)]
 
 
-def _is_picture(file: Path) -> bool:
-    return file.is_file() and is_picture_name(file.name)
+def _is_image(file: Path) -> bool:
+    return file.is_file() and is_image_name(file.name)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _size(picture: Tensor) -> str:
-    return f"{picture.shape[1]} x {picture.shape[0]}"
+def _size(image: Tensor) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"

@@ -19,9 +19,9 @@ from engine.evaluation.evaluate import (
     with_noise,
 )
 from engine.imageio.image import LUMA
-from engine.imageio.read import picture_files, read_rgb
+from engine.imageio.read import image_files, read_rgb
 
-# The noise of the first picture of PolyU in order of name, and of every fifth after it, was measured when noise
+# The noise of the first image of PolyU in order of name, and of every fifth after it, was measured when noise
 # models were made: the others are reported apart.
 MEASURED_EVERY = 5
 # Of the prints, which are made here: how many, their sides in pixels, and the seed, which is no training's.
@@ -32,7 +32,7 @@ PRINTS, PRINT_SIDE, PRINTS_SEED = 24, 256, 2**50
 class Trial:
     """One set with one noise. level: sigma of its white noise, 0-255 scale, None for other noise.
 
-    apart: which of the pictures, by their place, are reported in a row of their own too, and its name.
+    apart: which of the images, by their place, are reported in a row of their own too, and its name.
     """
 
     set: str
@@ -42,15 +42,15 @@ class Trial:
     apart: tuple[str, Callable[[int], bool]] | None = None
 
     def first(self, limit: int | None) -> "Trial":
-        """The trial with only the first so many pictures."""
+        """The trial with only the first so many images."""
         return replace(self, samples=self.samples[:limit])
 
     def pairs(self) -> Iterator[Pair]:
-        """The pictures, each opened when it is its turn."""
+        """The images, each opened when it is its turn."""
         return (sample.open() for sample in self.samples)
 
     def parts(self, scores: Sequence[Score]) -> Iterator[tuple[str, list[Score]]]:
-        """The rows, each with the set's name in it, of the scores of all pictures."""
+        """The rows, each with the set's name in it, of the scores of all images."""
         yield self.set, list(scores)
         if self.apart:
             name, wanted = self.apart
@@ -59,7 +59,7 @@ class Trial:
 
 
 def trials(folder: Path) -> tuple[list[Trial], list[str]]:
-    """The trials that the folder has the pictures for, and those on prints; the names of the sets that it lacks.
+    """The trials that the folder has the images for, and those on prints; the names of the sets that it lacks.
 
     Raises ValueError naming the folder if it has none of the sets.
     """
@@ -80,7 +80,7 @@ def trials(folder: Path) -> tuple[list[Trial], list[str]]:
 
 
 def white(folder: Path, sigma: float) -> Trial:
-    """White noise on the folder's clean pictures."""
+    """White noise on the folder's clean images."""
     return Trial(folder.resolve().name, f"white {sigma:g}", gaussian_samples(folder, sigma), sigma)
 
 
@@ -101,8 +101,8 @@ def _in_bytes(folder: Path, sigma: float) -> Trial:
 
 
 def _grey(folder: Path, sigma: float) -> Trial:
-    """The pictures' luma in three equal channels, and one noise in all of them."""
-    samples = [Sample(file.stem, partial(_luma, file, sigma)) for file in picture_files(folder)]
+    """The images' luma in three equal channels, and one noise in all of them."""
+    samples = [Sample(file.stem, partial(_luma, file, sigma)) for file in image_files(folder)]
     return Trial(folder.name, f"grey {sigma:g}", samples)
 
 

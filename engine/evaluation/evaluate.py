@@ -1,4 +1,4 @@
-"""How good a network is: PSNR and SSIM over pairs of a noisy and a clean picture, and the pairs to measure on."""
+"""How good a network is: PSNR and SSIM over pairs of a noisy and a clean image, and the pairs to measure on."""
 
 import time
 import zlib
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from engine.data.sources import PAIR_FILES, read_pair_file
-from engine.imageio.read import picture_files, read_rgb
-from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_picture
+from engine.imageio.read import image_files, read_rgb
+from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
 from engine.inference.model_selection import choose
-from engine.layers import Arena, Layer, slots
+from engine.layers import Arena, Layer, parameters
 from engine.models.networks import bytes_per_pixel
 
 Pair = tuple[Tensor, Tensor]
 
 # How the two files of a pair are told apart, the noisy one first; the second is how PolyU names its own.
 PAIR_ENDINGS = (("_noisy", "_clean"), ("_real", "_mean"))
-# Pictures of up to this many pixels are denoised many at a time, together no more than BATCH_PIXELS.
+# Images of up to this many pixels are denoised many at a time, together no more than BATCH_PIXELS.
 SMALL_PIXELS, BATCH_PIXELS = 128 * 128, 256 * 256
-# What equal pictures get, instead of infinity.
+# What equal images get, instead of infinity.
 BEST_PSNR = 100.0
 
 
@@ -39,9 +39,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """One picture: PSNR in dB and SSIM, noisy and denoised, and how long it took.
+    """One image: PSNR in dB and SSIM, noisy and denoised, and how long it took.
 
-    chosen: the name of the weights, where they were chosen by the picture's noise.
+    chosen: the name of the weights, where they were chosen by the image's noise.
     """
 
     noisy_psnr: float
@@ -55,7 +55,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """One picture, float (H, W, 3), and how it scores. The noisy one is as it came, the denoised one clipped."""
+    """One image, float (H, W, 3), and how it scores. The noisy one is as it came, the denoised one clipped."""
 
     noisy: Tensor
     clean: Tensor
@@ -65,12 +65,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over pictures: PSNR in dB and SSIM, of the noisy pictures and of the denoised ones.
+    """Means over images: PSNR in dB and SSIM, of the noisy images and of the denoised ones.
 
-    chosen: for how many pictures which weights were chosen by the noise; empty where there was no choice.
+    chosen: for how many images which weights were chosen by the noise; empty where there was no choice.
     """
 
-    pictures: int
+    images: int
     noisy_psnr: float
     noisy_ssim: float
     psnr: float
@@ -80,21 +80,21 @@ class Quality:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, for pictures on the [0, 1] scale; 100 dB at most."""
+    """Peak signal-to-noise ratio in dB, for images on the [0, 1] scale; 100 dB at most."""
     return float(_psnr_each(a.unsqueeze(0), b.unsqueeze(0)))
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of two pictures (H, W, C) on the [0, 1] scale: mean over places and channels.
+    """Structural similarity of two images (H, W, C) on the [0, 1] scale: mean over places and channels.
 
-    Only places whose whole window of 11 x 11 lies within the picture count; raises ValueError if there is none.
+    Only places whose whole window of 11 x 11 lies within the image count; raises ValueError if there is none.
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
     """
     return float(_ssim_each(a.unsqueeze(0), b.unsqueeze(0)))
 
 
 def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Quality:
-    """Denoise the noisy picture of each pair and compare with the clean one.
+    """Denoise the noisy image of each pair and compare with the clean one.
 
     What denoise_pairs does, and takes; raises ValueError when there are no pairs.
     """
@@ -102,10 +102,10 @@ def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMOR
 
 
 def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Iterator[Result]:
-    """Each pair with its denoised picture and its scores, as soon as they are there.
+    """Each pair with its denoised image and its scores, as soon as they are there.
 
     pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
-    noisy picture is compared as it comes.
+    noisy image is compared as it comes.
     """
     arena = Arena()
     for noisy, clean in _batches(pairs, min(BATCH_PIXELS, memory_budget // bytes_per_pixel(net))):
@@ -123,7 +123,7 @@ def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY
 def denoise_pairs_by(
     choice: str, nets: Mapping[str, Layer], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
 ) -> Iterator[Result]:
-    """As denoise_pairs, each noisy picture by the network that a choice takes for it; its score has the name."""
+    """As denoise_pairs, each noisy image by the network that a choice takes for it; its score has the name."""
     for pair in pairs:
         name, _ = choose(pair[0], choice)
         for result in denoise_pairs(nets[name], [pair], memory_budget):
@@ -131,14 +131,14 @@ def denoise_pairs_by(
 
 
 def largest_change(net: Layer, other: Layer, samples: Sequence[Sample]) -> float:
-    """By how many dB, at most, one picture's PSNR differs between two networks."""
+    """By how many dB, at most, one image's PSNR differs between two networks."""
     results = (denoise_pairs(each, (sample.open() for sample in samples)) for each in (net, other))
     psnrs = ((result.score.psnr for result in each) for each in results)
     return float(max(abs(ours - theirs) for ours, theirs in zip(*psnrs, strict=True)))
 
 
 def mean_quality(scores: Sequence[Score]) -> Quality:
-    """The means of single pictures' scores. Raises ValueError when there are none."""
+    """The means of single images' scores. Raises ValueError when there are none."""
     if not scores:
         raise ValueError("there are no pairs to measure on")
     rows = [(score.noisy_psnr, score.noisy_ssim, score.psnr, score.ssim) for score in scores]
@@ -154,15 +154,15 @@ def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iter
 
 
 def gaussian_samples(folder: Path, sigma: float) -> list[Sample]:
-    """The folder's pictures with white noise: (noisy, clean), float32 (H, W, 3), the noisy one not clipped.
+    """The folder's images with white noise: (noisy, clean), float32 (H, W, 3), the noisy one not clipped.
 
-    sigma: standard deviation, 0-255 scale. Each picture's noise is drawn from a seed that only its file's name
-    decides, so it is the same in every run, whichever pictures there are beside it. Raises ValueError naming the
-    folder if it has no pictures.
+    sigma: standard deviation, 0-255 scale. Each image's noise is drawn from a seed that only its file's name
+    decides, so it is the same in every run, whichever images there are beside it. Raises ValueError naming the
+    folder if it has no images.
     """
     if sigma < 0:
         raise ValueError(f"sigma is at least 0; got {sigma:g}")
-    return [Sample(file.stem, partial(_with_noise, file, sigma)) for file in picture_files(folder)]
+    return [Sample(file.stem, partial(_with_noise, file, sigma)) for file in image_files(folder)]
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
@@ -186,7 +186,7 @@ def recorded_samples(path: Path) -> list[Sample]:
 
 
 def with_noise(clean: Tensor, name: str, sigma: float, channels: int = 3) -> Tensor:
-    """A picture (H, W, 3) with white noise drawn from its name, not clipped. channels: 1 for one noise in all."""
+    """An image (H, W, 3) with white noise drawn from its name, not clipped. channels: 1 for one noise in all."""
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return clean + sigma / 255 * torch.randn(*clean.shape[:2], channels, generator=rng)
 
@@ -202,17 +202,17 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
 
 
 def _denoise(net: Layer, noisy: Tensor, memory_budget: int) -> Tensor:
-    """What denoise_picture gives for each picture, straight from the network where that is the same."""
+    """What denoise_image gives for each image, straight from the network where that is the same."""
     whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
     if whole and len(noisy) > 1:
-        return net.forward(noisy.to(next(slots(net)).value.device)).cpu()
-    return torch.stack([denoise_picture(net, picture, memory_budget) for picture in noisy])
+        return net.forward(noisy.to(next(parameters(net)).value.device)).cpu()
+    return torch.stack([denoise_image(net, image, memory_budget) for image in noisy])
 
 
 def _psnr_each(a: Tensor, b: Tensor) -> Tensor:
     """(N, H, W, C) twice -> (N,)."""
     if a.shape != b.shape:
-        raise ValueError(f"pictures of one shape are compared; got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"images of one shape are compared; got {tuple(a.shape)} and {tuple(b.shape)}")
     # In double precision: means over millions of pixels.
     error = (a.double() - b.double()).square().mean((1, 2, 3))
     return (-10 * error.log10()).clamp(max=BEST_PSNR)
@@ -221,7 +221,7 @@ def _psnr_each(a: Tensor, b: Tensor) -> Tensor:
 def _ssim_each(a: Tensor, b: Tensor) -> Tensor:
     """(N, H, W, C) twice -> (N,)."""
     if min(a.shape[1:3]) < 11:
-        raise ValueError(f"SSIM needs pictures of at least 11 x 11 pixels; got {a.shape[2]} x {a.shape[1]}")
+        raise ValueError(f"SSIM needs images of at least 11 x 11 pixels; got {a.shape[2]} x {a.shape[1]}")
     # The paper's constants for a range of 1: (0.01)² and (0.03)².
     steady_mean, steady_spread = 0.01**2, 0.03**2
     a, b = a.double(), b.double()
@@ -234,7 +234,7 @@ def _ssim_each(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """The paper's window, a Gaussian of 11 x 11 and sigma 1.5, where it lies within the picture."""
+    """The paper's window, a Gaussian of 11 x 11 and sigma 1.5, where it lies within the image."""
     place = torch.arange(-5, 6, dtype=x.dtype)
     weights = (-place.square() / (2 * 1.5**2)).exp()
     weights = weights / weights.sum()
@@ -259,7 +259,7 @@ def _as_floats(noisy: Tensor, clean: Tensor) -> Pair:
 def _read_pair(noisy: Path, clean: Path) -> Pair:
     pair = _as_floats(read_rgb(noisy), read_rgb(clean))
     if pair[0].shape != pair[1].shape:
-        sizes = [f"{picture.shape[1]} x {picture.shape[0]}" for picture in pair]
+        sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in pair]
         raise ValueError(f"{noisy} and {clean.name} differ in size: {sizes[0]} and {sizes[1]}")
     return pair
 
@@ -267,18 +267,18 @@ def _read_pair(noisy: Path, clean: Path) -> Pair:
 def _pairs_in_folders(folder: Path) -> dict[str, tuple[Path, Path]]:
     if not (folder / "clean").is_dir():
         raise ValueError(f"{folder}: has a folder noisy, but no folder clean")
-    noisy, clean = ({f.stem: f for f in picture_files(folder / part)} for part in ("noisy", "clean"))
+    noisy, clean = ({f.stem: f for f in image_files(folder / part)} for part in ("noisy", "clean"))
     if alone := sorted(noisy.keys() ^ clean.keys()):
         raise ValueError(f"{folder}: only in one of its folders noisy and clean: {', '.join(alone)}")
     return {stem: (noisy[stem], clean[stem]) for stem in noisy}
 
 
 def _pairs_by_ending(folder: Path) -> dict[str, tuple[Path, Path]]:
-    files = {file.stem: file for file in picture_files(folder)}
+    files = {file.stem: file for file in image_files(folder)}
     for noisy, clean in PAIR_ENDINGS:
         names = [stem.removesuffix(noisy) for stem in files if stem.endswith(noisy)]
         if alone := [name + noisy for name in names if name + clean not in files]:
-            raise ValueError(f"{folder}: no {clean} picture for {', '.join(alone)}")
+            raise ValueError(f"{folder}: no {clean} image for {', '.join(alone)}")
         if names:
             return {name: (files[name + noisy], files[name + clean]) for name in names}
     endings = " or ".join(f"NAME{noisy} with NAME{clean}" for noisy, clean in PAIR_ENDINGS)

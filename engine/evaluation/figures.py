@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from engine.evaluation.evaluate import Pair, psnr
-from engine.inference.denoise import denoise_picture
+from engine.inference.denoise import denoise_image
 from engine.layers import Layer
 from engine.system.atomic_file import write_atomically
 from engine.training import trainer
@@ -91,19 +91,21 @@ def sweep(
     data: Sequence[Path],
     out: Path,
     measure: Callable[[Path], float] | None,
-    report: Callable[[str, trainer.Line], None],
+    report: Callable[[str, trainer.LogLine], None],
     warn: Callable[[str], None],
 ) -> bool:
     """Train every cell for the time or the steps of the base recipe; write sweep.md and sweep.png into `out`.
 
     Both are written anew after each cell, and a sweep that was stopped goes on where it was. measure: PSNR in
-    dB of a weights file; without it, that of the training's own held-out pictures counts. report: called with
+    dB of a weights file; without it, that of the training's own held-out images counts. report: called with
     the cell's name and each line of its log. Returns whether the end was reached, as job.run does.
     """
     recipes, done = cells(base), list[Cell]()
     for number, recipe in enumerate(recipes, 1):
         name = cell_name(recipe)
-        run = trainer.Run(recipe, out / f"{name}.safetensors", data, validate_every=_validate_every(recipe))
+        run = trainer.TrainingJob(
+            recipe, out / f"{name}.safetensors", data, validate_every=_validate_every(recipe)
+        )
         run = replace(run, resume=run.checkpoint.exists())
         title = f"{number}/{len(recipes)} {name}"
         try:
@@ -157,7 +159,7 @@ def demo(net: Layer, pairs: Sequence[Pair], out: Path) -> None:
         raise ValueError("there are no pairs to show")
     figure, axes = _figure(3, len(pairs), side=3.0)
     for number, (noisy, clean) in enumerate(pairs):
-        denoised = denoise_picture(net, noisy).clamp(0, 1)
+        denoised = denoise_image(net, noisy).clamp(0, 1)
         row = axes[3 * number : 3 * number + 3]
         _show(row[0], clean, "clean")
         _show(row[1], noisy.clamp(0, 1), f"noisy, {psnr(noisy, clean):.2f} dB")
@@ -214,8 +216,8 @@ def _label(loss: "Axes", decibel: "Axes", unit: str) -> None:
             axes.legend()
 
 
-def _show(axes: "Axes", picture: Tensor, title: str) -> None:
-    axes.imshow(picture.numpy(), interpolation="nearest")
+def _show(axes: "Axes", image: Tensor, title: str) -> None:
+    axes.imshow(image.numpy(), interpolation="nearest")
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 

@@ -1,4 +1,4 @@
-"""The page that a network is judged by: what each picture gained, the worst ones to look at, PSNR against noise.
+"""The page that a network is judged by: what each image gained, the worst ones to look at, PSNR against noise.
 
 One HTML file with everything in it: no scripts, nothing from elsewhere. It follows the reader's light or dark.
 """
@@ -18,18 +18,18 @@ from torch import Tensor
 from engine.evaluation.benchmarks import Trial
 from engine.evaluation.evaluate import BEST_PSNR, Result, Score, mean_quality
 from engine.evaluation.svg_chart import Dot, Line, draw
-from engine.imageio.image import Picture, to_samples
+from engine.imageio.image import Image, to_samples
 from engine.imageio.write import encode_png
 from engine.system.atomic_file import write_atomically
 
-# Pictures of a trial that are shown, the side of what is shown of them, and how hard that is compressed.
+# Images of a trial that are shown, the side of what is shown of them, and how hard that is compressed.
 SHOWN, SIDE, PNG_LEVEL = 6, 96, 6
 # Dots of one trial in the plot: more would hide each other.
 DOTS = 200
 
 
 class Crop(NamedTuple):
-    """A part of one picture, uint8 (H, W, 3) each. why: what it was chosen for."""
+    """A part of one image, uint8 (H, W, 3) each. why: what it was chosen for."""
 
     why: str
     place: tuple[int, int]
@@ -41,14 +41,14 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """A picture that is shown. strength: by how much its residual is multiplied."""
+    """An image that is shown. strength: by how much its residual is multiplied."""
 
     crops: Sequence[Crop]
     strength: float
 
 
 class Section:
-    """One trial on the page; of its pictures only the worst are kept, and of these only what is shown."""
+    """One trial on the page; of its images only the worst are kept, and of these only what is shown."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -56,7 +56,7 @@ class Section:
         self._worst: list[tuple[float, int, Look]] = []
 
     def add(self, result: Result) -> Score:
-        """Take in the next of the trial's pictures."""
+        """Take in the next of the trial's images."""
         place, worse = len(self.scores), -gain(result.score)
         self.scores.append(result.score)
         if len(self._worst) < SHOWN:
@@ -71,23 +71,23 @@ class Section:
         return f"{self.trial.set}, {self.trial.noise}"
 
     def rows(self) -> list[tuple[int, str, Score]]:
-        """Every picture, its place in the trial and its name, worst first."""
+        """Every image, its place in the trial and its name, worst first."""
         names = (sample.name for sample in self.trial.samples)
         rows = [(place, *each) for place, each in enumerate(zip(names, self.scores, strict=False))]
         return sorted(rows, key=lambda row: (gain(row[2]), row[0]))
 
     def looks(self) -> dict[int, Look]:
-        """What is shown, by the picture's place in the trial, worst first."""
+        """What is shown, by the image's place in the trial, worst first."""
         return {-place: shown for _, place, shown in sorted(self._worst, reverse=True)}
 
 
 def gain(score: Score) -> float:
-    """By how many dB the picture is better than it came."""
+    """By how many dB the image is better than it came."""
     return score.psnr - score.noisy_psnr
 
 
 def look(result: Result) -> Look:
-    """Where the error is largest, and where else the clean picture has most detail, if there is an elsewhere."""
+    """Where the error is largest, and where else the clean image has most detail, if there is an elsewhere."""
     high, wide = (min(SIDE, length) for length in result.clean.shape[:2])
     top, left = densest((result.denoised - result.clean).square().mean(2), (high, wide))
     detail = _detail(result.clean)
@@ -141,11 +141,11 @@ def _means(sections: Sequence[Section]) -> str:
     for number, section in enumerate(sections):
         for name, scores in section.trial.parts(section.scores):
             mean = mean_quality(scores)
-            numbers = (f"{mean.pictures}", *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}")
+            numbers = (f"{mean.images}", *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}")
             link = f'<a href="#trial-{number}">{escape(f"{name}, {section.trial.noise}")}</a>'
             rows.append(_row(link, *numbers))
-    head = ("pictures", "noisy, dB", "denoised, dB", "gain, dB", "SSIM")
-    return _table("Means over pictures", "pictures and their noise", head, rows)
+    head = ("images", "noisy, dB", "denoised, dB", "gain, dB", "SSIM")
+    return _table("Means over images", "images and their noise", head, rows)
 
 
 def _section(number: int, section: Section) -> str:
@@ -154,17 +154,17 @@ def _section(number: int, section: Section) -> str:
     for place, name, score in section.rows():
         shown = escape(name)
         if place in looks:
-            shown = f'<a href="#picture-{number}-{place}">{shown}</a>'
+            shown = f'<a href="#image-{number}-{place}">{shown}</a>'
         rows.append(_row(shown, *_decibels(score.noisy_psnr, score.psnr), f"{score.ssim:.4f}"))
     head = ("noisy, dB", "denoised, dB", "gain, dB", "SSIM")
-    table = _table("Every picture, the least gain first", "picture", head, rows)
+    table = _table("Every image, the least gain first", "image", head, rows)
     names = [sample.name for sample in section.trial.samples]
     figures = (_figures(f"{number}-{place}", names[place], look) for place, look in looks.items())
     return f'<section id="trial-{number}"><h2>{escape(section.title)}</h2>{table}{"".join(figures)}</section>'
 
 
 def _figures(anchor: str, name: str, shown: Look) -> str:
-    parts = [f'<h3 id="picture-{anchor}">{escape(name)}</h3>']
+    parts = [f'<h3 id="image-{anchor}">{escape(name)}</h3>']
     for crop in shown.crops:
         row, col = crop.place
         figures = (
@@ -186,12 +186,12 @@ def _figure(samples: Tensor, caption: str, name: str, why: str) -> str:
 
 
 def _data(samples: Tensor) -> str:
-    png = encode_png(Picture(samples.contiguous()), PNG_LEVEL)
+    png = encode_png(Image(samples.contiguous()), PNG_LEVEL)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _decibels(noisy: float, denoised: float) -> tuple[str, str, str]:
-    """What equal pictures get is no measurement, and neither is what they gain."""
+    """What equal images get is no measurement, and neither is what they gain."""
     if noisy >= BEST_PSNR:
         return "-", f"{denoised:.2f}", "-"
     return f"{noisy:.2f}", f"{denoised:.2f}", f"{denoised - noisy:+.2f}"
@@ -212,7 +212,7 @@ def _table(caption: str, first: str, head: Sequence[str], rows: Sequence[str]) -
 
 
 def _plot(sections: Sequence[Section]) -> Iterator[str]:
-    """PSNR against noise: by set, whose levels of white noise are one line. Clean pictures are left out."""
+    """PSNR against noise: by set, whose levels of white noise are one line. Clean images are left out."""
 
     def name(section: Section) -> str:
         return section.trial.set if section.trial.level is not None else section.title
@@ -220,17 +220,17 @@ def _plot(sections: Sequence[Section]) -> Iterator[str]:
     noisy = [each for each in sections if mean_quality(each.scores).noisy_psnr < BEST_PSNR]
     lines = []
     for title, group in groupby(sorted(noisy, key=name), name):
-        pictures, means = list[Dot](), list[Dot]()
+        images, means = list[Dot](), list[Dot]()
         for section in group:
             mean = mean_quality(section.scores)
             means.append(Dot.of(mean.noisy_psnr, mean.psnr))
-            some = section.scores[:: -(-mean.pictures // DOTS)]
-            pictures += [Dot.of(score.noisy_psnr, score.psnr) for score in some]
-        lines.append(Line(title, pictures, sorted(means)))
+            some = section.scores[:: -(-mean.images // DOTS)]
+            images += [Dot.of(score.noisy_psnr, score.psnr) for score in some]
+        lines.append(Line(title, images, sorted(means)))
     if lines:
         yield (
             f'<section><h2>PSNR against noise</h2><div class="wide">{draw(lines)}</div>'
-            "<p>Small dots are pictures, large marks the means of a set. The dashed curve is the noisy picture:"
+            "<p>Small dots are images, large marks the means of a set. The dashed curve is the noisy image:"
             " what lies above it was gained.</p></section>"
         )
 

@@ -21,23 +21,23 @@ SHAPES = (
 
 
 class Dot(NamedTuple):
-    """A picture or a mean of pictures. sigma: of its noise, 0-255 scale; psnr: denoised, in dB."""
+    """An image or a mean of images. sigma: of its noise, 0-255 scale; psnr: denoised, in dB."""
 
     sigma: float
     psnr: float
 
     @classmethod
     def of(cls, noisy_psnr: float, psnr: float) -> "Dot":
-        """The noise's root mean square is what the noisy picture's PSNR says."""
+        """The noise's root mean square is what the noisy image's PSNR says."""
         return cls(255 * 10 ** (-noisy_psnr / 20), psnr)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A set with one kind of noise: a dot for each picture, and the means, joined in the order given."""
+    """A set with one kind of noise: a dot for each image, and the means, joined in the order given."""
 
     name: str
-    pictures: Sequence[Dot]
+    images: Sequence[Dot]
     means: Sequence[Dot]
 
 
@@ -58,7 +58,7 @@ class _Axes:
 
 def draw(lines: Sequence[Line]) -> str:
     """The drawing and under it what its marks mean. Raises ValueError if there is nothing to draw."""
-    dots = [dot for line in lines for dot in (*line.pictures, *line.means)]
+    dots = [dot for line in lines for dot in (*line.images, *line.means)]
     if not dots:
         raise ValueError("there are no dots to draw")
     psnrs = [dot.psnr for dot in dots]
@@ -67,7 +67,7 @@ def draw(lines: Sequence[Line]) -> str:
     drawn = "".join(_line(axes, number, line) for number, line in enumerate(lines))
     keys = "".join(_key(number, line.name) for number, line in enumerate(lines))
     return (
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="PSNR of the denoised pictures'
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="PSNR of the denoised images'
         ' against the standard deviation of their noise; the means are in the table above.">'
         f'{_grid(axes)}{_noisy(axes)}{drawn}</svg><ul class="keys">{keys}</ul>'
     )
@@ -90,7 +90,7 @@ def _grid(axes: _Axes) -> str:
 
 
 def _noisy(axes: _Axes) -> str:
-    """What pictures score as they come."""
+    """What images score as they come."""
     steps = (axes.right * part / 100 for part in range(1, 101))
     curve = ((sigma, 20 * math.log10(255 / sigma)) for sigma in steps)
     inside = [f"{axes.x(sigma):.1f} {axes.y(psnr):.1f}" for sigma, psnr in curve if axes.low <= psnr <= axes.high]
@@ -98,7 +98,7 @@ def _noisy(axes: _Axes) -> str:
 
 
 def _line(axes: _Axes, number: int, line: Line) -> str:
-    dots = (f'<circle cx="{axes.x(dot.sigma):.1f}" cy="{axes.y(dot.psnr):.1f}" r="2"/>' for dot in line.pictures)
+    dots = (f'<circle cx="{axes.x(dot.sigma):.1f}" cy="{axes.y(dot.psnr):.1f}" r="2"/>' for dot in line.images)
     means = [(axes.x(dot.sigma), axes.y(dot.psnr)) for dot in line.means]
     through = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
     marks = "".join(_mark(number, x, y) for x, y in means)

@@ -1,4 +1,4 @@
-"""The one table of picture formats: what each can hold, read and written. Knows no codec, and no torch.
+"""The one table of image formats: what each can hold, read and written. Knows no codec, and no torch.
 
 Refusals, the OpenAPI description, the command line's choices and the README's table are made from it.
 """
@@ -13,19 +13,19 @@ Depth = Literal["8", "16", "float"]
 SAME = "same"
 
 
-class NotAPicture(ValueError):
-    """Bytes that do not begin as any picture does."""
+class NotAImage(ValueError):
+    """Bytes that do not begin as any image does."""
 
 
-class BrokenPicture(ValueError):
-    """A kind of picture that is taken, but cut short or corrupt."""
+class BrokenImage(ValueError):
+    """A kind of image that is taken, but cut short or corrupt."""
 
 
-class UnsupportedPicture(ValueError):
+class UnsupportedImage(ValueError):
     """A kind of file, or of pixels, that is not taken; says which, and what is."""
 
 
-class PictureTooLarge(ValueError):
+class ImageTooLarge(ValueError):
     """More pixels or pages than allowed: known from the header, before any of them is decoded."""
 
 
@@ -139,16 +139,16 @@ _OTHERS = {
 
 
 def kind_of(data: bytes) -> Format:
-    """The format that the bytes begin as. Raises NotAPicture or UnsupportedPicture, with what is taken."""
+    """The format that the bytes begin as. Raises NotAImage or UnsupportedImage, with what is taken."""
     if not data:
-        raise NotAPicture(f"There is no picture: 0 bytes came; {KINDS_TAKEN}.")
+        raise NotAImage(f"There is no image: 0 bytes came; {KINDS_TAKEN}.")
     for kind in _TABLE:
         if re.match(kind.signature, data, re.DOTALL):
             return kind
     for other, signature in _OTHERS.items():
         if re.match(signature, data, re.DOTALL):
-            raise UnsupportedPicture(f"This is a file of the kind {other}; {KINDS_TAKEN}.")
-    raise NotAPicture(f"This is no picture: {len(data)} bytes that begin with {data[:12]!r}; {KINDS_TAKEN}.")
+            raise UnsupportedImage(f"This is a file of the kind {other}; {KINDS_TAKEN}.")
+    raise NotAImage(f"This is no image: {len(data)} bytes that begin with {data[:12]!r}; {KINDS_TAKEN}.")
 
 
 def chosen(name: str, came: Format) -> Format:

@@ -1,4 +1,4 @@
-"""A picture as its file has it, in the depth of that file; and as networks work with it: float32 on [0, 1]."""
+"""An image as its file has it, in the depth of that file; and as networks work with it: float32 on [0, 1]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.imageio.formats import PIXELS_TAKEN, Depth, Format, UnsupportedPicture
+from engine.imageio.formats import PIXELS_TAKEN, Depth, Format, UnsupportedImage
 from engine.imageio.metadata import NOTHING_KNOWN, Metadata
 
 # Rows that are worked on at a time.
@@ -24,8 +24,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as its file has it, and what of that file has to be in the one that goes back.
+class Image:
+    """An image as its file has it, and what of that file has to be in the one that goes back.
 
     samples: uint8, uint16 or float32, (H, W, 3), or (H, W, 1) for grey. Floats are 1 where white is, and may lie
     outside [0, 1]. alpha: of the same type, (H, W), not to be changed.
@@ -47,20 +47,20 @@ class Picture:
 
     @property
     def pixels(self) -> Tensor:
-        """float32 (H, W, 3) on [0, 1], made anew: 12 bytes a pixel, so not for what serves large pictures."""
+        """float32 (H, W, 3) on [0, 1], made anew: 12 bytes a pixel, so not for what serves large images."""
         return to_pixels(self.samples)
 
 
 @dataclass(frozen=True)
 class File:
-    """What is in a picture file: its pages, or the frames of an animation.
+    """What is in an image file: its pages, or the frames of an animation.
 
     durations: each frame's, in milliseconds; None for what is no animation. plays: how many times, 0 for ever.
     changed: what is not as in the file it was read from, in words.
     """
 
     kind: Format
-    pages: tuple[Picture, ...]
+    pages: tuple[Image, ...]
     durations: tuple[int, ...] | None = None
     plays: int = 1
     changed: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class File:
 
 @dataclass(frozen=True)
 class Written:
-    """A file's bytes, and in words what of the picture they do not hold."""
+    """A file's bytes, and in words what of the image they do not hold."""
 
     kind: Format
     data: bytes
@@ -94,14 +94,14 @@ class Frame:
 
     size: tuple[int, int]
     bits: int
-    load: Callable[[], tuple[Picture, tuple[str, ...]]]
+    load: Callable[[], tuple[Image, tuple[str, ...]]]
     duration: Callable[[], int | None] = lambda: None
     plays: int = 1
     alike: Callable[[], int] = lambda: 1
 
 
 def to_pixels(samples: Tensor) -> Tensor:
-    """Samples (H, W, 1 or 3), as in a Picture -> float32 (H, W, 3) on [0, 1]; grey in equal channels."""
+    """Samples (H, W, 1 or 3), as in an Image -> float32 (H, W, 3) on [0, 1]; grey in equal channels."""
     return samples.float().div_(WHITE[samples.dtype]).expand(-1, -1, 3).contiguous()
 
 
@@ -116,28 +116,28 @@ def to_integers(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.clamp(0, 1).mul_(WHITE[dtype]).round_().to(dtype)
 
 
-def in_mode(picture: Picture, colour: bool, alpha: bool) -> Picture:
+def in_mode(image: Image, colour: bool, alpha: bool) -> Image:
     """With colour, and with transparency, if it has to be and is not."""
-    samples, there = picture.samples, picture.alpha
-    if colour and picture.grey:
+    samples, there = image.samples, image.alpha
+    if colour and image.grey:
         samples = samples.expand(-1, -1, 3).contiguous()
     if alpha and there is None:
         there = torch.full(samples.shape[:2], WHITE[samples.dtype]).to(samples.dtype)
-    return replace(picture, samples=samples, alpha=there)
+    return replace(image, samples=samples, alpha=there)
 
 
-def from_array(values: NDArray[Any], bits: int, known: Metadata, orientation: int = 1) -> Picture:
+def from_array(values: NDArray[Any], bits: int, known: Metadata, orientation: int = 1) -> Image:
     """(H, W) or (H, W, channels), alpha last, of whole numbers of so many bits or floats."""
     values = values.reshape(*values.shape[:2], -1)
     if values.shape[2] not in (1, 2, 3, 4):
-        raise UnsupportedPicture(f"The picture has {values.shape[2]} channels; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image has {values.shape[2]} channels; {PIXELS_TAKEN}.")
     values = _widened(_turned(values, orientation), bits)
     has_alpha = values.shape[2] in (2, 4)
     colour = np.ascontiguousarray(values[..., :-1] if has_alpha else values)
     alpha = np.ascontiguousarray(values[..., -1]) if has_alpha else None
     _refuse_unreal(colour)
-    picture = Picture(torch.from_numpy(colour), None if alpha is None else torch.from_numpy(alpha))
-    return replace(picture, metadata=known.upright())
+    image = Image(torch.from_numpy(colour), None if alpha is None else torch.from_numpy(alpha))
+    return replace(image, metadata=known.upright())
 
 
 def _turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -170,7 +170,7 @@ def _refuse_unreal(values: NDArray[Any]) -> None:
         strip = np.abs(values[top : top + STRIP])
         # Not a number is not below anything.
         if not (strip <= LARGEST_FLOAT).all():
-            raise UnsupportedPicture(
-                f"The picture has samples that are infinite, not a number or beyond {LARGEST_FLOAT:g}; taken are "
+            raise UnsupportedImage(
+                f"The image has samples that are infinite, not a number or beyond {LARGEST_FLOAT:g}; taken are "
                 "finite ones, of which 1 is white."
             )

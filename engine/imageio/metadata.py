@@ -1,6 +1,6 @@
 """What surrounds the pixels: colour profile, EXIF, XMP, resolution. The only file that knows them; no codec here.
 
-An EXIF block is a TIFF file without a picture, so both are read and written by the same few functions.
+An EXIF block is a TIFF file without an image, so both are read and written by the same few functions.
 """
 
 import math
@@ -64,7 +64,7 @@ class Metadata:
 
     @property
     def orientation(self) -> int:
-        """How the picture is to be turned, 1 (not at all) to 8, as EXIF counts it."""
+        """How the image is to be turned, 1 (not at all) to 8, as EXIF counts it."""
         try:
             found = _ifd(self.exif, *_first(self.exif)).get(ORIENTATION) if self.exif else None
         except BrokenMetadata:
@@ -73,7 +73,7 @@ class Metadata:
         return value if 1 <= value <= 8 else 1
 
     def upright(self) -> "Metadata":
-        """For a picture that has been turned, or changed: no orientation, and no small picture of how it was."""
+        """For an image that has been turned, or changed: no orientation, and no small image of how it was."""
         xmp = self.xmp and _ORIENTATION_IN_XMP.sub(rb"\g<1>1", _THUMBNAILS_IN_XMP.sub(b"", self.xmp))
         try:
             return replace(self, xmp=xmp, exif=self.exif and _upright(self.exif))
@@ -193,7 +193,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = at + size if size else len(data)
         if not start <= end <= len(data):
             raise BrokenMetadata(f"The box {kind!r} ends beyond the file.")
-        # Of the picture itself its header is enough.
+        # Of the image itself its header is enough.
         yield kind, data[start : min(end, start + 1024) if kind in (b"jp2c", b"jxlc", b"jxlp") else end]
         if kind == b"jp2h":
             yield from boxes(data[start:end])
@@ -214,7 +214,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def bare_png(data: bytes) -> bytes:
-    """The same picture with nothing around it: a codec that needs none of it cannot stumble over it."""
+    """The same image with nothing around it: a codec that needs none of it cannot stumble over it."""
     needed = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
     return data[:8] + b"".join(whole for kind, _, whole in png_chunks(data) if kind in needed)
 
@@ -332,7 +332,7 @@ def _block(data: bytes, page: Mapping[int, Entry]) -> bytes | None:
 
 
 def _orientation_alone(data: bytes, kept: Mapping[int, Entry]) -> bytes | None:
-    """Nothing is left of it once the picture is upright, so that it is a block only where it says something."""
+    """Nothing is left of it once the image is upright, so that it is a block only where it says something."""
     if kept[ORIENTATION].whole(data) == 1:
         return None
     return new_exif(_order(data), [(ORIENTATION, _SHORT, 1, kept[ORIENTATION].value[:2])])
@@ -386,12 +386,12 @@ def _upright(exif: bytes) -> bytes | None:
     struct.pack_into(f"{order}I", changed, next_at, 0)
     if not second:
         return bytes(changed)
-    # The second IFD is of a small picture of how it was: blotted out, and cut off where it is the end.
+    # The second IFD is of a small image of how it was: blotted out, and cut off where it is the end.
     return bytes(changed[: _blot(changed, exif, second)])
 
 
 def _blot(changed: bytearray, exif: bytes, second: int) -> int:
-    """Zeros over the small picture and what is said of it; gives where the rest ends, that is not blotted out."""
+    """Zeros over the small image and what is said of it; gives where the rest ends, that is not blotted out."""
     preview = _ifd(exif, second)
     spans = [(each.at, len(each.value)) for each in preview.values()]
     spans.append((second, 2 + 12 * struct.unpack_from(f"{_order(exif)}H", exif, second)[0] + 4))
@@ -411,7 +411,7 @@ def _blot(changed: bytearray, exif: bytes, second: int) -> int:
 
 
 def into_png(png: bytes, metadata: Metadata) -> bytes:
-    """The file with what is known of the picture behind its first chunk."""
+    """The file with what is known of the image behind its first chunk."""
     chunks = b""
     if metadata.icc_profile:
         chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))

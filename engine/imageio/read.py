@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from engine.imageio.codecs.others import open_heic, open_jp2, open_jxl
@@ -15,14 +16,14 @@ from engine.imageio.codecs.tiff import open_tiff
 from engine.imageio.formats import (
     KINDS_TAKEN,
     SUFFIXES,
-    BrokenPicture,
+    BrokenImage,
     CannotWrite,
     Format,
-    PictureTooLarge,
-    UnsupportedPicture,
+    ImageTooLarge,
+    UnsupportedImage,
     kind_of,
 )
-from engine.imageio.image import File, Frame, Outline, Picture, in_mode, to_samples
+from engine.imageio.image import File, Frame, Image, Outline, in_mode, to_samples
 
 MAX_PAGES = 100
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[Frame]]] = {
@@ -33,15 +34,15 @@ _OPENERS: dict[str, Callable[[Format, bytes], Iterator[Frame]]] = {
 }
 
 
-def decode(data: bytes, max_pixels: int | None = None) -> Picture:
-    """The picture in a file's bytes; of several, the first. Raises as `read` does."""
+def decode(data: bytes, max_pixels: int | None = None) -> Image:
+    """The image in a file's bytes; of several, the first. Raises as `read` does."""
     return read(data, max_pixels, page=1).pages[0]
 
 
 def read(data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None) -> File:
     """All pages of a file, each turned as its orientation says; or only that page, counted from 1.
 
-    max_pixels: of all of them together. Raises NotAPicture, BrokenPicture, UnsupportedPicture, PictureTooLarge,
+    max_pixels: of all of them together. Raises NotAImage, BrokenImage, UnsupportedImage, ImageTooLarge,
     or CannotWrite for a page that is not there; all are ValueErrors.
     """
     kind = kind_of(data)
@@ -60,20 +61,20 @@ def outline(
 
 @contextmanager
 def _as_broken(kind: Format) -> Iterator[None]:
-    """Whatever a codec makes of a broken file is a BrokenPicture."""
+    """Whatever a codec makes of a broken file is a BrokenImage."""
     try:
-        # Codecs warn of what is odd in a file; who sent it gets the picture, or an error.
+        # Codecs warn of what is odd in a file; who sent it gets the image, or an error.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (PictureTooLarge, UnsupportedPicture, BrokenPicture, CannotWrite, MemoryError):
+    except (ImageTooLarge, UnsupportedImage, BrokenImage, CannotWrite, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise BrokenPicture(f"The {kind.title} file's header is broken, cut short or of a rare kind.") from error
+        raise BrokenImage(f"The {kind.title} file's header is broken, cut short or of a rare kind.") from error
     # What codecs raise for bytes that are not as they should be is nearly anything: OSError, SyntaxError,
     # ValueError, TypeError, struct.error have been seen.
     except Exception as error:
-        raise BrokenPicture(f"The {kind.title} file is broken or cut short: {error}") from error
+        raise BrokenImage(f"The {kind.title} file is broken or cut short: {error}") from error
 
 
 def _frames(kind: Format, data: bytes) -> Iterator[Frame]:
@@ -99,7 +100,7 @@ def _outline(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, 
 
 
 def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> File:
-    pages: list[Picture] = []
+    pages: list[Image] = []
     durations: list[int | None] = []
     changed: dict[str, None] = {}
     taken, plays, count = 0, 1, 0
@@ -109,9 +110,9 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
         _refuse_more(count, max_pages)
         taken += frame.size[0] * frame.size[1]
         _refuse_larger(frame.size, taken, len(pages) + 1, max_pixels)
-        picture, words = frame.load()
-        changed |= dict.fromkeys((*words, *(f"without {lost}" for lost in picture.metadata.lost)))
-        pages.append(picture)
+        image, words = frame.load()
+        changed |= dict.fromkeys((*words, *(f"without {lost}" for lost in image.metadata.lost)))
+        pages.append(image)
         durations.append(frame.duration())
         plays = frame.plays
         if page:
@@ -124,22 +125,22 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
 
 def _refuse_more(pages: int, max_pages: int) -> None:
     if pages > max_pages:
-        raise PictureTooLarge(f"The file has more than {max_pages} pages, which are taken; page= takes one.")
+        raise ImageTooLarge(f"The file has more than {max_pages} pages, which are taken; page= takes one.")
 
 
 def _refuse_larger(size: tuple[int, int], taken: int, pages: int, max_pixels: int | None) -> None:
     width, height = size
     if not width or not height:
-        raise BrokenPicture(f"The picture has {width} x {height} pixels.")
+        raise BrokenImage(f"The image has {width} x {height} pixels.")
     if max_pixels is not None and taken > max_pixels:
-        raise PictureTooLarge(
-            f"The picture has {width} x {height} = {taken} pixels; at most {max_pixels} are taken."
+        raise ImageTooLarge(
+            f"The image has {width} x {height} = {taken} pixels; at most {max_pixels} are taken."
             if pages == 1
             else f"The first {pages} pages have {taken} pixels; at most {max_pixels} are taken. page= takes one."
         )
 
 
-def _alike(frames: Sequence[Picture]) -> tuple[Picture, ...]:
+def _alike(frames: Sequence[Image]) -> tuple[Image, ...]:
     """An animation's frames in one mode: a GIF's first may be a palette of greys, its second in colour."""
     colour = any(not frame.grey for frame in frames)
     alpha = any(frame.alpha is not None for frame in frames)
@@ -147,35 +148,35 @@ def _alike(frames: Sequence[Picture]) -> tuple[Picture, ...]:
 
 
 def read_rgb(path: Path) -> Tensor:
-    """The picture in a file, as uint8 (H, W, 3). Raises ValueError naming the file, or OSError."""
+    """The image in a file, as uint8 (H, W, 3). Raises ValueError naming the file, or OSError."""
     try:
-        picture = decode(path.read_bytes())
+        image = decode(path.read_bytes())
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from error
-    return to_samples(picture.pixels, torch.uint8, 3)
+    return to_samples(image.pixels, torch.uint8, 3)
 
 
 def load_codecs() -> None:
-    """Import what is otherwise imported when a picture needs it: for a process from which others are forked."""
+    """Import what is otherwise imported when an image needs it: for a process from which others are forked."""
     import imagecodecs  # noqa: F401
     import pillow_heif  # noqa: F401
     import tifffile  # noqa: F401
     from PIL import ImageCms  # noqa: F401
 
-    Image.init()
+    PILImage.init()
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name has a picture's suffix, and is neither hidden nor another program's passing file."""
-    # Names with a leading dot are other systems' notes beside pictures, too: "._photo.jpg".
+def is_image_name(name: str) -> bool:
+    """Whether a file's name has an image's suffix, and is neither hidden nor another program's passing file."""
+    # Names with a leading dot are other systems' notes beside images, too: "._photo.jpg".
     return not name.startswith((".", "~")) and Path(name).suffix.lower() in SUFFIXES
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The folder's picture files, told by suffix, in order of name. Raises ValueError if there are none."""
+def image_files(folder: Path) -> list[Path]:
+    """The folder's image files, told by suffix, in order of name. Raises ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.iterdir() if is_picture_name(file.name))
+    files = sorted(file for file in folder.iterdir() if is_image_name(file.name))
     if not files:
-        raise ValueError(f"{folder}: no pictures in this folder; {KINDS_TAKEN}")
+        raise ValueError(f"{folder}: no images in this folder; {KINDS_TAKEN}")
     return files

@@ -1,4 +1,4 @@
-"""Pictures as a file of a format that is written, with all that surrounds the pixels and that it can hold."""
+"""Images as a file of a format that is written, with all that surrounds the pixels and that it can hold."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PILImage
 from torch import Tensor
 
 from engine.imageio import metadata
@@ -18,7 +18,7 @@ from engine.imageio.image import (
     STRIP,
     WHITE,
     File,
-    Picture,
+    Image,
     Written,
     in_mode,
     to_integers,
@@ -53,12 +53,12 @@ def encode(file: File, kind: Format, quality: int | None = None, png_level: int 
     return Written(kind, data, (*file.changed, *words))
 
 
-def encode_png(picture: Picture, level: int = PNG_LEVEL) -> bytes:
-    """One picture as PNG."""
-    return encode(File(FORMATS["png"], (picture,)), FORMATS["png"], png_level=level).data
+def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
+    """One image as PNG."""
+    return encode(File(FORMATS["png"], (image,)), FORMATS["png"], png_level=level).data
 
 
-def _fitted(file: File, kind: Format) -> tuple[tuple[Picture, ...], list[str]]:
+def _fitted(file: File, kind: Format) -> tuple[tuple[Image, ...], list[str]]:
     """The pages as the kind can hold them, and what that changes."""
     holds = kind.writes
     if holds is None:
@@ -67,7 +67,7 @@ def _fitted(file: File, kind: Format) -> tuple[tuple[Picture, ...], list[str]]:
     first = file.pages[0]
     if any(page.alpha is not None for page in file.pages) and not holds.alpha:
         able = _able(lambda other: other.alpha)
-        raise CannotWrite(f"The picture has transparency, which {kind.title} cannot hold; ask for {able}.")
+        raise CannotWrite(f"The image has transparency, which {kind.title} cannot hold; ask for {able}.")
     longest = max(max(page.samples.shape[:2]) for page in file.pages)
     if longest > kind.largest:
         raise CannotWrite(f"A side has {longest} pixels; {kind.title} holds at most {kind.largest}.")
@@ -112,27 +112,27 @@ def _left_out(known: Metadata, kind: Format) -> list[str]:
     return []
 
 
-def _rounded(picture: Picture, dtype: torch.dtype) -> Picture:
+def _rounded(image: Image, dtype: torch.dtype) -> Image:
     """In less depth, a strip at a time."""
 
     def less(values: Tensor) -> Tensor:
         strips = torch.split(values, STRIP)
         return torch.cat([to_integers(strip.float() / WHITE[strip.dtype], dtype) for strip in strips])
 
-    alpha = None if picture.alpha is None else less(picture.alpha)
-    return replace(picture, samples=less(picture.samples), alpha=alpha)
+    alpha = None if image.alpha is None else less(image.alpha)
+    return replace(image, samples=less(image.samples), alpha=alpha)
 
 
-def _array(picture: Picture) -> NDArray[Any]:
+def _array(image: Image) -> NDArray[Any]:
     """(H, W) or (H, W, channels), alpha last."""
-    samples = picture.samples
-    if picture.alpha is not None:
-        samples = torch.cat((samples, picture.alpha.unsqueeze(2)), 2)
+    samples = image.samples
+    if image.alpha is not None:
+        samples = torch.cat((samples, image.alpha.unsqueeze(2)), 2)
     array: NDArray[Any] = samples.squeeze(2).numpy()
     return array
 
 
-def _png(pages: Sequence[Picture], file: File, level: int) -> bytes:
+def _png(pages: Sequence[Image], file: File, level: int) -> bytes:
     first = metadata.into_png(encoded(_array(pages[0]), level), pages[0].metadata)
     if len(pages) == 1:
         return first
@@ -140,17 +140,17 @@ def _png(pages: Sequence[Picture], file: File, level: int) -> bytes:
     return metadata.animated_png([first, *rest], file.durations or (), file.plays)
 
 
-def _by_pillow(pages: Sequence[Picture], file: File, kind: Format, quality: int | None) -> bytes:
+def _by_pillow(pages: Sequence[Image], file: File, kind: Format, quality: int | None) -> bytes:
     known = pages[0].metadata
     if kind.name == "jpeg":
         known = metadata.within(known, JPEG_BLOCK)
     options = metadata.into_options(known, dots=kind.name == "jpeg")
-    # Of colours as many as of brightness: cleaned pictures have fine ones.
+    # Of colours as many as of brightness: cleaned images have fine ones.
     options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
     if kind.name == "webp":
         # Exact: what lies under full transparency, too.
         options |= {"lossless": quality is None, "exact": True, "quality": quality or 50}
-    images = [Image.fromarray(_array(page)) for page in pages]
+    images = [PILImage.fromarray(_array(page)) for page in pages]
     if file.durations and len(images) > 1:
         options |= {"save_all": True, "append_images": images[1:], "loop": file.plays}
         options["duration"] = list(file.durations)
@@ -159,7 +159,7 @@ def _by_pillow(pages: Sequence[Picture], file: File, kind: Format, quality: int 
     return packed.getvalue()
 
 
-def _tiff(pages: Sequence[Picture]) -> bytes:
+def _tiff(pages: Sequence[Image]) -> bytes:
     import tifffile
 
     known = pages[0].metadata

@@ -1,8 +1,8 @@
-"""A whole picture through a network: patches, windows, halo, borders.
+"""A whole image through a network: patches, windows, halo, borders.
 
 A window's halo is work done twice, so the windows taken are those with the fewest pixels, halos counted, of all
 that fit the memory. Every number of windows along each side is looked at, the patches shared out evenly because
-the largest window has to fit: some 30 ways a side for 50 megapixels, which take a millisecond or two. A picture
+the largest window has to fit: some 30 ways a side for 50 megapixels, which take a millisecond or two. An image
 that fits in one window has no halo at all and runs in one.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from engine.imageio.image import LUMA, WHITE, Picture, to_pixels, to_samples
-from engine.layers import Layer, slots, some_arena
+from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
+from engine.layers import Layer, parameters, some_arena
 from engine.layers.arena import empty
 from engine.models.networks import bytes_per_pixel, halo
 
@@ -26,7 +26,7 @@ PATCH = 32
 STRIP = 256
 # And of what is done in them: as few as stay in the cache, in memory that need not be taken anew each time.
 LOW = 32
-# With it a picture of 24 megapixels takes the whole service 0.92 GB in bfloat16 and 0.98 GB in float32.
+# With it an image of 24 megapixels takes the whole service 0.92 GB in bfloat16 and 0.98 GB in float32.
 MEMORY_BUDGET = 256 * 2**20
 
 
@@ -39,7 +39,7 @@ class Span(NamedTuple):
     last: int
 
     def inside(self, part: slice) -> slice:
-        """Where a part of the picture lies in what the window is given."""
+        """Where a part of the image lies in what the window is given."""
         return slice(part.start - self.first, part.stop - self.first)
 
 
@@ -48,8 +48,8 @@ class Finish:
     """What becomes of what the network took away.
 
     strength, luma, chroma: the part of it that is taken, 0 to 1; of brightness strength * luma, of colour
-    strength * chroma. output: the clean picture; the residual, which is what was removed, on mid-grey; or both
-    pictures side by side to compare, the one that came on the left.
+    strength * chroma. output: the clean image; the residual, which is what was removed, on mid-grey; or both
+    images side by side to compare, the one that came on the left.
     """
 
     strength: float = 1.0
@@ -70,7 +70,7 @@ WHOLE = Finish()
 class Piece:
     """A window's work: what the network is given, made when it is asked for, and where the result goes.
 
-    shape: (H, W) of what is given, halo included. pixels: how many of the picture's own it gives. fits: how many
+    shape: (H, W) of what is given, halo included. pixels: how many of the image's own it gives. fits: how many
     such windows the memory budget holds at once. read: gives float32 (H, W, 3) on [0, 1], on the network's
     device. write: takes the result, and what was read.
     """
@@ -84,7 +84,7 @@ class Piece:
 
 
 def run(pieces: Sequence[Piece]) -> None:
-    """Pieces of one network and one shape, of whatever pictures, through the network in one batch."""
+    """Pieces of one network and one shape, of whatever images, through the network in one batch."""
     read = [piece.read() for piece in pieces]
     # One alone is not copied.
     given = torch.stack(read) if len(read) > 1 else read[0].unsqueeze(0)
@@ -95,11 +95,11 @@ def run(pieces: Sequence[Piece]) -> None:
 
 
 class Denoising:
-    """A picture on its way to one without its noise, in its own depth and kind.
+    """An image on its way to one without its noise, in its own depth and kind.
 
-    pieces: to be run, in any order, in any thread, beside other pictures' or not; then `result` is whole.
+    pieces: to be run, in any order, in any thread, beside other images' or not; then `result` is whole.
 
-    What denoise_picture gives for its pixels, clipped to [0, 1] and rounded where samples are integers; but only
+    What denoise_image gives for its pixels, clipped to [0, 1] and rounded where samples are integers; but only
     what is run is ever in float32. Pixels that are fully transparent stay as they are, and the network sees their
     visible neighbours in their place. Raises ValueError.
     """
@@ -107,7 +107,7 @@ class Denoising:
     def __init__(
         self,
         net: Layer,
-        noisy: Picture,
+        noisy: Image,
         memory_budget: int = MEMORY_BUDGET,
         window: tuple[int, int] | None = None,
         finish: Finish = WHOLE,
@@ -116,13 +116,13 @@ class Denoising:
         self.pieces: list[Piece] = []
         if any(finish.parts):
             self.clean = torch.empty_like(noisy.samples)
-            # Not a method: one that its own piece holds would keep the picture until garbage is looked for.
+            # Not a method: one that its own piece holds would keep the image until garbage is looked for.
             write = partial(_write, self.clean, finish.parts)
             self.pieces += _pieces(net, _filled(noisy), to_pixels, write, memory_budget, window)
         else:
             self.clean = noisy.samples.clone()
 
-    def result(self) -> Picture:
+    def result(self) -> Image:
         """What the finish makes of it. To be asked for once."""
         if self.pieces:
             _keep_hidden(self.clean, self.noisy)
@@ -131,12 +131,12 @@ class Denoising:
 
 def denoise(
     net: Layer,
-    noisy: Picture,
+    noisy: Image,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
     finish: Finish = WHOLE,
-) -> Picture:
-    """A picture without its noise: a Denoising, one window after the other. Raises ValueError."""
+) -> Image:
+    """An image without its noise: a Denoising, one window after the other. Raises ValueError."""
     denoising = Denoising(net, noisy, memory_budget, window, finish)
     with some_arena():
         for piece in denoising.pieces:
@@ -170,21 +170,21 @@ def _mixed(before: Tensor, after: Tensor, parts: tuple[float, float], grey: bool
     return before + (luma * bright + chroma * (change - bright))
 
 
-def _filled(picture: Picture) -> Tensor:
+def _filled(image: Image) -> Tensor:
     """The samples, those fully transparent replaced by the nearest visible one of their row, or of a row nearby.
 
     What such pixels hold nobody sees: often black, or what was there before a cut. An edge to it would show.
     """
-    if picture.alpha is None or not bool((picture.alpha == 0).any()):
-        return picture.samples
-    filled = picture.samples.clone()
-    seen_rows = (picture.alpha != 0).any(1)
+    if image.alpha is None or not bool((image.alpha == 0).any()):
+        return image.samples
+    filled = image.samples.clone()
+    seen_rows = (image.alpha != 0).any(1)
     if not bool(seen_rows.any()):
         return filled
     for here in _strips(len(filled), STRIP):
-        visible = picture.alpha[here] != 0
+        visible = image.alpha[here] != 0
         rows = torch.arange(here.start, here.start + len(visible)).unsqueeze(1)
-        filled[here] = picture.samples[rows, _nearest(visible)]
+        filled[here] = image.samples[rows, _nearest(visible)]
     # Row by row: torch has no way to write to many rows of uint16 at once.
     for row, nearest in enumerate(_nearest(seen_rows.unsqueeze(0)).squeeze(0).tolist()):
         if row != nearest:
@@ -202,7 +202,7 @@ def _nearest(visible: Tensor) -> Tensor:
     return nearest.where((nearest >= 0) & (nearest < length), 0)
 
 
-def _keep_hidden(clean: Tensor, noisy: Picture) -> None:
+def _keep_hidden(clean: Tensor, noisy: Image) -> None:
     """Gives the pixels that are fully transparent what they came with."""
     if noisy.alpha is None:
         return
@@ -211,8 +211,8 @@ def _keep_hidden(clean: Tensor, noisy: Picture) -> None:
         clean[rows] = noisy.samples[rows].where(hidden, clean[rows])
 
 
-def _shown(noisy: Picture, clean: Tensor, output: str) -> Picture:
-    """The picture that was asked for; a strip of it at a time is in float32."""
+def _shown(noisy: Image, clean: Tensor, output: str) -> Image:
+    """The image that was asked for; a strip of it at a time is in float32."""
     if output == "clean":
         return replace(noisy, samples=clean)
     if output == "compare":
@@ -227,29 +227,29 @@ def _shown(noisy: Picture, clean: Tensor, output: str) -> Picture:
     return replace(noisy, samples=clean)
 
 
-def denoise_picture(
+def denoise_image(
     net: Layer,
-    picture: Tensor,
+    image: Tensor,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
 ) -> Tensor:
-    """picture: float32 (H, W, 3) on [0, 1], any size from 1 x 1 -> the same shape, its noise removed.
+    """image: float32 (H, W, 3) on [0, 1], any size from 1 x 1 -> the same shape, its noise removed.
 
-    The picture is taken as if mirrored, right and below, to whole patches of 32 x 32, and goes through the
+    The image is taken as if mirrored, right and below, to whole patches of 32 x 32, and goes through the
     network in windows of whole patches, each with a halo of real neighbours as wide as the network's reach: so
-    the result is that of the whole mirrored picture, whatever the window. The windows are the cheapest that fit
+    the result is that of the whole mirrored image, whatever the window. The windows are the cheapest that fit
     memory_budget, in bytes, and at least a patch; `window` sets them by hand, in patches (high, wide). The
     result lies on the CPU and is not clipped. Thread-safe. Raises ValueError for another shape or type.
     """
-    if picture.dim() != 3 or picture.shape[2] != 3 or not picture.is_floating_point() or not picture.numel():
-        raise ValueError(f"a picture is (H, W, 3) of floats; got {tuple(picture.shape)} of {picture.dtype}")
-    clean = torch.empty_like(picture, device="cpu")
+    if image.dim() != 3 or image.shape[2] != 3 or not image.is_floating_point() or not image.numel():
+        raise ValueError(f"an image is (H, W, 3) of floats; got {tuple(image.shape)} of {image.dtype}")
+    clean = torch.empty_like(image, device="cpu")
 
     def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
         clean[rows, cols] = pixels
 
     with some_arena():
-        for piece in _pieces(net, picture, lambda part: part, write, memory_budget, window):
+        for piece in _pieces(net, image, lambda part: part, write, memory_budget, window):
             run([piece])
     return clean
 
@@ -266,7 +266,7 @@ def _pieces(
     if PATCH % net.stride:
         raise ValueError(f"a network's stride must divide {PATCH}; this one's is {net.stride}")
     height, width = source.shape[:2]
-    margin, device = halo(net), next(slots(net)).value.device
+    margin, device = halo(net), next(parameters(net)).value.device
     dtype = source.dtype if source.is_floating_point() else torch.float32
     most = memory_budget // bytes_per_pixel(net)
     if window is None:
@@ -295,11 +295,11 @@ def _pieces(
 def plan(size: tuple[int, int], margin: int, most: int) -> tuple[int, int]:
     """The windows, in patches (high, wide), that cost least among those of at most `most` pixels.
 
-    size: the picture's (height, width); margin: the halo. One patch where nothing fits.
+    size: the image's (height, width); margin: the halo. One patch where nothing fits.
 
     Windows come one after the other, each on all threads. A window for each core, in a thread of its own, took
     1.4 times as long for 512x512 pixels on two cores, since both repeat the halo, and as long for 2048x1360, in
-    twice the memory. So a picture that fits the memory is one window.
+    twice the memory. So an image that fits the memory is one window.
     """
     rows, cols = (_splits(side, margin) for side in size)
     fitting = []
@@ -332,26 +332,26 @@ def spans(side: int, patches: int, margin: int) -> Iterator[Span]:
         yield Span(max(0, start - margin), start, stop, min(whole, stop + margin))
 
 
-def _mirrored(picture: Tensor, rows: Span, cols: Span) -> Tensor:
-    """The part of the mirrored picture that a window is given; the mirrored whole is never made."""
-    inside = picture[rows.first : rows.last, cols.first : cols.last]
+def _mirrored(image: Tensor, rows: Span, cols: Span) -> Tensor:
+    """The part of the mirrored image that a window is given; the mirrored whole is never made."""
+    inside = image[rows.first : rows.last, cols.first : cols.last]
     high, wide = inside.shape[:2]
     y, x = (
         mirror(torch.arange(span.first, span.last), side)
-        for span, side in ((rows, picture.shape[0]), (cols, picture.shape[1]))
+        for span, side in ((rows, image.shape[0]), (cols, image.shape[1]))
     )
     if (high, wide) == (len(y), len(x)):
         return inside
     # Only the border is looked up pixel by pixel: that is many times slower than to copy a block.
-    given = picture.new_empty(len(y), len(x), picture.shape[2])
+    given = image.new_empty(len(y), len(x), image.shape[2])
     given[:high, :wide] = inside
-    given[:high, wide:] = picture[rows.first : rows.last, x[wide:]]
-    given[high:] = picture[y[high:].unsqueeze(1), x]
+    given[:high, wide:] = image[rows.first : rows.last, x[wide:]]
+    given[high:] = image[y[high:].unsqueeze(1), x]
     return given
 
 
 def mirror(places: Tensor, side: int) -> Tensor:
-    """Where places at and beyond `side` lie in a picture mirrored again and again at its last pixels."""
+    """Where places at and beyond `side` lie in an image mirrored again and again at its last pixels."""
     if side == 1:
         return torch.zeros_like(places)
     period = 2 * (side - 1)

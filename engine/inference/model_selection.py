@@ -1,4 +1,4 @@
-"""Which network a picture gets that names none: the one for the noise found in it.
+"""Which network an image gets that names none: the one for the noise found in it.
 
 White noise and the noise of cameras pull one small network apart, and so do white noise of colour and that of
 grey, where all channels have the same: each specialist is better at its own than one network trained on all.
@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from engine.inference.noise_estimation.estimator import Estimate, estimate_noise, pick
+from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise, pick
 from engine.layers import Layer
 
 AUTO = "auto"
@@ -22,17 +22,17 @@ CHOICES: Mapping[str, Mapping[Specialty, str]] = {
     "auto-large": {"white": "photo-gaussian-large", "grey": "photo-grey", "camera": "photo"},
 }
 
-# The network for a picture's samples, (H, W, C), as a Picture has them.
+# The network for an image's samples, (H, W, C), as an Image has them.
 Choose = Callable[[Tensor], Layer]
 
 
-def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, Estimate]:
-    """The name of the weights for a picture's noise, and what was found. Raises ValueError as estimate_noise."""
+def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, NoiseEstimate]:
+    """The name of the weights for an image's noise, and what was found. Raises ValueError as estimate_noise."""
     estimate = estimate_noise(samples)
     return taken(choice, estimate), estimate
 
 
-def taken(choice: str, estimate: Estimate) -> str:
+def taken(choice: str, estimate: NoiseEstimate) -> str:
     """The name of the weights that a choice takes for the noise found."""
     kind = pick(estimate)
     is_grey = estimate.chroma is None
@@ -45,7 +45,7 @@ def among(nets: Mapping[str, Layer], choice: str = AUTO) -> Choose:
 
 
 def always(net: Layer) -> Choose:
-    """Chooses the same network for every picture."""
+    """Chooses the same network for every image."""
     return lambda samples: net
 
 

@@ -1,4 +1,4 @@
-"""A better picture for eight times the work: the mean over the eight flips and turns of what goes in."""
+"""A better image for eight times the work: the mean over the eight flips and turns of what goes in."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,7 +15,7 @@ CHANNELS = 3
 class Ensemble(Sequential):
     """A denoiser, asked about its input flipped and turned in all eight ways; its answers, turned back, averaged.
 
-    One turn after the other, so that two pictures more are held than the network needs. It has the network's
+    One turn after the other, so that two images more are held than the network needs. It has the network's
     stride and reach. Source: Timofte et al., "Seven ways to improve example-based single image super resolution",
     CVPR 2016, section 3.5.
     """

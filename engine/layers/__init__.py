@@ -4,29 +4,31 @@ from engine.layers.activation import ReLU, Sigmoid
 from engine.layers.arena import Arena, some_arena
 from engine.layers.compiled import multiply
 from engine.layers.containers import (
-    Compute,
+    CastTo,
     Layer,
+    Parameter,
     PixelResidual,
     Rectified,
     ResBlock,
     Sequential,
     Skip,
-    Slot,
-    slots,
+    parameters,
 )
 from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_packed
 from engine.layers.loss import MSE
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth
-from engine.layers.unfold import Window, col2im, im2col
+from engine.layers.unfold import ConvGeometry, col2im, im2col
 
 __all__ = [
     "MSE",
     "Arena",
-    "Compute",
+    "CastTo",
     "Conv2d",
+    "ConvGeometry",
     "ConvTranspose2d",
     "DepthToSpace",
     "Layer",
+    "Parameter",
     "PixelResidual",
     "ReLU",
     "Rectified",
@@ -34,14 +36,12 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Skip",
-    "Slot",
     "SpaceToDepth",
     "Upsampling",
-    "Window",
     "col2im",
     "forget_packed",
     "im2col",
     "multiply",
-    "slots",
+    "parameters",
     "some_arena",
 ]

@@ -1,7 +1,7 @@
 """Arena: memory for activations that its owner keeps and that is used again.
 
 Memory that is given back to the system has to be cleared, page by page, when it is taken anew: without an arena a
-picture of 512 x 512 took a fifth longer in size S, and a training step a tenth.
+image of 512 x 512 took a fifth longer in size S, and a training step a tenth.
 """
 
 import mmap

@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.layers import kernels
 from engine.layers.arena import empty
 from engine.layers.plain import Epilogue, check
-from engine.layers.unfold import Window
+from engine.layers.unfold import ConvGeometry
 
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -23,25 +23,31 @@ def supports(x: Tensor) -> bool:
 
 
 def pack(
-    weight: Tensor, window: Window, adjoint: bool, dtype: torch.dtype, whole: bool = True, keep: bool = False
+    weight: Tensor,
+    geometry: ConvGeometry,
+    adjoint: bool,
+    dtype: torch.dtype,
+    whole: bool = True,
+    keep: bool = False,
 ) -> Tensor:
     """A weight (k² · C, C_out) as `product`, or `adjoint`, wants it for activations of a type.
 
     whole: the sides of x are stride times those of y. keep: the result outlives the activations, so it lies in no
     arena. Raises ValueError if shapes do not fit.
     """
-    if weight.dim() != 2 or not weight.numel() or weight.shape[0] % window.kernel_size**2:
+    if weight.dim() != 2 or not weight.numel() or weight.shape[0] % geometry.kernel_size**2:
         raise ValueError(
-            f"a weight is a matrix with {window.kernel_size**2} rows for each channel; got {tuple(weight.shape)}"
+            f"a weight is a matrix with {geometry.kernel_size**2} rows for each channel;"
+            f" got {tuple(weight.shape)}"
         )
     if 1 not in weight.stride():
         weight = weight.contiguous()
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise ValueError(f"a weight is of {TYPES[0]} on the CPU; got {weight.dtype} on {weight.device}")
-    # Any picture will do: of its size, only whether it is whole counts.
-    side = max(1, window.span - 2 * window.padding) + (not whole)
-    channels = weight.shape[0] // window.kernel_size**2
-    shape = _shape(window, (1, side, side, channels), (*window.out(side, side), weight.shape[1]), dtype)
+    # Any image will do: of its size, only whether it is whole counts.
+    side = max(1, geometry.span - 2 * geometry.padding) + (not whole)
+    channels = weight.shape[0] // geometry.kernel_size**2
+    shape = _shape(geometry, (1, side, side, channels), (*geometry.out(side, side), weight.shape[1]), dtype)
     library = _library()
     size = library.conv_packed_size(byref(shape), adjoint)
     _succeed(size < 0)
@@ -51,31 +57,31 @@ def pack(
 
 
 def product(
-    x: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
+    x: Tensor, packed: Tensor, geometry: ConvGeometry, size: tuple[int, int], channels: int, epilogue: Epilogue
 ) -> Tensor:
     """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, channels). Raises ValueError if shapes do not fit."""
-    shape = _shape(window, tuple(x.shape), (*size, channels), x.dtype)
+    shape = _shape(geometry, tuple(x.shape), (*size, channels), x.dtype)
     return _run(shape, False, x, packed, (len(x), *size, channels), epilogue)
 
 
 def adjoint(
-    y: Tensor, packed: Tensor, window: Window, size: tuple[int, int], channels: int, epilogue: Epilogue
+    y: Tensor, packed: Tensor, geometry: ConvGeometry, size: tuple[int, int], channels: int, epilogue: Epilogue
 ) -> Tensor:
     """y -> x = col2im(y @ weight'): (N, *size, channels). Raises ValueError if shapes do not fit."""
     n, *out = y.shape
-    shape = _shape(window, (n, *size, channels), tuple(out), y.dtype)
+    shape = _shape(geometry, (n, *size, channels), tuple(out), y.dtype)
     return _run(shape, True, y, packed, (n, *size, channels), epilogue)
 
 
-def gradient(x: Tensor, y: Tensor, window: Window, transposed: bool = False) -> Tensor:
+def gradient(x: Tensor, y: Tensor, geometry: ConvGeometry, transposed: bool = False) -> Tensor:
     """im2col(x)' @ y over all rows: float32 (k² · C, C_out), or its transpose.
 
     Raises ValueError for shapes that do not fit.
     """
-    shape = _shape(window, tuple(x.shape), tuple(y.shape[1:]), x.dtype)
+    shape = _shape(geometry, tuple(x.shape), tuple(y.shape[1:]), x.dtype)
     _check("x", x, tuple(x.shape), x.dtype)
     _check("y", y, (len(x), *y.shape[1:]), x.dtype)
-    size = (window.kernel_size**2 * x.shape[3], y.shape[3])
+    size = (geometry.kernel_size**2 * x.shape[3], y.shape[3])
     made = empty(size[::-1] if transposed else size, torch.float32)
     addresses = (x.data_ptr(), y.data_ptr(), made.data_ptr())
     _succeed(_library().conv_weight_gradient(byref(shape), *addresses, transposed))
@@ -97,9 +103,9 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     if not (supports(a) and a.dtype == b.dtype == torch.float32 and a.numel() and b.numel()):
         return a @ b
     # A convolution of one row of m pixels.
-    x, window = a.contiguous().view(1, 1, *a.shape), Window(1)
-    packed = pack(b, window, False, a.dtype)
-    return product(x, packed, window, (1, len(a)), b.shape[1], Epilogue()).view(len(a), -1)
+    x, geometry = a.contiguous().view(1, 1, *a.shape), ConvGeometry(1)
+    packed = pack(b, geometry, False, a.dtype)
+    return product(x, packed, geometry, (1, len(a)), b.shape[1], Epilogue()).view(len(a), -1)
 
 
 def rearrange(x: Tensor, block: int, deeper: bool, dtype: torch.dtype, add: Tensor | None = None) -> Tensor:
@@ -160,26 +166,26 @@ def _run(
     return y
 
 
-def _shape(window: Window, x: tuple[int, ...], y: tuple[int, ...], dtype: torch.dtype) -> kernels.Shape:
-    return _cached_shape(window, x, y, dtype, torch.get_num_threads())
+def _shape(geometry: ConvGeometry, x: tuple[int, ...], y: tuple[int, ...], dtype: torch.dtype) -> kernels.Shape:
+    return _cached_shape(geometry, x, y, dtype, torch.get_num_threads())
 
 
 @lru_cache(1024)
 def _cached_shape(
-    window: Window, x: tuple[int, ...], y: tuple[int, ...], dtype: torch.dtype, threads: int
+    geometry: ConvGeometry, x: tuple[int, ...], y: tuple[int, ...], dtype: torch.dtype, threads: int
 ) -> kernels.Shape:
     """Raises ValueError unless the window makes y, (H_out, W_out, C_out), of x, (N, H, W, C)."""
     if len(x) != 4 or len(y) != 3 or min(*x, *y) < 1:
         raise ValueError(f"a batch is (N, H, W, C), none of them 0; got {x} and {y}")
-    made = window.out(x[1], x[2])
+    made = geometry.out(x[1], x[2])
     # The output padding of a transposed convolution may leave room for windows that it does not have.
-    room = (max(window.stride, window.dilation) - 1) // window.stride
+    room = (max(geometry.stride, geometry.dilation) - 1) // geometry.stride
     if any(not most - room <= side <= most for side, most in zip(y, made, strict=False)):
-        raise ValueError(f"{window} makes {made[0]} x {made[1]} pixels of {x[1]} x {x[2]}; got {y[0]} x {y[1]}")
+        raise ValueError(f"{geometry} makes {made[0]} x {made[1]} pixels of {x[1]} x {x[2]}; got {y[0]} x {y[1]}")
     if dtype not in TYPES:
         raise ValueError(f"kernels take what is of {TYPES[0]} or {TYPES[1]}; got {dtype}")
-    geometry = (window.kernel_size, window.stride, window.padding, window.dilation)
-    return kernels.Shape(*x, *y, *geometry, dtype == torch.bfloat16, threads, 0)
+    steps = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    return kernels.Shape(*x, *y, *steps, dtype == torch.bfloat16, threads, 0)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -231,7 +231,7 @@ class PixelResidual(_AddsInput):
         return numbers * size + max(inside, numbers * (self.dtype.itemsize + size))
 
 
-class Compute(Sequential):
+class CastTo(Sequential):
     """Layers that compute in another type, `dtype`; what goes in and what comes out keep theirs."""
 
     def __init__(self, dtype: torch.dtype, inside: Sequential) -> None:
@@ -256,7 +256,7 @@ def _compute_type(dtype: torch.dtype, x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.float64 else dtype
 
 
-class Slot(NamedTuple):
+class Parameter(NamedTuple):
     """One parameter, where it lives and what it is called: "1.0.weight"."""
 
     name: str
@@ -274,9 +274,9 @@ class Slot(NamedTuple):
         return self.layer.grads[self.key]
 
 
-def slots(layer: Layer, prefix: str = "") -> Iterator[Slot]:
+def parameters(layer: Layer, prefix: str = "") -> Iterator[Parameter]:
     """Every parameter of a network, in the order of the forward pass."""
     for key in layer.params:
-        yield Slot(prefix + key, layer, key)
+        yield Parameter(prefix + key, layer, key)
     for place, inner in enumerate(layer.layers):
-        yield from slots(inner, f"{prefix}{place}.")
+        yield from parameters(inner, f"{prefix}{place}.")

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from engine.layers import compiled, kernels, plain
-from engine.layers.containers import Layer, slots
+from engine.layers.containers import Layer, parameters
 from engine.layers.plain import Epilogue
-from engine.layers.unfold import Window, check_whole
+from engine.layers.unfold import ConvGeometry, check_whole
 
 
 class _Convolution:
@@ -17,10 +17,10 @@ class _Convolution:
 
     layers = ()
 
-    def __init__(self, window: Window, in_channels: int, out_channels: int) -> None:
+    def __init__(self, geometry: ConvGeometry, in_channels: int, out_channels: int) -> None:
         check_whole("in_channels", in_channels, 1)
         check_whole("out_channels", out_channels, 1)
-        self.window, self.in_channels, self.out_channels = window, in_channels, out_channels
+        self.geometry, self.in_channels, self.out_channels = geometry, in_channels, out_channels
         # Kept by a forward pass with train=True.
         self.x: Tensor
         self.params: dict[str, Tensor] = {}
@@ -43,37 +43,37 @@ class _Convolution:
         """im2col(x) @ weight, of the given height and width. keep: the packed weight, for the next call."""
         if compiled.supports(x):
             packed = self._pack(weight, False, True, x.dtype, keep)
-            return compiled.product(x, packed, self.window, size, weight.shape[1], epilogue)
-        return plain.product(x, weight, self.window, size, epilogue)
+            return compiled.product(x, packed, self.geometry, size, weight.shape[1], epilogue)
+        return plain.product(x, weight, self.geometry, size, epilogue)
 
     def _adjoint(
         self, y: Tensor, weight: Tensor, size: tuple[int, int], epilogue: Epilogue, keep: bool
     ) -> Tensor:
         """col2im(y @ weight'), of the given height and width. keep: the packed weight, for the next call."""
         if compiled.supports(y):
-            whole = size == (y.shape[1] * self.window.stride, y.shape[2] * self.window.stride)
+            whole = size == (y.shape[1] * self.geometry.stride, y.shape[2] * self.geometry.stride)
             packed = self._pack(weight, True, whole, y.dtype, keep)
-            channels = len(weight) // self.window.kernel_size**2
-            return compiled.adjoint(y, packed, self.window, size, channels, epilogue)
-        return plain.adjoint(y, weight, self.window, size, epilogue)
+            channels = len(weight) // self.geometry.kernel_size**2
+            return compiled.adjoint(y, packed, self.geometry, size, channels, epilogue)
+        return plain.adjoint(y, weight, self.geometry, size, epilogue)
 
     def _gradient(self, x: Tensor, y: Tensor, transposed: bool) -> Tensor:
         """im2col(x)' @ y or its transpose, in the type of the parameters."""
         if compiled.supports(x):
-            return compiled.gradient(x, y, self.window, transposed).to(self.params["weight"].dtype)
-        made = plain.gradient(x, y, self.window).to(self.params["weight"].dtype)
+            return compiled.gradient(x, y, self.geometry, transposed).to(self.params["weight"].dtype)
+        made = plain.gradient(x, y, self.geometry).to(self.params["weight"].dtype)
         return made.T.contiguous() if transposed else made
 
     def _pack(self, weight: Tensor, adjoint: bool, whole: bool, dtype: torch.dtype, keep: bool) -> Tensor:
         # Training uses a packed weight once: then one piece of memory serves all layers, and stays in the cache.
         if not keep:
-            return compiled.pack(weight, self.window, adjoint, dtype, whole)
+            return compiled.pack(weight, self.geometry, adjoint, dtype, whole)
         packed = self._packed.get((adjoint, whole))
         # torch counts the changes made in place, but for those through `.data` or numpy: after one, call
         # `forget_packed`. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
         if packed is None or packed.key != key:
-            value = compiled.pack(weight, self.window, adjoint, dtype, whole, keep)
+            value = compiled.pack(weight, self.geometry, adjoint, dtype, whole, keep)
             # In one assignment: other threads see all of it or nothing.
             packed = self._packed[adjoint, whole] = _Packed(key, weight, value)
         return packed.value
@@ -109,7 +109,7 @@ class _Convolution:
         """What the layer holds at once for each pixel of the network's input; see Layer.memory."""
         given, made = self.in_channels * scale**2, self.out_channels * made_scale**2
         # The plain path holds the columns as well, and a padded copy of the side with more pixels.
-        unfolded = Fraction(0) if self.by_kernels else columns + bool(self.window.padding) * max(given, made)
+        unfolded = Fraction(0) if self.by_kernels else columns + bool(self.geometry.padding) * max(given, made)
         # A rearrangement that follows holds what it is given and as much again.
         return max(given + unfolded + made, 2 * made) * size
 
@@ -139,7 +139,7 @@ class Conv2d(_Convolution):
         bias: bool = True,
         rng: torch.Generator | None = None,
     ) -> None:
-        super().__init__(Window(kernel_size, stride, padding, dilation), in_channels, out_channels)
+        super().__init__(ConvGeometry(kernel_size, stride, padding, dilation), in_channels, out_channels)
         self.fan_in = kernel_size**2 * in_channels
         self.params["weight"] = torch.randn(self.fan_in, out_channels, generator=rng) * (2 / self.fan_in) ** 0.5
         if bias:
@@ -153,7 +153,7 @@ class Conv2d(_Convolution):
         x = self._checked(x)
         if train:
             self.x = x
-        size = self.window.out(x.shape[1], x.shape[2])
+        size = self.geometry.out(x.shape[1], x.shape[2])
         epilogue = Epilogue(self.params.get("bias"), add, relu, in_place=not train)
         return self._product(x, self.params["weight"], size, epilogue, keep=not train)
 
@@ -162,7 +162,7 @@ class Conv2d(_Convolution):
 
         mask: dL/dx is 0 where it is not above 0.
         """
-        dy = self._checked_gradient(dy, self.window.out(self.x.shape[1], self.x.shape[2]))
+        dy = self._checked_gradient(dy, self.geometry.out(self.x.shape[1], self.x.shape[2]))
         self._set_gradients(self._gradient(self.x, dy, transposed=False), dy)
         size = (self.x.shape[1], self.x.shape[2])
         return self._adjoint(dy, self.params["weight"], size, Epilogue(add=add, mask=mask), keep=False)
@@ -170,17 +170,17 @@ class Conv2d(_Convolution):
     @property
     def stride(self) -> int:
         """The input's sides must be multiples of this for the layer to see every pixel alike."""
-        return self.window.stride
+        return self.geometry.stride
 
     @property
     def factor(self) -> Fraction:
         """Output pixels for one input pixel, along one side."""
-        return Fraction(1, self.window.stride)
+        return Fraction(1, self.geometry.stride)
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
-        start = first * self.window.stride - self.window.padding
-        return start, last * self.window.stride - self.window.padding + self.window.span - 1
+        start = first * self.geometry.stride - self.geometry.padding
+        return start, last * self.geometry.stride - self.geometry.padding + self.geometry.span - 1
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
         """Bytes held at once for each pixel of the network's input."""
@@ -209,7 +209,7 @@ class ConvTranspose2d(_Convolution):
         bias: bool = True,
         rng: torch.Generator | None = None,
     ) -> None:
-        super().__init__(Window(kernel_size, stride, padding, dilation), in_channels, out_channels)
+        super().__init__(ConvGeometry(kernel_size, stride, padding, dilation), in_channels, out_channels)
         if not 0 <= output_padding < max(stride, dilation):
             raise ValueError(
                 f"output_padding is at least 0 and less than stride or dilation; got {output_padding}"
@@ -224,8 +224,8 @@ class ConvTranspose2d(_Convolution):
 
     def out(self, height: int, width: int) -> tuple[int, int]:
         """Size of the output. Raises ValueError if the padding leaves nothing of it."""
-        grow = self.window.span + self.output_padding - 2 * self.window.padding
-        sizes = tuple((side - 1) * self.window.stride + grow for side in (height, width))
+        grow = self.geometry.span + self.output_padding - 2 * self.geometry.padding
+        sizes = tuple((side - 1) * self.geometry.stride + grow for side in (height, width))
         if min(height, width) < 1 or min(sizes) < 1:
             raise ValueError(
                 f"an input of {height} x {width} pixels would give an output of {sizes[0]} x {sizes[1]}"
@@ -262,17 +262,17 @@ class ConvTranspose2d(_Convolution):
     @property
     def factor(self) -> Fraction:
         """Output pixels for one input pixel, along one side."""
-        return Fraction(self.window.stride)
+        return Fraction(self.geometry.stride)
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The input pixels that output pixels first..last depend on, along one side."""
         # Output o gets input i where o = i · stride - padding + dilation · tap.
-        start = -((self.window.span - 1 - first - self.window.padding) // self.window.stride)
-        return start, (last + self.window.padding) // self.window.stride
+        start = -((self.geometry.span - 1 - first - self.geometry.padding) // self.geometry.stride)
+        return start, (last + self.geometry.padding) // self.geometry.stride
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
         """Bytes held at once for each pixel of the network's input."""
-        columns = self.window.kernel_size**2 * self.out_channels * scale**2
+        columns = self.geometry.kernel_size**2 * self.out_channels * scale**2
         return self._bytes(scale, scale * self.factor, size, columns)
 
 
@@ -282,6 +282,6 @@ Upsampling = ConvTranspose2d
 
 def forget_packed(net: Layer) -> None:
     """Drop what the weights of a network were packed into, several times as large as they."""
-    for slot in slots(net):
-        if isinstance(slot.layer, _Convolution):
-            slot.layer.forget_packed()
+    for parameter in parameters(net):
+        if isinstance(parameter.layer, _Convolution):
+            parameter.layer.forget_packed()

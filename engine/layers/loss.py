@@ -7,7 +7,7 @@ from torch import Tensor
 class MSE:
     """Mean of the squared error over every number, the samples weighted if weights are given.
 
-    L2 because its minimum is the mean: the mean of noisy targets is the clean picture (Lehtinen et al.,
+    L2 because its minimum is the mean: the mean of noisy targets is the clean image (Lehtinen et al.,
     "Noise2Noise", ICML 2018, section 2).
     """
 

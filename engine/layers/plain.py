@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.layers import shifted_gemm
-from engine.layers.unfold import Window, col2im, im2col
+from engine.layers.unfold import ConvGeometry, col2im, im2col
 
 
 class Epilogue(NamedTuple):
@@ -57,32 +57,40 @@ def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
         )
 
 
-def product(x: Tensor, weight: Tensor, window: Window, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], epilogue: Epilogue
+) -> Tensor:
     """x (N, H, W, C) -> y = im2col(x) @ weight: (N, *size, C_out), where size is at most window.out(H, W).
 
     weight: (k² · C, C_out), rows in the order of im2col.
     """
     weight = weight.to(x.dtype)
-    if shifted_gemm.fits(x, window, size):
-        return epilogue.apply(shifted_gemm.product(x, weight, window))
-    return epilogue.apply(im2col(x, window)[:, : size[0], : size[1]] @ weight)
+    if shifted_gemm.fits(x, geometry, size):
+        return epilogue.apply(shifted_gemm.product(x, weight, geometry))
+    return epilogue.apply(im2col(x, geometry)[:, : size[0], : size[1]] @ weight)
 
 
-def adjoint(y: Tensor, weight: Tensor, window: Window, size: tuple[int, int], epilogue: Epilogue) -> Tensor:
+def adjoint(
+    y: Tensor, weight: Tensor, geometry: ConvGeometry, size: tuple[int, int], epilogue: Epilogue
+) -> Tensor:
     """y (N, H_out, W_out, C_out) -> x = col2im(y @ weight'): (N, *size, C)."""
     weight = weight.to(y.dtype)
-    channels = weight.shape[0] // window.kernel_size**2
+    channels = weight.shape[0] // geometry.kernel_size**2
     # A convolution with more padding than its kernel spans has no convolution as its adjoint.
-    if window.stride == 1 and window.padding < window.span and shifted_gemm.fits(y, window.turned(), size):
-        return epilogue.apply(shifted_gemm.product(y, turned(weight, channels), window.turned()))
-    return epilogue.apply(col2im(y @ weight.T, (len(y), *size, channels), window))
+    if (
+        geometry.stride == 1
+        and geometry.padding < geometry.span
+        and shifted_gemm.fits(y, geometry.turned(), size)
+    ):
+        return epilogue.apply(shifted_gemm.product(y, turned(weight, channels), geometry.turned()))
+    return epilogue.apply(col2im(y @ weight.T, (len(y), *size, channels), geometry))
 
 
-def gradient(x: Tensor, y: Tensor, window: Window) -> Tensor:
+def gradient(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
     """im2col(x)' @ y over all rows: (k² · C, C_out), in float32 at least."""
-    if shifted_gemm.fits(x, window, (y.shape[1], y.shape[2])):
-        return shifted_gemm.gradient(x, y, window)
-    made = im2col(x, window)[:, : y.shape[1], : y.shape[2]].flatten(0, 2).T @ y.flatten(0, 2)
+    if shifted_gemm.fits(x, geometry, (y.shape[1], y.shape[2])):
+        return shifted_gemm.gradient(x, y, geometry)
+    made = im2col(x, geometry)[:, : y.shape[1], : y.shape[2]].flatten(0, 2).T @ y.flatten(0, 2)
     return made.to(torch.promote_types(made.dtype, torch.float32))
 
 

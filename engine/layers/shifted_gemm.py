@@ -1,4 +1,4 @@
-"""Convolutions at stride 1 on a GPU: a few large products that read the padded picture in place, not unfolded.
+"""Convolutions at stride 1 on a GPU: a few large products that read the padded image in place, not unfolded.
 
 A kernel's k taps in one row of pixels are one run of numbers in memory. The runs that begin at every k-th pixel
 lie end to end: they are the rows of a matrix. So each row of the kernel takes k products. Each of them adds to
@@ -10,35 +10,35 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from engine.layers.unfold import Window
+from engine.layers.unfold import ConvGeometry
 
 
-def fits(x: Tensor, window: Window, size: tuple[int, int]) -> bool:
+def fits(x: Tensor, geometry: ConvGeometry, size: tuple[int, int]) -> bool:
     """Whether this form is for x: a GPU, stride 1, no dilation, the whole result."""
-    if x.device.type == "cpu" or window.stride != 1 or window.dilation != 1:
+    if x.device.type == "cpu" or geometry.stride != 1 or geometry.dilation != 1:
         return False
-    return window.out(x.shape[1], x.shape[2]) == size
+    return geometry.out(x.shape[1], x.shape[2]) == size
 
 
-def product(x: Tensor, weight: Tensor, window: Window) -> Tensor:
+def product(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     """x (N, H, W, C) -> im2col(x) @ weight: (N, H_out, W_out, C_out)."""
-    rows = _Rows(x, window)
-    k, channels = window.kernel_size, weight.shape[1]
+    rows = _Rows(x, geometry)
+    k, channels = geometry.kernel_size, weight.shape[1]
     y = x.new_zeros(rows.count + k, channels)
     kernel = weight.view(k, -1, channels)
     for row, place, runs in rows.runs():
         out = y[place:].as_strided((len(runs), channels), (k * channels, 1))
         torch.addmm(out, runs, kernel[row], out=out)
-    height, width = window.out(x.shape[1], x.shape[2])
+    height, width = geometry.out(x.shape[1], x.shape[2])
     whole = y[: rows.count].view(len(x), rows.high, rows.wide, channels)
     return whole[:, :height, :width].contiguous()
 
 
-def gradient(x: Tensor, y: Tensor, window: Window) -> Tensor:
+def gradient(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
     """im2col(x)' @ y over all rows: (k² · C, C_out), in float32 at least."""
-    rows = _Rows(x, window)
-    k, channels = window.kernel_size, y.shape[3]
-    # Where the padded picture has pixels that no window begins at, y has zeros.
+    rows = _Rows(x, geometry)
+    k, channels = geometry.kernel_size, y.shape[3]
+    # Where the padded image has pixels that no window begins at, y has zeros.
     spread = y.new_zeros(rows.count + k, channels)
     whole = spread[: rows.count].view(len(x), rows.high, rows.wide, channels)
     whole[:, : y.shape[1], : y.shape[2]] = y
@@ -54,8 +54,8 @@ def gradient(x: Tensor, y: Tensor, window: Window) -> Tensor:
 class _Rows:
     """A padded batch as one row of pixels after the other."""
 
-    def __init__(self, x: Tensor, window: Window) -> None:
-        pad, self.k = window.padding, window.kernel_size
+    def __init__(self, x: Tensor, geometry: ConvGeometry) -> None:
+        pad, self.k = geometry.padding, geometry.kernel_size
         padded = torch.constant_pad_nd(x, (0, 0, pad, pad, pad, pad))
         self.high, self.wide, self.channels = padded.shape[1:]
         self.count = len(x) * self.high * self.wide

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Window:
+class ConvGeometry:
     """Where a kernel looks. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
 
     kernel_size and stride in pixels, dilation 1 is none, padding is of zeros and on all four sides.
@@ -28,9 +28,9 @@ class Window:
         """Pixels from a kernel's first tap to its last, both counted."""
         return self.dilation * (self.kernel_size - 1) + 1
 
-    def turned(self) -> "Window":
+    def turned(self) -> "ConvGeometry":
         """The window, at stride 1, that goes from the output back to the input."""
-        return Window(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
+        return ConvGeometry(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
 
     def out(self, height: int, width: int) -> tuple[int, int]:
         """Size of a convolution's output. Raises ValueError if the kernel does not fit the padded input."""
@@ -45,19 +45,19 @@ class Window:
         )
 
 
-def im2col(x: Tensor, window: Window) -> Tensor:
+def im2col(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """Unfold: x (N, H, W, C) -> (N, H_out, W_out, kernel_size² · C), one row of taps for each output pixel.
 
     Source: Chellapilla et al., "High performance convolutional neural networks", 2006, section 3.
     """
-    return taps(x, window).flatten(3)
+    return taps(x, geometry).flatten(3)
 
 
-def taps(x: Tensor, window: Window) -> Tensor:
+def taps(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """What im2col copies, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
     n, height, width, channels = x.shape
-    h_out, w_out = window.out(height, width)
-    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
+    h_out, w_out = geometry.out(height, width)
+    k, pad, step, gap = geometry.kernel_size, geometry.padding, geometry.stride, geometry.dilation
     if pad:
         x = torch.constant_pad_nd(x, (0, 0, pad, pad, pad, pad))
     x = x.contiguous()
@@ -65,14 +65,14 @@ def taps(x: Tensor, window: Window) -> Tensor:
     return x.as_strided((n, h_out, w_out, k, k, channels), (sn, step * sh, step * sw, gap * sh, gap * sw, sc))
 
 
-def col2im(columns: Tensor, shape: tuple[int, ...], window: Window) -> Tensor:
+def col2im(columns: Tensor, shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
     """Fold: the adjoint of im2col; taps that share an input pixel are summed.
 
     columns: (N, H_out, W_out, kernel_size² · C) -> (N, H, W, C) = shape.
     """
     n, height, width, channels = shape
     h_out, w_out = columns.shape[1:3]
-    k, pad, step, gap = window.kernel_size, window.padding, window.stride, window.dilation
+    k, pad, step, gap = geometry.kernel_size, geometry.padding, geometry.stride, geometry.dilation
     columns = columns.view(n, h_out, w_out, k, k, channels)
     x = columns.new_zeros(n, height + 2 * pad, width + 2 * pad, channels)
     for i in range(k):

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from engine.layers import Layer, slots
-from engine.models.networks import NetworkSpec, build_network, spec_from_dict, spec_to_dict
+from engine.layers import Layer, parameters
+from engine.models.networks import NetworkConfig, build_network, config_from_dict, config_to_dict
 from engine.models.precision import name_of
 from engine.system.atomic_file import write_atomically
 
@@ -37,7 +37,7 @@ class Model:
     """
 
     name: str
-    spec: NetworkSpec
+    spec: NetworkConfig
     net: Layer
     digest: str
     precision: str
@@ -55,7 +55,7 @@ def weights_folder() -> Path:
 def save(
     path: Path,
     net: Layer,
-    spec: NetworkSpec,
+    spec: NetworkConfig,
     metadata: Mapping[str, str],
     dtype: torch.dtype = FULL,
 ) -> None:
@@ -63,19 +63,19 @@ def save(
 
     Equal parameters and metadata make equal files. Raises ValueError naming a parameter too large for float16.
     """
-    tensors = {slot.name: slot.value.to("cpu", dtype).contiguous() for slot in slots(net)}
+    tensors = {parameter.name: parameter.value.to("cpu", dtype).contiguous() for parameter in parameters(net)}
     large = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if large and dtype == HALF:
         raise ValueError(f"{path}: float16 cannot hold what is in {', '.join(large)}")
-    network = json.dumps(spec_to_dict(spec))
+    network = json.dumps(config_to_dict(spec))
     about = {**metadata, "format": FORMAT, "network": network, "dtype": DISK_TYPES[dtype]}
     write_atomically(path, _in_order(safetensors.torch.save(tensors, about)))
 
 
-def rounded(net: Layer, spec: NetworkSpec, dtype: torch.dtype) -> Layer:
+def rounded(net: Layer, spec: NetworkConfig, dtype: torch.dtype) -> Layer:
     """The network as it is loaded from a file that keeps its numbers in that type; products in float32."""
     copy = build_network(spec)
-    for ours, theirs in zip(slots(copy), slots(net), strict=True):
+    for ours, theirs in zip(parameters(copy), parameters(net), strict=True):
         ours.layer.params[ours.key] = theirs.value.to(dtype).float()
     return copy
 
@@ -95,7 +95,7 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
         metadata = _metadata(data)
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}; this version reads {FORMAT!r}")
-        spec = spec_from_dict(json.loads(metadata.get("network", "null")) or {})
+        spec = config_from_dict(json.loads(metadata.get("network", "null")) or {})
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not weights of ours: {error}") from error
     net = build_network(spec, compute=compute)
@@ -131,7 +131,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _fill(path: Path, net: Layer, tensors: dict[str, Tensor], device: torch.device) -> None:
-    wanted = {slot.name: slot for slot in slots(net)}
+    wanted = {parameter.name: parameter for parameter in parameters(net)}
     faults = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
     faults += [f"{name} is unexpected" for name in tensors.keys() - wanted.keys()]
     for name in wanted.keys() & tensors.keys():
@@ -142,5 +142,5 @@ def _fill(path: Path, net: Layer, tensors: dict[str, Tensor], device: torch.devi
             faults.append(f"{name} holds what is no finite number")
     if faults:
         raise WeightsError(f"{path}: {'; '.join(sorted(faults))}")
-    for name, slot in wanted.items():
-        slot.layer.params[slot.key] = tensors[name].to(device, torch.float32)
+    for name, parameter in wanted.items():
+        parameter.layer.params[parameter.key] = tensors[name].to(device, torch.float32)

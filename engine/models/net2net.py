@@ -1,11 +1,11 @@
-"""A larger network that begins as a smaller one: it gives the same pictures, and training goes on from there."""
+"""A larger network that begins as a smaller one: it gives the same images, and training goes on from there."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer, ResBlock, slots
+from engine.layers import Conv2d, ConvTranspose2d, Layer, ResBlock, parameters
 
 Convolution = Conv2d | ConvTranspose2d
 
@@ -22,8 +22,8 @@ def grow(small: Layer, large: Layer) -> None:
         if isinstance(old, Convolution) and isinstance(new, Convolution):
             new.params = {key: _inside(old, new, key) for key in new.params}
         else:
-            for slot in slots(new.layers[-1]):
-                slot.layer.params[slot.key] = slot.value.new_zeros(slot.value.shape)
+            for parameter in parameters(new.layers[-1]):
+                parameter.layer.params[parameter.key] = parameter.value.new_zeros(parameter.value.shape)
 
 
 def _places(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[Layer | None, Layer]]:
@@ -50,7 +50,7 @@ def _is_block(layer: Layer) -> bool:
 def _takes(new: Layer, old: Layer) -> bool:
     """Whether a layer can take another's place."""
     if isinstance(old, Convolution) and isinstance(new, Convolution):
-        alike = type(old) is type(new) and old.window == new.window and old.params.keys() == new.params.keys()
+        alike = type(old) is type(new) and old.geometry == new.geometry and old.params.keys() == new.params.keys()
         return alike and old.in_channels <= new.in_channels and old.out_channels <= new.out_channels
     return type(old) is type(new) and _is_block(old) == _is_block(new)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.layers import (
-    Compute,
+    CastTo,
     Conv2d,
     ConvTranspose2d,
     Layer,
@@ -21,7 +21,7 @@ from engine.layers import (
     Sigmoid,
     Skip,
     Upsampling,
-    slots,
+    parameters,
 )
 
 CHANNELS = 3
@@ -29,7 +29,7 @@ L = TypeVar("L", Conv2d, ConvTranspose2d)
 
 
 @dataclass(frozen=True)
-class PaperSpec:
+class AutoencoderConfig:
     """The report's network. geometry: "text" has conv 2, 2, 0 and upsampling 3, 2, 1 (kernel, stride, padding),
     "weights" conv 3, 2, 1 and upsampling 2, 2, 0, which is what the authors' own weights fit.
     """
@@ -44,7 +44,7 @@ class PaperSpec:
 
 
 @dataclass(frozen=True)
-class PhotoSpec:
+class UNetConfig:
     """The bias-free residual U-Net. channels: one width a level, at 1/2, 1/4, ... of the size; blocks: how many
     residual blocks at each level on the way down, at the lowest, and on the way up. The defaults are size S.
     """
@@ -63,21 +63,21 @@ class PhotoSpec:
             )
 
 
-NetworkSpec = PaperSpec | PhotoSpec
-SPECS: dict[str, type[PaperSpec] | type[PhotoSpec]] = {"paper": PaperSpec, "photo": PhotoSpec}
+NetworkConfig = AutoencoderConfig | UNetConfig
+SPECS: dict[str, type[AutoencoderConfig] | type[UNetConfig]] = {"paper": AutoencoderConfig, "photo": UNetConfig}
 
 
-def kind_of(spec: NetworkSpec) -> str:
+def kind_of(spec: NetworkConfig) -> str:
     """The architecture's name: "paper" or "photo"."""
     return next(kind for kind, type_ in SPECS.items() if type_ is type(spec))
 
 
-def spec_to_dict(spec: NetworkSpec) -> dict[str, Any]:
+def config_to_dict(spec: NetworkConfig) -> dict[str, Any]:
     """As it travels in a weights file: {"kind": ..., and the spec's own fields}."""
     return {"kind": kind_of(spec), **asdict(spec)}
 
 
-def spec_from_dict(values: dict[str, Any]) -> NetworkSpec:
+def config_from_dict(values: dict[str, Any]) -> NetworkConfig:
     """Undoes spec_to_dict. Raises ValueError naming a kind or a field that is not known."""
     values = dict(values)
     kind = values.pop("kind", None)
@@ -91,13 +91,13 @@ def spec_from_dict(values: dict[str, Any]) -> NetworkSpec:
 
 
 def build_network(
-    spec: NetworkSpec, rng: torch.Generator | None = None, compute: torch.dtype = torch.float32
+    spec: NetworkConfig, rng: torch.Generator | None = None, compute: torch.dtype = torch.float32
 ) -> Layer:
     """A network with freshly drawn weights: (N, H, W, 3) on [0, 1] -> the same shape, the noise removed.
 
     H and W are multiples of the network's `stride`. compute: the type that products run in.
     """
-    if isinstance(spec, PaperSpec):
+    if isinstance(spec, AutoencoderConfig):
         return _paper(spec, rng, compute)
     return _photo(spec, rng, compute)
 
@@ -123,10 +123,10 @@ def bytes_per_pixel(net: Layer) -> int:
 
 def parameter_count(net: Layer) -> int:
     """How many numbers training can change."""
-    return sum(slot.value.numel() for slot in slots(net))
+    return sum(parameter.value.numel() for parameter in parameters(net))
 
 
-def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
     # Kernel size, stride, padding; for upsampling also dilation and output_padding: a kernel of 3 at stride 2
     # leaves one row short of twice the size.
     if spec.geometry == "text":
@@ -135,7 +135,7 @@ def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -
         down, up = (3, 2, 1), (2, 2, 0, 1, 0)
     hidden = spec.hidden
     return Sequential(
-        Compute(
+        CastTo(
             compute,
             Rectified(
                 Conv2d(CHANNELS, hidden, *down, rng=rng),
@@ -148,7 +148,7 @@ def _paper(spec: PaperSpec, rng: torch.Generator | None, compute: torch.dtype) -
     )
 
 
-def _photo(spec: PhotoSpec, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def _photo(spec: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
     widest = spec.channels[0]
     head = _conv3(4 * CHANNELS, widest, 1.0, rng)
     # A tail of zeros: before training the network gives back its input.

@@ -41,7 +41,7 @@ def in_own_thread(work: Callable[[], T]) -> T:
     """Do what takes several cores in a thread that ends with it, and with it the helpers that torch gave it.
 
     OpenMP counts helpers for each thread that ever had some. Where all together are more than cores, they go to
-    sleep after each product, instead of waiting for the next a moment: a picture then took 1.6 times as long. So
+    sleep after each product, instead of waiting for the next a moment: an image then took 1.6 times as long. So
     a process that lives on after it has computed leaves no helpers behind but where it computes all the time.
     """
     with ThreadPoolExecutor(1) as thread:

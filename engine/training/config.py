@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.model import GaussianNoise, Noise, RandomPixelNoise
-from engine.models.networks import NetworkSpec, PaperSpec, PhotoSpec
+from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -39,7 +39,7 @@ class Recipe:
     jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
     white: float = 0.25  # camera: share of scenes with white noise
     raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
-    soft: float = 0.0  # camera: share of scenes as soft as a camera's picture at full size
+    soft: float = 0.0  # camera: share of scenes as soft as a camera's image at full size
     synthetic: float = 0.0  # share of dead leaves among photos
     printed: float = 0.0  # share of scenes full of stripes, checks, dots or text
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
@@ -86,11 +86,11 @@ class Recipe:
         # Says what is wrong with the network's own values.
         self.spec()
 
-    def spec(self) -> NetworkSpec:
+    def spec(self) -> NetworkConfig:
         """The network to train."""
         if self.network == "paper":
-            return PaperSpec(self.hidden, self.geometry)
-        return PhotoSpec(self.channels, self.blocks)
+            return AutoencoderConfig(self.hidden, self.geometry)
+        return UNetConfig(self.channels, self.blocks)
 
     def noise_model(self) -> Noise:
         """The noise to draw."""

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from engine.data.rng import seeded
 from engine.data.sources import Batch, Source, Validation
-from engine.layers import MSE, Arena, Layer, slots
+from engine.layers import MSE, Arena, Layer, parameters
 from engine.models.networks import build_network
-from engine.optim import SGD, Adam, Average, Optimiser, Schedule, clip_gradients, muon_with_adam
+from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
 from engine.system.runtime import use_cores
 from engine.training.config import Recipe
 
@@ -43,7 +43,7 @@ class Progress:
 
 
 @dataclass
-class Watch:
+class DivergenceMonitor:
     """Notices a loss that is no number or that grows without end."""
 
     mean: float = 0.0
@@ -82,12 +82,12 @@ class Training:
     compute: torch.dtype
     device: torch.device
     net: Layer
-    optimiser: Optimiser
-    average: Average
-    schedule: Schedule
+    optimiser: Optimizer
+    average: ParameterEMA
+    schedule: LRSchedule
     step: int = 0
     pixels: int = 0
-    watch: Watch = field(default_factory=Watch)
+    watch: DivergenceMonitor = field(default_factory=DivergenceMonitor)
     loss: float = math.nan
     unread: list[tuple[int, Tensor]] = field(default_factory=list)
 
@@ -113,18 +113,18 @@ class Training:
         Chance has no state: a step's batch comes from the seed and the step's number.
         """
         self.read_losses()
-        weights = {f"weights.{slot.name}": slot.value for slot in slots(self.net)}
+        weights = {f"weights.{parameter.name}": parameter.value for parameter in parameters(self.net)}
         watch = torch.tensor([self.watch.mean, self.watch.lowest, self.watch.steps], dtype=torch.float64)
         return weights | self.optimiser.state() | self.average.state() | {"watch": watch}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Undoes `state`. Raises KeyError naming what is missing."""
-        for slot in slots(self.net):
-            slot.value.copy_(state[f"weights.{slot.name}"])
+        for parameter in parameters(self.net):
+            parameter.value.copy_(state[f"weights.{parameter.name}"])
         self.optimiser.load_state(state)
         self.average.load_state(state)
         mean, lowest, steps = state["watch"].tolist()
-        self.watch = Watch(mean, lowest, int(steps))
+        self.watch = DivergenceMonitor(mean, lowest, int(steps))
 
 
 def begin(
@@ -142,16 +142,16 @@ def begin(
     if recipe.patch % net.stride:
         raise ValueError(f"patch must be a multiple of the network's stride, {net.stride}; got {recipe.patch}")
     # Copied: a run changes its weights in place.
-    for slot, given in zip(slots(net), slots(start or net), strict=True):
-        slot.layer.params[slot.key] = given.value.to(device, copy=True)
+    for parameter, given in zip(parameters(net), parameters(start or net), strict=True):
+        parameter.layer.params[parameter.key] = given.value.to(device, copy=True)
     return Training(
         recipe,
         compute,
         torch.device(device),
         net,
         _optimiser(recipe, net),
-        Average(slots(net), recipe.average),
-        Schedule(recipe.warmup, recipe.decay),
+        ParameterEMA(parameters(net), recipe.average),
+        LRSchedule(recipe.warmup, recipe.decay),
     )
 
 
@@ -168,7 +168,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
     recipe, net, mse, arena = training.recipe, training.net, MSE(), Arena()
-    parameters = list(slots(net))
+    trained = list(parameters(net))
     if done(training.step) >= 1:
         return
     with _drawn_ahead(training, source) as next_batch:
@@ -181,7 +181,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
                 net.backward(mse.backward(predicted, target, weight))
 
             if recipe.clip:
-                clip_gradients(parameters, recipe.clip)
+                clip_gradients(trained, recipe.clip)
             factor = training.schedule.factor(step, part)
             training.optimiser.step(factor)
             training.average.update()
@@ -233,36 +233,36 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def validate(training: Training, pictures: Validation) -> float:
-    """PSNR in dB of the averaged weights on held-out pictures, mean over pictures.
+def validate(training: Training, images: Validation) -> float:
+    """PSNR in dB of the averaged weights on held-out images, mean over images.
 
     With noisy references it is the estimate for the clean ones: the reference's own noise, independent of the
-    output's, adds its variance to the error, and is taken off. One number for all pictures then.
+    output's, adds its variance to the error, and is taken off. One number for all images then.
     """
     training.average.swap()
     try:
-        error = _errors(training, pictures)
+        error = _errors(training, images)
     finally:
         training.average.swap()
-    if pictures.noise:
-        error = (error.mean() - pictures.noise).clamp(min=1e-10)
+    if images.noise:
+        error = (error.mean() - images.noise).clamp(min=1e-10)
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 
-def _errors(training: Training, pictures: Validation, batch: int = 8) -> Tensor:
-    """Mean square error of each picture."""
+def _errors(training: Training, images: Validation, batch: int = 8) -> Tensor:
+    """Mean square error of each image."""
     errors = []
-    for start in range(0, len(pictures.noisy), batch):
-        noisy = pictures.noisy[start : start + batch].to(training.device)
+    for start in range(0, len(images.noisy), batch):
+        noisy = images.noisy[start : start + batch].to(training.device)
         output = training.net.forward(noisy).clamp(0, 1)
-        reference = pictures.reference[start : start + batch].to(training.device)
+        reference = images.reference[start : start + batch].to(training.device)
         errors.append((output - reference).square().mean((1, 2, 3)))
     return torch.cat(errors)
 
 
-def _optimiser(recipe: Recipe, net: Layer) -> Optimiser:
+def _optimiser(recipe: Recipe, net: Layer) -> Optimizer:
     if recipe.optimiser == "sgd":
-        return SGD(slots(net), recipe.lr)
+        return SGD(parameters(net), recipe.lr)
     if recipe.optimiser == "adam":
-        return Adam(slots(net), recipe.lr)
+        return Adam(parameters(net), recipe.lr)
     return muon_with_adam(net, recipe.lr, recipe.adam_lr, recipe.weight_decay)

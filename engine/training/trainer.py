@@ -20,11 +20,11 @@ import safetensors.torch
 import torch
 
 from engine.data.sources import Source, Validation, open_source
-from engine.layers import Layer, slots
+from engine.layers import Layer, parameters
 from engine.models import checkpoint as weights
 from engine.models import precision
 from engine.models.net2net import grow
-from engine.models.networks import build_network, kind_of, spec_to_dict
+from engine.models.networks import build_network, config_to_dict, kind_of
 from engine.system.atomic_file import write_atomically
 from engine.system.signals import stop_signals
 from engine.training.config import Recipe, from_dict
@@ -35,7 +35,7 @@ VALIDATION_PICTURES = 32
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """One line of the log. seconds, megapixels: since the start of the run; psnr: in dB, on some lines only."""
 
     step: int
@@ -49,7 +49,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingJob:
     """What to train, on what, until when, and where to. every: seconds between log lines, validations and
     checkpoints. terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda".
     start: weights to begin a new run from, instead of drawn ones; a smaller network's grow into the recipe's.
@@ -77,7 +77,7 @@ class Run:
         return self.out.with_suffix(".jsonl")
 
 
-def run(job: Run, report: Callable[[Line], None], warn: Callable[[str], None]) -> bool:
+def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> bool:
     """Train to the end, or to a signal; returns whether the end was reached.
 
     SIGINT and SIGTERM stop after the step in hand, with everything saved. Raises Diverged, ValueError for data
@@ -123,15 +123,15 @@ class _Keeper:
 
     def __init__(
         self,
-        job: Run,
+        job: TrainingJob,
         training: Training,
         origin: _Origin,
-        pictures: Validation,
+        images: Validation,
         seconds: float,
-        report: Callable[[Line], None],
+        report: Callable[[LogLine], None],
         warn: Callable[[str], None],
     ) -> None:
-        self.job, self.training, self.origin, self.pictures = job, training, origin, pictures
+        self.job, self.training, self.origin, self.images = job, training, origin, images
         self.report, self.warn = report, warn
         # Seconds of earlier parts of the run count as this run's.
         self.began = time.monotonic() - seconds
@@ -185,13 +185,13 @@ class _Keeper:
 
     def _log(self, progress: Progress, validated: bool) -> None:
         if validated:
-            self.psnr = validate(self.training, self.pictures)
+            self.psnr = validate(self.training, self.images)
         now = self.seconds
         self.due["log"] = now + self.job.log_every
         self.speed = [*self.speed[-60:], (now, progress.pixels)]
         # The last step ends a little after the last minute does.
         (then, pixels), part = self.speed[0], min(1.0, self.done(progress.step))
-        line = Line(
+        line = LogLine(
             progress.step,
             round(now, 2),
             progress.pixels / 1e6,
@@ -204,7 +204,7 @@ class _Keeper:
         self._try(lambda: self._append(line))
         self.report(replace(line, psnr=self.psnr))
 
-    def _append(self, line: Line) -> None:
+    def _append(self, line: LogLine) -> None:
         with self.job.log.open("a") as log:
             log.write(json.dumps({k: v for k, v in asdict(line).items() if v is not None}) + "\n")
 
@@ -221,7 +221,7 @@ class _Keeper:
         Weights of another run that have the same name are written over at the end alone, by a finished training.
         """
         training, job = self.training, self.job
-        if not all(slot.value.isfinite().all() for slot in slots(training.net)):
+        if not all(parameter.value.isfinite().all() for parameter in parameters(training.net)):
             raise Diverged(f"a weight is no finite number after step {training.step}; the last save is kept")
         about = {
             "format": CHECKPOINT_FORMAT,
@@ -267,7 +267,7 @@ def _names(data: Sequence[Path]) -> str:
     return ", ".join(path.resolve().name for path in data) or "dead leaves"
 
 
-def _begin(job: Run) -> tuple[Training, _Origin, float]:
+def _begin(job: TrainingJob) -> tuple[Training, _Origin, float]:
     """A new training, where it comes from, and no seconds yet."""
     device = precision.pick_device(job.device)
     compute = precision.resolve(job.recipe.precision, device)
@@ -287,12 +287,12 @@ def _start(path: Path, recipe: Recipe) -> tuple[Layer, str]:
         try:
             grow(model.net, net)
         except ValueError as error:
-            held, wanted = (json.dumps(spec_to_dict(spec)) for spec in (model.spec, spec))
+            held, wanted = (json.dumps(config_to_dict(spec)) for spec in (model.spec, spec))
             raise ValueError(f"{path}: holds the network {held}; the recipe trains {wanted}: {error}") from error
     return net, f"{model.name} {model.digest}"
 
 
-def _load_checkpoint(job: Run) -> tuple[Training, _Origin, float]:
+def _load_checkpoint(job: TrainingJob) -> tuple[Training, _Origin, float]:
     """The training as it was, where it comes from, and the seconds it had taken. Its end may differ from then."""
     path = job.checkpoint
     try:

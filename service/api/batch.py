@@ -1,4 +1,4 @@
-"""Many pictures in, one zip out, which is sent while it is made."""
+"""Many images in, one zip out, which is sent while it is made."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -15,22 +15,22 @@ from service.archives.batch import denoised
 from service.archives.multipart import entries, spooled
 from service.archives.zips import MEDIA_TYPE, NAME, Result, packed
 from service.auth.dependencies import owner
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.problems import BUSY, documented
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.runtime.upload import PICTURE, PICTURES, described, until_gone
 
 _BODY = described(
-    "Pictures, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
+    "Images, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
     "only file or as it is.",
     PICTURES,
     MEDIA_TYPE,
 )
 _ZIP = {
-    "description": "The pictures without their noise, under their names with the new suffix, in the order in "
+    "description": "The images without their noise, under their names with the new suffix, in the order in "
     "which they came. In place of one that could not be denoised NAME.error.json says why, as POST /denoise "
-    "would. A picture's comment has what POST /denoise tells in headers. A zip that is cut short lacks pictures.",
+    "would. An image's comment has what POST /denoise tells in headers. A zip that is cut short lacks images.",
     "content": {MEDIA_TYPE: {"schema": PICTURE}},
 }
 _ERRORS = documented(
@@ -70,17 +70,17 @@ async def _spool() -> AsyncIterator[IO[bytes]]:
 
 @router.post("/denoise/batch", response_class=Response, responses={200: _ZIP, **_ERRORS}, openapi_extra=_BODY)
 async def post_batch(
-    request: Request, wishes: Annotated[Wishes, Query()], spool: Annotated[IO[bytes], Depends(_spool)]
+    request: Request, params: Annotated[DenoiseParams, Query()], spool: Annotated[IO[bytes], Depends(_spool)]
 ) -> Response:
-    """Return a zip of many pictures without their noise, each as soon as it is done. The wishes are for all.
+    """Return a zip of many images without their noise, each as soon as it is done. The parameters are for all.
 
     Without format they come as PNG: the Accept header is about the zip.
     """
-    # Pictures of one batch get the same weights, whatever is put in service meanwhile.
+    # Images of one batch get the same weights, whatever is put in service meanwhile.
     denoiser: Denoiser = request.state.denoiser.settled()
-    denoiser.refuse_unknown(wishes)
+    denoiser.refuse_unknown(params)
     denoiser.schedule.refuse_if_full()
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
-    spend = request.state.keys.spending(owner(request))
-    return _Streamed(denoised(denoiser, batch, wishes, partial(until_gone, request), spend))
+    charge = request.state.keys.charging(owner(request))
+    return _Streamed(denoised(denoiser, batch, params, partial(until_gone, request), charge))

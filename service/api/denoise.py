@@ -1,4 +1,4 @@
-"""What the service answers to: a picture to denoise, questions about itself, and the page."""
+"""What the service answers to: an image to denoise, questions about itself, and the page."""
 
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,13 @@ from engine.imageio.formats import FORMATS, WRITTEN
 from engine.layers import kernels
 from service.api.content_negotiation import acceptable
 from service.auth.dependencies import owner
-from service.middleware.etag import tagged
+from service.middleware.etag import with_etag
 from service.middleware.request_limits import Stopping
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.problems import BUSY, documented
 from service.registry.snapshot import Digests, Fault, Loaded, Previous
 from service.runtime.pipeline import Denoised, Denoiser
-from service.runtime.shutdown import Closing
+from service.runtime.shutdown import GracefulShutdown
 from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
 from service.telemetry.metrics import Metrics
 
@@ -29,7 +29,7 @@ PAGE_HEADERS = {
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 _CLEAN = {
-    "description": "The picture without its noise.",
+    "description": "The image without its noise.",
     "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
@@ -37,20 +37,20 @@ _CLEAN = {
             "X-Denoise-Model": "The model's name, percent-encoded.",
             "X-Denoise-Digest": "SHA-256 of its weights.",
             "X-Denoise-Precision": "The type its products ran in.",
-            "X-Denoise-Seconds": "How long the picture took, without its upload and the wait for its turn.",
+            "X-Denoise-Seconds": "How long the image took, without its upload and the wait for its turn.",
             "X-Denoise-Noise": "What noise was found, where the model was chosen by it.",
-            "X-Denoise-Changed": "What this format could not hold of the picture, if there is anything.",
+            "X-Denoise-Changed": "What this format could not hold of the image, if there is anything.",
         }.items()
     },
 }
 _ERRORS = documented(
     {
-        400: "No picture, or a broken one.",
+        400: "No image, or a broken one.",
         404: "No such model.",
         406: "No format that is accepted is written.",
         413: "Too many bytes, pixels or pages, or too much memory.",
-        415: "A kind of picture that is not taken.",
-        422: "A form without the field, a parameter out of its range, a format that cannot hold the picture, or "
+        415: "A kind of image that is not taken.",
+        422: "A form without the field, a parameter out of its range, a format that cannot hold the image, or "
         "a file that takes too long to decode.",
         **BUSY,
     }
@@ -74,13 +74,13 @@ class Health(BaseModel):
     precision: str = Field(description="The type that products run in.")
     kernels: str = Field(description="The compiled kernels in use on the processor, or plain, which is none.")
     version: str
-    denoising: int = Field(description="Pictures that are being decoded, denoised or encoded.")
-    waiting: int = Field(description="Pictures that wait for their turn.")
-    jobs: bool = Field(description="Whether pictures can be left here as jobs.")
+    denoising: int = Field(description="Images that are being decoded, denoised or encoded.")
+    waiting: int = Field(description="Images that wait for their turn.")
+    jobs: bool = Field(description="Whether images can be left here as jobs.")
 
 
 class Answer(Response):
-    """Keeps the picture until all of it is sent, and as long the schedule counts its memory."""
+    """Keeps the image until all of it is sent, and as long the schedule counts its memory."""
 
     def __init__(self, made: Denoised) -> None:
         super().__init__(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
@@ -88,16 +88,16 @@ class Answer(Response):
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
-async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> Response:
-    """Return a picture of the same size without its noise."""
+async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query()]) -> Response:
+    """Return an image of the same size without its noise."""
     denoiser: Denoiser = request.state.denoiser
-    denoiser.refuse_unknown(wishes)
-    if wishes.format is None:
-        wishes.format = acceptable(request.headers.get("accept"))
-    spend = request.state.keys.spending(owner(request))
-    with denoiser.receiving(request) as picture:
+    denoiser.refuse_unknown(params)
+    if params.format is None:
+        params.format = acceptable(request.headers.get("accept"))
+    charge = request.state.keys.charging(owner(request))
+    with denoiser.receiving(request) as image:
         # It gets no name here, which would keep it until the end.
-        made = await denoiser.file(await picture(), wishes, partial(until_gone, request), spend)
+        made = await denoiser.file(await image(), params, partial(until_gone, request), charge)
     return Answer(made)
 
 
@@ -105,7 +105,7 @@ async def post_denoise(request: Request, wishes: Annotated[Wishes, Query()]) -> 
 async def get_health(request: Request) -> Health:
     """Whether the service is ready, what it runs, and how busy it is."""
     denoiser: Denoiser = request.state.denoiser
-    closing: Closing = request.state.closing
+    closing: GracefulShutdown = request.state.closing
     models, schedule = denoiser.models, denoiser.schedule
     return Health(
         ready=not closing.begun,
@@ -130,8 +130,8 @@ async def get_live() -> dict[str, bool]:
 
 @router.get("/health/ready", responses=documented({503: "The service is stopping."}))
 async def get_ready(request: Request) -> dict[str, bool]:
-    """Whether to send pictures here."""
-    closing: Closing = request.state.closing
+    """Whether to send images here."""
+    closing: GracefulShutdown = request.state.closing
     if closing.begun:
         raise Stopping
     return {"ready": True}
@@ -147,6 +147,6 @@ async def get_metrics(request: Request) -> Response:
 
 @router.get("/", include_in_schema=False)
 def get_page(request: Request) -> Response:
-    """The page: drop a picture, see before and after, download."""
+    """The page: drop an image, see before and after, download."""
     html = (PAGE / "index.html").read_bytes()
-    return tagged(request, Response(html, media_type="text/html", headers=PAGE_HEADERS))
+    return with_etag(request, Response(html, media_type="text/html", headers=PAGE_HEADERS))

@@ -1,4 +1,4 @@
-"""What noise is in a picture, asked without denoising it: POST /estimate."""
+"""What noise is in an image, asked without denoising it: POST /estimate."""
 
 from dataclasses import asdict
 from functools import partial
@@ -17,9 +17,9 @@ Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
 _ERRORS = documented(
     {
-        400: "No picture, or a broken one.",
+        400: "No image, or a broken one.",
         413: "Too many bytes or pixels, or too much memory.",
-        415: "A kind of picture that is not taken.",
+        415: "A kind of image that is not taken.",
         422: "A form without the field, a page that is not there, or a file that takes too long to decode.",
         **BUSY,
     }
@@ -38,7 +38,7 @@ class Component(BaseModel):
 
 
 class Found(BaseModel):
-    """The noise in a picture. What nothing can be told of is null."""
+    """The noise in an image. What nothing can be told of is null."""
 
     words: str = Field(description="All of it in a sentence.")
     scale: Literal[255] = Field(255, description="What white is, for each sigma.")
@@ -55,9 +55,9 @@ class Found(BaseModel):
     flat: float = Field(
         ge=0,
         le=1,
-        description="Share of the picture without detail: where it is little, texture may count as noise.",
+        description="Share of the image without detail: where it is little, texture may count as noise.",
     )
-    jpeg_blocks: bool = Field(description="Whether the picture is, or lately was, a JPEG file.")
+    jpeg_blocks: bool = Field(description="Whether the image is, or lately was, a JPEG file.")
     model: str | None = Field(description="What `auto` takes for it. Null where `auto` is not served.")
     models: dict[str, str] = Field(
         description="What each model that is a choice takes for it, `auto` among them, by the choice's name."
@@ -71,9 +71,9 @@ async def post_estimate(
         int | None, Query(ge=1, description="Look at this page, or frame, counted from 1, not at the first.")
     ] = None,
 ) -> Found:
-    """Tell what noise is in a picture, and which model suits it."""
+    """Tell what noise is in an image, and which model suits it."""
     denoiser: Denoiser = request.state.denoiser
-    with denoiser.receiving(request) as picture:
+    with denoiser.receiving(request) as image:
         # It gets no name here, which would keep it until the end.
-        estimate, models = await denoiser.estimate(await picture(), page or 1, partial(until_gone, request))
+        estimate, models = await denoiser.estimate(await image(), page or 1, partial(until_gone, request))
     return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

@@ -1,4 +1,4 @@
-"""Long work: pictures are left here, and the result is fetched when it is done."""
+"""Long work: images are left here, and the result is fetched when it is done."""
 
 import json
 from collections.abc import AsyncIterable
@@ -16,10 +16,10 @@ from engine.imageio.formats import FORMATS, WRITTEN
 from service.archives.zips import MEDIA_TYPE
 from service.auth.dependencies import Forbidden, owner
 from service.jobs.runner import taken
-from service.jobs.store import Order, Record, State
+from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.problems import ClientError, Problem, ProblemResponse, documented
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
@@ -56,12 +56,12 @@ class ResultGone(ClientError):
 
 
 class Job(BaseModel):
-    """A picture, or a batch of them, that was left here."""
+    """An image, or a batch of them, that was left here."""
 
     id: str = Field(description="Whoever knows it can have the result, where there are no keys.")
     state: State = Field(description="What was cancelled is told to listeners, and then not there any more.")
     name: str = Field(description="What the result is called.")
-    progress: float = Field(ge=0, le=1, description="Part of the pixels, or of a batch's pictures, that is done.")
+    progress: float = Field(ge=0, le=1, description="Part of the pixels, or of a batch's images, that is done.")
     seconds_left: float | None = Field(description="An estimate, once there is something to make it from.")
     created: datetime
     started: datetime | None = Field(description="When it was last begun: after a restart it is begun anew.")
@@ -115,18 +115,20 @@ _NO_JOB = {404: "No such job, or none of the sender's, or a service that keeps n
         ),
     },
 )
-async def post_job(request: Request, response: Response, worker: Jobs, wishes: Annotated[Wishes, Query()]) -> Job:
-    """Leave a picture, or a batch of them, to be denoised. What is wrong with it is told when it is its turn.
+async def post_job(
+    request: Request, response: Response, worker: Jobs, params: Annotated[DenoiseParams, Query()]
+) -> Job:
+    """Leave an image, or a batch of them, to be denoised. What is wrong with it is told when it is its turn.
 
     Without format it comes as PNG: the Accept header is about the answer to this.
     """
     denoiser: Denoiser = request.state.denoiser
     settings = denoiser.settings
-    denoiser.refuse_unknown(wishes)
+    denoiser.refuse_unknown(params)
 
-    async def receive(file: BinaryIO) -> Order:
-        name, parts = await taken(request, file, wishes, settings)
-        return Order(owner(request), name, wishes.model_dump_json(), parts, current().request_id)
+    async def receive(file: BinaryIO) -> JobRequest:
+        name, parts = await taken(request, file, params, settings)
+        return JobRequest(owner(request), name, params.model_dump_json(), parts, current().request_id)
 
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdecimal() else settings.max_batch_bytes
@@ -179,7 +181,7 @@ async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent
     },
 )
 async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
-    """The denoised picture, or the zip; of a job that failed, what it would have been answered at once."""
+    """The denoised image, or the zip; of a job that failed, what it would have been answered at once."""
     if record.error is not None:
         return ProblemResponse(record.status or 500, record.error)
     if record.state != "done":

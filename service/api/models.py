@@ -6,10 +6,10 @@ from pydantic import BaseModel, Field, TypeAdapter
 from engine.inference.model_selection import CHOICES
 from engine.models.networks import kind_of
 from service.auth.dependencies import admin
-from service.middleware.etag import tagged
+from service.middleware.etag import with_etag
 from service.problems import documented
-from service.registry.registry import Shelf
-from service.registry.snapshot import Digests, Loaded, Models, Previous
+from service.registry.registry import ModelRegistry
+from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
 
 _REFUSED = documented({403: "Not with an admin's key.", 404: "No such model."})
 
@@ -34,9 +34,9 @@ _LIST = TypeAdapter(list[About])
 @router.get("", response_model=list[About], responses={304: {"description": "As the client has it."}})
 async def get_models(request: Request) -> Response:
     """The models there are, each with what is known of its training."""
-    models: Models = request.state.denoiser.models
+    models: Snapshot = request.state.denoiser.models
     listed = _LIST.dump_json([_about(models, name) for name in models.names])
-    return tagged(request, Response(listed, media_type="application/json"))
+    return with_etag(request, Response(listed, media_type="application/json"))
 
 
 # Plain `def`: weights are read and tried in a worker thread, and the event loop answers others.
@@ -47,7 +47,7 @@ async def get_models(request: Request) -> Response:
 )
 def post_activate(request: Request, name: str) -> About:
     """Serve the file of that name in the weights folder as it is now, without waiting until it is looked at."""
-    shelf: Shelf = request.state.shelf
+    shelf: ModelRegistry = request.state.shelf
     shelf.activate(name)
     return _about(shelf.models, name)
 
@@ -59,12 +59,12 @@ def post_activate(request: Request, name: str) -> About:
 )
 def post_rollback(request: Request, name: str) -> About:
     """Serve the weights that were served before; once more, or the next change of the file, undoes it."""
-    shelf: Shelf = request.state.shelf
+    shelf: ModelRegistry = request.state.shelf
     shelf.roll_back(name)
     return _about(shelf.models, name)
 
 
-def _about(models: Models, name: str) -> About:
+def _about(models: Snapshot, name: str) -> About:
     if name in CHOICES:
         kind, metadata = "choice", {}
     else:

@@ -12,10 +12,10 @@ from anyio import CancelScope
 
 from engine.imageio.formats import suffix_of
 from service.archives.zips import Entry, Result, refuse_tricks, safe
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.problems import problem_of
 from service.runtime.pipeline import Denoised, Denoiser
-from service.runtime.scheduler import Cancelled, Gone
+from service.runtime.scheduler import Cancelled, Disconnected
 from service.telemetry.logs import log
 
 ERROR_SUFFIX = ".error.json"
@@ -24,7 +24,11 @@ AT_ONCE = 2
 
 
 async def denoised(
-    denoiser: Denoiser, batch: Iterable[Entry], wishes: Wishes, gone: Gone, spend: Callable[[int], None]
+    denoiser: Denoiser,
+    batch: Iterable[Entry],
+    params: DenoiseParams,
+    disconnected: Disconnected,
+    charge: Callable[[int], None],
 ) -> AsyncGenerator[Result, None]:
     """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
 
@@ -33,8 +37,8 @@ async def denoised(
     Cancelled once the client is gone.
     """
     left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, wishes, left, spend, Lock())
-    watching = asyncio.create_task(_watch(gone, left))
+    work = _Work(denoiser, params, left, charge, Lock())
+    watching = asyncio.create_task(_watch(disconnected, left))
     try:
         for entry in batch:
             ahead.append(asyncio.create_task(work.one(entry)))
@@ -54,8 +58,8 @@ async def denoised(
             await asyncio.gather(*ahead, return_exceptions=True)
 
 
-async def _watch(gone: Gone, left: asyncio.Event) -> None:
-    await gone()
+async def _watch(disconnected: Disconnected, left: asyncio.Event) -> None:
+    await disconnected()
     left.set()
 
 
@@ -90,24 +94,24 @@ class _Work:
     """What is done with each file of a batch. left: set when its client is gone."""
 
     denoiser: Denoiser
-    wishes: Wishes
+    params: DenoiseParams
     left: asyncio.Event
-    spend: Callable[[int], None]
+    charge: Callable[[int], None]
     reading: Lock
 
     async def one(self, entry: Entry) -> _Made:
-        """Raises Cancelled. A bug costs its own picture alone."""
+        """Raises Cancelled. A bug costs its own image alone."""
         name = safe(entry.name)
         try:
             refuse_tricks(entry.name)
             read = partial(self._read, entry)
-            made = await self.denoiser.file(read, self.wishes, self.left.wait, self.spend)
+            made = await self.denoiser.file(read, self.params, self.left.wait, self.charge)
         except Cancelled:
             raise
         except Exception as error:
             problem = problem_of(error)
             if problem.status_code == 500:
-                log.exception("picture of a batch failed")
+                log.exception("image of a batch failed")
             return _Made(name, ERROR_SUFFIX, bytes(problem.body))
         stem, suffix = splitext(name)
         kind = made.written.kind

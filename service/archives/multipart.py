@@ -1,6 +1,6 @@
 """A batch's upload: written to disk as it arrives, and its files read back one at a time.
 
-It is a form whose file field `image` comes once for each picture, or a zip: as the raw body, or as the only file
+It is a form whose file field `image` comes once for each image, or a zip: as the raw body, or as the only file
 of the form.
 """
 
@@ -135,9 +135,7 @@ class _Form:
             raise BrokenBatch("The form is cut short: the boundary at its end has not come.")
         if not self._parts:
             among = ", ".join(sorted(self._others)) or "nothing"
-            raise WrongField(
-                f"Pictures are taken from the file field {FIELD!r}, and those that came are: {among}."
-            )
+            raise WrongField(f"Images are taken from the file field {FIELD!r}, and those that came are: {among}.")
         return tuple(self._parts)
 
     def _end_header(self) -> None:
@@ -156,7 +154,7 @@ class _Form:
             self._others |= {field[:100]} if len(self._others) < 10 else set()
             return
         if b"filename" not in told:
-            raise WrongField(f"Pictures are taken from the file field {FIELD!r}, which came as text.")
+            raise WrongField(f"Images are taken from the file field {FIELD!r}, which came as text.")
         if len(self._parts) == self._max_files:
             raise BatchTooLarge(f"More than {self._max_files} files came, which are taken at most.")
         self._parts.append(Part(told[b"filename"].decode("utf-8", "replace"), self._size, 0))

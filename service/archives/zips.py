@@ -81,7 +81,7 @@ def begins_zip(data: bytes) -> bool:
 def refuse_zip(data: bytes) -> None:
     """Raises NotOpened for a file of a batch that is a zip itself."""
     if begins_zip(data):
-        raise NotOpened("This is a zip among other files or in a zip, which is not opened; taken are pictures.")
+        raise NotOpened("This is a zip among other files or in a zip, which is not opened; taken are images.")
 
 
 def unpacked(file: IO[bytes], max_files: int, max_total: int, max_bytes: int) -> list[Entry]:
@@ -103,7 +103,7 @@ def unpacked(file: IO[bytes], max_files: int, max_total: int, max_bytes: int) ->
     names = {info: _slashed(_name(info)) for info in infos}
     files = [info for info in infos if not names[info].endswith("/") and not _NO_FILES.match(names[info])]
     if not files:
-        raise BrokenBatch("There is no picture in the zip.")
+        raise BrokenBatch("There is no image in the zip.")
     if len(files) > max_files:
         raise BatchTooLarge(f"The zip has {len(files)} files; at most {max_files} are taken.")
     if (total := sum(info.file_size for info in files)) > max_total:
@@ -173,7 +173,7 @@ def _unpack(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes:
 
 def _refuse_unopened(info: ZipInfo) -> None:
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise NotOpened("This is a link or a device, and no file; taken are pictures.")
+        raise NotOpened("This is a link or a device, and no file; taken are images.")
     if info.flag_bits & _ENCRYPTED:
         raise NotOpened("The file is encrypted; taken are files that are not.")
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
@@ -199,7 +199,7 @@ def safe(name: str) -> str:
     """A name within its folder and not empty, whatever came."""
     parts = _UNPRINTED.sub("_", _slashed(name)[-_LONGEST_NAME:]).split("/")
     path = "/".join(part for part in parts if part not in ("", ".", ".."))
-    return _DRIVE.sub(r"\1_", path) or "picture"
+    return _DRIVE.sub(r"\1_", path) or "image"
 
 
 def _slashed(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import Key, digest, keys_in, read_keys
-from service.auth.rate_limit import Allowances
+from service.auth.rate_limit import RateLimits
 from service.problems import ClientError, documented
 from service.settings import Settings, separate
 from service.telemetry.logs import log
@@ -51,7 +51,7 @@ class Keys:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: of the limits. Raises ValueError or OSError saying what is wrong with the keys."""
-        self._allowances = Allowances(settings.key_rate, settings.key_pixels, clock)
+        self._allowances = RateLimits(settings.key_rate, settings.key_pixels, clock)
         self._path = settings.keys_file
         self._open = settings.open
         self._origins = separate(settings.cors_origins)
@@ -88,11 +88,11 @@ class Keys:
         """Whether it is an admin's, or there are no keys and only this machine can ask."""
         return key.admin if key else not self._open
 
-    def spending(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
-        """What counts the pixels of pictures against the limit of the key of that name; see Allowances.spend."""
+    def charging(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
+        """What counts the pixels of images against the limit of the key of that name; see RateLimits.charge."""
         known = (*self._given, *self._in_file)
         key = next((key for key in known if key.name == owner), None)
-        return partial(self._allowances.spend, key, accepted=accepted)
+        return partial(self._allowances.charge, key, accepted=accepted)
 
     def _find(self, headers: Mapping[str, str]) -> Key:
         scheme, _, token = headers.get("authorization", "").partition(" ")

@@ -11,7 +11,7 @@ from service.problems import ClientError
 MINUTE, HOUR = 60, 3600
 
 
-class TooMuch(ClientError):
+class RateLimited(ClientError):
     """More than the key may ask for, for now."""
 
     status = 429
@@ -62,7 +62,7 @@ class Allowance:
     pixels: Bucket | None
 
 
-class Allowances:
+class RateLimits:
     """What is left to each key. To be asked on the event loop, which does one thing at a time."""
 
     def __init__(self, rate: int | None, pixels: int | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,8 +81,8 @@ class Allowances:
         if allowance.requests:
             allowance.requests.take(1)
 
-    def spend(self, key: Key | None, pixels: int, accepted: bool = False) -> None:
-        """Count a picture's pixels, which are known only once it is read. Raises TooMuch if none were left.
+    def charge(self, key: Key | None, pixels: int, accepted: bool = False) -> None:
+        """Count an image's pixels, which are known only once it is read. Raises TooMuch if none were left.
 
         What goes beyond those that were left is owed, and the next one waits the longer. accepted: it is done in
         any case, for its sender was told so.
@@ -107,4 +107,4 @@ class Allowances:
 def _refuse_if_empty(bucket: Bucket | None, key: Key | None, what: str) -> None:
     if bucket and (wait := bucket.wait()):
         who = f"The key {key.name!r} has" if key else "All together have"
-        raise TooMuch(f"{who} used {bucket.used():,} of {bucket.size:,} {what}", wait)
+        raise RateLimited(f"{who} used {bucket.used():,} of {bucket.size:,} {what}", wait)

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Takes the noise out of pictures, and trains the networks that do it.",
+    help="Takes the noise out of images, and trains the networks that do it.",
 )
 
 

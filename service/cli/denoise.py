@@ -1,4 +1,4 @@
-"""The commands for pictures: denoise them, tell what noise is in them."""
+"""The commands for images: denoise them, tell what noise is in them."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ from rich.table import Column, Table
 from engine.imageio.formats import FORMATS, WRITTEN, chosen
 from service.cli.console import STOPPED, err, error, out, warn, warn_without_kernels
 from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
-from service.params import Shown, Wishes
+from service.params import DenoiseParams, Shown
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.batch.tasks import Order, Outcome
+    from engine.batch.tasks import DenoiseOptions, Outcome
     from engine.inference.model_selection import Choose
     from engine.models.checkpoint import Model
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 PNG_LEVEL: int = Settings.model_fields["png_level"].default
 InputsArgument = Annotated[
-    list[Path], typer.Argument(metavar="IN", help="Pictures, folders of them, or - for stdin.")
+    list[Path], typer.Argument(metavar="IN", help="Images, folders of them, or - for stdin.")
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("-o", "--out", metavar="OUT", help="Folder; for one picture a file's name, or - for stdout."),
+    typer.Option("-o", "--out", metavar="OUT", help="Folder; for one image a file's name, or - for stdout."),
 ]
 LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fields["png_level"].description)]
-_WISHES = Wishes.model_fields
+_WISHES = DenoiseParams.model_fields
 FormatOption = Annotated[
     str | None,
     typer.Option("--format", help=f"{' '.join(WRITTEN)}, or same.", show_default="as OUT is named, or png"),
@@ -72,11 +72,11 @@ def run(
     shown: ShownOption = "clean",
     page: PageOption = None,
 ) -> None:
-    """Denoise pictures: files, folders, or what comes through a pipe.
+    """Denoise images: files, folders, or what comes through a pipe.
 
     They keep their names, and are written as PNG, or as --format or the name after -o says. A broken one is
-    reported, and the rest go on. Ctrl-C stops after the picture in hand, and --resume goes on: it leaves out what
-    is done, by the list in OUT/.denoise, unless the picture, the options or the weights have changed since. What
+    reported, and the rest go on. Ctrl-C stops after the image in hand, and --resume goes on: it leaves out what
+    is done, by the list in OUT/.denoise, unless the image, the options or the weights have changed since. What
     is not on that list is never written over without --force.
 
     --watch takes files once they are whole, each once, and again only if it changes; likewise after a restart.
@@ -96,10 +96,10 @@ def run(
         raise typer.BadParameter("say where to", param_hint="-o")
     target = output or folder.PIPE
     if target == folder.PIPE and sys.stdout.isatty():
-        raise typer.BadParameter("a picture is no text for a terminal: redirect it, or use -o")
+        raise typer.BadParameter("an image is no text for a terminal: redirect it, or use -o")
     if format_:
         chosen(format_, FORMATS[WRITTEN[0]])
-    order = folder.Order(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
+    order = folder.DenoiseOptions(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
     weights = partial(choice, model, device, precision)
     warn_without_kernels()
     if watch:
@@ -113,7 +113,7 @@ def estimate(
     page: Annotated[int, typer.Option(min=1, help="Which page, or frame of an animation, to look at.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table: all that was found.")] = False,
 ) -> None:
-    """Tell what noise is in pictures, and which weights auto takes for it.
+    """Tell what noise is in images, and which weights auto takes for it.
 
     - `denoise estimate scans/ photo.tif`
 
@@ -130,17 +130,17 @@ def estimate(
         except (ValueError, OSError, MemoryError) as error:
             warn(f"{file}: {error}")
         else:
-            about = {"picture": str(file), "words": sentence(noise), "model": model, "scale": 255}
+            about = {"image": str(file), "words": sentence(noise), "model": model, "scale": 255}
             rows.append({**about, **asdict(noise)})
     if as_json:
         typer.echo(json.dumps(rows))
     else:
-        table = Table(Column("picture", overflow="fold"), "noise", "auto takes")
+        table = Table(Column("image", overflow="fold"), "noise", "auto takes")
         for row in rows:
-            table.add_row(*(escape(row[name]) for name in ("picture", "words", "model")))
+            table.add_row(*(escape(row[name]) for name in ("image", "words", "model")))
         out.print(table)
     if len(rows) < len(files):
-        raise ValueError(f"{len(files) - len(rows)} of {len(files)} pictures not looked at")
+        raise ValueError(f"{len(files) - len(rows)} of {len(files)} images not looked at")
 
 
 def _batch(
@@ -149,10 +149,10 @@ def _batch(
     format_: str | None,
     force: bool,
     resume: bool,
-    order: "Order",
+    order: "DenoiseOptions",
     weights: "Weights",
 ) -> None:
-    """Denoise pictures; where what is done is written down, until a signal comes."""
+    """Denoise images; where what is done is written down, until a signal comes."""
     from engine.batch import tasks as folder
     from engine.batch.journal import Journal
     from engine.system.signals import stop_signals
@@ -164,16 +164,16 @@ def _batch(
     with ExitStack() as stack:
         journal = stopping = None
         if folder.is_folder(target):
-            journal = stack.enter_context(closing(Journal(target, order.wishes(about.digest), resume)))
+            journal = stack.enter_context(closing(Journal(target, order.fingerprint(about.digest), resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
             every, tasks = len(tasks), folder.remaining(tasks, journal, force)
-            warn(f"{every - len(tasks)} of {every} pictures are done already")
+            warn(f"{every - len(tasks)} of {every} images are done already")
         done, failed = _told(folder.denoise_files(choose, tasks, order, journal), len(tasks), stopping)
     if failed:
-        error(f"{failed} of {len(tasks)} pictures not denoised")
+        error(f"{failed} of {len(tasks)} images not denoised")
     if done < len(tasks):
-        warn(f"stopped; {len(tasks) - done} of {len(tasks)} pictures are left: go on with --resume")
+        warn(f"stopped; {len(tasks) - done} of {len(tasks)} images are left: go on with --resume")
         raise typer.Exit(STOPPED)
     if failed:
         raise typer.Exit(1)
@@ -202,13 +202,13 @@ def _watch(
     target: Path,
     format_: str | None,
     force: bool,
-    order: "Order",
+    order: "DenoiseOptions",
     weights: "Weights",
 ) -> None:
     """Denoise what is in a folder and what arrives, and tell of each, until a signal comes."""
     from engine.batch.journal import Journal
     from engine.batch.tasks import PNG
-    from engine.batch.watch import Watch, check
+    from engine.batch.watch import FolderWatcher, check
     from engine.system.signals import stop_signals
 
     if len(inputs) != 1:
@@ -216,12 +216,15 @@ def _watch(
     check(inputs[0], target)
     choose, about = weights()
     done = failed = 0
-    with closing(Journal(target, order.wishes(about.digest), alone=True)) as journal, stop_signals() as stopping:
-        watch = Watch(inputs[0], journal, warn, format_ or PNG, force)
+    with (
+        closing(Journal(target, order.fingerprint(about.digest), alone=True)) as journal,
+        stop_signals() as stopping,
+    ):
+        watch = FolderWatcher(inputs[0], journal, warn, format_ or PNG, force)
         warn(f"watching {watch.folder}: Ctrl-C ends it")
         for outcome in watch.outcomes(choose, order, stopping):
             failed += outcome.error is not None
             done += outcome.error is None
             words = outcome.error or "; ".join((str(outcome.task.target), *outcome.changed))
             warn(f"{outcome.task.source}: {words}")
-    warn(f"stopped: {done} pictures denoised, {failed} not")
+    warn(f"stopped: {done} images denoised, {failed} not")

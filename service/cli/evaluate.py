@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from engine.evaluation.html_report import Section
     from engine.models.checkpoint import Model
 
-# What weights may lose by being kept in float16, in dB, of any picture.
+# What weights may lose by being kept in float16, in dB, of any image.
 LARGEST_CHANGE = 0.001
 
 
 class How(StrEnum):
-    """Whether a picture goes through the network once, or flipped and turned in all eight ways."""
+    """Whether an image goes through the network once, or flipped and turned in all eight ways."""
 
     NORMAL = "normal"
     HIGH = "high"
@@ -43,7 +43,7 @@ PairsOption = Annotated[
     Path | None, typer.Option(help="(noisy, clean) pairs: a .pkl or .pt file, or a folder.", show_default=False)
 ]
 CleanOption = Annotated[
-    Path | None, typer.Option(help="Folder of clean pictures, that get white noise.", show_default=False)
+    Path | None, typer.Option(help="Folder of clean images, that get white noise.", show_default=False)
 ]
 SigmaOption = Annotated[
     list[float] | None,
@@ -67,16 +67,16 @@ def evaluate(
         How, typer.Option(help="high: mean over 8 flips and turns, 8 times the work.")
     ] = How.NORMAL,
     report: Annotated[
-        Path | None, typer.Option(help="Folder for a page of what each picture gained.", show_default=False)
+        Path | None, typer.Option(help="Folder for a page of what each image gained.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     memory_budget: BudgetOption = MEMORY_BUDGET,
 ) -> None:
-    """Measure weights on pictures: PSNR, SSIM and speed.
+    """Measure weights on images: PSNR, SSIM and speed.
 
-    - `denoise evaluate photo --clean pictures/ --sigma 15 25 50`
+    - `denoise evaluate photo --clean images/ --sigma 15 25 50`
 
     - `denoise evaluate my.safetensors --pairs val.pkl --json`
 
@@ -95,7 +95,7 @@ def evaluate(
     sections, scores = [Section(trial) for trial in trials], []
     for section in sections:
         watched = _watched(section.trial)
-        # The same network for all can take small pictures many at a time.
+        # The same network for all can take small images many at a time.
         results = (
             denoise_pairs_by(model.name, nets, watched, memory_budget)
             if model.name in CHOICES
@@ -121,11 +121,11 @@ def ship(
     sigma: SigmaOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.", show_default="all")] = None,
 ) -> None:
-    """Write weights in half the size, in float16, if that changes no picture by more than 0.001 dB.
+    """Write weights in half the size, in float16, if that changes no image by more than 0.001 dB.
 
     Else in float32, as they were.
 
-    - `denoise ship my.safetensors --clean pictures/ --out weights/my.safetensors`
+    - `denoise ship my.safetensors --clean images/ --out weights/my.safetensors`
 
     - `denoise ship my.safetensors --pairs val.pkl --out weights/my.safetensors`
     """
@@ -140,7 +140,7 @@ def ship(
     small = change <= LARGEST_CHANGE
     files.save(output, model.net, model.spec, model.metadata, files.HALF if small else files.FULL)
     warn(
-        f"float16 changes a picture by up to {change:.6f} dB:"
+        f"float16 changes an image by up to {change:.6f} dB:"
         f" written in {'float16' if small else 'float32'}, {output.stat().st_size:,} bytes"
     )
 
@@ -150,12 +150,12 @@ def demo(
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 4,
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 4,
     output: Annotated[Path, typer.Option("-o", "--out", help="The drawing, PNG.")] = Path("demo.png"),
 ) -> None:
-    """Draw pictures clean, noisy and denoised side by side, each with its PSNR.
+    """Draw images clean, noisy and denoised side by side, each with its PSNR.
 
-    - `denoise demo photo --clean pictures/ --sigma 25 --out demo.png`
+    - `denoise demo photo --clean images/ --sigma 25 --out demo.png`
 
     - `denoise demo paper --pairs val.pkl --count 6`
     """
@@ -234,14 +234,14 @@ def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> Non
         typer.echo(json.dumps(rows))
         return
     table = Table("set", "noise", title=_title(model))
-    for name in ("pictures", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
+    for name in ("images", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     chosen = Table("set", "noise", "weights", title=f"What {model.name} chose")
-    chosen.add_column("pictures", justify="right")
+    chosen.add_column("images", justify="right")
     for row in rows:
         numbers = (f"{row['noisy_psnr']:.2f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
         speed = f"{row['megapixels_per_second']:.2f}"
-        table.add_row(row["set"], row["noise"], str(row["pictures"]), *numbers, speed)
+        table.add_row(row["set"], row["noise"], str(row["images"]), *numbers, speed)
         for name, count in row["chosen"].items():
             chosen.add_row(row["set"], row["noise"], name, str(count))
     out.print(table)
@@ -253,7 +253,7 @@ def _write_report(folder: Path, model: "Model", quality: How, sections: "Sequenc
     from engine.evaluation.html_report import write_page
 
     about = f"Network {model.name}, SHA-256 {model.digest}, products in {model.precision}, quality {quality}."
-    write_page(folder / "index.html", f"What {model.name} makes of pictures", about, sections)
+    write_page(folder / "index.html", f"What {model.name} makes of images", about, sections)
 
 
 def _title(model: "Model") -> str:
@@ -271,12 +271,12 @@ def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, 
 
 def _quality_table(model: "Model", found: "dict[float | None, Quality]") -> Table:
     table = Table(title=_title(model))
-    for name in ("sigma", "pictures", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
+    for name in ("sigma", "images", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     for level, quality in found.items():
         table.add_row(
             "" if level is None else f"{level:g}",
-            str(quality.pictures),
+            str(quality.images),
             f"{quality.noisy_psnr:.2f}",
             f"{quality.psnr:.2f}",
             f"{quality.noisy_ssim:.4f}",

@@ -14,14 +14,14 @@ from service.cli.evaluate import PairsOption
 from service.cli.weights import DeviceOption, load
 
 if TYPE_CHECKING:
-    from engine.training.trainer import Line
+    from engine.training.trainer import LogLine
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a .toml file.")
 ]
 DataOption = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of photos or of noisy pairs, or .pkl of pairs.", show_default="synthetic pictures"),
+    typer.Option(help="Folder of photos or of noisy pairs, or .pkl of pairs.", show_default="synthetic images"),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -45,7 +45,7 @@ def train(
     threads: ThreadsOption = None,
     override: SetOption = None,
 ) -> None:
-    """Train a network from noisy pictures alone. Ctrl-C loses nothing: go on with --resume.
+    """Train a network from noisy images alone. Ctrl-C loses nothing: go on with --resume.
 
     Every value of the recipe is a flag too.
 
@@ -63,7 +63,7 @@ def train(
     every = 1.0 if err.is_terminal else 10.0
     chosen = read_recipe(recipe, values)
     warn_without_kernels()
-    training = trainer.Run(chosen, output, data or (), terms, resume, device, start, log_every=every)
+    training = trainer.TrainingJob(chosen, output, data or (), terms, resume, device, start, log_every=every)
     with _live_line() as show:
         ended = trainer.run(training, lambda line: show(_describe(line)), warn)
     if not ended:
@@ -83,7 +83,7 @@ def sweep(
 ) -> None:
     """Train with every batch and learning rate of the report's Table II, and every width of its Figure 4.
 
-    --pairs are what each is measured on, or else pictures kept from training. A sweep that was stopped goes on
+    --pairs are what each is measured on, or else images kept from training. A sweep that was stopped goes on
     where it was.
 
     - `denoise sweep --seconds 30 --out sweep/`
@@ -153,7 +153,7 @@ def _use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _describe(line: "Line") -> str:
+def _describe(line: "LogLine") -> str:
     psnr = "" if line.psnr is None else f"  PSNR {line.psnr:.2f} dB"
     left = timedelta(seconds=round(line.seconds_left))
     speed = f"{line.megapixels_per_second:.2f} Mpx/s"

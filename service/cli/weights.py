@@ -30,7 +30,7 @@ WeightsArgument = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), float32 or bfloat16.")]
-BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for a picture on its way through, in bytes.")]
+BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for an image on its way through, in bytes.")]
 
 
 def load(name: str, device: str, precision: str) -> "Model":
@@ -54,7 +54,7 @@ def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer],
 
 
 def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
-    """What chooses a picture's network, and what is told of it as by load_all."""
+    """What chooses an image's network, and what is told of it as by load_all."""
     from engine.inference import model_selection
 
     nets, told = load_all(name, device, precision)

@@ -1,4 +1,4 @@
-"""What is made of a job's upload: a picture, or a zip of many, as /denoise and /denoise/batch answer them."""
+"""What is made of a job's upload: an image, or a zip of many, as /denoise and /denoise/batch answer them."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from service.archives.multipart import Part, entries, spooled
 from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
 from service.archives.zips import Result as Packed
 from service.jobs.store import LOST, Record, Result
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.problems import ClientError
 from service.runtime.pipeline import Denoiser
-from service.runtime.scheduler import Gone
+from service.runtime.scheduler import Disconnected
 from service.runtime.upload import BodyTooLarge
 from service.settings import Settings
 
@@ -37,7 +37,7 @@ class UploadLost(ClientError):
     status = 500
 
 
-async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Settings) -> tuple[str, str]:
+async def taken(request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings) -> tuple[str, str]:
     """Writes the upload into `file`, an empty one: what the result is called, and the files of a batch, as JSON.
 
     Raises what `spooled` and `entries` raise, and BodyTooLarge.
@@ -49,9 +49,9 @@ async def taken(request: Request, file: BinaryIO, wishes: Wishes, settings: Sett
         return NAME, json.dumps([asdict(part) for part in parts])
     only = parts[0]
     if only.size > settings.max_bytes:
-        raise BodyTooLarge(f"The picture has {only.size} bytes; at most {settings.max_bytes} are taken.")
-    name = PurePosixPath(safe(only.name or "picture")).name
-    return name if wishes.target == SAME else named(name, FORMATS[wishes.target]), "[]"
+        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are taken.")
+    name = PurePosixPath(safe(only.name or "image")).name
+    return name if params.target == SAME else named(name, FORMATS[params.target]), "[]"
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
@@ -60,41 +60,41 @@ def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
 
 
 @dataclass(frozen=True)
-class Making:
+class JobRunner:
     """What it takes to make a job's result of its upload.
 
-    gone: as Schedule.turn. spend: as Denoiser.file. told: called with the share that is done, up to 1.
+    disconnected: as Scheduler.turn. charge: as Denoiser.file. told: called with the share that is done, up to 1.
     """
 
     denoiser: Denoiser
     record: Record
     upload: Path
     result: Path
-    gone: Gone
-    spend: Callable[[int], None]
+    disconnected: Disconnected
+    charge: Callable[[int], None]
     told: Callable[[float], None]
 
     async def make(self) -> Result:
         """The result is then in its place. Raises what Denoiser.file raises, UploadLost and OSError."""
         parts = [Part(**part) for part in json.loads(self.record.parts)]
-        wishes = Wishes.model_validate_json(self.record.wishes)
+        params = DenoiseParams.model_validate_json(self.record.params)
         try:
             with self.upload.open("rb") as file:
-                return await (self._batch(file, parts, wishes) if parts else self._picture(file, wishes))
+                return await (self._batch(file, parts, params) if parts else self._image(file, params))
         except FileNotFoundError as error:
             raise UploadLost(LOST) from error
 
-    async def _picture(self, file: BinaryIO, wishes: Wishes) -> Result:
-        made = await self.denoiser.file(partial(_whole, file), wishes, self.gone, self.spend, self.told)
+    async def _image(self, file: BinaryIO, params: DenoiseParams) -> Result:
+        made = await self.denoiser.file(partial(_whole, file), params, self.disconnected, self.charge, self.told)
         data, kind = made.written.data, made.written.kind
         await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
         digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
 
-    async def _batch(self, file: BinaryIO, parts: Sequence[Part], wishes: Wishes) -> Result:
+    async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
         batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
         digest = hashlib.sha256()
-        each = denoised(self.denoiser, batch, wishes, self.gone, self.spend)
+        each = denoised(self.denoiser, batch, params, self.disconnected, self.charge)
         whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
         async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
             async for piece in pieces:

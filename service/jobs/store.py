@@ -25,7 +25,7 @@ MOST = 10_000
 PATIENCE = 1
 LOST = "The upload is no longer in the spool: it has to be sent again."
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE jobs (
@@ -33,7 +33,7 @@ CREATE TABLE jobs (
     id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL,
     name TEXT NOT NULL,
-    wishes TEXT NOT NULL,
+    params TEXT NOT NULL,
     parts TEXT NOT NULL,
     request TEXT NOT NULL,
     state TEXT NOT NULL,
@@ -58,11 +58,11 @@ COMMIT;
 _OURS = re.compile(r"\.?[\w-]{22}\.(upload|result)(\.\w+\.part)?")
 
 
-class SpoolError(ValueError):
+class JobStoreError(ValueError):
     """A spool that cannot be used; says why."""
 
 
-class SpoolFull(ClientError):
+class JobStoreFull(ClientError):
     """No room for a job: of what the spool may hold, or on its disk."""
 
     status = 507
@@ -70,15 +70,15 @@ class SpoolFull(ClientError):
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is wanted. name: what the result is called. wishes, parts: JSON. request: the id of who asked for it.
+class JobRequest:
+    """What is wanted. name: what the result is called. params, parts: JSON. request: the id of who asked for it.
 
     parts: where the upload's files lie in it, if it is a batch; else none.
     """
 
     owner: str
     name: str
-    wishes: str
+    params: str
     parts: str
     request: str
 
@@ -104,7 +104,7 @@ class Record:
     id: str
     owner: str
     name: str
-    wishes: str
+    params: str
     parts: str
     request: str
     state: State
@@ -145,7 +145,7 @@ class Clock:
         return self._offset + self._steady()
 
 
-class Spool:
+class JobStore:
     """Jobs, and their files. Whoever opens it has it alone until it is closed, or the process ends."""
 
     def __init__(
@@ -191,16 +191,16 @@ class Spool:
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE ended IS NULL"
         jobs, held = self._db.execute(query).fetchone()
         if jobs >= MOST:
-            raise SpoolFull(f"{jobs} jobs wait already; no more are kept.")
+            raise JobStoreFull(f"{jobs} jobs wait already; no more are kept.")
         if held + size > self.half:
-            raise SpoolFull(
+            raise JobStoreFull(
                 f"There is no room: uploads may have {self.half} bytes, and {held + size} were needed."
             )
 
-    def admit(self, id_: str, order: Order) -> Record:
+    def admit(self, id_: str, order: JobRequest) -> Record:
         """A new job, whose upload is in its place."""
         return self._changed(
-            "INSERT INTO jobs (id, owner, name, wishes, parts, request, bytes, created, state)"
+            "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, created, state)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
             id_,
             *astuple(order),
@@ -234,7 +234,7 @@ class Spool:
         """
         size = self.result(id_).stat().st_size
         if size > self.half:
-            raise SpoolFull(f"The result has {size} bytes; at most {self.half} are kept.")
+            raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
         with self._db:
             self._db.execute("BEGIN")
             there = self._changed(
@@ -336,7 +336,7 @@ def _open(file: Path) -> sqlite3.Connection:
         if version == 0:
             db.executescript(_SCHEMA)
         elif version != _VERSION:
-            raise SpoolError(f"{file}: written by another version of the service ({version}, here {_VERSION})")
+            raise JobStoreError(f"{file}: written by another version of the service ({version}, here {_VERSION})")
     except BaseException:
         db.close()
         raise
@@ -349,7 +349,7 @@ def _in_words(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         why = "another process has it; each needs its own" if "locked" in str(error) else str(error)
-        raise SpoolError(f"the spool {folder} cannot be used: {why}") from error
+        raise JobStoreError(f"the spool {folder} cannot be used: {why}") from error
 
 
 def _records(rows: Iterable[Any]) -> Iterator[Record]:

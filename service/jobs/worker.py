@@ -17,12 +17,12 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from structlog.contextvars import bound_contextvars
 
 from engine.system.atomic_file import atomic
-from service.jobs.runner import PRIVATE, Making
-from service.jobs.store import Order, Record, Result, Spool, SpoolFull
+from service.jobs.runner import PRIVATE, JobRunner
+from service.jobs.store import JobRequest, JobStore, JobStoreFull, Record, Result
 from service.problems import problem_of
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
-from service.runtime.shutdown import Closing
+from service.runtime.shutdown import GracefulShutdown
 from service.telemetry import tracing
 from service.telemetry.logs import log
 
@@ -38,11 +38,11 @@ RETRY = 5
 
 @dataclass(eq=False)
 class Running:
-    """The job that is being done. share: of it that is done, 0 to 1. gone: set when it is no longer wanted."""
+    """The job that is being done. share: of it that is done, 0 to 1. disconnected: set when nobody wants it."""
 
     id: str
     share: float = 0.0
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -53,11 +53,11 @@ class Running:
 
 @asynccontextmanager
 async def working(
-    spool: Spool, denoiser: Denoiser, closing: Closing, spending: Spending
+    spool: JobStore, denoiser: Denoiser, closing: GracefulShutdown, charging: Spending
 ) -> AsyncIterator["Worker"]:
     """A worker at work until the service's end begins. Closes the spool in the end."""
     with ThreadPoolExecutor(1, "spool") as thread:
-        worker = Worker(spool, denoiser, spending, thread)
+        worker = Worker(spool, denoiser, charging, thread)
         ending = asyncio.create_task(_end(worker, closing))
         tasks = [asyncio.create_task(worker.work()), asyncio.create_task(worker.sweep())]
         try:
@@ -69,7 +69,7 @@ async def working(
             thread.submit(spool.close)
 
 
-async def _end(worker: "Worker", closing: Closing) -> None:
+async def _end(worker: "Worker", closing: GracefulShutdown) -> None:
     await closing.beginning()
     await worker.stop()
 
@@ -77,16 +77,18 @@ async def _end(worker: "Worker", closing: Closing) -> None:
 class Worker:
     """Stands between the event loop, on which it is to be used, and the spool, which waits for the disk."""
 
-    def __init__(self, spool: Spool, denoiser: Denoiser, spending: Spending, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, spool: JobStore, denoiser: Denoiser, charging: Spending, thread: ThreadPoolExecutor
+    ) -> None:
         """thread: one, and the spool's alone."""
         self.running: Running | None = None
-        self._spool, self._denoiser, self._spending, self._thread = spool, denoiser, spending, thread
+        self._spool, self._denoiser, self._spending, self._thread = spool, denoiser, charging, thread
         self._arriving = 0
         self._more, self._stopping = asyncio.Event(), asyncio.Event()
         # Of jobs that somebody listens to.
         self._changed: dict[str, asyncio.Event] = {}
 
-    async def accept(self, size: int, receive: Callable[[BinaryIO], Awaitable[Order]]) -> Record:
+    async def accept(self, size: int, receive: Callable[[BinaryIO], Awaitable[JobRequest]]) -> Record:
         """A new job. receive: writes its upload, of `size` bytes at most, and says what is wanted.
 
         Raises SpoolFull, and what `receive` raises; then nothing is kept.
@@ -105,7 +107,7 @@ class Worker:
         self._more.set()
         return record
 
-    def _admit(self, id_: str, order: Order) -> Record:
+    def _admit(self, id_: str, order: JobRequest) -> Record:
         try:
             return self._spool.admit(id_, order)
         except BaseException:
@@ -125,7 +127,7 @@ class Worker:
         with _full_in_words():
             await self._call(self._spool.remove, id_)
         if self.running and self.running.id == id_:
-            self.running.gone.set()
+            self.running.disconnected.set()
         self._tell(id_)
 
     def result(self, record: Record) -> Path:
@@ -178,7 +180,7 @@ class Worker:
         if running := self.running:
             # At once: to give it up may take longer than there is time.
             await self._put_back(running.id)
-            running.gone.set()
+            running.disconnected.set()
 
     async def _put_back(self, id_: str) -> None:
         try:
@@ -218,12 +220,12 @@ class Worker:
         log.info("job", seconds=seconds, **{name: value for name, value in facts.items() if value})
 
     async def _make(self, record: Record, running: Running) -> Result:
-        making = Making(
+        making = JobRunner(
             self._denoiser.settled(),
             record,
             self._spool.upload(record.id),
             self._spool.result(record.id),
-            running.gone.wait,
+            running.disconnected.wait,
             self._spending(record.owner),
             partial(self._progress, running),
         )
@@ -268,7 +270,7 @@ def _full_in_words() -> Iterator[None]:
         if not _is_full(error):
             raise
         log.error("the disk of the spool is full", error=str(error))
-        raise SpoolFull("The disk that jobs are kept on is full.") from error
+        raise JobStoreFull("The disk that jobs are kept on is full.") from error
 
 
 def _is_full(error: OSError | sqlite3.OperationalError) -> bool:

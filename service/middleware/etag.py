@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
 
-def tagged(request: Request, response: Response) -> Response:
+def with_etag(request: Request, response: Response) -> Response:
     """The answer with a tag made of its body; or 304 without the body to who has that one."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()}"'
     response.headers["ETag"] = tag
@@ -31,7 +31,7 @@ def is_held(request: Request, tag: str) -> bool:
     return tag in given or given == ["*"]
 
 
-class TaggedFiles(StaticFiles):
+class ETagFiles(StaticFiles):
     """Small files. Their tags are of what they hold: by size and time, two versions may look the same."""
 
     def file_response(
@@ -39,4 +39,6 @@ class TaggedFiles(StaticFiles):
     ) -> Response:
         """The file, or that the client has it."""
         media_type, _ = mimetypes.guess_type(full_path)
-        return tagged(Request(scope), Response(Path(full_path).read_bytes(), status_code, media_type=media_type))
+        return with_etag(
+            Request(scope), Response(Path(full_path).read_bytes(), status_code, media_type=media_type)
+        )

@@ -5,7 +5,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.problems import ClientError, problem_of
-from service.runtime.shutdown import Closing
+from service.runtime.shutdown import GracefulShutdown
 
 # They are answered whatever happens: whoever watches the service has to know.
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
@@ -51,10 +51,10 @@ class UploadTooSlow(ClientError):
         self.headers = {"Connection": "close"}
 
 
-class Limited:
+class RequestLimits:
     """ASGI middleware: passes on what is within the limits."""
 
-    def __init__(self, app: ASGIApp, closing: Closing, upload_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, closing: GracefulShutdown, upload_seconds: float) -> None:
         self.app = app
         self.closing = closing
         self.upload_seconds = upload_seconds

@@ -18,7 +18,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 DIGITS = 12  # of a digest, in the log
 
 
-class Observed:
+class RequestLog:
     """ASGI middleware, around all others."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -97,12 +97,12 @@ class _Passing:
         self.status = GONE
         self.bytes_in = self.bytes_out = 0
         self.seconds: dict[str, float] = {}
-        self.gone = self.answered = False
+        self.disconnected = self.answered = False
 
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.gone = True
+            self.disconnected = True
         else:
             self.bytes_in += len(message.get("body", b""))
             if not message.get("more_body", False):
@@ -112,7 +112,7 @@ class _Passing:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.answered = True
-            self.status = GONE if self.gone else message["status"]
+            self.status = GONE if self.disconnected else message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self._record.request_id
             self._began = time.perf_counter()
             await self._send(message)

@@ -9,7 +9,7 @@ from service.problems import SAFE_HEADERS
 from service.settings import Settings, separate
 
 
-class SafeHeaders:
+class SecurityHeaders:
     """Adds them to every answer that does not say otherwise."""
 
     def __init__(self, app: ASGIApp) -> None:

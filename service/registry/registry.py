@@ -21,7 +21,7 @@ from engine.models.checkpoint import SUFFIX, Model, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
 from engine.system.runtime import in_own_thread
 from service.problems import ClientError
-from service.registry.snapshot import Fault, Models, NoSuchModel
+from service.registry.snapshot import Fault, NoSuchModel, Snapshot
 from service.settings import Settings
 from service.telemetry.logs import log
 
@@ -47,7 +47,7 @@ class Stamp(NamedTuple):
     changed: int
 
 
-class Shelf:
+class ModelRegistry:
     """The weights folder, and what of it is in service.
 
     `models` is never changed but replaced: whoever took it keeps what it holds, and may read it in any thread.
@@ -64,7 +64,7 @@ class Shelf:
         self._folder = settings.weights or checkpoint.weights_folder()
         self._device = pick_device(settings.device)
         self._compute = in_own_thread(partial(resolve, settings.precision, self._device))
-        self.models = Models({}, settings.model, str(self._device), name_of(self._compute))
+        self.models = Snapshot({}, settings.model, str(self._device), name_of(self._compute))
         self._changing = Lock()
         # Each file when it was last looked at, and when it was last read; the digest of what was read then.
         self._seen = self._found()
@@ -213,7 +213,7 @@ class Shelf:
 
 
 def _checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
-    """Weights that make a picture. Raises WeightsError or ValueError."""
+    """Weights that make an image. Raises WeightsError or ValueError."""
     model = checkpoint.load(path, device, compute)
     check(model.net)
     return model

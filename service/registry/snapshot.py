@@ -7,10 +7,10 @@ from typing import Annotated, TypedDict
 
 from pydantic import BaseModel, Field
 
-from engine.imageio.image import Picture
+from engine.imageio.image import Image
 from engine.inference import model_selection
 from engine.inference.model_selection import CHOICES, behind
-from engine.inference.noise_estimation.estimator import Estimate, estimate_noise
+from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise
 from engine.models.checkpoint import Model
 from service.problems import ClientError
 
@@ -43,7 +43,7 @@ class History(TypedDict):
 
 
 @dataclass(frozen=True)
-class Models:
+class Snapshot:
     """What is served at one moment, by name; what a request gets that names none; where it runs, in which type.
 
     loaded: since when each has been served; previous: what was served before it; faults: of files, by name.
@@ -79,16 +79,16 @@ class Models:
             raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
         return name
 
-    def choose(self, name: str, picture: Picture) -> tuple[Model, Estimate | None]:
-        """The weights of that name; of a choice those for the picture's noise, and what was found of it."""
+    def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate | None]:
+        """The weights of that name; of a choice those for the image's noise, and what was found of it."""
         if name not in CHOICES:
             return self.by_name[name], None
-        chosen, estimate = model_selection.choose(picture.samples, name)
+        chosen, estimate = model_selection.choose(image.samples, name)
         return self.by_name[chosen], estimate
 
-    def look(self, picture: Picture) -> tuple[Estimate, dict[str, str]]:
-        """What noise is in a picture, and by their names which weights the choices there are take for it."""
-        estimate = estimate_noise(picture.samples)
+    def look(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
+        """What noise is in an image, and by their names which weights the choices there are take for it."""
+        estimate = estimate_noise(image.samples)
         return estimate, {
             choice: model_selection.taken(choice, estimate) for choice in model_selection.possible(self.by_name)
         }

@@ -8,11 +8,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, 
 from prometheus_client.registry import Collector
 
 from service.runtime.pipeline import Denoiser
-from service.runtime.shutdown import Closing
+from service.runtime.shutdown import GracefulShutdown
 
 
 @contextmanager
-def showing(registry: CollectorRegistry, denoiser: Denoiser, closing: Closing) -> Iterator[None]:
+def showing(registry: CollectorRegistry, denoiser: Denoiser, closing: GracefulShutdown) -> Iterator[None]:
     """Meanwhile, tell how these stand whenever it is asked."""
     now = _Now(denoiser, closing)
     registry.register(now)
@@ -23,14 +23,14 @@ def showing(registry: CollectorRegistry, denoiser: Denoiser, closing: Closing) -
 
 
 class _Now(Collector):
-    def __init__(self, denoiser: Denoiser, closing: Closing) -> None:
+    def __init__(self, denoiser: Denoiser, closing: GracefulShutdown) -> None:
         self.denoiser, self.closing = denoiser, closing
 
     def collect(self) -> Iterator[Metric]:
         """The families, by the library's protocol."""
         schedule, models = self.denoiser.schedule, self.denoiser.models
         yield GaugeMetricFamily("denoise_ready", "1, or 0 once it is stopping.", not self.closing.begun)
-        queue = GaugeMetricFamily("denoise_queue_pictures", "Pictures in work or waiting.", labels=["state"])
+        queue = GaugeMetricFamily("denoise_queue_images", "Images in work or waiting.", labels=["state"])
         queue.add_metric(["working"], schedule.in_work)
         queue.add_metric(["waiting"], schedule.waiting)
         yield queue
@@ -39,7 +39,7 @@ class _Now(Collector):
         pixels.add_metric(["waiting"], schedule.pixels_waiting)
         yield pixels
         held = GaugeMetricFamily("denoise_held_bytes", "Memory that counts as taken.", labels=["for"])
-        held.add_metric(["pictures"], schedule.memory)
+        held.add_metric(["images"], schedule.memory)
         held.add_metric(["bodies"], schedule.body_bytes)
         yield held
         weights = InfoMetricFamily("denoise_weights", "The weights in service.", labels=["name"])

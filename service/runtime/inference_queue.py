@@ -1,7 +1,7 @@
 """The network's thread: whose window is next, and which windows share a batch.
 
 Each request has an equal share of the network: the next window is the one that would be done first if all were
-worked on at once, each at its share of the speed, so that a small picture passes the windows of large ones and
+worked on at once, each at its share of the speed, so that a small image passes the windows of large ones and
 yet cannot hold them up for ever. With it go the windows that wait of the same network and shape, as many as the
 memory budget holds: each gets what it gets alone, and none waits for a batch to fill. There is one thread, for
 the engine keeps every core busy with one batch: two at once would be no faster, and take twice the memory.
@@ -64,7 +64,7 @@ class _Asked:
         return self.piece.net is other.piece.net and self.piece.shape == other.piece.shape
 
 
-class Network:
+class InferenceQueue:
     """Runs windows, a batch at a time."""
 
     def __init__(self, cores: int) -> None:

@@ -1,4 +1,4 @@
-"""A picture file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
+"""An image file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -11,17 +11,17 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
 from engine.imageio.formats import FORMATS, Depth, Format, chosen
-from engine.imageio.image import File, Outline, Picture, Written
+from engine.imageio.image import File, Image, Outline, Written
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
 from engine.inference.denoise import WHOLE, Denoising, Finish
-from engine.inference.noise_estimation.estimator import Estimate, in_words
+from engine.inference.noise_estimation.estimator import NoiseEstimate, in_words
 from engine.models.checkpoint import Model
-from service.params import DEFAULT, Wishes
-from service.registry.snapshot import Models
-from service.runtime.scheduler import Gone, Schedule
-from service.runtime.ticket import Load, Turn
-from service.runtime.upload import announced, read_picture
+from service.params import DEFAULT, DenoiseParams
+from service.registry.snapshot import Snapshot
+from service.runtime.scheduler import Disconnected, Scheduler
+from service.runtime.ticket import Load, Ticket
+from service.runtime.upload import announced, read_image
 from service.settings import Settings
 from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
@@ -46,12 +46,12 @@ class Denoised:
     written: Written
     model: Model
     precision: str
-    estimate: Estimate | None
+    estimate: NoiseEstimate | None
     seconds: float
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an answer tells of it beside the picture."""
+        """What an answer tells of it beside the image."""
         headers = {
             "X-Denoise-Model": quote(self.model.name),
             "X-Denoise-Digest": self.model.digest,
@@ -69,21 +69,21 @@ class Denoised:
 class Denoiser:
     """What it takes to denoise a file: the weights, whose turn it is, who decodes, the limits, and who counts.
 
-    serving: gives the weights that are in service when it is called. accepted, patient: as Schedule.turn.
+    serving: gives the weights that are in service when it is called. accepted, low_priority: as Scheduler.turn.
     """
 
-    serving: Callable[[], Models]
-    schedule: Schedule
+    serving: Callable[[], Snapshot]
+    schedule: Scheduler
     decoder: Decoder
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
     accepted: bool = False
-    patient: bool = False
+    low_priority: bool = False
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     looks: CapacityLimiter = field(default_factory=partial(CapacityLimiter, LOOKED_AT))
 
     @property
-    def models(self) -> Models:
+    def models(self) -> Snapshot:
         """The weights in service now. The next time they may be others."""
         return self.serving()
 
@@ -94,54 +94,54 @@ class Denoiser:
         models = self.models
         return replace(self, serving=lambda: models, accepted=True)
 
-    def patiently(self) -> "Denoiser":
+    def with_low_priority(self) -> "Denoiser":
         """The same for long work, which lets others go first."""
-        return replace(self, patient=True)
+        return replace(self, low_priority=True)
 
-    def refuse_unknown(self, wishes: Wishes) -> None:
+    def refuse_unknown(self, params: DenoiseParams) -> None:
         """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
-        self.models.named(wishes.model)
-        chosen(wishes.target, FORMATS[DEFAULT])
+        self.models.named(params.model)
+        chosen(params.target, FORMATS[DEFAULT])
 
     @contextmanager
     def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
-        """Reads the picture in a request's body, and counts its bytes until it is done with.
+        """Reads the image in a request's body, and counts its bytes until it is done with.
 
-        Raises QueueFull, before it is read if possible, and what read_picture raises.
+        Raises QueueFull, before it is read if possible, and what read_image raises.
         """
         size = announced(request, self.settings.max_bytes)
         self.schedule.refuse_if_full()
         with self.schedule.arriving(size) as arrived:
-            yield partial(read_picture, request, self.settings.max_bytes, arrived)
+            yield partial(read_image, request, self.settings.max_bytes, arrived)
 
     async def file(
         self,
         body: bytes | Stored,
-        wishes: Wishes,
-        gone: Gone,
-        spend: Callable[[int], None],
+        params: DenoiseParams,
+        disconnected: Disconnected,
+        charge: Callable[[int], None],
         told: Callable[[float], None] = lambda share: None,
     ) -> Denoised:
-        """A file's bytes -> the denoised file. gone: as Schedule.turn.
+        """A file's bytes -> the denoised file. disconnected: as Scheduler.turn.
 
         body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
-        spend: called with the number of its pixels, once they are known; see Keys.spending.
+        charge: called with the number of its pixels, once they are known; see Keys.charging.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
-        Raises what Decoder.read and `encode` raise, NoSuchModel, and what Schedule.turn raises.
+        Raises what Decoder.read and `encode` raise, NoSuchModel, and what Scheduler.turn raises.
         """
-        name, settings = self.models.named(wishes.model), self.settings
-        found, size = await self._look(body, wishes.page)
-        kind, pixels = chosen(wishes.target, found.kind), found.pixels
-        finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+        name, settings = self.models.named(params.model), self.settings
+        found, size = await self._look(body, params.page)
+        kind, pixels = chosen(params.target, found.kind), found.pixels
+        finish = Finish(params.strength, params.luma, params.chroma, params.output)
         load = _load(found, size, kind, finish)
         lap = self.metrics.laps()
-        async with self.schedule.turn(gone, load, self.accepted, self.patient) as turn:
+        async with self.schedule.turn(disconnected, load, self.accepted, self.low_priority) as turn:
             lap("wait")
-            file = await turn.in_thread(partial(self._read, body, wishes.page, turn))
+            file = await turn.in_thread(partial(self._read, body, params.page, turn))
             lap("decode")
             # A name for each large thing would keep it until the end.
             del body
-            spend(pixels)
+            charge(pixels)
             pages = list(file.pages)
             file = replace(file, pages=())
             # The first page decides for all: they come from one camera. The weights taken here see all of them,
@@ -159,27 +159,29 @@ class Denoiser:
             lap("denoise", model.name)
             self.schedule.rest_network()
             file = replace(file, pages=tuple(pages))
-            written = await turn.in_thread(partial(encode, file, kind, wishes.quality, settings.png_level))
+            written = await turn.in_thread(partial(encode, file, kind, params.quality, settings.png_level))
             lap("encode", model.name)
             made = Denoised(written, model, self.models.precision, estimate, turn.seconds)
             turn.keep(made, len(written.data))
-        self.metrics.picture(model, pixels)
+        self.metrics.image(model, pixels)
         return made
 
-    async def estimate(self, body: bytes, page: int, gone: Gone) -> tuple[Estimate, dict[str, str]]:
+    async def estimate(
+        self, body: bytes, page: int, disconnected: Disconnected
+    ) -> tuple[NoiseEstimate, dict[str, str]]:
         """The noise of a file's page, counted from 1, and by their names which models the choices take for it.
 
-        gone: as Schedule.turn. Raises what Decoder.read and Schedule.turn raise.
+        disconnected: as Scheduler.turn. Raises what Decoder.read and Schedule.turn raise.
         """
         load = _load(*await self._look(body, page))
-        async with self.schedule.turn(gone, load) as turn:
+        async with self.schedule.turn(disconnected, load) as turn:
             file = await turn.in_thread(partial(self._read, body, page, turn))
             return await turn.in_thread(partial(self.models.look, file.pages[0]))
 
     async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
         """What is in a file, and how many of its bytes are not counted yet."""
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
-        # Not in the threads that pictures are decoded in: whoever is to be turned away is told at once.
+        # Not in the threads that images are decoded in: whoever is to be turned away is told at once.
         if isinstance(body, bytes):
             with _telling_of_attacks():
                 return await to_thread.run_sync(self.decoder.outline, body, *limits, limiter=self.looks), 0
@@ -193,15 +195,15 @@ class Denoiser:
             with _telling_of_attacks():
                 return await to_thread.run_sync(look)
 
-    def _read(self, body: bytes | Stored, page: int | None, turn: Turn) -> File:
+    def _read(self, body: bytes | Stored, page: int | None, turn: Ticket) -> File:
         data = body if isinstance(body, bytes) else body()
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
         with _telling_of_attacks():
             return self.decoder.read(data, *limits, turn.flow.check)
 
     async def _page(
-        self, turn: Turn, model: Model, page: Picture, finish: Finish, tell: Callable[[int], None]
-    ) -> Picture:
+        self, turn: Ticket, model: Model, page: Image, finish: Finish, tell: Callable[[int], None]
+    ) -> Image:
         """One page, denoised. tell: called with the pixels of each window that is done."""
         budget = self.settings.memory_budget
         denoising = await turn.in_thread(partial(Denoising, model.net, page, budget, finish=finish))

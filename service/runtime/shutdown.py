@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Closing:
+class GracefulShutdown:
     """Whether the end has begun, and how much is still being answered."""
 
     def __init__(self) -> None:

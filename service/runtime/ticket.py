@@ -1,4 +1,4 @@
-"""One picture's way through the service's threads."""
+"""One image's way through the service's threads."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from typing import TypeVar
 from anyio import CancelScope
 
 from engine.inference.denoise import Piece
-from service.runtime.inference_queue import Flow, Network
+from service.runtime.inference_queue import Flow, InferenceQueue
 
 T = TypeVar("T")
 
@@ -23,26 +23,31 @@ PATIENT_SHARE = 1 / 8
 
 @dataclass(frozen=True)
 class Load:
-    """What a picture asks for. pixels: of all its pages. memory: in work, in bytes."""
+    """What an image asks for. pixels: of all its pages. memory: in work, in bytes."""
 
     pixels: int
     memory: int
 
 
-class Turn:
-    """A picture that waits to be let in, or is in work. All is to be called in the event loop.
+class Ticket:
+    """An image that waits to be let in, or is in work. All is to be called in the event loop.
 
     admitted: done when it is let in. seconds: how long it was worked on, without its waits for the network.
     passed: how many were let in before it that came later. kept: bytes of its answer.
     """
 
     def __init__(
-        self, load: Load, network: Network, threads: Executor, free: Callable[[int], None], patient: bool
+        self,
+        load: Load,
+        network: InferenceQueue,
+        threads: Executor,
+        free: Callable[[int], None],
+        low_priority: bool,
     ) -> None:
         """free: called in the event loop with `kept`, once nobody has the answer."""
-        self.load, self.patient = load, patient
+        self.load, self.low_priority = load, low_priority
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.flow = Flow(PATIENT_SHARE if patient else 1.0)
+        self.flow = Flow(PATIENT_SHARE if low_priority else 1.0)
         self.seconds = 0.0
         self.passed = self.done = self.kept = 0
         self._network, self._threads, self._free = network, threads, free
@@ -77,7 +82,7 @@ class Turn:
         self.done += piece.pixels
 
     def keep(self, answer: object, size: int) -> None:
-        """Count so many bytes, instead of the picture's memory, from its end until nobody has the answer."""
+        """Count so many bytes, instead of the image's memory, from its end until nobody has the answer."""
         self.kept = min(size, self.load.memory)
         loop = asyncio.get_running_loop()
         weakref.finalize(answer, _in_loop, loop, partial(self._free, self.kept)).atexit = False

@@ -1,4 +1,4 @@
-"""The picture in a request's body, which is counted while it arrives and refused as soon as it is too large."""
+"""The image in a request's body, which is counted while it arrives and refused as soon as it is too large."""
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -37,17 +37,17 @@ class BodyTooLarge(ClientError):
 
 
 class WrongField(ClientError):
-    """A form without the picture where it should be."""
+    """A form without the image where it should be."""
 
     status = 422
 
 
-async def read_picture(
+async def read_image(
     request: Request, max_bytes: int, arrived: Callable[[int], None] = lambda more: None
 ) -> bytes:
     """The bytes of a form's field `image`, or else the whole body, whatever its Content-Type.
 
-    (curl's --data-binary says that a picture is a urlencoded form.)
+    (curl's --data-binary says that an image is a urlencoded form.)
     arrived: called with the bytes of each part, and may raise what it likes.
     Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
     """
@@ -117,4 +117,4 @@ async def _read_field(request: Request) -> bytes:
         if isinstance(value, FormFile):
             return await value.read()
         came = "as text" if isinstance(value, str) else f"among: {', '.join(form) or 'nothing'}"
-    raise WrongField(f"The picture is taken from the file field {FIELD!r}, which came {came}.")
+    raise WrongField(f"The image is taken from the file field {FIELD!r}, which came {came}.")

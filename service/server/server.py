@@ -19,7 +19,7 @@ from engine.layers import kernels
 from service import version
 from service.app import create_app
 from service.auth.dependencies import refuse_unguarded
-from service.runtime.shutdown import Closing
+from service.runtime.shutdown import GracefulShutdown
 from service.server.connection import Configuration
 from service.settings import Settings, separate
 from service.telemetry import logs
@@ -54,7 +54,7 @@ def _announce() -> None:
 
 
 def _answer_promptly() -> None:
-    """Have the event loop held up less by the threads that work on pictures; for the whole process."""
+    """Have the event loop held up less by the threads that work on images; for the whole process."""
     # What is loaded now stays: looking for garbage among it stopped every thread for half a second.
     gc.collect()
     gc.freeze()
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
                 forwarded_allow_ips=separate(settings.proxies),
             )
         )
-        self._closing: Closing = app.state.closing
+        self._closing: GracefulShutdown = app.state.closing
         self._grace = settings.grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

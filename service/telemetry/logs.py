@@ -1,6 +1,6 @@
 """The log: one shape for our lines and for those of the server and the libraries, for a console or as JSON.
 
-A line says what happened and to which request, never what is in a picture or what its file is called.
+A line says what happened and to which request, never what is in an image or what its file is called.
 """
 
 import logging
@@ -38,7 +38,7 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(settings.log_format, stream.isatty()))
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    # Only we are asked for less than warnings: codecs would tell the metadata of the pictures they read.
+    # Only we are asked for less than warnings: codecs would tell the metadata of the images they read.
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     logging.getLogger("denoise").setLevel(level)
     logging.captureWarnings(True)
@@ -47,7 +47,7 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
 def _formatter(wanted: str, terminal: bool) -> logging.Formatter:
     last: list[Any]
     if wanted == "console" or (wanted == "auto" and terminal):
-        # structlog's own choice would print every local variable beside a traceback, keys and pictures too.
+        # structlog's own choice would print every local variable beside a traceback, keys and images too.
         plain = structlog.dev.plain_traceback
         last = [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)]
     else:

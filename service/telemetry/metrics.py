@@ -10,7 +10,7 @@ from engine.layers import kernels
 from engine.models.checkpoint import Model
 from service.telemetry.tracing import current
 
-# In seconds: a preview of a small picture takes some hundredths, a large one minutes.
+# In seconds: a preview of a small image takes some hundredths, a large one minutes.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -35,13 +35,13 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
-        self.pictures = Counter("denoise_pictures", "Files denoised.", ["model"], registry=self.registry)
+        self.images = Counter("denoise_images", "Files denoised.", ["model"], registry=self.registry)
         self.jobs = Counter("denoise_jobs", "Jobs that have ended, by how.", ["state"], registry=self.registry)
         self.pixels = Counter("denoise_pixels", "Pixels denoised.", ["model"], registry=self.registry)
         self.stage_seconds = Histogram(
             "denoise_stage_seconds",
-            "How long pictures took on their way: read (the body), wait (for its turn), decode, denoise (other "
-            "pictures' turns included), encode, send. Model: empty while it is not chosen.",
+            "How long images took on their way: read (the body), wait (for its turn), decode, denoise (other "
+            "images' turns included), encode, send. Model: empty while it is not chosen.",
             ["stage", "model"],
             buckets=BUCKETS,
             registry=self.registry,
@@ -62,9 +62,9 @@ class Metrics:
 
         return lap
 
-    def picture(self, model: Model, pixels: int) -> None:
+    def image(self, model: Model, pixels: int) -> None:
         """Count a file that was denoised, here and in its request's record."""
-        self.pictures.labels(model.name).inc()
+        self.images.labels(model.name).inc()
         self.pixels.labels(model.name).inc(pixels)
         record = current()
         record.pixels += pixels

@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None, groups: Mapping[str, Group] = GROUPS
     torch.set_num_threads(given.threads)
     types = tuple(given.precision or precisions(given.device))
     options = Options(
-        *(given.rounds, given.threads, types, given.only, given.pictures, given.count, given.largest),
+        *(given.rounds, given.threads, types, given.only, given.images, given.count, given.largest),
         given.device,
     )
     asked = given.group or (ON_A_GPU if given.device == "cuda" else list(groups))
@@ -76,11 +76,9 @@ def _parser(groups: Mapping[str, Group]) -> argparse.ArgumentParser:
     add("--threads", type=_positive, default=default_threads(), help="of every side (default 2, if there are)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: forward and step, on a GPU")
     add("--json", action="store_true", help="one JSON object on stdout instead of tables")
-    add("--pictures", type=Path, help="denoisers: folder of clean pictures (default: weights/examples)")
-    add("--count", type=_positive, default=4, help="denoisers: how many of the pictures (default 4)")
-    add(
-        "--largest", type=float, default=24.0, help="scaling, sizing: largest picture, in megapixels (default 24)"
-    )
+    add("--images", type=Path, help="denoisers: folder of clean images (default: weights/examples)")
+    add("--count", type=_positive, default=4, help="denoisers: how many of the images (default 4)")
+    add("--largest", type=float, default=24.0, help="scaling, sizing: largest image, in megapixels (default 24)")
     return parser
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.evaluation.evaluate import psnr
-from engine.imageio.read import picture_files, read_rgb
-from engine.inference.denoise import denoise_picture
+from engine.imageio.read import image_files, read_rgb
+from engine.inference.denoise import denoise_image
 from engine.layers import Layer
 from engine.models import checkpoint
 
@@ -22,11 +22,11 @@ from .timing import interleaved
 
 SIGMA, CROP, SEED = 25.0, 256, 0
 EXAMPLES = Path(__file__).parent.parent.parent / "weights" / "examples"
-# Of the shipped examples those that are noisy already, or were denoised, are no clean pictures.
+# Of the shipped examples those that are noisy already, or were denoised, are no clean images.
 CLEAN_EXAMPLES = ("city.jpg", "mountain.jpg")
 
 # The strengths of the two non-local means as parts of σ, for OpenCV of brightness and of colour: of all from 0.3
-# to 1.4 those with the best PSNR at σ 25 on six crops of Kodak pictures.
+# to 1.4 those with the best PSNR at σ 25 on six crops of Kodak images.
 H_OPENCV, H_SCIKIT = (0.7, 0.6), 0.5
 
 Denoise = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def rows(
     """models: networks by name, instead of the shipped weights in each precision. crop: side, in pixels."""
     clean = _crops(options, crop)
     rng = torch.Generator().manual_seed(SEED)
-    noisy = [picture + sigma / 255 * torch.randn(picture.shape, generator=rng) for picture in clean]
+    noisy = [image + sigma / 255 * torch.randn(image.shape, generator=rng) for image in clean]
     peers: dict[str, Denoise] = {}
     for name, make in PEERS.items():
         if not options.wants(name):
@@ -48,14 +48,14 @@ def rows(
         except LeftOut as why:
             leave_out(f"σ {sigma:g}", name, why)
     ours = {
-        (name, precision): lambda picture, net=net: denoise_picture(net, picture)
+        (name, precision): lambda image, net=net: denoise_image(net, image)
         for (name, precision), net in _models(options, models).items()
     }
     everything = {**ours, **peers}
     works = {key: lambda d=denoise: [d(p) for p in noisy] for key, denoise in everything.items()}
     quality = {key: _quality(work(), clean) for key, work in works.items()}
     seconds = interleaved(works, options.rounds)
-    megapixels = sum(picture[..., 0].numel() for picture in clean) / 1e6
+    megapixels = sum(image[..., 0].numel() for image in clean) / 1e6
     for name, precision in ours:
         mine = (name, precision)
         for peer in peers:
@@ -132,7 +132,7 @@ def _models(options: Options, models: Mapping[str, Layer] | None) -> dict[tuple[
     if models is not None:
         return {(name, "float32"): net for name, net in models.items()}
     shipped = sorted(checkpoint.weights_folder().glob(f"photo*{checkpoint.SUFFIX}"))
-    # The pictures have colour, of which that one knows nothing.
+    # The images have colour, of which that one knows nothing.
     files = [file for file in shipped if file.stem != "photo-grey"]
     return {
         (file.stem, precision): checkpoint.load(file, compute=PRECISIONS[precision]).net
@@ -142,18 +142,18 @@ def _models(options: Options, models: Mapping[str, Layer] | None) -> dict[tuple[
 
 
 def _crops(options: Options, side: int) -> list[Tensor]:
-    """The middle of each clean picture, float32 (side, side, 3)."""
-    if options.pictures is None:
+    """The middle of each clean image, float32 (side, side, 3)."""
+    if options.images is None:
         files = [EXAMPLES / name for name in CLEAN_EXAMPLES]
     else:
-        files = picture_files(options.pictures)
+        files = image_files(options.images)
     crops = []
     for file in files[: options.count]:
-        picture = read_rgb(file).float() / 255
-        top, left = ((have - side) // 2 for have in picture.shape[:2])
+        image = read_rgb(file).float() / 255
+        top, left = ((have - side) // 2 for have in image.shape[:2])
         if top < 0 or left < 0:
             raise SystemExit(f"{file}: smaller than a crop of {side} x {side} pixels")
-        crops.append(picture[top : top + side, left : left + side].contiguous())
+        crops.append(image[top : top + side, left : left + side].contiguous())
     return crops
 
 

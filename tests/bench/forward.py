@@ -1,7 +1,7 @@
-"""Group `forward`: a whole picture, from array to array, beside torch.nn, ONNX Runtime and OpenVINO.
+"""Group `forward`: a whole image, from array to array, beside torch.nn, ONNX Runtime and OpenVINO.
 
-All run the same weights on the same number of threads. Ours is `denoise_picture` with its default memory budget,
-so a large picture may go through in several windows; the others take it whole.
+All run the same weights on the same number of threads. Ours is `denoise_image` with its default memory budget,
+so a large image may go through in several windows; the others take it whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +9,13 @@ from functools import partial
 
 from torch import Tensor
 
-from engine.inference.denoise import denoise_picture
+from engine.inference.denoise import denoise_image
 from engine.layers import Arena
-from engine.models.networks import NetworkSpec
+from engine.models.networks import NetworkConfig
 
 from .peers import Denoise, onnx_runtime, openvino, torch_nn
 from .rows import PRECISIONS, LeftOut, Options, Row, check_equal, compared, leave_out
-from .subjects import NETWORKS, network, on, picture
+from .subjects import NETWORKS, image, network, on
 from .timing import fastest, interleaved
 
 SIZES = ((512, 512), (1365, 2048))
@@ -23,7 +23,7 @@ SIZES = ((512, 512), (1365, 2048))
 
 def rows(
     options: Options,
-    networks: Mapping[str, NetworkSpec] = NETWORKS,
+    networks: Mapping[str, NetworkConfig] = NETWORKS,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Iterator[Row]:
     """sizes: (height, width) in pixels."""
@@ -35,14 +35,16 @@ def rows(
                     yield from _rows(case, spec, size, precision, options)
 
 
-def _rows(case: str, spec: NetworkSpec, size: tuple[int, int], precision: str, options: Options) -> Iterator[Row]:
-    net, given = on(network(spec, PRECISIONS[precision]), options.device), picture(*size)
+def _rows(
+    case: str, spec: NetworkConfig, size: tuple[int, int], precision: str, options: Options
+) -> Iterator[Row]:
+    net, given = on(network(spec, PRECISIONS[precision]), options.device), image(*size)
     arena = Arena()
 
     def ours() -> Tensor:
-        # As the service does, and as ONNX Runtime and OpenVINO do: memory is kept from picture to picture.
+        # As the service does, and as ONNX Runtime and OpenVINO do: memory is kept from image to image.
         with arena.used():
-            return denoise_picture(net, given)
+            return denoise_image(net, given)
 
     wanted = ours()
     peers: dict[str, Denoise] = {}

@@ -1,6 +1,6 @@
 """Group `layer`: each convolution of the networks, by itself, beside torch's own and the plain definition.
 
-Geometries are read off the networks as a picture of 512 x 512 goes through. GFLOP/s count the direct
+Geometries are read off the networks as an image of 512 x 512 goes through. GFLOP/s count the direct
 convolution's 2 · multiply-adds, whatever is really computed, so a fast algorithm can pass the processor's
 product rate, which is measured in the same rounds: one large `mm` in the same type.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine.layers import Conv2d, ConvTranspose2d, Layer
 from engine.layers.plain import Epilogue
-from engine.models.networks import NetworkSpec
+from engine.models.networks import NetworkConfig
 
 from .peers import LAYOUTS
 from .plain import plainly
@@ -54,13 +54,13 @@ class Place(NamedTuple):
 
 
 def places(net: Layer, side: int) -> Iterator[tuple[Place, Convolution]]:
-    """Every convolution of a network with its geometry, for a square picture."""
+    """Every convolution of a network with its geometry, for a square image."""
     yield from ((place, layer) for place, layer, _ in _walk(net, Fraction(side)))
 
 
 def _walk(layer: Layer, side: Fraction) -> Iterator[tuple[Place, Convolution, Fraction]]:
     if isinstance(layer, Conv2d | ConvTranspose2d):
-        window, transposed = layer.window, isinstance(layer, ConvTranspose2d)
+        window, transposed = layer.geometry, isinstance(layer, ConvTranspose2d)
         geometry = (window.kernel_size, window.stride, window.padding, window.dilation)
         more = layer.output_padding if isinstance(layer, ConvTranspose2d) else 0
         channels = (layer.in_channels, layer.out_channels, "bias" in layer.params)
@@ -71,8 +71,8 @@ def _walk(layer: Layer, side: Fraction) -> Iterator[tuple[Place, Convolution, Fr
         side *= inner.factor
 
 
-def rows(options: Options, networks: Mapping[str, NetworkSpec] = NETWORKS, side: int = SIDE) -> Iterator[Row]:
-    """side: of the square picture, in pixels."""
+def rows(options: Options, networks: Mapping[str, NetworkConfig] = NETWORKS, side: int = SIDE) -> Iterator[Row]:
+    """side: of the square image, in pixels."""
     users: dict[Place, list[str]] = {}
     layers: dict[Place, Convolution] = {}
     for name, spec in networks.items():
@@ -167,7 +167,7 @@ class _Functional:
 
     def forward(self) -> Tensor:
         """y."""
-        window, given = self.layer.window, (self.x, self.weight, self.bias)
+        window, given = self.layer.geometry, (self.x, self.weight, self.bias)
         if isinstance(self.layer, Conv2d):
             return functional.conv2d(*given, window.stride, window.padding, window.dilation)
         more = {"output_padding": self.layer.output_padding, "dilation": window.dilation}
@@ -182,7 +182,7 @@ class _Functional:
         return self._backward([False, True, False])[1]
 
     def _backward(self, which: list[bool]) -> tuple[Tensor, ...]:
-        window, transposed = self.layer.window, isinstance(self.layer, ConvTranspose2d)
+        window, transposed = self.layer.geometry, isinstance(self.layer, ConvTranspose2d)
         more = self.layer.output_padding if isinstance(self.layer, ConvTranspose2d) else 0
         sides = ([value] * 2 for value in (window.stride, window.padding, window.dilation))
         given = (self.dy, self.x, self.weight, None)

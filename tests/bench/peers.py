@@ -1,4 +1,4 @@
-"""Other software that runs the same network: a picture in, float32 (H, W, 3), and the same out."""
+"""Other software that runs the same network: an image in, float32 (H, W, 3), and the same out."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 def torch_nn(net: Layer, precision: str, device: str = "cpu") -> dict[str, Denoise]:
     """Every way to run it by torch.nn: both layouts; bfloat16 by converting and by autocast.
 
-    device: where it runs. Pictures come from the CPU and go back to it.
+    device: where it runs. Images come from the CPU and go back to it.
     """
     modules = {"": (twin(net).module, False)}
     if precision == "bfloat16":
@@ -36,11 +36,11 @@ def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool, de
     # A copy: the ways take turns, and each has its weights in its own layout.
     module = copy.deepcopy(module).to(device, memory_format=layout)
 
-    def denoise(picture: Tensor) -> Tensor:
-        x = mirrored(picture).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    def denoise(image: Tensor) -> Tensor:
+        x = mirrored(image).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
             y = module(x)
-        return y.permute(0, 2, 3, 1)[0, : picture.shape[0], : picture.shape[1]].contiguous().cpu()
+        return y.permute(0, 2, 3, 1)[0, : image.shape[0], : image.shape[1]].contiguous().cpu()
 
     return denoise
 
@@ -61,9 +61,9 @@ def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int
         onnx_bytes(net, *_padded(size)), options, providers=["CPUExecutionProvider"]
     )
 
-    def denoise(picture: Tensor) -> Tensor:
-        result = session.run(None, {"input": mirrored(picture).numpy()})[0]
-        return torch.from_numpy(result)[0, : picture.shape[0], : picture.shape[1]].contiguous()
+    def denoise(image: Tensor) -> Tensor:
+        result = session.run(None, {"input": mirrored(image).numpy()})[0]
+        return torch.from_numpy(result)[0, : image.shape[0], : image.shape[1]].contiguous()
 
     return denoise
 
@@ -87,18 +87,18 @@ def openvino(net: Layer, size: tuple[int, int], precision: str, threads: int) ->
         raise LeftOut(f"it runs in {used} where {hint} was asked for")
     request = compiled.create_infer_request()
 
-    def denoise(picture: Tensor) -> Tensor:
-        result = request.infer([mirrored(picture).numpy()], share_inputs=True, share_outputs=True)[0]
+    def denoise(image: Tensor) -> Tensor:
+        result = request.infer([mirrored(image).numpy()], share_inputs=True, share_outputs=True)[0]
         # What it gives is its own memory, which the next run overwrites.
-        return torch.from_numpy(result)[0, : picture.shape[0], : picture.shape[1]].clone()
+        return torch.from_numpy(result)[0, : image.shape[0], : image.shape[1]].clone()
 
     return denoise
 
 
-def mirrored(picture: Tensor) -> Tensor:
+def mirrored(image: Tensor) -> Tensor:
     """(H, W, 3) -> (1, H', W', 3), mirrored right and below to whole patches, as the engine does it."""
-    height, width = picture.shape[:2]
-    x = picture.permute(2, 0, 1).unsqueeze(0)
+    height, width = image.shape[:2]
+    x = image.permute(2, 0, 1).unsqueeze(0)
     below, right = (-side % PATCH for side in (height, width))
     if below or right:
         x = nn.functional.pad(x, (0, right, 0, below), mode="reflect")

@@ -30,7 +30,7 @@ class LeftOut(Exception):
 class Options:
     """What is asked for.
 
-    only: text that a case must hold; pictures: folder of clean ones, count: how many; largest: in megapixels;
+    only: text that a case must hold; images: folder of clean ones, count: how many; largest: in megapixels;
     device: that networks run on, "cpu" or "cuda".
     """
 
@@ -38,7 +38,7 @@ class Options:
     threads: int = 2
     precisions: tuple[str, ...] = ("float32",)
     only: str = ""
-    pictures: Path | None = None
+    images: Path | None = None
     count: int = 4
     largest: float = 24.0
     device: str = "cpu"

@@ -1,7 +1,7 @@
 """Group `scaling`: time and memory against the number of pixels, network S; there is no peer.
 
 Each size runs in a process of its own, so that its peak of memory is its own. From that peak are taken off the
-picture, its result, and the peak of a process that denoises one patch: what remains is the work's.
+image, its result, and the peak of a process that denoises one patch: what remains is the work's.
 """
 
 import json
@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from engine.inference.denoise import PATCH, denoise_picture
+from engine.inference.denoise import PATCH, denoise_image
 
 from .rows import PRECISIONS, Options, Row
 from .subjects import NETWORKS, network
@@ -22,7 +22,7 @@ from .timing import interleaved
 
 SIZES = ((64, 64), (256, 256), (1024, 1024), (2048, 2048), (4000, 6000))
 ROOT = Path(__file__).parent.parent.parent
-# float32, three channels; the picture and its result.
+# float32, three channels; the image and its result.
 BYTES_PER_PIXEL = 2 * 3 * 4
 
 
@@ -52,10 +52,10 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES, name: str =
 
 
 def measure(name: str, height: int, width: int, precision: str, rounds: int) -> tuple[float, int]:
-    """Median seconds for one picture, and the most memory that this process ever had, in bytes."""
+    """Median seconds for one image, and the most memory that this process ever had, in bytes."""
     net = network(NETWORKS[name], PRECISIONS[precision])
     given = torch.full((height, width, 3), 0.5)
-    seconds = interleaved({"ours": lambda: denoise_picture(net, given)}, rounds)["ours"]
+    seconds = interleaved({"ours": lambda: denoise_image(net, given)}, rounds)["ours"]
     return median(seconds), peak_bytes()
 
 

@@ -1,7 +1,7 @@
-"""Group `service`: pictures a second through HTTP, beside the engine alone; and where the difference goes.
+"""Group `service`: images a second through HTTP, beside the engine alone; and where the difference goes.
 
 A server of its own on the loopback, with a network of size M whose weights are not trained: its speed does not
-depend on them. It gives back the picture as noisy as it came, the most that the PNG coder can be given.
+depend on them. It gives back the image as noisy as it came, the most that the PNG coder can be given.
 """
 
 import http.client
@@ -30,22 +30,22 @@ from engine.imageio.read import decode
 from engine.imageio.write import encode_png
 from engine.inference.denoise import denoise
 from engine.models import checkpoint
-from engine.models.networks import NetworkSpec, build_network
+from engine.models.networks import NetworkConfig, build_network
 
 from .rows import PRECISIONS, Differs, Options, Row, compared
-from .subjects import NETWORKS, picture
+from .subjects import NETWORKS, image
 from .timing import interleaved
 
 SIZE = (1224, 1632)
 START = 120.0
-# Pictures one after the other for each in flight: the first's decoding and the last's encoding overlap with
+# Images one after the other for each in flight: the first's decoding and the last's encoding overlap with
 # nothing, and shall count for little.
 TURNS = 4
 
 
 def rows(
     options: Options,
-    spec: NetworkSpec = NETWORKS["M"],
+    spec: NetworkConfig = NETWORKS["M"],
     size: tuple[int, int] = SIZE,
     in_flight: tuple[int, ...] = (1, 2),
 ) -> Iterator[Row]:
@@ -58,14 +58,14 @@ def rows(
 
 def _rows(
     case: str,
-    spec: NetworkSpec,
+    spec: NetworkConfig,
     size: tuple[int, int],
     in_flight: tuple[int, ...],
     precision: str,
     options: Options,
 ) -> Iterator[Row]:
     net = build_network(spec, torch.Generator().manual_seed(0), PRECISIONS[precision])
-    png = _png(picture(*size))
+    png = _png(image(*size))
     noisy = decode(png)
     engine = partial(denoise, net, noisy)
     clean = engine()
@@ -74,7 +74,7 @@ def _rows(
         settings = {"WEIGHTS": folder, "MODEL": "photo", "PRECISION": precision, "THREADS": options.threads}
         with served(settings) as (port, _):
             if post(port, png) != encode_png(clean):
-                raise Differs(f"{case}, {precision}: the service's picture is not the engine's")
+                raise Differs(f"{case}, {precision}: the service's image is not the engine's")
             with ExitStack() as stack:
                 senders = {n: stack.enter_context(ThreadPoolExecutor(n)) for n in in_flight}
                 seconds = interleaved(
@@ -94,7 +94,7 @@ def _rows(
             f"{case}, {n} in flight",
             precision,
             1.0,
-            "pictures/s",
+            "images/s",
             each,
             seconds["engine"],
             "engine alone",
@@ -103,8 +103,8 @@ def _rows(
         )
 
 
-def _send(senders: ThreadPoolExecutor, port: int, pictures: list[bytes]) -> None:
-    list(senders.map(partial(post, port), pictures))
+def _send(senders: ThreadPoolExecutor, port: int, images: list[bytes]) -> None:
+    list(senders.map(partial(post, port), images))
 
 
 def _png(pixels: Tensor) -> bytes:
@@ -157,7 +157,7 @@ def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
 
 
 def post(port: int, png: bytes) -> bytes:
-    """The denoised picture's file. Raises RuntimeError for another answer."""
+    """The denoised image's file. Raises RuntimeError for another answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     try:
         connection.request("POST", "/denoise", png, {"Content-Type": "application/octet-stream"})

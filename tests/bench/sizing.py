@@ -1,4 +1,4 @@
-"""Group `sizing`: pictures an hour through HTTP, one after another, and the most memory that the service takes.
+"""Group `sizing`: images an hour through HTTP, one after another, and the most memory that the service takes.
 
 The shipped weights, chosen by `auto`; JPEG files in, PNG files out, as an archive would send them.
 """
@@ -18,18 +18,18 @@ from PIL import Image
 
 from .rows import Options, Row
 from .service import post, served
-from .subjects import picture
+from .subjects import image
 
 # (height, width) in pixels.
 SIZES = ((1224, 1632), (3000, 4000), (4000, 6000))
-# Pictures beyond so many megapixels are sent a few times only: they take long enough.
+# Images beyond so many megapixels are sent a few times only: they take long enough.
 LARGE, FEW = 4.0, 3
 # Seconds between two looks at the memory.
 EVERY = 0.02
 
 
 def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Row]:
-    """sizes: (height, width) of the pictures, in pixels; those above `options.largest` are left out."""
+    """sizes: (height, width) of the images, in pixels; those above `options.largest` are left out."""
     for precision in options.precisions:
         for height, width in sizes:
             megapixels, case = height * width / 1e6, f"auto, {width} x {height}"
@@ -39,7 +39,7 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator
 
 
 def _row(case: str, jpeg: bytes, precision: str, rounds: int, threads: int) -> Row:
-    """From a server of its own: the most memory that one took says nothing of the next picture."""
+    """From a server of its own: the most memory that one took says nothing of the next image."""
     with served({"PRECISION": precision, "THREADS": threads}) as (port, process), _Watch(process) as watch:
         post(port, jpeg)
         seconds = []
@@ -49,12 +49,12 @@ def _row(case: str, jpeg: bytes, precision: str, rounds: int, threads: int) -> R
             seconds.append(time.perf_counter() - start)
     each = statistics.median(seconds)
     figures = {"s": each, "GB": watch.most / 1e9 if watch.most else None}
-    return Row("sizing", case, precision, 3600 / each, None, None, "pictures/h", None, figures)
+    return Row("sizing", case, precision, 3600 / each, None, None, "images/h", None, figures)
 
 
 def _jpeg(height: int, width: int) -> bytes:
     file = io.BytesIO()
-    pixels = picture(height, width).mul(255).round().to(torch.uint8).numpy()
+    pixels = image(height, width).mul(255).round().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(file, "JPEG", quality=92)
     return file.getvalue()
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from engine.layers import MSE, Arena, Layer, slots
-from engine.models.networks import NetworkSpec, PaperSpec
-from engine.optim import SGD, Adam, Optimiser, clip_gradients
+from engine.layers import MSE, Arena, Layer, parameters
+from engine.models.networks import AutoencoderConfig, NetworkConfig
+from engine.optim import SGD, Adam, Optimizer, clip_gradients
 
 from .peers import LAYOUTS
 from .plain import plainly
@@ -32,7 +32,7 @@ SLACK = {"float32": 200.0, "bfloat16": 5.0}
 
 def rows(
     options: Options,
-    networks: Mapping[str, NetworkSpec] = NETWORKS,
+    networks: Mapping[str, NetworkConfig] = NETWORKS,
     batches: Mapping[str, tuple[int, int]] = BATCHES,
 ) -> Iterator[Row]:
     """batches: patches and their side in pixels, by the network's name."""
@@ -43,12 +43,14 @@ def rows(
                 yield from _rows(case, networks[name], count, side, precision, options)
 
 
-def _rows(case: str, spec: NetworkSpec, count: int, side: int, precision: str, options: Options) -> Iterator[Row]:
+def _rows(
+    case: str, spec: NetworkConfig, count: int, side: int, precision: str, options: Options
+) -> Iterator[Row]:
     rng = torch.Generator().manual_seed(0)
     clean = torch.rand(count, side, side, 3, generator=rng)
     device = options.device
     x, target = ((clean + 0.1 * torch.randn(clean.shape, generator=rng)).to(device) for _ in range(2))
-    sgd = isinstance(spec, PaperSpec)
+    sgd = isinstance(spec, AutoencoderConfig)
     ours, definition = (Ours(on(network(spec, PRECISIONS[precision]), device), x, target, sgd) for _ in range(2))
     theirs = {
         way: Theirs(twin(on(network(spec), device)), x, target, sgd, layout, precision == "bfloat16")
@@ -57,12 +59,12 @@ def _rows(case: str, spec: NetworkSpec, count: int, side: int, precision: str, o
 
     ours.gradients()
     plainly(definition.gradients)()
-    for mine, plain_one in zip(slots(ours.net), slots(definition.net), strict=True):
+    for mine, plain_one in zip(parameters(ours.net), parameters(definition.net), strict=True):
         check_equal(f"{case}, plain path, {mine.name}", mine.grad, plain_one.grad, precision, SLACK[precision])
     for way, other in theirs.items():
         other.gradients()
         # The twins were made of another copy of the network, whose layers come in the same order.
-        layers = [s.layer for s in slots(ours.net) if s.key == "weight"]
+        layers = [s.layer for s in parameters(ours.net) if s.key == "weight"]
         for layer, (_, module, change) in zip(layers, other.twin.kernels, strict=True):
             check_equal(
                 f"{case}, {way}", change(layer.grads["weight"]), module.weight.grad, precision, SLACK[precision]
@@ -85,8 +87,8 @@ class Ours:
 
     def __init__(self, net: Layer, x: Tensor, target: Tensor, sgd: bool) -> None:
         self.net, self.x, self.target, self.mse = net, x, target, MSE()
-        self.slots, self.arena = list(slots(net)), Arena()
-        self.optimiser: Optimiser = SGD(self.slots, LR) if sgd else Adam(self.slots, LR, BETAS)
+        self.parameters, self.arena = list(parameters(net)), Arena()
+        self.optimiser: Optimizer = SGD(self.parameters, LR) if sgd else Adam(self.parameters, LR, BETAS)
 
     def gradients(self) -> None:
         """Forward, loss, backward."""
@@ -98,7 +100,7 @@ class Ours:
     def step(self) -> None:
         """All of it."""
         self.gradients()
-        clip_gradients(self.slots, CLIP)
+        clip_gradients(self.parameters, CLIP)
         self.optimiser.step()
         _wait(self.x)
 

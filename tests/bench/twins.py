@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.layers import (
-    Compute,
+    CastTo,
     Conv2d,
     ConvTranspose2d,
     DepthToSpace,
@@ -78,7 +78,7 @@ def halved(net: Layer) -> nn.Module:
 
 def kernel(layer: Convolution, weight: Tensor) -> Tensor:
     """A weight of ours in the order of torch.nn and ONNX: (C_out, C_in, k, k), transposed (C_in, C_out, k, k)."""
-    k = layer.window.kernel_size
+    k = layer.geometry.kernel_size
     if isinstance(layer, Conv2d):
         return weight.reshape(k, k, layer.in_channels, layer.out_channels).permute(3, 2, 0, 1)
     return weight.reshape(layer.in_channels, k, k, layer.out_channels).permute(0, 3, 1, 2)
@@ -90,7 +90,7 @@ def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
             return Sum(Cast(nn.Sequential(*_modules(layer.layers[0], kernels))))
         case ResBlock() | Skip():
             return Sum(nn.Sequential(*_modules(layer, kernels)))
-        case Compute():
+        case CastTo():
             return Cast(nn.Sequential(*_modules(layer, kernels)))
         case Sequential():
             return nn.Sequential(*_modules(layer, kernels))
@@ -122,7 +122,7 @@ def _modules(layer: Layer, kernels: list[Any]) -> Iterator[nn.Module]:
 
 
 def _convolution(layer: Convolution, reads: int, writes: int, kernels: list[Any]) -> nn.Module:
-    window, bias = layer.window, "bias" in layer.params
+    window, bias = layer.geometry, "bias" in layer.params
     size = (layer.in_channels, layer.out_channels, window.kernel_size, window.stride, window.padding)
     into, out_of = _order(layer.in_channels, reads), _order(layer.out_channels, writes)
     module: nn.Module
@@ -217,7 +217,7 @@ def _onnx(layer: Layer, x: str, graph: _Graph) -> str:
 
 
 def _onnx_convolution(layer: Convolution, x: str, graph: _Graph) -> str:
-    window = layer.window
+    window = layer.geometry
     given = [x, graph.weight(kernel(layer, layer.params["weight"]))]
     if "bias" in layer.params:
         given.append(graph.weight(layer.params["bias"]))

@@ -5,15 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers import Conv2d, ReLU, Sequential, slots
-from engine.models.networks import PaperSpec, PhotoSpec, build_network
+from engine.layers import Conv2d, ReLU, Sequential, parameters
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
 from engine.optim import (
     SGD,
     Adam,
-    Average,
+    LRSchedule,
     Muon,
-    Schedule,
-    Together,
+    OptimizerGroup,
+    ParameterEMA,
     clip_gradients,
     muon_with_adam,
     orthogonalise,
@@ -28,9 +28,9 @@ def network(seed=0):
 
 def scatter_gradients(net, seed):
     """Gradients as a backward would leave them; returns them in order."""
-    for place, slot in enumerate(slots(net)):
-        slot.layer.grads[slot.key] = drawn(*slot.value.shape, seed=100 * seed + place)
-    return [slot.grad.clone() for slot in slots(net)]
+    for place, parameter in enumerate(parameters(net)):
+        parameter.layer.grads[parameter.key] = drawn(*parameter.value.shape, seed=100 * seed + place)
+    return [parameter.grad.clone() for parameter in parameters(net)]
 
 
 def matrix(value):
@@ -42,8 +42,8 @@ def matrix(value):
 
 
 OPTIMISERS = {
-    "sgd": lambda net: SGD(slots(net), 0.1),
-    "adam": lambda net: Adam(slots(net), 0.1),
+    "sgd": lambda net: SGD(parameters(net), 0.1),
+    "adam": lambda net: Adam(parameters(net), 0.1),
     "muon": lambda net: muon_with_adam(net, 0.1, 0.01),
 }
 
@@ -61,8 +61,8 @@ OPTIMISERS = {
 )
 def test_an_optimiser_takes_the_steps_of_torchs(ours, theirs):
     net = network()
-    copies = [slot.value.clone().requires_grad_() for slot in slots(net)]
-    optimiser, oracle = ours(slots(net)), theirs(copies)
+    copies = [parameter.value.clone().requires_grad_() for parameter in parameters(net)]
+    optimiser, oracle = ours(parameters(net)), theirs(copies)
 
     for step in range(5):
         for copy, gradient in zip(copies, scatter_gradients(net, step), strict=True):
@@ -70,15 +70,15 @@ def test_an_optimiser_takes_the_steps_of_torchs(ours, theirs):
         optimiser.step()
         oracle.step()
 
-        for slot, copy in zip(slots(net), copies, strict=True):
-            torch.testing.assert_close(slot.value, copy.detach())
+        for parameter, copy in zip(parameters(net), copies, strict=True):
+            torch.testing.assert_close(parameter.value, copy.detach())
 
 
 def test_sgd_subtracts_lr_times_the_gradient():
     layer = matrix([[1.0, 2.0], [3.0, 4.0]])
     layer.grads = {"weight": torch.tensor([[1.0, 0.0], [-2.0, 10.0]], dtype=torch.float64)}
 
-    SGD(slots(layer), lr=0.5).step()
+    SGD(parameters(layer), lr=0.5).step()
 
     assert layer.params["weight"].tolist() == [[0.5, 2.0], [4.0, -1.0]]
 
@@ -86,12 +86,12 @@ def test_sgd_subtracts_lr_times_the_gradient():
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_the_schedules_factor_scales_a_step(name):
     whole, half = network(), network()
-    start = [slot.value.clone() for slot in slots(whole)]
+    start = [p.value.clone() for p in parameters(whole)]
     for net, factor in ((whole, 1.0), (half, 0.5)):
         scatter_gradients(net, 1)
         OPTIMISERS[name](net).step(factor)
 
-    for before, one, other in zip(start, slots(whole), slots(half), strict=True):
+    for before, one, other in zip(start, parameters(whole), parameters(half), strict=True):
         torch.testing.assert_close(other.value - before, (one.value - before) / 2)
 
 
@@ -140,7 +140,7 @@ def test_orthogonalising_nothing_gives_nothing():
 
 def test_muon_steps_along_an_orthogonal_gradient_by_the_learning_rate():
     layer = matrix([[0.0, 0.0], [0.0, 0.0]])
-    muon = Muon(slots(layer), lr=0.1)
+    muon = Muon(parameters(layer), lr=0.1)
     layer.grads = {"weight": torch.tensor([[0.0, 3.0], [-3.0, 0.0]], dtype=torch.float64)}
 
     muon.step()
@@ -156,7 +156,7 @@ def test_muon_steps_along_an_orthogonal_gradient_by_the_learning_rate():
 
 def test_muons_momentum_looks_one_step_ahead():
     layer = matrix([[0.0]])
-    muon = Muon(slots(layer), lr=1.0, momentum=0.5)
+    muon = Muon(parameters(layer), lr=1.0, momentum=0.5)
     signs = []
     for gradient in (4.0, -1.5):
         layer.grads = {"weight": torch.tensor([[gradient]], dtype=torch.float64)}
@@ -175,7 +175,7 @@ def test_muons_step_grows_with_outputs_per_input(inputs, outputs, scale):
     layer.params["weight"].zero_()
     layer.grads = {"weight": drawn(inputs, outputs)}
 
-    Muon(slots(layer), lr=1.0).step()
+    Muon(parameters(layer), lr=1.0).step()
 
     torch.testing.assert_close(layer.params["weight"], -scale * orthogonalise(layer.grads["weight"] * 1.95))
 
@@ -184,25 +184,25 @@ def test_muons_weight_decay_shrinks_the_weights_by_the_learning_rate_beside_the_
     layers = [matrix([[4.0, -2.0], [1.0, 3.0]]) for _ in range(2)]
     for layer, weight_decay in zip(layers, (0.0, 0.5), strict=True):
         layer.grads = {"weight": drawn(2, 2)}
-        Muon(slots(layer), lr=0.1, weight_decay=weight_decay).step(0.4)
+        Muon(parameters(layer), lr=0.1, weight_decay=weight_decay).step(0.4)
 
     plain, decayed = (layer.params["weight"] for layer in layers)
     # 0.1 x 0.4 x 0.5 of what the weights were.
     torch.testing.assert_close(plain - decayed, 0.02 * torch.tensor([[4.0, -2.0], [1.0, 3.0]]).double())
 
 
-@pytest.mark.parametrize("spec", [PhotoSpec((4, 6), (1, 1, 1)), PaperSpec(8)])
+@pytest.mark.parametrize("spec", [UNetConfig((4, 6), (1, 1, 1)), AutoencoderConfig(8)])
 def test_the_first_and_the_last_layer_and_the_biases_are_adams(spec):
     net = build_network(spec)
-    names = [slot.name for slot in slots(net)]
+    names = [p.name for p in parameters(net)]
 
     muon, adam = muon_with_adam(net, 0.006, 0.001).optimisers
 
     ends = (names[0].rpartition(".")[0], names[-1].rpartition(".")[0])
     inside = [n for n in names if n.endswith("weight") and n.rpartition(".")[0] not in ends]
     assert inside
-    assert [slot.name for slot in muon.slots] == inside
-    assert [slot.name for slot in adam.slots] == [name for name in names if name not in inside]
+    assert [parameter.name for parameter in muon.parameters] == inside
+    assert [parameter.name for parameter in adam.parameters] == [name for name in names if name not in inside]
 
 
 # State
@@ -219,14 +219,14 @@ def test_an_optimiser_goes_on_from_its_state_exactly(name):
     run(whole, OPTIMISERS[name](whole), range(6))
     first = OPTIMISERS[name](parted)
     run(parted, first, range(3))
-    for slot, source in zip(slots(resumed), slots(parted), strict=True):
-        slot.value.copy_(source.value)
+    for parameter, source in zip(parameters(resumed), parameters(parted), strict=True):
+        parameter.value.copy_(source.value)
 
     second = OPTIMISERS[name](resumed)
     second.load_state({key: value.clone() for key, value in first.state().items()})
     run(resumed, second, range(3, 6))
 
-    for one, other in zip(slots(whole), slots(resumed), strict=True):
+    for one, other in zip(parameters(whole), parameters(resumed), strict=True):
         assert torch.equal(one.value, other.value)
 
 
@@ -243,7 +243,7 @@ def test_a_state_that_lacks_a_tensor_is_refused_by_name(name):
 
 def test_together_keeps_the_states_of_all():
     net = network()
-    both = Together(Adam(list(slots(net))[:2]), Muon(list(slots(net))[2:3]))
+    both = OptimizerGroup(Adam(list(parameters(net))[:2]), Muon(list(parameters(net))[2:3]))
 
     assert set(both.state()) == {
         "adam.steps",
@@ -260,20 +260,20 @@ def test_clipping_scales_all_gradients_together_and_tells_the_norm():
     gradients = scatter_gradients(net, 1)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
 
-    assert clip_gradients(list(slots(net)), 0.5) == pytest.approx(norm)
+    assert clip_gradients(list(parameters(net)), 0.5) == pytest.approx(norm)
 
-    for slot, gradient in zip(slots(net), gradients, strict=True):
-        torch.testing.assert_close(slot.grad, gradient * (0.5 / norm))
+    for parameter, gradient in zip(parameters(net), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * (0.5 / norm))
 
 
 def test_a_norm_below_the_limit_is_left_alone():
     net = network()
     gradients = scatter_gradients(net, 1)
 
-    clip_gradients(list(slots(net)), 1e3)
+    clip_gradients(list(parameters(net)), 1e3)
 
-    for slot, gradient in zip(slots(net), gradients, strict=True):
-        assert torch.equal(slot.grad, gradient)
+    for parameter, gradient in zip(parameters(net), gradients, strict=True):
+        assert torch.equal(parameter.grad, gradient)
 
 
 # The schedule
@@ -284,21 +284,21 @@ def test_a_norm_below_the_limit_is_left_alone():
     [(1, 0.0, 0.1), (5, 0.0, 0.5), (10, 0.1, 1.0), (50, 0.75, 1.0), (80, 0.875, 0.5), (100, 1.0, 0.0)],
 )
 def test_the_factor_warms_up_stays_and_falls_to_zero(step, done, factor):
-    assert Schedule(warmup=10, decay=0.25).factor(step, done) == pytest.approx(factor)
+    assert LRSchedule(warmup=10, decay=0.25).factor(step, done) == pytest.approx(factor)
 
 
 def test_without_warm_up_and_decay_the_factor_is_always_one():
-    schedule = Schedule(0, 0.0)
+    schedule = LRSchedule(0, 0.0)
 
     assert [schedule.factor(step, done) for step, done in ((1, 0.0), (9, 0.9), (10, 1.0))] == [1, 1, 1]
 
 
 def test_a_run_that_takes_longer_than_planned_never_climbs():
-    assert Schedule(0, 0.5).factor(10, 1.1) == 0
+    assert LRSchedule(0, 0.5).factor(10, 1.1) == 0
 
 
 def test_the_schedule_knows_when_the_factor_begins_to_fall():
-    schedule = Schedule(0, 0.25)
+    schedule = LRSchedule(0, 0.25)
 
     assert [schedule.decaying(done) for done in (0.0, 0.75, 0.76, 1.0)] == [False, False, True, True]
 
@@ -308,7 +308,7 @@ def test_the_schedule_knows_when_the_factor_begins_to_fall():
 
 def test_the_average_forgets_its_random_start_faster_than_its_decay():
     layer = matrix([[8.0]])
-    average = Average(slots(layer), decay=0.999)
+    average = ParameterEMA(parameters(layer), decay=0.999)
     layer.params["weight"].fill_(19.0)
 
     average.update()
@@ -319,7 +319,7 @@ def test_the_average_forgets_its_random_start_faster_than_its_decay():
 
 def test_in_the_long_run_the_average_decays_as_it_is_told():
     layer = matrix([[0.0]])
-    average = Average(slots(layer), decay=0.9)
+    average = ParameterEMA(parameters(layer), decay=0.9)
     average.updates = 1000
     layer.params["weight"].fill_(1.0)
 
@@ -330,26 +330,29 @@ def test_in_the_long_run_the_average_decays_as_it_is_told():
 
 def test_swapping_twice_leaves_everything_as_it_was():
     net = network()
-    average = Average(slots(net), 0.9)
-    start = [slot.value.clone() for slot in slots(net)]
-    for slot in slots(net):
-        slot.value.add_(1.0)
+    average = ParameterEMA(parameters(net), 0.9)
+    start = [p.value.clone() for p in parameters(net)]
+    for parameter in parameters(net):
+        parameter.value.add_(1.0)
     average.update()
-    trained, averaged = [slot.value.clone() for slot in slots(net)], [v.clone() for v in average.values]
+    trained, averaged = (
+        [p.value.clone() for p in parameters(net)],
+        [v.clone() for v in average.values],
+    )
 
     average.swap()
-    during = [slot.value.clone() for slot in slots(net)]
+    during = [p.value.clone() for p in parameters(net)]
     average.swap()
 
     assert all(map(torch.equal, during, averaged))
-    assert all(map(torch.equal, [slot.value for slot in slots(net)], trained))
+    assert all(map(torch.equal, [parameter.value for parameter in parameters(net)], trained))
     assert not torch.equal(averaged[0], start[0])
 
 
 def test_an_optimiser_goes_on_with_the_trained_weights_after_a_look_at_the_average():
     looked, unlooked = network(), network()
     for net in (looked, unlooked):
-        optimiser, average = Adam(slots(net), 0.1), Average(slots(net), 0.9)
+        optimiser, average = Adam(parameters(net), 0.1), ParameterEMA(parameters(net), 0.9)
         for step in range(3):
             scatter_gradients(net, step)
             optimiser.step()
@@ -358,17 +361,17 @@ def test_an_optimiser_goes_on_with_the_trained_weights_after_a_look_at_the_avera
                 average.swap()
                 average.swap()
 
-    for one, other in zip(slots(looked), slots(unlooked), strict=True):
+    for one, other in zip(parameters(looked), parameters(unlooked), strict=True):
         assert torch.equal(one.value, other.value)
 
 
 def test_an_average_goes_on_from_its_state():
     net = network()
-    average = Average(slots(net), 0.9)
-    for slot in slots(net):
-        slot.value.add_(1.0)
+    average = ParameterEMA(parameters(net), 0.9)
+    for parameter in parameters(net):
+        parameter.value.add_(1.0)
     average.update()
-    other = Average(slots(network(seed=1)), 0.9)
+    other = ParameterEMA(parameters(network(seed=1)), 0.9)
 
     other.load_state(average.state())
 

@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.load",
         description="A service of its own under load, with new weights meanwhile; then kill -9 and a restart. "
-        "Each picture is compared with what the engine makes of it.",
+        "Each image is compared with what the engine makes of it.",
         epilog="Exit code 1 if anything is not as asked. Times mean most where nothing else runs.",
     )
     add = parser.add_argument

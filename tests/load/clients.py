@@ -26,7 +26,7 @@ MEGABYTE = 2**20
 
 @dataclass
 class Ledger:
-    """What became of it all. right: pictures that came as they should; pixels, digests: of those."""
+    """What became of it all. right: images that came as they should; pixels, digests: of those."""
 
     right: int = 0
     pixels: int = 0
@@ -42,7 +42,7 @@ class Ledger:
 
 @dataclass
 class Town:
-    """Where clients live. threads: to check pictures in.
+    """Where clients live. threads: to check images in.
 
     photos: digests of `photo`, of which those in `serving` may answer now. begun: for each request those that may
     answer it. closing: set when all are to go home.
@@ -73,7 +73,7 @@ class Town:
         return [sample for sample in self.samples if sample.pixels <= 320 * 240]
 
     async def check(self, who: str, sample: Sample, digest: str, body: bytes, before: set[str]) -> None:
-        """Whether a picture is the engine's. before: what might serve since it was asked for."""
+        """Whether an image is the engine's. before: what might serve since it was asked for."""
         fault = await asyncio.get_running_loop().run_in_executor(self.threads, sample.fault, digest, body)
         if not fault and digest in self.photos and digest not in before:
             fault = "made by weights that were not in service any more"
@@ -97,9 +97,9 @@ class Town:
 Visit = Callable[[Town, random.Random], Awaitable[None]]
 
 
-async def picture(town: Town, rng: random.Random, slow_up: bool = False, slow_down: bool = False) -> None:
-    """A picture or two on one connection, until they are answered with pictures."""
-    who = "slow upload" if slow_up else "slow reader" if slow_down else "picture"
+async def image(town: Town, rng: random.Random, slow_up: bool = False, slow_down: bool = False) -> None:
+    """An image or two on one connection, until they are answered with images."""
+    who = "slow upload" if slow_up else "slow reader" if slow_down else "image"
     async with connected(town.port, slow_down) as connection:
         for sample in [pick(rng, town.samples) for _ in range(rng.choice([1, 1, 2]))]:
             await _surely(town, who, connection, sample, slow_up, slow_down)
@@ -120,7 +120,7 @@ async def _surely(
 
 
 async def form(town: Town, rng: random.Random) -> None:
-    """A picture as a browser sends it."""
+    """An image as a browser sends it."""
     sample = pick(rng, town.samples)
     boundary = f"b{rng.getrandbits(64)}"
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
@@ -134,7 +134,7 @@ async def form(town: Town, rng: random.Random) -> None:
 
 
 class Broken(NamedTuple):
-    """A request that cannot be answered with a picture."""
+    """A request that cannot be answered with an image."""
 
     head: str
     body: bytes
@@ -144,7 +144,7 @@ class Broken(NamedTuple):
 def _broken(sample: Sample) -> Sequence[Broken]:
     return (
         Broken("POST /denoise", sample.body[: len(sample.body) // 2], (400,)),
-        Broken("POST /denoise", b"no picture at all", (400,)),
+        Broken("POST /denoise", b"no image at all", (400,)),
         Broken("POST /denoise", b"", (400,)),
         Broken("POST /denoise?model=none", sample.body, (404,)),
         Broken("POST /denoise?quality=0", sample.body, (422,)),
@@ -154,7 +154,7 @@ def _broken(sample: Sample) -> Sequence[Broken]:
 
 
 async def broken(town: Town, rng: random.Random) -> None:
-    """What is no picture, or no request of ours."""
+    """What is no image, or no request of ours."""
     case = rng.choice(_broken(town.samples[0]))
     answer = await ask(town.port, case.head, case.body)
     town.expect("broken", answer, *case.statuses)
@@ -194,14 +194,14 @@ async def too_long(town: Town, rng: random.Random) -> None:
 
 
 async def batch(town: Town, rng: random.Random) -> None:
-    """A zip of pictures, one of which is none."""
+    """A zip of images, one of which is none."""
     plain = [sample for sample in town.small if not sample.wishes]
     sent = [pick(rng, plain) for _ in range(rng.randrange(2, 6))]
     at = rng.randrange(len(sent))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for number, sample in enumerate(sent):
-            archive.writestr(f"{number}.x", b"no picture" if number == at else sample.body)
+            archive.writestr(f"{number}.x", b"no image" if number == at else sample.body)
     before = town.asking()
     answer = await ask(town.port, "POST /denoise/batch", file.getvalue())
     if town.expect("batch", answer, 200):
@@ -229,7 +229,7 @@ async def _check_zip(town: Town, sent: Sequence[Sample], at: int, body: bytes, b
 
 
 async def job(town: Town, rng: random.Random) -> None:
-    """A picture that is left there, and asked for until it is done."""
+    """An image that is left there, and asked for until it is done."""
     sample, before = pick(rng, town.small), town.asking()
     answer = await ask(town.port, f"POST /jobs{sample.query}", sample.body)
     # 507 where jobs come faster than they are done.
@@ -248,9 +248,9 @@ async def job(town: Town, rng: random.Random) -> None:
 
 # What comes next, and how often beside others.
 VISITS: dict[Visit, float] = {
-    picture: 60,
-    partial(picture, slow_up=True): 8,
-    partial(picture, slow_down=True): 8,
+    image: 60,
+    partial(image, slow_up=True): 8,
+    partial(image, slow_down=True): 8,
     form: 6,
     leave: 10,
     broken: 8,

@@ -17,7 +17,7 @@ import torch
 
 from engine.system.runtime import lower_priority
 
-from .clients import VISITS, Town, crowd, picture
+from .clients import VISITS, Town, crowd, image
 from .crash import crash
 from .process import Service, probed, probing
 from .rows import Row, milliseconds, none_of, percentile
@@ -41,7 +41,7 @@ SOON = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """seconds: of load; alone: of one client, before and after; largest: picture, in pixels.
+    """seconds: of load; alone: of one client, before and after; largest: image, in pixels.
 
     posts, jobs: before the kill and after it, of each client, and of all.
     """
@@ -74,7 +74,7 @@ async def run(plan: Plan) -> list[Row]:
         }
         with (
             Service(folder, **settings) as service,
-            # To look at a picture is arithmetic as well, and gives way as the service's does.
+            # To look at an image is arithmetic as well, and gives way as the service's does.
             ThreadPoolExecutor(1, "checks", initializer=lower_priority) as threads,
         ):
             started = await service.start()
@@ -91,9 +91,9 @@ async def run(plan: Plan) -> list[Row]:
 def _outcomes(service: Service, town: Town) -> Iterator[Row]:
     ledger = town.ledger
     by_each = [ledger.digests[digest] for digest in town.photos]
-    yield Row("pictures answered right", "", f"{ledger.right}, {ledger.pixels / 1e6:.0f} megapixels")
+    yield Row("images answered right", "", f"{ledger.right}, {ledger.pixels / 1e6:.0f} megapixels")
     yield Row("of them by old and new weights", "some by each", "{} and {}".format(*by_each), all(by_each))
-    yield none_of("wrong pictures", ledger.wrong)
+    yield none_of("wrong images", ledger.wrong)
     yield none_of("other answers than by design", ledger.faults)
     yield none_of("errors in the log", service.faults())
     for what, count in sorted(ledger.statuses.items()):
@@ -107,7 +107,7 @@ async def _load(plan: Plan, service: Service, town: Town, weights: Folder, folde
         await asyncio.sleep(plan.alone / 2)
     descriptors = service.descriptors
     _say("one client")
-    alone = [await crowd(town, 1, plan.alone, {picture: 1})]
+    alone = [await crowd(town, 1, plan.alone, {image: 1})]
     _say(f"{plan.clients} clients")
     memory: list[int] = []
     with (
@@ -119,7 +119,7 @@ async def _load(plan: Plan, service: Service, town: Town, weights: Folder, folde
         swapped = await swap
     rest = await _at_rest(service, town, descriptors)
     _say("one client again")
-    alone.append(await crowd(town, 1, plan.alone, {picture: 1}))
+    alone.append(await crowd(town, 1, plan.alone, {image: 1}))
     return [
         Row("new weights served", "2 times", swapped, swapped.startswith("2 times") and ";" not in swapped),
         *rest,

@@ -31,7 +31,7 @@ class Left:
 
 
 async def crash(service: Service, town: Town, clients: int, posts: int, jobs: int) -> list[Row]:
-    """posts: pictures that each client wants; jobs: that are left before the kill."""
+    """posts: images that each client wants; jobs: that are left before the kill."""
     wanting = [asyncio.create_task(_insist(town, seed, posts)) for seed in range(clients)]
     try:
         async with asyncio.timeout(SECONDS):
@@ -57,7 +57,7 @@ async def crash(service: Service, town: Town, clients: int, posts: int, jobs: in
         Row("clients / jobs done before", f"not all of {clients} / {jobs}", f"{over[0]} / {over[1]}", busy),
         Row("processes left by the kill", "none", f"some of {len(children)}" if orphans else "none", not orphans),
         Row("back after kill -9", "in seconds", f"{seconds:.1f} s"),
-        Row("pictures of clients that try again", f"{clients * posts}", str(got), got == clients * posts),
+        Row("images of clients that try again", f"{clients * posts}", str(got), got == clients * posts),
         Row("jobs accepted before the kill", f"{jobs} delivered", str(sum(results)), all(results)),
         Row("jobs that are listed then", "the same", str(len(listed)), same),
         none_of("jobs that were done twice", again),
@@ -86,7 +86,7 @@ async def _until_done(town: Town, job: Left) -> None:
 
 
 async def _insist(town: Town, seed: int, count: int) -> int:
-    """So many pictures, each asked for until it comes. Gives how many came right."""
+    """So many images, each asked for until it comes. Gives how many came right."""
     rng, right = random.Random(seed), 0
     for _ in range(count):
         sample = pick(rng, town.samples)
@@ -100,7 +100,7 @@ async def _insist(town: Town, seed: int, count: int) -> int:
 
 
 async def _try(town: Town, sample: Sample) -> tuple[str, bytes] | None:
-    """Digest and picture; None if it has to be asked for again."""
+    """Digest and image; None if it has to be asked for again."""
     try:
         answer = await ask(town.port, f"POST /denoise{sample.query}", sample.body)
     except Dropped:

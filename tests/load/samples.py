@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from engine.imageio.formats import FORMATS, chosen
-from engine.imageio.image import File, Picture, to_pixels
+from engine.imageio.image import File, Image, to_pixels
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
 from engine.inference.denoise import Finish, denoise
 from engine.inference.model_selection import AUTO
-from engine.layers import slots
+from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 from engine.models.precision import resolve
-from service.params import Wishes
+from service.params import DenoiseParams
 
-TINY = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
+TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
 # One type, the same each time: which is the faster is measured anew by each process.
 PRECISION = "float32"
 # What serves where none is asked for, and is another from one moment to the next.
@@ -43,7 +43,7 @@ JPEG_STEPS = 8
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of picture, and how it is wanted back. weight: how often it is sent, beside others."""
+    """A sort of image, and how it is wanted back. weight: how often it is sent, beside others."""
 
     weight: float
     height: int
@@ -83,7 +83,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture to send. made: by the digest of the weights, the engine's own answer, as a file."""
+    """An image to send. made: by the digest of the weights, the engine's own answer, as a file."""
 
     name: str
     weight: float
@@ -107,7 +107,7 @@ class Sample:
         try:
             ours, theirs = read(expected), read(answer)
         except ValueError as error:
-            return f"no picture: {error}"
+            return f"no image: {error}"
         if theirs.kind != ours.kind or len(theirs.pages) != len(ours.pages):
             return f"{len(theirs.pages)} pages of {theirs.kind.title}, not {len(ours.pages)} of {ours.kind.title}"
         most = STEP * (JPEG_STEPS if ours.kind is FORMATS["jpeg"] else 1)
@@ -115,7 +115,7 @@ class Sample:
         return next(filter(None, faults), None)
 
 
-def _difference(ours: Picture, theirs: Picture, most: float) -> str | None:
+def _difference(ours: Image, theirs: Image, most: float) -> str | None:
     if ours.samples.shape != theirs.samples.shape or ours.samples.dtype != theirs.samples.dtype:
         return f"{tuple(theirs.samples.shape)} of {theirs.depth}, not {tuple(ours.samples.shape)} of {ours.depth}"
     steps = float((to_pixels(ours.samples) - to_pixels(theirs.samples)).abs().max())
@@ -158,8 +158,8 @@ class Folder:
 def _save(path: Path, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     net = build_network(TINY, rng)
-    for slot in slots(net):
-        slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
+    for parameter in parameters(net):
+        parameter.layer.params[parameter.key] = torch.randn(parameter.value.shape, generator=rng) * 0.08
     checkpoint.save(path, net, TINY, {})
 
 
@@ -172,10 +172,10 @@ def samples(models: Sequence[Model], largest: int) -> Iterator[Sample]:
 
 def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
     rng = torch.Generator().manual_seed(seed)
-    pages = tuple(_picture(kind, rng) for _ in range(kind.pages))
+    pages = tuple(_image(kind, rng) for _ in range(kind.pages))
     format_ = FORMATS[kind.format]
     body = encode(File(format_, pages), format_, 90 if kind.format == "jpeg" else None).data
-    file, wishes = read(body), Wishes(**kind.wishes)
+    file, wishes = read(body), DenoiseParams(**kind.wishes)
     if wishes.page:
         file = read(body, page=wishes.page)
     name = wishes.model or MODEL
@@ -186,14 +186,14 @@ def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
     return Sample(title, kind.weight, body, kind.wishes, len(file.pages) * kind.height * kind.width, made)
 
 
-def _made(model: Model, file: File, wishes: Wishes) -> bytes:
+def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
     finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
     pages = tuple(denoise(model.net, page, finish=finish) for page in file.pages)
     kind = chosen(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 
 
-def _picture(kind: Kind, rng: torch.Generator) -> Picture:
+def _image(kind: Kind, rng: torch.Generator) -> Image:
     """Waves and noise, as photographs have slopes and noise."""
     y, x = torch.arange(kind.height).view(-1, 1, 1), torch.arange(kind.width).view(1, -1, 1)
     slope = torch.rand(2, kind.channels, generator=rng) / 5
@@ -202,7 +202,7 @@ def _picture(kind: Kind, rng: torch.Generator) -> Picture:
     if kind.depth == torch.uint16:
         samples = samples * 257
     alpha = (x + y).squeeze(2).remainder(256).to(kind.depth) if kind.alpha else None
-    return Picture(_clamped(samples, kind.depth), alpha)
+    return Image(_clamped(samples, kind.depth), alpha)
 
 
 def _clamped(samples: Tensor, depth: torch.dtype) -> Tensor:

@@ -7,19 +7,19 @@ from functools import partial
 import pytest
 import torch
 
-from engine.inference.denoise import denoise_picture
-from engine.layers import MSE, kernels, slots
-from engine.models.networks import PaperSpec, PhotoSpec
+from engine.inference.denoise import denoise_image
+from engine.layers import MSE, kernels, parameters
+from engine.models.networks import AutoencoderConfig, UNetConfig
 from tests.bench import denoisers, forward, layer, peers, sizing, step
 from tests.bench.__main__ import main
 from tests.bench.plain import plain_path, plainly
 from tests.bench.rows import Differs, Options, Row, check_equal, compared, table
-from tests.bench.subjects import network, picture
+from tests.bench.subjects import image, network
 from tests.bench.timing import fastest, interleaved
 from tests.bench.twins import twin
 
-PHOTO = PhotoSpec(channels=(8, 16), blocks=(1, 1, 1))
-SPECS = [PHOTO, PaperSpec(8), PaperSpec(8, "text")]
+PHOTO = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
+SPECS = [PHOTO, AutoencoderConfig(8), AutoencoderConfig(8, "text")]
 QUICK = Options(rounds=1, threads=1)
 
 
@@ -115,7 +115,7 @@ def test_the_plain_path_computes_the_same_in_both_directions(spec):
 
     torch.testing.assert_close(y, plain_y, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(dx, plain_dx, atol=1e-6, rtol=1e-3)
-    for mine, theirs in zip(slots(net), slots(other), strict=True):
+    for mine, theirs in zip(parameters(net), parameters(other), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
 
 
@@ -135,18 +135,18 @@ def test_the_plain_path_uses_no_kernel_and_lasts_no_longer_than_the_work():
 def test_a_runtime_computes_the_same(name, make, spec):
     pytest.importorskip("onnx", reason="comes with the extra bench")
     pytest.importorskip(name, reason="comes with the extra bench")
-    net, given = network(spec), picture(40, 57)
+    net, given = network(spec), image(40, 57)
 
     theirs = make(net, (40, 57), "float32", 1)(given)
 
-    torch.testing.assert_close(theirs, denoise_picture(net, given), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(theirs, denoise_image(net, given), atol=1e-4, rtol=1e-4)
 
 
-def test_a_peer_is_given_the_picture_mirrored_as_the_engine_does_it():
-    net, given = network(PHOTO), picture(40, 57)
+def test_a_peer_is_given_the_image_mirrored_as_the_engine_does_it():
+    net, given = network(PHOTO), image(40, 57)
 
     for denoise in peers.torch_nn(net, "float32").values():
-        torch.testing.assert_close(denoise(given), denoise_picture(net, given), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(denoise(given), denoise_image(net, given), atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture
@@ -229,7 +229,9 @@ def test_a_training_step_is_compared_with_the_library_and_the_plain_path(monkeyp
     for name in ("Adam", "SGD"):
         monkeypatch.setattr(torch.optim, name, Still)
 
-    rows = list(step.rows(QUICK, {"tiny": PHOTO, "paper": PaperSpec(8)}, {"tiny": (2, 16), "paper": (2, 16)}))
+    rows = list(
+        step.rows(QUICK, {"tiny": PHOTO, "paper": AutoencoderConfig(8)}, {"tiny": (2, 16), "paper": (2, 16)})
+    )
 
     assert [row.case for row in rows] == ["tiny, 2 x 16²"] * 2 + ["paper, 2 x 16²"] * 2
     assert {row.peer_name for row in rows} >= {"plain path"}
@@ -245,10 +247,10 @@ def test_a_table_is_markdown_with_the_columns_of_its_group():
     ]
 
 
-def test_sizing_counts_pictures_an_hour_and_leaves_out_what_is_too_large():
+def test_sizing_counts_images_an_hour_and_leaves_out_what_is_too_large():
     row, *others = sizing.rows(Options(rounds=2, threads=1, largest=0.01), sizes=((40, 50), (200, 200)))
 
     assert not others
-    assert (row.group, row.case, row.unit, row.peer) == ("sizing", "auto, 50 x 40", "pictures/h", None)
+    assert (row.group, row.case, row.unit, row.peer) == ("sizing", "auto, 50 x 40", "images/h", None)
     assert row.ours == pytest.approx(3600 / row.more["s"])
     assert 0.1 < row.more["GB"] < 2

@@ -84,7 +84,7 @@ def test_the_engine_knows_no_web_server_and_no_terminal(file):
     assert not packages(file) & {"service", "fastapi", "starlette", "uvicorn", "pydantic", "typer", "rich"}
 
 
-def test_only_imageio_knows_the_picture_codecs():
+def test_only_imageio_knows_the_image_codecs():
     codecs = {"imagecodecs", "pillow_heif", "tifffile"}
 
     knowing = {file for file in ENGINE + SERVICE if packages(file) & codecs}

@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio.formats import FORMATS, WRITTEN
-from engine.imageio.image import File, Picture
+from engine.imageio.image import File, Image
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import decode
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
 from engine.imageio.write import encode as encode_file
 from engine.inference import denoise
-from engine.inference.denoise import Denoising, denoise_picture
+from engine.inference.denoise import Denoising, denoise_image
 from engine.layers import kernels
 from engine.models import checkpoint
 from service.api.content_negotiation import acceptable
 from service.app import create_app
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.runtime import inference_queue, scheduler
 from service.runtime import pipeline as denoising
 from service.settings import Settings
@@ -65,7 +65,7 @@ def noisy(samples, file_of):
 def denoised(folder, data, name="photo"):
     """What the engine makes of it."""
     net = checkpoint.load(folder / f"{name}.safetensors").net
-    return denoise_picture(net, decode(data).pixels)
+    return denoise_image(net, decode(data).pixels)
 
 
 def assert_problem(response, status, *words):
@@ -87,7 +87,7 @@ def test_a_form_and_a_raw_body_both_come_back_denoised(way, client, folder, nois
     torch.testing.assert_close(decode(response.content).pixels, expected, atol=0.51 / 255, rtol=0)
 
 
-def test_curls_data_binary_is_taken_though_it_calls_a_picture_a_urlencoded_form(client, noisy):
+def test_curls_data_binary_is_taken_though_it_calls_an_image_a_urlencoded_form(client, noisy):
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
     response = client.post("/denoise", content=noisy, headers=headers)
@@ -122,21 +122,21 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(client, noisy
     ("body", "status", "words"),
     [
         (b"", 400, ["0 bytes came"]),
-        (b"not a picture", 400, ["b'not a pictur'", "taken are JPEG, PNG"]),
+        (b"not an image", 400, ["b'not an image'", "taken are JPEG, PNG"]),
         (b"%PDF-1.7 and so on", 415, ["PDF", "taken are JPEG, PNG"]),
     ],
 )
 @pytest.mark.parametrize("way", [lambda data: {"files": {"image": data}}, lambda data: {"content": data}])
-def test_what_is_no_picture_is_refused_in_words(way, body, status, words, client):
+def test_what_is_no_image_is_refused_in_words(way, body, status, words, client):
     assert_problem(client.post("/denoise", **way(body)), status, *words)
 
 
-def test_a_picture_cut_short_is_refused(client, noisy):
+def test_an_image_cut_short_is_refused(client, noisy):
     assert_problem(client.post("/denoise", content=noisy[:-300]), 400, "PNG file is broken or cut short")
 
 
 def test_pixels_that_are_not_taken_are_refused(client, file_of):
-    response = client.post("/denoise", content=file_of(Image.new("CMYK", (4, 4)), "TIFF"))
+    response = client.post("/denoise", content=file_of(PILImage.new("CMYK", (4, 4)), "TIFF"))
 
     assert_problem(response, 415, "CMYK", "taken are RGB")
 
@@ -230,7 +230,7 @@ def test_grey_alpha_and_size_survive(client, samples, file_of):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "avif"])
-def test_the_picture_comes_in_the_format_that_is_asked_for(kind, client, noisy):
+def test_the_image_comes_in_the_format_that_is_asked_for(kind, client, noisy):
     media_type = FORMATS[kind].media_type
 
     by_name = client.post("/denoise", params={"format": kind}, content=noisy)
@@ -274,7 +274,7 @@ def test_the_format_that_came_comes_back(client, samples, file_of):
 def test_16_bits_and_everything_around_the_pixels_come_back(client):
     deep = torch.randint(65536, (9, 12, 3)).to(torch.uint16)
     known = Metadata(bytes(300), None, b"<x:xmpmeta/>", (300.0, 300.0))
-    file = File(FORMATS["png"], (Picture(deep, None, known),))
+    file = File(FORMATS["png"], (Image(deep, None, known),))
     sent = encode_file(file, FORMATS["tiff"]).data
 
     response = client.post("/denoise", params={"format": "same", "strength": 0}, content=sent)
@@ -294,7 +294,7 @@ def test_what_a_format_could_not_hold_is_said_in_a_header(client, file_of):
 
 
 def test_all_frames_of_an_animation_come_back(client, file_of):
-    frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
+    frames = [PILImage.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     sent = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=70, loop=0)
 
     moving = read_file(client.post("/denoise", content=sent).content)
@@ -305,7 +305,7 @@ def test_all_frames_of_an_animation_come_back(client, file_of):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("params", "words"),
     [
         ({"format": "bmp"}, ["BMP is read and not written", "written are jpeg, png"]),
         ({"format": "xyz"}, ["no format 'xyz'", "written are jpeg, png"]),
@@ -318,8 +318,8 @@ def test_all_frames_of_an_animation_come_back(client, file_of):
         ({"output": "both"}, ["output", "'clean', 'residual' or 'compare'"]),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_with_what_can(wishes, words, client, noisy):
-    assert_problem(client.post("/denoise", params=wishes, content=noisy), 422, *words)
+def test_a_wish_that_cannot_be_met_is_refused_with_what_can(params, words, client, noisy):
+    assert_problem(client.post("/denoise", params=params, content=noisy), 422, *words)
 
 
 def test_transparency_is_not_dropped_for_a_jpeg(client, samples, file_of):
@@ -329,13 +329,13 @@ def test_transparency_is_not_dropped_for_a_jpeg(client, samples, file_of):
 
 
 def test_too_many_pages_are_refused(settings, file_of):
-    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue", "white")]
+    frames = [PILImage.new("RGB", (2, 2), colour) for colour in ("red", "blue", "white")]
     sent = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with TestClient(create_app(settings.model_copy(update={"max_pages": 2}))) as client:
         assert_problem(client.post("/denoise", content=sent), 413, "more than 2 pages")
 
 
-def test_the_residual_and_the_comparison_show_what_the_clean_picture_lacks(client, noisy):
+def test_the_residual_and_the_comparison_show_what_the_clean_image_lacks(client, noisy):
     clean, residual, both = (
         decode(client.post("/denoise", params={"output": output}, content=noisy).content).samples.int()
         for output in ("clean", "residual", "compare")
@@ -350,7 +350,7 @@ def test_every_wish_is_described_with_its_range(client):
     parameters = client.get("/openapi.json").json()["paths"]["/denoise"]["post"]["parameters"]
     described = {each["name"]: each for each in parameters}
 
-    assert set(described) == set(Wishes.model_fields)
+    assert set(described) == set(DenoiseParams.model_fields)
     assert all(each["description"].endswith(".") for each in parameters)
     assert described["strength"]["schema"]["maximum"] == 1
     assert described["format"]["schema"]["enum"] == [*WRITTEN, "same"]
@@ -380,7 +380,7 @@ def test_the_png_level_reaches_the_encoder(settings, noisy):
     assert sizes[0] > sizes[1]
 
 
-def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
+def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
     def read(decoder, *args):
@@ -410,7 +410,7 @@ def test_pictures_are_decoded_and_encoded_while_another_is_in_the_network(client
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_pictures_that_share_the_network_are_what_each_is_alone(client, folder, samples, file_of, monkeypatch):
+def test_images_that_share_the_network_are_what_each_is_alone(client, folder, samples, file_of, monkeypatch):
     sizes = [(21, 34)] * 5 + [(30, 40), (20, 50), (33, 40), (5, 6)]
     sent = [file_of(samples(*size, seed=seed)) for seed, size in enumerate(sizes)]
     begun, batches = Semaphore(0), []
@@ -439,7 +439,7 @@ def test_pictures_that_share_the_network_are_what_each_is_alone(client, folder, 
     assert max(batches) > 1
 
 
-def test_health_is_answered_while_pictures_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
+def test_health_is_answered_while_images_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
     in_network, go_on = threading.Event(), threading.Event()
 
     def held(pieces):
@@ -519,27 +519,27 @@ def test_a_full_service_says_so_at_once_and_when_to_come_again(route, busy, nois
 
     answer = busy(max_waiting=0).post(route, content=noisy)
 
-    assert_problem(answer, 503, "0 pictures wait; at most 0 may", "There should be room in")
+    assert_problem(answer, 503, "0 images wait; at most 0 may", "There should be room in")
     assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_files_that_take_more_memory_than_there_is_are_refused(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"body_memory": len(noisy)}))) as client:
         for way in ({"content": noisy}, {"content": iter([noisy])}):
-            assert_problem(client.post("/denoise", **way), 503, "0 bytes of pictures arrive, wait or are in work")
+            assert_problem(client.post("/denoise", **way), 503, "0 bytes of images arrive, wait or are in work")
 
 
-def test_a_picture_that_takes_too_much_memory_is_refused_before_it_is_decoded(settings, file_of, monkeypatch):
+def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(settings, file_of, monkeypatch):
     monkeypatch.setattr(Decoder, "read", None)
     sent = file_of(np.zeros((40, 50), np.uint16))
-    with TestClient(create_app(settings.model_copy(update={"picture_memory": 100_000}))) as client:
-        for wishes, needs in (({}, 40), ({"output": "compare"}, 80), ({"format": "webp"}, 80)):
-            response = client.post("/denoise", params=wishes, content=sent)
+    with TestClient(create_app(settings.model_copy(update={"image_memory": 100_000}))) as client:
+        for params, needs in (({}, 40), ({"output": "compare"}, 80), ({"format": "webp"}, 80)):
+            response = client.post("/denoise", params=params, content=sent)
 
             assert_problem(response, 413, f"take {2000 * needs} bytes of memory; at most 75000")
 
 
-def test_a_picture_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypatch):
+def test_an_image_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypatch):
     endless = SimpleNamespace(pieces=repeat(piece(Net())))
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     with TestClient(create_app(settings.model_copy(update={"deadline": 0.05}))) as client:
@@ -549,10 +549,10 @@ def test_a_picture_that_is_not_done_in_time_is_given_up(settings, noisy, monkeyp
 
 
 def wait_for(semaphore):
-    assert semaphore.acquire(timeout=SOON), "the other picture had to wait"
+    assert semaphore.acquire(timeout=SOON), "the other image had to wait"
 
 
-def test_a_picture_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
+def test_an_image_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
     endless = SimpleNamespace(pieces=repeat(piece(Net())))
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     answers = asyncio.run(asyncio.wait_for(post_and_leave(create_app(settings), noisy), SOON))
@@ -603,7 +603,7 @@ def test_without_a_name_the_noise_decides_and_the_answer_says_what_was_found(cho
     assert answer.headers["x-denoise-noise"].startswith("white; sigma ")
 
 
-def test_a_picture_too_small_to_judge_gets_the_model_for_cameras(choosing, samples, file_of):
+def test_an_image_too_small_to_judge_gets_the_model_for_cameras(choosing, samples, file_of):
     answer = choosing.post("/denoise", params={"model": "auto"}, content=file_of(samples(9, 30)))
 
     assert answer.headers["x-denoise-model"] == "photo"

@@ -1,4 +1,4 @@
-"""A client that sends its picture and goes away."""
+"""A client that sends its image and goes away."""
 
 
 async def post_and_leave(app, body):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from engine.layers import slots
+from engine.layers import parameters
 from tests.bench.plain import plain_path
 
 # By the kernels, where there are any for this processor, and by the definition in torch.
@@ -22,26 +22,28 @@ def randomised(net):
     """The network in float64, where two right answers agree to 1e-12, and every parameter of it drawn anew: as
     they start, biases and a photo network's tail are zero, and hide mistakes.
     """
-    for place, slot in enumerate(slots(net)):
-        value = drawn(*slot.value.shape, seed=place) / slot.value.shape[0] ** 0.5
-        slot.layer.params[slot.key] = value
+    for place, parameter in enumerate(parameters(net)):
+        value = drawn(*parameter.value.shape, seed=place) / parameter.value.shape[0] ** 0.5
+        parameter.layer.params[parameter.key] = value
     return net
 
 
 def assert_passes_agree(layer, function, x):
     """forward, dL/dx and all gradients of a layer against those of function(x, parameters by name)."""
     given = x.clone().requires_grad_()
-    parameters = {slot.name: slot.value.clone().requires_grad_() for slot in slots(layer)}
-    wanted = function(given, parameters)
+    copies = {each.name: each.value.clone().requires_grad_() for each in parameters(layer)}
+    wanted = function(given, copies)
     dy = drawn(*wanted.shape, seed=1)
-    gradients = torch.autograd.grad(wanted, [given, *parameters.values()], dy)
+    gradients = torch.autograd.grad(wanted, [given, *copies.values()], dy)
 
     y, dx = layer.forward(x, train=True), layer.backward(dy)
 
     torch.testing.assert_close(y, wanted.detach())
     torch.testing.assert_close(dx, gradients[0])
-    for slot, gradient in zip(slots(layer), gradients[1:], strict=True):
-        torch.testing.assert_close(slot.grad, gradient, msg=lambda text, name=slot.name: f"{name}: {text}")
+    for parameter, gradient in zip(parameters(layer), gradients[1:], strict=True):
+        torch.testing.assert_close(
+            parameter.grad, gradient, msg=lambda text, name=parameter.name: f"{name}: {text}"
+        )
 
 
 def assert_adjoint(layer, x):

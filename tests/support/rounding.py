@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from engine.layers import Window, kernels, plain
+from engine.layers import ConvGeometry, kernels, plain
 from engine.layers.plain import Epilogue
 
 # Half a unit in the last place: what rounding takes from a number, at most, beside the number itself.
@@ -27,7 +27,7 @@ class Case(NamedTuple):
     fused: whether the epilogue has a bias, something to add, a ReLU, a mask.
     """
 
-    window: Window
+    geometry: ConvGeometry
     batch: int
     height: int
     width: int
@@ -50,20 +50,25 @@ class Case(NamedTuple):
     @property
     def weight(self):
         """Shape of the weight."""
-        return self.window.kernel_size**2 * self.in_channels, self.out_channels
+        return self.geometry.kernel_size**2 * self.in_channels, self.out_channels
 
     def shape(self, dtype, threads=2, limit=None):
         """As the kernels take it."""
-        window = (self.window.kernel_size, self.window.stride, self.window.padding, self.window.dilation)
+        geometry = (
+            self.geometry.kernel_size,
+            self.geometry.stride,
+            self.geometry.padding,
+            self.geometry.dilation,
+        )
         limit = self.limit if limit is None else limit
         half = dtype == torch.bfloat16
-        return kernels.Shape(*self.x, *self.size, self.out_channels, *window, half, threads, limit)
+        return kernels.Shape(*self.x, *self.size, self.out_channels, *geometry, half, threads, limit)
 
     def product(self, adjoint, given, weight, epilogue):
         """By the definition, from x to y, or from y to x for the adjoint."""
         if adjoint:
-            return plain.adjoint(given, weight, self.window, (self.height, self.width), epilogue)
-        return plain.product(given, weight, self.window, self.size, epilogue)
+            return plain.adjoint(given, weight, self.geometry, (self.height, self.width), epilogue)
+        return plain.product(given, weight, self.geometry, self.size, epilogue)
 
 
 def sum_units(count):
@@ -81,7 +86,7 @@ def product_bound(case, adjoint, given, weight, epilogue, wanted, winograd):
     absolute = Epilogue(*(None if part is None else part.double().abs() for part in epilogue[:2]))
     magnitude = case.product(adjoint, given.double().abs(), weight.abs(), absolute)
     # Beside the sum, a bias and what is added.
-    units = sum_units(case.window.kernel_size**2 * channels) + 2
+    units = sum_units(case.geometry.kernel_size**2 * channels) + 2
     if winograd:
         turned = plain.turned(weight.abs(), case.in_channels) if adjoint else weight.abs()
         magnitude = magnitude + _winograd(given.double().abs(), turned, wanted.shape[1:3])
@@ -98,7 +103,7 @@ def gradient_bound(case, x, y, winograd):
         tiles = case.batch * -(-case.height // 4) * -(-case.width // 4)
         units, magnitude = sum_units(tiles) + WINOGRAD_UNITS, _winograd_gradient(x, y)
     else:
-        units, magnitude = sum_units(y[..., 0].numel()), plain.gradient(x, y, case.window)
+        units, magnitude = sum_units(y[..., 0].numel()), plain.gradient(x, y, case.geometry)
     return units * HALF_UNIT[torch.float32] * magnitude + TINY
 
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 SOON = 60  # seconds; only a test that fails waits so long
 
 START = "from service.cli import main; main()"
-# Before a picture goes to the network it says so, and waits until told to go on, or for its client to go.
+# Before an image goes to the network it says so, and waits until told to go on, or for its client to go.
 HELD = """
 import asyncio, sys, threading
-from service.runtime.scheduler import Cancelled, Turn
-real = Turn.in_network
+from service.runtime.scheduler import Cancelled, Ticket
+real = Ticket.in_network
 told = threading.Event()
 
 async def held(turn, piece):
@@ -32,7 +32,7 @@ async def held(turn, piece):
         await asyncio.sleep(0.01)
     await real(turn, piece)
 
-Turn.in_network = held
+Ticket.in_network = held
 threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
 """
 

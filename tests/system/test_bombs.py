@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from engine.imageio.formats import BrokenPicture, PictureTooLarge
+from engine.imageio.formats import BrokenImage, ImageTooLarge
 from engine.imageio.read import read
 
 WIDTH, HEIGHT = 128, 64
@@ -140,19 +140,19 @@ def name_of(value):
 
 
 @pytest.mark.parametrize(("make", "side"), LARGE, ids=name_of)
-def test_a_small_file_of_a_large_picture_is_refused_by_its_header(make, side):
+def test_a_small_file_of_a_large_image_is_refused_by_its_header(make, side):
     data = make(side, side)
 
     assert len(data) < 40_000
-    with pytest.raises(PictureTooLarge, match=f"{side} x {side} = {side * side} pixels; at most {MAX_PIXELS}"):
+    with pytest.raises(ImageTooLarge, match=f"{side} x {side} = {side * side} pixels; at most {MAX_PIXELS}"):
         read(data, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("make", [make for make, _ in LARGE if make is not gif_screen], ids=name_of)
 @pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT), (WIDTH, 0)])
-def test_a_picture_without_pixels_is_broken(make, size):
+def test_an_image_without_pixels_is_broken(make, size):
     # What is one less than a side in a file has no way to say 0, and says the most there is.
-    with pytest.raises((BrokenPicture, PictureTooLarge)):
+    with pytest.raises((BrokenImage, ImageTooLarge)):
         read(make(*size), MAX_PIXELS)
 
 
@@ -160,8 +160,8 @@ def test_a_picture_without_pixels_is_broken(make, size):
     "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000], ids=name_of
 )
 @pytest.mark.parametrize("size", [(WIDTH, 2 * HEIGHT), (2 * WIDTH, HEIGHT), (4 * WIDTH, 4 * HEIGHT)])
-def test_a_picture_that_has_fewer_pixels_than_it_says_is_broken(make, size):
-    with pytest.raises(BrokenPicture):
+def test_an_image_that_has_fewer_pixels_than_it_says_is_broken(make, size):
+    with pytest.raises(BrokenImage):
         read(make(*size), MAX_PIXELS)
 
 
@@ -194,7 +194,7 @@ def test_a_png_that_lacks_its_last_row_is_broken_and_a_black_one_is_not(mode, si
     Image.fromarray(black).convert(mode).save(file, "PNG")
 
     assert read(file.getvalue()).pages[0].samples.shape[:2] == size[::-1]
-    with pytest.raises(BrokenPicture, match="rows are missing"):
+    with pytest.raises(BrokenImage, match="rows are missing"):
         read(png(size[0], size[1] + 1, file.getvalue()))
 
 
@@ -205,7 +205,7 @@ def test_an_interlaced_png_is_read_whole_or_not_at_all(size):
 
     np.testing.assert_array_equal(read(whole).pages[0].samples.numpy(), values)
     assert not read(black).pages[0].samples.any()
-    with pytest.raises(BrokenPicture):
+    with pytest.raises(BrokenImage):
         read(png(size[0], size[1] + 8, whole))
 
 
@@ -221,11 +221,11 @@ def test_a_png_that_unpacks_without_end_is_not_unpacked_to_its_end():
     bomb = png_of(bytes(200_000_000), 4, 4)
 
     tracemalloc.start()
-    picture = read(bomb).pages[0]
+    image = read(bomb).pages[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert picture.samples.shape == (4, 4, 3)
+    assert image.samples.shape == (4, 4, 3)
     assert peak < 10_000_000
 
 
@@ -248,8 +248,8 @@ LYING = {
 
 
 @pytest.mark.parametrize("data", LYING.values(), ids=LYING)
-def test_a_length_that_lies_breaks_the_picture(data):
-    with pytest.raises(BrokenPicture):
+def test_a_length_that_lies_breaks_the_image(data):
+    with pytest.raises(BrokenImage):
         read(data)
 
 
@@ -258,5 +258,5 @@ def test_an_animation_of_very_many_frames_is_refused_at_the_first_too_many():
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
 
-    with pytest.raises(PictureTooLarge, match="more than 100 pages"):
+    with pytest.raises(ImageTooLarge, match="more than 100 pages"):
         read(file.getvalue())

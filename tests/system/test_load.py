@@ -41,14 +41,14 @@ def sample(folder):
 
 
 def changed(file, steps):
-    """The same picture, but for one sample that is so many steps away."""
+    """The same image, but for one sample that is so many steps away."""
     found = read(file)
     pixels = found.pages[0].samples.clone()
     pixels[3, 5, 1] = pixels[3, 5, 1] + steps if pixels[3, 5, 1] < 128 else pixels[3, 5, 1] - steps
     return encode(replace(found, pages=(replace(found.pages[0], samples=pixels),)), FORMATS["png"]).data
 
 
-def test_a_picture_one_step_away_is_the_engines_and_one_two_steps_away_is_not(folder, sample):
+def test_an_image_one_step_away_is_the_engines_and_one_two_steps_away_is_not(folder, sample):
     made = sample.made[folder.first]
 
     assert sample.fault(folder.first, made) is None
@@ -56,10 +56,10 @@ def test_a_picture_one_step_away_is_the_engines_and_one_two_steps_away_is_not(fo
     assert sample.fault(folder.first, changed(made, 2)) == "differs by 2.00 steps of 8 bits"
 
 
-def test_a_picture_of_other_weights_or_cut_short_is_not_the_engines(folder, sample):
+def test_an_image_of_other_weights_or_cut_short_is_not_the_engines(folder, sample):
     assert "differs by" in sample.fault(folder.first, sample.made[folder.second])
     assert "made by other weights" in sample.fault("0" * 64, sample.made[folder.first])
-    assert "no picture" in sample.fault(folder.first, sample.made[folder.first][:-100])
+    assert "no image" in sample.fault(folder.first, sample.made[folder.first][:-100])
 
 
 def test_the_file_of_the_weights_is_swapped_for_the_other_and_back(folder):
@@ -73,23 +73,23 @@ def test_the_file_of_the_weights_is_swapped_for_the_other_and_back(folder):
 def test_an_answer_is_a_fault_unless_it_is_meant(status, headers, faults):
     town = Town(0, (), ("", ""), set(), None)
 
-    town.expect("picture", Answer(status, headers, b""), 200)
+    town.expect("image", Answer(status, headers, b""), 200)
 
     assert len(town.ledger.faults) == faults
-    assert town.ledger.statuses == {f"picture {status}": 1}
+    assert town.ledger.statuses == {f"image {status}": 1}
 
 
-def test_a_picture_of_weights_that_serve_no_more_is_wrong(folder, sample):
+def test_an_image_of_weights_that_serve_no_more_is_wrong(folder, sample):
     town = Town(0, (sample,), (folder.first, folder.second), {folder.second}, None, Ledger())
 
-    asyncio.run(town.check("picture", sample, folder.first, sample.made[folder.first], {folder.second}))
-    asyncio.run(town.check("picture", sample, folder.first, sample.made[folder.first], {folder.first}))
+    asyncio.run(town.check("image", sample, folder.first, sample.made[folder.first], {folder.second}))
+    asyncio.run(town.check("image", sample, folder.first, sample.made[folder.first], {folder.first}))
 
     assert len(town.ledger.wrong) == 1
     assert (town.ledger.right, town.ledger.pixels) == (1, 32 * 32)
 
 
-def test_what_serves_at_any_time_between_question_and_answer_may_have_made_the_picture():
+def test_what_serves_at_any_time_between_question_and_answer_may_have_made_the_image():
     town = Town(0, (), ("a", "b"), {"a"}, None)
     early = town.asking()
 
@@ -103,10 +103,10 @@ def test_what_serves_at_any_time_between_question_and_answer_may_have_made_the_p
 
 
 def test_the_table_says_what_is_not_as_asked():
-    rows = [none_of("wrong pictures", ["one"]), none_of("errors", []), Row("start", "", "2 s")]
+    rows = [none_of("wrong images", ["one"]), none_of("errors", []), Row("start", "", "2 s")]
 
     assert list(table(rows))[2:] == [
-        "| wrong pictures | 0 | 1 | NO |",
+        "| wrong images | 0 | 1 | NO |",
         "| errors | 0 | 0 | yes |",
         "| start |  | 2 s |  |",
     ]

@@ -1,4 +1,4 @@
-"""A tour of the real thing: the server in its own process, and pictures of every kind sent over a socket."""
+"""A tour of the real thing: the server in its own process, and images of every kind sent over a socket."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def client(folder):
 
 
 def assert_denoised(response, data, folder, name="photo"):
-    """The answer is what these weights make of the picture, to one 8-bit step; the alpha is as it was."""
+    """The answer is what these weights make of the image, to one 8-bit step; the alpha is as it was."""
     assert response.status_code == 200, response.text
     noisy, returned = decode(data), decode(response.content)
     expected = denoise(checkpoint.load(folder / f"{name}.safetensors").net, noisy).pixels
@@ -86,7 +86,7 @@ def rotated():
 
 
 @pytest.fixture(scope="module")
-def pictures(samples):
+def images(samples):
     """Each kind of pixels, 45 wide and 37 high: no whole number of patches."""
     grey, rgb = Image.fromarray(samples(37, 45, 1)[..., 0]), Image.fromarray(samples(37, 45))
     alpha = Image.fromarray(samples(37, 45, 1, seed=7)[..., 0])
@@ -117,9 +117,9 @@ KINDS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("format_", "kind"), [(format_, kind) for format_ in KINDS for kind in KINDS[format_]])
-def test_a_picture_of_this_kind_comes_back_denoised(format_, kind, way, client, folder, pictures, file_of):
+def test_an_image_of_this_kind_comes_back_denoised(format_, kind, way, client, folder, images, file_of):
     options = {"exif": rotated()} if kind == "turned" else {}
-    data = file_of(pictures[kind], format_, **options)
+    data = file_of(images[kind], format_, **options)
 
     response = client.post("/denoise", **WAYS[way](data))
 
@@ -129,7 +129,7 @@ def test_a_picture_of_this_kind_comes_back_denoised(format_, kind, way, client, 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 100), (33, 31), (200, 7)])
-def test_a_picture_of_any_size_comes_back_at_that_size(size, client, folder, samples, file_of):
+def test_an_image_of_any_size_comes_back_at_that_size(size, client, folder, samples, file_of):
     data = file_of(samples(*size))
 
     response = client.post("/denoise", content=data)
@@ -137,8 +137,8 @@ def test_a_picture_of_any_size_comes_back_at_that_size(size, client, folder, sam
     assert_denoised(response, data, folder)
 
 
-def test_another_model_gives_another_picture(client, folder, pictures, file_of):
-    data = file_of(pictures["rgb"])
+def test_another_model_gives_another_image(client, folder, images, file_of):
+    data = file_of(images["rgb"])
 
     response = client.post("/denoise", params={"model": "scans"}, content=data)
 
@@ -150,8 +150,8 @@ def test_another_model_gives_another_picture(client, folder, pictures, file_of):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("format_", KINDS)
-def test_a_picture_cut_short_is_refused(format_, way, client, pictures, file_of):
-    whole = file_of(pictures["rgb"], format_)
+def test_an_image_cut_short_is_refused(format_, way, client, images, file_of):
+    whole = file_of(images["rgb"], format_)
 
     response = client.post("/denoise", **WAYS[way](whole[: len(whole) // 2]))
 
@@ -167,18 +167,18 @@ def test_a_picture_cut_short_is_refused(format_, way, client, pictures, file_of)
         (b"%PDF-1.7 ...", 415, ["PDF", "taken are JPEG"]),
     ],
 )
-def test_what_is_no_picture_is_refused(body, status, words, way, client):
+def test_what_is_no_image_is_refused(body, status, words, way, client):
     assert_problem(client.post("/denoise", **WAYS[way](body)), status, *words)
 
 
-def test_a_picture_in_another_field_is_refused(client, pictures, file_of):
-    response = client.post("/denoise", files={"file": file_of(pictures["rgb"])})
+def test_an_image_in_another_field_is_refused(client, images, file_of):
+    response = client.post("/denoise", files={"file": file_of(images["rgb"])})
 
     assert_problem(response, 422, "'image'", "file")
 
 
-def test_a_model_that_is_not_there_is_refused(client, pictures, file_of):
-    response = client.post("/denoise", params={"model": "films"}, content=file_of(pictures["rgb"]))
+def test_a_model_that_is_not_there_is_refused(client, images, file_of):
+    response = client.post("/denoise", params={"model": "films"}, content=file_of(images["rgb"]))
 
     assert_problem(response, 404, "'films'", "photo, scans")
 
@@ -212,13 +212,13 @@ def test_an_upload_without_an_end_is_refused_before_it_ends(client):
     assert f"at most {MAX_BYTES} are taken" in text
 
 
-def test_the_server_goes_on_after_all_that(client, folder, pictures, file_of):
-    data = file_of(pictures["rgb"])
+def test_the_server_goes_on_after_all_that(client, folder, images, file_of):
+    data = file_of(images["rgb"])
 
     assert_denoised(client.post("/denoise", content=data), data, folder)
 
 
-def test_health_is_answered_while_a_picture_is_denoised(client, folder, samples, file_of):
+def test_health_is_answered_while_an_image_is_denoised(client, folder, samples, file_of):
     large = file_of(np.tile(samples(100, 100), (10, 11, 1)))
     answers = []
     posting = threading.Thread(target=lambda: answers.append(client.post("/denoise", content=large)))

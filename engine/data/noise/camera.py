@@ -25,7 +25,7 @@ from engine.data.noise.model import (
     round_to_8_bits,
     white_noise,
 )
-from engine.data.patch_store import Squares
+from engine.data.patch_store import PatchBatch
 from engine.imageio.image import LUMA
 
 # Standard deviations of luma's noise, 0-255 scale, evenly on a logarithmic scale; one scene in ten has less.
@@ -60,7 +60,7 @@ class CameraNoise:
     low, high: standard deviation of the white noise, 0-255 scale. target_views, grey: as in GaussianNoise. white,
     raw: shares of scenes; all others have a camera's JPEG noise. jpeg: share of inputs, but for those with white
     noise, that are JPEG files; rounded: share of all other inputs that are clipped and rounded to 8 bits. soft:
-    share of scenes as soft as a camera's picture at full size: see `softened`.
+    share of scenes as soft as a camera's image at full size: see `softened`.
     """
 
     low: float = 0.0
@@ -79,7 +79,7 @@ class CameraNoise:
         """Views are as large as their scenes."""
         return [1] * count
 
-    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
         """Each kind of noise on a part of the scenes."""
         clean, plan = self.clean(scenes, scale), planner(rng)
         channel = CHANNEL_SHARE * (1 - self.white - self.raw)
@@ -97,17 +97,17 @@ class CameraNoise:
             send(views.noisy[part], share, self.rounded, plan, rng)
         return views
 
-    def clean(self, scenes: Squares, scale: int) -> Tensor:
+    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """The scenes themselves, some soft, some without their colour."""
         return greyed(softened(scenes, self.soft), grey_scenes(scenes, self.grey))
 
 
-def softened(scenes: Squares, share: float) -> Tensor:
-    """Scenes (N, side, side, 3), a share of them as soft as a camera's picture at full size.
+def softened(scenes: PatchBatch, share: float) -> Tensor:
+    """Scenes (N, side, side, 3), a share of them as soft as a camera's image at full size.
 
     Lens and demosaicing leave little at the scale of a pixel. Photos that were scaled down, as those trained on,
     are all fine detail instead, and from them alone a network learns to take soft noise for it: in the clean
-    pictures of PolyU differences over two pixels have 3.1 times the power of those over one, in crops of scaled
+    images of PolyU differences over two pixels have 3.1 times the power of those over one, in crops of scaled
     down photos 2.3 times (medians), and their strength is a sixth.
     """
     clean = scenes.whole()
@@ -138,7 +138,7 @@ def magnified(clean: Tensor, zoom: Tensor, blur: Tensor, place: Tensor) -> Tenso
 def processed_noise(clean: Tensor, rng: torch.Generator) -> Shots:
     """A camera's JPEG noise: made in luma and chroma apart, each blurred, as a camera's own denoising leaves it.
 
-    Ranges: measured on cameras' pictures; see DESIGN, "what arrives over HTTP". Colours: BT.601, full range.
+    Ranges: measured on cameras' images; see DESIGN, "what arrives over HTTP". Colours: BT.601, full range.
     """
     count = len(clean)
     luma = _luma_levels(count, rng)
@@ -174,7 +174,7 @@ def _correlated(
 ) -> Shots:
     """Noise of three planes, brought to RGB. level, blur (pixels), slow part of the variance: (N, 3) each.
 
-    Its level rises or falls with the clean picture's brightness.
+    Its level rises or falls with the clean image's brightness.
     """
     count, side = clean.shape[:2]
     far = _even(*SLOW_BLUR, (count, 1), rng).expand(-1, 3)
@@ -219,7 +219,7 @@ def send(noisy: Tensor, as_jpeg: float, rounded: float, plan: torch.Generator, r
     for part, half in ((halved, True), (full, False)):
         if part.start == part.stop:
             continue
-        # A whole picture's blocks begin at its corner; those of a picture that was cut begin anywhere.
+        # A whole image's blocks begin at its corner; those of an image that was cut begin anywhere.
         cut, top, left = torch.randint(16, (3,), generator=plan).tolist()
         shift = (top, left) if cut < 8 else (0, 0)
         quality = FINEST - (FINEST - COARSEST) * _even(0, 1, (part.stop - part.start,), rng).square()
@@ -228,7 +228,7 @@ def send(noisy: Tensor, as_jpeg: float, rounded: float, plan: torch.Generator, r
 
 
 class Camera(NamedTuple):
-    """From light to a picture, for each of N cameras. Light is on [0, 1], of raw channels after white balance.
+    """From light to an image, for each of N cameras. Light is on [0, 1], of raw channels after white balance.
 
     shot, read (N, 3): a raw channel's noise has the variance shot · light + read. to_rgb (N, 3, 3): from raw
     channels to linear sRGB, rows' sums being 1. gamma (N,): the exponent's inverse. toned (N,): whether a curve
@@ -242,20 +242,20 @@ class Camera(NamedTuple):
     toned: Tensor
 
     def develop(self, linear: Tensor) -> Tensor:
-        """Linear sRGB (N, H, W, 3) of any value -> a picture on [0, 1]."""
+        """Linear sRGB (N, H, W, 3) of any value -> an image on [0, 1]."""
         gamma, toned = self.gamma.view(-1, 1, 1, 1), self.toned.view(-1, 1, 1, 1)
-        picture = linear.clamp(0, 1).pow_(1 / gamma)
-        return torch.where(toned, (3 - 2 * picture) * picture.square(), picture)
+        image = linear.clamp(0, 1).pow_(1 / gamma)
+        return torch.where(toned, (3 - 2 * image) * image.square(), image)
 
-    def undevelop(self, picture: Tensor) -> Tensor:
-        """A picture on [0, 1] -> linear sRGB: undoes `develop`."""
+    def undevelop(self, image: Tensor) -> Tensor:
+        """An image on [0, 1] -> linear sRGB: undoes `develop`."""
         gamma, toned = self.gamma.view(-1, 1, 1, 1), self.toned.view(-1, 1, 1, 1)
         # Sums of channels and the curve itself may, by rounding, end a little outside.
-        curve = 0.5 - ((1 - 2 * picture).clamp_(-1, 1).asin_() / 3).sin_()
-        return torch.where(toned, curve, picture).clamp_(0, 1).pow_(gamma)
+        curve = 0.5 - ((1 - 2 * image).clamp_(-1, 1).asin_() / 3).sin_()
+        return torch.where(toned, curve, image).clamp_(0, 1).pow_(gamma)
 
     def variance(self, linear: Tensor) -> Tensor:
-        """Of the noise of each raw pixel and channel (N, H, W, 3), under a linear sRGB picture."""
+        """Of the noise of each raw pixel and channel (N, H, W, 3), under a linear sRGB image."""
         light = (linear.flatten(1, 2) @ inverse(self.to_rgb).mT).clamp_(min=0)
         return (light * self.shot[:, None] + self.read[:, None]).view_as(linear)
 
@@ -290,10 +290,10 @@ def draw_cameras(count: int, rng: torch.Generator) -> Camera:
 def raw_noise(clean: Tensor, rng: torch.Generator) -> Shots:
     """Shot and read noise of a camera's raw pixels, taken through the rest of the camera.
 
-    Only the noise is demosaiced: to do so with the clean picture would blur it, and the network would learn to
-    undo that as well. The input ends as a camera's picture does, clipped. The curves make its mean another than
-    the clean picture's, so the other shot's noise does not take that way: it is white, has mean zero, and is as
-    strong in each pixel as the clean picture and the camera make it.
+    Only the noise is demosaiced: to do so with the clean image would blur it, and the network would learn to
+    undo that as well. The input ends as a camera's image does, clipped. The curves make its mean another than
+    the clean image's, so the other shot's noise does not take that way: it is white, has mean zero, and is as
+    strong in each pixel as the clean image and the camera make it.
     """
     camera = draw_cameras(len(clean), rng)
     linear = camera.undevelop(clean)

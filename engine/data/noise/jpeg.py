@@ -1,4 +1,4 @@
-"""What JPEG does to pictures, as tensor arithmetic: a batch at once, each picture in a quality of its own.
+"""What JPEG does to images, as tensor arithmetic: a batch at once, each image in a quality of its own.
 
 Nothing is written to bytes, as the coding of the rounded numbers loses nothing.
 Source: ITU-T T.81, 1992, with JFIF's colours; what it leaves open is done as in libjpeg.
@@ -32,18 +32,18 @@ TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
-def through_jpeg(pictures: Tensor, quality: Tensor, halved: bool, shift: tuple[int, int] = (0, 0)) -> Tensor:
-    """Pictures (N, H, W, 3) on [0, 1] as they come back from a JPEG file, rounded to 8 bits before and after.
+def through_jpeg(images: Tensor, quality: Tensor, halved: bool, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    """Images (N, H, W, 3) on [0, 1] as they come back from a JPEG file, rounded to 8 bits before and after.
 
     quality: libjpeg's, 1 to 100, (N,). halved: whether chroma has half the size (4:2:0). shift: how many rows
-    and columns of the file lie above and left of the pictures, which are then cut from a larger one.
+    and columns of the file lie above and left of the images, which are then cut from a larger one.
     """
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     rows, columns = (
-        _covering(before, length, 16 if halved else 8, pictures.device)
+        _covering(before, length, 16 if halved else 8, images.device)
         for before, length in zip(shift, (height, width), strict=True)
     )
-    whole = pictures.index_select(1, rows).index_select(2, columns).mul_(255).round_().clamp_(0, 255)
+    whole = images.index_select(1, rows).index_select(2, columns).mul_(255).round_().clamp_(0, 255)
     luma, blue, red = (whole @ matrix(TO_YCC, whole.device).T).round_().unbind(3)
     # Chroma is on [-128, 128] already, as the middle of its range, 128, is not added.
     luma, chroma = luma - 128, torch.cat((blue, red))

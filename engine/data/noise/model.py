@@ -1,6 +1,6 @@
 """Noise models: what makes two independent noisy views of each of a batch of scenes.
 
-Scenes are squares of N pictures, scale times as large as their views, scale being the model's; views are float32
+Scenes are squares of N images, scale times as large as their views, scale being the model's; views are float32
 (N, side, side, 3) on [0, 1]. What differs from scene to scene, as its level, is a tensor (N,).
 Targets are never clipped: clipping would give the noise a mean, and the method needs none. Everything is drawn
 on the scenes' device, and no number of a tensor is looked at: on a GPU nothing waits.
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.data.patch_store import Squares
+from engine.data.patch_store import PatchBatch
 from engine.data.rng import seeded
 from engine.imageio.image import LUMA
 
@@ -54,10 +54,10 @@ class Noise(Protocol):
     def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
         """Scene pixels, along a side, for one pixel of a view, for each of the next views. rng: on the CPU."""
 
-    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
         """Two views of each scene, whose noise is independent. rng: on the scenes' device."""
 
-    def clean(self, scenes: Squares, scale: int) -> Tensor:
+    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """What the views' mean would be: for measuring alone, never for training."""
 
 
@@ -82,7 +82,7 @@ class GaussianNoise:
         """Views are as large as their scenes."""
         return [1] * count
 
-    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
         """White noise of a level for each scene."""
         clean = self.clean(scenes, scale)
         noisy, target, weight = paired(
@@ -93,7 +93,7 @@ class GaussianNoise:
             round_to_8_bits(noisy[as_sent])
         return Views(noisy, target, weight)
 
-    def clean(self, scenes: Squares, scale: int) -> Tensor:
+    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """The scenes themselves, some without their colour."""
         return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
 
@@ -120,9 +120,9 @@ class RandomPixelNoise:
         """Blocks' sides."""
         return [int(side) for side in torch.randint(self.low, self.high + 1, (count,), generator=rng)]
 
-    def views(self, scenes: Squares, scale: int, rng: torch.Generator) -> Views:
+    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
         """A pixel of each block for each view."""
-        side, count, views = scenes.side // scale, len(scenes.places.picture), 1 + self.target_views
+        side, count, views = scenes.side // scale, len(scenes.places.image), 1 + self.target_views
         corner = torch.arange(side, device=scenes.device) * scale
         pick = torch.randint(scale, (2, count, views * side, side), generator=rng, device=scenes.device)
         # One view above the other: they are picked together.
@@ -131,7 +131,7 @@ class RandomPixelNoise:
         target = torch.stack(targets).mean(0)
         return Views(noisy.contiguous(), target, torch.ones(count, device=scenes.device))
 
-    def clean(self, scenes: Squares, scale: int) -> Tensor:
+    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """The mean of each block."""
         side = scenes.side // scale
         return scenes.whole().view(-1, side, scale, side, scale, 3).mean((2, 4))
@@ -163,18 +163,18 @@ def paired(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor | Non
     return Views(noisy, target, ((USUAL**2 + FAINT**2) / (255**2 * variance + FAINT**2)) ** (GROWTH / 2))
 
 
-def grey_scenes(scenes: Squares, share: float) -> Tensor | None:
+def grey_scenes(scenes: PatchBatch, share: float) -> Tensor | None:
     """Which scenes lose their colour, (N,); None if none do."""
     return by_place(scenes, 1009) < share if share else None
 
 
-def by_place(scenes: Squares, prime: int) -> Tensor:
+def by_place(scenes: PatchBatch, prime: int) -> Tensor:
     """A number on [0, 1) for each scene, (N,), another for another prime of about 1000.
 
     Scenes' places decide, which are drawn: so it is known without noise, too.
     """
     places = scenes.places
-    number = places.picture * 7919 + places.top * 104_729 + places.left * 1_299_709
+    number = places.image * 7919 + places.top * 104_729 + places.left * 1_299_709
     # Spread over all remainders: neighbouring places must not have neighbouring numbers.
     return (number % prime / prime).to(scenes.device, non_blocking=True)
 

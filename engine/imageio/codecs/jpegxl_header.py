@@ -1,4 +1,4 @@
-"""What a JPEG XL file's header says of its picture, which the codec does not tell before it has decoded it.
+"""What a JPEG XL file's header says of its image, which the codec does not tell before it has decoded it.
 
 Source: ISO/IEC 18181-1:2024, annex D.
 """
@@ -82,7 +82,7 @@ def _side(bits: _Bits, in_eights: bool) -> int:
 
 
 def _moves(bits: _Bits) -> bool:
-    """Whether there is more than one picture."""
+    """Whether there is more than one image."""
     if not bits.flag():
         return False
     bits.take(3)  # the orientation, which the decoder obeys

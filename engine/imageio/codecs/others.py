@@ -1,4 +1,4 @@
-"""HEIC by pillow-heif, JPEG 2000 and JPEG XL by imagecodecs: each is imported when such a picture comes."""
+"""HEIC by pillow-heif, JPEG 2000 and JPEG XL by imagecodecs: each is imported when such an image comes."""
 
 import struct
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ import numpy as np
 
 from engine.imageio import metadata
 from engine.imageio.codecs import jpegxl_header
-from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedPicture
-from engine.imageio.image import Frame, Picture, from_array
+from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedImage
+from engine.imageio.image import Frame, Image, from_array
 from engine.imageio.metadata import NOTHING_KNOWN
 
 
 def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
-    """The main picture, which libheif turns itself, and of ten bits as of sixteen."""
+    """The main image, which libheif turns itself, and of ten bits as of sixteen."""
     import pillow_heif
 
     file = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False)
     image = file[file.primary_index]
     depth = int(cast(int, image.info["bit_depth"]))
 
-    def load() -> tuple[Picture, tuple[str, ...]]:
+    def load() -> tuple[Image, tuple[str, ...]]:
         known = metadata.from_info(image.info)
-        words = ("only the main one of several pictures",) if len(file) > 1 else ()
+        words = ("only the main one of several images",) if len(file) > 1 else ()
         values = np.asarray(image)
         if image.premultiplied_alpha:
-            raise UnsupportedPicture(f"The picture is multiplied with its transparency; {PIXELS_TAKEN}.")
+            raise UnsupportedImage(f"The image is multiplied with its transparency; {PIXELS_TAKEN}.")
         # pillow-heif shifts them up to 16 bits, which leaves white short of white.
         if depth > 8:
             values = values >> (16 - depth)
@@ -37,23 +37,23 @@ def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
 
 
 def open_jp2(kind: Format, data: bytes) -> Iterator[Frame]:
-    """A picture in JP2's boxes, or bare."""
+    """An image in JP2's boxes, or bare."""
     import imagecodecs
 
     boxed = data.startswith(b"\0")
-    # Where the picture begins: what lies before it may look like one.
+    # Where the image begins: what lies before it may look like one.
     start = next((body for kind, body in metadata.boxes(data) if kind == b"jp2c"), b"") if boxed else data
     size, bits = _jp2_header(start, _jp2_space(data) if boxed else None)
     known = metadata.from_boxes(data) if boxed else NOTHING_KNOWN
 
-    def load() -> tuple[Picture, tuple[str, ...]]:
+    def load() -> tuple[Image, tuple[str, ...]]:
         return from_array(imagecodecs.jpeg2k_decode(data), bits, known), ()
 
     yield Frame(size, bits, load)
 
 
 def _jp2_header(data: bytes, space: int | None) -> tuple[tuple[int, int], int]:
-    """(width, height) and bits. Raises UnsupportedPicture."""
+    """(width, height) and bits. Raises UnsupportedImage."""
     right, below, left, top = struct.unpack_from(">4I", data, 8)
     (count,) = struct.unpack_from(">H", data, 40)
     parts = [struct.unpack_from("BBB", data, 42 + 3 * number) for number in range(min(count, 5))]
@@ -66,7 +66,7 @@ def _jp2_header(data: bytes, space: int | None) -> tuple[tuple[int, int], int]:
     elif space not in (16, 17, None):
         fault = f"a colour space, {space}, that is neither sRGB nor grey"
     if fault:
-        raise UnsupportedPicture(f"The JPEG 2000 file has {fault}; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The JPEG 2000 file has {fault}; {PIXELS_TAKEN}.")
     return (right - left, below - top), bits
 
 
@@ -79,15 +79,15 @@ def _jp2_space(data: bytes) -> int | None:
 
 
 def open_jxl(kind: Format, data: bytes) -> Iterator[Frame]:
-    """A picture in boxes, or bare."""
+    """An image in boxes, or bare."""
     import imagecodecs
 
     header = jpegxl_header.read_header(data)
     known = metadata.from_boxes(data) if data.startswith(b"\0") else NOTHING_KNOWN
     if header.fault:
-        raise UnsupportedPicture(f"The JPEG XL file has {header.fault}; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The JPEG XL file has {header.fault}; {PIXELS_TAKEN}.")
 
-    def load() -> tuple[Picture, tuple[str, ...]]:
+    def load() -> tuple[Image, tuple[str, ...]]:
         values = imagecodecs.jpegxl_decode(data)
         # Turned by the decoder.
         return from_array(values, 8 * values.dtype.itemsize, known), ()

@@ -9,12 +9,13 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image as PILImage
+from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from engine.imageio import metadata
-from engine.imageio.formats import PIXELS_TAKEN, BrokenPicture, Format, UnsupportedPicture
-from engine.imageio.image import STRIP, Frame, Picture, from_array
+from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
+from engine.imageio.image import STRIP, Frame, Image, from_array
 from engine.imageio.metadata import Metadata
 
 # Pillow's modes.
@@ -32,21 +33,21 @@ _PIECE = 2**20
 _OTHER_MODES = {"I": "grey", "F": "floating-point grey"}
 
 # Pillow would warn at 90 megapixels and refuse at 179; the limit here is max_pixels.
-Image.MAX_IMAGE_PIXELS = None
+PILImage.MAX_IMAGE_PIXELS = None
 # glibc's malloc would keep blocks of Pillow's own 16 MiB for the thread that freed them, until the threads of a
 # service together hold some 100 MB of nothing; blocks above 32 MiB it always gives back.
-Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # Pillow's way, in its documentation
+PILImage.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # Pillow's way, in its documentation
 # Of a profile or a text, unpacked; Pillow's own limit is below what printers' profiles have.
 PngImagePlugin.MAX_TEXT_CHUNK = metadata.MOST_BYTES
 
 
 def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
     """The frames of a file of any kind that Pillow opens."""
-    with Image.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
+    with PILImage.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
         number = 1 if image.info.get("default_image") else 0
         while True:
             try:
-                # Of JPEG files some hold a second, smaller picture.
+                # Of JPEG files some hold a second, smaller image.
                 if number and not kind.reads.pages:
                     return
                 image.seek(number)
@@ -63,20 +64,20 @@ def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
             number += 1
 
 
-def _alike_from(kind: Format, image: Image.Image, number: int) -> int:
+def _alike_from(kind: Format, image: PILImage.Image, number: int) -> int:
     """How many frames there are from that one on."""
     frames: int = getattr(image, "n_frames", 1)
     return frames - number if kind.reads.pages else 1
 
 
-def _duration(image: Image.Image) -> int | None:
-    """Milliseconds, or None for a picture that does not move."""
+def _duration(image: PILImage.Image) -> int | None:
+    """Milliseconds, or None for an image that does not move."""
     if not getattr(image, "is_animated", False):
         return None
     return round(float(image.info.get("duration", 0)))
 
 
-def _from_pillow(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Picture, tuple[str, ...]]:
+def _from_pillow(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
     bits = _bits(kind, data, image)
     if bits > 8 and kind.name in ("png", "avif"):
         _refuse_moving(kind, image)
@@ -92,8 +93,8 @@ def _from_pillow(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple
     return from_image(upright(image, copy=moving), known.upright()), ()
 
 
-def _ends_in_nothing(image: Image.Image) -> bool:
-    """Whether one of the last two rows is all 0; the last pass of an interlaced picture is in every second."""
+def _ends_in_nothing(image: PILImage.Image) -> bool:
+    """Whether one of the last two rows is all 0; the last pass of an interlaced image is in every second."""
     rows = (image.crop((0, row, image.width, row + 1)) for row in range(max(image.height - 2, 0), image.height))
     return any(row.getbbox() is None for row in rows)
 
@@ -113,15 +114,15 @@ def _refuse_missing_rows(data: bytes) -> None:
             packed = unpacking.unconsumed_tail
     # Of what is packed well, the last bytes give more than was asked for at once.
     if missing > 0 and missing > len(unpacking.flush()):
-        raise BrokenPicture("The PNG file is broken or cut short: rows are missing.")
+        raise BrokenImage("The PNG file is broken or cut short: rows are missing.")
 
 
-def _known(kind: Format, data: bytes, image: Image.Image) -> Metadata:
+def _known(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
     return metadata.from_png(data) if kind.name == "png" else metadata.from_info(image.info)
 
 
-def upright(image: Image.Image, copy: bool = False) -> Image.Image:
-    """As its EXIF says. In place, or a picture that needs no turn would be copied."""
+def upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
+    """As its EXIF says. In place, or an image that needs no turn would be copied."""
     if copy:
         return ImageOps.exif_transpose(image)
     ImageOps.exif_transpose(image, in_place=True)
@@ -129,17 +130,17 @@ def upright(image: Image.Image, copy: bool = False) -> Image.Image:
 
 
 def refuse_unsupported(image: ImageFile.ImageFile, bits: int) -> None:
-    """Raises UnsupportedPicture for pixels that are not taken."""
+    """Raises UnsupportedImage for pixels that are not taken."""
     if image.mode in CONVERTED and bits <= 8:
         return
     fault = "colour" if image.mode in _COLOUR else _OTHER_MODES.get(image.mode, image.mode)
     if bits > 8 or image.mode not in _GREY | _COLOUR:
-        raise UnsupportedPicture(f"The picture's pixels are {fault} of {bits} bits a channel; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image's pixels are {fault} of {bits} bits a channel; {PIXELS_TAKEN}.")
 
 
-def _refuse_moving(kind: Format, image: Image.Image) -> None:
+def _refuse_moving(kind: Format, image: PILImage.Image) -> None:
     if kind.name == "png" and getattr(image, "is_animated", False):
-        raise UnsupportedPicture("The animation has 16 bits a channel; animated PNG is taken with 8.")
+        raise UnsupportedImage("The animation has 16 bits a channel; animated PNG is taken with 8.")
 
 
 def _bits(kind: Format, data: bytes, image: ImageFile.ImageFile) -> int:
@@ -164,7 +165,7 @@ def _places(data: bytes, mark: bytes) -> Iterator[int]:
         at = data.find(mark, at + 1, 2**16)
 
 
-def from_image(image: Image.Image, known: Metadata) -> Picture:
+def from_image(image: PILImage.Image, known: Metadata) -> Image:
     """An image that is upright already."""
     mode, channels = ("L", 1) if image.mode in _GREY else ("RGB", 3)
     alpha = None
@@ -173,16 +174,19 @@ def from_image(image: Image.Image, known: Metadata) -> Picture:
         colour, alpha = both[..., :-1].contiguous(), both[..., -1].contiguous()
     else:
         colour = _samples(image, mode, channels)
-    # GIF, and small PNG files, hold a grey picture as a palette of greys. With a profile it is one for RGB.
+    # GIF, and small PNG files, hold a grey image as a palette of greys. With a profile it is one for RGB.
     if image.mode in _PALETTE and not known.icc_profile and _all_grey(colour):
         colour = colour[..., :1].contiguous()
-    return Picture(colour, alpha, known)
+    return Image(colour, alpha, known)
 
 
 def _samples(
-    image: Image.Image, mode: str, channels: int, convert: Callable[[Image.Image], Image.Image] | None = None
+    image: PILImage.Image,
+    mode: str,
+    channels: int,
+    convert: Callable[[PILImage.Image], PILImage.Image] | None = None,
 ) -> Tensor:
-    """uint8 (H, W, channels), converted a strip at a time: a large picture's copies would add up."""
+    """uint8 (H, W, channels), converted a strip at a time: a large image's copies would add up."""
     samples = torch.empty(image.height, image.width, channels, dtype=torch.uint8)
     rows = samples.numpy()
     for top in range(0, image.height, STRIP):
@@ -197,15 +201,15 @@ def _all_grey(colour: Tensor) -> bool:
     return all(bool((strip == strip[..., :1]).all()) for strip in torch.split(colour, STRIP))
 
 
-def converted(image: ImageFile.ImageFile) -> tuple[Picture, tuple[str, ...]]:
+def converted(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
     """CMYK by its own profile, or CIELAB, as sRGB: the profile says which colours its inks are."""
     from PIL import ImageCms
 
     name = CONVERTED[image.mode]
     profile: bytes = image.info.get("icc_profile") or b""
     if image.mode == "CMYK" and not profile:
-        raise UnsupportedPicture(
-            "The picture's pixels are CMYK of 8 bits a channel, without the profile that says which colours its "
+        raise UnsupportedImage(
+            "The image's pixels are CMYK of 8 bits a channel, without the profile that says which colours its "
             f"inks are; {PIXELS_TAKEN}."
         )
     inks = ImageCms.ImageCmsProfile(BytesIO(profile)) if image.mode == "CMYK" else ImageCms.createProfile("LAB")
@@ -219,10 +223,10 @@ def converted(image: ImageFile.ImageFile) -> tuple[Picture, tuple[str, ...]]:
     )
     samples = _samples(upright(image), "RGB", 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
     known = replace(metadata.from_info(image.info).upright(), icc_profile=None)
-    return Picture(samples, None, known), (f"{name} to sRGB",)
+    return Image(samples, None, known), (f"{name} to sRGB",)
 
 
-def _deep(kind: Format, data: bytes, bits: int, known: Metadata) -> Picture:
+def _deep(kind: Format, data: bytes, bits: int, known: Metadata) -> Image:
     import imagecodecs
 
     if kind.name == "png":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio import metadata
 from engine.imageio.codecs.pillow import (
@@ -17,8 +17,8 @@ from engine.imageio.codecs.pillow import (
     refuse_unsupported,
     upright,
 )
-from engine.imageio.formats import PIXELS_TAKEN, BrokenPicture, Format, UnsupportedPicture
-from engine.imageio.image import Frame, Picture, from_array
+from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
+from engine.imageio.image import Frame, Image, from_array
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -50,22 +50,22 @@ def open_tiff(kind: Format, data: bytes) -> Iterator[Frame]:
                 yield Frame((page.imagewidth, page.imagelength), bits, load)
             number += 1
     if not number:
-        raise BrokenPicture("The TIFF file's header is broken, cut short or of a rare kind.")
+        raise BrokenImage("The TIFF file's header is broken, cut short or of a rare kind.")
 
 
 def _tiff_loader(
     kind: Format, data: bytes, page: "TiffPage", number: int
-) -> Callable[[], tuple[Picture, tuple[str, ...]]]:
-    def load() -> tuple[Picture, tuple[str, ...]]:
+) -> Callable[[], tuple[Image, tuple[str, ...]]]:
+    def load() -> tuple[Image, tuple[str, ...]]:
         known = metadata.from_tiff(data, page.offset)
         _refuse_strange(page)
         bits = page.bitspersample
         if bits <= 8 and not _is_plain(page):
-            with Image.open(BytesIO(data), formats=["TIFF"]) as image:
+            with PILImage.open(BytesIO(data), formats=["TIFF"]) as image:
                 image.seek(number)
                 # Two readers, and a tag that is there twice.
                 if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
-                    raise BrokenPicture("The TIFF file is broken: it has more than one size.")
+                    raise BrokenImage("The TIFF file is broken: it has more than one size.")
                 refuse_unsupported(image, bits)
                 if image.mode in CONVERTED:
                     return converted(image)
@@ -112,7 +112,7 @@ def _refuse_strange(page: "TiffPage") -> None:
     elif page.imagedepth != 1:
         fault = "a volume"
     if fault:
-        raise UnsupportedPicture(f"The picture's pixels are {fault}; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image's pixels are {fault}; {PIXELS_TAKEN}.")
 
 
 def _tiff_values(data: bytes, page: "TiffPage") -> NDArray[Any]:
@@ -125,7 +125,7 @@ def _tiff_values(data: bytes, page: "TiffPage") -> NDArray[Any]:
     done = 0
     for index, (offset, count) in enumerate(where):
         if not count or offset + count > len(data):
-            raise BrokenPicture("The TIFF file is broken or cut short: pixels lie beyond its end.")
+            raise BrokenImage("The TIFF file is broken or cut short: pixels lie beyond its end.")
         part, (_, _, top, left, _), _ = page.decode(unpack(data[offset : offset + count]), index)
         assert part is not None
         plane = index // (len(where) // samples) if planar else 0
@@ -134,7 +134,7 @@ def _tiff_values(data: bytes, page: "TiffPage") -> NDArray[Any]:
         values[top : top + high, left : left + wide, plane : plane + part.shape[2]] = part
         done += part.size
     if done < values.size:
-        raise BrokenPicture("The TIFF file is broken or cut short: pixels are missing.")
+        raise BrokenImage("The TIFF file is broken or cut short: pixels are missing.")
     # White at 0.
     return np.invert(values, out=values) if page.photometric == 0 else values
 
@@ -145,7 +145,7 @@ def _undo_packing(page: "TiffPage") -> Callable[[bytes], bytes]:
 
     compression = int(page.compression)
     if compression not in (1, *_UNPACKERS):
-        raise UnsupportedPicture(
+        raise UnsupportedImage(
             f"The TIFF file is compressed by {page.compression!r}; taken with more than 8 bits are none, LZW, "
             "deflate and PackBits."
         )

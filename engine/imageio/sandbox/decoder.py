@@ -32,15 +32,15 @@ from typing import Any, Self
 import torch
 
 from engine.imageio.formats import (
-    BrokenPicture,
+    BrokenImage,
     CannotWrite,
     Format,
-    NotAPicture,
-    PictureTooLarge,
-    UnsupportedPicture,
+    ImageTooLarge,
+    NotAImage,
+    UnsupportedImage,
     kind_of,
 )
-from engine.imageio.image import File, Outline, Picture
+from engine.imageio.image import File, Image, Outline
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import MAX_PAGES, load_codecs, outline, read
 from engine.system.runtime import give_back, lower_priority
@@ -59,7 +59,7 @@ if sys.platform == "linux":
 # Where parts begin, so that any type of number may lie there.
 _ALIGN = 64
 _TYPES = {str(dtype): dtype for dtype in (torch.uint8, torch.uint16, torch.float32)}
-_REFUSALS = (BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture)
+_REFUSALS = (BrokenImage, CannotWrite, NotAImage, ImageTooLarge, UnsupportedImage)
 _NURSERY = f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import nurse; nurse(int(sys.argv[1]))"
 
 # Bytes that lie beside the words; None where there are none.
@@ -70,22 +70,22 @@ class TooSlowToDecode(ValueError):
     """A file that takes longer than it is given."""
 
 
-class TooLargeToDecode(PictureTooLarge):
+class TooLargeToDecode(ImageTooLarge):
     """A file that takes more memory than it is given."""
 
 
-class Crashed(BrokenPicture):
+class Crashed(BrokenImage):
     """A file that ends the process that decodes it."""
 
 
 def require_linux() -> None:
     """Raises OSError where there is no other way to decode apart than the one that is taken here."""
     if sys.platform != "linux":
-        raise OSError("pictures are decoded in processes apart, in a way that only Linux has")
+        raise OSError("images are decoded in processes apart, in a way that only Linux has")
 
 
 class Decoder:
-    """Reads picture files in processes apart, as many at once as are asked for. To be closed in the end.
+    """Reads image files in processes apart, as many at once as are asked for. To be closed in the end.
 
     seconds, memory: what one file may take; the latter in bytes, beside what the process has anyway.
     """
@@ -93,7 +93,7 @@ class Decoder:
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
         """Returns at once; the first file waits until the codecs are loaded. Raises OSError."""
         self.seconds, self.memory = seconds, memory
-        self._nursery = Nursery()
+        self._nursery = ForkServer()
         self._idle: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -171,7 +171,7 @@ class Decoder:
             told, parts = self._answer(worker, kind, end, check)
             match told.pop("what"):
                 case "page":
-                    pages.append(_picture(parts, **told))
+                    pages.append(_image(parts, **told))
                 case "end":
                     durations, changed = told["durations"], tuple(told["changed"])
                     return File(kind, tuple(pages), durations and tuple(durations), told["plays"], changed)
@@ -208,7 +208,7 @@ class _Worker:
         return not poll.poll(0)
 
 
-class Nursery:
+class ForkServer:
     """The process from which workers come, which alone may end them: it knows which of them there still are."""
 
     def __init__(self) -> None:
@@ -400,8 +400,8 @@ def _send_made(parent: socket.socket, made: File | Outline) -> None:
 # Between them
 
 
-def _described(page: Picture) -> tuple[dict[str, Any], list[Part]]:
-    """Words and numbers, and what lies beside them. `_picture` undoes it."""
+def _described(page: Image) -> tuple[dict[str, Any], list[Part]]:
+    """Words and numbers, and what lies beside them. `_image` undoes it."""
     known = page.metadata
     told = {
         "what": "page",
@@ -414,20 +414,20 @@ def _described(page: Picture) -> tuple[dict[str, Any], list[Part]]:
     return told, [page.samples.numpy().data, alpha, known.icc_profile, known.exif, known.xmp, known.chunks]
 
 
-def _picture(
+def _image(
     parts: list[memoryview | None],
     shape: list[int],
     dtype: str,
     resolution: list[float] | None,
     lost: list[str],
-) -> Picture:
+) -> Image:
     samples, alpha = (part if part is None else torch.frombuffer(part, dtype=_TYPES[dtype]) for part in parts[:2])
     assert samples is not None
     icc, exif, xmp, chunks = (part if part is None else bytes(part) for part in parts[2:])
     known = Metadata(
         icc, exif, xmp, (resolution[0], resolution[1]) if resolution else None, chunks or b"", tuple(lost)
     )
-    return Picture(samples.view(shape), None if alpha is None else alpha.view(shape[:2]), known)
+    return Image(samples.view(shape), None if alpha is None else alpha.view(shape[:2]), known)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

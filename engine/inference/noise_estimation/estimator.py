@@ -1,8 +1,8 @@
-"""What noise is in a picture, judged from that picture alone: level, correlation, law against brightness.
+"""What noise is in an image, judged from that image alone: level, correlation, law against brightness.
 
 Photographs have parts without detail, and what varies there is noise. These parts are the small blocks that
 vary least at low frequencies. White noise is the same at all frequencies, so it is read at the highest ones: they
-have least of the picture, and had no say in the choice. Correlated noise is read from differences of pixels so
+have least of the image, and had no say in the choice. Correlated noise is read from differences of pixels so
 far apart that their noise is independent.
 Sources: Ponomarenko et al., "An automatic approach to lossy compression of AVIRIS images", IGARSS 2007, and Colom
 & Buades, "Analysis and extension of the Ponomarenko et al. method", IPOL 2013 (blocks in the order of their low
@@ -21,7 +21,7 @@ from engine.imageio.image import LUMA, to_pixels
 
 Kind = Literal["white", "camera"]
 
-# Larger pictures are looked at in tiles of TILE a side, spread evenly, that hold no more pixels than this.
+# Larger images are looked at in tiles of TILE a side, spread evenly, that hold no more pixels than this.
 MOST_PIXELS, TILE = 2**20, 128
 # Sides of blocks: for noise read at high frequencies, and for noise that hangs together over many pixels.
 SMALL, LARGE = 8, 16
@@ -55,20 +55,20 @@ STEPS, LOW, COMB_BLOCKS = (2, 3, 4, 5, 7, 11, 13, 17, 19, 23), (1, 4), 512
 # A comb is told by COMBED frequencies in which it stands out by so many standard deviations, and twice as far as
 # in most of the 64 ways: drawings have few values and so combs in all. Measured on Kodak24, and CBSD68 which were
 # JPEG files once, with noise of 0, 5, 15 and 30 before: of 368 files each, all of quality 85 and less are told
-# and all but one of 90 and 95; none of 98, whose steps are 1, and none of 300 pictures that are no JPEG files.
+# and all but one of 90 and 95; none of 98, whose steps are 1, and none of 300 images that are no JPEG files.
 COMBED, STANDS_OUT = 3, 5.0
 # Histograms of coefficients have so many bins for each step of 1, up to so large a coefficient. With fewer than
 # so many coefficients nothing is told.
 BINS_A_STEP, LARGEST_COEFFICIENT, LEAST_COEFFICIENTS = 4, 256, 30
 # Less noise than this, 0-255 scale, is not called so: rounding to 8 bits alone makes 0.3.
 VISIBLE = 1.0
-# Less noise than SLIGHT, of which neighbours share less than SHARED, may be a clean picture's texture: 16 of
-# Kodak24's clean pictures look so, and none of PolyU's noisy ones, which share 0.5 and more.
+# Less noise than SLIGHT, of which neighbours share less than SHARED, may be a clean image's texture: 16 of
+# Kodak24's clean images look so, and none of PolyU's noisy ones, which share 0.5 and more.
 SLIGHT, SHARED = 2.5, 0.4
 # Of what a computer drew, the blocks that vary least hold edges. It is told by pixels that are equal to the one
 # before, and neither black nor white: at least this share of the flattest blocks', though they vary by more than
 # PLAIN, 0-255 scale. Measured: 0.92 and more of screens with text (but black on white cannot be told so); at most
-# 0.79 of PolyU's and CBSD68's pictures.
+# 0.79 of PolyU's and CBSD68's images.
 EQUAL, PLAIN = 0.85, 4.0
 # So many pixels apart, noise is taken to be independent.
 FAR = (8, 10, 12)
@@ -80,7 +80,7 @@ class Component:
 
     sigma: standard deviation, 0-255 scale; chroma's is the root mean square over channels. The squares of luma's
     and chroma's together are the mean square of the channels'. correlation: of pixels 1, 2 and 3 apart in a row
-    or column; where the picture has few flat parts, its texture adds to luma's. whiteness: variance at high
+    or column; where the image has few flat parts, its texture adds to luma's. whiteness: variance at high
     frequencies for that at middle ones: 1 to 1.2 for white noise, less for correlated noise and for texture.
     """
 
@@ -98,15 +98,15 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The noise of a picture: standard deviations on the 0-255 scale, before clipping to black and white.
+class NoiseEstimate:
+    """The noise of an image: standard deviations on the 0-255 scale, before clipping to black and white.
 
-    sigma: of each channel, root mean square over the picture. luma, chroma: chroma is None for grey. law: from
+    sigma: of each channel, root mean square over the image. luma, chroma: chroma is None for grey. law: from
     dark to bright, where there are flat parts. correlated: whether neighbouring pixels share noise; in a clean
-    picture, textures look as if they did. flat: share of the picture about as flat as what the estimate rests
-    on; where it is little, texture may have been taken for noise. jpeg_blocks: whether the picture was coded as
+    image, textures look as if they did. flat: share of the image about as flat as what the estimate rests
+    on; where it is little, texture may have been taken for noise. jpeg_blocks: whether the image was coded as
     JPEG does it, in blocks of 8 x 8, and hardly changed since. What a computer drew has sigma 0 and no law. Where
-    nothing can be said, in pictures with a side below 16 pixels or all constant, black or white, sigma, luma,
+    nothing can be said, in images with a side below 16 pixels or all constant, black or white, sigma, luma,
     chroma and correlated are None, and law is empty.
     """
 
@@ -119,11 +119,11 @@ class Estimate:
     jpeg_blocks: bool = False
 
 
-def pick(estimate: Estimate) -> Kind:
-    """Which noise a picture is to be denoised as: white, or of a camera's pipeline.
+def pick(estimate: NoiseEstimate) -> Kind:
+    """Which noise an image is to be denoised as: white, or of a camera's pipeline.
 
     The latter also where nothing can be said; the former where there may be none: what is made for white noise
-    leaves a clean picture as it is, while fine texture looks like a camera's noise.
+    leaves a clean image as it is, while fine texture looks like a camera's noise.
     """
     if estimate.sigma is None or estimate.luma is None:
         return "camera"
@@ -136,7 +136,7 @@ def overall(sigma: tuple[float, ...]) -> float:
     return math.hypot(*sigma) / math.sqrt(len(sigma))
 
 
-def in_words(estimate: Estimate) -> str:
+def in_words(estimate: NoiseEstimate) -> str:
     """In one line, as for a header: "white; sigma 24.9 25.1 24.8; luma correlated 0.01 0.00 0.01"."""
     if estimate.sigma is None or estimate.luma is None:
         return "unknown"
@@ -147,7 +147,7 @@ def in_words(estimate: Estimate) -> str:
     return "; ".join(parts + ["JPEG blocks"] * estimate.jpeg_blocks)
 
 
-def sentence(estimate: Estimate) -> str:
+def sentence(estimate: NoiseEstimate) -> str:
     """For people: "Noise of about 12.2 of 255, in soft grains of several pixels; compressed as JPEG." """
     if estimate.sigma is None:
         return "Of its noise nothing can be told: it is too small, or all of it is constant, black or white."
@@ -160,30 +160,30 @@ def sentence(estimate: Estimate) -> str:
     return f"{told}; compressed as JPEG." if estimate.jpeg_blocks else f"{told}."
 
 
-def estimate_noise(picture: Tensor) -> Estimate:
-    """The noise of one picture; the same each time.
+def estimate_noise(image: Tensor) -> NoiseEstimate:
+    """The noise of one image; the same each time.
 
-    picture: float32 (H, W, C) on [0, 1], C 1 or 3, of any size; noise may reach beyond [0, 1]. Or uint8 or
-    uint16, as a Picture's samples are. Three equal channels are one grey picture. At most a megapixel is looked
-    at, spread over the picture. Raises ValueError for another shape, and for NaN or infinite values among what is
+    image: float32 (H, W, C) on [0, 1], C 1 or 3, of any size; noise may reach beyond [0, 1]. Or uint8 or
+    uint16, as an Image's samples are. Three equal channels are one grey image. At most a megapixel is looked
+    at, spread over the image. Raises ValueError for another shape, and for NaN or infinite values among what is
     looked at.
     """
-    if picture.dim() != 3 or picture.shape[2] not in (1, 3) or not picture.numel():
-        raise ValueError(f"a picture is (H, W, 1) or (H, W, 3); got {tuple(picture.shape)}")
-    tiles = _tiles(picture)
+    if image.dim() != 3 or image.shape[2] not in (1, 3) or not image.numel():
+        raise ValueError(f"an image is (H, W, 1) or (H, W, 3); got {tuple(image.shape)}")
+    tiles = _tiles(image)
     if not tiles.is_floating_point():
         tiles = to_pixels(tiles.flatten(0, 1)).view(*tiles.shape[:3], -1)
     lowest, highest = (float(x) for x in tiles.aminmax())
     if not math.isfinite(highest - lowest):
-        raise ValueError("the picture has values that are NaN or infinite")
+        raise ValueError("the image has values that are NaN or infinite")
     if torch.equal(tiles, tiles[..., :1].expand_as(tiles)):
         tiles = tiles[..., :1].contiguous()
     if min(tiles.shape[1:3]) < LARGE:
-        return Estimate()
+        return NoiseEstimate()
     jpeg_blocks = _jpeg_blocks(tiles)
     small, large = _blocks(tiles)
     if not len(small.place) or not len(large.place):
-        return Estimate(jpeg_blocks=jpeg_blocks)
+        return NoiseEstimate(jpeg_blocks=jpeg_blocks)
     whiteness, correlated = _colour(small)
     drawn = _equal(small) > EQUAL
     blocks = large if correlated else small
@@ -191,12 +191,14 @@ def estimate_noise(picture: Tensor) -> Estimate:
     sigma = [255 * v**0.5 for v in variance.tolist()]
     parts = zip(sigma[-len(whiteness) :], _correlation(large), whiteness, strict=True)
     luma, *chroma = (Component(*part) for part in parts)
-    channels = tuple(sigma[:3]) if chroma else (sigma[0],) * picture.shape[2]
+    channels = tuple(sigma[:3]) if chroma else (sigma[0],) * image.shape[2]
     if drawn and overall(channels) > PLAIN:
         none = Component(0.0, (0.0, 0.0, 0.0), 1.0)
         channels = (0.0,) * len(channels)
-        return Estimate(channels, none, none if chroma else None, (), False, _flat(blocks), jpeg_blocks)
-    return Estimate(channels, luma, chroma[0] if chroma else None, law, correlated, _flat(blocks), jpeg_blocks)
+        return NoiseEstimate(channels, none, none if chroma else None, (), False, _flat(blocks), jpeg_blocks)
+    return NoiseEstimate(
+        channels, luma, chroma[0] if chroma else None, law, correlated, _flat(blocks), jpeg_blocks
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ class _Blocks:
     """Blocks of one size, overlapping by half, in which there may be noise to see; N of them."""
 
     pixels: Tensor  # (T, rows, columns, C, side, side), a view of the tiles
-    limits: tuple[float, float]  # black and white, where the picture may be clipped
+    limits: tuple[float, float]  # black and white, where the image may be clipped
     place: Tensor  # (N,) which of all the blocks of all tiles
     roughness: Tensor  # (N,) variance of the means of 2 x 2 pixels, mean over channels
     brightness: Tensor  # (N,) mean over pixels and channels
@@ -247,7 +249,7 @@ def _components(planes: Tensor) -> Tensor:
 
 
 def _law(blocks: _Blocks, correlated: bool) -> tuple[tuple[Level, ...], Tensor]:
-    """The law, and the variances over the picture of the channels, of luma, and of chroma if there is.
+    """The law, and the variances over the image of the channels, of luma, and of chroma if there is.
 
     Bins without flat parts are taken to have the noise of the bin nearest in brightness that has them.
     """
@@ -269,10 +271,10 @@ def _law(blocks: _Blocks, correlated: bool) -> tuple[tuple[Level, ...], Tensor]:
     flat = _evenest(spread) if correlated else _evenest_white(spread, texture)
     brightness, variance = mean(blocks.brightness[which]), mean(variance) / mean(left)
     nearest = (brightness.unsqueeze(1) - brightness[flat]).abs().argmin(1)
-    over_picture = variance[flat][nearest].mean(0)
+    over_image = variance[flat][nearest].mean(0)
     sigma = variance[flat, :3].mean(1).sqrt()
     law = zip((255 * brightness[flat]).tolist(), (255 * sigma).tolist(), strict=True)
-    return tuple(Level(*each) for each in law), torch.cat((over_picture[:3], _components(over_picture)))
+    return tuple(Level(*each) for each in law), torch.cat((over_image[:3], _components(over_image)))
 
 
 def _evenest(spread: Tensor) -> Tensor:
@@ -313,7 +315,7 @@ def _colour(small: _Blocks) -> tuple[list[float], bool]:
     bands = ((x.flatten(2) @ _cosines(*band)).square() for band in (MIDDLE, HIGH))
     middle, high = (_components(band.mean((0, 2))) for band in bands)
     whiteness = (high / middle.clamp(min=1e-12)).tolist()
-    # Chroma tells best: a picture's textures are mostly luma.
+    # Chroma tells best: an image's textures are mostly luma.
     telling = 1 if len(middle) > 1 and middle[1] > LEAST_CHROMA * middle[0] else 0
     return whiteness, whiteness[telling] < WHITE
 
@@ -348,17 +350,17 @@ def _flat(blocks: _Blocks) -> float:
     return float((blocks.roughness <= most).sum()) / (tiles * rows * columns)
 
 
-def _tiles(picture: Tensor) -> Tensor:
-    """(T, h, w, C): the picture, or tiles spread over it, which begin where JPEG's blocks do."""
-    height, width = picture.shape[:2]
+def _tiles(image: Tensor) -> Tensor:
+    """(T, h, w, C): the image, or tiles spread over it, which begin where JPEG's blocks do."""
+    height, width = image.shape[:2]
     if height * width <= MOST_PIXELS:
-        return picture.unsqueeze(0)
+        return image.unsqueeze(0)
     high, wide = min(TILE, height), min(TILE, width)
     most = MOST_PIXELS // (high * wide)
     down = min(max(round((most * height / width) ** 0.5), 1), height // high, most)
     across = min(most // down, width // wide)
     tops, lefts = _spread(height - high, down), _spread(width - wide, across)
-    return torch.stack([picture[top : top + high, left : left + wide] for top in tops for left in lefts])
+    return torch.stack([image[top : top + high, left : left + wide] for top in tops for left in lefts])
 
 
 def _spread(last: int, count: int) -> list[int]:
@@ -458,7 +460,7 @@ def _shifted_blocks(luma: Tensor) -> Tensor:
 def _combs(coefficients: Tensor) -> Tensor:
     """(K, 64, F) -> (64,): in each way for blocks to lie, by how many standard deviations there are combs.
 
-    Only what lies beyond half a step counts: nearer to 0 lies most of any picture. Without a comb there is more
+    Only what lies beyond half a step counts: nearer to 0 lies most of any image. Without a comb there is more
     on the near side of each step's middle, so that the cosine's mean is below 0.
     """
     ways, frequencies = coefficients.shape[1:]

@@ -11,7 +11,7 @@ from PIL import Image
 from engine.batch.journal import Journal
 from engine.batch.tasks import (
     PIPE,
-    Order,
+    DenoiseOptions,
     Task,
     denoise_bytes,
     denoise_files,
@@ -21,13 +21,13 @@ from engine.batch.tasks import (
 from engine.imageio.formats import kind_of
 from engine.inference.denoise import Finish
 from engine.inference.model_selection import always
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 
 
 @pytest.fixture(scope="module")
 def net():
     """Before training it gives back its input."""
-    return build_network(PhotoSpec((8,), (1,)), torch.Generator().manual_seed(0))
+    return build_network(UNetConfig((8,), (1,)), torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def gradient():
     return np.stack(np.broadcast_arrays(steps[:15, None] * 10, steps * 10, 7), 2).astype(np.uint8)
 
 
-def test_pictures_of_a_folder_keep_their_names_with_the_suffix_png(shots, tmp_path):
+def test_images_of_a_folder_keep_their_names_with_the_suffix_png(shots, tmp_path):
     tasks = plan([shots], tmp_path / "clean")
 
     assert tasks == [
@@ -54,7 +54,7 @@ def test_pictures_of_a_folder_keep_their_names_with_the_suffix_png(shots, tmp_pa
     ]
 
 
-def test_one_picture_may_be_given_the_name_of_its_output(shots, tmp_path):
+def test_one_image_may_be_given_the_name_of_its_output(shots, tmp_path):
     assert plan([shots / "b.jpg"], tmp_path / "x.png") == [Task(shots / "b.jpg", tmp_path / "x.png")]
 
 
@@ -62,11 +62,11 @@ def test_the_name_of_the_output_says_its_format(shots, tmp_path):
     assert plan([shots / "b.jpg"], tmp_path / "x.tiff")[0].format == "tiff"
     assert plan([shots / "b.jpg"], tmp_path / "x.JPG")[0].format == "jpeg"
     assert plan([shots / "b.jpg"], PIPE, format_="webp")[0].format == "webp"
-    with pytest.raises(ValueError, match=r"x\.png does not end in \.webp, as a picture of that format does"):
+    with pytest.raises(ValueError, match=r"x\.png does not end in \.webp, as an image of that format does"):
         plan([shots / "b.jpg"], tmp_path / "x.png", format_="webp")
 
 
-def test_a_folder_s_pictures_get_the_format_s_suffix_or_keep_theirs(shots, tmp_path):
+def test_a_folder_s_images_get_the_format_s_suffix_or_keep_theirs(shots, tmp_path):
     made = [task.target.name for task in plan([shots], tmp_path / "clean", format_="webp")]
     kept = [task.target.name for task in plan([shots], tmp_path / "clean", format_="same")]
 
@@ -74,7 +74,7 @@ def test_a_folder_s_pictures_get_the_format_s_suffix_or_keep_theirs(shots, tmp_p
     assert kept == ["a.png", "b.jpg"]
 
 
-def test_pictures_are_written_in_the_format_of_their_task_and_what_it_lacks_is_told(shots, tmp_path, net):
+def test_images_are_written_in_the_format_of_their_task_and_what_it_lacks_is_told(shots, tmp_path, net):
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(shots / "deep.png")
 
     outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean", format_="jpeg")))
@@ -83,8 +83,8 @@ def test_pictures_are_written_in_the_format_of_their_task_and_what_it_lacks_is_t
     assert {kind_of(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
 
 
-def test_an_order_says_how_the_pictures_are_finished(shots, net):
-    order = Order(finish=Finish(strength=0, output="compare"))
+def test_an_order_says_how_the_images_are_finished(shots, net):
+    order = DenoiseOptions(finish=Finish(strength=0, output="compare"))
 
     both = np.asarray(
         Image.open(io.BytesIO(denoise_bytes(always(net), (shots / "a.png").read_bytes(), order=order).data))
@@ -102,8 +102,8 @@ def test_a_folder_that_is_there_is_a_folder_even_if_its_name_has_a_suffix(shots,
 @pytest.mark.parametrize(
     ("inputs", "output", "message"),
     [
-        (["a.png", "b.jpg"], "x.png", "takes one picture, and here may be several; give a folder"),
-        ([""], "x.png", "takes one picture"),
+        (["a.png", "b.jpg"], "x.png", "takes one image, and here may be several; give a folder"),
+        ([""], "x.png", "takes one image"),
         (["a.png"], "x.gif", r"x\.gif ends in no suffix of a format that is written; written are jpeg, png"),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
         (["a.png"], "plain", "is a file; give a folder"),
@@ -126,7 +126,7 @@ def test_force_allows_writing_over_what_is_there(shots):
     assert plan([shots / "a.png"], shots, force=True) == [Task(shots / "a.png", shots / "a.png")]
 
 
-def test_denoised_pictures_have_the_network_s_pixels(shots, tmp_path, net):
+def test_denoised_images_have_the_network_s_pixels(shots, tmp_path, net):
     outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean")))
 
     assert [outcome.error for outcome in outcomes] == [None, None]
@@ -181,7 +181,7 @@ def test_what_is_wanted_otherwise_is_done_again(shots, journal, net):
 
 
 def test_what_failed_is_tried_again(shots, journal, net):
-    (shots / "a.png").write_bytes(b"no picture")
+    (shots / "a.png").write_bytes(b"no image")
     tasks = plan([shots], journal.folder)
 
     list(denoise_files(always(net), tasks, journal=journal))
@@ -189,7 +189,7 @@ def test_what_failed_is_tried_again(shots, journal, net):
     assert names(remaining(tasks, journal)) == ["a.png"]
 
 
-def test_an_output_that_is_not_as_it_was_made_is_kept_even_if_its_picture_changes(shots, journal, net):
+def test_an_output_that_is_not_as_it_was_made_is_kept_even_if_its_image_changes(shots, journal, net):
     tasks = plan([shots], journal.folder)
     list(denoise_files(always(net), tasks, journal=journal))
     (journal.folder / "a.png").write_text("retouched")
@@ -203,7 +203,7 @@ def test_an_output_that_is_not_as_it_was_made_is_kept_even_if_its_picture_change
     assert names(remaining(tasks, journal, force=True)) == ["a.png"]
 
 
-def test_a_picture_that_changes_while_it_is_in_work_is_told_of_and_not_written(shots, journal, net):
+def test_an_image_that_changes_while_it_is_in_work_is_told_of_and_not_written(shots, journal, net):
     def choose(samples):
         os.utime(shots / "a.png", ns=(1, 1))
         return net
@@ -234,11 +234,11 @@ def test_pipes_are_read_and_written(shots, net, monkeypatch):
     assert (np.asarray(Image.open(received)) == gradient()).all()
 
 
-def test_a_picture_from_a_pipe_needs_a_name(tmp_path):
+def test_an_image_from_a_pipe_needs_a_name(tmp_path):
     with pytest.raises(ValueError, match=r"from a pipe has no name; give it one that ends in \.png"):
         plan([PIPE], tmp_path)
 
 
-def test_bytes_that_are_no_picture_are_refused(net):
-    with pytest.raises(ValueError, match="picture"):
-        denoise_bytes(always(net), b"no picture")
+def test_bytes_that_are_no_image_are_refused(net):
+    with pytest.raises(ValueError, match="image"):
+        denoise_bytes(always(net), b"no image")

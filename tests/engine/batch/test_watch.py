@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from engine.batch.journal import Journal
-from engine.batch.tasks import Order
-from engine.batch.watch import OPEN, UNKNOWN, Watch, check
+from engine.batch.tasks import DenoiseOptions
+from engine.batch.watch import OPEN, UNKNOWN, FolderWatcher, check
 from engine.inference.model_selection import always
 from engine.models import checkpoint
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 from engine.system import atomic_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open for writing")
-SPEC = PhotoSpec((8,), (1,))
+SPEC = UNetConfig((8,), (1,))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def clean(tmp_path):
 
 @pytest.fixture
 def drop(scans, tmp_path):
-    """drop(name, brightness): a picture that is renamed into the folder."""
+    """drop(name, brightness): an image that is renamed into the folder."""
 
     def rename(name, brightness=100):
         made = tmp_path / f"on its way to {name}"
@@ -70,9 +70,9 @@ def watching(scans, clean, net):
     def start(**options):
         told, stopping = [], Event()
         with closing(Journal(clean, {}, alone=True)) as journal:
-            watch = Watch(scans, journal, told.append, **{"every": 0.01, "retry": 0.01} | options)
+            watch = FolderWatcher(scans, journal, told.append, **{"every": 0.01, "retry": 0.01} | options)
             watch.told, watch.stopping = told, stopping
-            yield watch, watch.outcomes(always(net), Order(), stopping)
+            yield watch, watch.outcomes(always(net), DenoiseOptions(), stopping)
 
     return start
 
@@ -97,7 +97,7 @@ def test_what_is_there_is_denoised_and_then_what_arrives(drop, watching, clean):
     assert outputs(clean) == ["a.png", "b.png", "c.png"]
 
 
-def test_told_to_stop_it_ends_after_the_picture_in_hand(drop, watching, clean):
+def test_told_to_stop_it_ends_after_the_image_in_hand(drop, watching, clean):
     drop("a.png"), drop("b.png")
 
     with watching() as (watch, outcomes):
@@ -173,7 +173,7 @@ def test_hidden_and_temporary_names_are_left_out(drop, scans, watching, hidden):
         assert watch.ready(1e9) == []
 
 
-def test_a_folder_or_a_pipe_with_a_picture_s_name_is_left_out(scans, watching):
+def test_a_folder_or_a_pipe_with_an_image_s_name_is_left_out(scans, watching):
     (scans / "a.png").mkdir()
     os.mkfifo(scans / "b.png")
 
@@ -235,7 +235,7 @@ def test_a_file_that_is_taken_away_is_no_error(drop, watching, net):
     drop("a.png")
     other = drop("b.png")
     with watching() as (watch, _):
-        outcomes = watch.outcomes(choose, Order(), watch.stopping)
+        outcomes = watch.outcomes(choose, DenoiseOptions(), watch.stopping)
         first = next(outcomes)
         drop("c.png")
         then = next(outcomes)
@@ -253,7 +253,7 @@ def test_a_file_that_changes_while_it_is_in_work_is_done_as_it_is_then(drop, cle
 
     drop("a.png", brightness=10)
     with watching() as (watch, _):
-        only = next(watch.outcomes(choose, Order(), watch.stopping))
+        only = next(watch.outcomes(choose, DenoiseOptions(), watch.stopping))
 
     assert (name(only), only.error, watch.told) == ("a.png", None, [])
     with Image.open(clean / "a.png") as image:
@@ -400,7 +400,7 @@ def command(*args):
 def test_the_command_denoises_what_arrives_survives_a_kill_and_ends_clean(drop, scans, clean, model):
     given = ["--watch", scans, "-o", clean, "--model", model]
     whole = drop("a.png").read_bytes()
-    # As a kill in the middle of a picture leaves it.
+    # As a kill in the middle of an image leaves it.
     with closing(Journal(clean, {})) as journal:
         journal.begin(scans / "a.png", clean / "a.png")
     (clean / ".a.png.01234567.part").touch()
@@ -429,7 +429,7 @@ def test_the_command_denoises_what_arrives_survives_a_kill_and_ends_clean(drop, 
     assert then == [
         f"watching {scans}: Ctrl-C ends it",
         f"{scans / 'c.png'}: {clean / 'c.png'}",
-        "stopped: 1 pictures denoised, 0 not",
+        "stopped: 1 images denoised, 0 not",
     ]
     assert code == 0
     assert outputs(clean) == ["a.png", "b.png", "c.png", "slow.png"]

@@ -16,10 +16,10 @@ BOTH = pytest.mark.parametrize("draw", [dead_leaves, prints])
 @BOTH
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (64, 40)])
 def test_any_size_can_be_drawn(draw, height, width):
-    pictures = [draw(height, width, generator(seed)) for seed in range(5)]
+    images = [draw(height, width, generator(seed)) for seed in range(5)]
 
-    assert all(picture.shape == (height, width, 3) for picture in pictures)
-    assert all(picture.dtype == torch.uint8 for picture in pictures)
+    assert all(image.shape == (height, width, 3) for image in images)
+    assert all(image.dtype == torch.uint8 for image in images)
 
 
 @BOTH
@@ -29,7 +29,7 @@ def test_an_empty_size_is_refused(draw):
 
 
 @BOTH
-def test_the_same_state_gives_the_same_picture_whatever_the_global_state(draw):
+def test_the_same_state_gives_the_same_image_whatever_the_global_state(draw):
     torch.manual_seed(1)
     first = draw(64, 64, generator(7))
     torch.manual_seed(2)
@@ -39,7 +39,7 @@ def test_the_same_state_gives_the_same_picture_whatever_the_global_state(draw):
 
 
 @BOTH
-def test_drawing_moves_the_generator_on_so_that_the_next_picture_differs(draw):
+def test_drawing_moves_the_generator_on_so_that_the_next_image_differs(draw):
     rng = generator()
     first, second = draw(64, 64, rng), draw(64, 64, rng)
 
@@ -57,11 +57,11 @@ def test_drawing_leaves_the_global_random_state_alone(draw):
 
 @pytest.fixture(scope="module")
 def luma():
-    """(4, 128, 128): brightness of four pictures on [0, 1]."""
+    """(4, 128, 128): brightness of four images on [0, 1]."""
     return torch.stack([dead_leaves(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
 
 
-def test_pictures_use_the_range_without_being_washed_out_or_clipped(luma):
+def test_images_use_the_range_without_being_washed_out_or_clipped(luma):
     assert (luma.std((1, 2)) > 0.08).all()
     assert ((luma < 0.004) | (luma > 0.996)).float().mean() < 0.05
 
@@ -90,8 +90,8 @@ def test_gradients_have_heavy_tails_as_those_of_photographs_have(luma):
 def test_prints_have_what_photographs_lack_strong_waves_down_to_two_pixels_a_period():
     def finest(draw):
         """Of 16 x 16 squares, the amplitude of the strongest of the finest waves."""
-        pictures = torch.stack([draw(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
-        squares = pictures.unfold(1, 16, 16).unfold(2, 16, 16).flatten(0, 2)
+        images = torch.stack([draw(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
+        squares = images.unfold(1, 16, 16).unfold(2, 16, 16).flatten(0, 2)
         power = torch.fft.rfft2(squares).abs() / 128
         return power[:, :, 6:].flatten(1).amax(1)
 

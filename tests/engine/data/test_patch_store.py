@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.data import patch_store
-from engine.data.patch_store import Album, Places, Squares
+from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
 
 
 def generator(seed=0):
@@ -14,9 +14,9 @@ def speckled(height, width, seed=0, channels=3):
 
 
 def places(*squares):
-    """Squares as (picture, top, left, side)."""
-    picture, top, left, side = zip(*squares, strict=True)
-    return Places(torch.tensor(picture), torch.tensor(top), torch.tensor(left), torch.tensor(side).float())
+    """Squares as (image, top, left, side)."""
+    image, top, left, side = zip(*squares, strict=True)
+    return CropBoxes(torch.tensor(image), torch.tensor(top), torch.tensor(left), torch.tensor(side).float())
 
 
 def upright(count):
@@ -39,18 +39,20 @@ PICTURES = [speckled(20, 31, 1), speckled(44, 24, 2), speckled(12, 12, 3)]
 
 
 @pytest.mark.parametrize("zoom", [1.0, 0.5])
-def test_squares_that_are_not_zoomed_are_the_pictures_bytes(zoom):
-    cut = Squares(Album(PICTURES, zoom), places((0, 12, 23, 8), (1, 36, 16, 8), (2, 0, 4, 8)), 8, upright(3))
+def test_squares_that_are_not_zoomed_are_the_images_bytes(zoom):
+    cut = PatchBatch(
+        PatchStore(PICTURES, zoom), places((0, 12, 23, 8), (1, 36, 16, 8), (2, 0, 4, 8)), 8, upright(3)
+    )
 
     expected = (PICTURES[0][12:, 23:], PICTURES[1][36:, 16:], PICTURES[2][:8, 4:])
     torch.testing.assert_close(cut.whole(), torch.stack(expected).float() / 255)
 
 
 def test_a_zoomed_square_is_the_mean_of_areas_by_hand():
-    picture = torch.tensor([[0, 30, 60], [90, 120, 150], [180, 210, 240]], dtype=torch.uint8)
-    picture = picture.unsqueeze(2).expand(3, 3, 3)
+    image = torch.tensor([[0, 30, 60], [90, 120, 150], [180, 210, 240]], dtype=torch.uint8)
+    image = image.unsqueeze(2).expand(3, 3, 3)
 
-    cut = Squares(Album([picture], 0.5), places((0, 0, 0, 3)), 2, upright(1))
+    cut = PatchBatch(PatchStore([image], 0.5), places((0, 0, 0, 3)), 2, upright(1))
 
     # Each pixel covers one and a half: two thirds of it are the outer one's.
     by_hand = torch.tensor([[40.0, 80.0], [160.0, 200.0]]) / 255
@@ -64,16 +66,16 @@ def test_a_pixel_of_a_zoomed_square_is_the_mean_of_the_area_it_covers(side):
     fine = source.repeat_interleave(8, 0).repeat_interleave(8, 1)
     expected = fine.view(8, side, 8, side, 3).mean((1, 3))
 
-    cut = Squares(Album(PICTURES, 0.5), places((1, 5, 3, side)), 8, upright(1)).whole()
+    cut = PatchBatch(PatchStore(PICTURES, 0.5), places((1, 5, 3, side)), 8, upright(1)).whole()
 
     torch.testing.assert_close(cut[0], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("zoom", [1.0, 0.6])
 def test_some_pixels_are_those_of_the_whole_square_in_every_position(zoom):
-    table = Album(PICTURES, zoom)
+    table = PatchStore(PICTURES, zoom)
     turn = torch.tensor([[number >> bit & 1 for number in range(8)] for bit in range(3)]).bool()
-    cut = Squares(table, places(*[(1, 7, 2, 9 if zoom < 1 else 8)] * 8), 8, turn)
+    cut = PatchBatch(table, places(*[(1, 7, 2, 9 if zoom < 1 else 8)] * 8), 8, turn)
     y, x = torch.randint(8, (2, 8, 5, 6), generator=generator())
 
     whole = cut.whole()
@@ -85,7 +87,7 @@ def test_some_pixels_are_those_of_the_whole_square_in_every_position(zoom):
 
 
 def test_cuts_take_all_eight_positions_alike():
-    table = Album(PICTURES)
+    table = PatchStore(PICTURES)
     cut = table.cut(places(*[(0, 0, 0, 8)] * 800), 8, generator())
 
     _, counts = cut.whole().flatten(1).unique(dim=0, return_counts=True)
@@ -98,16 +100,16 @@ def test_cuts_take_all_eight_positions_alike():
 
 
 @pytest.mark.parametrize("zoom", [1.0, 0.6])
-def test_places_lie_within_their_picture_and_reach_its_borders(zoom):
-    table = Album(PICTURES, zoom)
+def test_places_lie_within_their_image_and_reach_its_borders(zoom):
+    table = PatchStore(PICTURES, zoom)
     picked = table.picks((3000,), 12, generator())
 
     top, left, side = table.places(picked, 12, generator(1))[1:]
 
     assert set(picked.tolist()) == {0, 1, 2}
-    for number, picture in enumerate(PICTURES):
+    for number, image in enumerate(PICTURES):
         of = picked == number
-        for corner, length in ((top, picture.shape[0]), (left, picture.shape[1])):
+        for corner, length in ((top, image.shape[0]), (left, image.shape[1])):
             end = corner[of] + side[of]
             assert corner[of].min() == 0
             assert length - 1 < end.max() <= length
@@ -116,7 +118,7 @@ def test_places_lie_within_their_picture_and_reach_its_borders(zoom):
 
 
 def test_zooms_are_drawn_evenly():
-    table = Album([speckled(100, 100)], 0.6)
+    table = PatchStore([speckled(100, 100)], 0.6)
 
     zooms = 20 / table.places(torch.zeros(4000, dtype=torch.int64), 20, generator()).side
 
@@ -125,33 +127,33 @@ def test_zooms_are_drawn_evenly():
     assert zooms.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.05)
 
 
-def test_only_pictures_that_are_large_enough_are_picked():
-    assert set(Album(PICTURES).picks((200,), 15, generator()).tolist()) == {0, 1}
+def test_only_images_that_are_large_enough_are_picked():
+    assert set(PatchStore(PICTURES).picks((200,), 15, generator()).tolist()) == {0, 1}
 
 
-def test_a_square_larger_than_all_pictures_is_refused():
+def test_a_square_larger_than_all_images_is_refused():
     with pytest.raises(ValueError, match="no photo is large enough to cut 25 x 25 pixels from"):
-        Album(PICTURES).picks((1,), 25, generator())
+        PatchStore(PICTURES).picks((1,), 25, generator())
 
 
 # Detail
 
 
 def test_detail_is_the_spread_of_diagonal_differences():
-    picture = speckled(30, 30)
+    image = speckled(30, 30)
 
-    detail = Album([picture]).detail(Places(*(part[None] for part in places((0, 3, 5, 16)))), 16)
+    detail = PatchStore([image]).detail(CropBoxes(*(part[None] for part in places((0, 3, 5, 16)))), 16)
 
-    green = picture[3:19, 5:21, 1].float()
+    green = image[3:19, 5:21, 1].float()
     torch.testing.assert_close(detail, (green[1:, 1:] - green[:-1, :-1]).std(correction=0).view(1, 1))
 
 
 def test_detail_of_a_large_square_is_judged_by_a_part_of_its_points():
     flat, fine = torch.full((200, 200, 3), 9, dtype=torch.uint8), speckled(200, 200)
-    shelf = Album([flat, fine, fine // 4], 0.6)
+    shelf = PatchStore([flat, fine, fine // 4], 0.6)
 
     none, much, little = shelf.detail(
-        Places(*(part[None] for part in places(*[(n, 0, 0, 190) for n in range(3)]))), 128
+        CropBoxes(*(part[None] for part in places(*[(n, 0, 0, 190) for n in range(3)]))), 128
     )[0]
 
     assert none == 0
@@ -160,58 +162,58 @@ def test_detail_of_a_large_square_is_judged_by_a_part_of_its_points():
     assert little.item() == pytest.approx(26, rel=0.1)
 
 
-# Where pictures are kept
+# Where images are kept
 
 
-def test_many_pictures_are_kept_in_a_file_and_cut_alike(monkeypatch):
+def test_many_images_are_kept_in_a_file_and_cut_alike(monkeypatch):
     squares = places((0, 3, 4, 12), (1, 30, 10, 12))
-    here = Squares(Album(PICTURES, 0.6), squares, 10, upright(2)).whole()
+    here = PatchBatch(PatchStore(PICTURES, 0.6), squares, 10, upright(2)).whole()
     monkeypatch.setattr(patch_store, "IN_MEMORY", 100)
 
-    there = Squares(Album(iter(PICTURES), 0.6), squares, 10, upright(2)).whole()
+    there = PatchBatch(PatchStore(iter(PICTURES), 0.6), squares, 10, upright(2)).whole()
 
     assert torch.equal(here, there)
 
 
-def test_a_picture_can_take_the_place_of_another():
-    shelf = Album([speckled(9, 9, n) for n in range(3)])
+def test_an_image_can_take_the_place_of_another():
+    shelf = PatchStore([speckled(9, 9, n) for n in range(3)])
     shelf.put(1, speckled(9, 9, 7))
 
-    cut = Squares(shelf, places((0, 0, 0, 9), (1, 0, 0, 9), (2, 0, 0, 9)), 9, upright(3)).whole()
+    cut = PatchBatch(shelf, places((0, 0, 0, 9), (1, 0, 0, 9), (2, 0, 0, 9)), 9, upright(3)).whole()
 
     expected = torch.stack([speckled(9, 9, n) for n in (0, 7, 2)]).float() / 255
     torch.testing.assert_close(cut, expected)
 
 
-def test_pictures_may_have_more_channels():
+def test_images_may_have_more_channels():
     pair = speckled(12, 14, channels=6)
 
-    cut = Squares(Album([pair]), places((0, 1, 2, 8)), 8, upright(1)).whole()
+    cut = PatchBatch(PatchStore([pair]), places((0, 1, 2, 8)), 8, upright(1)).whole()
 
     torch.testing.assert_close(cut[0], pair[1:9, 2:10].float() / 255)
 
 
-def test_no_pictures_are_refused():
-    with pytest.raises(ValueError, match="there are no pictures"):
-        Album([])
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="there are no images"):
+        PatchStore([])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("zoom", [1.0, 0.6])
 def test_a_gpu_cuts_what_a_cpu_does(zoom):
     squares, turn = places((0, 3, 4, 10), (1, 30, 10, 10)), torch.tensor([[True, False]] * 3)
-    here = Squares(Album(PICTURES, zoom), squares, 10, turn).whole()
-    far = Album(PICTURES, zoom, "cuda")
+    here = PatchBatch(PatchStore(PICTURES, zoom), squares, 10, turn).whole()
+    far = PatchStore(PICTURES, zoom, "cuda")
 
-    there = Squares(far, Places(*(part.cuda() for part in squares)), 10, turn.cuda()).whole()
+    there = PatchBatch(far, CropBoxes(*(part.cuda() for part in squares)), 10, turn.cuda()).whole()
 
     torch.testing.assert_close(there.cpu(), here)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_pictures_too_many_for_a_gpu_are_cut_on_the_cpu(monkeypatch):
+def test_images_too_many_for_a_gpu_are_cut_on_the_cpu(monkeypatch):
     monkeypatch.setattr(patch_store, "PART_OF_GPU", 0.0)
-    shelf = Album(PICTURES, 0.6, "cuda")
+    shelf = PatchStore(PICTURES, 0.6, "cuda")
 
     cut = shelf.cut(places((0, 3, 4, 12)), 10, generator()).whole()
 

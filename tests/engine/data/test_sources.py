@@ -27,7 +27,7 @@ def generator(seed=0):
 
 
 def plain(value, height=20, width=24):
-    """A picture that says by its brightness which it is."""
+    """An image that says by its brightness which it is."""
     return torch.full((height, width, 3), value, dtype=torch.uint8)
 
 
@@ -40,9 +40,9 @@ def speckled(height, width, seed=0):
     return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator(seed))
 
 
-def write(path, picture):
+def write(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.numpy()).save(path)
+    Image.fromarray(image.numpy()).save(path)
 
 
 def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, printed=0.0):
@@ -50,26 +50,26 @@ def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tri
 
 
 def seen_in_training(source, steps=60):
-    """Brightness, 0-255, of every picture that training draws."""
+    """Brightness, 0-255, of every image that training draws."""
     rng = generator()
     batches = [source.draw(step, 4, rng) for step in range(1, steps + 1)]
     return {round(255 * value) for batch in batches for view in batch[:2] for value in view.unique().tolist()}
 
 
 def seen_in_validation(source):
-    pictures = source.validation(40)
-    return {round(255 * value) for part in pictures[:2] for value in part.unique().tolist()}
+    images = source.validation(40)
+    return {round(255 * value) for part in images[:2] for value in part.unique().tolist()}
 
 
 @pytest.fixture
 def cheap_leaves(monkeypatch):
-    """Synthetic pictures that cost nothing; keeps a list of their first bytes, which tell them apart."""
+    """Synthetic images that cost nothing; keeps a list of their first bytes, which tell them apart."""
     made = []
 
     def make(height, width, rng):
-        picture = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=rng)
-        made.append(tuple(picture.flatten()[:12].tolist()))
-        return picture
+        image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=rng)
+        made.append(tuple(image.flatten()[:12].tolist()))
+        return image
 
     monkeypatch.setattr(sources, "dead_leaves", make)
     monkeypatch.setattr(sources, "prints", lambda height, width, rng: make(height, width, rng) // 8)
@@ -120,7 +120,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path.name}: no pictures"):
+    with pytest.raises(ValueError, match=f"{tmp_path.name}: no images"):
         open_with(tmp_path)
 
 
@@ -200,21 +200,21 @@ def test_zoom_scales_photos_down_before_they_are_cut():
     assert cut(Photos([stripes], zoom=0.5), 20, 80, rng).shape == (20, 80, 80, 3)
 
 
-# Synthetic pictures
+# Synthetic images
 
 
-def test_without_data_pictures_are_made(monkeypatch):
+def test_without_data_images_are_made(monkeypatch):
     monkeypatch.setattr(sources, "SYNTHETIC_SIDE", 24)
     monkeypatch.setattr(sources, "SYNTHETIC_POOL", 2)
     source = open_with(noise=GaussianNoise(25, 25))
 
-    batch, pictures = source.draw(1, 2, generator()), source.validation(2)
+    batch, images = source.draw(1, 2, generator()), source.validation(2)
 
-    assert batch.noisy.shape == pictures.noisy.shape == (2, 8, 8, 3)
-    assert pictures.reference.std() > 0
+    assert batch.noisy.shape == images.noisy.shape == (2, 8, 8, 3)
+    assert images.reference.std() > 0
 
 
-def test_no_made_picture_that_is_measured_on_is_ever_drawn(cheap_leaves):
+def test_no_made_image_that_is_measured_on_is_ever_drawn(cheap_leaves):
     source = open_with(noise=GaussianNoise(25, 25))
     source.validation(40)
     measured = set(cheap_leaves)
@@ -228,7 +228,7 @@ def test_no_made_picture_that_is_measured_on_is_ever_drawn(cheap_leaves):
     assert not measured & set(cheap_leaves)
 
 
-def test_a_made_picture_is_the_same_for_a_run_that_begins_later(cheap_leaves):
+def test_a_made_image_is_the_same_for_a_run_that_begins_later(cheap_leaves):
     old, fresh = Synthetic(sources.dead_leaves, seed=3, side=16), Synthetic(sources.dead_leaves, seed=3, side=16)
     for step in range(1, 500):
         old.cut(1, 8, step, generator(step))
@@ -236,7 +236,7 @@ def test_a_made_picture_is_the_same_for_a_run_that_begins_later(cheap_leaves):
     assert torch.equal(cut(old, 5, 8, generator(7), 500), cut(fresh, 5, 8, generator(7), 500))
 
 
-def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monkeypatch):
+def test_made_images_are_kept_for_a_while_and_then_replaced(cheap_leaves, monkeypatch):
     monkeypatch.setattr(sources, "SYNTHETIC_POOL", 4)
     monkeypatch.setattr(sources, "SYNTHETIC_STEPS", 100)
     leaves = Synthetic(sources.dead_leaves, seed=0, side=16)
@@ -253,7 +253,7 @@ def test_made_pictures_are_kept_for_a_while_and_then_replaced(cheap_leaves, monk
     assert sorted(leaves.made) == [9, 10, 11, 12]
 
 
-def test_pictures_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monkeypatch):
+def test_images_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monkeypatch):
     monkeypatch.setattr(sources, "SYNTHETIC_SIDE", 24)
 
     assert open_with(noise=RandomPixelNoise(10, 10)).draw(1, 1, generator()).noisy.shape == (1, 8, 8, 3)
@@ -330,9 +330,9 @@ def test_the_noise_of_recorded_references_is_half_the_mean_square_of_the_shots_d
     scene = speckled(60, 60).float() * 0.5 + 60
     shots = [(scene + 10 * torch.randn(60, 60, 3, generator=generator(n))).to(torch.uint8) for n in range(4)]
 
-    pictures = RecordedPairs([(shots[0], shots[1]), (shots[2], shots[3])], 32).validation(8)
+    images = RecordedPairs([(shots[0], shots[1]), (shots[2], shots[3])], 32).validation(8)
 
-    assert pictures.noise == pytest.approx((10 / 255) ** 2, rel=0.05)
+    assert images.noise == pytest.approx((10 / 255) ** 2, rel=0.05)
 
 
 def test_both_shots_are_cut_at_the_same_place():

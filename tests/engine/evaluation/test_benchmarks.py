@@ -10,7 +10,7 @@ from engine.evaluation.evaluate import Sample, Score
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 
 
-def picture(seed, side=16):
+def image(seed, side=16):
     return torch.randint(256, (side, side, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
@@ -21,14 +21,14 @@ def write(path, pixels):
 
 @pytest.fixture
 def folder(tmp_path):
-    """All the sets, of a few small pictures."""
+    """All the sets, of a few small images."""
     for seed, name in enumerate(NAMES):
-        write(tmp_path / "cbsd68" / f"{name}.png", picture(seed))
-        write(tmp_path / "kodak24" / f"{name}.png", picture(seed, 64))
-        write(tmp_path / "polyu" / f"{name}_real.png", picture(seed))
-        write(tmp_path / "polyu" / f"{name}_mean.png", picture(seed + 20))
+        write(tmp_path / "cbsd68" / f"{name}.png", image(seed))
+        write(tmp_path / "kodak24" / f"{name}.png", image(seed, 64))
+        write(tmp_path / "polyu" / f"{name}_real.png", image(seed))
+        write(tmp_path / "polyu" / f"{name}_mean.png", image(seed + 20))
     (tmp_path / "paper").mkdir()
-    pairs = torch.stack([picture(seed).permute(2, 0, 1) for seed in range(4)])
+    pairs = torch.stack([image(seed).permute(2, 0, 1) for seed in range(4)])
     torch.save((pairs, pairs), tmp_path / "paper" / "val.pkl")
     return tmp_path
 
@@ -55,7 +55,7 @@ def test_every_set_and_noise_is_there_in_the_order_of_the_table(folder):
 
 
 def test_sets_that_are_not_there_are_left_out_and_named(tmp_path):
-    write(tmp_path / "kodak24" / "a.png", picture(0))
+    write(tmp_path / "kodak24" / "a.png", image(0))
 
     found, missing = trials(tmp_path)
 
@@ -91,7 +91,7 @@ def test_8_bits_are_the_white_noise_rounded_and_clipped(folder):
 def test_grey_has_luma_and_one_noise_in_all_channels(folder):
     noisy, clean = next(of(folder, "cbsd68", "grey 25").pairs())
 
-    luma = picture(0).double() @ torch.tensor([0.299, 0.587, 0.114]).double()
+    luma = image(0).double() @ torch.tensor([0.299, 0.587, 0.114]).double()
     assert torch.equal((clean[..., 1] * 255).round().double(), luma.round())
     for pixels in (noisy, clean):
         assert torch.equal(pixels[..., 0], pixels[..., 1])
@@ -99,7 +99,7 @@ def test_grey_has_luma_and_one_noise_in_all_channels(folder):
     assert float((noisy - clean)[..., 0].std() * 255) == pytest.approx(25, rel=0.15)
 
 
-def test_pictures_without_noise_come_as_they_are(folder):
+def test_images_without_noise_come_as_they_are(folder):
     noisy, clean = next(of(folder, "kodak24", "none").pairs())
 
     assert torch.equal(noisy, clean)
@@ -122,18 +122,18 @@ def test_of_polyu_all_but_every_fifth_are_a_row_of_their_own(folder):
     assert [each.psnr for each in parts["polyu apart"]] == [31, 32, 33, 34, 36]
 
 
-def test_a_part_without_pictures_is_no_row(folder):
+def test_a_part_without_images_is_no_row(folder):
     assert [name for name, _ in of(folder, "polyu", "camera").parts([score(30.0)])] == ["polyu"]
 
 
-def test_a_trial_can_be_cut_to_its_first_pictures(folder):
+def test_a_trial_can_be_cut_to_its_first_images(folder):
     trial = of(folder, "kodak24", "8-bit 25")
 
     assert [sample.name for sample in trial.first(2).samples] == ["a", "b"]
     assert len(trial.first(None).samples) == 7
 
 
-def test_a_trial_opens_a_picture_only_when_it_is_its_turn():
+def test_a_trial_opens_an_image_only_when_it_is_its_turn():
     class Opened(Exception):
         pass
 

@@ -19,7 +19,7 @@ from engine.evaluation.figures import (
     sweep_plot,
     sweep_table,
 )
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 from engine.training.config import read_recipe
 from engine.training.loop import Diverged
 
@@ -191,7 +191,7 @@ def test_a_sweep_that_is_stopped_says_so(small, photos, tmp_path, monkeypatch):
 
 
 def test_the_demo_has_a_row_for_each_pair(tmp_path):
-    net = build_network(PhotoSpec((8,), (1,)), torch.Generator().manual_seed(0))
+    net = build_network(UNetConfig((8,), (1,)), torch.Generator().manual_seed(0))
     pairs = [(torch.rand(8, 8, 3), torch.rand(8, 8, 3)) for _ in range(3)]
 
     demo(net, pairs[:1], tmp_path / "one.png")
@@ -204,4 +204,4 @@ def test_the_demo_has_a_row_for_each_pair(tmp_path):
 
 def test_a_demo_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no pairs to show"):
-        demo(build_network(PhotoSpec((8,), (1,))), [], tmp_path / "demo.png")
+        demo(build_network(UNetConfig((8,), (1,))), [], tmp_path / "demo.png")

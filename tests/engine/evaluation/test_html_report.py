@@ -26,8 +26,8 @@ def result(seed=0, side=(40, 48), error=0.05, noise=0.1):
 
 
 def section(errors=(0.05,), noise="white 25", level=25.0, set_="set", names=None):
-    """A trial whose pictures have these errors left."""
-    names = names or [f"picture {n}" for n in range(len(errors))]
+    """A trial whose images have these errors left."""
+    names = names or [f"image {n}" for n in range(len(errors))]
     samples = [Sample(name, lambda: (torch.zeros(1), torch.zeros(1))) for name in names]
     made = Section(Trial(set_, noise, samples, level))
     for seed, error in enumerate(errors):
@@ -74,7 +74,7 @@ def pixels(image):
         return np.asarray(opened)
 
 
-# What is shown of a picture
+# What is shown of an image
 
 
 def test_the_densest_place_is_where_most_weight_lies_together():
@@ -104,11 +104,11 @@ def test_crops_are_where_the_error_is_largest_and_where_else_most_detail_is(monk
     assert detail.place[1] == 4
     assert error.clean.shape == (8, 8, 3)
     assert int(error.denoised[0, 0, 0]) == round(0.7 * 255)
-    # Half a picture's residual is lighter than grey, the part that came out too light darker.
+    # Half an image's residual is lighter than grey, the part that came out too light darker.
     assert int(detail.residual[0, 0, 0]) > 128 > int(error.residual[0, 0, 0])
 
 
-def test_a_picture_that_fits_is_shown_once_and_whole():
+def test_an_image_that_fits_is_shown_once_and_whole():
     shown = look(result(side=(20, 30)))
 
     assert [(crop.why, tuple(crop.clean.shape)) for crop in shown.crops] == [("largest error", (20, 30, 3))]
@@ -119,24 +119,24 @@ def test_the_residual_is_strengthened_until_it_is_seen_but_not_without_end():
     assert look(result(error=0, noise=0.0)).strength == 16
 
 
-def test_only_the_worst_pictures_are_shown_worst_first(monkeypatch):
+def test_only_the_worst_images_are_shown_worst_first(monkeypatch):
     monkeypatch.setattr(html_report, "SHOWN", 2)
 
     made = section([0.01, 0.09, 0.02, 0.08, 0.03])
 
     assert list(made.looks()) == [1, 3]
-    assert [name for _, name, _ in made.rows()] == [f"picture {n}" for n in (1, 3, 4, 2, 0)]
+    assert [name for _, name, _ in made.rows()] == [f"image {n}" for n in (1, 3, 4, 2, 0)]
 
 
 # The page
 
 
-def test_the_page_has_a_row_for_each_picture_with_the_worst_first(tmp_path):
+def test_the_page_has_a_row_for_each_image_with_the_worst_first(tmp_path):
     made = section([0.02, 0.06, 0.04])
 
     text = "".join(page(tmp_path, made).text)
 
-    places = [text.index(f"picture {n}") for n in (1, 2, 0)]
+    places = [text.index(f"image {n}") for n in (1, 2, 0)]
     assert places == sorted(places)
     for score in made.scores:
         assert f"{score.psnr:.2f}" in text
@@ -165,11 +165,11 @@ def test_every_link_leads_somewhere_and_every_place_is_named_once(tmp_path):
 
 
 def test_every_image_is_shown_with_its_size_and_said_in_words(tmp_path):
-    images = page(tmp_path, section(names=["a picture"])).all("img")
+    images = page(tmp_path, section(names=["an image"])).all("img")
 
     assert len(images) == 4
     for image, kind in zip(images, ("noisy", "denoised", "noisy - denoised", "clean"), strict=True):
-        assert image["alt"].startswith(f"a picture, {kind}")
+        assert image["alt"].startswith(f"an image, {kind}")
         assert image["alt"].endswith("where there is the largest error")
         assert pixels(image).shape == (40, 48, 3)
         assert int(image["width"]) / int(image["height"]) == pytest.approx(48 / 40)
@@ -195,7 +195,7 @@ def test_the_page_follows_the_readers_light_or_dark(tmp_path):
     assert colours[0] == colours[1]
 
 
-def test_pictures_without_noise_have_no_gain_and_no_place_in_the_plot(tmp_path):
+def test_images_without_noise_have_no_gain_and_no_place_in_the_plot(tmp_path):
     samples = [Sample("x", lambda: (torch.zeros(1), torch.zeros(1)))]
     made = Section(Trial("set", "none", samples))
     clean = torch.rand(20, 20, 3)
@@ -208,7 +208,7 @@ def test_pictures_without_noise_have_no_gain_and_no_place_in_the_plot(tmp_path):
     assert not found.all("svg")
 
 
-def test_a_section_without_pictures_is_left_out(tmp_path):
+def test_a_section_without_images_is_left_out(tmp_path):
     found = page(tmp_path, section(), section([], set_="empty"))
 
     assert not any("empty" in text for text in found.text)

@@ -1,4 +1,4 @@
-"""Files that are broken in thousands of ways: each is a picture, or an error of ours, and soon."""
+"""Files that are broken in thousands of ways: each is an image, or an error of ours, and soon."""
 
 import io
 import time
@@ -10,22 +10,22 @@ import pillow_heif
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio.formats import (
     FORMATS,
-    BrokenPicture,
+    BrokenImage,
     CannotWrite,
-    NotAPicture,
-    PictureTooLarge,
-    UnsupportedPicture,
+    ImageTooLarge,
+    NotAImage,
+    UnsupportedImage,
 )
-from engine.imageio.image import File, Picture
+from engine.imageio.image import File, Image
 from engine.imageio.metadata import Metadata, new_exif
 from engine.imageio.read import read
 from engine.imageio.write import encode
 
-OURS = (BrokenPicture, CannotWrite, NotAPicture, PictureTooLarge, UnsupportedPicture)
+OURS = (BrokenImage, CannotWrite, NotAImage, ImageTooLarge, UnsupportedImage)
 CASES = 100  # of each file
 MOST_SECONDS = 10  # of one case, on a machine that does other things as well
 MAX_PIXELS = 100_000
@@ -42,13 +42,13 @@ def pixels(dtype, channels):
 
 def ours(kind, *modes, durations=None, quality=None):
     """As we write it, with everything around the pixels."""
-    pages = [Picture(torch.from_numpy(pixels(dtype, channels)), None, KNOWN) for dtype, channels in modes]
+    pages = [Image(torch.from_numpy(pixels(dtype, channels)), None, KNOWN) for dtype, channels in modes]
     return encode(File(FORMATS["png"], tuple(pages), durations, 0), FORMATS[kind], quality).data
 
 
 def by_pillow(kind, mode="RGB", **options):
     file = io.BytesIO()
-    Image.fromarray(pixels(np.uint8, 3)).convert(mode).save(file, kind, **options)
+    PILImage.fromarray(pixels(np.uint8, 3)).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -60,7 +60,7 @@ def by_tifffile(values, **options):
 
 def heic():
     file = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(pixels(np.uint8, 3))).save(file, quality=80)
+    pillow_heif.from_pillow(PILImage.fromarray(pixels(np.uint8, 3))).save(file, quality=80)
     return file.getvalue()
 
 
@@ -119,7 +119,7 @@ def test_the_corpus_is_large_enough():
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_each_of_many_broken_files_is_a_picture_or_an_error_of_ours(name):
+def test_each_of_many_broken_files_is_an_image_or_an_error_of_ours(name):
     random, refused = Random(name), 0
     assert read(WHOLE[name], MAX_PIXELS).pages[0].samples.numel()
 
@@ -139,24 +139,24 @@ def test_each_of_many_broken_files_is_a_picture_or_an_error_of_ours(name):
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"BM" + bytes(52), BrokenPicture),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(13) + bytes(4), BrokenPicture),
-        (b"GIF89a" + bytes(7) + b",", BrokenPicture),
-        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", BrokenPicture),
-        (b"II*\0\xff\xff\xff\xff", BrokenPicture),
-        (b"\xff\x0a", BrokenPicture),
-        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\1jp2c", BrokenPicture),
-        (b"RIFF\xff\xff\xff\xffWEBPVP8X" + bytes(20), BrokenPicture),
-        (b"\0\0\0\x18ftypheic" + bytes(40), BrokenPicture),
-        (b"\0\0\0\x18ftypavif" + bytes(40), BrokenPicture),
+        (b"BM" + bytes(52), BrokenImage),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(13) + bytes(4), BrokenImage),
+        (b"GIF89a" + bytes(7) + b",", BrokenImage),
+        (b"II*\0\x08\0\0\0\0\0\0\0\0\0", BrokenImage),
+        (b"II*\0\xff\xff\xff\xff", BrokenImage),
+        (b"\xff\x0a", BrokenImage),
+        (b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\1jp2c", BrokenImage),
+        (b"RIFF\xff\xff\xff\xffWEBPVP8X" + bytes(20), BrokenImage),
+        (b"\0\0\0\x18ftypheic" + bytes(40), BrokenImage),
+        (b"\0\0\0\x18ftypavif" + bytes(40), BrokenImage),
     ],
 )
-def test_headers_without_a_picture_are_broken(data, error):
+def test_headers_without_an_image_are_broken(data, error):
     with pytest.raises(error):
         read(data)
 
 
-def test_a_picture_that_is_nearly_a_line_is_taken():
+def test_an_image_that_is_nearly_a_line_is_taken():
     line = by_tifffile(np.arange(100_000, dtype=np.uint16)[None])
 
     assert read(line).pages[0].samples.shape == (1, 100_000, 1)

@@ -54,6 +54,6 @@ def test_what_cannot_be_written_is_refused_with_what_can(name, came, message):
         chosen(name, FORMATS[came])
 
 
-def test_a_camera_s_film_is_no_picture():
+def test_a_camera_s_film_is_no_image():
     with pytest.raises(ValueError, match="film or other ISO media; taken are JPEG, PNG"):
         kind_of(b"\0\0\0\x20ftypisom\0\0\0\0")

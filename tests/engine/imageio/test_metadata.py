@@ -10,12 +10,13 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, ImageOps
+from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
 from engine.imageio import metadata
-from engine.imageio.formats import FORMATS, BrokenPicture
-from engine.imageio.image import File, Picture
+from engine.imageio.formats import FORMATS, BrokenImage
+from engine.imageio.image import File, Image
 from engine.imageio.metadata import MOST_BYTES, Metadata, TooMuchMetadata
 from engine.imageio.read import read
 from engine.imageio.write import encode
@@ -25,8 +26,8 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="1"/></x:xmpmeta
 
 
 def camera_exif(orientation=6, thumbnail=b"", maker=b"\1\2\3 the maker's own", order="little"):
-    """As a camera writes it: notes, a place, and a small picture."""
-    exif = Image.Exif()
+    """As a camera writes it: notes, a place, and a small image."""
+    exif = PILImage.Exif()
     exif.endian = "<" if order == "little" else ">"
     exif[ExifTags.Base.Make] = "Makers"
     exif[ExifTags.Base.Orientation] = orientation
@@ -39,7 +40,7 @@ def camera_exif(orientation=6, thumbnail=b"", maker=b"\1\2\3 the maker's own", o
     return with_thumbnail(block, thumbnail) if thumbnail else block
 
 
-def with_thumbnail(block, picture):
+def with_thumbnail(block, image):
     """The block with a second IFD and a JPEG at its end."""
     order = ">" if block[:2] == b"MM" else "<"
     (first,) = struct.unpack_from(f"{order}I", block, 4)
@@ -47,26 +48,26 @@ def with_thumbnail(block, picture):
     second = len(block)
     start = second + 2 + 3 * 12 + 4
     ifd = struct.pack(f"{order}H", 3)
-    for tag, value in ((0x0103, 6), (0x0201, start), (0x0202, len(picture))):
+    for tag, value in ((0x0103, 6), (0x0201, start), (0x0202, len(image))):
         ifd += struct.pack(f"{order}HHII", tag, 4, 1, value)
     linked = bytearray(block)
     struct.pack_into(f"{order}I", linked, first + 2 + 12 * count, second)
-    return bytes(linked) + ifd + bytes(4) + picture
+    return bytes(linked) + ifd + bytes(4) + image
 
 
-def picture(known, seed=0, size=(6, 9)):
+def image(known, seed=0, size=(6, 9)):
     rng = np.random.default_rng(seed)
-    return Picture(torch.from_numpy(rng.integers(256, size=(*size, 3), dtype=np.uint8)), None, known)
+    return Image(torch.from_numpy(rng.integers(256, size=(*size, 3), dtype=np.uint8)), None, known)
 
 
 def written(kind, known):
-    return encode(File(FORMATS["png"], (picture(known),)), FORMATS[kind]).data
+    return encode(File(FORMATS["png"], (image(known),)), FORMATS[kind]).data
 
 
 def tags(exif):
-    """What another library reads in a block, or in a picture's file: of each IFD, less what is about pixels."""
+    """What another library reads in a block, or in an image's file: of each IFD, less what is about pixels."""
     if isinstance(exif, bytes):
-        block, exif = exif, Image.Exif()
+        block, exif = exif, PILImage.Exif()
         exif.load(b"Exif\0\0" + block)
     about = {ExifTags.Base.Make, ExifTags.Base.DateTime, ExifTags.Base.Artist}
     first = {tag: value for tag, value in exif.items() if tag in about}
@@ -80,7 +81,7 @@ def test_every_block_comes_back_and_other_libraries_read_it(kind, order):
 
     data = written(kind, known)
     back = read(data).pages[0].metadata
-    with Image.open(io.BytesIO(data)) as image:
+    with PILImage.open(io.BytesIO(data)) as image:
         image.load()
         seen = image.getexif()
         profile, xmp = image.info["icc_profile"], image.info["xmp"]
@@ -147,7 +148,7 @@ def test_upright_only_the_orientation_changes_and_nothing_moves(order):
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_the_small_picture_of_how_it_was_is_gone(order):
+def test_the_small_image_of_how_it_was_is_gone(order):
     small = b"\xff\xd8 the noisy one, small \xff\xd9"
     block = camera_exif(1, small, order=order)
 
@@ -158,7 +159,9 @@ def test_the_small_picture_of_how_it_was_is_gone(order):
     assert len(upright) < len(block)
     assert tags(upright) == tags(block)
     assert (
-        not Image.open(io.BytesIO(written("jpeg", Metadata(exif=upright)))).getexif().get_ifd(ExifTags.IFD.IFD1)
+        not PILImage.open(io.BytesIO(written("jpeg", Metadata(exif=upright))))
+        .getexif()
+        .get_ifd(ExifTags.IFD.IFD1)
     )
 
 
@@ -170,13 +173,13 @@ def test_xmp_is_made_upright_as_well():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_once(kind, orientation, file_of):
+def test_an_image_is_turned_once(kind, orientation, file_of):
     values = np.zeros((16, 32, 3), np.uint8)
     values[:8, :8] = 255
     values[:8, 24:] = (255, 0, 0)
-    exif = Image.Exif()
+    exif = PILImage.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    turned = Image.fromarray(values)
+    turned = PILImage.fromarray(values)
     turned.getexif()[ExifTags.Base.Orientation] = orientation
     expected = np.array(ImageOps.exif_transpose(turned)).astype(int)
 
@@ -193,7 +196,7 @@ def written_as_is(page):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_deep_picture_is_turned_as_a_shallow_one_is(orientation):
+def test_a_deep_image_is_turned_as_a_shallow_one_is(orientation):
     values = np.arange(6 * 4 * 3, dtype=np.uint16).reshape(6, 4, 3)
     files = io.BytesIO(), io.BytesIO()
     for file, dtype in zip(files, (np.uint8, np.uint16), strict=True):
@@ -230,7 +233,7 @@ def test_a_png_s_own_colours_and_texts_are_carried_along(file_of):
 
     back = encode(read(data), FORMATS["png"]).data
 
-    with Image.open(io.BytesIO(back)) as image:
+    with PILImage.open(io.BytesIO(back)) as image:
         assert image.info["gamma"] == 1
         assert image.text == {"Title": "A title"}
 
@@ -261,14 +264,14 @@ def png_with(kind, body):
 def test_what_unpacks_without_end_is_refused(chunk):
     assert len(chunk[1]) < MOST_BYTES / 900
 
-    with pytest.raises(BrokenPicture, match=f"has more than {MOST_BYTES} bytes|data too large"):
+    with pytest.raises(BrokenImage, match=f"has more than {MOST_BYTES} bytes|data too large"):
         read(png_with(*chunk))
 
 
 def test_sixty_thousand_entries_are_refused_with_how_many_are_taken():
     block = metadata.new_exif("<", [(tag, 3, 1, b"\1\0") for tag in range(1, 60001)])
 
-    with pytest.raises(BrokenPicture, match="60000 entries; at most 4096 are taken"):
+    with pytest.raises(BrokenImage, match="60000 entries; at most 4096 are taken"):
         read(png_with(b"eXIf", block))
 
 

@@ -18,19 +18,19 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio.formats import (
     FORMATS,
-    BrokenPicture,
+    BrokenImage,
     CannotWrite,
-    NotAPicture,
-    PictureTooLarge,
-    UnsupportedPicture,
+    ImageTooLarge,
+    NotAImage,
+    UnsupportedImage,
 )
-from engine.imageio.image import STRIP, File, Picture, to_pixels, to_samples
+from engine.imageio.image import STRIP, File, Image, to_pixels, to_samples
 from engine.imageio.metadata import NOTHING_KNOWN, Metadata
-from engine.imageio.read import decode, outline, picture_files, read, read_rgb
+from engine.imageio.read import decode, image_files, outline, read, read_rgb
 from engine.imageio.write import encode, encode_png
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}}
@@ -53,57 +53,57 @@ def png_by_hand(bits, colour_type, data, chunk=b""):
 def test_a_lossless_rgb_file_is_decoded_exactly(kind, samples, file_of):
     noisy = samples(9, 14)
 
-    picture = decode(file_of(noisy, kind, **LOSSLESS[kind]))
+    image = decode(file_of(noisy, kind, **LOSSLESS[kind]))
 
-    assert picture.samples.dtype == torch.uint8
-    assert picture.samples.is_contiguous()
-    assert picture.pixels.dtype == torch.float32
-    assert picture.pixels.is_contiguous()
-    np.testing.assert_array_equal(to_8_bits(picture.pixels), noisy)
-    assert not picture.grey
-    assert picture.alpha is None
-    assert picture.depth == "8"
+    assert image.samples.dtype == torch.uint8
+    assert image.samples.is_contiguous()
+    assert image.pixels.dtype == torch.float32
+    assert image.pixels.is_contiguous()
+    np.testing.assert_array_equal(to_8_bits(image.pixels), noisy)
+    assert not image.grey
+    assert image.alpha is None
+    assert image.depth == "8"
 
 
 def test_a_jpeg_is_decoded_nearly(samples, file_of):
     noisy = samples(40, 50) // 8 * 8
 
-    picture = decode(file_of(noisy, "JPEG", quality=95, subsampling=0))
+    image = decode(file_of(noisy, "JPEG", quality=95, subsampling=0))
 
-    assert np.abs(to_8_bits(picture.pixels).astype(int) - noisy).mean() < 5
+    assert np.abs(to_8_bits(image.pixels).astype(int) - noisy).mean() < 5
 
 
 def test_of_a_gif_the_first_frame_is_taken(file_of):
-    frames = [Image.new("RGB", (6, 5), colour) for colour in ("#204060", "#ffffff")]
+    frames = [PILImage.new("RGB", (6, 5), colour) for colour in ("#204060", "#ffffff")]
 
-    picture = decode(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    image = decode(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
-    assert np.all(to_8_bits(picture.pixels) == (0x20, 0x40, 0x60))
+    assert np.all(to_8_bits(image.pixels) == (0x20, 0x40, 0x60))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-def test_a_grey_picture_has_three_equal_channels_and_goes_back_grey(kind, samples, file_of):
+def test_a_grey_image_has_three_equal_channels_and_goes_back_grey(kind, samples, file_of):
     noisy = samples(7, 5, 1)
 
-    picture = decode(file_of(noisy, kind))
-    with Image.open(BytesIO(encode_png(picture))) as returned:
+    image = decode(file_of(noisy, kind))
+    with PILImage.open(BytesIO(encode_png(image))) as returned:
         mode, values = returned.mode, np.array(returned)
 
-    assert picture.grey
-    np.testing.assert_array_equal(to_8_bits(picture.pixels), noisy.repeat(3, axis=2))
+    assert image.grey
+    np.testing.assert_array_equal(to_8_bits(image.pixels), noisy.repeat(3, axis=2))
     assert mode == "L"
     np.testing.assert_array_equal(values, noisy[..., 0])
 
 
 def test_a_bilevel_scan_is_grey(file_of):
-    scan = Image.new("1", (8, 3))
+    scan = PILImage.new("1", (8, 3))
     scan.putpixel((5, 1), 1)
 
-    picture = decode(file_of(scan, "TIFF", compression="group4"))
+    image = decode(file_of(scan, "TIFF", compression="group4"))
 
-    assert picture.grey
-    assert picture.pixels.sum() == 3
-    assert picture.pixels[1, 5].tolist() == [1, 1, 1]
+    assert image.grey
+    assert image.pixels.sum() == 3
+    assert image.pixels[1, 5].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("channels", [2, 4], ids=["grey", "rgb"])
@@ -111,23 +111,23 @@ def test_a_bilevel_scan_is_grey(file_of):
 def test_alpha_is_carried_through_untouched(kind, channels, samples, file_of):
     noisy = samples(6, 11, channels)
 
-    picture = decode(file_of(noisy, kind))
-    darker = encode_png(replace(picture, samples=picture.samples // 2))
-    with Image.open(BytesIO(darker)) as returned:
+    image = decode(file_of(noisy, kind))
+    darker = encode_png(replace(image, samples=image.samples // 2))
+    with PILImage.open(BytesIO(darker)) as returned:
         values = np.array(returned)
 
-    np.testing.assert_array_equal(picture.alpha, noisy[..., -1])
+    np.testing.assert_array_equal(image.alpha, noisy[..., -1])
     np.testing.assert_array_equal(values[..., -1], noisy[..., -1])
     assert values.shape == noisy.shape
     np.testing.assert_array_equal(values[..., :-1], noisy[..., :-1] // 2)
 
 
 def test_a_palettes_colours_and_its_transparent_entry_are_kept(file_of):
-    picture = Image.new("P", (4, 2), 1)
-    picture.putpalette([200, 0, 0, 10, 20, 30])
-    picture.putpixel((3, 1), 0)
+    image = PILImage.new("P", (4, 2), 1)
+    image.putpalette([200, 0, 0, 10, 20, 30])
+    image.putpixel((3, 1), 0)
 
-    decoded = decode(file_of(picture, transparency=0))
+    decoded = decode(file_of(image, transparency=0))
 
     assert to_8_bits(decoded.pixels)[0, 0].tolist() == [10, 20, 30]
     assert to_8_bits(decoded.pixels)[1, 3].tolist() == [200, 0, 0]
@@ -138,19 +138,19 @@ def test_a_palettes_colours_and_its_transparent_entry_are_kept(file_of):
     ("value", "turned"),
     [(1, lambda a: a), (3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
 )
-def test_a_picture_is_turned_as_its_exif_says(value, turned, samples, file_of):
+def test_an_image_is_turned_as_its_exif_says(value, turned, samples, file_of):
     noisy = samples(5, 8, 4)
-    exif = Image.Exif()
+    exif = PILImage.Exif()
     exif[ORIENTATION] = value
 
-    picture = decode(file_of(noisy, exif=exif))
+    image = decode(file_of(noisy, exif=exif))
 
-    np.testing.assert_array_equal(to_8_bits(picture.pixels), turned(noisy)[..., :3])
-    np.testing.assert_array_equal(picture.alpha, turned(noisy)[..., 3])
+    np.testing.assert_array_equal(to_8_bits(image.pixels), turned(noisy)[..., :3])
+    np.testing.assert_array_equal(image.alpha, turned(noisy)[..., 3])
 
 
 def test_the_returned_file_does_not_ask_to_be_turned_again(samples, file_of):
-    exif = Image.Exif()
+    exif = PILImage.Exif()
     exif[ORIENTATION] = 6
 
     once = encode_png(decode(file_of(samples(5, 8), exif=exif)))
@@ -164,12 +164,12 @@ def test_16_bit_grey_goes_there_and_back_exactly(kind, file_of):
     values = np.arange(0, 65536, 257).astype(np.uint16).reshape(16, 16)
     values[3, 4] = 12345
 
-    picture = decode(file_of(values, kind))
-    with Image.open(BytesIO(encode_png(picture))) as returned:
+    image = decode(file_of(values, kind))
+    with PILImage.open(BytesIO(encode_png(image))) as returned:
         mode, back = returned.mode, np.array(returned)
 
-    assert (picture.grey, picture.depth) == (True, "16")
-    assert picture.pixels[3, 4, 0] == pytest.approx(12345 / 65535)
+    assert (image.grey, image.depth) == (True, "16")
+    assert image.pixels[3, 4, 0] == pytest.approx(12345 / 65535)
     assert mode == "I;16"
     np.testing.assert_array_equal(back, values)
 
@@ -177,8 +177,8 @@ def test_16_bit_grey_goes_there_and_back_exactly(kind, file_of):
 def test_the_colour_profile_goes_back(samples, file_of):
     profile = bytes(range(200))
 
-    picture = decode(file_of(samples(3, 3), icc_profile=profile))
-    with Image.open(BytesIO(encode_png(picture))) as returned:
+    image = decode(file_of(samples(3, 3), icc_profile=profile))
+    with PILImage.open(BytesIO(encode_png(image))) as returned:
         kept = returned.info["icc_profile"]
 
     assert kept == profile
@@ -209,42 +209,42 @@ def test_every_sample_survives_the_way_to_pixels_and_back(dtype, channels):
 
 
 @pytest.mark.parametrize("level", range(10))
-def test_a_png_of_any_level_holds_the_same_picture(level, samples):
-    picture = Picture(torch.from_numpy(samples(20, 30)))
+def test_a_png_of_any_level_holds_the_same_image(level, samples):
+    image = Image(torch.from_numpy(samples(20, 30)))
 
-    assert torch.equal(decode(encode_png(picture, level)).samples, picture.samples)
+    assert torch.equal(decode(encode_png(image, level)).samples, image.samples)
 
 
-def test_pictures_of_many_strips_are_decoded_whole(samples, file_of):
+def test_images_of_many_strips_are_decoded_whole(samples, file_of):
     noisy = samples(2 * STRIP + 3, 4, 2)
 
-    picture = decode(file_of(noisy))
+    image = decode(file_of(noisy))
 
-    np.testing.assert_array_equal(picture.samples, noisy[..., :1])
-    np.testing.assert_array_equal(picture.alpha, noisy[..., 1])
+    np.testing.assert_array_equal(image.samples, noisy[..., :1])
+    np.testing.assert_array_equal(image.alpha, noisy[..., 1])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
 @pytest.mark.parametrize("grey", [True, False])
-def test_pictures_of_one_pixel_or_line_go_there_and_back(size, grey):
-    picture = decode(encode_png(Picture(torch.full((*size, 1 if grey else 3), 51, dtype=torch.uint8))))
+def test_images_of_one_pixel_or_line_go_there_and_back(size, grey):
+    image = decode(encode_png(Image(torch.full((*size, 1 if grey else 3), 51, dtype=torch.uint8))))
 
-    assert picture.pixels.shape == (*size, 3)
-    assert picture.grey == grey
-    torch.testing.assert_close(picture.pixels, torch.full((*size, 3), 0.2))
+    assert image.pixels.shape == (*size, 3)
+    assert image.grey == grey
+    torch.testing.assert_close(image.pixels, torch.full((*size, 3), 0.2))
 
 
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (b"", NotAPicture, "0 bytes came; taken are JPEG, PNG, WebP"),
-        (b"hello, I am text", NotAPicture, re.escape("16 bytes that begin with b'hello, I am '; taken are")),
-        (b"\0\0\0\x1cftypisom\0\0\0\0", UnsupportedPicture, "film or other ISO media; taken are"),
-        (b"%PDF-1.7", UnsupportedPicture, "PDF; taken are"),
-        (b"\x89PNG\r\n\x1a\n", BrokenPicture, "PNG file's header is broken"),
+        (b"", NotAImage, "0 bytes came; taken are JPEG, PNG, WebP"),
+        (b"hello, I am text", NotAImage, re.escape("16 bytes that begin with b'hello, I am '; taken are")),
+        (b"\0\0\0\x1cftypisom\0\0\0\0", UnsupportedImage, "film or other ISO media; taken are"),
+        (b"%PDF-1.7", UnsupportedImage, "PDF; taken are"),
+        (b"\x89PNG\r\n\x1a\n", BrokenImage, "PNG file's header is broken"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(data, error, message):
+def test_what_is_no_image_is_refused_by_name(data, error, message):
     with pytest.raises(error, match=message):
         decode(data)
 
@@ -252,10 +252,10 @@ def test_what_is_no_picture_is_refused_by_name(data, error, message):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_a_file_cut_short_is_broken_never_half_a_picture(kind, part, samples, file_of):
+def test_a_file_cut_short_is_broken_never_half_an_image(kind, part, samples, file_of):
     whole = file_of(samples(40, 50), kind)
 
-    with pytest.raises(BrokenPicture, match=f"(?i)the {kind} file"):
+    with pytest.raises(BrokenImage, match=f"(?i)the {kind} file"):
         decode(whole[: max(12, int(len(whole) * part))])
 
 
@@ -272,37 +272,35 @@ def test_whatever_is_wrong_with_a_file_the_error_is_one_of_ours(kind, samples, f
             data[random.randrange(4, min(len(data), 200))] = random.choice([0, 1, 127, 255])
         try:
             decode(bytes(data), max_pixels=10_000)
-        except (NotAPicture, BrokenPicture, UnsupportedPicture, PictureTooLarge):
+        except (NotAImage, BrokenImage, UnsupportedImage, ImageTooLarge):
             refused += 1
 
     assert refused > 5
 
 
 def test_pixels_we_do_not_take_are_named(file_of):
-    with pytest.raises(
-        UnsupportedPicture, match="signed numbers of 32 bits a channel; taken are RGB and grey of"
-    ):
-        decode(file_of(Image.new("I", (4, 4)), "TIFF"))
+    with pytest.raises(UnsupportedImage, match="signed numbers of 32 bits a channel; taken are RGB and grey of"):
+        decode(file_of(PILImage.new("I", (4, 4)), "TIFF"))
 
 
-def test_a_picture_is_refused_by_its_header_before_its_pixels_are_read(file_of):
-    header_alone = file_of(Image.new("L", (20, 10)))[:45]
+def test_an_image_is_refused_by_its_header_before_its_pixels_are_read(file_of):
+    header_alone = file_of(PILImage.new("L", (20, 10)))[:45]
 
-    with pytest.raises(PictureTooLarge, match="20 x 10 = 200 pixels; at most 199 are taken"):
+    with pytest.raises(ImageTooLarge, match="20 x 10 = 200 pixels; at most 199 are taken"):
         decode(header_alone, max_pixels=199)
 
 
-def test_a_picture_of_just_the_limit_is_taken(file_of):
-    picture = decode(file_of(Image.new("L", (20, 10))), max_pixels=200)
+def test_an_image_of_just_the_limit_is_taken(file_of):
+    image = decode(file_of(PILImage.new("L", (20, 10))), max_pixels=200)
 
-    assert picture.pixels.shape == (10, 20, 3)
+    assert image.pixels.shape == (10, 20, 3)
 
 
 # Every depth, and what can be written
 
 
 def drawn(seed, dtype, channels, alpha, size=(7, 5), known=NOTHING_KNOWN):
-    """A picture of noise; floats reach beyond [0, 1]."""
+    """An image of noise; floats reach beyond [0, 1]."""
     rng = np.random.default_rng(seed)
 
     def values(*shape):
@@ -310,7 +308,7 @@ def drawn(seed, dtype, channels, alpha, size=(7, 5), known=NOTHING_KNOWN):
             return torch.from_numpy((rng.standard_normal(shape) * 2).astype(dtype))
         return torch.from_numpy(rng.integers(np.iinfo(dtype).max + 1, size=shape).astype(dtype))
 
-    return Picture(values(*size, channels), values(*size) if alpha else None, known)
+    return Image(values(*size, channels), values(*size) if alpha else None, known)
 
 
 def same(one, other):
@@ -344,12 +342,12 @@ LOSSLESS_KINDS = [kind for kind in FORMATS.values() if kind.writes and not kind.
 )
 def test_what_is_written_without_loss_comes_back_bit_for_bit(which, channels, alpha, size, seed, known):
     kind, depth = which
-    picture = drawn(seed, DTYPES[depth], channels if kind.writes.grey else 3, alpha, size, known)
+    image = drawn(seed, DTYPES[depth], channels if kind.writes.grey else 3, alpha, size, known)
 
-    written = encode(File(kind, (picture,)), kind)
+    written = encode(File(kind, (image,)), kind)
     back = read(written.data)
 
-    assert same(back.pages[0], picture)
+    assert same(back.pages[0], image)
     assert back.kind == kind
     assert (written.changed, back.changed) == ((), ())
     assert back.pages[0].metadata.icc_profile == known.icc_profile
@@ -362,11 +360,11 @@ def test_what_is_written_without_loss_comes_back_bit_for_bit(which, channels, al
 def test_a_16_bit_png_is_what_another_library_reads_and_writes(channels):
     values = np.random.default_rng(0).integers(65536, size=(6, 7, channels), dtype=np.uint16)
 
-    picture = decode(imagecodecs.png_encode(values.squeeze()))
-    again = imagecodecs.png_decode(encode_png(picture))
+    image = decode(imagecodecs.png_encode(values.squeeze()))
+    again = imagecodecs.png_decode(encode_png(image))
 
-    whole = picture.samples.numpy()
-    whole = whole if picture.alpha is None else np.concatenate((whole, picture.alpha.numpy()[..., None]), 2)
+    whole = image.samples.numpy()
+    whole = whole if image.alpha is None else np.concatenate((whole, image.alpha.numpy()[..., None]), 2)
     np.testing.assert_array_equal(whole, values)
     np.testing.assert_array_equal(again.reshape(values.shape), values)
 
@@ -418,7 +416,7 @@ def test_samples_that_are_no_brightness_are_refused(value):
     file = io.BytesIO()
     tifffile.imwrite(file, np.array([[0.5, value]], np.float32))
 
-    with pytest.raises(UnsupportedPicture, match="infinite, not a number or beyond 1e\\+09; taken are finite"):
+    with pytest.raises(UnsupportedImage, match="infinite, not a number or beyond 1e\\+09; taken are finite"):
         decode(file.getvalue())
 
 
@@ -450,7 +448,7 @@ def test_pixels_that_would_come_back_wrong_are_refused_by_name(values, way, faul
     file = io.BytesIO()
     tifffile.imwrite(file, values, **{"photometric": "minisblack", **way})
 
-    with pytest.raises(UnsupportedPicture, match=f"{fault}.*; taken are RGB and grey"):
+    with pytest.raises(UnsupportedImage, match=f"{fault}.*; taken are RGB and grey"):
         decode(file.getvalue())
 
 
@@ -466,7 +464,7 @@ def test_a_tiff_that_unpacks_without_end_is_refused():
     struct.pack_into("<I", data, places[0], len(data))
     struct.pack_into("<I", data, places[1], len(bomb))
 
-    with pytest.raises(BrokenPicture):
+    with pytest.raises(BrokenImage):
         decode(bytes(data) + bomb)
 
 
@@ -486,18 +484,18 @@ def test_cielab_becomes_the_srgb_that_it_means(file_of):
 
 
 def lab_image(values):
-    return Image.frombytes("LAB", values.shape[1::-1], values.tobytes())
+    return PILImage.frombytes("LAB", values.shape[1::-1], values.tobytes())
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
 def test_cmyk_without_a_profile_is_refused(kind, file_of):
-    with pytest.raises(UnsupportedPicture, match="CMYK of 8 bits a channel, without the profile"):
-        decode(file_of(Image.new("CMYK", (4, 4)), kind))
+    with pytest.raises(UnsupportedImage, match="CMYK of 8 bits a channel, without the profile"):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), kind))
 
 
 def test_cmyk_with_a_broken_profile_is_refused(file_of):
-    with pytest.raises(BrokenPicture):
-        decode(file_of(Image.new("CMYK", (4, 4)), "TIFF", icc_profile=b"no profile" * 20))
+    with pytest.raises(BrokenImage):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), "TIFF", icc_profile=b"no profile" * 20))
 
 
 # Other kinds
@@ -507,10 +505,10 @@ def test_a_10_bit_avif_keeps_its_depth():
     values = np.random.default_rng(0).integers(1024, size=(16, 16, 3)).astype(np.uint16)
 
     data = imagecodecs.avif_encode(values, bitspersample=10, level=100)
-    picture = decode(data)
+    image = decode(data)
 
     expected = np.round(imagecodecs.avif_decode(data) / 1023 * 65535)
-    np.testing.assert_array_equal(picture.samples.numpy(), expected)
+    np.testing.assert_array_equal(image.samples.numpy(), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -518,14 +516,14 @@ def test_a_10_bit_avif_keeps_its_depth():
 def test_a_lossless_jpeg_2000_is_decoded_exactly(dtype, channels):
     values = np.random.default_rng(0).integers(np.iinfo(dtype).max + 1, size=(12, 9, channels)).astype(dtype)
 
-    picture = decode(imagecodecs.jpeg2k_encode(values.squeeze(), reversible=True))
+    image = decode(imagecodecs.jpeg2k_encode(values.squeeze(), reversible=True))
 
-    assert_holds(picture, values)
+    assert_holds(image, values)
 
 
-def assert_holds(picture, values):
-    whole = picture.samples.numpy()
-    whole = whole if picture.alpha is None else np.concatenate((whole, picture.alpha.numpy()[..., None]), 2)
+def assert_holds(image, values):
+    whole = image.samples.numpy()
+    whole = whole if image.alpha is None else np.concatenate((whole, image.alpha.numpy()[..., None]), 2)
     np.testing.assert_array_equal(whole, values)
 
 
@@ -539,26 +537,26 @@ def test_a_lossless_jpeg_xl_is_decoded_exactly(channels):
 def test_a_jpeg_xl_in_linear_light_is_refused_and_not_shown_too_dark():
     linear = imagecodecs.jpegxl_encode(np.zeros((8, 8, 3), np.float32), lossless=True)
 
-    with pytest.raises(UnsupportedPicture, match="a profile or linear light instead of sRGB"):
+    with pytest.raises(UnsupportedImage, match="a profile or linear light instead of sRGB"):
         decode(linear)
 
 
 def test_a_jpeg_xl_is_refused_by_its_header():
     data = imagecodecs.jpegxl_encode(np.zeros((300, 200, 3), np.uint8), lossless=True)
 
-    with pytest.raises(PictureTooLarge, match="200 x 300 = 60000 pixels; at most 59999"):
+    with pytest.raises(ImageTooLarge, match="200 x 300 = 60000 pixels; at most 59999"):
         decode(data[:40], max_pixels=59999)
 
 
 def test_a_heic_is_decoded_nearly(samples):
     noisy = samples(64, 48) // 8 * 8
     file = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(noisy)).save(file, quality=95, chroma=444)
+    pillow_heif.from_pillow(PILImage.fromarray(noisy)).save(file, quality=95, chroma=444)
 
-    picture = decode(file.getvalue())
+    image = decode(file.getvalue())
 
-    assert picture.samples.shape == (64, 48, 3)
-    assert np.abs(picture.samples.numpy().astype(int) - noisy).mean() < 5
+    assert image.samples.shape == (64, 48, 3)
+    assert np.abs(image.samples.numpy().astype(int) - noisy).mean() < 5
 
 
 # Pages
@@ -581,7 +579,7 @@ def test_an_animation_keeps_its_frames_and_their_timing(kind):
 
     data = encode(film, FORMATS[kind]).data
     back = read(data)
-    with Image.open(io.BytesIO(data)) as image:
+    with PILImage.open(io.BytesIO(data)) as image:
         seen = image.n_frames, image.info["loop"]
 
     assert all(map(same, back.pages, frames))
@@ -589,8 +587,12 @@ def test_an_animation_keeps_its_frames_and_their_timing(kind):
     assert seen == (4, 3)
 
 
-def test_the_frames_of_a_gif_become_one_kind_of_picture(file_of):
-    frames = [Image.new("L", (6, 5), 100), Image.new("RGB", (6, 5), (200, 10, 10)), Image.new("L", (6, 5), 7)]
+def test_the_frames_of_a_gif_become_one_kind_of_image(file_of):
+    frames = [
+        PILImage.new("L", (6, 5), 100),
+        PILImage.new("RGB", (6, 5), (200, 10, 10)),
+        PILImage.new("L", (6, 5), 7),
+    ]
 
     data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=[20, 30, 40], loop=0)
     back = read(data)
@@ -610,9 +612,9 @@ def test_one_page_can_be_taken_alone():
     assert same(page, pages[1])
     with pytest.raises(CannotWrite, match="Page 4 was asked for; the TIFF file has 3"):
         read(data, page=4)
-    with pytest.raises(PictureTooLarge, match="more than 2 pages, which are taken; page= takes one"):
+    with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
         read(data, max_pages=2)
-    with pytest.raises(PictureTooLarge, match="first 3 pages have 105 pixels; at most 104 are taken"):
+    with pytest.raises(ImageTooLarge, match="first 3 pages have 105 pixels; at most 104 are taken"):
         read(data, max_pixels=104)
 
 
@@ -623,7 +625,7 @@ def files():
     """Files of every kind that is read, and of each depth."""
     rng = np.random.default_rng(0)
     deep = rng.integers(2**16, size=(12, 9, 3)).astype(np.uint16)
-    plain = Image.fromarray((deep >> 8).astype(np.uint8))
+    plain = PILImage.fromarray((deep >> 8).astype(np.uint8))
     for kind in LOSSLESS_KINDS:
         for depth in kind.writes.depths:
             page = drawn(0, DTYPES[depth], 3, False)
@@ -646,7 +648,7 @@ def files():
     for kind in ("png", "webp", "avif"):
         yield f"frames, {kind}", encode(File(FORMATS["gif"], frames, (40, 50, 60)), FORMATS[kind]).data
     moving = io.BytesIO()
-    first, *others = [Image.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
+    first, *others = [PILImage.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
     first.save(moving, "GIF", save_all=True, append_images=others)
     yield "frames, gif", moving.getvalue()
     shown_first = io.BytesIO()
@@ -668,21 +670,21 @@ def test_of_a_file_whose_pixels_are_missing_the_header_still_tells(samples, file
     cut = file_of(samples(300, 200))[:5000]
 
     assert outline(cut).pixels == 300 * 200
-    with pytest.raises(BrokenPicture):
+    with pytest.raises(BrokenImage):
         read(cut)
 
 
-def test_what_is_too_large_or_no_picture_is_refused_by_its_headers(file_of):
-    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
+def test_what_is_too_large_or_no_image_is_refused_by_its_headers(file_of):
+    frames = [PILImage.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
     moving = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
-    with pytest.raises(PictureTooLarge, match="first 3 pages have 90 pixels; at most 89 are taken"):
+    with pytest.raises(ImageTooLarge, match="first 3 pages have 90 pixels; at most 89 are taken"):
         outline(moving, max_pixels=89)
-    with pytest.raises(PictureTooLarge, match="more than 2 pages, which are taken; page= takes one"):
+    with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
         outline(moving, max_pages=2)
-    with pytest.raises(NotAPicture, match="This is no picture"):
-        outline(b"not a picture")
-    with pytest.raises(BrokenPicture, match="PNG file's header is broken"):
+    with pytest.raises(NotAImage, match="This is no image"):
+        outline(b"not an image")
+    with pytest.raises(BrokenImage, match="PNG file's header is broken"):
         outline(b"\x89PNG\r\n\x1a\n")
 
 
@@ -699,7 +701,7 @@ def test_depth_that_a_format_cannot_hold_is_told_of(kind):
 
 
 def test_floats_become_16_bits_in_a_png_clipped_and_rounded():
-    floats = Picture(torch.tensor([-1.0, 0.25, 2.0]).view(1, 3, 1))
+    floats = Image(torch.tensor([-1.0, 0.25, 2.0]).view(1, 3, 1))
 
     written = encode(File(FORMATS["tiff"], (floats,)), FORMATS["png"])
 
@@ -728,7 +730,7 @@ def test_a_side_that_is_too_long_is_refused():
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("jpeg", 30, 95), ("webp", 30, 95), ("avif", 30, 95)])
 def test_quality_costs_bytes(kind, low, high, samples):
-    file = File(FORMATS["png"], (Picture(torch.from_numpy(samples(64, 64))),))
+    file = File(FORMATS["png"], (Image(torch.from_numpy(samples(64, 64))),))
 
     sizes = [len(encode(file, FORMATS[kind], quality).data) for quality in (low, high)]
 
@@ -755,21 +757,21 @@ def test_a_file_is_read_as_8_bit_rgb_whatever_it_is(tmp_path, file_of, samples):
 
 def test_a_broken_file_is_named(tmp_path):
     file = tmp_path / "notes.png"
-    file.write_bytes(b"no picture")
+    file.write_bytes(b"no image")
 
-    with pytest.raises(NotAPicture, match=r"notes\.png: This is no picture"):
+    with pytest.raises(NotAImage, match=r"notes\.png: This is no image"):
         read_rgb(file)
 
 
-def test_the_pictures_of_a_folder_are_found_in_order_of_name(tmp_path):
+def test_the_images_of_a_folder_are_found_in_order_of_name(tmp_path):
     for name in ("b.JPG", "a.png", "notes.txt", "._b.JPG", "c.tiff"):
         (tmp_path / name).touch()
 
-    assert [file.name for file in picture_files(tmp_path)] == ["a.png", "b.JPG", "c.tiff"]
+    assert [file.name for file in image_files(tmp_path)] == ["a.png", "b.JPG", "c.tiff"]
 
 
-def test_a_folder_without_pictures_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path}: no pictures in this folder"):
-        picture_files(tmp_path)
+def test_a_folder_without_images_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}: no images in this folder"):
+        image_files(tmp_path)
     with pytest.raises(ValueError, match="nowhere: no such folder"):
-        picture_files(tmp_path / "nowhere")
+        image_files(tmp_path / "nowhere")

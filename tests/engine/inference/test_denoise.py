@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from engine.imageio.image import Picture
+from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
 from engine.inference.denoise import (
     PATCH,
     Denoising,
     Finish,
     denoise,
-    denoise_picture,
+    denoise_image,
     mirror,
     plan,
     run,
     spans,
 )
-from engine.layers import Arena, Conv2d, ReLU, Sequential, Upsampling, slots
-from engine.models.networks import PaperSpec, PhotoSpec, build_network, bytes_per_pixel, halo
+from engine.layers import Arena, Conv2d, ReLU, Sequential, Upsampling, parameters
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network, bytes_per_pixel, halo
 from tests.support.oracle import PATHS, randomised
 
 ROOT = Path(__file__).parents[3]
@@ -37,92 +37,92 @@ ROOT = Path(__file__).parents[3]
 
 def network(spec):
     net = randomised(build_network(spec))
-    for slot in slots(net):
-        slot.layer.params[slot.key] = slot.value.float()
+    for parameter in parameters(net):
+        parameter.layer.params[parameter.key] = parameter.value.float()
     return net
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     return torch.rand(height, width, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def whole(net, given_picture):
-    """The network run once on all of the mirrored picture, which numpy mirrors."""
-    height, width, _ = given_picture.shape
+def whole(net, given_image):
+    """The network run once on all of the mirrored image, which numpy mirrors."""
+    height, width, _ = given_image.shape
     below, right = -height % PATCH, -width % PATCH
-    mirrored = np.pad(given_picture.numpy(), ((0, below), (0, right), (0, 0)), mode="reflect")
+    mirrored = np.pad(given_image.numpy(), ((0, below), (0, right), (0, 0)), mode="reflect")
     return net.forward(torch.from_numpy(mirrored).unsqueeze(0))[0, :height, :width]
 
 
 # Halos of 10, 32 and 88 and, in the two readings of the report, 4: within a patch, a patch, beyond the next.
 NETWORKS = [
-    network(PhotoSpec((4,), (1,))),
-    network(PhotoSpec((4, 4), (1, 2, 1))),
-    network(PhotoSpec((4, 4, 4), (1, 1, 3, 1, 1))),
-    network(PaperSpec(4, "text")),
-    network(PaperSpec(4, "weights")),
+    network(UNetConfig((4,), (1,))),
+    network(UNetConfig((4, 4), (1, 2, 1))),
+    network(UNetConfig((4, 4, 4), (1, 1, 3, 1, 1))),
+    network(AutoencoderConfig(4, "text")),
+    network(AutoencoderConfig(4, "weights")),
 ]
 sides = st.integers(1, 33) | st.integers(1, 170)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(NETWORKS), sides, sides, st.tuples(st.integers(1, 6), st.integers(1, 6)))
-def test_any_window_gives_what_the_whole_mirrored_picture_gives(net, height, width, window):
-    given_picture = picture(height, width)
+def test_any_window_gives_what_the_whole_mirrored_image_gives(net, height, width, window):
+    given_image = image(height, width)
 
-    result = denoise_picture(net, given_picture, window=window)
+    result = denoise_image(net, given_image, window=window)
 
-    assert result.shape == given_picture.shape
-    torch.testing.assert_close(result, whole(net, given_picture), rtol=0, atol=1e-5)
+    assert result.shape == given_image.shape
+    torch.testing.assert_close(result, whole(net, given_image), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.sampled_from(NETWORKS), sides, sides, st.integers(0, 4 * 2**20))
-def test_any_budget_gives_what_the_whole_mirrored_picture_gives(net, height, width, budget):
-    given_picture = picture(height, width)
+def test_any_budget_gives_what_the_whole_mirrored_image_gives(net, height, width, budget):
+    given_image = image(height, width)
 
-    result = denoise_picture(net, given_picture, memory_budget=budget)
+    result = denoise_image(net, given_image, memory_budget=budget)
 
-    torch.testing.assert_close(result, whole(net, given_picture), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, whole(net, given_image), rtol=0, atol=1e-5)
 
 
-def test_windows_meet_without_a_seam_on_a_plain_picture():
-    # Away from the border a plain picture stays plain: a seam would show.
+def test_windows_meet_without_a_seam_on_a_plain_image():
+    # Away from the border a plain image stays plain: a seam would show.
     net = NETWORKS[1]
-    result = denoise_picture(net, torch.full((224, 224, 3), 0.5), window=(1, 1))
+    result = denoise_image(net, torch.full((224, 224, 3), 0.5), window=(1, 1))
 
     inner = result[halo(net) : -halo(net), halo(net) : -halo(net)]
     period = inner.unfold(0, net.stride, net.stride).unfold(1, net.stride, net.stride)
     assert (period - period[:1, :1]).abs().max() < 1e-5
 
 
-def test_a_picture_that_is_no_contiguous_block_is_taken():
-    given_picture = picture(40, 70)
-    turned = given_picture.transpose(0, 1)
+def test_an_image_that_is_no_contiguous_block_is_taken():
+    given_image = image(40, 70)
+    turned = given_image.transpose(0, 1)
 
-    result = denoise_picture(NETWORKS[0], turned, window=(1, 1))
+    result = denoise_image(NETWORKS[0], turned, window=(1, 1))
 
-    torch.testing.assert_close(result, denoise_picture(NETWORKS[0], turned.contiguous()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, denoise_image(NETWORKS[0], turned.contiguous()), rtol=0, atol=1e-5)
 
 
-def test_the_result_is_not_clipped_and_the_picture_is_left_alone():
-    given_picture = picture(40, 40)
-    before = given_picture.clone()
+def test_the_result_is_not_clipped_and_the_image_is_left_alone():
+    given_image = image(40, 40)
+    before = given_image.clone()
 
-    result = denoise_picture(NETWORKS[0], given_picture)
+    result = denoise_image(NETWORKS[0], given_image)
 
     assert result.min() < 0
     assert result.max() > 1
-    assert torch.equal(given_picture, before)
+    assert torch.equal(given_image, before)
 
 
 def test_one_network_serves_many_threads_at_once():
     net = NETWORKS[1]
-    pictures = [picture(50 + 7 * n, 90 - 5 * n, seed=n) for n in range(8)]
-    alone = [denoise_picture(net, each, window=(1, 2)) for each in pictures]
+    images = [image(50 + 7 * n, 90 - 5 * n, seed=n) for n in range(8)]
+    alone = [denoise_image(net, each, window=(1, 2)) for each in images]
 
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda each: denoise_picture(net, each, window=(1, 2)), pictures * 3))
+        together = list(pool.map(lambda each: denoise_image(net, each, window=(1, 2)), images * 3))
 
     assert all(map(torch.equal, together, alone * 3))
 
@@ -131,22 +131,22 @@ def test_one_network_serves_many_threads_at_once():
 
 
 @st.composite
-def file_pictures(draw):
-    """Pictures of each kind that a file can hold."""
+def file_images(draw):
+    """Images of each kind that a file can hold."""
     height, width = draw(sides), draw(sides)
     dtype, channels = draw(st.sampled_from([(torch.uint8, 3), (torch.uint8, 1), (torch.uint16, 1)]))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 9)))
     values = torch.randint(torch.iinfo(dtype).max + 1, (height, width, channels), generator=rng)
     has_alpha = dtype == torch.uint8 and draw(st.booleans())
     alpha = torch.randint(1, 256, (height, width), generator=rng).to(torch.uint8) if has_alpha else None
-    return Picture(values.to(dtype), alpha, Metadata(b"a profile"))
+    return Image(values.to(dtype), alpha, Metadata(b"a profile"))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.sampled_from(NETWORKS[:2]), file_pictures(), st.tuples(st.integers(1, 6), st.integers(1, 6)))
-def test_a_file_s_picture_gets_what_the_float_one_gets_clipped_and_rounded(net, noisy, window):
+@given(st.sampled_from(NETWORKS[:2]), file_images(), st.tuples(st.integers(1, 6), st.integers(1, 6)))
+def test_a_file_s_image_gets_what_the_float_one_gets_clipped_and_rounded(net, noisy, window):
     before = noisy.samples.clone()
-    colour = denoise_picture(net, noisy.pixels, window=window)
+    colour = denoise_image(net, noisy.pixels, window=window)
     colour = colour.mean(2, keepdim=True) if noisy.grey else colour
     expected = (colour.clamp(0, 1) * torch.iinfo(noisy.samples.dtype).max).round().to(noisy.samples.dtype)
 
@@ -168,22 +168,22 @@ KINDS = [
 ]
 
 
-def any_picture(height, width, dtype, channels, alpha=None):
+def any_image(height, width, dtype, channels, alpha=None):
     """Of noise; floats reach beyond [0, 1]."""
     rng = torch.Generator().manual_seed(height)
     if dtype == torch.float32:
         samples = torch.rand(height, width, channels, generator=rng) * 3 - 1
     else:
         samples = torch.randint(torch.iinfo(dtype).max + 1, (height, width, channels), generator=rng).to(dtype)
-    return Picture(samples, alpha if alpha is None else alpha.to(dtype))
+    return Image(samples, alpha if alpha is None else alpha.to(dtype))
 
 
 def test_floats_are_neither_clipped_nor_rounded():
-    noisy = any_picture(50, 40, torch.float32, 3)
+    noisy = any_image(50, 40, torch.float32, 3)
 
     clean = denoise(NETWORKS[0], noisy, window=(1, 1))
 
-    torch.testing.assert_close(clean.samples, denoise_picture(NETWORKS[0], noisy.samples), rtol=0, atol=1e-5)
+    torch.testing.assert_close(clean.samples, denoise_image(NETWORKS[0], noisy.samples), rtol=0, atol=1e-5)
     assert clean.samples.min() < 0
     assert clean.samples.max() > 1
 
@@ -192,14 +192,14 @@ def test_floats_are_neither_clipped_nor_rounded():
 def test_at_no_strength_every_sample_comes_back_as_it_came(dtype, channels):
     hole = torch.ones(37, 45)
     hole[3:20, 8:30] = 0
-    noisy = any_picture(37, 45, dtype, channels, hole)
+    noisy = any_image(37, 45, dtype, channels, hole)
 
     for finish in (Finish(strength=0), Finish(luma=0, chroma=0)):
         assert torch.equal(denoise(NETWORKS[0], noisy, finish=finish).samples, noisy.samples)
 
 
 def test_strength_takes_that_part_of_the_change():
-    noisy = any_picture(40, 50, torch.float32, 3)
+    noisy = any_image(40, 50, torch.float32, 3)
     change = denoise(NETWORKS[0], noisy).samples - noisy.samples
 
     half = denoise(NETWORKS[0], noisy, finish=Finish(strength=0.5)).samples
@@ -208,7 +208,7 @@ def test_strength_takes_that_part_of_the_change():
 
 
 def test_brightness_and_colour_are_cleaned_apart():
-    noisy, brightness = any_picture(40, 50, torch.float32, 3), torch.tensor([0.299, 0.587, 0.114])
+    noisy, brightness = any_image(40, 50, torch.float32, 3), torch.tensor([0.299, 0.587, 0.114])
     change = denoise(NETWORKS[0], noisy).samples - noisy.samples
 
     luma = denoise(NETWORKS[0], noisy, finish=Finish(chroma=0)).samples - noisy.samples
@@ -219,8 +219,8 @@ def test_brightness_and_colour_are_cleaned_apart():
     torch.testing.assert_close(luma + 2 * chroma, change, atol=1e-5, rtol=0)
 
 
-def test_of_a_grey_picture_only_brightness_can_be_cleaned():
-    noisy = any_picture(40, 50, torch.uint8, 1)
+def test_of_a_grey_image_only_brightness_can_be_cleaned():
+    noisy = any_image(40, 50, torch.uint8, 1)
 
     assert torch.equal(
         denoise(NETWORKS[0], noisy, finish=Finish(chroma=0)).samples, denoise(NETWORKS[0], noisy).samples
@@ -229,7 +229,7 @@ def test_of_a_grey_picture_only_brightness_can_be_cleaned():
 
 @pytest.mark.parametrize(("dtype", "channels"), KINDS)
 def test_the_residual_is_what_was_removed_on_mid_grey(dtype, channels):
-    noisy = any_picture(40, 300, dtype, channels)
+    noisy = any_image(40, 300, dtype, channels)
     white = 1 if dtype == torch.float32 else torch.iinfo(dtype).max
     removed = noisy.samples.double() - denoise(NETWORKS[0], noisy).samples.double()
     expected = removed / white + 0.5
@@ -243,8 +243,8 @@ def test_the_residual_is_what_was_removed_on_mid_grey(dtype, channels):
 
 
 @pytest.mark.parametrize(("dtype", "channels"), KINDS)
-def test_to_compare_the_picture_as_it_came_stands_left_of_the_clean_one(dtype, channels):
-    noisy = any_picture(40, 30, dtype, channels, torch.ones(40, 30))
+def test_to_compare_the_image_as_it_came_stands_left_of_the_clean_one(dtype, channels):
+    noisy = any_image(40, 30, dtype, channels, torch.ones(40, 30))
     clean = denoise(NETWORKS[0], noisy)
 
     both = denoise(NETWORKS[0], noisy, finish=Finish(output="compare"))
@@ -259,18 +259,18 @@ def test_what_is_fully_transparent_stays_and_does_not_bleed(dtype, channels):
     seen = torch.ones(300, 70)
     seen[20:280, 30:50] = 0
     seen[:5] = 0
-    noisy = any_picture(300, 70, dtype, channels, seen)
+    noisy = any_image(300, 70, dtype, channels, seen)
     other = torch.where(seen.bool().unsqueeze(2), noisy.samples, noisy.samples.flip(0))
 
     clean = denoise(NETWORKS[1], noisy, window=(2, 1))
-    otherwise = denoise(NETWORKS[1], Picture(other, noisy.alpha), window=(2, 1))
+    otherwise = denoise(NETWORKS[1], Image(other, noisy.alpha), window=(2, 1))
 
     assert torch.equal(clean.samples[seen == 0], noisy.samples[seen == 0])
     assert torch.equal(clean.samples[seen == 1], otherwise.samples[seen == 1])
     assert torch.equal(clean.alpha, noisy.alpha)
 
 
-def test_of_a_plain_picture_the_hidden_part_does_not_change_the_visible_one():
+def test_of_a_plain_image_the_hidden_part_does_not_change_the_visible_one():
     seen = torch.ones(64, 64)
     seen[10:40, 20:64] = 0
     seen[60:] = 0
@@ -278,19 +278,19 @@ def test_of_a_plain_picture_the_hidden_part_does_not_change_the_visible_one():
     cut = whole_one.clone()
     cut[seen == 0] = 0
 
-    clean = denoise(NETWORKS[0], Picture(cut, seen.to(torch.uint8)))
+    clean = denoise(NETWORKS[0], Image(cut, seen.to(torch.uint8)))
 
-    assert torch.equal(clean.samples[seen == 1], denoise(NETWORKS[0], Picture(whole_one)).samples[seen == 1])
+    assert torch.equal(clean.samples[seen == 1], denoise(NETWORKS[0], Image(whole_one)).samples[seen == 1])
 
 
-def test_a_picture_of_which_nothing_is_visible_comes_back_as_it_came():
-    noisy = any_picture(20, 30, torch.uint8, 3, torch.zeros(20, 30))
+def test_an_image_of_which_nothing_is_visible_comes_back_as_it_came():
+    noisy = any_image(20, 30, torch.uint8, 3, torch.zeros(20, 30))
 
     assert torch.equal(denoise(NETWORKS[0], noisy).samples, noisy.samples)
 
 
-def test_windows_can_be_run_by_others_in_any_order_and_beside_other_pictures():
-    noisy, other = (Picture(torch.randint(256, (40, side, 3)).to(torch.uint8)) for side in (70, 66))
+def test_windows_can_be_run_by_others_in_any_order_and_beside_other_images():
+    noisy, other = (Image(torch.randint(256, (40, side, 3)).to(torch.uint8)) for side in (70, 66))
     here, there = (Denoising(NETWORKS[1], each, window=(1, 1)) for each in (noisy, other))
     equal = defaultdict(list)
     for piece in (*here.pieces, *there.pieces):
@@ -305,8 +305,8 @@ def test_windows_can_be_run_by_others_in_any_order_and_beside_other_pictures():
         assert (denoising.result().samples.int() - expected).abs().max() <= 1
 
 
-def test_a_picture_that_is_done_is_let_go_of_at_once_and_not_when_garbage_is_looked_for():
-    denoising = Denoising(NETWORKS[0], Picture(picture(40, 50)))
+def test_an_image_that_is_done_is_let_go_of_at_once_and_not_when_garbage_is_looked_for():
+    denoising = Denoising(NETWORKS[0], Image(image(40, 50)))
     for piece in denoising.pieces:
         run([piece])
     kept = [weakref.ref(each) for each in (denoising.noisy.samples, denoising.clean)]
@@ -319,7 +319,7 @@ def test_a_picture_that_is_done_is_let_go_of_at_once_and_not_when_garbage_is_loo
 
 
 def test_a_window_says_what_it_gives_and_how_many_of_it_fit_the_budget():
-    net, noisy = NETWORKS[1], Picture(torch.zeros(40, 70, 3, dtype=torch.uint8))
+    net, noisy = NETWORKS[1], Image(torch.zeros(40, 70, 3, dtype=torch.uint8))
     budget = 64 * 64 * bytes_per_pixel(net)
 
     whole_one = Denoising(net, noisy, budget * 3).pieces
@@ -372,7 +372,7 @@ def test_a_plan_is_the_cheapest_that_fits(size, margin, most):
         assert chosen == (1, 1)
 
 
-def test_a_picture_that_fits_runs_in_one_window():
+def test_an_image_that_fits_runs_in_one_window():
     assert plan((500, 700), 88, 512 * 704) == (16, 22)
 
 
@@ -395,19 +395,19 @@ def peak(action):
 @pytest.mark.parametrize(
     "net",
     [
-        build_network(PhotoSpec()),
-        build_network(PhotoSpec(), compute=torch.bfloat16),
-        build_network(PhotoSpec((48, 96), (1, 2, 1))),
-        build_network(PaperSpec(64, "text")),
-        build_network(PaperSpec(64, "weights")),
+        build_network(UNetConfig()),
+        build_network(UNetConfig(), compute=torch.bfloat16),
+        build_network(UNetConfig((48, 96), (1, 2, 1))),
+        build_network(AutoencoderConfig(64, "text")),
+        build_network(AutoencoderConfig(64, "weights")),
         Sequential(Conv2d(3, 16, 3, padding=1), Conv2d(16, 16, 3, padding=1)),
     ],
 )
 def test_bytes_per_pixel_is_an_upper_bound_and_no_wild_one(net, path):
     side = 384
-    x = picture(side, side).unsqueeze(0)
+    x = image(side, side).unsqueeze(0)
     with path():
-        # Weights are packed once, for many pictures.
+        # Weights are packed once, for many images.
         net.forward(x[:, :32, :32].contiguous())
 
         taken, allowed = peak(lambda: net.forward(x)), bytes_per_pixel(net) * side**2
@@ -416,21 +416,21 @@ def test_bytes_per_pixel_is_an_upper_bound_and_no_wild_one(net, path):
     assert taken > 0.5 * allowed
 
 
-def test_memory_is_bounded_by_the_budget_whatever_the_size_of_the_picture():
-    net, budget = network(PhotoSpec((16,), (1,))), 6 * 2**20
+def test_memory_is_bounded_by_the_budget_whatever_the_size_of_the_image():
+    net, budget = network(UNetConfig((16,), (1,))), 6 * 2**20
     # Beside what the network needs there are a window's pixels once more: they are put together before it runs.
     pixels = 12 * (budget // bytes_per_pixel(net))
 
     for size in ((256, 256), (1024, 512)):
-        noisy = picture(*size)
-        taken = peak(lambda noisy=noisy: denoise_picture(net, noisy, memory_budget=budget))
+        noisy = image(*size)
+        taken = peak(lambda noisy=noisy: denoise_image(net, noisy, memory_budget=budget))
         assert taken - noisy.nbytes < budget + pixels
 
 
 def test_a_batch_of_as_many_windows_as_fit_is_bounded_by_the_budget():
-    net, budget = network(PhotoSpec((16,), (1,))), 6 * 2**20
-    pictures = [Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)) for _ in range(50)]
-    pieces = [Denoising(net, each, budget).pieces[0] for each in pictures]
+    net, budget = network(UNetConfig((16,), (1,))), 6 * 2**20
+    images = [Image(torch.zeros(64, 64, 3, dtype=torch.uint8)) for _ in range(50)]
+    pieces = [Denoising(net, each, budget).pieces[0] for each in images]
     together = pieces[: pieces[0].fits]
 
     taken = peak(lambda: run(together))
@@ -441,9 +441,9 @@ def test_a_batch_of_as_many_windows_as_fit_is_bounded_by_the_budget():
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [(torch.uint8, 3), (torch.uint16, 1)])
-def test_of_a_file_s_picture_only_a_window_is_ever_in_float32(dtype, channels):
+def test_of_a_file_s_image_only_a_window_is_ever_in_float32(dtype, channels):
     net, height, width, window = NETWORKS[0], 1500, 500, (2, 4)
-    noisy = Picture(torch.zeros(height, width, channels).to(dtype))
+    noisy = Image(torch.zeros(height, width, channels).to(dtype))
     side_pixels = [PATCH * n + 2 * halo(net) for n in window]
     # The window's samples and its floats on the way in and out, and what the network needs for them.
     for_window = math.prod(side_pixels) * (bytes_per_pixel(net) + 40)
@@ -451,25 +451,25 @@ def test_of_a_file_s_picture_only_a_window_is_ever_in_float32(dtype, channels):
     taken = peak(lambda: denoise(net, noisy, window=window))
 
     assert taken < noisy.samples.nbytes + for_window
-    assert for_window < 4 * 3 * height * width, "the test would see the whole picture in float32"
+    assert for_window < 4 * 3 * height * width, "the test would see the whole image in float32"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
-def test_a_large_picture_takes_the_process_little_memory_from_file_to_file():
+def test_a_large_image_takes_the_process_little_memory_from_file_to_file():
     """Its float32 pixels alone would be 192 MB, and as many for the result."""
     program = """
 import resource, torch
 from engine.inference.model_selection import always
-from engine.batch.tasks import Order, denoise_bytes
-from engine.imageio.image import Picture
+from engine.batch.tasks import DenoiseOptions, denoise_bytes
+from engine.imageio.image import Image
 from engine.imageio.write import encode_png
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 torch.set_num_threads(1)
-net = build_network(PhotoSpec((2,), (0,)))
-small = encode_png(Picture(torch.zeros(64, 64, 3, dtype=torch.uint8)))
-order = Order(memory_budget=8 * 2**20)
+net = build_network(UNetConfig((2,), (0,)))
+small = encode_png(Image(torch.zeros(64, 64, 3, dtype=torch.uint8)))
+order = DenoiseOptions(memory_budget=8 * 2**20)
 denoise_bytes(always(net), small, order=order)
-large = encode_png(Picture(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
+large = encode_png(Image(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
 # What made the file is not counted: from here on the peak is decoding, denoising and encoding.
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
@@ -498,13 +498,13 @@ print(after - before)
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"got \(4, 4, 3\) of torch.uint8"),
     ],
 )
-def test_what_is_no_picture_is_refused(wrong, got):
-    with pytest.raises(ValueError, match=rf"a picture is \(H, W, 3\) of floats; {got}"):
-        denoise_picture(NETWORKS[0], wrong)
+def test_what_is_no_image_is_refused(wrong, got):
+    with pytest.raises(ValueError, match=rf"an image is \(H, W, 3\) of floats; {got}"):
+        denoise_image(NETWORKS[0], wrong)
 
 
 def test_a_network_whose_stride_does_not_divide_the_patch_is_refused():
     net = Sequential(Conv2d(3, 3, 3, 3), ReLU(), Upsampling(3, 3, 3, 3))
 
     with pytest.raises(ValueError, match="a network's stride must divide 32; this one's is 3"):
-        denoise_picture(net, picture(32, 32))
+        denoise_image(net, image(32, 32))

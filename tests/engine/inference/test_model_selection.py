@@ -29,11 +29,11 @@ def smeared(clean):
     return clean + 10 / 255 * noise
 
 
-def in_8_bits(picture):
-    return picture.clamp(0, 1).mul(255).round().to(torch.uint8)
+def in_8_bits(image):
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-@pytest.mark.parametrize("as_sent", [lambda picture: picture, in_8_bits])
+@pytest.mark.parametrize("as_sent", [lambda image: image, in_8_bits])
 def test_each_noise_gets_its_specialist(clean, as_sent):
     assert model_selection.choose(as_sent(white(clean)))[0] == "photo-gaussian"
     assert model_selection.choose(as_sent(smeared(clean)))[0] == "photo"
@@ -58,7 +58,7 @@ def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
     assert in_words(estimate) == "unknown"
 
 
-def test_a_picture_is_denoised_by_the_network_chosen_for_it(clean):
+def test_an_image_is_denoised_by_the_network_chosen_for_it(clean):
     nets = {name: object() for name in ("photo-gaussian", "photo-grey", "photo")}
 
     assert model_selection.among(nets)(white(clean)) is nets["photo-gaussian"]
@@ -90,7 +90,7 @@ def test_a_choice_means_its_weights_and_weights_mean_themselves():
     assert model_selection.behind("paper") == ["paper"]
 
 
-def test_bytes_and_floats_of_a_picture_are_estimated_alike(clean):
+def test_bytes_and_floats_of_an_image_are_estimated_alike(clean):
     samples = in_8_bits(white(clean))
 
     assert estimate_noise(samples) == estimate_noise(samples.float() / 255)

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.data import text
 from engine.data.dead_leaves import dead_leaves
 from engine.imageio.read import decode, read_rgb
-from engine.inference.noise_estimation.estimator import Component, Estimate, estimate_noise, pick, sentence
+from engine.inference.noise_estimation.estimator import Component, NoiseEstimate, estimate_noise, pick, sentence
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
 needs_kodak = pytest.mark.skipif(not (DATA / "kodak24").is_dir(), reason="Kodak24 is not in ../shared/data")
@@ -33,12 +33,12 @@ def ramp(height=256, width=256, channels=3, low=0.2, high=0.8):
     return torch.linspace(low, high, width).view(1, -1, 1).expand(height, -1, channels)
 
 
-def noise(picture, seed=0, channels=None):
-    return torch.randn(*picture.shape[:2], channels or picture.shape[2], generator=generator(seed))
+def noise(image, seed=0, channels=None):
+    return torch.randn(*image.shape[:2], channels or image.shape[2], generator=generator(seed))
 
 
-def in_8_bits(picture):
-    return (picture.clamp(0, 1) * 255).round() / 255
+def in_8_bits(image):
+    return (image.clamp(0, 1) * 255).round() / 255
 
 
 def blurred(noise, taps=(1, 2, 1)):
@@ -49,9 +49,9 @@ def blurred(noise, taps=(1, 2, 1)):
     return noise
 
 
-def as_jpeg(picture, quality):
+def as_jpeg(image, quality):
     file = io.BytesIO()
-    Image.fromarray((in_8_bits(picture) * 255).to(torch.uint8).numpy()).save(file, "JPEG", quality=quality)
+    Image.fromarray((in_8_bits(image) * 255).to(torch.uint8).numpy()).save(file, "JPEG", quality=quality)
     return decode(file.getvalue()).pixels
 
 
@@ -109,7 +109,7 @@ def test_each_channel_has_its_own_noise():
     assert estimate.luma.sigma**2 + estimate.chroma.sigma**2 == pytest.approx(rms(estimate.sigma) ** 2, rel=0.02)
 
 
-def test_grey_in_one_channel_and_in_three_is_the_same_picture():
+def test_grey_in_one_channel_and_in_three_is_the_same_image():
     clean = leaves().mean(2, keepdim=True)
     noisy = clean + 20 / 255 * noise(clean)
 
@@ -261,7 +261,7 @@ def test_a_noisy_photo_on_a_constant_page_is_measured():
     assert rms(estimate_noise(page).sigma) == pytest.approx(10, rel=0.1)
 
 
-def test_a_large_picture_is_looked_at_in_all_its_parts():
+def test_a_large_image_is_looked_at_in_all_its_parts():
     clean = ramp(1600, 2400, channels=1)
     sigma = torch.where(torch.arange(2400) < 1200, 5.0, 15.0).view(1, -1, 1)
 
@@ -273,19 +273,19 @@ def test_a_large_picture_is_looked_at_in_all_its_parts():
     assert estimate.law[-1].sigma == pytest.approx(15, rel=0.1)
 
 
-def test_a_larger_picture_takes_no_longer():
-    pictures = [torch.rand(side, side, 1, generator=generator()) for side in (1024, 4096)]
+def test_a_larger_image_takes_no_longer():
+    images = [torch.rand(side, side, 1, generator=generator()) for side in (1024, 4096)]
 
-    def seconds(picture):
+    def seconds(image):
         start = time.thread_time()
-        estimate_noise(picture)
+        estimate_noise(image)
         return time.thread_time() - start
 
-    small, large = (min(seconds(picture) for _ in range(3)) for picture in pictures)
+    small, large = (min(seconds(image) for _ in range(3)) for image in images)
     assert large < 2.5 * small
 
 
-def test_the_same_picture_gives_the_same_estimate_and_is_not_changed():
+def test_the_same_image_gives_the_same_estimate_and_is_not_changed():
     clean = leaves()
     noisy = clean + 15 / 255 * noise(clean)
     before = noisy.clone()
@@ -299,15 +299,15 @@ def test_the_same_picture_gives_the_same_estimate_and_is_not_changed():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 100), (7, 5), (15, 300)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_of_a_tiny_picture_nothing_is_said(height, width, channels):
+def test_of_a_tiny_image_nothing_is_said(height, width, channels):
     estimate = estimate_noise(torch.rand(height, width, channels, generator=generator()))
 
-    assert estimate == Estimate()
+    assert estimate == NoiseEstimate()
     assert pick(estimate) == "camera"
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 1000), (33, 47), (64, 64)])
-def test_a_small_picture_is_measured_roughly(height, width):
+def test_a_small_image_is_measured_roughly(height, width):
     clean = ramp(height, width)
 
     estimate = estimate_noise(clean + 10 / 255 * noise(clean))
@@ -317,11 +317,11 @@ def test_a_small_picture_is_measured_roughly(height, width):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_of_a_constant_picture_nothing_is_said(value):
-    assert estimate_noise(torch.full((64, 64, 3), value)) == Estimate()
+def test_of_a_constant_image_nothing_is_said(value):
+    assert estimate_noise(torch.full((64, 64, 3), value)) == NoiseEstimate()
 
 
-def test_a_picture_that_is_mostly_saturated_is_judged_by_the_rest():
+def test_an_image_that_is_mostly_saturated_is_judged_by_the_rest():
     clean = leaves()
     noisy = in_8_bits(clean + 10 / 255 * noise(clean))
     noisy[:, 60:] = 1.0
@@ -334,16 +334,16 @@ def test_a_picture_that_is_mostly_saturated_is_judged_by_the_rest():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_values_that_are_no_numbers_are_refused(value):
-    picture = torch.rand(32, 32, 3)
-    picture[5, 6, 1] = value
+    image = torch.rand(32, 32, 3)
+    image[5, 6, 1] = value
 
     with pytest.raises(ValueError, match="NaN or infinite"):
-        estimate_noise(picture)
+        estimate_noise(image)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 2), (1, 32, 32, 3), (0, 5, 3)])
-def test_what_is_no_picture_is_refused_with_its_shape(shape):
-    with pytest.raises(ValueError, match=r"a picture is \(H, W, 1\) or \(H, W, 3\); got \("):
+def test_what_is_no_image_is_refused_with_its_shape(shape):
+    with pytest.raises(ValueError, match=r"an image is \(H, W, 1\) or \(H, W, 3\); got \("):
         estimate_noise(torch.zeros(shape))
 
 
@@ -351,11 +351,11 @@ def test_what_is_no_picture_is_refused_with_its_shape(shape):
 @pytest.mark.parametrize("quality", [30, 60, 85, 92])
 def test_a_jpeg_file_is_known_by_its_steps_however_noisy_it_was_and_wherever_its_blocks_begin(sigma, quality):
     clean = leaves()
-    picture = as_jpeg(clean + sigma / 255 * noise(clean), quality)
+    image = as_jpeg(clean + sigma / 255 * noise(clean), quality)
 
-    assert estimate_noise(picture).jpeg_blocks
-    assert estimate_noise(picture[3:, 5:]).jpeg_blocks
-    assert estimate_noise(picture.mean(2, keepdim=True) if sigma == 0 else picture.rot90()).jpeg_blocks
+    assert estimate_noise(image).jpeg_blocks
+    assert estimate_noise(image[3:, 5:]).jpeg_blocks
+    assert estimate_noise(image.mean(2, keepdim=True) if sigma == 0 else image.rot90()).jpeg_blocks
 
 
 def squares(side):
@@ -365,7 +365,7 @@ def squares(side):
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         leaves(),
         in_8_bits(leaves() + 25 / 255 * noise(leaves())),
@@ -376,12 +376,12 @@ def squares(side):
     ],
     ids=["clean", "noisy", "enlarged", "of few values", "JPEG made smaller", "1", "5", "8"],
 )
-def test_what_is_no_jpeg_file_is_not_taken_for_one(picture):
-    assert not estimate_noise(picture).jpeg_blocks
+def test_what_is_no_jpeg_file_is_not_taken_for_one(image):
+    assert not estimate_noise(image).jpeg_blocks
 
 
 @needs_kodak
-def test_jpeg_files_of_kodak_are_known_and_the_pictures_themselves_are_not_taken_for_any():
+def test_jpeg_files_of_kodak_are_known_and_the_images_themselves_are_not_taken_for_any():
     for number in (1, 5, 8, 13, 20, 23):
         clean = read_rgb(DATA / "kodak24" / f"kodim{number:02}.png").float() / 255
 
@@ -396,19 +396,19 @@ ONE = Component(0.0, (0.0, 0.0, 0.0), 1.0)
     ("estimate", "words"),
     [
         (
-            Estimate(),
+            NoiseEstimate(),
             "Of its noise nothing can be told: it is too small, or all of it is constant, black or white.",
         ),
         (
-            Estimate((9.0, 12.0, 15.0), ONE, correlated=False),
+            NoiseEstimate((9.0, 12.0, 15.0), ONE, correlated=False),
             "Noise of about 12.2 of 255, in fine grains of single pixels.",
         ),
         (
-            Estimate((3.0,), ONE, correlated=True, jpeg_blocks=True),
+            NoiseEstimate((3.0,), ONE, correlated=True, jpeg_blocks=True),
             "Noise of about 3.0 of 255, in soft grains of several pixels; compressed as JPEG.",
         ),
-        (Estimate((0.4,), ONE, correlated=True), "Hardly any noise, about 0.4 of 255."),
-        (Estimate((0.0, 0.0, 0.0), ONE, correlated=False), "No noise: a computer drew this, it seems."),
+        (NoiseEstimate((0.4,), ONE, correlated=True), "Hardly any noise, about 0.4 of 255."),
+        (NoiseEstimate((0.0, 0.0, 0.0), ONE, correlated=False), "No noise: a computer drew this, it seems."),
     ],
 )
 def test_an_estimate_is_told_in_a_sentence(estimate, words):
@@ -419,14 +419,14 @@ def test_an_estimate_is_told_in_a_sentence(estimate, words):
     ("sigma", "shared", "kind"),
     [(2.4, 0.35, "white"), (2.6, 0.35, "camera"), (2.4, 0.45, "camera"), (0.4, 0.7, "camera")],
 )
-def test_what_may_be_a_clean_pictures_texture_is_left_to_the_network_that_leaves_it(sigma, shared, kind):
+def test_what_may_be_a_clean_images_texture_is_left_to_the_network_that_leaves_it(sigma, shared, kind):
     luma = Component(sigma, (shared, 0.0, 0.0), 0.5)
 
-    assert pick(Estimate((sigma,) * 3, luma, ONE, correlated=True)) == kind
+    assert pick(NoiseEstimate((sigma,) * 3, luma, ONE, correlated=True)) == kind
 
 
 @needs_kodak
-def test_most_of_kodaks_clean_pictures_are_taken_for_clean():
+def test_most_of_kodaks_clean_images_are_taken_for_clean():
     estimates = [estimate_noise(read_rgb(file)) for file in sorted((DATA / "kodak24").glob("*.png"))]
 
     assert [pick(estimate) for estimate in estimates].count("white") >= 16

@@ -3,12 +3,12 @@ from fractions import Fraction
 import pytest
 import torch
 
-from engine.inference.denoise import denoise_picture
+from engine.inference.denoise import denoise_image
 from engine.inference.self_ensemble import Ensemble, turned, turned_back, ways
-from engine.layers import slots
+from engine.layers import parameters
 from engine.models.networks import (
-    PaperSpec,
-    PhotoSpec,
+    AutoencoderConfig,
+    UNetConfig,
     build_network,
     bytes_per_pixel,
     halo,
@@ -30,14 +30,14 @@ class Shift:
         return first - 1, last
 
 
-SMALL = PhotoSpec((8, 16), (1, 1, 1))
+SMALL = UNetConfig((8, 16), (1, 1, 1))
 
 
 def network(spec=SMALL):
     rng = torch.Generator().manual_seed(0)
     net = build_network(spec, rng)
-    for slot in slots(net):
-        slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.08
+    for parameter in parameters(net):
+        parameter.layer.params[parameter.key] = torch.randn(parameter.value.shape, generator=rng) * 0.08
     return net
 
 
@@ -86,7 +86,7 @@ def test_an_ensemble_writes_nothing_to_its_input_or_its_network():
     assert vars(net).keys() == keys
 
 
-@pytest.mark.parametrize("spec", [SMALL, PaperSpec(4), PaperSpec(4, "text")])
+@pytest.mark.parametrize("spec", [SMALL, AutoencoderConfig(4), AutoencoderConfig(4, "text")])
 def test_an_ensemble_needs_the_same_windows(spec):
     net = network(spec)
     ensemble = Ensemble(net)
@@ -96,15 +96,15 @@ def test_an_ensemble_needs_the_same_windows(spec):
 
 
 @pytest.mark.parametrize("window", [(1, 1), (2, 1), (1, 3)])
-def test_a_picture_is_the_same_whatever_the_window(window):
-    ensemble, picture = Ensemble(network()), torch.rand(70, 100, 3)
+def test_an_image_is_the_same_whatever_the_window(window):
+    ensemble, image = Ensemble(network()), torch.rand(70, 100, 3)
 
     torch.testing.assert_close(
-        denoise_picture(ensemble, picture, window=window), denoise_picture(ensemble, picture), rtol=0, atol=1e-5
+        denoise_image(ensemble, image, window=window), denoise_image(ensemble, image), rtol=0, atol=1e-5
     )
 
 
-def test_the_memory_is_that_of_one_turn_and_two_pictures():
+def test_the_memory_is_that_of_one_turn_and_two_images():
     net = network()
 
     assert bytes_per_pixel(Ensemble(net)) == bytes_per_pixel(net) + 2 * 3 * 4

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers import Conv2d, ConvTranspose2d, Window, compiled, kernels, multiply
+from engine.layers import Conv2d, ConvGeometry, ConvTranspose2d, compiled, kernels, multiply
 from engine.layers.plain import Epilogue
 from tests.bench.plain import plain_path
 from tests.support.oracle import PATHS, drawn
 
 F32, BF16 = torch.float32, torch.bfloat16
-SAME, NONE = Window(3, 1, 1), Epilogue()
+SAME, NONE = ConvGeometry(3, 1, 1), Epilogue()
 # A convolution from X to Y.
 X, Y, WEIGHT = torch.zeros(2, 6, 7, 4), torch.zeros(2, 6, 7, 5), torch.zeros(36, 5)
 with_kernels = pytest.mark.skipif(kernels.chosen() is None, reason="there are no kernels for this processor")

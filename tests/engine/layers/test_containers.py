@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.layers import (
-    Compute,
+    CastTo,
     Conv2d,
     ConvTranspose2d,
     DepthToSpace,
@@ -18,9 +18,9 @@ from engine.layers import (
     Skip,
     SpaceToDepth,
     kernels,
-    slots,
+    parameters,
 )
-from engine.models.networks import PaperSpec, PhotoSpec, build_network
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
 from tests.support.oracle import (
     PATHS,
     assert_adjoint,
@@ -82,7 +82,7 @@ def test_sequential_on_a_case_worked_by_hand():
     y, dx = net.forward(_pixel(5.0), train=True), net.backward(_pixel(1.0))
 
     assert (y.item(), dx.item()) == (-30.0, -6.0)
-    assert [slot.grad.item() for slot in slots(net)] == [-10.0, 15.0]
+    assert [parameter.grad.item() for parameter in parameters(net)] == [-10.0, 15.0]
 
 
 # Rectified
@@ -111,7 +111,7 @@ def test_rectified_on_a_case_worked_by_hand():
     net = Rectified(_convolution(3.0), _convolution(-2.0), _convolution(4.0))
 
     rising = net.forward(_pixel(-5.0), train=True), net.backward(_pixel(1.0))
-    gradients = [slot.grad.item() for slot in slots(net)]
+    gradients = [parameter.grad.item() for parameter in parameters(net)]
     falling = net.forward(_pixel(5.0), train=True), net.backward(_pixel(1.0))
 
     # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Nothing gets through.
@@ -162,7 +162,7 @@ def test_a_residual_block_on_a_case_worked_by_hand():
     net = ResBlock(_convolution(3.0), _convolution(-2.0))
 
     y, dx = net.forward(_pixel(5.0), train=True), net.backward(_pixel(1.0))
-    gradients = [slot.grad.item() for slot in slots(net)]
+    gradients = [parameter.grad.item() for parameter in parameters(net)]
 
     # x - 6x for a positive x, so the slope is -5; the weights' gradients are -2 · 5 and 3 · 5. Else x alone.
     assert (y.item(), dx.item()) == (-25.0, -5.0)
@@ -213,7 +213,7 @@ def test_a_skip_on_a_case_worked_by_hand():
 
     # x + 6x; the weights' gradients are 2 · 5, -2 · 15 and -15.
     assert (y.item(), dx.item()) == (35.0, 7.0)
-    assert [slot.grad.item() for slot in slots(net)] == [10.0, -30.0, -15.0]
+    assert [parameter.grad.item() for parameter in parameters(net)] == [10.0, -30.0, -15.0]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -274,7 +274,7 @@ def test_a_pixel_residual_on_a_case_worked_by_hand():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_picture(path):
+def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_image(path):
     inside = Conv2d(12, 12, 3, padding=1, rng=torch.Generator().manual_seed(0))
     # Numbers that bfloat16 has no place for: rounded they would be 1.
     x = torch.full((1, 4, 4, 3), 1 + 2**-12)
@@ -301,7 +301,7 @@ def test_a_pixel_residual_refuses_sides_that_its_block_does_not_divide(path):
 
 def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
     layer = Conv2d(3, 8, 3, padding=1, rng=torch.Generator().manual_seed(0))
-    net, x = Compute(torch.bfloat16, Sequential(layer)), drawn(1, 8, 8, 3).float()
+    net, x = CastTo(torch.bfloat16, Sequential(layer)), drawn(1, 8, 8, 3).float()
 
     y, dx = net.forward(x, train=True), net.backward(torch.ones(1, 8, 8, 8))
 
@@ -312,16 +312,16 @@ def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
 
 
 def test_compute_leaves_float64_alone():
-    net = randomised(Compute(torch.bfloat16, Sequential(Conv2d(3, 2, 3))))
+    net = randomised(CastTo(torch.bfloat16, Sequential(Conv2d(3, 2, 3))))
 
     assert_passes_agree(net, lambda x, p: conv2d(x, *p.values()), drawn(1, 5, 5, 3))
 
 
 def test_compute_has_the_names_and_the_form_of_what_is_inside():
     inside = Rectified(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
-    net = Compute(torch.bfloat16, inside)
+    net = CastTo(torch.bfloat16, inside)
 
-    assert [slot.name for slot in slots(net)] == [slot.name for slot in slots(inside)]
+    assert [p.name for p in parameters(net)] == [parameter.name for parameter in parameters(inside)]
     assert (net.stride, net.factor, net.inputs_of(3, 4)) == (2, Fraction(1, 2), (6, 9))
 
 
@@ -342,14 +342,23 @@ def test_slots_name_every_parameter_by_its_place_in_the_order_of_the_forward_pas
         "1.2.weight",
         "1.2.bias",
     ]
-    assert [slot.name for slot in slots(net)] == names
-    assert [slot.value.shape for slot in slots(net)] == [(1, 2), (2,), (2, 2), (2, 2), (2,), (2, 2), (2, 2), (2,)]
+    assert [p.name for p in parameters(net)] == names
+    assert [p.value.shape for p in parameters(net)] == [
+        (1, 2),
+        (2,),
+        (2, 2),
+        (2, 2),
+        (2,),
+        (2, 2),
+        (2, 2),
+        (2,),
+    ]
 
 
 def test_slots_of_a_pixel_residual_count_the_rearrangements():
     net = PixelResidual(1, 2, torch.float32, Conv2d(4, 4, 1, bias=False), Conv2d(4, 4, 1, bias=False))
 
-    assert [slot.name for slot in slots(net)] == ["0.1.weight", "0.2.weight"]
+    assert [p.name for p in parameters(net)] == ["0.1.weight", "0.2.weight"]
 
 
 @pytest.mark.parametrize(
@@ -416,12 +425,12 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_of_a_pixel_residual_has_the_picture_and_what_is_made_of_it(dtype):
+def test_memory_of_a_pixel_residual_has_the_image_and_what_is_made_of_it(dtype):
     net = PixelResidual(3, 2, dtype, Conv2d(12, 12, 1))
     # At a quarter of the pixels: input, output and, on the plain path, the input unfolded.
     inside = (2 if kernels.chosen() else 3) * 12 * dtype.itemsize / 4
 
-    # The picture in float32; and either what is inside, or what comes out of it and the result.
+    # The image in float32; and either what is inside, or what comes out of it and the result.
     assert net.memory(Fraction(1), 4) == 3 * 4 + max(inside, 3 * dtype.itemsize + 3 * 4)
 
 
@@ -445,7 +454,7 @@ def test_a_sum_takes_the_place_of_what_came_unless_it_is_needed_for_training(lay
     assert (made.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
 
 
-@pytest.mark.parametrize("spec", [PaperSpec(8), PhotoSpec((8, 16), (1, 1, 1))])
+@pytest.mark.parametrize("spec", [AutoencoderConfig(8), UNetConfig((8, 16), (1, 1, 1))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
     net, x = build_network(spec, compute=dtype), drawn(1, 32, 32, 3).float()

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from engine.layers import (
     Conv2d,
+    ConvGeometry,
     ConvTranspose2d,
     Sequential,
     Upsampling,
-    Window,
     col2im,
     forget_packed,
     im2col,
@@ -19,31 +19,31 @@ from tests.support.oracle import PATHS, assert_adjoint, assert_passes_agree, dra
 
 drawn_often = settings(max_examples=60, deadline=None, derandomize=True)
 sides, channels, few = st.integers(1, 9), st.integers(1, 3), st.integers(1, 3)
-windows = st.builds(Window, st.integers(1, 4), few, st.integers(0, 3), few)
+windows = st.builds(ConvGeometry, st.integers(1, 4), few, st.integers(0, 3), few)
 
 
 def _convolution(layer):
-    window = layer.window
+    geometry = layer.geometry
     return lambda x, parameters: oracle.conv2d(
-        x, **parameters, stride=window.stride, padding=window.padding, dilation=window.dilation
+        x, **parameters, stride=geometry.stride, padding=geometry.padding, dilation=geometry.dilation
     )
 
 
 def _transposed_convolution(layer):
-    window = layer.window
+    geometry = layer.geometry
     return lambda x, parameters: oracle.conv_transpose2d(
         x,
         **parameters,
-        stride=window.stride,
-        padding=window.padding,
-        dilation=window.dilation,
+        stride=geometry.stride,
+        padding=geometry.padding,
+        dilation=geometry.dilation,
         output_padding=layer.output_padding,
         out_channels=layer.out_channels,
     )
 
 
-def _geometry(window):
-    return window.kernel_size, window.stride, window.padding, window.dilation
+def _geometry(geometry):
+    return geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
 
 
 # Conv2d
@@ -62,19 +62,21 @@ def test_conv2d_agrees_with_autograd(kernel_size, stride, padding, dilation, bia
 
 @drawn_often
 @given(windows, sides, sides, channels, channels, st.integers(1, 3))
-def test_conv2d_agrees_with_autograd_for_any_geometry(window, height, width, c_in, c_out, batch):
-    assume(min(height, width) + 2 * window.padding >= window.span)
-    layer = randomised(Conv2d(c_in, c_out, *_geometry(window)))
+def test_conv2d_agrees_with_autograd_for_any_geometry(geometry, height, width, c_in, c_out, batch):
+    assume(min(height, width) + 2 * geometry.padding >= geometry.span)
+    layer = randomised(Conv2d(c_in, c_out, *_geometry(geometry)))
 
     assert_passes_agree(layer, _convolution(layer), drawn(batch, height, width, c_in))
 
 
 @drawn_often
 @given(windows, sides, sides, channels, channels)
-def test_conv2d_backward_is_the_adjoint_of_forward(window, height, width, c_in, c_out):
-    assume(min(height, width) + 2 * window.padding >= window.span)
+def test_conv2d_backward_is_the_adjoint_of_forward(geometry, height, width, c_in, c_out):
+    assume(min(height, width) + 2 * geometry.padding >= geometry.span)
 
-    assert_adjoint(randomised(Conv2d(c_in, c_out, *_geometry(window), bias=False)), drawn(2, height, width, c_in))
+    assert_adjoint(
+        randomised(Conv2d(c_in, c_out, *_geometry(geometry), bias=False)), drawn(2, height, width, c_in)
+    )
 
 
 def test_conv2d_on_a_case_worked_by_hand():
@@ -100,13 +102,13 @@ def test_conv2d_on_a_strided_and_padded_case_worked_by_hand():
     y = layer.forward(x, train=True)
     dx = layer.backward(torch.tensor([1.0, 10.0]).view(1, 1, 2, 1))
 
-    # Only the middle row of the kernel, 4 5 6, meets the picture: at (0, 1, 2), then at (2, 3, 0).
+    # Only the middle row of the kernel, 4 5 6, meets the image: at (0, 1, 2), then at (2, 3, 0).
     assert y.flatten().tolist() == [17.0, 23.0]
     assert dx.flatten().tolist() == [5.0, 46.0, 50.0]
     assert layer.grads["weight"].flatten().tolist() == [0, 0, 0, 20.0, 31.0, 2.0, 0, 0, 0]
 
 
-def test_conv2d_takes_a_picture_that_is_no_contiguous_block():
+def test_conv2d_takes_an_image_that_is_no_contiguous_block():
     layer = randomised(Conv2d(2, 3, 3, padding=1))
     x = drawn(2, 2, 5, 6).permute(0, 2, 3, 1)
 
@@ -118,19 +120,19 @@ def test_conv2d_takes_a_picture_that_is_no_contiguous_block():
 
 @drawn_often
 @given(windows, sides, sides, channels)
-def test_col2im_is_the_adjoint_of_im2col(window, height, width, c):
-    assume(min(height, width) + 2 * window.padding >= window.span)
+def test_col2im_is_the_adjoint_of_im2col(geometry, height, width, c):
+    assume(min(height, width) + 2 * geometry.padding >= geometry.span)
     x = drawn(2, height, width, c)
-    columns = im2col(x, window)
+    columns = im2col(x, geometry)
     y = drawn(*columns.shape, seed=1)
 
-    torch.testing.assert_close((columns * y).sum(), (x * col2im(y, x.shape, window)).sum())
+    torch.testing.assert_close((columns * y).sum(), (x * col2im(y, x.shape, geometry)).sum())
 
 
 def test_im2col_lays_each_pixels_taps_in_a_row():
     x = torch.arange(1.0, 7.0).view(1, 2, 3, 1)
 
-    columns = im2col(x, Window(2))
+    columns = im2col(x, ConvGeometry(2))
 
     assert columns.tolist() == [[[[1.0, 2.0, 4.0, 5.0], [2.0, 3.0, 5.0, 6.0]]]]
 
@@ -138,7 +140,7 @@ def test_im2col_lays_each_pixels_taps_in_a_row():
 def test_col2im_sums_the_taps_that_share_a_pixel():
     columns = torch.tensor([[1.0, 2.0, 4.0, 5.0], [20.0, 30.0, 50.0, 60.0]]).view(1, 1, 2, 4)
 
-    x = col2im(columns, (1, 2, 3, 1), Window(2))
+    x = col2im(columns, (1, 2, 3, 1), ConvGeometry(2))
 
     assert x.flatten().tolist() == [1.0, 22.0, 30.0, 4.0, 55.0, 60.0]
 
@@ -159,26 +161,26 @@ def test_conv_transpose2d_agrees_with_autograd(kernel_size, stride, padding, dil
 
 @drawn_often
 @given(windows, st.integers(0, 2), sides, sides, channels, channels)
-def test_conv_transpose2d_agrees_with_autograd_for_any_geometry(window, extra, height, width, c_in, c_out):
-    assume(extra < max(window.stride, window.dilation))
-    assume((min(height, width) - 1) * window.stride + window.span + extra > 2 * window.padding)
-    layer = randomised(ConvTranspose2d(c_in, c_out, *_geometry(window), output_padding=extra))
+def test_conv_transpose2d_agrees_with_autograd_for_any_geometry(geometry, extra, height, width, c_in, c_out):
+    assume(extra < max(geometry.stride, geometry.dilation))
+    assume((min(height, width) - 1) * geometry.stride + geometry.span + extra > 2 * geometry.padding)
+    layer = randomised(ConvTranspose2d(c_in, c_out, *_geometry(geometry), output_padding=extra))
 
     assert_passes_agree(layer, _transposed_convolution(layer), drawn(2, height, width, c_in))
 
 
 @drawn_often
 @given(windows, sides, sides, channels, channels)
-def test_conv_transpose2d_is_the_adjoint_of_conv2d(window, height, width, c_in, c_out):
-    assume(min(height, width) + 2 * window.padding >= window.span)
-    conv2d = randomised(Conv2d(c_in, c_out, *_geometry(window), bias=False))
+def test_conv_transpose2d_is_the_adjoint_of_conv2d(geometry, height, width, c_in, c_out):
+    assume(min(height, width) + 2 * geometry.padding >= geometry.span)
+    conv2d = randomised(Conv2d(c_in, c_out, *_geometry(geometry), bias=False))
     x = drawn(2, height, width, c_in)
     ax = conv2d.forward(x)
     y = drawn(*ax.shape, seed=1)
     # Rows that the convolution's stride leaves over are what output padding gives back.
-    extra = (height + 2 * window.padding - window.span) % window.stride
-    assume((width + 2 * window.padding - window.span) % window.stride == extra)
-    transposed = ConvTranspose2d(c_out, c_in, *_geometry(window), output_padding=extra, bias=False)
+    extra = (height + 2 * geometry.padding - geometry.span) % geometry.stride
+    assume((width + 2 * geometry.padding - geometry.span) % geometry.stride == extra)
+    transposed = ConvTranspose2d(c_out, c_in, *_geometry(geometry), output_padding=extra, bias=False)
     transposed.params = {"weight": conv2d.params["weight"].T}
 
     torch.testing.assert_close((ax * y).sum(), (x * transposed.forward(y)).sum())

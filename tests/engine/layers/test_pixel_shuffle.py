@@ -100,7 +100,7 @@ def test_what_is_added_has_the_results_shape_and_type(path):
             depth_to_space(x, 2, torch.float32, wrong)
 
 
-def test_a_picture_that_is_no_contiguous_block_is_rearranged_as_it_looks():
+def test_an_image_that_is_no_contiguous_block_is_rearranged_as_it_looks():
     x = drawn(1, 4, 4, 6).float().permute(0, 2, 3, 1)
 
     assert torch.equal(space_to_depth(x, 2), space_to_depth(x.contiguous(), 2))

@@ -7,20 +7,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from engine.layers import slots
+from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.checkpoint import WeightsError
-from engine.models.networks import PaperSpec, PhotoSpec, build_network, spec_to_dict
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network, config_to_dict
 
-SPEC = PhotoSpec((4, 6), (1, 1, 1))
+SPEC = UNetConfig((4, 6), (1, 1, 1))
 NAME = "0.1.weight"
 
 
 @pytest.fixture
 def net():
     net, rng = build_network(SPEC), torch.Generator().manual_seed(0)
-    for slot in slots(net):
-        slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng)
+    for parameter in parameters(net):
+        parameter.layer.params[parameter.key] = torch.randn(parameter.value.shape, generator=rng)
     return net
 
 
@@ -46,7 +46,7 @@ def metadata_of(path):
 # What is saved is loaded
 
 
-@pytest.mark.parametrize("spec", [SPEC, PaperSpec(4), PaperSpec(4, "text")])
+@pytest.mark.parametrize("spec", [SPEC, AutoencoderConfig(4), AutoencoderConfig(4, "text")])
 def test_a_saved_network_loads_to_the_same_output(tmp_path, spec):
     net = build_network(spec, torch.Generator().manual_seed(3))
     x = torch.rand(1, 8, 8, 3)
@@ -65,7 +65,10 @@ def test_a_model_knows_its_name_its_file_and_what_was_written_into_it(path):
     assert model.metadata["steps"] == "12"
     assert model.metadata["data"] == "none"
     assert model.metadata["format"] == checkpoint.FORMAT
-    assert json.loads(model.metadata["network"]) == spec_to_dict(SPEC) | {"channels": [4, 6], "blocks": [1, 1, 1]}
+    assert json.loads(model.metadata["network"]) == config_to_dict(SPEC) | {
+        "channels": [4, 6],
+        "blocks": [1, 1, 1],
+    }
 
 
 def test_the_digest_is_that_of_the_file(path):
@@ -74,7 +77,7 @@ def test_the_digest_is_that_of_the_file(path):
 
 def test_other_weights_have_another_digest(path, net):
     before = checkpoint.load(path).digest
-    next(slots(net)).value[0, 0] += 1
+    next(parameters(net)).value[0, 0] += 1
 
     checkpoint.save(path, net, SPEC, {"steps": "12", "data": "none"})
 
@@ -85,13 +88,13 @@ def test_the_type_of_the_products_is_the_loaders_choice(path):
     model = checkpoint.load(path, compute=torch.bfloat16)
 
     assert model.net.dtype == torch.bfloat16
-    assert {slot.value.dtype for slot in slots(model.net)} == {torch.float32}
+    assert {parameter.value.dtype for parameter in parameters(model.net)} == {torch.float32}
 
 
 def test_weights_saved_in_half_precision_are_read_as_float32(path):
     rewrite(path, lambda tensors, _: tensors.update({NAME: tensors[NAME].half()}))
 
-    assert {slot.value.dtype for slot in slots(checkpoint.load(path).net)} == {torch.float32}
+    assert {parameter.value.dtype for parameter in parameters(checkpoint.load(path).net)} == {torch.float32}
 
 
 def test_half_precision_on_disk_takes_half_the_bytes_and_says_so(path, net):
@@ -103,7 +106,7 @@ def test_half_precision_on_disk_takes_half_the_bytes_and_says_so(path, net):
     assert half.stat().st_size < 0.6 * path.stat().st_size
     assert {tensor.dtype for tensor in safetensors.torch.load_file(half).values()} == {torch.float16}
     assert (model.metadata["dtype"], checkpoint.load(path).metadata["dtype"]) == ("float16", "float32")
-    for read, written in zip(slots(model.net), slots(net), strict=True):
+    for read, written in zip(parameters(model.net), parameters(net), strict=True):
         assert torch.equal(read.value, written.value.half().float())
 
 
@@ -117,8 +120,8 @@ def test_a_rounded_network_is_the_one_that_its_file_loads_to(path, net):
 
 
 def test_what_half_precision_cannot_hold_is_refused_by_name_and_not_written(tmp_path, net):
-    next(slots(net)).value[0, 0] = 1e6
-    name = next(slots(net)).name
+    next(parameters(net)).value[0, 0] = 1e6
+    name = next(parameters(net)).name
 
     with pytest.raises(ValueError, match=rf"float16 cannot hold what is in {name}$"):
         checkpoint.save(tmp_path / "a.safetensors", net, SPEC, {}, torch.float16)
@@ -138,7 +141,7 @@ def test_the_same_network_makes_the_same_file_however_its_metadata_is_ordered(tm
     assert len({file.read_bytes() for file in files}) == 1
     assert metadata_of(files[0]).items() >= about.items()
     held = safetensors.torch.load_file(files[0])
-    assert all(torch.equal(held[slot.name], slot.value.to(dtype)) for slot in slots(net))
+    assert all(torch.equal(held[parameter.name], parameter.value.to(dtype)) for parameter in parameters(net))
 
 
 def test_the_folder_of_the_shipped_weights_is_found():
@@ -148,7 +151,7 @@ def test_the_folder_of_the_shipped_weights_is_found():
 
 def test_a_save_that_fails_leaves_the_old_weights(path, net, monkeypatch):
     before = path.read_bytes()
-    next(slots(net)).value[0, 0] += 1
+    next(parameters(net)).value[0, 0] += 1
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,17 +1,17 @@
-"""A network grown into a larger one gives the same pictures, and what is new in it can learn."""
+"""A network grown into a larger one gives the same images, and what is new in it can learn."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers import MSE, slots
+from engine.layers import MSE, parameters
 from engine.models.net2net import grow
-from engine.models.networks import PaperSpec, PhotoSpec, build_network
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
 from tests.support.oracle import drawn, randomised
 
-SMALL = PhotoSpec((2, 3), (1, 2, 0))
-LARGE = PhotoSpec((5, 7), (3, 2, 1))
+SMALL = UNetConfig((2, 3), (1, 2, 0))
+LARGE = UNetConfig((5, 7), (3, 2, 1))
 
 
 def fresh(spec):
@@ -25,7 +25,7 @@ def grown(small, spec):
 
 
 def values(net):
-    return [slot.value.clone() for slot in slots(net)]
+    return [p.value.clone() for p in parameters(net)]
 
 
 @given(
@@ -33,13 +33,13 @@ def values(net):
     st.data(),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_grown_network_gives_the_same_picture(widths, data):
+def test_a_grown_network_gives_the_same_image(widths, data):
     channels = tuple(width for width, _ in widths)
     wider = tuple(width + more for width, more in widths)
     blocks = tuple(data.draw(st.integers(0, 2)) for _ in range(2 * len(channels) - 1))
     deeper = tuple(count + data.draw(st.integers(0, 2)) for count in blocks)
-    small = randomised(fresh(PhotoSpec(channels, blocks)))
-    large = grown(small, PhotoSpec(wider, deeper))
+    small = randomised(fresh(UNetConfig(channels, blocks)))
+    large = grown(small, UNetConfig(wider, deeper))
     x = drawn(1, 16, 24, 3)
 
     torch.testing.assert_close(large.forward(x), small.forward(x), rtol=1e-9, atol=1e-9)
@@ -47,16 +47,16 @@ def test_a_grown_network_gives_the_same_picture(widths, data):
 
 @pytest.mark.parametrize("geometry", ["text", "weights"])
 def test_the_reports_network_grows_with_its_biases(geometry):
-    small = randomised(fresh(PaperSpec(4, geometry)))
-    large = grown(small, PaperSpec(6, geometry))
+    small = randomised(fresh(AutoencoderConfig(4, geometry)))
+    large = grown(small, AutoencoderConfig(6, geometry))
     x = drawn(1, 8, 8, 3)
 
     torch.testing.assert_close(large.forward(x), small.forward(x), rtol=1e-9, atol=1e-9)
 
 
 def test_a_network_of_one_channel_by_hand():
-    small, large = fresh(PhotoSpec((1,), (0,))), fresh(PhotoSpec((2,), (0,)))
-    (head, tail), (wide_head, wide_tail) = slots(small), slots(large)
+    small, large = fresh(UNetConfig((1,), (0,))), fresh(UNetConfig((2,), (0,)))
+    (head, tail), (wide_head, wide_tail) = parameters(small), parameters(large)
     head.layer.params["weight"] = torch.arange(108.0).view(108, 1)
     tail.layer.params["weight"] = torch.arange(108.0).view(9, 12)
     drawn_head = wide_head.value.clone()
@@ -78,14 +78,14 @@ def test_every_channel_of_a_grown_network_learns_something_of_its_own():
     for _ in range(3):
         y = large.forward(x, train=True)
         large.backward(mse.backward(y, target))
-        for slot in slots(large):
-            slot.value.sub_(slot.grad, alpha=0.1)
+        for parameter in parameters(large):
+            parameter.value.sub_(parameter.grad, alpha=0.1)
 
-    for slot in slots(large):
-        if slot.layer.window.kernel_size == 3:
-            channels = slot.grad.t()
-            assert channels.any(1).all(), slot.name
-            assert len(channels.unique(dim=0)) == len(channels), slot.name
+    for parameter in parameters(large):
+        if parameter.layer.geometry.kernel_size == 3:
+            channels = parameter.grad.t()
+            assert channels.any(1).all(), parameter.name
+            assert len(channels.unique(dim=0)) == len(channels), parameter.name
 
 
 def test_the_smaller_networks_weights_are_not_shared():
@@ -93,8 +93,8 @@ def test_the_smaller_networks_weights_are_not_shared():
     before = values(small)
     large = grown(small, LARGE)
 
-    for slot in slots(large):
-        slot.value.add_(1)
+    for parameter in parameters(large):
+        parameter.value.add_(1)
 
     assert all(torch.equal(a, b) for a, b in zip(values(small), before, strict=True))
 
@@ -102,11 +102,11 @@ def test_the_smaller_networks_weights_are_not_shared():
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (PhotoSpec((2, 2), (1, 2, 0)), "no place for some layer"),
-        (PhotoSpec((2, 3), (1, 1, 0)), "no place for some layer"),
-        (PhotoSpec((2,), (1,)), "no place for some layer"),
-        (PhotoSpec((2, 3, 4), (1, 2, 1, 0, 0)), "no place for some layer"),
-        (PaperSpec(8), "no place for some layer"),
+        (UNetConfig((2, 2), (1, 2, 0)), "no place for some layer"),
+        (UNetConfig((2, 3), (1, 1, 0)), "no place for some layer"),
+        (UNetConfig((2,), (1,)), "no place for some layer"),
+        (UNetConfig((2, 3, 4), (1, 2, 1, 0, 0)), "no place for some layer"),
+        (AutoencoderConfig(8), "no place for some layer"),
     ],
 )
 def test_what_has_no_place_is_refused_and_nothing_is_changed(spec, says):
@@ -121,4 +121,4 @@ def test_what_has_no_place_is_refused_and_nothing_is_changed(spec, says):
 
 def test_the_reports_two_geometries_do_not_grow_into_one_another():
     with pytest.raises(ValueError, match="no place"):
-        grow(fresh(PaperSpec(4, "text")), fresh(PaperSpec(8, "weights")))
+        grow(fresh(AutoencoderConfig(4, "text")), fresh(AutoencoderConfig(8, "weights")))

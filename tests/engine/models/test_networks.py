@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from engine.layers import Skip, slots
+from engine.layers import Skip, parameters
 from engine.models.networks import (
-    PaperSpec,
-    PhotoSpec,
+    AutoencoderConfig,
+    UNetConfig,
     build_network,
+    config_from_dict,
+    config_to_dict,
     halo,
     kind_of,
     parameter_count,
     reach,
-    spec_from_dict,
-    spec_to_dict,
 )
 from tests.support.oracle import (
     PATHS,
@@ -27,13 +27,13 @@ from tests.support.oracle import (
     randomised,
 )
 
-SIZE_S = PhotoSpec()
-SIZE_M = PhotoSpec((48, 96, 192), (1, 1, 4, 1, 1))
-SIZE_L = PhotoSpec((64, 128, 256), (2, 2, 6, 2, 2))
+SIZE_S = UNetConfig()
+SIZE_M = UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))
+SIZE_L = UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))
 # As deep as S.
-THIN_S = PhotoSpec((4, 4, 4), SIZE_S.blocks)
-SMALL = PhotoSpec((4, 6), (1, 2, 1))
-SPECS = [PaperSpec(4, "text"), PaperSpec(4, "weights"), SMALL, PhotoSpec((5,), (1,))]
+THIN_S = UNetConfig((4, 4, 4), SIZE_S.blocks)
+SMALL = UNetConfig((4, 6), (1, 2, 1))
+SPECS = [AutoencoderConfig(4, "text"), AutoencoderConfig(4, "weights"), SMALL, UNetConfig((5,), (1,))]
 
 
 def generator(seed=0):
@@ -43,33 +43,33 @@ def generator(seed=0):
 # Specs
 
 
-@pytest.mark.parametrize("spec", [PaperSpec(), PaperSpec(32, "text"), SIZE_S, SMALL])
+@pytest.mark.parametrize("spec", [AutoencoderConfig(), AutoencoderConfig(32, "text"), SIZE_S, SMALL])
 def test_a_spec_comes_back_from_the_json_of_a_weights_file(spec):
-    text = json.dumps(spec_to_dict(spec))
+    text = json.dumps(config_to_dict(spec))
 
-    assert spec_from_dict(json.loads(text)) == spec
+    assert config_from_dict(json.loads(text)) == spec
     assert json.loads(text)["kind"] == kind_of(spec)
 
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="a network's kind is one of paper, photo; got 'unet'"):
-        spec_from_dict({"kind": "unet"})
+        config_from_dict({"kind": "unet"})
 
 
 def test_an_unknown_field_is_refused_by_name():
     with pytest.raises(ValueError, match="photo networks take blocks, channels; got depth, hidden"):
-        spec_from_dict({"kind": "photo", "hidden": 3, "depth": 2})
+        config_from_dict({"kind": "photo", "hidden": 3, "depth": 2})
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PaperSpec(0), "hidden takes whole numbers of at least 1; got 0"),
-        (lambda: PaperSpec(32, "both"), 'geometry is "text" or "weights"; got \'both\''),
-        (lambda: PhotoSpec((32, 0), (1, 1, 1)), "channels takes whole numbers of at least 1; got 0"),
-        (lambda: PhotoSpec((32,), (-1,)), "blocks takes whole numbers of at least 0; got -1"),
-        (lambda: PhotoSpec((32, 64), (1, 1)), "2 levels of channels take 3 numbers of blocks; got 2"),
-        (lambda: PhotoSpec((), ()), "0 levels of channels"),
+        (lambda: AutoencoderConfig(0), "hidden takes whole numbers of at least 1; got 0"),
+        (lambda: AutoencoderConfig(32, "both"), 'geometry is "text" or "weights"; got \'both\''),
+        (lambda: UNetConfig((32, 0), (1, 1, 1)), "channels takes whole numbers of at least 1; got 0"),
+        (lambda: UNetConfig((32,), (-1,)), "blocks takes whole numbers of at least 0; got -1"),
+        (lambda: UNetConfig((32, 64), (1, 1)), "2 levels of channels take 3 numbers of blocks; got 2"),
+        (lambda: UNetConfig((), ()), "0 levels of channels"),
     ],
 )
 def test_a_spec_out_of_range_is_refused(make, message):
@@ -96,7 +96,10 @@ def test_the_sizes_of_the_photo_network_are_those_of_the_design(spec, millions, 
 @pytest.mark.parametrize("hidden", [32, 64, 128, 256])
 def test_the_paper_network_has_the_reports_layers_in_both_readings(hidden):
     shapes = {
-        geometry: [tuple(slot.value.shape) for slot in slots(build_network(PaperSpec(hidden, geometry)))]
+        geometry: [
+            tuple(parameter.value.shape)
+            for parameter in parameters(build_network(AutoencoderConfig(hidden, geometry)))
+        ]
         for geometry in ("text", "weights")
     }
 
@@ -129,7 +132,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_refused(path):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_network_takes_pictures_and_gradients_that_are_no_contiguous_block(spec, path):
+def test_a_network_takes_images_and_gradients_that_are_no_contiguous_block(spec, path):
     net, x = build_network(spec, generator()), torch.rand(2, 16, 3, 24, generator=generator()).transpose(2, 3)
     with path():
         wanted = net.forward(x.contiguous(), train=True), net.backward(x.contiguous())
@@ -152,7 +155,7 @@ def test_reach_and_stride_are_true(spec):
     before = net.forward(x)
 
     def moves(at, changed):
-        """Whether a column of the output moves with a column of the input, in any of the pictures."""
+        """Whether a column of the output moves with a column of the input, in any of the images."""
         other = x.clone()
         other[:, :, changed] += 1
         return not torch.equal(net.forward(other)[:, :, at], before[:, :, at])
@@ -218,7 +221,7 @@ def torch_photo(spec):
     return function
 
 
-@pytest.mark.parametrize("spec", [PaperSpec(5, "text"), PaperSpec(5, "weights")])
+@pytest.mark.parametrize("spec", [AutoencoderConfig(5, "text"), AutoencoderConfig(5, "weights")])
 def test_the_paper_network_and_all_its_gradients_agree_with_autograd(spec):
     assert_passes_agree(randomised(build_network(spec)), torch_paper(spec), drawn(2, 8, 12, 3))
 
@@ -273,19 +276,19 @@ def test_each_role_starts_with_the_spread_that_the_design_measured():
 
 
 def test_no_layer_of_a_photo_network_has_a_bias():
-    assert {slot.key for slot in slots(build_network(SIZE_S))} == {"weight"}
+    assert {parameter.key for parameter in parameters(build_network(SIZE_S))} == {"weight"}
 
 
-@pytest.mark.parametrize("spec", [PaperSpec(8), SMALL])
+@pytest.mark.parametrize("spec", [AutoencoderConfig(8), SMALL])
 def test_the_same_generator_makes_the_same_network(spec):
     first, second = (build_network(spec, generator(3)) for _ in range(2))
 
-    for one, other in zip(slots(first), slots(second), strict=True):
+    for one, other in zip(parameters(first), parameters(second), strict=True):
         assert torch.equal(one.value, other.value)
 
 
-def test_a_paper_network_answers_within_the_range_of_pictures():
-    y = randomised(build_network(PaperSpec(8))).forward(10 * drawn(1, 8, 8, 3))
+def test_a_paper_network_answers_within_the_range_of_images():
+    y = randomised(build_network(AutoencoderConfig(8))).forward(10 * drawn(1, 8, 8, 3))
 
     assert y.min() >= 0
     assert y.max() <= 1

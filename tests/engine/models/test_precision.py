@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from engine.inference.denoise import denoise_picture
-from engine.layers import slots
+from engine.inference.denoise import denoise_image
+from engine.layers import parameters
 from engine.models import precision
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 
 
 def generator():
@@ -60,18 +60,18 @@ def test_a_gpu_that_is_not_there_is_not_promised(monkeypatch):
         precision.pick_device("cuda")
 
 
-def test_a_picture_in_bfloat16_agrees_with_float32_to_50_db():
-    exact, quick = (build_network(PhotoSpec(), generator(), dtype) for dtype in precision.TYPES.values())
-    picture = torch.rand(64, 64, 3, generator=generator())
+def test_an_image_in_bfloat16_agrees_with_float32_to_50_db():
+    exact, quick = (build_network(UNetConfig(), generator(), dtype) for dtype in precision.TYPES.values())
+    image = torch.rand(64, 64, 3, generator=generator())
     # What the network adds is as strong as noise of σ 25, as in service.
-    tails = [list(slots(net))[-1].value for net in (exact, quick)]
+    tails = [list(parameters(net))[-1].value for net in (exact, quick)]
     drawn = torch.randn(tails[0].shape, generator=generator())
     tails[0].copy_(drawn)
-    drawn *= (25 / 255) / (denoise_picture(exact, picture) - picture).std()
+    drawn *= (25 / 255) / (denoise_image(exact, image) - image).std()
     for tail in tails:
         tail.copy_(drawn)
 
-    difference = denoise_picture(exact, picture) - denoise_picture(quick, picture)
+    difference = denoise_image(exact, image) - denoise_image(quick, image)
 
     assert -10 * difference.square().mean().log10() > 50
     assert difference.any()

@@ -16,7 +16,7 @@ import os, time
 import torch
 from engine.layers import multiply
 from engine.system.runtime import in_own_thread
-from service.registry.registry import Shelf
+from service.registry.registry import ModelRegistry
 from service.settings import Settings
 
 def threads():
@@ -74,4 +74,4 @@ def test_a_thread_of_its_own_leaves_no_helpers_behind():
 
 
 def test_weights_are_timed_and_checked_without_helpers_that_stay():
-    assert helpers_left("Shelf(Settings(threads=2))") == 0
+    assert helpers_left("ModelRegistry(Settings(threads=2))") == 0

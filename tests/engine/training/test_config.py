@@ -5,7 +5,7 @@ import pytest
 
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.model import GaussianNoise, RandomPixelNoise
-from engine.models.networks import PaperSpec, PhotoSpec
+from engine.models.networks import AutoencoderConfig, UNetConfig
 from engine.training.config import Recipe, from_dict, read_recipe, shipped
 
 
@@ -44,16 +44,16 @@ def test_the_paper_recipe_is_the_reports():
     recipe = read_recipe("paper")
 
     assert (recipe.optimiser, recipe.batch, recipe.lr) == ("sgd", 8, 0.8)
-    assert recipe.spec() == PaperSpec(256, recipe.geometry)
+    assert recipe.spec() == AutoencoderConfig(256, recipe.geometry)
     assert recipe.noise_model() == RandomPixelNoise(4, 10, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        ("photo", PhotoSpec()),
-        ("photo-medium", PhotoSpec((48, 96, 192), (1, 1, 4, 1, 1))),
-        ("photo-large", PhotoSpec((64, 128, 256), (2, 2, 6, 2, 2))),
+        ("photo", UNetConfig()),
+        ("photo-medium", UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))),
+        ("photo-large", UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))),
     ],
 )
 def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spec):

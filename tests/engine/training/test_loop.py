@@ -8,10 +8,10 @@ from engine.data.noise.model import GaussianNoise
 from engine.data.rng import seeded
 from engine.data.sources import Batch, DrawnPairs, Photos, Validation
 from engine.evaluation.evaluate import psnr
-from engine.layers import slots
+from engine.layers import parameters
 from engine.training import loop as train_module
 from engine.training.config import Recipe
-from engine.training.loop import AHEAD, UNREAD, Diverged, Watch, begin, train, validate
+from engine.training.loop import AHEAD, UNREAD, Diverged, DivergenceMonitor, begin, train, validate
 
 SIGMA = 25
 
@@ -57,7 +57,7 @@ def run(training, pairs=None, steps=None):
 
 
 def values(training):
-    return [slot.value.clone() for slot in slots(training.net)]
+    return [p.value.clone() for p in parameters(training.net)]
 
 
 class Fixed:
@@ -81,7 +81,7 @@ class Fixed:
         ("sgd", {"lr": 1.0, "clip": 0.1}, 0.3),
     ],
 )
-def test_a_short_training_on_noisy_pairs_alone_gains_decibels_on_a_clean_picture(optimiser, settings, decibels):
+def test_a_short_training_on_noisy_pairs_alone_gains_decibels_on_a_clean_image(optimiser, settings, decibels):
     training = begin(recipe(optimiser=optimiser, steps=300, **settings))
     clean = waves(99).float() / 255
     noisy = clean + SIGMA / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
@@ -375,7 +375,7 @@ def test_a_learning_rate_that_is_too_high_stops_the_training_and_says_so():
 
 
 def test_a_loss_that_rises_tenfold_stops_the_training():
-    watch = Watch()
+    watch = DivergenceMonitor()
     for step in range(1, 101):
         watch.see(0.01, step, recipe())
     # One bad batch, or four, do not stop a run: what counts is the mean of fifty.
@@ -387,7 +387,7 @@ def test_a_loss_that_rises_tenfold_stops_the_training():
 
 
 def test_the_first_losses_set_no_standard():
-    watch = Watch()
+    watch = DivergenceMonitor()
 
     for step in range(1, 200):
         watch.see(0.001 if step < 5 else 0.05, step, recipe())
@@ -396,7 +396,7 @@ def test_the_first_losses_set_no_standard():
 
 
 def test_a_noisy_but_falling_loss_never_stops_the_training():
-    watch, rng = Watch(), torch.Generator().manual_seed(0)
+    watch, rng = DivergenceMonitor(), torch.Generator().manual_seed(0)
 
     for step in range(1, 2000):
         watch.see(float(torch.randn((), generator=rng).mul(0.8).exp()) * (0.1 + 10 / step), step, recipe())
@@ -411,22 +411,22 @@ def test_validation_measures_the_averaged_weights_and_puts_the_trained_back():
     training = begin(recipe())
     run(training)
     trained, averaged = values(training), [value.clone() for value in training.average.values]
-    pictures = source().validation(10)
+    images = source().validation(10)
 
-    measured = validate(training, pictures)
+    measured = validate(training, images)
 
     assert all(map(torch.equal, values(training), trained))
     assert all(map(torch.equal, training.average.values, averaged))
     training.average.swap()
-    outputs = training.net.forward(pictures.noisy).clamp(0, 1)
-    each = [psnr(output, clean) for output, clean in zip(outputs, pictures.reference, strict=True)]
+    outputs = training.net.forward(images.noisy).clamp(0, 1)
+    each = [psnr(output, clean) for output, clean in zip(outputs, images.reference, strict=True)]
     assert measured == pytest.approx(sum(each) / 10, abs=1e-3)
 
 
 def test_noisy_references_give_nearly_the_psnr_that_clean_ones_would():
     rng = torch.Generator().manual_seed(0)
     clean = torch.stack([waves(n).float() / 255 for n in range(20)])
-    # Within the range of pictures: what is clipped has no independent noise.
+    # Within the range of images: what is clipped has no independent noise.
     clean = 0.3 + 0.4 * clean
     noisy, reference = (clean + 0.05 * torch.randn(clean.shape, generator=rng) for _ in range(2))
     training = begin(recipe())

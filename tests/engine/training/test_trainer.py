@@ -18,12 +18,12 @@ from engine import job
 from engine.data import sources
 from engine.layers import kernels
 from engine.models import checkpoint
-from engine.models.networks import PhotoSpec
-from engine.optim import Average
+from engine.models.networks import UNetConfig
+from engine.optim import ParameterEMA
 from engine.training import loop, trainer
 from engine.training.config import Recipe
 from engine.training.loop import Diverged
-from engine.training.trainer import Line, Run
+from engine.training.trainer import LogLine, TrainingJob
 
 RECIPE = Recipe(
     network="photo",
@@ -78,7 +78,9 @@ def run(tmp_path, photos):
     def start(name="a", recipe=RECIPE, data=None, report=lambda line: None, warn=pytest.fail, **values):
         often = {"log_every": 0, "validate_every": 1e9, "save_every": 1e9, "device": "cpu"}
         data = (photos,) if data is None else data
-        return trainer.run(Run(recipe, tmp_path / f"{name}.safetensors", data, **often | values), report, warn)
+        return trainer.run(
+            TrainingJob(recipe, tmp_path / f"{name}.safetensors", data, **often | values), report, warn
+        )
 
     return start
 
@@ -221,7 +223,7 @@ def test_the_weights_of_a_smaller_network_grow_into_the_recipes(run, tmp_path):
 
     grown = checkpoint.load(tmp_path / "a.safetensors")
     x = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1))
-    assert grown.spec == PhotoSpec((5, 8), (1, 2, 1))
+    assert grown.spec == UNetConfig((5, 8), (1, 2, 1))
     assert grown.metadata["start"] == f"first {first.digest}"
     torch.testing.assert_close(grown.net.forward(x), first.net.forward(x), rtol=0, atol=1e-5)
 
@@ -297,9 +299,9 @@ def test_the_weights_are_the_averaged_ones_and_load(run, tmp_path):
 
     state, model = tensors(tmp_path / "a.checkpoint"), checkpoint.load(tmp_path / "a.safetensors")
 
-    for slot in checkpoint.slots(model.net):
-        assert torch.equal(slot.value, state[f"average.{slot.name}"])
-        assert not torch.equal(slot.value, state[f"weights.{slot.name}"])
+    for parameter in checkpoint.parameters(model.net):
+        assert torch.equal(parameter.value, state[f"average.{parameter.name}"])
+        assert not torch.equal(parameter.value, state[f"weights.{parameter.name}"])
 
 
 def test_the_weights_tell_where_they_come_from(run, tmp_path, photos):
@@ -381,7 +383,7 @@ def test_a_run_by_the_clock_that_ends_a_little_late_has_no_time_left(run, tmp_pa
 
 
 def test_the_report_repeats_the_last_psnr_on_every_line(run):
-    lines: list[Line] = []
+    lines: list[LogLine] = []
 
     run(report=lines.append)
 
@@ -498,14 +500,14 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(run, tmp_path, monkeypa
 
 
 def test_weights_that_are_no_numbers_are_never_saved(run, tmp_path, monkeypatch):
-    update = Average.update
+    update = ParameterEMA.update
 
     def poisoned(average):
         update(average)
         if average.updates == 7:
-            average.slots[0].value[0, 0] = torch.nan
+            average.parameters[0].value[0, 0] = torch.nan
 
-    monkeypatch.setattr(Average, "update", poisoned)
+    monkeypatch.setattr(ParameterEMA, "update", poisoned)
     with pytest.raises(Diverged, match="a weight is no finite number after step 7; the last save is kept"):
         run(save_every=0.0)
 
@@ -563,7 +565,7 @@ def test_a_stopped_run_leaves_its_own_weights_as_they_are_then(run, tmp_path):
 
 def test_nothing_is_saved_while_the_loss_rises(run, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop.Watch, "rising", property(lambda watch: 3 <= watch.steps < 8))
+    monkeypatch.setattr(loop.DivergenceMonitor, "rising", property(lambda watch: 3 <= watch.steps < 8))
     monkeypatch.setattr(
         trainer._Keeper, "_save", lambda keeper, path, ended=False: saved.append(keeper.training.step)
     )
@@ -598,7 +600,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
 
 def test_the_weights_have_the_suffix_that_the_service_looks_for(tmp_path):
     with pytest.raises(ValueError, match=r"the weights' name must end in .safetensors; got a.pt"):
-        trainer.run(Run(RECIPE, tmp_path / "a.pt"), print, print)
+        trainer.run(TrainingJob(RECIPE, tmp_path / "a.pt"), print, print)
 
 
 # python -m engine.job

@@ -1,4 +1,4 @@
-"""Batches: what comes of each picture, in which order and under which names, and who waits for whom."""
+"""Batches: what comes of each image, in which order and under which names, and who waits for whom."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from engine.imageio.formats import FORMATS, BrokenPicture
+from engine.imageio.formats import FORMATS, BrokenImage
 from engine.imageio.image import Written
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
@@ -23,7 +23,7 @@ from service.api import batch
 from service.app import create_app
 from service.archives.batch import AT_ONCE, denoised
 from service.archives.zips import Entry, Result
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
 
@@ -53,7 +53,7 @@ def client(settings):
 
 @pytest.fixture(scope="module")
 def shots(samples, file_of):
-    """Three pictures under the names they come with."""
+    """Three images under the names they come with."""
     return [
         ("day/b.png", file_of(samples(21, 34, seed=1))),
         ("day/a.jpg", file_of(samples(9, 30, seed=2), "JPEG", quality=95)),
@@ -102,7 +102,7 @@ def assert_problem(response, status, *words):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_picture_comes_back_as_alone_in_the_order_and_by_the_name_it_came_with(way, client, shots):
+def test_each_image_comes_back_as_alone_in_the_order_and_by_the_name_it_came_with(way, client, shots):
     alone = [client.post("/denoise", content=data).content for _, data in shots]
 
     together = unzipped(client.post("/denoise/batch", **way(shots)))
@@ -110,11 +110,11 @@ def test_each_picture_comes_back_as_alone_in_the_order_and_by_the_name_it_came_w
     assert together == list(zip(["day/b.png", "day/a.png", "c.png"], alone, strict=True))
 
 
-def test_what_is_wanted_holds_for_every_picture(client, shots):
-    wishes = {"model": "scans", "format": "jpeg", "quality": 70, "strength": 0.5, "output": "compare"}
-    alone = [client.post("/denoise", params=wishes, content=data).content for _, data in shots]
+def test_what_is_wanted_holds_for_every_image(client, shots):
+    params = {"model": "scans", "format": "jpeg", "quality": 70, "strength": 0.5, "output": "compare"}
+    alone = [client.post("/denoise", params=params, content=data).content for _, data in shots]
 
-    together = unzipped(client.post("/denoise/batch", params=wishes, **as_zip(shots)))
+    together = unzipped(client.post("/denoise/batch", params=params, **as_zip(shots)))
 
     assert together == list(zip(["day/b.jpg", "day/a.jpg", "c.jpg"], alone, strict=True))
 
@@ -128,23 +128,23 @@ def test_the_format_that_came_keeps_its_suffix(client, samples, file_of):
     assert [name for name, _ in together] == ["a.JPEG", "b.jpg", "c.webp"]
 
 
-def test_a_picture_s_comment_has_what_headers_tell_of_it_alone(client, shots, file_of):
+def test_an_image_s_comment_has_what_headers_tell_of_it_alone(client, shots, file_of):
     deep = file_of(np.zeros((8, 8), np.uint16))
-    wishes = {"format": "jpeg"}
-    alone = client.post("/denoise", params=wishes, content=deep).headers
+    params = {"format": "jpeg"}
+    alone = client.post("/denoise", params=params, content=deep).headers
     names = ("x-denoise-model", "x-denoise-digest", "x-denoise-changed")
 
-    response = client.post("/denoise/batch", params=wishes, **as_form([("deep.png", deep)]))
+    response = client.post("/denoise/batch", params=params, **as_form([("deep.png", deep)]))
     [info] = zipfile.ZipFile(io.BytesIO(response.content)).infolist()
     told = dict(line.split(": ", 1) for line in info.comment.decode().lower().splitlines())
 
     assert {name: told[name] for name in names} == {name: alone[name].lower() for name in names}
 
 
-def test_a_picture_that_fails_is_told_of_in_its_place_as_it_would_be_alone(client, shots, file_of):
+def test_an_image_that_fails_is_told_of_in_its_place_as_it_would_be_alone(client, shots, file_of):
     bad = [
         ("cut.png", shots[0][1][:-300]),
-        ("text.jpg", b"no picture"),
+        ("text.jpg", b"no image"),
         ("paper.pdf", b"%PDF-1.7 and so on"),
         ("large.png", file_of(np.zeros((50, 41), np.uint8))),
         ("bytes.png", bytes(MAX_BYTES + 1)),
@@ -207,7 +207,7 @@ def test_names_that_clash_get_a_number(client, shots):
     ]
 
 
-def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
+def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
     def buggy(decoder, data, *args):
         if data == shots[0][1]:
             raise RuntimeError("a secret of the house")
@@ -225,7 +225,7 @@ def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monk
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "words"),
+    ("params", "status", "words"),
     [
         ({"model": "films"}, 404, ["'films'", "photo, scans"]),
         ({"format": "bmp"}, 422, ["BMP is read and not written"]),
@@ -234,8 +234,8 @@ def test_a_bug_costs_its_own_picture_alone_and_is_in_the_log(client, shots, monk
     ],
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, wishes, status, words, client, shots):
-    assert_problem(client.post("/denoise/batch", params=wishes, **way(shots)), status, *words)
+def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, params, status, words, client, shots):
+    assert_problem(client.post("/denoise/batch", params=params, **way(shots)), status, *words)
 
 
 @pytest.mark.parametrize(
@@ -270,19 +270,19 @@ def test_the_description_names_both_bodies_and_every_error(client):
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
     assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "503", "507"}
     assert set(route["responses"]["200"]["content"]) == {"application/zip"}
-    assert {each["name"] for each in route["parameters"]} == set(Wishes.model_fields)
+    assert {each["name"] for each in route["parameters"]} == set(DenoiseParams.model_fields)
 
 
-class Pictures:
-    """In place of a Denoiser: a picture is done when it is let, or ended when its client is gone."""
+class Images:
+    """In place of a Denoiser: an image is done when it is let, or ended when its client is gone."""
 
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, stored, wishes, gone, spend):
+    async def file(self, stored, params, disconnected, charge):
         body = await asyncio.to_thread(stored)
         self.begun.append(body)
-        leaving = asyncio.create_task(gone())
+        leaving = asyncio.create_task(disconnected())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
         await asyncio.wait([leaving, done], return_when="FIRST_COMPLETED")
         self.ended.append(body)
@@ -314,30 +314,30 @@ def run(main):
     asyncio.run(asyncio.wait_for(main, SOON))
 
 
-def test_a_picture_is_sent_before_the_others_are_done():
+def test_an_image_is_sent_before_the_others_are_done():
     async def main():
-        pictures = Pictures()
-        async with aclosing(denoised(pictures, entries(3), Wishes(), stays, free)) as results:
-            pictures.finish(0)
+        images = Images()
+        async with aclosing(denoised(images, entries(3), DenoiseParams(), stays, free)) as results:
+            images.finish(0)
             first = await anext(results)
 
         assert first.name == "0.png"
-        assert 0 in pictures.ended
-        assert 2 not in pictures.begun
+        assert 0 in images.ended
+        assert 2 not in images.begun
 
     run(main())
 
 
-def test_a_picture_that_is_done_first_waits_for_those_before_it():
+def test_an_image_that_is_done_first_waits_for_those_before_it():
     async def main():
-        pictures = Pictures()
-        async with aclosing(denoised(pictures, entries(2), Wishes(), stays, free)) as results:
+        images = Images()
+        async with aclosing(denoised(images, entries(2), DenoiseParams(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
-            pictures.finish(1)
-            while 1 not in pictures.ended:
+            images.finish(1)
+            while 1 not in images.ended:
                 await asyncio.sleep(0)
             assert not waiting.done()
-            pictures.finish(0)
+            images.finish(0)
             assert [(await waiting).data, (await anext(results)).data] == [0, 1]
 
     run(main())
@@ -345,15 +345,15 @@ def test_a_picture_that_is_done_first_waits_for_those_before_it():
 
 def test_a_reader_who_is_slow_slows_the_work():
     async def main():
-        pictures = Pictures()
-        pictures.finish(*range(10))
+        images = Images()
+        images.finish(*range(10))
         taken = 0
-        async for _ in denoised(pictures, entries(10), Wishes(), stays, free):
+        async for _ in denoised(images, entries(10), DenoiseParams(), stays, free):
             # What was begun ahead is done, and the reader is still at this one.
             ahead = min(10, taken + AT_ONCE)
-            while len(pictures.ended) < ahead:
+            while len(images.ended) < ahead:
                 await asyncio.sleep(0)
-            assert len(pictures.begun) == ahead
+            assert len(images.begun) == ahead
             taken += 1
 
         assert taken == 10
@@ -368,11 +368,11 @@ def test_files_are_read_one_at_a_time():
         assert lock.acquire(blocking=False)
         reads.append(threading.get_ident())
         lock.release()
-        raise BrokenPicture("no")
+        raise BrokenImage("no")
 
     async def main():
         batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in denoised(Pictures(), batch_of, Wishes(), stays, free):
+        async for _ in denoised(Images(), batch_of, DenoiseParams(), stays, free):
             pass
 
     run(main())
@@ -383,16 +383,16 @@ def test_files_are_read_one_at_a_time():
 
 def test_a_client_that_leaves_ends_the_work():
     async def main():
-        pictures, leave = Pictures(), asyncio.Event()
-        results = denoised(pictures, entries(9), Wishes(), leave.wait, free)
+        images, leave = Images(), asyncio.Event()
+        results = denoised(images, entries(9), DenoiseParams(), leave.wait, free)
         waiting = asyncio.create_task(anext(results))
-        while len(pictures.begun) < AT_ONCE:
+        while len(images.begun) < AT_ONCE:
             await asyncio.sleep(0)
         leave.set()
         with pytest.raises(Cancelled):
             await waiting
 
-        assert sorted(pictures.ended) == sorted(pictures.begun) == list(range(AT_ONCE))
+        assert sorted(images.ended) == sorted(images.begun) == list(range(AT_ONCE))
 
     run(main())
 
@@ -400,21 +400,21 @@ def test_a_client_that_leaves_ends_the_work():
 @pytest.mark.parametrize("way", ["closed", "cancelled"])
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
-        pictures = Pictures()
-        results = denoised(pictures, entries(9), Wishes(), stays, free)
+        images = Images()
+        results = denoised(images, entries(9), DenoiseParams(), stays, free)
         before = asyncio.all_tasks()
-        pictures.finish(0)
+        images.finish(0)
         await anext(results)
         if way == "cancelled":
             waiting = asyncio.create_task(anext(results))
-            while len(pictures.begun) < AT_ONCE + 1:
+            while len(images.begun) < AT_ONCE + 1:
                 await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         await results.aclose()
 
-        assert sorted(pictures.ended) == sorted(pictures.begun)
+        assert sorted(images.ended) == sorted(images.begun)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == before
 
@@ -460,16 +460,16 @@ def test_the_upload_is_on_disk_without_a_name_and_gone_with_the_answer(client, s
 
 def test_a_reader_who_leaves_in_the_middle_leaves_nothing_behind(settings, shots, spools):
     async def main():
-        gone, sizes = asyncio.Event(), []
+        disconnected, sizes = asyncio.Event(), []
 
         async def send(message):
             sizes.append(len(message.get("body", b"")))
             if len(sizes) == 2:
-                gone.set()
+                disconnected.set()
                 await stays()
 
         async def receive():
-            await gone.wait()
+            await disconnected.wait()
             return {"type": "http.disconnect"}
 
         await post(create_app(settings), zipped(shots), send, receive)
@@ -497,7 +497,7 @@ def test_an_answer_that_breaks_off_is_no_zip_and_has_no_end(settings, shots, mon
         sent.append(message)
 
     async def breaks(*args):
-        yield Result("a.png", b"picture")
+        yield Result("a.png", b"image")
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(batch, "denoised", breaks)

@@ -1,4 +1,4 @@
-"""POST /estimate: what the service tells of a picture's noise."""
+"""POST /estimate: what the service tells of an image's noise."""
 
 import numpy as np
 import pytest
@@ -49,16 +49,16 @@ def test_white_noise_is_told_by_level_correlation_and_model(way, client, white):
 def test_a_cameras_noise_and_a_jpeg_file_are_told(client, file_of):
     noise = np.random.default_rng(0).normal(0, 24, (200, 300, 3))
     soft = sum(np.roll(noise, (y, x), (0, 1)) for y in range(3) for x in range(3)) / 9
-    picture = (128 + 3 * soft).clip(0, 255).astype(np.uint8)
+    image = (128 + 3 * soft).clip(0, 255).astype(np.uint8)
 
-    found = client.post("/estimate", content=file_of(picture, "JPEG", quality=85)).json()
+    found = client.post("/estimate", content=file_of(image, "JPEG", quality=85)).json()
 
     assert (found["correlated"], found["jpeg_blocks"], found["model"]) == (True, True, "photo")
     assert found["luma"]["correlation"][0] > 0.4
     assert found["words"].endswith("; compressed as JPEG.")
 
 
-def test_of_a_tiny_picture_what_cannot_be_told_is_null(client, samples, file_of):
+def test_of_a_tiny_image_what_cannot_be_told_is_null(client, samples, file_of):
     found = client.post("/estimate", content=file_of(samples(9, 30))).json()
 
     assert all(found[name] is None for name in ("sigma", "luma", "chroma", "correlated"))
@@ -89,14 +89,14 @@ def test_another_page_is_looked_at_if_asked_for(client, file_of):
         (b"", 1, 400, "0 bytes came"),
         (b"%PDF-1.7", 1, 415, "PDF"),
         (b"x" * 400_001, 1, 413, "at most 400000"),
-        ("picture", 2, 422, "Page 2 was asked for; the PNG file has 1"),
-        ("picture", 0, 422, "greater than or equal to 1"),
+        ("image", 2, 422, "Page 2 was asked for; the PNG file has 1"),
+        ("image", 0, 422, "greater than or equal to 1"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused_as_when_it_is_to_be_denoised(
     body, page, status, words, client, white
 ):
-    answer = client.post("/estimate", params={"page": page}, content=white if body == "picture" else body)
+    answer = client.post("/estimate", params={"page": page}, content=white if body == "image" else body)
 
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert words in answer.json()["detail"]
@@ -141,7 +141,7 @@ def test_the_answer_is_described_with_its_ranges(client):
 @given(
     st.integers(2, 40), st.integers(2, 40), st.sampled_from([1, 3]), st.integers(1, 12), st.integers(0, 2**32 - 1)
 )
-def test_whatever_is_in_a_picture_the_answer_is_within_its_ranges(
+def test_whatever_is_in_an_image_the_answer_is_within_its_ranges(
     client, file_of, height, width, channels, side, seed
 ):
     """Of random squares: noise, textures that repeat themselves, and much that is black and white."""
@@ -149,5 +149,5 @@ def test_whatever_is_in_a_picture_the_answer_is_within_its_ranges(
     few = rng.choice([0, 1, 128, 254, 255], (height, width, channels))
     tiled = np.tile(few[:side, :side], (-(-height // side), -(-width // side), 1))[:height, :width]
 
-    for picture in (few, tiled):
-        assert client.post("/estimate", content=file_of(picture.astype(np.uint8))).status_code == 200
+    for image in (few, tiled):
+        assert client.post("/estimate", content=file_of(image.astype(np.uint8))).status_code == 200

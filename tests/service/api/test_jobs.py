@@ -22,7 +22,7 @@ from PIL import Image
 from service.api import jobs as routes
 from service.app import create_app
 from service.jobs import worker
-from service.jobs.store import Spool
+from service.jobs.store import JobStore
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
@@ -62,26 +62,26 @@ def client(settings):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Pictures stop before they are denoised, until `go` is set, or until they are not wanted any more."""
+    """Images stop before they are denoised, until `go` is set, or until they are not wanted any more."""
     return Held(monkeypatch)
 
 
 class Held:
     def __init__(self, monkeypatch):
-        self.begun, self.go, self.gone = threading.Semaphore(0), threading.Event(), threading.Event()
+        self.begun, self.go, self.disconnected = threading.Semaphore(0), threading.Event(), threading.Event()
         real = Denoiser.file
 
-        async def file(denoiser, body, wishes, gone, spend, told=lambda share: None):
+        async def file(denoiser, body, params, disconnected, charge, told=lambda share: None):
             told(0.25)
             self.begun.release()
-            leaving = asyncio.ensure_future(gone())
+            leaving = asyncio.ensure_future(disconnected())
             while not self.go.is_set() and not leaving.done():
                 await asyncio.sleep(0.005)
             if leaving.done():
-                self.gone.set()
+                self.disconnected.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, body, wishes, gone, spend, told)
+            return await real(denoiser, body, params, disconnected, charge, told)
 
         monkeypatch.setattr(Denoiser, "file", file)
 
@@ -94,9 +94,9 @@ def noisy(samples, file_of):
     return file_of(samples(21, 34))
 
 
-def leave(client, body, **wishes):
+def leave(client, body, **params):
     """The job's address."""
-    response = client.post("/jobs", content=body, params=wishes)
+    response = client.post("/jobs", content=body, params=params)
     assert response.status_code == 202, response.text
     return response.headers["location"]
 
@@ -144,7 +144,7 @@ def test_a_job_gives_what_denoise_gives(client, noisy):
 
 
 @pytest.mark.parametrize(
-    ("sent", "wishes", "name"),
+    ("sent", "params", "name"),
     [
         ("C:\\scans\\film 1.tif", {}, "film 1.png"),
         ("film.PNG", {}, "film.PNG"),
@@ -154,8 +154,8 @@ def test_a_job_gives_what_denoise_gives(client, noisy):
         ("Größe\u202e.png", {}, "Größe_.png"),
     ],
 )
-def test_a_result_is_called_as_its_picture_with_its_new_suffix(sent, wishes, name, client, noisy):
-    accepted = client.post("/jobs", files={"image": (sent, noisy)}, params=wishes)
+def test_a_result_is_called_as_its_image_with_its_new_suffix(sent, params, name, client, noisy):
+    accepted = client.post("/jobs", files={"image": (sent, noisy)}, params=params)
 
     done = ended(client, accepted.headers["location"])
     disposition = client.get(f"{accepted.headers['location']}/result").headers["content-disposition"]
@@ -165,7 +165,7 @@ def test_a_result_is_called_as_its_picture_with_its_new_suffix(sent, wishes, nam
 
 
 def test_a_batch_gives_what_denoise_batch_gives(client, noisy, samples, file_of, settings):
-    sent = [("image", (f"{number}.png", body)) for number, body in enumerate((noisy, b"no picture", noisy))]
+    sent = [("image", (f"{number}.png", body)) for number, body in enumerate((noisy, b"no image", noisy))]
     at_once = client.post("/denoise/batch", params={"format": "webp"}, files=sent)
 
     accepted = client.post("/jobs", params={"format": "webp"}, files=sent)
@@ -200,12 +200,12 @@ def unzipped(data):
 
 
 def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings, noisy):
-    with TestClient(create_app(settings), root_path="/pictures") as client:
-        assert client.post("/pictures/jobs", content=noisy).headers["location"].startswith("/pictures/jobs/")
+    with TestClient(create_app(settings), root_path="/images") as client:
+        assert client.post("/images/jobs", content=noisy).headers["location"].startswith("/images/jobs/")
 
 
 @pytest.mark.parametrize(
-    ("wishes", "headers", "size", "status", "words"),
+    ("params", "headers", "size", "status", "words"),
     [
         ({"model": "films"}, {}, 9, 404, "'films'"),
         ({"format": "bmp"}, {}, 9, 422, "BMP is read and not written"),
@@ -216,16 +216,16 @@ def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings
     ],
 )
 def test_what_can_be_refused_at_once_is_and_nothing_of_it_is_kept(
-    wishes, headers, size, status, words, client, settings
+    params, headers, size, status, words, client, settings
 ):
-    response = client.post("/jobs", content=b"x" * size, params=wishes, headers=headers)
+    response = client.post("/jobs", content=b"x" * size, params=params, headers=headers)
 
     assert_problem(response, status, words)
     assert client.get("/jobs").json() == []
     assert kept(settings) == []
 
 
-@pytest.mark.parametrize("body", [b"no picture", b""])
+@pytest.mark.parametrize("body", [b"no image", b""])
 def test_a_job_that_fails_says_what_denoise_would_have_said(body, client, settings):
     at_once = client.post("/denoise", content=body)
 
@@ -458,7 +458,7 @@ async def listen_and_leave(app, body):
     async def ask(method, path, receive):
         await app({**scope, "method": method, "path": path, "state": dict(state)}, receive, send)
 
-    async def picture():
+    async def image():
         return {"type": "http.request", "body": body}
 
     async def leaves():
@@ -466,7 +466,7 @@ async def listen_and_leave(app, body):
         return {"type": "http.disconnect"}
 
     async with app.router.lifespan_context(app) as state:
-        await ask("POST", "/jobs", picture)
+        await ask("POST", "/jobs", image)
         job = dict(sent[0]["headers"])[b"location"].decode()
         async with asyncio.timeout(SOON):
             await ask("GET", f"{job}/events", leaves)
@@ -485,14 +485,14 @@ def test_the_end_of_the_service_ends_streams_and_puts_the_running_job_back(setti
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
     assert told[-1]["state"] in ("running", "waiting")
-    assert held.gone.is_set()
+    assert held.disconnected.is_set()
     held.go.set()
     with TestClient(create_app(settings)) as client:
         assert ended(client, job)["state"] == "done"
 
 
 def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy, monkeypatch):
-    real, claiming, go = Spool.claim, threading.Event(), threading.Event()
+    real, claiming, go = JobStore.claim, threading.Event(), threading.Event()
 
     def claim(spool):
         claiming.set()
@@ -505,7 +505,7 @@ def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy,
     monkeypatch.setattr(Denoiser, "file", never)
     with TestClient(create_app(settings)) as client:
         wait_until(lambda: client.get("/jobs").json() == [])
-        monkeypatch.setattr(Spool, "claim", claim)
+        monkeypatch.setattr(JobStore, "claim", claim)
         with ThreadPoolExecutor(1) as pool:
             job = leave(client, noisy)
             assert claiming.wait(SOON)
@@ -547,7 +547,7 @@ def test_a_running_job_that_is_taken_away_ends_at_once_and_its_listeners_hear_of
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
     assert answer.status_code == 204
-    assert held.gone.wait(SOON)
+    assert held.disconnected.wait(SOON)
     assert told[-1]["state"] in ("cancelled", "running")
     assert client.get(job).status_code == 404
     assert kept(settings) == []
@@ -652,14 +652,14 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused_and_nothing_of_it_is
 def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
     client, noisy, held, settings, monkeypatch
 ):
-    real = Spool.admit
+    real = JobStore.admit
 
     def admit(spool, *what):
         # As if the disk had no room for another page of the SQLite file.
         spool._db.execute("PRAGMA max_page_count = 1")
         return real(spool, *what)
 
-    monkeypatch.setattr(Spool, "admit", admit)
+    monkeypatch.setattr(JobStore, "admit", admit)
     answers = [client.post("/jobs", content=noisy)]
     while answers[-1].status_code == 202:
         answers.append(client.post("/jobs", content=noisy))
@@ -669,7 +669,7 @@ def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
 
 
 def test_a_job_is_not_forgotten_because_its_end_cannot_be_written_down_at_first(client, noisy, monkeypatch):
-    real, failed = Spool.finish, []
+    real, failed = JobStore.finish, []
 
     def finish(*what):
         if not failed:
@@ -678,14 +678,14 @@ def test_a_job_is_not_forgotten_because_its_end_cannot_be_written_down_at_first(
         real(*what)
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
-    monkeypatch.setattr(Spool, "finish", finish)
+    monkeypatch.setattr(JobStore, "finish", finish)
 
     assert ended(client, leave(client, noisy))["state"] == "done"
     assert failed
 
 
 def test_the_worker_goes_on_when_the_spool_can_be_read_again(client, noisy, monkeypatch):
-    real, failed = Spool.claim, []
+    real, failed = JobStore.claim, []
 
     def claim(*what):
         if not failed:
@@ -694,7 +694,7 @@ def test_the_worker_goes_on_when_the_spool_can_be_read_again(client, noisy, monk
         return real(*what)
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
-    monkeypatch.setattr(Spool, "claim", claim)
+    monkeypatch.setattr(JobStore, "claim", claim)
 
     assert ended(client, leave(client, noisy))["state"] == "done"
     assert failed

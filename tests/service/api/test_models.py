@@ -1,4 +1,4 @@
-"""The models over HTTP: which there are, new ones while it runs, and pictures on their way meanwhile."""
+"""The models over HTTP: which there are, new ones while it runs, and images on their way meanwhile."""
 
 import io
 import zipfile
@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from engine.imageio.read import decode
-from engine.inference.denoise import denoise_picture
+from engine.inference.denoise import denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.auth.api_keys import add_key
 from service.registry import registry as shelf
-from service.registry.registry import Shelf
+from service.registry.registry import ModelRegistry
 from service.runtime import pipeline
 from service.settings import Settings
 
@@ -64,13 +64,13 @@ def assert_problem(response, status, *words):
 def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
     settings, folder, save_tiny, noisy, monkeypatch
 ):
-    looked, look = Semaphore(0), Shelf.look
+    looked, look = Semaphore(0), ModelRegistry.look
 
     def looks(shelf):
         look(shelf)
         looked.release()
 
-    monkeypatch.setattr(Shelf, "look", looks)
+    monkeypatch.setattr(ModelRegistry, "look", looks)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))) as client:
         assert client.post("/denoise", params={"model": "scans"}, content=noisy).status_code == 404
         made = save_tiny(folder / "scans.safetensors", seed=1)
@@ -83,7 +83,7 @@ def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
 
     assert listed == ["photo", "scans"]
     assert answer.headers["x-denoise-digest"] == digest(made)
-    expected = denoise_picture(checkpoint.load(made).net, decode(noisy).pixels).clamp(0, 1)
+    expected = denoise_image(checkpoint.load(made).net, decode(noisy).pixels).clamp(0, 1)
     assert (decode(answer.content).pixels - expected).abs().max() < 0.51 / 255
 
 
@@ -94,7 +94,7 @@ def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch
         looked.release()
         raise ArithmeticError("a bug")
 
-    monkeypatch.setattr(Shelf, "look", wrong)
+    monkeypatch.setattr(ModelRegistry, "look", wrong)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))):
         assert all(looked.acquire(timeout=SOON) for _ in range(3))
 
@@ -103,7 +103,7 @@ def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch
 
 def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
     looks = []
-    monkeypatch.setattr(Shelf, "look", looks.append)
+    monkeypatch.setattr(ModelRegistry, "look", looks.append)
 
     with TestClient(create_app(settings)) as client:
         client.post("/denoise", content=noisy)
@@ -189,10 +189,10 @@ def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path
     assert taken.status_code == (200 if what == "activate" else 409)
 
 
-# Pictures on their way
+# Images on their way
 
 
-def test_a_picture_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
+def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
     client, file, save_tiny, file_of, monkeypatch
 ):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
@@ -219,7 +219,7 @@ def test_a_picture_ends_with_the_weights_it_began_with_and_the_next_gets_the_new
     assert [nets.index(net) for net in nets] == [0, 0, 0, 3, 3, 3]
 
 
-def test_pictures_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
+def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
     begun, swapped, begin = Event(), Event(), pipeline.Denoising
 
     def held(*args, **how):
@@ -230,9 +230,9 @@ def test_pictures_of_one_batch_get_the_same_weights(client, file, save_tiny, sam
     monkeypatch.setattr(pipeline, "Denoising", held)
     before = digest(file)
     # More than are in work at once.
-    pictures = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
+    images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
     with ThreadPoolExecutor(1) as pool:
-        batch = pool.submit(client.post, "/denoise/batch", files=pictures)
+        batch = pool.submit(client.post, "/denoise/batch", files=images)
         assert begun.wait(SOON)
         save_tiny(file, seed=1)
         assert client.post("/models/photo/activate").status_code == 200

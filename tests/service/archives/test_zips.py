@@ -1,4 +1,4 @@
-"""Zips that lie, and the zip that is made: whatever comes, only what is a picture's file gets through."""
+"""Zips that lie, and the zip that is made: whatever comes, only what is an image's file gets through."""
 
 import asyncio
 import io
@@ -84,11 +84,11 @@ def test_files_come_in_the_order_of_the_zip_and_whole(compression):
 def test_a_zip64_is_read():
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive, archive.open("a.jpg", "w", force_zip64=True) as entry:
-        entry.write(b"picture")
+        entry.write(b"image")
 
     [entry] = opened(file.getvalue())
 
-    assert entry.read() == b"picture"
+    assert entry.read() == b"image"
 
 
 def test_folders_and_what_macos_adds_are_no_files():
@@ -123,7 +123,7 @@ def test_a_zip_that_lacks_its_beginning_is_refused():
 
 @pytest.mark.parametrize("data", [zipped(), zipped(("folder/", b""))])
 def test_a_zip_without_a_file_is_refused(data):
-    with pytest.raises(BrokenBatch, match="no picture in the zip"):
+    with pytest.raises(BrokenBatch, match="no image in the zip"):
         opened(data)
 
 
@@ -196,7 +196,7 @@ def test_a_file_that_reaches_into_the_directory_is_refused():
 
 def test_two_names_for_one_file_are_refused():
     # The directory's name comes after the file's own.
-    before, _, after = zipped(("a.jpg", b"picture")).rpartition(b"a.jpg")
+    before, _, after = zipped(("a.jpg", b"image")).rpartition(b"a.jpg")
     [entry] = opened(before + b"b.jpg" + after)
 
     with pytest.raises(BrokenEntry, match=r"'b\.jpg' and header b'a\.jpg' differ"):
@@ -232,7 +232,7 @@ def test_what_zipfile_unpacks_without_a_limit_is_not_unpacked(method, number):
 def test_a_zip_within_a_zip_is_not_opened():
     [entry] = opened(zipped(("a.zip", zipped(("b.jpg", b"")))))
 
-    with pytest.raises(NotOpened, match=r"a zip .* not opened; taken are pictures"):
+    with pytest.raises(NotOpened, match=r"a zip .* not opened; taken are images"):
         entry.read()
 
 
@@ -273,7 +273,7 @@ def test_each_of_many_broken_zips_is_read_or_refused_in_our_words():
         ("C:\\a.jpg", "C_/a.jpg"),
         ("C:a.jpg", "C_a.jpg"),
         ("/C:/D:/a.jpg", "C_/D:/a.jpg"),
-        ("..", "picture"),
+        ("..", "image"),
         ("a\0.jpg", "a_.jpg"),
         ("a\n.jpg", "a_.jpg"),
         ("a\u202egpj.exe", "a_gpj.exe"),
@@ -296,7 +296,7 @@ def test_a_name_that_plays_tricks_is_refused_and_told_of_under_another(name, bec
         ("Screenshot 9.41.00\u202fAM.png", "Screenshot 9.41.00\u202fAM.png"),
         ("shots\\deep\\a.jpg", "shots/deep/a.jpg"),
         ("./a//b..jpg", "a/b..jpg"),
-        ("", "picture"),
+        ("", "image"),
     ],
 )
 def test_an_honest_name_is_kept(name, kept):
@@ -348,12 +348,12 @@ def test_the_zip_that_is_sent_is_one_that_others_unpack(tmp_path):
 
 
 def test_each_file_s_header_says_how_long_it_is_for_those_who_unpack_while_they_receive():
-    sent, _ = pieces(Result("a.png", b"picture"), Result("b.png", b"another"))
+    sent, _ = pieces(Result("a.png", b"image"), Result("b.png", b"another"))
 
     assert sent[0].startswith(b"PK\3\4")
     flags, method, _, _, crc, size, whole, _, _ = struct.unpack("<HHHHLLLHH", sent[0][6:30])
-    assert (flags & 8, method, crc, size, whole) == (0, 0, zlib.crc32(b"picture"), 7, 7)
-    assert sent[0].endswith(b"picture")
+    assert (flags & 8, method, crc, size, whole) == (0, 0, zlib.crc32(b"image"), 5, 5)
+    assert sent[0].endswith(b"image")
     assert sent[1].endswith(b"another")
 
 
@@ -370,7 +370,7 @@ def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
 
 
 def test_a_stream_that_breaks_off_is_no_zip():
-    sent, error = pieces(Result("a.png", b"picture"), ZeroDivisionError("a bug"))
+    sent, error = pieces(Result("a.png", b"image"), ZeroDivisionError("a bug"))
 
     assert isinstance(error, ZeroDivisionError)
     with pytest.raises(zipfile.BadZipFile):

@@ -166,7 +166,7 @@ def test_a_proxys_own_authorization_does_not_hide_the_key(serve, asked):
     assert serve(asked, keys=f"web:{GIVEN}").get("/asked", headers=headers).json() == "web"
 
 
-def test_a_picture_comes_back_for_a_key(serve, noisy):
+def test_an_image_comes_back_for_a_key(serve, noisy):
     assert serve(keys=f"web:{GIVEN}").post("/denoise", content=noisy, headers=BEARER).status_code == 200
 
 
@@ -303,13 +303,13 @@ def test_without_keys_a_name_that_others_can_point_here_is_refused(host, serve, 
         ("cross-site", "https://evil.example", 403),
         ("same-site", "http://localhost:3000", 403),
         ("cross-site", None, 403),
-        ("cross-site", "https://pictures.example", 200),
+        ("cross-site", "https://images.example", 200),
         ("same-origin", "http://localhost:8000", 200),
         ("none", None, 200),
     ],
 )
 def test_without_keys_pages_of_other_sites_cannot_post(site, origin, status, serve, asked):
-    client = serve(asked, cors_origins="https://pictures.example")
+    client = serve(asked, cors_origins="https://images.example")
     headers = {"sec-fetch-site": site} | ({"origin": origin} if origin else {})
 
     assert client.post("/change", headers=headers).status_code == status
@@ -336,7 +336,7 @@ def test_the_pixels_of_a_key_are_limited(serve, noisy):
     assert client.get("/health").status_code == 200
 
 
-def test_the_pictures_of_a_batch_are_refused_from_where_the_limit_is(serve, noisy):
+def test_the_images_of_a_batch_are_refused_from_where_the_limit_is(serve, noisy):
     client = serve(keys=f"web:{GIVEN}", key_pixels=1000)
     files = [("image", (f"{number}.png", noisy)) for number in range(3)]
 
@@ -401,7 +401,7 @@ def test_only_this_machine_reaches_a_loopback_address(host):
     refuse_unguarded(host, Settings())
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "", "pictures.example", "localhost.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "", "images.example", "localhost.example"])
 def test_an_address_that_others_reach_needs_keys_or_open(host, tmp_path):
     with pytest.raises(ValueError, match=r"no keys: make one with `denoise keys add .* or say --open"):
         refuse_unguarded(host, Settings())
@@ -422,7 +422,7 @@ def test_the_command_refuses_to_serve_others_without_keys_in_one_line():
 
 def test_a_running_service_takes_new_keys_refuses_revoked_ones_and_logs_none(folder, file):
     first = add_key(file, "first")
-    with serving(folder, "--keys-file", file, "--log-level", "debug", "--root-path", "/pictures") as server:
+    with serving(folder, "--keys-file", file, "--log-level", "debug", "--root-path", "/images") as server:
 
         def status(secret):
             with server.connect() as connection:

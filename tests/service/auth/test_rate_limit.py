@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.auth.api_keys import Key
-from service.auth.rate_limit import Allowances, Bucket, TooMuch
+from service.auth.rate_limit import Bucket, RateLimited, RateLimits
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def key(name="scanner", **limits):
 
 
 def refusal(limits, whose):
-    with pytest.raises(TooMuch) as told:
+    with pytest.raises(RateLimited) as told:
         limits.admit(whose)
     return str(told.value), told.value.headers["Retry-After"]
 
@@ -47,7 +47,7 @@ def test_what_is_owed_is_waited_for(clock):
 
 
 def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):
-    limits = Allowances(rate=3, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=3, pixels=None, clock=clock.read)
     for _ in range(3):
         limits.admit(key())
 
@@ -61,7 +61,7 @@ def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_
 
 
 def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
-    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
     for _ in range(59):
         assert refusal(limits, key())
@@ -71,10 +71,10 @@ def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
     limits.admit(key())
 
 
-def test_a_picture_beyond_the_limit_is_done_and_then_waited_for(clock):
-    limits = Allowances(rate=None, pixels=3600, clock=clock.read)
+def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
+    limits = RateLimits(rate=None, pixels=3600, clock=clock.read)
     limits.admit(key())
-    limits.spend(key(), 9000)
+    limits.charge(key(), 9000)
 
     told, seconds = refusal(limits, key())
     clock.now += 5401
@@ -84,25 +84,25 @@ def test_a_picture_beyond_the_limit_is_done_and_then_waited_for(clock):
     assert seconds == "5401"
 
 
-def test_pictures_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
-    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
-    limits.spend(key(), 900)
-    limits.spend(key(), 900)
+def test_images_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
+    limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
+    limits.charge(key(), 900)
+    limits.charge(key(), 900)
 
-    with pytest.raises(TooMuch, match="used 1,800 of 1,000 pixels an hour"):
-        limits.spend(key(), 1)
+    with pytest.raises(RateLimited, match="used 1,800 of 1,000 pixels an hour"):
+        limits.charge(key(), 1)
 
 
 def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
-    limits = Allowances(rate=None, pixels=1000, clock=clock.read)
+    limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
     for _ in range(3):
-        limits.spend(key(), 900, accepted=True)
+        limits.charge(key(), 900, accepted=True)
 
     assert "used 2,700 of 1,000" in refusal(limits, key())[0]
 
 
 def test_one_keys_use_is_not_anothers(clock):
-    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key("a"))
 
     limits.admit(key("b"))
@@ -110,24 +110,24 @@ def test_one_keys_use_is_not_anothers(clock):
 
 
 def test_a_keys_own_limits_go_before_the_services(clock):
-    limits = Allowances(rate=1, pixels=10, clock=clock.read)
+    limits = RateLimits(rate=1, pixels=10, clock=clock.read)
     own = key(rate=2, pixels=100)
     for _ in range(2):
         limits.admit(own)
-        limits.spend(own, 20)
+        limits.charge(own, 20)
 
     assert "2 of 2 requests" in refusal(limits, own)[0]
 
 
 def test_a_key_whose_limit_was_raised_is_let_in_at_once(clock):
-    limits = Allowances(rate=1, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
 
     limits.admit(key(rate=2))
 
 
 def test_without_keys_all_share_one_limit(clock):
-    limits = Allowances(rate=2, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=2, pixels=None, clock=clock.read)
     limits.admit(None)
     limits.admit(None)
 
@@ -135,14 +135,14 @@ def test_without_keys_all_share_one_limit(clock):
 
 
 def test_without_limits_there_is_no_end(clock):
-    limits = Allowances(rate=None, pixels=None, clock=clock.read)
+    limits = RateLimits(rate=None, pixels=None, clock=clock.read)
     for _ in range(1000):
         limits.admit(key())
-        limits.spend(key(), 10**12)
+        limits.charge(key(), 10**12)
 
 
 def test_a_time_of_day_that_jumps_changes_nothing(monkeypatch):
-    limits = Allowances(rate=1, pixels=None)
+    limits = RateLimits(rate=1, pixels=None)
     limits.admit(key())
     monkeypatch.setattr(time, "time", lambda: 4e9)
 

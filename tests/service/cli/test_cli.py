@@ -18,10 +18,10 @@ from engine.imageio.read import read as read_file
 from engine.inference.self_ensemble import Ensemble
 from engine.layers import kernels
 from engine.models import checkpoint
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 from service import cli, version
 from service.cli import evaluate
-from service.params import Wishes
+from service.params import DenoiseParams
 from service.settings import Settings
 
 EXACT = ["--precision", "float32"]
@@ -32,14 +32,14 @@ SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", *
 def model(tmp_path_factory):
     """Weights that give back their input."""
     path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
-    spec = PhotoSpec((8,), (1,))
+    spec = UNetConfig((8,), (1,))
     checkpoint.save(path, build_network(spec, torch.Generator().manual_seed(0)), spec, {"psnr": "31.50"})
     return path
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of three pictures of 40 x 40."""
+    """A folder of three images of 40 x 40."""
     folder = tmp_path_factory.mktemp("photos")
     for seed in range(3):
         pixels = np.random.default_rng(seed).integers(256, size=(40, 40, 3), dtype=np.uint8)
@@ -143,14 +143,14 @@ def test_run_compresses_as_hard_as_it_is_told(denoise, model, tmp_path):
 def test_run_takes_every_wish_of_the_service(denoise):
     _, text, _ = denoise("run", "--help")
 
-    assert all(f"--{name} " in text for name in Wishes.model_fields)
+    assert all(f"--{name} " in text for name in DenoiseParams.model_fields)
 
 
 def test_run_writes_what_it_is_asked_for_and_says_what_that_lacks(denoise, model, tmp_path):
     Image.fromarray(np.full((40, 40), 30000, np.uint16)).save(tmp_path / "deep.png")
-    wishes = ["--strength=0", "--luma=0.5", "--chroma=0.5", "--output=compare", "--page=1", "--quality=80"]
+    params = ["--strength=0", "--luma=0.5", "--chroma=0.5", "--output=compare", "--page=1", "--quality=80"]
 
-    code, _, told = denoise("run", tmp_path / "deep.png", "-o", tmp_path / "o.jpg", "--model", model, *wishes)
+    code, _, told = denoise("run", tmp_path / "deep.png", "-o", tmp_path / "o.jpg", "--model", model, *params)
 
     assert code == 0
     assert "deep.png: 16 bits a channel to 8 bits a channel" in told
@@ -165,7 +165,7 @@ def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_pa
     assert told.startswith("error: HEIC is read and not written; written are jpeg, png, webp, tiff and avif")
 
 
-def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
+def test_run_reports_a_broken_image_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
     (tmp_path / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
 
     code, _, told = denoise(
@@ -174,7 +174,7 @@ def test_run_reports_a_broken_picture_finishes_the_rest_and_exits_with_1(denoise
 
     assert code == 1
     assert "broken.png: " in told
-    assert "error: 1 of 2 pictures not denoised" in told
+    assert "error: 1 of 2 images not denoised" in told
     assert [file.name for file in (tmp_path / "o").glob("[!.]*")] == ["1.png"]
 
 
@@ -203,7 +203,7 @@ def test_run_with_resume_does_what_is_missing_and_what_has_changed(denoise, mode
 
     code, _, told = denoise(*given)
 
-    assert (code, told) == (0, "1 of 3 pictures are done already\n")
+    assert (code, told) == (0, "1 of 3 images are done already\n")
     assert (pixels(clean / "1.png") == pixels(clean / "0.png")).all()
     assert (clean / "2.png").stat() == kept
 
@@ -215,7 +215,7 @@ def test_run_with_resume_does_again_what_is_wanted_otherwise_now(denoise, model,
 
     _, _, told = denoise(*given, "--resume", *other)
 
-    assert told == "0 of 3 pictures are done already\n"
+    assert told == "0 of 3 images are done already\n"
 
 
 def test_run_with_resume_writes_over_what_it_did_not_make_only_with_force(denoise, model, photos, tmp_path):
@@ -248,7 +248,7 @@ def test_run_with_resume_needs_a_folder(denoise, photos, tmp_path):
     assert "takes a folder after -o" in told
 
 
-def test_run_that_is_stopped_ends_after_the_picture_in_hand_and_goes_on(
+def test_run_that_is_stopped_ends_after_the_image_in_hand_and_goes_on(
     denoise, model, photos, tmp_path, monkeypatch
 ):
     def decode(data, **options):
@@ -263,7 +263,7 @@ def test_run_that_is_stopped_ends_after_the_picture_in_hand_and_goes_on(
     made = [file.name for file in (tmp_path / "o").glob("[!.]*")]
     ended, _, _ = denoise(*given, "--resume")
 
-    assert (stopped, told) == (130, "stopped; 2 of 3 pictures are left: go on with --resume\n")
+    assert (stopped, told) == (130, "stopped; 2 of 3 images are left: go on with --resume\n")
     assert made == ["0.png"]
     assert ended == 0
     assert len(list((tmp_path / "o").glob("[!.]*"))) == 3
@@ -291,13 +291,13 @@ def noisy(tmp_path):
     return folder
 
 
-def test_estimate_tells_the_noise_of_each_picture_and_what_auto_takes(denoise, noisy):
+def test_estimate_tells_the_noise_of_each_image_and_what_auto_takes(denoise, noisy):
     code, text, _ = denoise("estimate", noisy)
 
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
-    pictures, words, takes = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
+    images, words, takes = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
     assert code == 0
-    assert pictures == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
+    assert images == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
     assert words.endswith("compressedasJPEG.")
     assert takes.startswith("photo-gaussian")
 
@@ -307,7 +307,7 @@ def test_estimate_gives_all_it_found_as_json(denoise, noisy):
 
     colour, grey = json.loads(text)
     assert code == 0
-    assert colour["picture"] == str(noisy / "colour.png")
+    assert colour["image"] == str(noisy / "colour.png")
     assert colour["sigma"] == pytest.approx([25, 25, 25], rel=0.1)
     assert (colour["correlated"], colour["jpeg_blocks"], colour["model"]) == (False, False, "photo-gaussian")
     assert len(grey["sigma"]) == 1
@@ -315,15 +315,15 @@ def test_estimate_gives_all_it_found_as_json(denoise, noisy):
     assert grey["words"].endswith("compressed as JPEG.")
 
 
-def test_estimate_tells_of_a_broken_picture_and_ends_with_1(denoise, noisy):
-    (noisy / "broken.png").write_bytes(b"no picture")
+def test_estimate_tells_of_a_broken_image_and_ends_with_1(denoise, noisy):
+    (noisy / "broken.png").write_bytes(b"no image")
 
     code, text, told = denoise("estimate", noisy, "--json")
 
     assert code == 1
     assert len(json.loads(text)) == 2
-    assert "broken.png: This is no picture" in told
-    assert told.endswith("error: 1 of 3 pictures not looked at\n")
+    assert "broken.png: This is no image" in told
+    assert told.endswith("error: 1 of 3 images not looked at\n")
 
 
 def test_estimate_looks_at_the_page_it_is_told_to(denoise, tmp_path):
@@ -363,7 +363,7 @@ def test_evaluate_prints_one_json_object_for_pairs(denoise, model, tmp_path):
 
     found = json.loads(text)
     assert code == 0
-    assert found["pictures"] == 2
+    assert found["images"] == 2
     assert found["noisy_psnr"] == pytest.approx(28.13, abs=0.01)
     assert found["psnr"] == pytest.approx(28.13, abs=0.01)
     assert 0 < found["ssim"] < 1
@@ -385,7 +385,7 @@ def test_evaluate_takes_several_levels_of_noise_either_way(denoise, model, photo
 def test_evaluate_with_one_level_has_its_numbers_at_the_top(denoise, model, photos):
     _, text, _ = denoise("evaluate", model, "--clean", photos, "--sigma", "25", "--limit", "2", "--json", *EXACT)
 
-    assert json.loads(text)["pictures"] == 2
+    assert json.loads(text)["images"] == 2
 
 
 def test_evaluate_prints_a_table_with_a_row_for_each_level(denoise, model, photos):
@@ -400,7 +400,7 @@ def test_evaluate_prints_a_table_with_a_row_for_each_level(denoise, model, photo
 
 
 @pytest.mark.parametrize("given", [[], ["--pairs", "a", "--clean", "b"]])
-def test_evaluate_without_pictures_or_with_two_kinds_is_wrong_usage(denoise, model, given):
+def test_evaluate_without_images_or_with_two_kinds_is_wrong_usage(denoise, model, given):
     code, _, told = denoise("evaluate", model, *given)
 
     assert code == 2
@@ -428,7 +428,7 @@ def test_evaluate_gives_a_row_for_each_set_of_the_suite_and_names_the_missing(de
         ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
         ("prints", "white 25"), ("prints", "none"),
     ]  # fmt: skip
-    assert all(row["pictures"] == 2 for row in rows)
+    assert all(row["images"] == 2 for row in rows)
     assert rows[1]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)
     # These weights give back their input.
     assert rows[1]["psnr"] >= rows[1]["noisy_psnr"]
@@ -447,13 +447,13 @@ def test_evaluate_prints_the_suite_as_a_table(denoise, model, suite):
     assert sum(line.startswith("│ kodak24") for line in text.splitlines()) == 5
 
 
-def test_evaluate_says_how_many_pictures_each_of_the_chosen_weights_had(denoise, suite):
+def test_evaluate_says_how_many_images_each_of_the_chosen_weights_had(denoise, suite):
     code, text, _ = denoise("evaluate", "auto", "--suite", suite, "--limit", 1, "--json", *EXACT)
     rows = json.loads(text)
     _, table, _ = denoise("evaluate", "auto", "--suite", suite, "--limit", 1, *EXACT)
 
     assert code == 0
-    assert all(sum(row["chosen"].values()) == row["pictures"] == 1 for row in rows)
+    assert all(sum(row["chosen"].values()) == row["images"] == 1 for row in rows)
     assert [row["chosen"] for row in rows if row["noise"] == "grey 25"] == [{"photo-grey": 1}]
     assert all(len(line) <= 80 for line in table.splitlines())
     [grey] = [line for line in table.splitlines() if "photo-grey" in line]
@@ -490,7 +490,7 @@ def test_ship_halves_weights_that_lose_nothing_by_it(denoise, model, photos, tmp
 
     shipped = checkpoint.load(out)
     assert code == 0
-    assert "changes a picture by up to 0.000000 dB: written in float16" in told
+    assert "changes an image by up to 0.000000 dB: written in float16" in told
     assert shipped.metadata["dtype"] == "float16"
     assert shipped.metadata["psnr"] == "31.50"
     assert out.stat().st_size < 0.7 * model.stat().st_size
@@ -686,7 +686,7 @@ def test_sweep_leaves_a_table_and_a_plot(denoise, photos, tmp_path, monkeypatch)
     assert pixels(tmp_path / "sweep.png").ndim == 3
 
 
-def test_demo_draws_as_many_pictures_as_wanted(denoise, model, photos, tmp_path):
+def test_demo_draws_as_many_images_as_wanted(denoise, model, photos, tmp_path):
     for count in (1, 2):
         denoise("demo", model, "--clean", photos, "--count", count, "--out", tmp_path / f"{count}.png")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.jobs import store as module
-from service.jobs.store import Order, Result, Spool, SpoolError, SpoolFull
+from service.jobs.store import JobRequest, JobStore, JobStoreError, JobStoreFull, Result
 
 HOUR = 3600.0
 RESULT = Result("scan.png", "image/png", '{"X-Denoise-Model": "photo"}', "abc")
@@ -32,7 +32,7 @@ def open_spool(tmp_path, clocks):
     def make(most_bytes=2000, keep=10 * HOUR):
         while opened:
             opened.pop().close()
-        opened.append(Spool(tmp_path / "spool", most_bytes, keep, lambda: clocks.now, lambda: clocks.up))
+        opened.append(JobStore(tmp_path / "spool", most_bytes, keep, lambda: clocks.now, lambda: clocks.up))
         return opened[0]
 
     yield make
@@ -47,7 +47,7 @@ def spool(open_spool):
 
 def add(spool, letter, owner="ann", size=10):
     spool.upload(id_of(letter)).write_bytes(b"u" * size)
-    return spool.admit(id_of(letter), Order(owner, f"{letter}.png", "{}", "[]", "request"))
+    return spool.admit(id_of(letter), JobRequest(owner, f"{letter}.png", "{}", "[]", "request"))
 
 
 def finish(spool, letter, size=20):
@@ -180,7 +180,9 @@ def test_a_job_that_has_ended_does_not_change_any_more(spool):
 
 
 def test_a_spool_is_one_process_s_own(spool, tmp_path):
-    code = "import pathlib, sys; from service.jobs.store import Spool; Spool(pathlib.Path(sys.argv[1]), 9, 9)"
+    code = (
+        "import pathlib, sys; from service.jobs.store import JobStore; JobStore(pathlib.Path(sys.argv[1]), 9, 9)"
+    )
 
     other = subprocess.run([sys.executable, "-c", code, tmp_path / "spool"], capture_output=True, text=True)
 
@@ -272,8 +274,8 @@ def test_a_job_whose_upload_is_gone_fails_in_words(open_spool):
 def test_a_file_that_is_no_spool_is_told_of_in_words(tmp_path):
     (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 100)
 
-    with pytest.raises(SpoolError, match=r"the spool .* cannot be used: file is not a database"):
-        Spool(tmp_path, 10, 10)
+    with pytest.raises(JobStoreError, match=r"the spool .* cannot be used: file is not a database"):
+        JobStore(tmp_path, 10, 10)
 
 
 def test_a_spool_of_another_version_is_not_touched(open_spool, tmp_path):
@@ -282,7 +284,7 @@ def test_a_spool_of_another_version_is_not_touched(open_spool, tmp_path):
         db.execute("PRAGMA user_version = 9")
     db.close()
 
-    with pytest.raises(SpoolError, match=r"written by another version of the service \(9, here 1\)"):
+    with pytest.raises(JobStoreError, match=r"written by another version of the service \(9, here 2\)"):
         open_spool()
 
 
@@ -293,7 +295,7 @@ def test_uploads_have_half_of_the_room(spool):
     add(spool, "a", size=600)
 
     spool.check_room(400)
-    with pytest.raises(SpoolFull, match="uploads may have 1000 bytes, and 1001 were needed"):
+    with pytest.raises(JobStoreFull, match="uploads may have 1000 bytes, and 1001 were needed"):
         spool.check_room(401)
 
 
@@ -322,7 +324,7 @@ def test_a_result_that_is_larger_than_the_room_for_all_is_refused(spool):
     add(spool, "b")
     spool.claim()
 
-    with pytest.raises(SpoolFull, match="The result has 1001 bytes; at most 1000 are kept"):
+    with pytest.raises(JobStoreFull, match="The result has 1001 bytes; at most 1000 are kept"):
         finish(spool, "b", size=1001)
 
     assert found(spool, "a").bytes == 400
@@ -335,7 +337,7 @@ def test_no_more_jobs_wait_and_no_more_ended_ones_are_kept_than_can_be_looked_th
         do(spool, letter)
     for letter in "de":
         add(spool, letter)
-    with pytest.raises(SpoolFull, match="2 jobs wait already"):
+    with pytest.raises(JobStoreFull, match="2 jobs wait already"):
         spool.check_room(1)
 
     spool.sweep()

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from service.middleware.etag import TaggedFiles, tagged
+from service.middleware.etag import ETagFiles, with_etag
 
 HEADERS = {"Content-Security-Policy": "default-src 'none'"}
 
@@ -20,11 +20,11 @@ def folder(tmp_path):
 @pytest.fixture
 def client(folder):
     app = FastAPI()
-    app.mount("/files", TaggedFiles(directory=folder))
+    app.mount("/files", ETagFiles(directory=folder))
 
     @app.get("/text")
     def get_text(request: Request, text: str = "as ever") -> Response:
-        return tagged(request, Response(text, headers=HEADERS))
+        return with_etag(request, Response(text, headers=HEADERS))
 
     with TestClient(app) as client:
         yield client

@@ -84,7 +84,7 @@ def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, mon
     answers = [
         client.get("/models", headers=headers),
         client.get("/nowhere", headers=headers),
-        client.post("/denoise", content=b"no picture", headers=headers),
+        client.post("/denoise", content=b"no image", headers=headers),
         client.post("/denoise", content=noisy, headers=headers),
     ]
 
@@ -135,13 +135,13 @@ def test_requests_are_counted_by_route_and_made_up_paths_and_methods_are_one(cli
     }
 
 
-def test_pictures_are_counted_by_model_and_timed_by_stage(client, noisy):
+def test_images_are_counted_by_model_and_timed_by_stage(client, noisy):
     for _ in range(2):
         client.post("/denoise", content=noisy)
 
     found = scraped(client)
 
-    assert found["denoise_pictures_total"] == {("photo",): 2}
+    assert found["denoise_images_total"] == {("photo",): 2}
     assert found["denoise_pixels_total"] == {("photo",): 2 * 21 * 34}
     counts = {stage: count for (_, stage), count in found["denoise_stage_seconds_count"].items()}
     assert counts == dict.fromkeys(("read", "wait", "decode", "denoise", "encode", "send"), 2)
@@ -149,7 +149,7 @@ def test_pictures_are_counted_by_model_and_timed_by_stage(client, noisy):
 
 def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
     monkeypatch.setattr(pipeline, "Denoising", buggy)
-    client.post("/denoise", content=b"no picture")
+    client.post("/denoise", content=b"no image")
     client.post("/denoise", content=bytes(20_001))
     client.post("/denoise", params={"strength": 2}, content=noisy)
     client.post("/denoise", content=noisy)
@@ -157,7 +157,7 @@ def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
 
     found = scraped(client)
 
-    kinds = ("NotAPicture", "BodyTooLarge", "RequestValidationError", "RuntimeError", "NotFound")
+    kinds = ("NotAImage", "BodyTooLarge", "RequestValidationError", "RuntimeError", "NotFound")
     assert found["denoise_errors_total"] == {(kind,): 1 for kind in kinds}
     assert found["denoise_requests_total"]["POST", "/denoise", "500"] == 1
 
@@ -168,7 +168,7 @@ def test_the_weights_the_queue_and_the_process_are_told_as_they_are(client, sett
     digest = checkpoint.load(settings.weights / "photo.safetensors").digest
     assert [set(labels) for labels in found["denoise_weights_info"]] == [{"photo", digest}]
     assert found["denoise_kernels_info"] == {(kernels.name(),): 1}
-    assert found["denoise_queue_pictures"] == {("working",): 0, ("waiting",): 0}
+    assert found["denoise_queue_images"] == {("working",): 0, ("waiting",): 0}
     assert found["denoise_ready"] == {(): 1}
     assert found["process_resident_memory_bytes"][()] > 0
 

@@ -9,7 +9,7 @@ from service.app import create_app
 from service.runtime import pipeline
 from service.settings import Settings
 
-ORIGIN = "https://pictures.example"
+ORIGIN = "https://images.example"
 
 
 @pytest.fixture(scope="module")
@@ -86,28 +86,28 @@ def test_an_origin_that_is_named_may_post_with_a_key_and_read_headers_and_refusa
 
 
 def test_an_origin_that_is_not_named_gets_nothing(ask):
-    other = PREFLIGHT | {"origin": "https://pictures.example.evil.example"}
+    other = PREFLIGHT | {"origin": "https://images.example.evil.example"}
 
     assert "access-control-allow-origin" not in ask("OPTIONS", "/denoise", other, cors_origins=ORIGIN).headers
 
 
 def test_under_a_proxys_path_the_page_and_the_description_find_their_files(settings):
-    with TestClient(create_app(settings), root_path="/pictures") as client:
-        page, docs = client.get("/pictures/"), client.get("/pictures/docs")
-        files = [("/pictures/", file) for file in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)]
-        files += [("/pictures/docs", file) for file in re.findall(r'(?:src|href)="([^"]+)"', docs.text)]
+    with TestClient(create_app(settings), root_path="/images") as client:
+        page, docs = client.get("/images/"), client.get("/images/docs")
+        files = [("/images/", file) for file in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)]
+        files += [("/images/docs", file) for file in re.findall(r'(?:src|href)="([^"]+)"', docs.text)]
         [description] = re.findall(r"url: '([^']+)'", docs.text)
 
         assert len(files) >= 6
         for base, file in files:
             assert client.get(str(client.base_url.join(base).join(file))).status_code == 200, file
-        assert client.get(description).json()["servers"] == [{"url": "/pictures"}]
+        assert client.get(description).json()["servers"] == [{"url": "/images"}]
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/pictures/health"), ("GET", "/pictures/models")])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/images/health"), ("GET", "/images/models")])
 def test_under_a_proxys_path_the_same_needs_a_key(method, path, settings):
     app = create_app(settings.model_copy(update={"keys": f"web:{'x' * 40}"}))
-    with TestClient(app, root_path="/pictures") as client:
+    with TestClient(app, root_path="/images") as client:
         answer = client.request(method, path)
 
     assert answer.status_code == (200 if path.endswith("health") else 401)

@@ -10,16 +10,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from engine.inference.denoise import denoise_picture
-from engine.layers import slots
+from engine.inference.denoise import denoise_image
+from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import PhotoSpec, build_network
+from engine.models.networks import UNetConfig, build_network
 from service.registry import registry as module
-from service.registry.registry import NothingBefore, Refused, Shelf
+from service.registry.registry import ModelRegistry, NothingBefore, Refused
 from service.registry.snapshot import NoSuchModel
 from service.settings import Settings
 
-SPEC = PhotoSpec((4, 6), (1, 1, 1))
+SPEC = UNetConfig((4, 6), (1, 1, 1))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def file(folder):
 
 @pytest.fixture
 def shelf(folder):
-    return Shelf(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
+    return ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
 def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_them(folder, caplog):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
 
-    shelf = Shelf(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
+    shelf = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
     assert list(served(shelf)) == ["photo"]
     assert "not weights of ours" in faults(shelf)["bad.safetensors"]
@@ -171,8 +171,8 @@ def truncated(file, save_tiny):
 def with_weights(value):
     def write(file, save_tiny):
         net = build_network(SPEC)
-        for slot in slots(net):
-            slot.layer.params[slot.key] = torch.full_like(slot.value, value)
+        for parameter in parameters(net):
+            parameter.layer.params[parameter.key] = torch.full_like(parameter.value, value)
         checkpoint.save(file, net, SPEC, {})
 
     return write
@@ -193,7 +193,7 @@ NO_GOOD = [
     (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
     (of_no_known_network, "one of paper, photo; got 'transformer'"),
     (with_weights(float("nan")), "holds what is no finite number"),
-    (with_weights(1e30), "the check picture comes back with what is no finite number"),
+    (with_weights(1e30), "the check image comes back with what is no finite number"),
     (with_weights(3.0), "further from the clean one than black or white"),
 ]
 
@@ -286,8 +286,8 @@ def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_oth
     settle(shelf)
 
     assert served(shelf) == {"photo": digest(2)}
-    first = next(slots(shelf.models.by_name["photo"].net)).value
-    assert torch.equal(first, next(slots(checkpoint.load(file).net)).value)
+    first = next(parameters(shelf.models.by_name["photo"].net)).value
+    assert torch.equal(first, next(parameters(checkpoint.load(file).net)).value)
     assert not faults(shelf)
 
 
@@ -461,8 +461,8 @@ def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(
     for seed in range(1, 6):
         net = shelf.models.by_name["photo"].net
         # Once through, so that its packed weights are there, too.
-        denoise_picture(net, torch.rand(40, 40, 3))
-        layers.append([weakref.ref(slot.layer) for slot in slots(net)])
+        denoise_image(net, torch.rand(40, 40, 3))
+        layers.append([weakref.ref(parameter.layer) for parameter in parameters(net)])
         del net
         save_tiny(file, seed=seed)
         settle(shelf)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.imageio.image import Picture
+from engine.imageio.image import Image
 from engine.inference.denoise import Denoising, denoise
-from engine.layers import slots
-from engine.models.networks import PaperSpec, PhotoSpec, build_network
+from engine.layers import parameters
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
 from engine.system.runtime import NICER
-from service.runtime.inference_queue import Flow, Network
+from service.runtime.inference_queue import Flow, InferenceQueue
 from tests.support.windows import SOON, Net, piece
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def network():
-    with Network(1) as network:
+    with InferenceQueue(1) as network:
         yield network
 
 
@@ -48,7 +48,7 @@ class Held:
 
 
 def ask_in_a_row(held, flows, pieces):
-    """Each as soon as the one before is done. flows: one for each; a picture's windows have the same."""
+    """Each as soon as the one before is done. flows: one for each; an image's windows have the same."""
     left = zip(flows, pieces, strict=False)
 
     def ask_next(done=None):
@@ -69,7 +69,7 @@ def named(order, name, side, count=1):
     return [piece(Net(), side, read=read) for _ in range(count)]
 
 
-def test_a_small_picture_passes_the_windows_of_large_ones_that_wait(network):
+def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
     held, order = Held(network), []
 
     for name in ("large", "larger", "largest"):
@@ -80,7 +80,7 @@ def test_a_small_picture_passes_the_windows_of_large_ones_that_wait(network):
     assert order == ["small", "large", "larger", "largest"]
 
 
-def test_small_pictures_without_end_do_not_hold_up_a_large_one_for_ever(network):
+def test_small_images_without_end_do_not_hold_up_a_large_one_for_ever(network):
     held, order = Held(network), []
 
     held.ask(Flow(), *named(order, "large", 64))
@@ -151,18 +151,18 @@ def test_no_window_waits_for_a_batch_to_fill(network):
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spec", [PhotoSpec((48, 64), (1, 1, 1)), PaperSpec(16)], ids=["photo", "paper"])
-def test_in_a_batch_each_picture_is_what_it_is_alone(network, spec, compute):
+@pytest.mark.parametrize("spec", [UNetConfig((48, 64), (1, 1, 1)), AutoencoderConfig(16)], ids=["photo", "paper"])
+def test_in_a_batch_each_image_is_what_it_is_alone(network, spec, compute):
     rng, net, held = torch.Generator().manual_seed(0), build_network(spec, compute=compute), Held(network)
-    for slot in slots(net):
-        slot.layer.params[slot.key] = torch.randn(slot.value.shape, generator=rng) * 0.1
-    pictures = [
-        Picture(torch.randint(256, size, generator=rng).to(torch.uint8))
+    for parameter in parameters(net):
+        parameter.layer.params[parameter.key] = torch.randn(parameter.value.shape, generator=rng) * 0.1
+    images = [
+        Image(torch.randint(256, size, generator=rng).to(torch.uint8))
         for size in [(60, 50, 3), (64, 64, 3), (33, 64, 1), (64, 40, 3)]
     ]
-    alone = [denoise(net, each) for each in pictures]
+    alone = [denoise(net, each) for each in images]
 
-    together = [Denoising(net, each) for each in pictures]
+    together = [Denoising(net, each) for each in images]
     for each in together:
         held.ask(Flow(), each.pieces[0])
     held.let_go()
@@ -217,7 +217,7 @@ def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer(
     program = """
 import asyncio, os, torch
 from engine.inference.denoise import Piece
-from service.runtime.scheduler import Schedule
+from service.runtime.scheduler import Scheduler
 from service.settings import Settings
 from service.runtime.ticket import Load
 torch.set_num_threads(3)
@@ -234,7 +234,7 @@ async def nobody_leaves():
 
 async def main():
     before = nice()
-    with Schedule(Settings()) as schedule:
+    with Scheduler(Settings()) as schedule:
         async with schedule.turn(nobody_leaves, Load(1, 1)) as turn:
             here = nice()
             await turn.in_network(Piece(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None))
@@ -254,12 +254,12 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("stopped", [None, TimeoutError])
-def test_neither_a_stop_nor_an_error_keeps_the_picture_in_memory(stopped):
+def test_neither_a_stop_nor_an_error_keeps_the_image_in_memory(stopped):
     def broken():
         raise ArithmeticError("no good")
 
     asked = piece(Net(), read=broken)
-    with Network(1) as network:
+    with InferenceQueue(1) as network:
         done, kept = network.ask(Flow(stopped=stopped), asked), weakref.ref(asked)
     assert isinstance(done.exception(), stopped or ArithmeticError)
 

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio.sandbox.decoder import Decoder
-from service.params import Wishes
-from service.registry.registry import Shelf
+from service.params import DenoiseParams
+from service.registry.registry import ModelRegistry
 from service.runtime.pipeline import Denoiser
-from service.runtime.scheduler import Schedule
+from service.runtime.scheduler import Scheduler
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -25,13 +25,13 @@ async def nobody_leaves():
 def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path, save_tiny, file_of):
     save_tiny(tmp_path / "photo.safetensors")
     settings = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
-    frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
+    frames = [PILImage.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    spent, shares, shelf = [], [], Shelf(settings)
+    spent, shares, shelf = [], [], ModelRegistry(settings)
 
-    with Decoder() as decoder, Schedule(settings) as schedule:
+    with Decoder() as decoder, Scheduler(settings) as schedule:
         denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
-        asyncio.run(denoiser.file(body, Wishes(), nobody_leaves, spent.append, shares.append))
+        asyncio.run(denoiser.file(body, DenoiseParams(), nobody_leaves, spent.append, shares.append))
 
     assert spent == [4 * 9 * 7]
     assert shares == [0.25, 0.5, 0.75, 1.0]
@@ -44,16 +44,16 @@ def test_many_clients_take_no_more_memory_than_the_settings_say(tmp_path, save_t
     program = """
 import asyncio, resource, sys, torch
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Picture
+from engine.imageio.image import File, Image
 from engine.imageio.write import encode
 from service.app import create_app
 from service.settings import Settings
 torch.set_num_threads(1)
 MB, how = 2**20, dict(weights=sys.argv[1], model="photo", device="cpu", precision="float32", max_waiting=10)
-memory = dict(picture_memory=60 * MB, body_memory=40 * MB, max_bytes=10 * MB, memory_budget=8 * MB)
+memory = dict(image_memory=60 * MB, body_memory=40 * MB, max_bytes=10 * MB, memory_budget=8 * MB)
 settings = Settings(**memory, **how)
 noise = torch.randint(65536, (1100, 1000, 4)).to(torch.uint16)
-noisy = Picture(noise[..., :3].contiguous(), noise[..., 3].contiguous())
+noisy = Image(noise[..., :3].contiguous(), noise[..., 3].contiguous())
 parts = encode(File(FORMATS["png"], (noisy,)), FORMATS["png"]).data
 parts = [parts[start : start + 65536] for start in range(0, len(parts), 65536)]
 

@@ -21,7 +21,7 @@ from service.runtime.scheduler import (
     Cancelled,
     OutOfTime,
     QueueFull,
-    Schedule,
+    Scheduler,
     TooMuchMemory,
 )
 from service.runtime.ticket import Load
@@ -45,14 +45,14 @@ def scheduled(main, **settings):
     """Runs `main(schedule)`, a coroutine."""
 
     async def run():
-        with Schedule(Settings(picture_memory=MEMORY, **settings)) as schedule:
+        with Scheduler(Settings(image_memory=MEMORY, **settings)) as schedule:
             return await asyncio.wait_for(main(schedule), SOON)
 
     return asyncio.run(run())
 
 
 class Crowd:
-    """Pictures that come one after the other; each stays in work until it is let go."""
+    """Images that come one after the other; each stays in work until it is let go."""
 
     def __init__(self, schedule):
         self.schedule, self.order, self.leave, self.tasks = schedule, [], {}, {}
@@ -62,15 +62,15 @@ class Crowd:
         """Those let in until now, in order."""
         return list(self.order)
 
-    async def come(self, name, load=LARGE, gone=nobody_leaves, **how):
+    async def come(self, name, load=LARGE, disconnected=nobody_leaves, **how):
         self.leave[name] = asyncio.Event()
 
-        async def picture():
-            async with self.schedule.turn(gone, load, **how):
+        async def image():
+            async with self.schedule.turn(disconnected, load, **how):
                 self.order.append(name)
                 await self.leave[name].wait()
 
-        self.tasks[name] = asyncio.create_task(picture())
+        self.tasks[name] = asyncio.create_task(image())
         await self.settle()
 
     async def go(self, *names):
@@ -108,7 +108,7 @@ def crowded(main, **settings):
 # Who is let in
 
 
-def test_a_few_large_pictures_are_in_work_and_the_others_wait_in_order():
+def test_a_few_large_images_are_in_work_and_the_others_wait_in_order():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE + 2):
             await crowd.come(number)
@@ -127,7 +127,7 @@ def test_a_few_large_pictures_are_in_work_and_the_others_wait_in_order():
     assert begun == list(range(LARGE_AT_ONCE + 2))
 
 
-def test_small_pictures_do_not_wait_for_large_ones_nor_large_for_small():
+def test_small_images_do_not_wait_for_large_ones_nor_large_for_small():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE + 1):
             await crowd.come(f"large {number}")
@@ -157,7 +157,7 @@ def test_no_more_is_in_work_than_the_memory_holds(load, fits):
     assert begun == list(range(fits + 1))
 
 
-def test_a_large_picture_that_waits_for_memory_is_not_passed_by_others_of_its_line():
+def test_a_large_image_that_waits_for_memory_is_not_passed_by_others_of_its_line():
     async def main(crowd):
         await crowd.come("half", Load(1, MEMORY // 2))
         await crowd.come("most", Load(1, MEMORY * 3 // 4))
@@ -169,7 +169,7 @@ def test_a_large_picture_that_waits_for_memory_is_not_passed_by_others_of_its_li
     assert crowded(main) == (["half"], ["half", "most"])
 
 
-def test_a_picture_that_would_never_fit_is_refused_with_both_numbers():
+def test_an_image_that_would_never_fit_is_refused_with_both_numbers():
     async def main(crowd):
         await crowd.come("vast", Load(1, MEMORY * 3 // 4 + 1))
         return await crowd.error_of("vast")
@@ -210,7 +210,7 @@ def test_long_work_lets_others_go_first_but_not_for_ever():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE):
             await crowd.come(number)
-        await crowd.come("job", patient=True)
+        await crowd.come("job", low_priority=True)
         for number in range(LARGE_AT_ONCE, LARGE_AT_ONCE + PATIENCE + 2):
             await crowd.come(number)
         for number in range(PATIENCE + 1):
@@ -226,10 +226,10 @@ def test_long_work_lets_others_go_first_but_not_for_ever():
     assert begun[-2:] == ["job", LARGE_AT_ONCE + PATIENCE]
 
 
-def test_long_work_leaves_a_place_and_those_of_small_pictures():
+def test_long_work_leaves_a_place_and_those_of_small_images():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE):
-            await crowd.come(f"job {number}", SMALL, patient=True)
+            await crowd.come(f"job {number}", SMALL, low_priority=True)
         await crowd.come("large")
         await crowd.come("small", SMALL)
         return crowd.begun
@@ -241,7 +241,7 @@ def test_long_work_is_not_turned_away():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
-            await crowd.come(f"job {number}", patient=True)
+            await crowd.come(f"job {number}", low_priority=True)
         return crowd.schedule.waiting
 
     assert crowded(main, max_waiting=0) == 3
@@ -254,7 +254,7 @@ async def work_on(turn):
 
 def test_long_work_has_no_deadline():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE, patient=True) as long:
+        async with schedule.turn(nobody_leaves, LARGE, low_priority=True) as long:
             async with schedule.turn(nobody_leaves, LARGE) as short:
                 with pytest.raises(OutOfTime):
                     await work_on(short)
@@ -270,7 +270,7 @@ def filled(crowd, load=LARGE, count=LARGE_AT_ONCE):
     return asyncio.gather(*(crowd.come(f"in {number}", load, accepted=True) for number in range(count)))
 
 
-def test_more_pictures_than_may_wait_are_turned_away_at_once_and_told_when_to_come():
+def test_more_images_than_may_wait_are_turned_away_at_once_and_told_when_to_come():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
@@ -280,11 +280,11 @@ def test_more_pictures_than_may_wait_are_turned_away_at_once_and_told_when_to_co
     error, waiting = crowded(main, max_waiting=2)
 
     assert (type(error), error.status, waiting) == (QueueFull, 503, 2)
-    assert "2 pictures wait; at most 2 may" in str(error)
+    assert "2 images wait; at most 2 may" in str(error)
     assert int(error.headers["Retry-After"]) >= 1
 
 
-def test_more_pixels_than_may_wait_are_turned_away_but_one_picture_may():
+def test_more_pixels_than_may_wait_are_turned_away_but_one_image_may():
     async def main(crowd):
         await filled(crowd)
         await crowd.come("first", Load(6000, LARGE.memory))
@@ -295,7 +295,7 @@ def test_more_pixels_than_may_wait_are_turned_away_but_one_picture_may():
 
     error, begun = crowded(main, waiting_pixels=5400)
 
-    assert "6000 pixels wait; with this picture's 500, at most 5400 may" in str(error)
+    assert "6000 pixels wait; with this image's 500, at most 5400 may" in str(error)
     assert begun[-1] == "small"
 
 
@@ -309,7 +309,7 @@ def test_none_may_wait_but_what_fits_goes_in():
     error, begun = crowded(main, max_waiting=0)
 
     assert len(begun) == LARGE_AT_ONCE
-    assert "0 pictures wait; at most 0 may" in str(error)
+    assert "0 images wait; at most 0 may" in str(error)
 
 
 def test_what_was_accepted_before_waits_however_many_do():
@@ -322,7 +322,7 @@ def test_what_was_accepted_before_waits_however_many_do():
     assert crowded(main, max_waiting=1) == 3
 
 
-def test_before_its_size_is_known_a_picture_is_turned_away_only_if_no_size_may_wait():
+def test_before_its_size_is_known_an_image_is_turned_away_only_if_no_size_may_wait():
     async def main(crowd):
         await filled(crowd)
         await crowd.come("large")
@@ -330,7 +330,7 @@ def test_before_its_size_is_known_a_picture_is_turned_away_only_if_no_size_may_w
         await asyncio.gather(*(crowd.come(f"small {number}", SMALL) for number in range(SMALL_AT_ONCE)))
         crowd.schedule.refuse_if_full()
         await crowd.come("small", SMALL)
-        with pytest.raises(QueueFull, match="2 pictures wait; no more may"):
+        with pytest.raises(QueueFull, match="2 images wait; no more may"):
             crowd.schedule.refuse_if_full()
 
     crowded(main, max_waiting=1)
@@ -395,7 +395,7 @@ def test_for_what_a_body_announces_room_is_kept_or_it_is_refused_before_it_is_re
 # What stops
 
 
-def test_a_client_that_leaves_stops_its_picture_before_the_next_window():
+def test_a_client_that_leaves_stops_its_image_before_the_next_window():
     async def main(schedule):
         async with schedule.turn(leaves, LARGE) as turn:
             with pytest.raises(Cancelled):
@@ -409,11 +409,11 @@ def test_a_client_that_leaves_stops_its_picture_before_the_next_window():
 def test_a_client_that_leaves_waits_no_longer():
     async def main(crowd):
         await filled(crowd)
-        gone = asyncio.Event()
-        await crowd.come("gone", gone=gone.wait)
+        disconnected = asyncio.Event()
+        await crowd.come("gone", disconnected=disconnected.wait)
         await crowd.come("next")
         # Both at once: who has gone, and has not left yet, is not let in.
-        gone.set()
+        disconnected.set()
         await crowd.go("in 0")
         return await crowd.error_of("gone"), crowd.begun
 
@@ -424,7 +424,7 @@ def test_a_client_that_leaves_waits_no_longer():
     assert "gone" not in begun
 
 
-def test_a_picture_that_is_late_is_given_up_and_told_how_long_it_had():
+def test_an_image_that_is_late_is_given_up_and_told_how_long_it_had():
     async def main(schedule):
         async with schedule.turn(nobody_leaves, LARGE) as turn:
             await work_on(turn)
@@ -434,11 +434,11 @@ def test_a_picture_that_is_late_is_given_up_and_told_how_long_it_had():
     assert caught.value.status == 504
 
 
-def test_a_picture_that_waits_is_given_up_at_its_deadline():
+def test_an_image_that_waits_is_given_up_at_its_deadline():
     async def main(schedule):
         async with AsyncExitStack() as stack:
             for _ in range(LARGE_AT_ONCE):
-                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE, patient=False))
+                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE, low_priority=False))
             with pytest.raises(OutOfTime):
                 await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE))
             return schedule.waiting, schedule.in_work
@@ -463,11 +463,11 @@ def test_who_is_cancelled_leaves_its_place_only_when_its_thread_is_done():
         assert go_on.wait(SOON)
 
     async def main(schedule):
-        async def picture():
+        async def image():
             async with schedule.turn(nobody_leaves, LARGE) as turn:
                 await turn.in_thread(work)
 
-        task = asyncio.create_task(picture())
+        task = asyncio.create_task(image())
         await asyncio.to_thread(begun.wait, SOON)
         task.cancel()
         for _ in range(5):
@@ -484,7 +484,7 @@ def test_who_is_cancelled_leaves_its_place_only_when_its_thread_is_done():
 # What goes wrong
 
 
-def test_an_error_in_a_thread_is_the_picture_s_own():
+def test_an_error_in_a_thread_is_the_image_s_own():
     async def main(schedule):
         def wrong():
             raise ArithmeticError("no good")
@@ -518,14 +518,14 @@ def test_another_mistake_of_torch_s_stays_what_it_is():
         scheduled(main)
 
 
-def test_what_a_picture_took_is_free_as_soon_as_it_is_stopped():
+def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
     class Pixels:
         """Something large."""
 
     kept = []
 
     async def main(schedule):
-        async def picture():
+        async def image():
             async with schedule.turn(leaves, LARGE) as turn:
                 pixels = Pixels()
                 kept.append(weakref.ref(pixels))
@@ -533,7 +533,7 @@ def test_what_a_picture_took_is_free_as_soon_as_it_is_stopped():
                     await turn.in_network(piece(Net(), read=lambda: (pixels, torch.zeros(32, 32, 3))[1]))
 
         with pytest.raises(Cancelled):
-            await asyncio.create_task(picture())
+            await asyncio.create_task(image())
         await asyncio.sleep(0)
 
     # Not left to the collector of cycles, which comes when it likes.
@@ -554,7 +554,7 @@ def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     async def main(schedule):
-        async def picture(side):
+        async def image(side):
             async with schedule.turn(nobody_leaves, LARGE) as turn:
                 await turn.in_network(piece(net, side))
                 return turn.seconds
@@ -564,6 +564,6 @@ def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
             return x
 
         net.forward = in_ten_seconds
-        return await asyncio.gather(picture(32), picture(64))
+        return await asyncio.gather(image(32), image(64))
 
     assert scheduled(main) == [10, 10]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fastapi import Request
 
-from service.runtime.upload import BodyTooLarge, read_picture
+from service.runtime.upload import BodyTooLarge, read_image
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
@@ -25,19 +25,19 @@ class Upload:
 
 def read(upload, *headers, max_bytes):
     scope = {"type": "http", "method": "POST", "path": "/denoise", "headers": headers}
-    return asyncio.run(read_picture(Request(scope, upload.receive), max_bytes))
+    return asyncio.run(read_image(Request(scope, upload.receive), max_bytes))
 
 
 def test_a_raw_body_comes_in_chunks_and_is_put_together():
-    assert read(Upload(b"pic", b"", b"ture"), max_bytes=7) == b"picture"
+    assert read(Upload(b"im", b"", b"age"), max_bytes=5) == b"image"
 
 
 def test_a_form_comes_in_chunks_and_gives_its_field():
-    whole = FORM_HEAD + b"picture" + b"\r\n--cut--\r\n"
+    whole = FORM_HEAD + b"image" + b"\r\n--cut--\r\n"
 
-    picture = read(Upload(whole[:30], whole[30:-12], whole[-12:]), FORM_TYPE, max_bytes=len(whole))
+    image = read(Upload(whole[:30], whole[30:-12], whole[-12:]), FORM_TYPE, max_bytes=len(whole))
 
-    assert picture == b"picture"
+    assert image == b"image"
 
 
 @pytest.mark.parametrize(("head", "headers"), [(b"", []), (FORM_HEAD, [FORM_TYPE])], ids=["raw", "form"])

@@ -47,7 +47,7 @@ def counted(server):
 
 @pytest.fixture(autouse=True)
 def nothing_stays(server, counted, file_of):
-    """After each test there are as many open files as before, and no picture in work."""
+    """After each test there are as many open files as before, and no image in work."""
     small = file_of(Image.new("L", (2, 2)))
 
     def settled():
@@ -58,7 +58,7 @@ def nothing_stays(server, counted, file_of):
     before = settled()
     yield
     end = time.monotonic() + SOON
-    while counted("denoise_queue_pictures", "working") or settled() > before:
+    while counted("denoise_queue_images", "working") or settled() > before:
         assert time.monotonic() < end, "something stays open"
         time.sleep(0.05)
 

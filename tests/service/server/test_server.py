@@ -37,9 +37,9 @@ def start(folder, *flags, env=None):
     return ended.returncode, ended.stderr
 
 
-def test_sigterm_lets_a_picture_in_work_be_answered_whole_and_refuses_new_ones(folder, noisy):
+def test_sigterm_lets_an_image_in_work_be_answered_whole_and_refuses_new_ones(folder, noisy):
     with serving(folder, held=True) as server, ThreadPoolExecutor(1) as pool:
-        picture = pool.submit(server.ask, "POST /denoise", noisy)
+        image = pool.submit(server.ask, "POST /denoise", noisy)
         server.wait_for_work()
         assert server.ask("GET /health/ready")[0] == 200
 
@@ -49,7 +49,7 @@ def test_sigterm_lets_a_picture_in_work_be_answered_whole_and_refuses_new_ones(f
             server.ask(head) for head in ("GET /health/ready", "GET /health/live", "POST /denoise")
         )
         server.go_on()
-        status, headers, body = picture.result(SOON)
+        status, headers, body = image.result(SOON)
 
         assert server.ended() == 0
     assert (ready[0], live[0], refused[0]) == (503, 200, 503)
@@ -98,12 +98,12 @@ def test_a_second_signal_ends_it_at_once(sig, folder, noisy):
 
 
 BROKEN = """
-from service.runtime.scheduler import Turn
+from service.runtime.scheduler import Ticket
 
 async def broken(turn, piece):
     raise RuntimeError("a bug")
 
-Turn.in_network = broken
+Ticket.in_network = broken
 """
 
 

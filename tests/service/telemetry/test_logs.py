@@ -120,7 +120,7 @@ def test_less_than_the_level_is_not_written(written):
     assert [line["event"] for line in written.lines()] == ["yes"]
 
 
-def test_codecs_never_tell_what_is_in_a_picture(written):
+def test_codecs_never_tell_what_is_in_an_image(written):
     written(log_format="json", log_level="debug")
 
     logging.getLogger("PIL.TiffImagePlugin").debug("tag: Artist (315) - value: Somebody")

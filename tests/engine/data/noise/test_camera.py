@@ -19,7 +19,7 @@ from engine.data.noise.camera import (
     shaped_noise,
 )
 from engine.data.noise.jpeg import TO_YCC
-from engine.data.patch_store import Album, Places, Squares
+from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
 
 PAIRS = 10_000
 
@@ -32,9 +32,9 @@ def squares(scenes, device="cpu"):
     """The scenes (N, side, side, 3), uint8, as they are; their numbers say which of them are grey."""
     number, corner = torch.arange(len(scenes), device=device), torch.zeros(len(scenes), dtype=torch.int64)
     side = scenes.shape[1]
-    places = Places(number, corner.to(device), corner.to(device), torch.full((len(scenes),), float(side)))
+    places = CropBoxes(number, corner.to(device), corner.to(device), torch.full((len(scenes),), float(side)))
     turn = torch.zeros(3, len(scenes), dtype=torch.bool, device=device)
-    return Squares(Album(scenes, device=device), places, side, turn)
+    return PatchBatch(PatchStore(scenes, device=device), places, side, turn)
 
 
 def speckled(count, side, seed=0):
@@ -60,9 +60,9 @@ def planes(noise, matrix):
     return (noise @ torch.tensor(matrix).T).permute(3, 0, 1, 2)
 
 
-def in_8_bits(pictures):
-    """Which of the pictures have nothing but 8-bit numbers."""
-    return (pictures == (pictures * 255).round().clamp(0, 255) / 255).flatten(1).all(1)
+def in_8_bits(images):
+    """Which of the images have nothing but 8-bit numbers."""
+    return (images == (images * 255).round().clamp(0, 255) / 255).flatten(1).all(1)
 
 
 # Targets
@@ -259,9 +259,9 @@ def test_channels_have_levels_of_their_own_and_no_noise_in_common():
 
 def test_developing_undoes_undeveloping():
     cameras = draw_cameras(50, generator())
-    pictures = torch.linspace(0, 1, 50).view(1, -1, 1, 1).expand(50, 50, 1, 3)
+    images = torch.linspace(0, 1, 50).view(1, -1, 1, 1).expand(50, 50, 1, 3)
 
-    torch.testing.assert_close(cameras.develop(cameras.undevelop(pictures)), pictures, rtol=0, atol=1e-3)
+    torch.testing.assert_close(cameras.develop(cameras.undevelop(images)), images, rtol=0, atol=1e-3)
     assert cameras.toned.any()
     assert not cameras.toned.all()
 

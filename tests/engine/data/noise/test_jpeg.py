@@ -7,7 +7,7 @@ from PIL import Image
 from engine.data.noise.jpeg import TO_RGB, TO_YCC, through_jpeg
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     """Smooth colours, an edge and some noise, uint8."""
     rng = torch.Generator().manual_seed(seed)
     y, x = torch.arange(height).view(-1, 1, 1), torch.arange(width).view(1, -1, 1)
@@ -24,15 +24,15 @@ def by_pillow(pixels, quality, halved):
     return torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8).view(pixels.shape)
 
 
-def steps_of_255(pictures):
-    return torch.equal(pictures, (pictures * 255).round() / 255)
+def steps_of_255(images):
+    return torch.equal(images, (images * 255).round() / 255)
 
 
 @pytest.mark.parametrize("halved", [False, True])
 @pytest.mark.parametrize(("quality", "part"), [(20, 0.2), (60, 0.2), (75, 0.2), (90, 0.3), (98, 0.6)])
 def test_what_comes_back_is_what_pillows_jpeg_gives(quality, part, halved):
     # Sides that are no multiples of a block.
-    pixels = picture(150, 203)
+    pixels = image(150, 203)
     expected = by_pillow(pixels, quality, halved).float()
 
     got = through_jpeg(pixels[None] / 255, torch.tensor([float(quality)]), halved)[0] * 255
@@ -43,8 +43,8 @@ def test_what_comes_back_is_what_pillows_jpeg_gives(quality, part, halved):
     assert abs((got - pixels.float()).square().mean() / (expected - pixels.float()).square().mean() - 1) < 0.03
 
 
-def test_every_picture_of_a_batch_has_a_quality_of_its_own():
-    pixels = torch.stack([picture(32, 48, seed) for seed in range(3)]) / 255
+def test_every_image_of_a_batch_has_a_quality_of_its_own():
+    pixels = torch.stack([image(32, 48, seed) for seed in range(3)]) / 255
     qualities = torch.tensor([30.0, 70.0, 95.0])
 
     together = through_jpeg(pixels, qualities, True)
@@ -55,8 +55,8 @@ def test_every_picture_of_a_batch_has_a_quality_of_its_own():
 
 
 @pytest.mark.parametrize("halved", [False, True])
-def test_a_picture_that_was_cut_has_its_blocks_where_the_larger_one_had_them(halved):
-    pixels, quality = picture(64, 64)[None] / 255, torch.tensor([50.0])
+def test_an_image_that_was_cut_has_its_blocks_where_the_larger_one_had_them(halved):
+    pixels, quality = image(64, 64)[None] / 255, torch.tensor([50.0])
     whole = through_jpeg(pixels, quality, halved)
 
     cut = through_jpeg(pixels[:, 5:48, 11:48], quality, halved, (5, 11))
@@ -74,7 +74,7 @@ def test_one_colour_stays_as_it_is(halved):
 
 
 def test_grey_stays_grey():
-    pixels = (picture(40, 40)[..., 1:2] / 255).expand(40, 40, 3)[None]
+    pixels = (image(40, 40)[..., 1:2] / 255).expand(40, 40, 3)[None]
 
     back = through_jpeg(pixels, torch.tensor([40.0]), True)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.data.noise.model import GaussianNoise, RandomPixelNoise, parts, planner
-from engine.data.patch_store import Album, Places, Squares
+from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
 
 SIDE = 200
 BLACK = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
@@ -24,8 +24,8 @@ def squares(*scenes):
     """The scenes, square and of equal size, as they are."""
     count, side = len(scenes), len(scenes[0])
     number, corner = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    places = Places(number, corner, corner, torch.full((count,), float(side)))
-    return Squares(Album(scenes), places, side, torch.zeros(3, count, dtype=torch.bool))
+    places = CropBoxes(number, corner, corner, torch.full((count,), float(side)))
+    return PatchBatch(PatchStore(scenes), places, side, torch.zeros(3, count, dtype=torch.bool))
 
 
 def correlation(a, b):
@@ -114,11 +114,11 @@ def test_a_share_of_the_scenes_is_grey_and_has_one_noise_in_all_channels():
     assert (views.noisy - clean)[grey[0]].std().item() == pytest.approx(20 / 255, rel=0.03)
 
 
-def test_grey_scenes_are_found_all_over_a_picture():
-    # 100 places, side by side, in one picture.
+def test_grey_scenes_are_found_all_over_an_image():
+    # 100 places, side by side, in one image.
     place = torch.arange(100)
-    places = Places(torch.zeros_like(place), place // 10, place % 10, torch.full((100,), 8.0))
-    scenes = Squares(Album([speckled(SIDE)]), places, 8, torch.zeros(3, 100, dtype=torch.bool))
+    places = CropBoxes(torch.zeros_like(place), place // 10, place % 10, torch.full((100,), 8.0))
+    scenes = PatchBatch(PatchStore([speckled(SIDE)]), places, 8, torch.zeros(3, 100, dtype=torch.bool))
 
     clean = GaussianNoise(grey=0.3).clean(scenes, 1)
 
@@ -142,7 +142,7 @@ def test_a_share_of_the_inputs_is_rounded_to_8_bits_and_no_target():
 # Random pixels
 
 
-def test_the_clean_picture_of_random_pixel_noise_is_the_mean_of_each_block_by_hand():
+def test_the_clean_image_of_random_pixel_noise_is_the_mean_of_each_block_by_hand():
     scene = torch.tensor([[0, 51], [102, 255]], dtype=torch.uint8).repeat(1, 2)
     scene[:, 2:] = 255
     scene = scene.repeat(2, 1).unsqueeze(2).expand(4, 4, 3)

@@ -101,7 +101,7 @@ def test_a_filter_worked_by_hand(kind, wanted):
     assert difference(kind, rows, above, 1).tolist() == [wanted]
 
 
-def test_a_picture_of_several_strips_is_filtered_as_in_one(monkeypatch):
+def test_an_image_of_several_strips_is_filtered_as_in_one(monkeypatch):
     rows = drawn((70, 30), np.uint8)
     whole = [filtered(rows, 3, level) for level in (1, 6)]
 
@@ -119,7 +119,7 @@ def test_a_picture_of_several_strips_is_filtered_as_in_one(monkeypatch):
     ],
     ids=["columns", "rows", "tiles"],
 )
-def test_what_a_picture_repeats_is_found(array, monkeypatch):
+def test_what_an_image_repeats_is_found(array, monkeypatch):
     size, forced = len(encoded(array, 1)), []
     for kind in (NONE, SUB, UP, AVERAGE):
         monkeypatch.setattr(png, "_best", lambda rows, pixel, kind=kind: kind)

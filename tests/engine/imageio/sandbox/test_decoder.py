@@ -21,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Picture
+from engine.imageio.image import File, Image
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import outline, read
 from engine.imageio.sandbox import decoder
 from engine.imageio.sandbox.decoder import (
     Crashed,
     Decoder,
-    Nursery,
+    ForkServer,
     TooLargeToDecode,
     TooSlowToDecode,
     _receive,
@@ -86,7 +86,7 @@ def sound():
         yield sound
 
 
-class Sick(Nursery):
+class Sick(ForkServer):
     """Its workers are made sick by some files."""
 
     def _launch(self):
@@ -106,13 +106,13 @@ def nursery():
 def sick_nursery(nursery, monkeypatch):
     """Decoders that are made have this one, and leave it open."""
     monkeypatch.setattr(nursery, "close", lambda: None)
-    monkeypatch.setattr(decoder, "Nursery", lambda: nursery)
+    monkeypatch.setattr(decoder, "ForkServer", lambda: nursery)
 
 
 @pytest.fixture
 def own_nursery(monkeypatch):
     """Decoders that are made have each its own."""
-    monkeypatch.setattr(decoder, "Nursery", Sick)
+    monkeypatch.setattr(decoder, "ForkServer", Sick)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_file_is_the_same_as_if_it_were_read_in_this_process(sound, mode, heig
     file = File(
         FORMATS[name],
         tuple(
-            Picture(
+            Image(
                 torch.from_numpy(page[..., :channels].copy()),
                 torch.from_numpy(page[..., -1].copy()) if alpha else None,
                 known,

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from engine.imageio.read import read_rgb
-from engine.layers import Conv2d, Window, kernels, slots
+from engine.layers import Conv2d, ConvGeometry, kernels, parameters
 from engine.layers import plain as products
 from engine.layers.plain import Epilogue
 from engine.models import checkpoint
@@ -22,7 +22,7 @@ from tests.support.rounding import Case, gradient_bound, product_bound
 
 SHIPPED = Path(__file__).parents[4] / "weights"
 F32, BF16 = torch.float32, torch.bfloat16
-SAME = Window(3, 1, 1)
+SAME = ConvGeometry(3, 1, 1)
 NONE = pytest.param("none", marks=pytest.mark.skip("no kernels for this processor"))
 VARIANTS = [*kernels.runnable()] or [NONE]
 
@@ -48,7 +48,7 @@ def using(variant):
 
 
 few = st.integers(1, 3)
-windows = st.just(SAME) | st.builds(Window, st.integers(1, 5), few, st.integers(0, 3), few)
+windows = st.just(SAME) | st.builds(ConvGeometry, st.integers(1, 5), few, st.integers(0, 3), few)
 sides = st.integers(1, 6) | st.integers(1, 20)
 # A few, multiples of a vector and their neighbours, and any number.
 near_vectors = st.builds(lambda vectors, more: 16 * vectors + more, st.integers(1, 4), st.integers(-1, 1))
@@ -59,26 +59,26 @@ MOST_WEIGHTS, MOST_PRODUCTS = 150_000, 6_000_000
 
 @st.composite
 def cases(draw):
-    window, batch, height, width = draw(windows), draw(few), draw(sides), draw(sides)
+    geometry, batch, height, width = draw(windows), draw(few), draw(sides), draw(sides)
     c_in, c_out = draw(channels), draw(channels)
-    assume(min(height, width) + 2 * window.padding >= window.span)
-    rows, columns = window.out(height, width)
-    products_each = window.kernel_size**2 * c_in * c_out
+    assume(min(height, width) + 2 * geometry.padding >= geometry.span)
+    rows, columns = geometry.out(height, width)
+    products_each = geometry.kernel_size**2 * c_in * c_out
     assume(products_each <= MOST_WEIGHTS and products_each * batch * rows * columns <= MOST_PRODUCTS)
     # Fewer than the window makes: with output padding an adjoint makes pixels that no window reaches.
-    left_out = st.integers(0, (max(window.stride, window.dilation) - 1) // window.stride)
+    left_out = st.integers(0, (max(geometry.stride, geometry.dilation) - 1) // geometry.stride)
     size = (max(1, rows - draw(left_out)), max(1, columns - draw(left_out)))
     fused = draw(st.tuples(*[st.booleans()] * 4))
-    return Case(window, batch, height, width, c_in, c_out, size, draw(st.integers(0, 5)), fused)
+    return Case(geometry, batch, height, width, c_in, c_out, size, draw(st.integers(0, 5)), fused)
 
 
 # Larger than one task of any kind takes: long rows, many tiles, many rows.
 LARGE = [
     Case(SAME, 1, 3, 210, 33, 48, (3, 210), fused=(True, True, False, True)),
     Case(SAME, 2, 37, 50, 16, 17, (37, 50), fused=(False, True, True, False)),
-    Case(Window(3, 2, 1), 1, 41, 230, 12, 20, (21, 115), fused=(True, False, True, False)),
-    Case(Window(2, 2), 2, 40, 66, 32, 40, (20, 33)),
-    Case(Window(5, 1, 2, 2), 1, 40, 60, 5, 7, (36, 56), fused=(False, False, False, True)),
+    Case(ConvGeometry(3, 2, 1), 1, 41, 230, 12, 20, (21, 115), fused=(True, False, True, False)),
+    Case(ConvGeometry(2, 2), 2, 40, 66, 32, 40, (20, 33)),
+    Case(ConvGeometry(5, 1, 2, 2), 1, 40, 60, 5, 7, (36, 56), fused=(False, False, False, True)),
 ]
 
 
@@ -198,7 +198,7 @@ def as_multiplied(lib, case, weight, dtype):
 def is_winograds(lib, case, dtype):
     """Whether Winograd's form is used."""
     by_amx = lib.variant == "amx" and dtype == BF16
-    return case.window == SAME and min(case.in_channels, case.out_channels) >= 8 and not by_amx
+    return case.geometry == SAME and min(case.in_channels, case.out_channels) >= 8 and not by_amx
 
 
 def assert_within(result, wanted, bound):
@@ -225,7 +225,7 @@ def test_a_weights_gradient_is_that_of_the_definition(variant, dtype, case):
 
     made = gradient(lib, case, given_.x, given_.y)
 
-    wanted = products.gradient(given_.x.double(), given_.y.double(), case.window)
+    wanted = products.gradient(given_.x.double(), given_.y.double(), case.geometry)
     assert_within(made, wanted, gradient_bound(case, given_.x, given_.y, is_winograds(lib, case, dtype)))
 
 
@@ -314,10 +314,10 @@ ALIKE = [
     Case(SAME, 3, 13, 18, 21, 35, (13, 18), fused=(True, True, True, True)),
     Case(SAME, 2, 9, 14, 64, 48, (9, 14)),
     Case(SAME, 2, 9, 120, 5, 19, (9, 120)),
-    Case(Window(3, 2, 1), 3, 12, 17, 18, 33, (6, 9), fused=(True, False, True, False)),
-    Case(Window(2, 2), 2, 12, 18, 32, 64, (6, 9)),
-    Case(Window(4, 3, 2, 2), 2, 17, 14, 7, 50, (5, 4)),
-    Case(Window(5, 1, 0), 2, 9, 11, 3, 8, (5, 7)),
+    Case(ConvGeometry(3, 2, 1), 3, 12, 17, 18, 33, (6, 9), fused=(True, False, True, False)),
+    Case(ConvGeometry(2, 2), 2, 12, 18, 32, 64, (6, 9)),
+    Case(ConvGeometry(4, 3, 2, 2), 2, 17, 14, 7, 50, (5, 4)),
+    Case(ConvGeometry(5, 1, 0), 2, 9, 11, 3, 8, (5, 7)),
 ]
 
 
@@ -342,7 +342,7 @@ def test_a_product_depends_neither_on_the_threads_nor_on_the_tasks(variant, dtyp
 
 
 @each_of_alike
-def test_a_picture_in_a_batch_is_what_it_is_alone(variant, dtype, case):
+def test_an_image_in_a_batch_is_what_it_is_alone(variant, dtype, case):
     lib, given_ = library(variant), numbers(case, dtype)
     one = case._replace(batch=1)
 
@@ -375,20 +375,20 @@ def noisy():
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_denoised_picture_moves_by_less_than_a_tenth_of_an_8_bit_step(variant, name):
-    net, picture = checkpoint.load(SHIPPED / f"{name}.safetensors").net, noisy()
+def test_a_denoised_image_moves_by_less_than_a_tenth_of_an_8_bit_step(variant, name):
+    net, image = checkpoint.load(SHIPPED / f"{name}.safetensors").net, noisy()
     with plain_path():
-        plain = net.forward(picture)
+        plain = net.forward(image)
 
     with using(variant):
-        moved = net.forward(picture) - plain
+        moved = net.forward(image) - plain
 
     assert 0 < moved.abs().max() * 255 < 0.1
 
 
 @pytest.mark.parametrize("name", ["photo", "photo-small", "paper"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_denoised_picture_in_bfloat16_agrees_with_float32_to_50_db(variant, name):
+def test_a_denoised_image_in_bfloat16_agrees_with_float32_to_50_db(variant, name):
     exact, quick = (checkpoint.load(SHIPPED / f"{name}.safetensors", compute=dtype).net for dtype in (F32, BF16))
 
     with using(variant):
@@ -400,11 +400,11 @@ def test_a_denoised_picture_in_bfloat16_agrees_with_float32_to_50_db(variant, na
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_gradients_of_a_network_agree_with_those_of_the_plain_path(variant):
-    net, picture = checkpoint.load(SHIPPED / "photo-small.safetensors").net, noisy()
+    net, image = checkpoint.load(SHIPPED / "photo-small.safetensors").net, noisy()
 
     def gradients():
-        y = net.forward(picture, train=True)
-        return [net.backward(y - picture), *(slot.grad for slot in slots(net))]
+        y = net.forward(image, train=True)
+        return [net.backward(y - image), *(parameter.grad for parameter in parameters(net))]
 
     with plain_path():
         plain = gradients()
