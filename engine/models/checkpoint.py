@@ -52,6 +52,20 @@ def weights_folder() -> Path:
     return Path(weights.__path__[0])
 
 
+def find(name: str) -> Path:
+    """The file of shipped weights of that name; a name that ends in .safetensors is a path itself.
+
+    Raises ValueError naming the shipped weights if there are none of that name.
+    """
+    if name.endswith(SUFFIX):
+        return Path(name)
+    shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
+    if name not in shipped:
+        there = ", ".join(shipped) or "none"
+        raise ValueError(f"no weights {name!r}; there are {there}, or give a {SUFFIX} file")
+    return shipped[name]
+
+
 def save(
     path: Path,
     net: Layer,

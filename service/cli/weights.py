@@ -1,7 +1,6 @@
 """Which weights a command takes, and where they run."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,7 +38,7 @@ def load(name: str, device: str, precision: str) -> "Model":
     from engine.models import precision as types
 
     place = types.pick_device(device)
-    return checkpoint.load(_file(name), place, types.resolve(precision, place))
+    return checkpoint.load(checkpoint.find(name), place, types.resolve(precision, place))
 
 
 def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
@@ -61,17 +60,3 @@ def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
     if name in model_selection.CHOICES:
         return model_selection.among(nets, name), told
     return model_selection.always(told.net), told
-
-
-def _file(name: str) -> Path:
-    """Raises ValueError naming the shipped weights if there are none of that name."""
-    from engine.models.checkpoint import SUFFIX, weights_folder
-
-    if name.endswith(SUFFIX):
-        return Path(name)
-    shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
-    if name not in shipped:
-        raise ValueError(
-            f"no weights {name!r}; there are {', '.join(shipped) or 'none'}, or give a {SUFFIX} file"
-        )
-    return shipped[name]

@@ -1,0 +1,217 @@
+"""The Python API: denoise arrays, estimate their noise, read and write image files.
+
+>>> import engine
+>>> noisy = engine.read_image("noisy.png")
+>>> engine.write_image("clean.png", engine.denoise(noisy))
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.imageio.formats import FORMATS, WRITTEN
+from engine.imageio.image import File, Image, from_array
+from engine.imageio.metadata import NOTHING_KNOWN as NO_METADATA
+from engine.imageio.read import read
+from engine.imageio.write import encode
+from engine.inference import model_selection
+from engine.inference.denoise import MEMORY_BUDGET, Finish
+from engine.inference.denoise import denoise as denoise_one
+from engine.inference.noise_estimation.estimator import NoiseEstimate
+from engine.inference.noise_estimation.estimator import estimate_noise as estimate_of
+from engine.layers import Layer
+from engine.models import checkpoint, precision
+from engine.system.atomic_file import write_atomically
+
+Array = TypeVar("Array", NDArray[Any], Tensor)
+# Types of samples. Floating point of another size than 32 bits is computed as float32.
+TYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
+# Grey, grey with transparency, RGB, RGB with transparency.
+CHANNELS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights that are ready to run; of `auto`, all weights that it chooses among.
+
+    digest: SHA-256 of the file; of `auto`, of each file, joined by "+". precision: "float32" or "bfloat16".
+    """
+
+    name: str
+    digest: str
+    precision: str
+    select: Callable[[Tensor], Layer]
+
+
+def load_model(name: str | Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
+    """Load weights once, to denoise many images with them.
+
+    name: of shipped weights ("photo"), "auto" or "auto-large", which look at the noise, or the path of a
+    .safetensors file. device: "auto" (a GPU if there is one), "cpu" or "cuda". precision: "auto" (whichever
+    is faster here), "float32" or "bfloat16".
+    Raises ValueError if there are no such weights, or the file does not fit.
+    """
+    names = model_selection.behind(str(name))
+    models = [_load(checkpoint.find(each), device, precision) for each in names]
+    nets: Mapping[str, Layer] = {model.name: model.net for model in models}
+    if str(name) in model_selection.CHOICES:
+        select = model_selection.among(nets, str(name))
+        return LoadedModel(str(name), "+".join(model.digest for model in models), models[0].precision, select)
+    (model,) = models
+    return LoadedModel(model.name, model.digest, model.precision, model_selection.always(model.net))
+
+
+def denoise(
+    image: Array,
+    model: str | Path | LoadedModel = "auto",
+    strength: float = 1.0,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Array:
+    """An image, or a stack of images, without its noise. The result has the input's shape and type.
+
+    image: (H, W), (H, W, C), or a stack (N, H, W) or (N, H, W, C). C is 1 (grey) or 3 (RGB), or 2 or 4 with
+    transparency, which stays as it is. A three-dimensional array is a stack unless its last side is 1 to 4.
+    uint8 and uint16 use their full range. In floating point 1 is white, and values may lie outside [0, 1].
+    model: as for `load_model`, which keeps what it loads, or what it returned. For a stack, `auto` looks at the
+    first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: bytes of activations.
+    Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
+
+    >>> import numpy as np, engine
+    >>> frames = np.random.default_rng(0).normal(0.5, 0.1, (2, 40, 30)).astype(np.float32)
+    >>> clean = engine.denoise(frames, model="photo-gaussian")
+    >>> clean.shape, clean.dtype, bool(clean.std() < 0.02)
+    ((2, 40, 30), dtype('float32'), True)
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is from 0 to 1; got {strength:g}")
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    images = _images(image)
+    net = loaded.select(images[0].samples)
+    finish = Finish(strength=strength)
+    return _like(image, [denoise_one(net, each, memory_budget, finish=finish) for each in images])
+
+
+def estimate_noise(image: Array) -> NoiseEstimate:
+    """The noise of an image, or of the first image of a stack. image: as for `denoise`.
+
+    >>> import numpy as np, engine
+    >>> grey = np.random.default_rng(0).normal(128, 10, (256, 256)).round().astype(np.uint8)
+    >>> round(engine.estimate_noise(grey).luma.sigma)
+    10
+    """
+    return estimate_of(_images(image)[0].samples)
+
+
+def read_image(path: str | Path, page: int | None = None) -> NDArray[Any]:
+    """The image in a file: (H, W) or (H, W, C), uint8, uint16 or float32; of several pages, a stack of them.
+
+    C is 3, or with transparency 2 (grey) or 4. page: only this page, or frame of an animation, counted from 1.
+    Colour profile and EXIF are not in the array: see `write_image`.
+    Raises ValueError if the file is no image, or its pages differ in size or kind, and OSError.
+    """
+    arrays = [_array(each) for each in read(Path(path).read_bytes(), page=page).pages]
+    if len(arrays) == 1:
+        return arrays[0]
+    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+        raise ValueError(
+            f"{path}: its {len(arrays)} pages differ in size or kind. Read one at a time, with page=."
+        )
+    return np.stack(arrays)
+
+
+def write_image(
+    path: str | Path,
+    image: NDArray[Any] | Tensor,
+    quality: int | None = None,
+    metadata_from: str | Path | None = None,
+) -> None:
+    """Write an image, or a stack as pages, in the format that the file's suffix names.
+
+    image: as `read_image` gives it. quality: 1 to 100, for JPEG, WebP and AVIF. metadata_from: an image file
+    whose colour profile, EXIF and XMP are written too, as far as the format can hold them.
+    Raises ValueError for a suffix that is not written, or an image that the format cannot hold, and OSError.
+    """
+    path = Path(path)
+    found = [name for name in WRITTEN if path.suffix.lower() in FORMATS[name].suffixes]
+    if not found:
+        endings = ", ".join(FORMATS[name].suffixes[0] for name in WRITTEN)
+        raise ValueError(f"{path}: no format is written with this suffix. Choose one of {endings}.")
+    pages = _pages(np.asarray(image.cpu()) if isinstance(image, Tensor) else image)
+    if metadata_from is not None:
+        known = read(Path(metadata_from).read_bytes(), page=1).pages[0].metadata
+        pages = [replace(page, metadata=known) for page in pages]
+    kind = FORMATS[found[0]]
+    write_atomically(path, encode(File(kind, tuple(pages)), kind, quality).data)
+
+
+def _load(path: Path, device: str, kind: str) -> checkpoint.Model:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    return _load_version(path, (status.st_mtime_ns, status.st_size), device, kind)
+
+
+@cache
+def _load_version(path: Path, version: tuple[int, int], device: str, kind: str) -> checkpoint.Model:
+    """version: modification time and size of the file, so that a file that was trained anew is loaded anew."""
+    place = precision.pick_device(device)
+    compute = _fastest(str(place)) if kind == "auto" else precision.resolve(kind, place)
+    return checkpoint.load(path, place, compute)
+
+
+@cache
+def _fastest(device: str) -> torch.dtype:
+    return precision.resolve("auto", device)
+
+
+def _images(image: NDArray[Any] | Tensor) -> list[Image]:
+    """The images in an array. Raises ValueError as `denoise` does."""
+    if not isinstance(image, np.ndarray | Tensor):
+        raise ValueError(f"an image is a numpy array or a torch tensor; got {type(image).__name__}")
+    kind = str(image.dtype).removeprefix("torch.").lstrip("<>=")
+    if np.dtype(kind).name not in TYPES if isinstance(image, np.ndarray) else kind not in TYPES:
+        raise ValueError(f"samples are one of {', '.join(TYPES)}; got {image.dtype}")
+    if not all(image.shape):
+        raise ValueError(f"the image has no pixels: its shape is {tuple(image.shape)}")
+    if isinstance(image, Tensor):
+        plain = image.detach().cpu()
+        return _pages((plain.float() if plain.is_floating_point() else plain).numpy())
+    return _pages(image.astype(np.float32) if image.dtype.kind == "f" else image)
+
+
+def _pages(array: NDArray[Any]) -> list[Image]:
+    shape = array.shape
+    if len(shape) == 2 or (len(shape) == 3 and shape[-1] in CHANNELS):
+        array = array[None]
+    elif len(shape) not in (3, 4) or (len(shape) == 4 and shape[-1] not in CHANNELS):
+        raise ValueError(
+            "an image is (H, W) or (H, W, C), a stack is (N, H, W) or (N, H, W, C), with 1 to 4 channels;"
+            f" got {tuple(shape)}"
+        )
+    # Copied: what is computed later must not change with the caller's array.
+    native = array.dtype.newbyteorder("=")
+    return [from_array(np.array(page, native, order="C"), 8 * native.itemsize, NO_METADATA) for page in array]
+
+
+def _array(image: Image) -> NDArray[Any]:
+    """(H, W), or (H, W, C) with transparency last."""
+    samples = image.samples.numpy()
+    if image.alpha is not None:
+        return np.concatenate((samples, image.alpha.numpy()[..., None]), 2)
+    return samples[..., 0] if samples.shape[2] == 1 else samples
+
+
+def _like(given: Array, images: Sequence[Image]) -> Array:
+    """The images in an array of the given one's shape and type."""
+    stacked = np.stack([_array(each) for each in images]).reshape(tuple(given.shape))
+    if isinstance(given, Tensor):
+        return torch.from_numpy(stacked).to(given.device, given.dtype)
+    return stacked.astype(given.dtype, copy=False)
