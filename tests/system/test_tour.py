@@ -28,7 +28,7 @@ MAX_BYTES = 3_000_000
 MAX_PIXELS = 1_100_000
 # The server's result may differ from the engine's result in this process by this many steps of 8 bits.
 TOLERANCE = 1
-# Smallest largest change, on [0, 1], that proves that the weights did something.
+# The weights must change at least one sample by more than this, on [0, 1].
 LEAST_CHANGE = 3 / 255
 ORIENTATION = 0x0112  # EXIF tag
 UPLOADS = {"form": lambda data: {"files": {"image": data}}, "raw": lambda data: {"content": data}}
