@@ -1,1 +1,1 @@
-"""The service under load, and after a kill. Commands: `python -m tests.load --help`."""
+"""Load test: the service under load, and after a kill. Usage: `python -m tests.load --help`."""

@@ -1,4 +1,4 @@
-"""Clients of every sort, who check each answer they get."""
+"""Load clients: they behave in many ways, and check each response."""
 
 import asyncio
 import io
@@ -15,37 +15,38 @@ from typing import NamedTuple
 from .samples import Sample, pick
 from .wire import Answer, Connection, Dropped, ask, connected
 
-# Whoever waits longer for an answer has none.
-PATIENCE = 180.0
-# Between a refusal and the next try, in seconds, whatever Retry-After says: the load is to stay.
+# A response that takes longer counts as missing, in seconds.
+TIMEOUT = 180.0
+# Pause between a refusal and the next try, in seconds. Retry-After is ignored, to keep the load up.
 RETRY = 1.0
-# By design, where the service has more to do than it can.
+# Statuses that are correct at any time when the service has more to do than it can.
 BUSY = (503, 504)
 MEGABYTE = 2**20
 
 
 @dataclass
-class Ledger:
-    """What became of it all. right: images that came as they should; pixels, digests: of those."""
+class Results:
+    """What the clients received. correct: number of correct images; pixels, digests: of those images."""
 
-    right: int = 0
+    correct: int = 0
     pixels: int = 0
     digests: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def count(self, who: str, status: int | str) -> None:
-        """An answer, or what came in its place."""
-        self.statuses[f"{who} {status}"] += 1
+    def count(self, client: str, status: int | str) -> None:
+        """Count a response, or what happened in its place."""
+        self.statuses[f"{client} {status}"] += 1
 
 
 @dataclass
-class Town:
-    """Where clients live. threads: to check images in.
+class LoadRun:
+    """State that all clients of a run share.
 
-    photos: digests of `photo`, of which those in `serving` may answer now. begun: for each request those that may
-    answer it. closing: set when all are to go home.
+    threads: where images are checked. photos: digests of the two files that take turns as model `photo`. serving:
+    those of them that may answer a request now. pending: for each request, those that may answer it. closing: set
+    when the clients should stop.
     """
 
     port: int
@@ -53,118 +54,124 @@ class Town:
     photos: tuple[str, str]
     serving: set[str]
     threads: ThreadPoolExecutor
-    ledger: Ledger = field(default_factory=Ledger)
-    begun: list[set[str]] = field(default_factory=list)
+    results: Results = field(default_factory=Results)
+    pending: list[set[str]] = field(default_factory=list)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def asking(self) -> set[str]:
-        """What may answer a request that begins now: what is served, and what will be until it is answered."""
-        self.begun.append(set(self.serving))
-        return self.begun[-1]
+    def begin_request(self) -> set[str]:
+        """The digests that may answer a request that begins now. The set grows if others start to serve."""
+        self.pending.append(set(self.serving))
+        return self.pending[-1]
 
-    def serve(self, digest: str) -> None:
-        """Weights that may be served from now on."""
-        for may in (self.serving, *self.begun):
-            may.add(digest)
+    def start_serving(self, digest: str) -> None:
+        """These weights may answer from now on, also the requests that are pending."""
+        for allowed in (self.serving, *self.pending):
+            allowed.add(digest)
 
     @property
     def small(self) -> list[Sample]:
-        """Those for batches and jobs, of which there is a queue."""
+        """Samples that are small enough for batches and jobs, which are done one after another."""
         return [sample for sample in self.samples if sample.pixels <= 320 * 240]
 
-    async def check(self, who: str, sample: Sample, digest: str, body: bytes, before: set[str]) -> None:
-        """Whether an image is the engine's. before: what might serve since it was asked for."""
+    async def check(self, client: str, sample: Sample, digest: str, body: bytes, allowed: set[str]) -> None:
+        """Compare an image with the engine's. allowed: digests of `photo` that may have answered the request."""
         fault = await asyncio.get_running_loop().run_in_executor(self.threads, sample.fault, digest, body)
-        if not fault and digest in self.photos and digest not in before:
-            fault = "made by weights that were not in service any more"
+        if not fault and digest in self.photos and digest not in allowed:
+            fault = "made by weights that were no longer in service"
         if fault:
-            self.ledger.wrong.append(f"{who}, {sample.name}: {fault}")
+            self.results.wrong.append(f"{client}, {sample.name}: {fault}")
         else:
-            self.ledger.right += 1
-            self.ledger.digests[digest] += 1
-            self.ledger.pixels += sample.pixels
+            self.results.correct += 1
+            self.results.digests[digest] += 1
+            self.results.pixels += sample.pixels
 
-    def expect(self, who: str, answer: Answer, *statuses: int) -> bool:
-        """Count the status; whether it is the first of those that may be. Others are faults."""
-        self.ledger.count(who, answer.status)
+    def expect(self, client: str, answer: Answer, *statuses: int) -> bool:
+        """Count the status, and a fault if it is unexpected. Returns whether it is the first of the expected."""
+        self.results.count(client, answer.status)
         if answer.status not in (*statuses, *BUSY):
-            self.ledger.faults.append(f"{who}: {answer.status}, not {statuses}: {answer.body[:300]!r}")
+            self.results.faults.append(
+                f"{client}: status {answer.status}, expected {statuses}: {answer.body[:300]!r}"
+            )
         if answer.status == 503 and not answer.headers.get("retry-after", "").isdecimal():
-            self.ledger.faults.append(f"{who}: 503 that does not say when to come again: {answer.body[:300]!r}")
+            self.results.faults.append(f"{client}: status 503 without Retry-After: {answer.body[:300]!r}")
         return answer.status == statuses[0]
 
 
-Visit = Callable[[Town, random.Random], Awaitable[None]]
+Behaviour = Callable[[LoadRun, random.Random], Awaitable[None]]
 
 
-async def image(town: Town, rng: random.Random, slow_up: bool = False, slow_down: bool = False) -> None:
-    """An image or two on one connection, until they are answered with images."""
-    who = "slow upload" if slow_up else "slow reader" if slow_down else "image"
-    async with connected(town.port, slow_down) as connection:
-        for sample in [pick(rng, town.samples) for _ in range(rng.choice([1, 1, 2]))]:
-            await _surely(town, who, connection, sample, slow_up, slow_down)
+async def image(run: LoadRun, rng: random.Random, slow_up: bool = False, slow_down: bool = False) -> None:
+    """Send one or two images on one connection. Retry until each is answered with an image."""
+    client = "slow upload" if slow_up else "slow reader" if slow_down else "image"
+    async with connected(run.port, slow_down) as connection:
+        for sample in [pick(rng, run.samples) for _ in range(rng.choice([1, 1, 2]))]:
+            await _until_answered(run, client, connection, sample, slow_up, slow_down)
 
 
-async def _surely(
-    town: Town, who: str, connection: Connection, sample: Sample, slow_up: bool, slow_down: bool
+async def _until_answered(
+    run: LoadRun, client: str, connection: Connection, sample: Sample, slow_up: bool, slow_down: bool
 ) -> None:
     while connection.open:
-        before = town.asking()
+        allowed = run.begin_request()
         answer = await connection.ask(f"POST /denoise{sample.query}", sample.body, slow_up, slow_down)
-        if town.expect(who, answer, 200):
-            await town.check(who, sample, answer.headers.get("x-denoise-digest", "none"), answer.body, before)
+        if run.expect(client, answer, 200):
+            digest = answer.headers.get("x-denoise-digest", "none")
+            await run.check(client, sample, digest, answer.body, allowed)
             return
-        if town.closing.is_set():
+        if run.closing.is_set():
             return
         await asyncio.sleep(RETRY)
 
 
-async def form(town: Town, rng: random.Random) -> None:
-    """An image as a browser sends it."""
-    sample = pick(rng, town.samples)
+async def form(run: LoadRun, rng: random.Random) -> None:
+    """Send an image as a multipart form, as browsers do."""
+    sample = pick(rng, run.samples)
     boundary = f"b{rng.getrandbits(64)}"
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     body = head.encode() + sample.body + f"\r\n--{boundary}--\r\n".encode()
-    before = town.asking()
-    async with connected(town.port) as connection:
+    allowed = run.begin_request()
+    async with connected(run.port) as connection:
         kind = f"multipart/form-data; boundary={boundary}"
         answer = await connection.ask(f"POST /denoise{sample.query}", body, kind=kind)
-    if town.expect("form", answer, 200):
-        await town.check("form", sample, answer.headers.get("x-denoise-digest", "none"), answer.body, before)
+    if run.expect("form", answer, 200):
+        await run.check("form", sample, answer.headers.get("x-denoise-digest", "none"), answer.body, allowed)
 
 
-class Broken(NamedTuple):
-    """A request that cannot be answered with an image."""
+class BrokenRequest(NamedTuple):
+    """A request that cannot be answered with an image, and the statuses that it may get."""
 
     head: str
     body: bytes
     statuses: tuple[int, ...]
 
 
-def _broken(sample: Sample) -> Sequence[Broken]:
+def _broken_requests(sample: Sample) -> Sequence[BrokenRequest]:
     return (
-        Broken("POST /denoise", sample.body[: len(sample.body) // 2], (400,)),
-        Broken("POST /denoise", b"no image at all", (400,)),
-        Broken("POST /denoise", b"", (400,)),
-        Broken("POST /denoise?model=none", sample.body, (404,)),
-        Broken("POST /denoise?quality=0", sample.body, (422,)),
-        Broken("POST /denoise/batch", b"PK\3\4no zip", (400,)),
-        Broken("POST /nowhere", sample.body, (404,)),
+        BrokenRequest("POST /denoise", sample.body[: len(sample.body) // 2], (400,)),
+        BrokenRequest("POST /denoise", b"no image at all", (400,)),
+        BrokenRequest("POST /denoise", b"", (400,)),
+        BrokenRequest("POST /denoise?model=none", sample.body, (404,)),
+        BrokenRequest("POST /denoise?quality=0", sample.body, (422,)),
+        BrokenRequest("POST /denoise/batch", b"PK\3\4no zip", (400,)),
+        BrokenRequest("POST /nowhere", sample.body, (404,)),
     )
 
 
-async def broken(town: Town, rng: random.Random) -> None:
-    """What is no image, or no request of ours."""
-    case = rng.choice(_broken(town.samples[0]))
-    answer = await ask(town.port, case.head, case.body)
-    town.expect("broken", answer, *case.statuses)
+async def broken(run: LoadRun, rng: random.Random) -> None:
+    """Send a request that must be refused."""
+    case = rng.choice(_broken_requests(run.samples[0]))
+    answer = await ask(run.port, case.head, case.body)
+    run.expect("broken", answer, *case.statuses)
 
 
-async def leave(town: Town, rng: random.Random) -> None:
-    """Go away: before the body, in it, while it is worked on, or in the middle of the answer."""
-    sample, stage, rudely = pick(rng, town.samples), rng.randrange(4), rng.random() < 0.5
+STAGES = ("before its body", "in its body", "while denoising", "in the response")
+
+
+async def leave(run: LoadRun, rng: random.Random) -> None:
+    """Disconnect early, at one of STAGES."""
+    sample, stage, abort = pick(rng, run.samples), rng.randrange(len(STAGES)), rng.random() < 0.5
     head = f"POST /denoise{sample.query}"
-    async with connected(town.port, slow=True) as connection:
+    async with connected(run.port, slow=True) as connection:
         half = len(sample.body) // 2
         sent = (b"", sample.body[:half], sample.body, sample.body)[stage]
         try:
@@ -174,80 +181,82 @@ async def leave(town: Town, rng: random.Random) -> None:
             else:
                 await asyncio.sleep(rng.random() * 0.5)
         except (OSError, EOFError) as error:
-            town.ledger.faults.append(f"leaves: {type(error).__name__}: {error}")
-        connection.close(rudely)
-    town.ledger.count("leaves", ("before its body", "in its body", "in work", "in the answer")[stage])
+            run.results.faults.append(f"leaves: {type(error).__name__}: {error}")
+        connection.close(abort)
+    run.results.count("leaves", STAGES[stage])
 
 
-async def too_long(town: Town, rng: random.Random) -> None:
-    """A body that says it has a million megabytes, and is refused before they come."""
-    async with connected(town.port) as connection:
+async def too_long(run: LoadRun, rng: random.Random) -> None:
+    """Announce a body of a million megabytes. It must be refused before it has come."""
+    async with connected(run.port) as connection:
         try:
             await connection.send("POST /denoise", b"x" * MEGABYTE, claimed=2**40)
             status, _ = await connection.read_head()
         except (OSError, EOFError):
-            town.ledger.faults.append("too long: no answer")
+            run.results.faults.append("too long: no response")
             return
-    town.ledger.count("too long", status)
+    run.results.count("too long", status)
     if status not in (413, *BUSY):
-        town.ledger.faults.append(f"too long: {status}")
+        run.results.faults.append(f"too long: status {status}, expected 413")
 
 
-async def batch(town: Town, rng: random.Random) -> None:
-    """A zip of images, one of which is none."""
-    plain = [sample for sample in town.small if not sample.wishes]
+async def batch(run: LoadRun, rng: random.Random) -> None:
+    """Send a zip of images, one of which is broken."""
+    plain = [sample for sample in run.small if not sample.options]
     sent = [pick(rng, plain) for _ in range(rng.randrange(2, 6))]
-    at = rng.randrange(len(sent))
+    broken_at = rng.randrange(len(sent))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for number, sample in enumerate(sent):
-            archive.writestr(f"{number}.x", b"no image" if number == at else sample.body)
-    before = town.asking()
-    answer = await ask(town.port, "POST /denoise/batch", file.getvalue())
-    if town.expect("batch", answer, 200):
-        await _check_zip(town, sent, at, answer.body, before)
+            archive.writestr(f"{number}.x", b"no image" if number == broken_at else sample.body)
+    allowed = run.begin_request()
+    answer = await ask(run.port, "POST /denoise/batch", file.getvalue())
+    if run.expect("batch", answer, 200):
+        await _check_zip(run, sent, broken_at, answer.body, allowed)
 
 
-async def _check_zip(town: Town, sent: Sequence[Sample], at: int, body: bytes, before: set[str]) -> None:
+async def _check_zip(
+    run: LoadRun, sent: Sequence[Sample], broken_at: int, body: bytes, allowed: set[str]
+) -> None:
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         files = [(info, archive.read(info)) for info in archive.infolist()]
     except zipfile.BadZipFile as error:
-        town.ledger.wrong.append(f"batch: {error}")
+        run.results.wrong.append(f"batch: {error}")
         return
     if len(files) != len(sent):
-        town.ledger.wrong.append(f"batch: {len(files)} files of {len(sent)}")
+        run.results.wrong.append(f"batch: {len(files)} files came back, expected {len(sent)}")
     for number, (sample, (info, data)) in enumerate(zip(sent, files, strict=False)):
         problem = json.loads(data) if info.filename.endswith(".error.json") else None
-        if problem and (number == at or problem["status"] in BUSY):
-            town.ledger.count("batch's file", problem["status"])
-        elif problem or number == at:
-            town.ledger.wrong.append(f"batch: {info.filename}, {problem}")
+        if problem and (number == broken_at or problem["status"] in BUSY):
+            run.results.count("batch's file", problem["status"])
+        elif problem or number == broken_at:
+            run.results.wrong.append(f"batch: {info.filename}, {problem}")
         else:
-            told = dict(line.split(": ", 1) for line in info.comment.decode().split("\n"))
-            await town.check("batch", sample, told["X-Denoise-Digest"], data, before)
+            headers = dict(line.split(": ", 1) for line in info.comment.decode().split("\n"))
+            await run.check("batch", sample, headers["X-Denoise-Digest"], data, allowed)
 
 
-async def job(town: Town, rng: random.Random) -> None:
-    """An image that is left there, and asked for until it is done."""
-    sample, before = pick(rng, town.small), town.asking()
-    answer = await ask(town.port, f"POST /jobs{sample.query}", sample.body)
-    # 507 where jobs come faster than they are done.
-    if not town.expect("job", answer, 202, 507):
+async def job(run: LoadRun, rng: random.Random) -> None:
+    """Send an image as a job, poll until it is done, fetch its result and delete it."""
+    sample, allowed = pick(rng, run.small), run.begin_request()
+    answer = await ask(run.port, f"POST /jobs{sample.query}", sample.body)
+    # 507: jobs come faster than they are done, and the disk space for them is used up.
+    if not run.expect("job", answer, 202, 507):
         return
     place = answer.headers["location"]
     state = ""
     while state not in ("done", "failed"):
         await asyncio.sleep(0.2)
-        state = json.loads((await ask(town.port, f"GET {place}")).body)["state"]
-    result = await ask(town.port, f"GET {place}/result")
-    if town.expect("job's result", result, 200):
-        await town.check("job", sample, result.headers.get("x-denoise-digest", "none"), result.body, before)
-    town.expect("job taken away", await ask(town.port, f"DELETE {place}"), 204)
+        state = json.loads((await ask(run.port, f"GET {place}")).body)["state"]
+    result = await ask(run.port, f"GET {place}/result")
+    if run.expect("job's result", result, 200):
+        await run.check("job", sample, result.headers.get("x-denoise-digest", "none"), result.body, allowed)
+    run.expect("job deleted", await ask(run.port, f"DELETE {place}"), 204)
 
 
-# What comes next, and how often beside others.
-VISITS: dict[Visit, float] = {
+# What a client does next, and how often relative to the others.
+BEHAVIOURS: dict[Behaviour, float] = {
     image: 60,
     partial(image, slow_up=True): 8,
     partial(image, slow_down=True): 8,
@@ -260,36 +269,36 @@ VISITS: dict[Visit, float] = {
 }
 
 
-async def live(town: Town, seed: int, visits: dict[Visit, float]) -> None:
-    """One client after another, until the town closes; whoever is there then is answered first."""
+async def run_client(run: LoadRun, seed: int, behaviours: dict[Behaviour, float]) -> None:
+    """One client that does one thing after another until the run closes. It finishes what it has begun."""
     rng = random.Random(seed)
-    while not town.closing.is_set():
-        visit = rng.choices(list(visits), list(visits.values()))[0]
+    while not run.closing.is_set():
+        behaviour = rng.choices(list(behaviours), list(behaviours.values()))[0]
         try:
-            async with asyncio.timeout(PATIENCE):
-                await visit(town, rng)
+            async with asyncio.timeout(TIMEOUT):
+                await behaviour(run, rng)
         except (Dropped, TimeoutError) as error:
-            town.ledger.count("dropped", type(error).__name__)
-            town.ledger.faults.append(f"{_name(visit)}: {type(error).__name__}: {error}")
+            run.results.count("dropped", type(error).__name__)
+            run.results.faults.append(f"{_name(behaviour)}: {type(error).__name__}: {error}")
 
 
-def _name(visit: Visit) -> str:
-    inner = visit.func if isinstance(visit, partial) else visit
-    return getattr(inner, "__name__", str(visit))
+def _name(behaviour: Behaviour) -> str:
+    inner = behaviour.func if isinstance(behaviour, partial) else behaviour
+    return getattr(inner, "__name__", str(behaviour))
 
 
-async def crowd(town: Town, count: int, seconds: float, visits: dict[Visit, float]) -> float:
-    """So many clients for so long. Gives the pixels a second that were answered right in that time."""
+async def run_clients(run: LoadRun, count: int, seconds: float, behaviours: dict[Behaviour, float]) -> float:
+    """Several clients at once for a time. Returns the pixels a second that came back correct in that time."""
     loop = asyncio.get_running_loop()
-    start, before = loop.time(), town.ledger.pixels
-    clients = [asyncio.create_task(live(town, seed, visits)) for seed in range(count)]
+    start, before = loop.time(), run.results.pixels
+    clients = [asyncio.create_task(run_client(run, seed, behaviours)) for seed in range(count)]
     try:
         await asyncio.sleep(seconds)
-        speed = (town.ledger.pixels - before) / (loop.time() - start)
-        town.closing.set()
+        speed = (run.results.pixels - before) / (loop.time() - start)
+        run.closing.set()
         await asyncio.gather(*clients)
     finally:
-        town.closing.clear()
+        run.closing.clear()
         for client in clients:
             client.cancel()
     return speed

@@ -1,7 +1,8 @@
-"""Asks /health on a connection of its own ten times a second, and writes down how long each answer took.
+"""Health probe: asks /health ten times a second, each time on a new connection, and writes the response times.
 
-A process by itself, so that what the clients do in theirs does not count. Arguments: port, file. Each line: when
-it was asked, in seconds since the epoch, and seconds until it was answered; inf if it was not, or not by 200.
+It is a process of its own, so that the work of the load clients does not count. Arguments: port, file. A line of
+the file has the time of the request, in seconds since the epoch, and the seconds until the response: inf if there
+was no response, or if its status was not 200.
 """
 
 import asyncio
@@ -10,26 +11,26 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-EVERY = 0.1
-LONGEST = 10.0
+INTERVAL = 0.1  # seconds
+TIMEOUT = 10.0  # seconds
 
 
 async def seconds(port: int) -> float:
-    """How long one answer takes."""
+    """The response time of one request."""
     start = time.perf_counter()
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(TIMEOUT):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
-            good = (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            succeeded = (await reader.read()).startswith(b"HTTP/1.1 200 ")
             writer.close()
     except OSError:
         return float("inf")
-    return time.perf_counter() - start if good else float("inf")
+    return time.perf_counter() - start if succeeded else float("inf")
 
 
 async def probe(port: int, file: TextIO) -> None:
-    """Each is asked when it is its time, whether or not those before are answered."""
+    """Sends each request on time, even if earlier ones have no response yet."""
 
     async def one() -> None:
         asked = time.time()
@@ -42,7 +43,7 @@ async def probe(port: int, file: TextIO) -> None:
         task = asyncio.create_task(one())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        due += EVERY
+        due += INTERVAL
         await asyncio.sleep(max(0.0, due - loop.time()))
 
 

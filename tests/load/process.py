@@ -1,4 +1,4 @@
-"""The service as an operator starts it, and what the system tells of its processes."""
+"""The service as a process: started, stopped and killed, its log, its memory and its open files."""
 
 import asyncio
 import json
@@ -16,15 +16,15 @@ from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 START = "from service.cli import main; main()"
-# It imports torch, on cores that others may have.
+# Importing torch takes long if other work has the cores.
 START_SECONDS = 120
 
 
 class Service:
-    """Started anew as often as one likes, on the same port with the same folders. log: JSON, of all its lives."""
+    """The service, which can be started again on the same port with the same folders. log: JSON of all starts."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
-        """folder: for its log and its spool."""
+        """folder: for the log and the job store."""
         self.log, self.port = folder / "service.log", _free_port()
         given = {"spool": folder / "spool", "log_format": "json", **settings}
         self._env = {**os.environ, **{f"DENOISE_{name.upper()}": str(value) for name, value in given.items()}}
@@ -34,17 +34,17 @@ class Service:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End every process of it, at once."""
+        """Kill all its processes."""
         if self._process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     async def start(self) -> float:
-        """Until it listens. Gives the seconds that took. Raises RuntimeError with the end of its log."""
+        """Start and wait until it listens. Returns the seconds. Raises RuntimeError with the end of the log."""
         begun, before = time.monotonic(), len(self.logged("listening"))
         with self.log.open("ab") as log:
-            # A group of its own, so that Ctrl-C is for us alone, who end it then.
+            # In a process group of its own, so Ctrl-C reaches only the load test, which then ends the service.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", START, "serve", "--port", str(self.port)],
                 cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True,
@@ -57,17 +57,17 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that answers."""
+        """Process ID of the server."""
         assert self._process
         return self._process.pid
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes that are alive."""
+        """Process IDs of the server and its descendants that are alive."""
         return [pid for pid in (self.pid, *_below(self.pid)) if _alive(pid)]
 
     async def kill(self) -> list[int]:
-        """As the system does when memory is short: the one that answers. Gives its children, alive as yet."""
+        """Kill the server alone, as Linux does if memory runs out. Returns its children, still alive."""
         children = self.pids[1:]
         os.kill(self.pid, signal.SIGKILL)
         assert self._process
@@ -75,27 +75,27 @@ class Service:
         return children
 
     async def stop(self) -> int:
-        """As an operator does. Gives the exit code."""
+        """Send SIGTERM and wait. Returns the exit code."""
         assert self._process
         self._process.terminate()
         return await asyncio.to_thread(self._process.wait, 60)
 
     @property
     def memory(self) -> int:
-        """Bytes that are resident, of all its processes, what they share counted once."""
+        """Resident bytes of all its processes. Shared memory counts once."""
         return sum(filter(None, map(_resident, self.pids)))
 
     @property
     def descriptors(self) -> int:
-        """Open files and connections of the one that answers."""
+        """Number of open files and connections of the server."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log's lines of that event."""
+        """The lines of the log with this event."""
         return [line for line in map(_parsed, self._lines()) if line and line["event"] == event]
 
     def faults(self) -> list[str]:
-        """Lines of the log that tell of a mistake in the service."""
+        """Lines of the log that report an error, and lines that are not JSON."""
         return [text for text in self._lines() if (_parsed(text) or {"level": "error"})["level"] == "error"]
 
     def _lines(self) -> list[str]:
@@ -103,7 +103,7 @@ class Service:
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """None of what is no line of ours, as where a library writes to standard error."""
+    """None if the line is not JSON, such as a message of a library."""
     with suppress(ValueError):
         line: dict[str, Any] = json.loads(text)
         return line
@@ -120,7 +120,7 @@ def _below(pid: int) -> Iterator[int]:
 
 def _alive(pid: int) -> bool:
     with suppress(OSError):
-        # The state follows the name, which may hold anything but ends with the last bracket.
+        # The state follows the name in brackets. The name may contain brackets itself, so the last one counts.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
@@ -133,7 +133,7 @@ def _resident(pid: int) -> int | None:
 
 
 async def gone(pids: list[int], seconds: float = 10) -> bool:
-    """Whether they all end by themselves in that time."""
+    """Whether all these processes end by themselves in this time."""
     end = time.monotonic() + seconds
     while any(map(_alive, pids)) and time.monotonic() < end:
         await asyncio.sleep(0.05)
@@ -141,14 +141,14 @@ async def gone(pids: list[int], seconds: float = 10) -> bool:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
     return port
 
 
 @contextmanager
 def probing(port: int, file: Path) -> Iterator[None]:
-    """Meanwhile, /health is asked from a process of its own."""
+    """During the block, a process measures /health and writes the response times to a file."""
     probe = Path(__file__).with_name("probe.py")
     with subprocess.Popen([sys.executable, str(probe), str(port), str(file)], start_new_session=True) as process:
         try:
@@ -158,6 +158,6 @@ def probing(port: int, file: Path) -> Iterator[None]:
 
 
 def probed(file: Path) -> list[float]:
-    """Seconds of each answer, in order of their length."""
+    """The response times in a probe's file, in seconds, sorted."""
     lines = file.read_text("ascii").splitlines() if file.exists() else []
     return sorted(float(line.split()[1]) for line in lines if line.count(" ") == 1)

@@ -1,7 +1,7 @@
-"""What clients send, and what the engine makes of it with each of the weights that may serve meanwhile.
+"""Samples: images to send, with the engine's own result for each of the weights that may serve them.
 
-The weights: `photo-small` is the one that ships, whose clients wait for the network. All others are tiny, so that
-two cores get through thousands of requests, and what is around the network has most of the work.
+The weights `photo-small` are those that ship; their requests keep the network busy. All other weights are tiny,
+so two cores can answer thousands of requests. Most of the work of these is outside the network.
 """
 
 import random
@@ -31,25 +31,26 @@ from engine.models.precision import resolve
 from service.params import DenoiseParams
 
 TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
-# One type, the same each time: which is the faster is measured anew by each process.
+# Fixed: with "auto" each process measures which type is faster, and results could differ.
 PRECISION = "float32"
-# What serves where none is asked for, and is another from one moment to the next.
+# The default model. Its file is replaced during the run.
 MODEL = "photo"
-# One step of 8 bits, and what float32 rounds. Samples that differ by one before JPEG's coder were seen to
-# differ by 3 after it in float32, and by 8 where a fourteenth of the samples did.
+# Largest difference that is accepted: one step of 8 bits, and float32's rounding.
 STEP = 1.01 / 255
+# The same for JPEG, in steps. Samples that differ by one step before the JPEG coder were measured to differ by
+# 3 steps after it in float32, and by 8 steps if one sample in fourteen differed.
 JPEG_STEPS = 8
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A sort of image, and how it is wanted back. weight: how often it is sent, beside others."""
+class SampleKind:
+    """An image's size and format, and the options of its request. weight: how often it is sent, relatively."""
 
     weight: float
     height: int
     width: int
     format: str = "png"
-    wishes: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     depth: torch.dtype = torch.uint8
     channels: int = 3
     alpha: bool = False
@@ -57,59 +58,62 @@ class Kind:
 
 
 KINDS = (
-    Kind(8, 32, 32),
-    Kind(3, 48, 80, "jpeg", {"model": "auto"}),
-    Kind(6, 33, 47, "jpeg", {"format": "jpeg", "quality": 100}),
-    Kind(6, 64, 64, "webp", {"format": "same"}),
-    Kind(6, 64, 64, wishes={"strength": 0.5}),
-    Kind(5, 120, 90, channels=1),
-    Kind(5, 128, 128, "jpeg"),
-    Kind(5, 97, 201, wishes={"output": "residual"}),
-    Kind(4, 200, 150, "tiff", {"format": "same"}, depth=torch.uint16),
-    Kind(4, 256, 256, wishes={"model": "photo-small"}),
-    Kind(4, 256, 256, "png", {"output": "compare", "format": "webp"}),
-    Kind(4, 240, 320, "jpeg", {"luma": 0.7, "chroma": 0.9}),
-    Kind(3, 240, 320, alpha=True),
-    Kind(3, 300, 400, "tiff", {"page": 2}, pages=3),
-    Kind(2, 160, 160, "tiff", {"format": "tiff"}, pages=3),
-    Kind(2, 480, 640, wishes={"model": "photo-small", "format": "jpeg", "quality": 100}),
-    Kind(2, 480, 640, "jpeg", {"model": "auto"}),
-    Kind(2, 600, 800, depth=torch.uint16),
-    Kind(1, 768, 1024, "webp"),
-    Kind(0.5, 1200, 1600, "jpeg", {"model": "photo-gaussian"}),
-    Kind(0.3, 1600, 2400, "png", {"format": "same"}),
+    SampleKind(8, 32, 32),
+    SampleKind(3, 48, 80, "jpeg", {"model": "auto"}),
+    SampleKind(6, 33, 47, "jpeg", {"format": "jpeg", "quality": 100}),
+    SampleKind(6, 64, 64, "webp", {"format": "same"}),
+    SampleKind(6, 64, 64, options={"strength": 0.5}),
+    SampleKind(5, 120, 90, channels=1),
+    SampleKind(5, 128, 128, "jpeg"),
+    SampleKind(5, 97, 201, options={"output": "residual"}),
+    SampleKind(4, 200, 150, "tiff", {"format": "same"}, depth=torch.uint16),
+    SampleKind(4, 256, 256, options={"model": "photo-small"}),
+    SampleKind(4, 256, 256, "png", {"output": "compare", "format": "webp"}),
+    SampleKind(4, 240, 320, "jpeg", {"luma": 0.7, "chroma": 0.9}),
+    SampleKind(3, 240, 320, alpha=True),
+    SampleKind(3, 300, 400, "tiff", {"page": 2}, pages=3),
+    SampleKind(2, 160, 160, "tiff", {"format": "tiff"}, pages=3),
+    SampleKind(2, 480, 640, options={"model": "photo-small", "format": "jpeg", "quality": 100}),
+    SampleKind(2, 480, 640, "jpeg", {"model": "auto"}),
+    SampleKind(2, 600, 800, depth=torch.uint16),
+    SampleKind(1, 768, 1024, "webp"),
+    SampleKind(0.5, 1200, 1600, "jpeg", {"model": "photo-gaussian"}),
+    SampleKind(0.3, 1600, 2400, "png", {"format": "same"}),
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image to send. made: by the digest of the weights, the engine's own answer, as a file."""
+    """An image to send. expected: the engine's own result as a file, by the digest of the weights."""
 
     name: str
     weight: float
     body: bytes
-    wishes: Mapping[str, Any]
+    options: Mapping[str, Any]
     pixels: int
-    made: Mapping[str, bytes]
+    expected: Mapping[str, bytes]
 
     @cached_property
     def query(self) -> str:
-        """As it follows a path."""
-        return f"?{urlencode(self.wishes)}" if self.wishes else ""
+        """The options as a query string, with its question mark."""
+        return f"?{urlencode(self.options)}" if self.options else ""
 
     def fault(self, digest: str, answer: bytes) -> str | None:
-        """What is wrong with an answer that these weights made, if anything is."""
-        if digest not in self.made:
-            return f"made by other weights than it should be, {digest[:8]}"
-        expected = self.made[digest]
+        """What is wrong with a result of these weights. None if it is correct."""
+        if digest not in self.expected:
+            return f"made by unexpected weights {digest[:8]}"
+        expected = self.expected[digest]
         if answer == expected:
             return None
         try:
             ours, theirs = read(expected), read(answer)
         except ValueError as error:
-            return f"no image: {error}"
+            return f"not an image: {error}"
         if theirs.kind != ours.kind or len(theirs.pages) != len(ours.pages):
-            return f"{len(theirs.pages)} pages of {theirs.kind.title}, not {len(ours.pages)} of {ours.kind.title}"
+            return (
+                f"{len(theirs.pages)} pages of {theirs.kind.title}, "
+                f"expected {len(ours.pages)} of {ours.kind.title}"
+            )
         most = STEP * (JPEG_STEPS if ours.kind is FORMATS["jpeg"] else 1)
         faults = (_difference(a, b, most) for a, b in zip(ours.pages, theirs.pages, strict=True))
         return next(filter(None, faults), None)
@@ -117,13 +121,16 @@ class Sample:
 
 def _difference(ours: Image, theirs: Image, most: float) -> str | None:
     if ours.samples.shape != theirs.samples.shape or ours.samples.dtype != theirs.samples.dtype:
-        return f"{tuple(theirs.samples.shape)} of {theirs.depth}, not {tuple(ours.samples.shape)} of {ours.depth}"
+        return (
+            f"{tuple(theirs.samples.shape)} of {theirs.depth}, "
+            f"expected {tuple(ours.samples.shape)} of {ours.depth}"
+        )
     steps = float((to_pixels(ours.samples) - to_pixels(theirs.samples)).abs().max())
     return f"differs by {steps * 255:.2f} steps of 8 bits" if steps > most else None
 
 
-class Folder:
-    """A weights folder. `photo` is one of two networks, and can be the other from one moment to the next."""
+class WeightsFolder:
+    """A weights folder whose file `photo` can be swapped between two networks."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir()
@@ -143,15 +150,15 @@ class Folder:
         self.first, self.second = (model.digest for model in self.models[:2])
 
     def swap(self) -> str:
-        """Put the other network's file in the place of the one that is there. Gives its digest."""
+        """Replace `photo` with the other network's file. Returns the digest of that file."""
         now, self._next = self._next, 1 - self._next
         beside = self.path / ".photo"
         shutil.copy(self._photos[now], beside)
         beside.replace(self.path / f"{MODEL}{SUFFIX}")
         return self.models[now].digest
 
-    def spoil(self) -> None:
-        """Put a file there that is no good."""
+    def add_broken_file(self) -> None:
+        """Add a file that does not hold weights."""
         (self.path / f"broken{SUFFIX}").write_bytes(b"no weights")
 
 
@@ -164,26 +171,27 @@ def _save(path: Path, seed: int) -> None:
 
 
 def samples(models: Sequence[Model], largest: int) -> Iterator[Sample]:
-    """One of each kind with so many pixels at most."""
+    """One sample of each kind that has at most `largest` pixels."""
     for number, kind in enumerate(KINDS):
         if kind.height * kind.width <= largest:
             yield _sample(kind, models, number)
 
 
-def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
+def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
     rng = torch.Generator().manual_seed(seed)
     pages = tuple(_image(kind, rng) for _ in range(kind.pages))
     format_ = FORMATS[kind.format]
     body = encode(File(format_, pages), format_, 90 if kind.format == "jpeg" else None).data
-    file, wishes = read(body), DenoiseParams(**kind.wishes)
-    if wishes.page:
-        file = read(body, page=wishes.page)
-    name = wishes.model or MODEL
+    file, options = read(body), DenoiseParams(**kind.options)
+    if options.page:
+        file = read(body, page=options.page)
+    name = options.model or MODEL
     if name == AUTO:
         name = model_selection.choose(file.pages[0].samples)[0]
-    made = {model.digest: _made(model, file, wishes) for model in models if model.name == name}
-    title = f"{kind.width}x{kind.height} {kind.format} {dict(kind.wishes)}"
-    return Sample(title, kind.weight, body, kind.wishes, len(file.pages) * kind.height * kind.width, made)
+    expected = {model.digest: _made(model, file, options) for model in models if model.name == name}
+    title = f"{kind.width}x{kind.height} {kind.format} {dict(kind.options)}"
+    pixels = len(file.pages) * kind.height * kind.width
+    return Sample(title, kind.weight, body, kind.options, pixels, expected)
 
 
 def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
@@ -193,8 +201,8 @@ def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 
 
-def _image(kind: Kind, rng: torch.Generator) -> Image:
-    """Waves and noise, as photographs have slopes and noise."""
+def _image(kind: SampleKind, rng: torch.Generator) -> Image:
+    """Waves and noise, which resemble the slopes and the noise of photos."""
     y, x = torch.arange(kind.height).view(-1, 1, 1), torch.arange(kind.width).view(1, -1, 1)
     slope = torch.rand(2, kind.channels, generator=rng) / 5
     noise = torch.randn((kind.height, kind.width, kind.channels), generator=rng) * 12
@@ -210,5 +218,5 @@ def _clamped(samples: Tensor, depth: torch.dtype) -> Tensor:
 
 
 def pick(rng: random.Random, among: Sequence[Sample]) -> Sample:
-    """One of them, by their weights."""
+    """Draw a sample with a probability proportional to its weight."""
     return rng.choices(among, [sample.weight for sample in among])[0]

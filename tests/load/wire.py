@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a client may speak it: fast, slow, or not to the end."""
+"""HTTP/1.1 client that can be fast, slow, or leave before the end."""
 
 import asyncio
 import socket
@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Self
 
-# Bytes sent or read at once by who is slow, and seconds between two of these.
+# A slow client sends or reads this many bytes at a time, and then pauses for this many seconds.
 SLOW_BYTES = 16 * 1024
 SLOW_SECONDS = 0.02
 BYTES = "application/octet-stream"
 
 
 class Dropped(Exception):
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
 
 
 class Answer(NamedTuple):
-    """headers: by their names in lower case."""
+    """A response. headers: by name in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """Asks one thing after another, as long as it is kept open."""
+    """A connection for one request after another, while it is open."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -33,7 +33,7 @@ class Connection:
 
     @classmethod
     async def to(cls, port: int, slow: bool = False) -> Self:
-        """slow: with as little room for what comes as can be. Raises Dropped."""
+        """slow: with the smallest receive buffer that the system allows. Raises Dropped."""
         wire = socket.socket()
         wire.setblocking(False)
         if slow:
@@ -58,7 +58,7 @@ class Connection:
     async def send(
         self, head: str, body: bytes = b"", slow: bool = False, claimed: int | None = None, kind: str = BYTES
     ) -> None:
-        """claimed: the bytes that it says the body has, if not what it has. Raises OSError."""
+        """claimed: the Content-Length, if it differs from the body's length. Raises OSError."""
         length = len(body) if claimed is None else claimed
         lines = (f"{head} HTTP/1.1", "host: 127.0.0.1", f"content-type: {kind}", f"content-length: {length}")
         self._writer.write("\r\n".join((*lines, "", "")).encode())
@@ -70,7 +70,7 @@ class Connection:
                 await asyncio.sleep(SLOW_SECONDS)
 
     async def read(self, slow: bool = False) -> Answer:
-        """Raises OSError, EOFError or ValueError, whatever comes of a connection that ends."""
+        """Raises OSError, EOFError or ValueError if the connection ends early."""
         status, headers = await self.read_head()
         if headers.get("transfer-encoding") == "chunked":
             body = await self._chunks(slow)
@@ -81,7 +81,7 @@ class Connection:
         return Answer(status, headers, body)
 
     async def read_head(self) -> tuple[int, dict[str, str]]:
-        """Status and headers. Raises as read."""
+        """Status and headers. Raises the same errors as read."""
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         pairs = (line.split(":", 1) for line in lines[1:] if line)
         return int(lines[0].split()[1]), {name.lower(): value.strip() for name, value in pairs}
@@ -102,10 +102,10 @@ class Connection:
         await self._reader.readuntil(b"\r\n")
         return bytes(got)
 
-    def close(self, rudely: bool = False) -> None:
-        """rudely: what is on its way is thrown away, and the other side told so."""
+    def close(self, abort: bool = False) -> None:
+        """abort: reset the connection and throw away unsent data."""
         self.open = False
-        if rudely:
+        if abort:
             self._writer.transport.abort()
         else:
             self._writer.close()
@@ -113,7 +113,7 @@ class Connection:
 
 @asynccontextmanager
 async def connected(port: int, slow: bool = False) -> AsyncIterator[Connection]:
-    """A connection, closed in the end. Raises Dropped."""
+    """A connection that is closed at the end. Raises Dropped."""
     connection = await Connection.to(port, slow)
     try:
         yield connection
@@ -122,6 +122,6 @@ async def connected(port: int, slow: bool = False) -> AsyncIterator[Connection]:
 
 
 async def ask(port: int, head: str, body: bytes = b"") -> Answer:
-    """One question on a connection of its own. Raises Dropped."""
+    """One request on a connection of its own. Raises Dropped."""
     async with connected(port) as connection:
         return await connection.ask(head, body)

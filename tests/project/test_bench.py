@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: a wrong twin, or sides not timed in turns, would make the numbers worthless."""
+"""The benchmark's own arithmetic: equal results on all sides, and sides that take turns."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ QUICK = Options(rounds=1, threads=1)
 
 
 class Clock:
-    """A clock that only the works move; it writes down which work ran."""
+    """A clock that only work moves forward. ran: the names of the work that ran."""
 
     def __init__(self):
         self.now, self.ran = 0.0, []
@@ -33,7 +33,7 @@ class Clock:
         return self.now
 
     def work(self, name, *seconds):
-        """A work that takes each of the given seconds in turn, the last one ever after."""
+        """Work that takes the given seconds one after another, then the last of them every time."""
         left = list(seconds)
 
         def run():
@@ -43,8 +43,8 @@ class Clock:
         return run
 
 
-def timed(clock, works, rounds):
-    return interleaved(works, rounds, least=0.0, rest=0.0, clock=clock)
+def timed(clock, sides, rounds):
+    return interleaved(sides, rounds, least=0.0, rest=0.0, clock=clock)
 
 
 def test_sides_are_timed_in_turns():
@@ -56,12 +56,12 @@ def test_sides_are_timed_in_turns():
     assert seconds == {name: [1.0, 1.0] for name in "abc"}
 
 
-def test_a_short_work_is_repeated_and_its_time_divided():
+def test_short_work_is_repeated_and_its_time_divided():
     clock = Clock()
 
     seconds = interleaved({"a": clock.work("a", 0.25)}, 1, least=1.0, rest=0.0, clock=clock)
 
-    # Twice to warm up, then as often as fills a second.
+    # Twice to warm up, then as often as fits into a second.
     assert clock.ran == ["a"] * (2 + 4)
     assert seconds == {"a": [0.25]}
 
@@ -88,7 +88,7 @@ def test_results_that_differ_stop_the_run(capsys):
     assert "error: case, float32: the results differ" in capsys.readouterr().err
 
 
-def test_what_is_no_number_differs():
+def test_nan_differs():
     with pytest.raises(Differs, match="differ"):
         check_equal("case", torch.tensor([float("nan")]), torch.tensor([1.0]), "bfloat16")
 
@@ -119,7 +119,7 @@ def test_the_plain_path_computes_the_same_in_both_directions(spec):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
 
 
-def test_the_plain_path_uses_no_kernel_and_lasts_no_longer_than_the_work():
+def test_the_plain_path_uses_no_kernels_and_ends_with_its_block():
     before = kernels.name()
 
     with plain_path():
@@ -142,7 +142,7 @@ def test_a_runtime_computes_the_same(name, make, spec):
     torch.testing.assert_close(theirs, denoise_image(net, given), atol=1e-4, rtol=1e-4)
 
 
-def test_a_peer_is_given_the_image_mirrored_as_the_engine_does_it():
+def test_a_peer_gets_the_image_padded_as_the_engine_pads_it():
     net, given = network(PHOTO), image(40, 57)
 
     for denoise in peers.torch_nn(net, "float32").values():
@@ -151,41 +151,41 @@ def test_a_peer_is_given_the_image_mirrored_as_the_engine_does_it():
 
 @pytest.fixture
 def without_runtimes(monkeypatch):
-    """As where the extra bench is not installed."""
+    """Hides the software of the extra `bench`."""
     for name in ("onnx", "onnxruntime", "openvino", "bm3d", "cv2", "skimage", "skimage.restoration"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_the_json_is_one_object_with_the_promised_rows(without_runtimes, capsys):
+def test_the_json_output_is_one_object_with_all_rows(without_runtimes, capsys):
     tiny = partial(forward.rows, networks={"tiny": PHOTO}, sizes=[(32, 32)])
 
     code = main(["--json", "--rounds", "1", "--threads", "1", "--precision", "float32"], {"forward": tiny})
 
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert "torch" in told["processor"]
-    (row,) = told["rows"]
+    assert "torch" in output["processor"]
+    (row,) = output["rows"]
     assert list(row) == ["group", "case", "precision", "ours", "peer", "peer_name", "unit", "ratio"]
     assert (row["group"], row["case"], row["precision"]) == ("forward", "tiny, 32 x 32", "float32")
     assert row["peer_name"].startswith("torch.nn")
     assert min(row["ours"], row["peer"], row["ratio"]) > 0
 
 
-def test_a_peer_that_is_not_installed_is_left_out_by_name(without_runtimes, capsys):
+def test_a_peer_that_is_not_installed_is_named_and_left_out(without_runtimes, capsys):
     rows = list(forward.rows(QUICK, {"tiny": PHOTO}, [(32, 32)]))
 
     assert len(rows) == 1
-    told = capsys.readouterr().err
-    assert "left out: tiny, 32 x 32, float32, onnxruntime: onnxruntime is not installed" in told
-    assert "left out: tiny, 32 x 32, float32, openvino: openvino is not installed" in told
+    errors = capsys.readouterr().err
+    assert "left out: tiny, 32 x 32, float32, onnxruntime: onnxruntime is not installed" in errors
+    assert "left out: tiny, 32 x 32, float32, openvino: openvino is not installed" in errors
 
 
-def test_no_classical_denoiser_is_no_crash(without_runtimes, capsys):
+def test_missing_classical_denoisers_are_left_out(without_runtimes, capsys):
     assert not list(denoisers.rows(QUICK, {"tiny": network(PHOTO)}, crop=32))
     assert "BM3D: bm3d is not installed" in capsys.readouterr().err
 
 
-def test_every_convolution_of_a_network_is_found_with_the_size_it_sees():
+def test_every_convolution_is_found_with_its_input_size():
     found = [str(place) for place, _ in layer.places(network(PHOTO), 32)]
 
     assert found == [
@@ -199,7 +199,7 @@ def test_every_convolution_of_a_network_is_found_with_the_size_it_sees():
     ]
 
 
-def test_a_convolution_that_networks_share_is_measured_once_in_three_products(monkeypatch):
+def test_a_convolution_that_networks_share_is_measured_once(monkeypatch):
     monkeypatch.setattr(layer, "LARGE", 32)
     options = Options(rounds=1, threads=1, only="2/2/0")
 
@@ -207,12 +207,12 @@ def test_a_convolution_that_networks_share_is_measured_once_in_three_products(mo
 
     down, up = "conv 2/2/0 8 to 16 at 16² (tiny same)", "transposed 2/2/0 16 to 8 at 8² (tiny same)"
     cases = [f"{product}, {case}" for case in (down, up) for product in ("forward", "dL/dx", "dL/dW")]
-    # Each beside torch's own and beside the plain path.
+    # Each is compared with torch's own and with the plain path.
     assert [row.case for row in rows] == [case for case in cases for _ in range(2)]
 
 
-class Still:
-    """In the place of torch's optimisers, which import its compiler: seconds, for nothing that is tested here."""
+class FrozenOptimizer:
+    """Stands in for torch's optimisers, which import torch's compiler; that takes seconds."""
 
     def __init__(self, parameters, *settings, **more):
         self.parameters = parameters
@@ -225,9 +225,9 @@ class Still:
         pass
 
 
-def test_a_training_step_is_compared_with_the_library_and_the_plain_path(monkeypatch):
+def test_a_training_step_is_compared_with_torch_and_plain_path(monkeypatch):
     for name in ("Adam", "SGD"):
-        monkeypatch.setattr(torch.optim, name, Still)
+        monkeypatch.setattr(torch.optim, name, FrozenOptimizer)
 
     rows = list(
         step.rows(QUICK, {"tiny": PHOTO, "paper": AutoencoderConfig(8)}, {"tiny": (2, 16), "paper": (2, 16)})
@@ -247,7 +247,7 @@ def test_a_table_is_markdown_with_the_columns_of_its_group():
     ]
 
 
-def test_sizing_counts_images_an_hour_and_leaves_out_what_is_too_large():
+def test_sizing_counts_images_an_hour_up_to_the_largest_size():
     row, *others = sizing.rows(Options(rounds=2, threads=1, largest=0.01), sizes=((40, 50), (200, 200)))
 
     assert not others

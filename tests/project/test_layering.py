@@ -1,4 +1,4 @@
-"""The rules of the house, read from its source."""
+"""Rules of the source that import-linter does not check: no autograd, no web in the engine, sizes, packages."""
 
 import ast
 from pathlib import Path
@@ -9,14 +9,25 @@ ROOT = Path(__file__).parents[2]
 ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
 FORBIDDEN = ("torch.nn", "torch.autograd", "torch.func")
+FORBIDDEN_NAMES = ("requires_grad", "requires_grad_", "functional")
+WEB_AND_TERMINAL = {"fastapi", "starlette", "uvicorn", "pydantic", "typer", "rich"}
+CODECS = {"imagecodecs", "pillow_heif", "tifffile"}
+MAX_FUNCTION_LINES = 60
+MAX_MODULE_LINES = 400
+# Modules that are still longer, and the lines that they may have. They may only shrink.
+LONG_MODULES = {
+    "engine/imageio/metadata.py": 531,
+    "engine/imageio/sandbox/decoder.py": 483,
+    "engine/inference/noise_estimation/estimator.py": 479,
+}
 
 
-def name_of(file):
-    return str(file.relative_to(ROOT))
+def path_of(file):
+    return file.relative_to(ROOT).as_posix()
 
 
 def imports(tree):
-    """Every module and every name in it that is imported, at any depth of the file, in full."""
+    """Full names of everything that is imported, anywhere in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -25,7 +36,7 @@ def imports(tree):
 
 
 def mentions(tree):
-    """What is imported, every dotted name as it is written, and every keyword and bare name."""
+    """Everything that is imported, and every dotted name, bare name and keyword in the code."""
     yield from imports(tree)
     for node in ast.walk(tree):
         match node:
@@ -37,22 +48,20 @@ def mentions(tree):
                 yield name
 
 
-def breaches(source):
-    """Of a file: what the engine and the service must do without."""
-    dotted = {name for name in mentions(ast.parse(source)) if name}
-    forbidden = {name for name in dotted if any(f"{name}.".startswith(f"{part}.") for part in FORBIDDEN)}
-    return forbidden | {
-        n for n in dotted if n.split(".")[-1] in ("requires_grad", "requires_grad_", "functional")
-    }
+def autograd_in(source):
+    """The names in a source text that belong to torch's layers or to autograd."""
+    names = set(mentions(ast.parse(source)))
+    forbidden = {name for name in names if any(f"{name}.".startswith(f"{part}.") for part in FORBIDDEN)}
+    return forbidden | {name for name in names if name.split(".")[-1] in FORBIDDEN_NAMES}
 
 
-def packages(file):
+def packages_in(file):
     return {name.split(".")[0] for name in imports(ast.parse(file.read_text("utf-8")))}
 
 
-@pytest.mark.parametrize("file", ENGINE + SERVICE, ids=name_of)
-def test_no_gradient_and_no_layer_is_borrowed(file):
-    assert not breaches(file.read_text("utf-8"))
+@pytest.mark.parametrize("file", ENGINE + SERVICE, ids=path_of)
+def test_engine_and_service_use_no_torch_layers_and_no_autograd(file):
+    assert not autograd_in(file.read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -70,26 +79,24 @@ def test_no_gradient_and_no_layer_is_borrowed(file):
         "x.requires_grad_()",
     ],
 )
-def test_the_rule_finds_what_it_forbids(source):
-    assert breaches(source)
+def test_the_autograd_check_finds_every_way_to_use_it(source):
+    assert autograd_in(source)
 
 
 @pytest.mark.parametrize("source", ["import torch\ntorch.nonzero(x)", "# torch.nn", "'torch.autograd'"])
-def test_the_rule_lets_the_rest_be(source):
-    assert not breaches(source)
+def test_the_autograd_check_accepts_other_code(source):
+    assert not autograd_in(source)
 
 
-@pytest.mark.parametrize("file", ENGINE, ids=name_of)
-def test_the_engine_knows_no_web_server_and_no_terminal(file):
-    assert not packages(file) & {"service", "fastapi", "starlette", "uvicorn", "pydantic", "typer", "rich"}
+@pytest.mark.parametrize("file", ENGINE, ids=path_of)
+def test_the_engine_uses_no_web_framework_and_no_terminal(file):
+    assert not packages_in(file) & WEB_AND_TERMINAL
 
 
-def test_only_imageio_knows_the_image_codecs():
-    codecs = {"imagecodecs", "pillow_heif", "tifffile"}
+def test_only_imageio_uses_the_image_codecs():
+    users = {file for file in ENGINE + SERVICE if packages_in(file) & CODECS}
 
-    knowing = {file for file in ENGINE + SERVICE if packages(file) & codecs}
-
-    assert all(ROOT / "engine" / "imageio" in file.parents for file in knowing)
+    assert all(ROOT / "engine" / "imageio" in file.parents for file in users)
 
 
 @pytest.mark.parametrize(
@@ -107,18 +114,27 @@ def test_only_imageio_knows_the_image_codecs():
         ".ci/run",
     ],
 )
-def test_what_the_user_fixed_is_where_it_belongs(entry):
+def test_the_fixed_files_are_in_place(entry):
     assert (ROOT / entry).is_file()
 
 
-def test_every_folder_of_modules_is_a_package_which_an_installation_brings():
+def test_every_folder_of_modules_is_a_package():
+    # setuptools installs packages only.
     folders = {file.parent for file in ENGINE + SERVICE}
 
-    assert not [name_of(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+    assert not [path_of(folder) for folder in folders if not (folder / "__init__.py").is_file()]
 
 
-@pytest.mark.parametrize("file", ENGINE + SERVICE, ids=name_of)
+@pytest.mark.parametrize("file", ENGINE + SERVICE, ids=path_of)
 def test_no_function_is_longer_than_a_screen(file):
-    functions = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.FunctionDef)]
+    tree = ast.parse(file.read_text("utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
-    assert not [f.name for f in functions if f.end_lineno - f.lineno >= 60]
+    assert not [f.name for f in functions if f.end_lineno - f.lineno + 1 > MAX_FUNCTION_LINES]
+
+
+@pytest.mark.parametrize("file", ENGINE + SERVICE, ids=path_of)
+def test_no_module_is_longer_than_400_lines(file):
+    lines = len(file.read_text("utf-8").splitlines())
+
+    assert lines <= LONG_MODULES.get(path_of(file), MAX_MODULE_LINES)

@@ -1,4 +1,4 @@
-"""The weights and images in the repository: what a user gets who changes nothing."""
+"""The shipped weights, tested on the example images."""
 
 import math
 from pathlib import Path
@@ -33,7 +33,7 @@ PHOTO = ["photo", "photo-gaussian", "photo-gaussian-large", "photo-small"]
 
 
 @pytest.mark.parametrize("name", PHOTO)
-def test_the_weights_for_photos_take_most_of_the_noise_out_of_the_example(name, clean, noisy):
+def test_photo_weights_remove_most_of_the_examples_noise(name, clean, noisy):
     denoised = denoise_image(shipped(name), noisy)
 
     assert psnr(noisy, clean) < 21
@@ -41,33 +41,33 @@ def test_the_weights_for_photos_take_most_of_the_noise_out_of_the_example(name, 
 
 
 @pytest.mark.parametrize("name", PHOTO)
-def test_the_weights_for_photos_hardly_change_a_clean_image(name, clean):
-    # The specialist for cameras smears the finest detail; `auto` gives clean images to the other.
+def test_photo_weights_hardly_change_a_clean_image(name, clean):
+    # `photo` smears the finest detail; `auto` sends most clean images to `photo-gaussian`.
     least = 41 if name == "photo" else 44
     assert psnr(denoise_image(shipped(name), clean), clean) > least
 
 
 def rings(side=192):
-    """Rings about the middle that get finer outwards, to two pixels a period at the middle of each border."""
+    """Rings that get finer outwards, down to a period of two pixels at the middle of each border."""
     place = (torch.arange(side) + 0.5) / side - 0.5
     square = place.view(-1, 1).square() + place.square()
     return (0.5 + 0.4 * (2 * math.pi * side * 0.5 * square).sin()).unsqueeze(2).expand(-1, -1, 3)
 
 
 @pytest.mark.parametrize("name", [*PHOTO, "photo-grey"])
-def test_the_weights_for_photos_leave_fine_stripes(name):
+def test_photo_weights_keep_fine_stripes(name):
     assert psnr(denoise_image(shipped(name), rings().contiguous()), rings()) > 25
 
 
-def test_the_noise_of_the_example_is_found_and_its_specialist_chosen(noisy):
+def test_auto_finds_the_examples_noise_and_takes_photo_gaussian(noisy):
     name, estimate = model_selection.choose(noisy)
 
     assert name == "photo-gaussian"
-    # Clipped at black, of which the city has much.
+    # Not exactly 25: the image is dark, and its noise is clipped at black.
     assert all(22 < sigma < 28 for sigma in estimate.sigma)
 
 
-def test_the_specialist_for_grey_is_better_at_it_than_those_of_its_size(clean):
+def test_photo_grey_is_the_best_of_its_size_on_grey_images(clean):
     one = clean.mean(2, keepdim=True)
     noise = 25 / 255 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
     grey, noisy = (each.expand(-1, -1, 3).contiguous() for each in (one, one + noise))
@@ -78,7 +78,7 @@ def test_the_specialist_for_grey_is_better_at_it_than_those_of_its_size(clean):
     assert psnr(denoise_image(shipped("photo-grey"), grey), grey) > 44
 
 
-def test_the_specialist_for_cameras_takes_out_noise_that_pixels_share(clean):
+def test_photo_removes_noise_that_neighbouring_pixels_share(clean):
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(clean.shape, generator=rng)
     for axis in (0, 1):
@@ -93,15 +93,15 @@ def test_the_specialist_for_cameras_takes_out_noise_that_pixels_share(clean):
 
 
 @pytest.mark.parametrize("name", PHOTO)
-def test_bfloat16_makes_the_same_image_to_50_db(name, clean, noisy):
+def test_bfloat16_equals_float32_to_50_db(name, clean, noisy):
     one, other = (denoise_image(shipped(name, compute), noisy) for compute in (torch.float32, torch.bfloat16))
 
     assert psnr(one, other) > 50
     assert psnr(one, clean) == pytest.approx(psnr(other, clean), abs=0.02)
 
 
-def test_the_papers_weights_average_noise_of_random_pixels_and_a_deeper_network_more(clean):
-    # Each pixel of the small image is one of the 64 that its clean pixel averages.
+def test_paper_removes_random_pixel_noise_and_pixels_more_of_it(clean):
+    # Each pixel of the noisy image is one of the 64 pixels whose mean is the clean pixel.
     pick = torch.randint(8, (2, 40, 40), generator=torch.Generator().manual_seed(0))
     corner = 8 * torch.arange(40)
     noisy = clean[corner.view(-1, 1) + pick[0], corner + pick[1]]

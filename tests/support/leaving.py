@@ -1,8 +1,8 @@
-"""A client that sends its image and goes away."""
+"""A client that sends its image and disconnects before the response."""
 
 
 async def post_and_leave(app, body):
-    """What the application then sends to nobody."""
+    """Returns the messages that the application sends after the client has disconnected."""
     messages, sent = iter([{"type": "http.request", "body": body}, {"type": "http.disconnect"}]), []
 
     async def receive():

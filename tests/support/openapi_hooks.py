@@ -1,4 +1,4 @@
-"""What schemathesis sends where the OpenAPI description says "binary" and no more: images, and zips of them."""
+"""Hooks for schemathesis: images and zips of images for bodies that the OpenAPI description calls "binary"."""
 
 import io
 import zipfile
@@ -22,17 +22,17 @@ def zipped(*files):
     return file.getvalue()
 
 
-PICTURES = [image("PNG"), image("JPEG"), image("WEBP"), image("TIFF", "L", (1, 9))]
+IMAGES = [image("PNG"), image("JPEG"), image("WEBP"), image("TIFF", "L", (1, 9))]
 
-schemathesis.openapi.format("binary", strategies.sampled_from(PICTURES))
-schemathesis.openapi.media_type("application/octet-stream", strategies.sampled_from(PICTURES))
-schemathesis.openapi.media_type("application/zip", strategies.just(zipped(*PICTURES, b"no image")))
+schemathesis.openapi.format("binary", strategies.sampled_from(IMAGES))
+schemathesis.openapi.media_type("application/octet-stream", strategies.sampled_from(IMAGES))
+schemathesis.openapi.media_type("application/zip", strategies.just(zipped(*IMAGES, b"no image")))
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Asks for no page that the images do not have: a description cannot say how many there are."""
+    """Replaces pages that the images do not have by page 1: OpenAPI cannot describe how many pages a file has."""
     page = case.query.get("page")
-    # Some of them are written already.
+    # schemathesis gives some values as text.
     if str(page).isdecimal() and int(page) > 1:
         case.query["page"] = type(page)(1)

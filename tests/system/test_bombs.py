@@ -1,4 +1,4 @@
-"""Small files that say they are large, and files that lie about their size or their parts: each is refused."""
+"""Malicious files: small files that claim to be large, and files with wrong sizes or lengths. Each is refused."""
 
 import io
 import struct
@@ -15,7 +15,8 @@ from PIL import Image
 from engine.imageio.formats import BrokenImage, ImageTooLarge
 from engine.imageio.read import read
 
-WIDTH, HEIGHT = 128, 64
+WIDTH = 128
+HEIGHT = 64
 MAX_PIXELS = 50_000_000
 NOISE = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
@@ -27,7 +28,7 @@ def by_pillow(kind, values=NOISE, **options):
 
 
 def changed(data, old, new, after=b""):
-    """The first place of it, behind the first place of `after`."""
+    """Replaces the first occurrence of `old` that follows the first occurrence of `after`."""
     at = data.index(old, data.index(after) + len(after))
     return data[:at] + new + data[at + len(old) :]
 
@@ -119,7 +120,7 @@ def jpeg_2000(width, height):
 
 
 def jpeg_xl(width, height):
-    """No more than a header: not small; both sides in 30 bits; then everything as usual."""
+    """A header alone: it is not a "small" one, has both sides in 30 bits, and the default for all else."""
 
     def side(value):
         return "11" + f"{value - 1 & 2**30 - 1:030b}"[::-1]
@@ -128,6 +129,7 @@ def jpeg_xl(width, height):
     return b"\xff\x0a" + int(bits[::-1], 2).to_bytes(16, "little")
 
 
+# How each format makes an image of any claimed size, and the side to claim.
 LARGE = [
     (png, 60_000), (jpeg, 60_000), (gif_screen, 60_000), (gif_frame, 60_000), (bmp, 60_000), (tiff, 60_000),
     (tiff_deflated, 60_000), (webp_lossy, 16_383), (webp_lossless, 16_384), (webp_moving, 16_384), (avif, 16_384),
@@ -151,7 +153,7 @@ def test_a_small_file_of_a_large_image_is_refused_by_its_header(make, side):
 @pytest.mark.parametrize("make", [make for make, _ in LARGE if make is not gif_screen], ids=name_of)
 @pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT), (WIDTH, 0)])
 def test_an_image_without_pixels_is_broken(make, size):
-    # What is one less than a side in a file has no way to say 0, and says the most there is.
+    # Some formats store the side less 1, so for 0 the file claims the largest side.
     with pytest.raises((BrokenImage, ImageTooLarge)):
         read(make(*size), MAX_PIXELS)
 
@@ -160,13 +162,13 @@ def test_an_image_without_pixels_is_broken(make, size):
     "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000], ids=name_of
 )
 @pytest.mark.parametrize("size", [(WIDTH, 2 * HEIGHT), (2 * WIDTH, HEIGHT), (4 * WIDTH, 4 * HEIGHT)])
-def test_an_image_that_has_fewer_pixels_than_it_says_is_broken(make, size):
+def test_an_image_with_fewer_pixels_than_it_claims_is_broken(make, size):
     with pytest.raises(BrokenImage):
         read(make(*size), MAX_PIXELS)
 
 
 def png_of(rows, width, height, is_interlaced=0):
-    """rows: RGB, each behind the number of its filter."""
+    """A PNG file. rows: RGB, each after the number of its filter."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, is_interlaced)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -175,7 +177,7 @@ def png_of(rows, width, height, is_interlaced=0):
 
 
 def interlaced(values):
-    """A PNG of (H, W, 3), in seven passes."""
+    """An interlaced PNG file, in seven passes. values: (H, W, 3)."""
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     rows = b"".join(
         b"\0" + row.tobytes()
@@ -188,7 +190,7 @@ def interlaced(values):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(1, 1), (9, 3), (8, 2)])
-def test_a_png_that_lacks_its_last_row_is_broken_and_a_black_one_is_not(mode, size):
+def test_a_png_without_its_last_row_is_broken_a_black_one_is_not(mode, size):
     black = np.zeros((*size[::-1], 4), np.uint8)
     file = io.BytesIO()
     Image.fromarray(black).convert(mode).save(file, "PNG")
@@ -209,7 +211,7 @@ def test_an_interlaced_png_is_read_whole_or_not_at_all(size):
         read(png(size[0], size[1] + 8, whole))
 
 
-def test_a_png_that_is_packed_a_thousandfold_is_whole():
+def test_a_png_that_is_compressed_a_thousandfold_is_read():
     file = io.BytesIO()
     Image.new("L", (3000, 2000)).save(file, "PNG", compress_level=9)
 
@@ -217,7 +219,7 @@ def test_a_png_that_is_packed_a_thousandfold_is_whole():
     assert not read(file.getvalue()).pages[0].samples.any()
 
 
-def test_a_png_that_unpacks_without_end_is_not_unpacked_to_its_end():
+def test_a_png_bomb_is_not_decompressed_to_its_end():
     bomb = png_of(bytes(200_000_000), 4, 4)
 
     tracemalloc.start()
@@ -229,31 +231,31 @@ def test_a_png_that_unpacks_without_end_is_not_unpacked_to_its_end():
     assert peak < 10_000_000
 
 
-FAR = 2**31 - 1
-LYING = {
+LARGEST = 2**31 - 1
+WRONG_LENGTHS = {
     "png, its pixels": changed(by_pillow("PNG"), by_pillow("PNG")[33:37], struct.pack(">I", 99), after=b"IHDR"),
     "png, its profile": changed(by_pillow("PNG", icc_profile=bytes(500)), b"iCCP", b"iCCP\xff\xff\xff"),
     "jpeg, its exif": changed(by_pillow("JPEG", exif=Image.Exif()), b"\xff\xe0\0\x10", b"\xff\xe0\xff\xff"),
     "jpeg, its tables": changed(by_pillow("JPEG"), b"\xff\xdb\0\x43", b"\xff\xdb\0\1"),
     "webp": changed(by_pillow("WEBP", quality=80), b"VP8 ", b"VP8 \xff\xff\xff\x7f"),
-    "tiff, its strips": changed(tiff(WIDTH, HEIGHT), struct.pack("<I", NOISE.size), struct.pack("<I", FAR)),
-    "tiff, its tags": changed(tiff(WIDTH, HEIGHT), b"\0\1\4\0\1\0\0\0", b"\0\1\4\0" + struct.pack("<I", FAR)),
+    "tiff, its strips": changed(tiff(WIDTH, HEIGHT), struct.pack("<I", NOISE.size), struct.pack("<I", LARGEST)),
+    "tiff, its tags": changed(tiff(WIDTH, HEIGHT), b"\0\1\4\0\1\0\0\0", b"\0\1\4\0" + struct.pack("<I", LARGEST)),
     "avif, a box": changed(avif(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\0\0\0\4ispe"),
     "avif, a box of 64 bits": changed(avif(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\0\0\0\1ispe"),
     "heic, a box": changed(heic(WIDTH, HEIGHT), b"\0\0\0\x14ispe", b"\x7f\xff\xff\xffispe"),
     "jpeg 2000, a box": changed(jpeg_2000(WIDTH, HEIGHT), b"jp2h", b"jp2x"),
     "jpeg 2000, a tile": changed(jpeg_2000(WIDTH, HEIGHT), b"\xff\x90\0\x0a", b"\xff\x90\xff\xff"),
-    "bmp, where its pixels are": changed(by_pillow("BMP"), struct.pack("<I", 54), struct.pack("<I", FAR)),
+    "bmp, where its pixels are": changed(by_pillow("BMP"), struct.pack("<I", 54), struct.pack("<I", LARGEST)),
 }
 
 
-@pytest.mark.parametrize("data", LYING.values(), ids=LYING)
-def test_a_length_that_lies_breaks_the_image(data):
+@pytest.mark.parametrize("data", WRONG_LENGTHS.values(), ids=WRONG_LENGTHS)
+def test_a_file_with_a_wrong_length_is_broken(data):
     with pytest.raises(BrokenImage):
         read(data)
 
 
-def test_an_animation_of_very_many_frames_is_refused_at_the_first_too_many():
+def test_an_animation_with_too_many_frames_is_refused():
     frames = [Image.new("1", (1, 1), number % 2) for number in range(3000)]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])

@@ -1,4 +1,4 @@
-"""A tour of the real thing: the server in its own process, and images of every kind sent over a socket."""
+"""Tour: the server in a process of its own, and images of every kind sent over a socket."""
 
 import os
 import re
@@ -24,15 +24,18 @@ from engine.inference.denoise import denoise
 from engine.models import checkpoint
 
 ROOT = Path(__file__).parents[2]
-MAX_BYTES, MAX_PIXELS = 3_000_000, 1_100_000
-# What is asked of the engine in this process and of the server may differ in a value's last bit.
-ONE_STEP = 1
-ORIENTATION = 0x0112
-WAYS = {"form": lambda data: {"files": {"image": data}}, "raw": lambda data: {"content": data}}
+MAX_BYTES = 3_000_000
+MAX_PIXELS = 1_100_000
+# The server's result may differ from the engine's result in this process by this many steps of 8 bits.
+TOLERANCE = 1
+# The weights must change at least one sample by more than this, on [0, 1].
+LEAST_CHANGE = 3 / 255
+ORIENTATION = 0x0112  # EXIF tag
+UPLOADS = {"form": lambda data: {"files": {"image": data}}, "raw": lambda data: {"content": data}}
 
 
 def serve(folder, *flags, **variables):
-    """The server as a user starts it, on a port that is free; its output, errors too, is to be read from it."""
+    """Starts the server on a free port. stdout has its errors too, and must be read."""
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--weights", str(folder), *flags]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("DENOISE_")},
@@ -50,7 +53,7 @@ def client(folder):
     with serve(folder, "--device", "cpu", "--precision", "float32", **limits) as server:
         try:
             address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+", line)))
-            # The log must go on being read, or the server would wait for a reader.
+            # The log must be read all the time: the server would block on a full pipe.
             threading.Thread(target=server.stdout.read, daemon=True).start()
             with httpx.Client(base_url=address, timeout=120) as client:
                 yield client
@@ -59,13 +62,12 @@ def client(folder):
 
 
 def assert_denoised(response, data, folder, name="photo"):
-    """The answer is what these weights make of the image, to one 8-bit step; the alpha is as it was."""
+    """The response is the result of these weights to within TOLERANCE, with unchanged alpha."""
     assert response.status_code == 200, response.text
     noisy, returned = decode(data), decode(response.content)
     expected = denoise(checkpoint.load(folder / f"{name}.safetensors").net, noisy).pixels
-    changed = (noisy.pixels - expected).abs().max()
-    assert changed > 3 / 255, "weights that change nothing would prove nothing"
-    assert ((returned.pixels - expected).abs().max() * 255).round() <= ONE_STEP
+    assert (noisy.pixels - expected).abs().max() > LEAST_CHANGE
+    assert ((returned.pixels - expected).abs().max() * 255).round() <= TOLERANCE
     assert (returned.grey, returned.depth) == (noisy.grey, noisy.depth)
     assert (returned.alpha is None) == (noisy.alpha is None)
     if noisy.alpha is not None:
@@ -87,7 +89,7 @@ def rotated():
 
 @pytest.fixture(scope="module")
 def images(samples):
-    """Each kind of pixels, 45 wide and 37 high: no whole number of patches."""
+    """Each kind of pixels, 45 wide and 37 high: not a multiple of the patch."""
     grey, rgb = Image.fromarray(samples(37, 45, 1)[..., 0]), Image.fromarray(samples(37, 45))
     alpha = Image.fromarray(samples(37, 45, 1, seed=7)[..., 0])
     palette = rgb.quantize(60)
@@ -115,13 +117,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("upload", UPLOADS)
 @pytest.mark.parametrize(("format_", "kind"), [(format_, kind) for format_ in KINDS for kind in KINDS[format_]])
-def test_an_image_of_this_kind_comes_back_denoised(format_, kind, way, client, folder, images, file_of):
+def test_an_image_of_this_kind_comes_back_denoised(format_, kind, upload, client, folder, images, file_of):
     options = {"exif": rotated()} if kind == "turned" else {}
     data = file_of(images[kind], format_, **options)
 
-    response = client.post("/denoise", **WAYS[way](data))
+    response = client.post("/denoise", **UPLOADS[upload](data))
 
     assert_denoised(response, data, folder)
     size = Image.open(BytesIO(response.content)).size
@@ -148,17 +150,17 @@ def test_another_model_gives_another_image(client, folder, images, file_of):
     assert response.content != client.post("/denoise", content=data).content
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("upload", UPLOADS)
 @pytest.mark.parametrize("format_", KINDS)
-def test_an_image_cut_short_is_refused(format_, way, client, images, file_of):
+def test_an_image_cut_short_is_refused(format_, upload, client, images, file_of):
     whole = file_of(images["rgb"], format_)
 
-    response = client.post("/denoise", **WAYS[way](whole[: len(whole) // 2]))
+    response = client.post("/denoise", **UPLOADS[upload](whole[: len(whole) // 2]))
 
     assert_problem(response, 400, f"The {FORMATS[format_.lower()].title} file", "broken")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("upload", UPLOADS)
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
@@ -167,8 +169,8 @@ def test_an_image_cut_short_is_refused(format_, way, client, images, file_of):
         (b"%PDF-1.7 ...", 415, ["PDF", "taken are JPEG"]),
     ],
 )
-def test_what_is_no_image_is_refused(body, status, words, way, client):
-    assert_problem(client.post("/denoise", **WAYS[way](body)), status, *words)
+def test_a_body_that_is_not_an_image_is_refused(body, status, words, upload, client):
+    assert_problem(client.post("/denoise", **UPLOADS[upload](body)), status, *words)
 
 
 def test_an_image_in_another_field_is_refused(client, images, file_of):
@@ -177,7 +179,7 @@ def test_an_image_in_another_field_is_refused(client, images, file_of):
     assert_problem(response, 422, "'image'", "file")
 
 
-def test_a_model_that_is_not_there_is_refused(client, images, file_of):
+def test_an_unknown_model_is_refused(client, images, file_of):
     response = client.post("/denoise", params={"model": "films"}, content=file_of(images["rgb"]))
 
     assert_problem(response, 404, "'films'", "photo, scans")
@@ -189,22 +191,22 @@ def test_too_many_pixels_are_refused(client, file_of):
     assert_problem(response, 413, "2000 x 2000 = 4000000 pixels", f"at most {MAX_PIXELS}")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_too_many_bytes_are_refused(way, client):
-    response = client.post("/denoise", **WAYS[way](b"x" * (MAX_BYTES + 1)))
+@pytest.mark.parametrize("upload", UPLOADS)
+def test_too_many_bytes_are_refused(upload, client):
+    response = client.post("/denoise", **UPLOADS[upload](b"x" * (MAX_BYTES + 1)))
 
     assert_problem(response, 413, "The body has 3000", f"at most {MAX_BYTES}")
 
 
-def test_an_upload_without_an_end_is_refused_before_it_ends(client):
-    """Sent by hand, since a client that follows the rules sends all it has before it reads the answer."""
+def test_an_endless_upload_is_refused_before_it_ends(client):
+    """Sent through a socket: an HTTP client would send the whole body before it reads the response."""
     address = (client.base_url.host, client.base_url.port)
-    with socket.create_connection(address, timeout=60) as upload:
-        upload.sendall(b"POST /denoise HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with socket.create_connection(address, timeout=60) as connection:
+        connection.sendall(b"POST /denoise HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"%x\r\n%b\r\n" % (2**16, b"x" * 2**16)
         for _ in range(MAX_BYTES // 2**16 + 1):
-            upload.sendall(chunk)
-        with closing(HTTPResponse(upload)) as answer:
+            connection.sendall(chunk)
+        with closing(HTTPResponse(connection)) as answer:
             answer.begin()
             status, text = answer.status, answer.read().decode()
 
@@ -212,7 +214,7 @@ def test_an_upload_without_an_end_is_refused_before_it_ends(client):
     assert f"at most {MAX_BYTES} are taken" in text
 
 
-def test_the_server_goes_on_after_all_that(client, folder, images, file_of):
+def test_the_server_still_works_after_all_refusals(client, folder, images, file_of):
     data = file_of(images["rgb"])
 
     assert_denoised(client.post("/denoise", content=data), data, folder)
@@ -235,7 +237,7 @@ def test_health_is_answered_while_an_image_is_denoised(client, folder, samples, 
     assert_denoised(answers[0], large, folder)
 
 
-def test_the_page_and_the_description_are_there(client):
+def test_the_page_and_the_openapi_description_are_served(client):
     assert "Drop a picture" in client.get("/").text
     assert client.get("/page/page.js").headers["content-type"].startswith("text/javascript")
     assert "/denoise" in client.get("/openapi.json").json()["paths"]
@@ -249,7 +251,7 @@ def test_the_page_and_the_description_are_there(client):
         (("--max-pixels", "0"), "max_pixels"),
     ],
 )
-def test_a_server_that_cannot_serve_does_not_start_and_says_why(flags, reason, tmp_path, save_tiny):
+def test_a_server_that_cannot_serve_exits_and_says_why(flags, reason, tmp_path, save_tiny):
     save_tiny(tmp_path / "photo.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"these are no weights")
 
