@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
-from engine.layers import Layer, parameters, some_arena
+from engine.layers import Module, parameters, some_arena
 from engine.layers.arena import empty
 from engine.models.networks import bytes_per_pixel, halo
 
@@ -75,7 +75,7 @@ class Piece:
     device. write: takes the result, and what was read.
     """
 
-    net: Layer
+    net: Module
     shape: tuple[int, int]
     pixels: int
     fits: int
@@ -106,7 +106,7 @@ class Denoising:
 
     def __init__(
         self,
-        net: Layer,
+        net: Module,
         noisy: Image,
         memory_budget: int = MEMORY_BUDGET,
         window: tuple[int, int] | None = None,
@@ -130,7 +130,7 @@ class Denoising:
 
 
 def denoise(
-    net: Layer,
+    net: Module,
     noisy: Image,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
@@ -228,7 +228,7 @@ def _shown(noisy: Image, clean: Tensor, output: str) -> Image:
 
 
 def denoise_image(
-    net: Layer,
+    net: Module,
     image: Tensor,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
@@ -255,7 +255,7 @@ def denoise_image(
 
 
 def _pieces(
-    net: Layer,
+    net: Module,
     source: Tensor,
     read: Callable[[Tensor], Tensor],
     write: Callable[[slice, slice, Tensor, Tensor], None],

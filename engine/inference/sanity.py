@@ -4,13 +4,13 @@ import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference.denoise import denoise_image
-from engine.layers import Layer, forget_packed
+from engine.layers import Module, forget_packed
 
 SIDE = 64
 SIGMA = 25 / 255
 
 
-def check(net: Layer) -> None:
+def check(net: Module) -> None:
     """Have the network denoise a small noisy image. Raises ValueError saying how what comes back is no image.
 
     It has to lie nearer to the clean image than an all-black or an all-white one does. That is little, on

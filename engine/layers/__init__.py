@@ -5,17 +5,15 @@ from engine.layers.arena import Arena, some_arena
 from engine.layers.compiled import multiply
 from engine.layers.containers import (
     CastTo,
-    Layer,
-    Parameter,
     PixelResidual,
     Rectified,
     ResBlock,
     Sequential,
     Skip,
-    parameters,
 )
 from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_packed
 from engine.layers.loss import MSE
+from engine.layers.module import Module, Parameter, parameters
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth
 from engine.layers.unfold import ConvGeometry, col2im, im2col
 
@@ -27,7 +25,7 @@ __all__ = [
     "ConvGeometry",
     "ConvTranspose2d",
     "DepthToSpace",
-    "Layer",
+    "Module",
     "Parameter",
     "PixelResidual",
     "ReLU",

@@ -1,74 +1,23 @@
-"""Layers made of layers, and the walk over the parameters inside."""
+"""Containers: layers made of layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from engine.layers.activation import ReLU
+from engine.layers.module import Convolution, Module
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth, depth_to_space, space_to_depth
-
-
-class Layer(Protocol):
-    """What every layer is. `forward` writes to the layer only when training: one network serves all threads."""
-
-    params: dict[str, Tensor]
-    grads: dict[str, Tensor]
-
-    @property
-    def layers(self) -> "Sequence[Layer]":
-        """The layers inside, in order."""
-
-    @property
-    def stride(self) -> int:
-        """The input's sides must be multiples of this."""
-
-    @property
-    def factor(self) -> Fraction:
-        """Output pixels for one input pixel, along one side."""
-
-    def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x: (N, H, W, C) -> y. Without train, y may lie where x did: who needs x later gives a copy."""
-
-    def backward(self, dy: Tensor) -> Tensor:
-        """dy: dL/dy, shaped like y -> dL/dx; sets `grads`. Needs a forward with train=True before it."""
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The input pixels that output pixels first..last depend on, along one side."""
-
-    def memory(self, scale: Fraction, size: int) -> Fraction:
-        """Bytes that a forward pass holds at once for each pixel of the network's input, beside weights.
-
-        scale: the side of the layer's input beside that of the network's; size: bytes of a number.
-        """
-
-
-class Convolution(Layer, Protocol):
-    """A layer that adds, rectifies and masks while it stores its result."""
-
-    in_channels: int
-    x: Tensor
-
-    @property
-    def by_kernels(self) -> bool:
-        """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
-
-    def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """x -> y + add, rectified if asked. Without train, it may take the place of `add`."""
-
-    def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """dy -> dL/dx + add, and 0 where mask is not above 0."""
 
 
 class Sequential:
     """One layer after the other."""
 
-    def __init__(self, *layers: Layer) -> None:
-        self.layers: Sequence[Layer] = layers
+    def __init__(self, *layers: Module) -> None:
+        self.layers: Sequence[Module] = layers
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
 
@@ -179,7 +128,7 @@ class Skip(_AddsInput):
     Source: Ronneberger et al., "U-Net", MICCAI 2015, with a sum in place of the concatenation.
     """
 
-    def __init__(self, down: Convolution, inside: Sequence[Layer], up: Convolution) -> None:
+    def __init__(self, down: Convolution, inside: Sequence[Module], up: Convolution) -> None:
         super().__init__(down, *inside, up)
         self.down, self.inside, self.up = down, Sequential(*inside), up
 
@@ -206,7 +155,7 @@ class PixelResidual(_AddsInput):
     The layers inside compute in `dtype`. The sum is in x's own type.
     """
 
-    def __init__(self, channels: int, block: int, dtype: torch.dtype, *inside: Layer) -> None:
+    def __init__(self, channels: int, block: int, dtype: torch.dtype, *inside: Module) -> None:
         """channels: of x; the first layer inside takes, and the last one makes, block² times as many."""
         super().__init__(Sequential(SpaceToDepth(block), *inside, DepthToSpace(block)))
         self.channels, self.block, self.dtype, self.inside = channels, block, dtype, Sequential(*inside)
@@ -254,29 +203,3 @@ class CastTo(Sequential):
 def _compute_type(dtype: torch.dtype, x: Tensor) -> torch.dtype:
     # A network in float64 stays in it: that is how the hand-written passes are checked.
     return x.dtype if x.dtype == torch.float64 else dtype
-
-
-class Parameter(NamedTuple):
-    """One parameter, where it lives and what it is called: "1.0.weight"."""
-
-    name: str
-    layer: Layer
-    key: str
-
-    @property
-    def value(self) -> Tensor:
-        """The parameter itself."""
-        return self.layer.params[self.key]
-
-    @property
-    def grad(self) -> Tensor:
-        """Its gradient, of the last backward."""
-        return self.layer.grads[self.key]
-
-
-def parameters(layer: Layer, prefix: str = "") -> Iterator[Parameter]:
-    """Every parameter of a network, in the order of the forward pass."""
-    for key in layer.params:
-        yield Parameter(prefix + key, layer, key)
-    for place, inner in enumerate(layer.layers):
-        yield from parameters(inner, f"{prefix}{place}.")

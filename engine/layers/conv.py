@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.layers import compiled, kernels, plain
-from engine.layers.containers import Layer, parameters
+from engine.layers.module import Module, parameters
 from engine.layers.plain import Epilogue
 from engine.layers.unfold import ConvGeometry, check_whole
 
@@ -106,7 +106,7 @@ class _Convolution:
         )
 
     def _bytes(self, scale: Fraction, made_scale: Fraction, size: int, columns: Fraction) -> Fraction:
-        """What the layer holds at once for each pixel of the network's input; see Layer.memory."""
+        """What the layer holds at once for each pixel of the network's input; see Module.memory."""
         given, made = self.in_channels * scale**2, self.out_channels * made_scale**2
         # The plain path holds the columns as well, and a padded copy of the side with more pixels.
         unfolded = Fraction(0) if self.by_kernels else columns + bool(self.geometry.padding) * max(given, made)
@@ -280,7 +280,7 @@ class ConvTranspose2d(_Convolution):
 Upsampling = ConvTranspose2d
 
 
-def forget_packed(net: Layer) -> None:
+def forget_packed(net: Module) -> None:
     """Drop what the weights of a network were packed into, several times as large as they."""
     for parameter in parameters(net):
         if isinstance(parameter.layer, _Convolution):

@@ -325,40 +325,7 @@ def test_compute_has_the_names_and_the_form_of_what_is_inside():
     assert (net.stride, net.factor, net.inputs_of(3, 4)) == (2, Fraction(1, 2), (6, 9))
 
 
-# Names, strides, what depends on what
-
-
-def test_slots_name_every_parameter_by_its_place_in_the_order_of_the_forward_pass():
-    block = ResBlock(Conv2d(2, 2, 1), Conv2d(2, 2, 1, bias=False))
-    net = Sequential(Conv2d(1, 2, 1), Skip(Conv2d(2, 2, 1, bias=False), [block], ConvTranspose2d(2, 2, 1)))
-
-    names = [
-        "0.weight",
-        "0.bias",
-        "1.0.weight",
-        "1.1.0.weight",
-        "1.1.0.bias",
-        "1.1.2.weight",
-        "1.2.weight",
-        "1.2.bias",
-    ]
-    assert [p.name for p in parameters(net)] == names
-    assert [p.value.shape for p in parameters(net)] == [
-        (1, 2),
-        (2,),
-        (2, 2),
-        (2, 2),
-        (2,),
-        (2, 2),
-        (2, 2),
-        (2,),
-    ]
-
-
-def test_slots_of_a_pixel_residual_count_the_rearrangements():
-    net = PixelResidual(1, 2, torch.float32, Conv2d(4, 4, 1, bias=False), Conv2d(4, 4, 1, bias=False))
-
-    assert [p.name for p in parameters(net)] == ["0.1.weight", "0.2.weight"]
+# Strides, and which inputs an output depends on
 
 
 @pytest.mark.parametrize(
