@@ -65,7 +65,7 @@ class Sequential:
         return most
 
 
-class Rectified(Sequential):
+class ConvStack(Sequential):
     """Convolutions with a ReLU between each two.
 
     On the way forward, a convolution applies the ReLU after it while it stores its result. On the way back, a

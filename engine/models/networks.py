@@ -12,10 +12,10 @@ from torch import Tensor
 from engine.layers import (
     CastTo,
     Conv2d,
+    ConvStack,
     ConvTranspose2d,
     Module,
     PixelResidual,
-    Rectified,
     ResBlock,
     Sequential,
     Sigmoid,
@@ -137,7 +137,7 @@ def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.
     return Sequential(
         CastTo(
             compute,
-            Rectified(
+            ConvStack(
                 Conv2d(CHANNELS, hidden, *down, rng=rng),
                 Conv2d(hidden, hidden, *down, rng=rng),
                 Upsampling(hidden, hidden, *up, rng=rng),
