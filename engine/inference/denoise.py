@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
-from engine.layers import Module, parameters, some_arena
+from engine.layers import Module, ensure_arena, parameters
 from engine.layers.arena import empty
 from engine.models.networks import bytes_per_pixel, halo
 
@@ -88,7 +88,7 @@ def run(pieces: Sequence[Piece]) -> None:
     read = [piece.read() for piece in pieces]
     # One alone is not copied.
     given = torch.stack(read) if len(read) > 1 else read[0].unsqueeze(0)
-    with some_arena():
+    with ensure_arena():
         made = pieces[0].net.forward(given)
     for piece, before, after in zip(pieces, given, made, strict=True):
         piece.write(after, before)
@@ -138,7 +138,7 @@ def denoise(
 ) -> Image:
     """An image without its noise: a Denoising, one window after the other. Raises ValueError."""
     denoising = Denoising(net, noisy, memory_budget, window, finish)
-    with some_arena():
+    with ensure_arena():
         for piece in denoising.pieces:
             run([piece])
     return denoising.result()
@@ -248,7 +248,7 @@ def denoise_image(
     def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
         clean[rows, cols] = pixels
 
-    with some_arena():
+    with ensure_arena():
         for piece in _pieces(net, image, lambda part: part, write, memory_budget, window):
             run([piece])
     return clean

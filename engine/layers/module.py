@@ -1,4 +1,4 @@
-"""Module: what every layer is, and the walk over its parameters."""
+"""Module: the protocol of all layers and networks, and the walk over their parameters."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -8,14 +8,17 @@ from torch import Tensor
 
 
 class Module(Protocol):
-    """What every layer is. `forward` writes to the layer only when training: one network serves all threads."""
+    """A layer, a container or a network.
+
+    `forward` writes to the module only if `train` is set, so one network serves many threads.
+    """
 
     params: dict[str, Tensor]
     grads: dict[str, Tensor]
 
     @property
     def layers(self) -> "Sequence[Module]":
-        """The layers inside, in order."""
+        """The modules inside, in order."""
 
     @property
     def stride(self) -> int:
@@ -26,7 +29,7 @@ class Module(Protocol):
         """Output pixels for one input pixel, along one side."""
 
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
-        """x: (N, H, W, C) -> y. Without train, y may lie where x did: who needs x later gives a copy."""
+        """x: (N, H, W, C) -> y. Unless `train` is set, y may overwrite x: pass a copy if you still need x."""
 
     def backward(self, dy: Tensor) -> Tensor:
         """dy: dL/dy, shaped like y -> dL/dx; sets `grads`. Needs a forward with train=True before it."""
@@ -35,31 +38,31 @@ class Module(Protocol):
         """The input pixels that output pixels first..last depend on, along one side."""
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
-        """Bytes that a forward pass holds at once for each pixel of the network's input, beside weights.
+        """Most bytes that a forward pass holds at once, without weights, for each pixel of the network's input.
 
-        scale: the side of the layer's input beside that of the network's; size: bytes of a number.
+        scale: side of this module's input / side of the network's input; size: bytes of a number.
         """
 
 
 class Convolution(Module, Protocol):
-    """A layer that adds, rectifies and masks while it stores its result."""
+    """A convolution layer that can add, rectify and mask while it stores its result (the epilogue)."""
 
     in_channels: int
     x: Tensor
 
     @property
-    def by_kernels(self) -> bool:
-        """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
+    def uses_kernels(self) -> bool:
+        """Whether the kernels in C compute it. They need memory for the input and the output only."""
 
     def forward(self, x: Tensor, train: bool = False, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """x -> y + add, rectified if asked. Without train, it may take the place of `add`."""
+        """x -> y + add, then the ReLU if `relu` is set. Unless `train` is set, the result may overwrite `add`."""
 
     def backward(self, dy: Tensor, add: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """dy -> dL/dx + add, and 0 where mask is not above 0."""
+        """dy -> dL/dx + add, or 0 unless mask > 0."""
 
 
 class Parameter(NamedTuple):
-    """One parameter, where it lives and what it is called: "1.0.weight"."""
+    """One parameter: its name, like "1.0.weight", and the layer that holds it."""
 
     name: str
     layer: Module
@@ -67,18 +70,17 @@ class Parameter(NamedTuple):
 
     @property
     def value(self) -> Tensor:
-        """The parameter itself."""
         return self.layer.params[self.key]
 
     @property
     def grad(self) -> Tensor:
-        """Its gradient, of the last backward."""
+        """The gradient from the last backward pass."""
         return self.layer.grads[self.key]
 
 
-def parameters(layer: Module, prefix: str = "") -> Iterator[Parameter]:
-    """Every parameter of a network, in the order of the forward pass."""
-    for key in layer.params:
-        yield Parameter(prefix + key, layer, key)
-    for place, inner in enumerate(layer.layers):
-        yield from parameters(inner, f"{prefix}{place}.")
+def parameters(module: Module, prefix: str = "") -> Iterator[Parameter]:
+    """Every parameter of a module, in the order of the forward pass."""
+    for key in module.params:
+        yield Parameter(prefix + key, module, key)
+    for place, layer in enumerate(module.layers):
+        yield from parameters(layer, f"{prefix}{place}.")

@@ -88,7 +88,7 @@ def product_bound(case, adjoint, given, weight, epilogue, wanted, winograd):
     # Beside the sum, a bias and what is added.
     units = sum_units(case.geometry.kernel_size**2 * channels) + 2
     if winograd:
-        turned = plain.turned(weight.abs(), case.in_channels) if adjoint else weight.abs()
+        turned = plain.flip_kernel(weight.abs(), case.in_channels) if adjoint else weight.abs()
         magnitude = magnitude + _winograd(given.double().abs(), turned, wanted.shape[1:3])
         units = sum_units(channels) + WINOGRAD_UNITS + 2
     bound = units * HALF_UNIT[torch.float32] * magnitude + TINY

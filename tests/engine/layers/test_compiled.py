@@ -1,4 +1,4 @@
-"""What the layers' functions refuse before a kernel runs, and what many threads get of them."""
+"""The compiled path: inputs that it refuses before a kernel runs, and calls from many threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
@@ -63,8 +63,8 @@ def packed():
 def test_an_input_that_does_not_fit_is_refused(change, refused, packed):
     back = compiled.pack(WEIGHT, SAME, True, F32)
 
-    refused(lambda: compiled.product(change(X), packed, SAME, (6, 7), 5, NONE), "must be|is|packed")
-    refused(lambda: compiled.adjoint(change(Y), back, SAME, (6, 7), 4, NONE), "must be|is|packed")
+    refused(lambda: compiled.product(change(X), packed, SAME, (6, 7), 5, NONE), "must be|kernels take|packed")
+    refused(lambda: compiled.adjoint(change(Y), back, SAME, (6, 7), 4, NONE), "must be|kernels take|packed")
 
 
 @with_kernels
@@ -175,7 +175,7 @@ def test_a_part_of_the_epilogue_that_does_not_fit_is_refused_by_name(part, chang
     ],
 )
 def test_a_gradient_of_what_does_not_fit_is_refused(x, y, refused):
-    refused(lambda: compiled.gradient(x, y, SAME), "must be contiguous|a batch is|makes|of torch")
+    refused(lambda: compiled.gradient(x, y, SAME), "must be contiguous|a batch must be|makes|kernels take")
 
 
 @with_kernels
@@ -195,14 +195,14 @@ def test_a_gradient_of_what_does_not_fit_is_refused(x, y, refused):
     ids=["sides", "gaps", "odd", "channels", "float64", "to_float64", "add", "type_of_add", "gaps_in_add"],
 )
 def test_a_rearrangement_of_what_does_not_fit_is_refused(x, deeper, dtype, add, refused):
-    refused(lambda: compiled.rearrange(x, 2, deeper, dtype, add), "must be|multiple|is")
+    refused(lambda: compiled.rearrange(x, 2, deeper, dtype, add), "must be")
 
 
 @with_kernels
 def test_without_memory_there_is_a_memory_error(packed):
     with (
         patch.object(kernels.chosen(), "conv_product", lambda *_: -1),
-        pytest.raises(MemoryError, match="no memory"),
+        pytest.raises(MemoryError, match="out of memory in a convolution"),
     ):
         compiled.product(X, packed, SAME, (6, 7), 5, NONE)
 
@@ -296,7 +296,7 @@ def test_many_threads_at_once_get_what_each_gets_alone():
 def test_one_layer_serves_many_threads_from_its_first_call_on():
     layer, x = Conv2d(16, 24, 3, padding=1), drawn(1, 20, 20, 16).float()
     alone = layer.forward(x)
-    layer.forget_packed()
+    layer.drop_packed_weights()
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(layer.forward, [x] * 40))

@@ -10,7 +10,7 @@ from engine.layers import (
     Sequential,
     Upsampling,
     col2im,
-    forget_packed,
+    drop_packed_weights,
     im2col,
     kernels,
 )
@@ -354,7 +354,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
     x = drawn(1, 8, 8, 4).float()
     before = layer.forward(x, train=True), layer.backward(layer.forward(x))
 
-    forget_packed(Sequential(layer))
+    drop_packed_weights(Sequential(layer))
 
     assert not layer._packed
     assert torch.equal(layer.forward(x), before[0])
@@ -429,7 +429,9 @@ def test_a_gradient_that_is_not_shaped_like_the_result_is_refused(layer_type, sh
 
 
 def test_a_kernel_larger_than_the_padded_input_is_refused():
-    with pytest.raises(ValueError, match="spans 5 pixels does not fit an input of 2 x 9 pixels padded by 1"):
+    with pytest.raises(
+        ValueError, match="kernel spans 5 pixels, more than the input of 2 x 9 pixels with padding 1"
+    ):
         Conv2d(1, 1, 3, padding=1, dilation=2).forward(torch.zeros(1, 2, 9, 1))
 
 
@@ -441,12 +443,12 @@ def test_a_padding_that_leaves_nothing_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kernel_size": 0}, "kernel_size is a whole number of at least 1; got 0"),
-        ({"stride": 0}, "stride is a whole number of at least 1; got 0"),
-        ({"padding": -1}, "padding is a whole number of at least 0; got -1"),
-        ({"dilation": 1.5}, "dilation is a whole number of at least 1; got 1.5"),
-        ({"in_channels": 0}, "in_channels is a whole number of at least 1; got 0"),
-        ({"out_channels": -3}, "out_channels is a whole number of at least 1; got -3"),
+        ({"kernel_size": 0}, "kernel_size must be a whole number of at least 1; got 0"),
+        ({"stride": 0}, "stride must be a whole number of at least 1; got 0"),
+        ({"padding": -1}, "padding must be a whole number of at least 0; got -1"),
+        ({"dilation": 1.5}, "dilation must be a whole number of at least 1; got 1.5"),
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1; got 0"),
+        ({"out_channels": -3}, "out_channels must be a whole number of at least 1; got -3"),
     ],
 )
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])

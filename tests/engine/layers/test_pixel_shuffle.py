@@ -119,5 +119,5 @@ def test_channels_that_are_no_multiple_of_the_blocks_pixels_are_refused():
 
 @pytest.mark.parametrize("layer_type", [SpaceToDepth, DepthToSpace])
 def test_what_is_no_batch_is_refused(layer_type):
-    with pytest.raises(ValueError, match=r"a batch is \(N, H, W, C\); got \(4, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"a batch must have the shape \(N, H, W, C\); got \(4, 4, 8\)"):
         layer_type(2).forward(torch.zeros(4, 4, 8))

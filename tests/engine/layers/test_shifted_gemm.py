@@ -5,8 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.layers import ConvGeometry, col2im, im2col, shifted_gemm
-from engine.layers import plain as products
+from engine.layers import ConvGeometry, col2im, im2col, plain, shifted_gemm
 from engine.layers.plain import Epilogue
 from tests.support.oracle import drawn
 
@@ -47,7 +46,7 @@ def test_with_the_turned_kernel_it_is_the_adjoint(geometry, n, height, width, c_
     weight = drawn(geometry.kernel_size**2 * c_in, c_out, seed=1)
     y = drawn(n, *geometry.out(height, width), c_out)
 
-    x = shifted_gemm.product(y, products.turned(weight, c_in), geometry.turned())
+    x = shifted_gemm.product(y, plain.flip_kernel(weight, c_in), geometry.adjoint())
 
     torch.testing.assert_close(x, col2im(y @ weight.T, (n, height, width, c_in), geometry))
 
@@ -118,15 +117,15 @@ def test_the_definitions_products_may_take_it(geometry, height, width, c_in, c_o
 
     def three():
         return (
-            products.product(x, weight, geometry, out, there),
-            products.adjoint(y, weight, geometry, (height, width), back),
-            products.gradient(x, y, geometry),
+            plain.product(x, weight, geometry, out, there),
+            plain.adjoint(y, weight, geometry, (height, width), back),
+            plain.gradient(x, y, geometry),
         )
 
-    plain = three()
+    expected = three()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shifted_gemm, "fits", everywhere)
         made = three()
 
-    for one, other in zip(made, plain, strict=True):
+    for one, other in zip(made, expected, strict=True):
         torch.testing.assert_close(one, other)

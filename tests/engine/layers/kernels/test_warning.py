@@ -19,7 +19,7 @@ def test_missing_kernels_are_told_with_the_cure(monkeypatch):
     told = kernels.warning()
 
     assert "no compiled kernels were found" in told
-    assert "install a C compiler and install denoise again" in told
+    assert "install a C compiler, then install denoise again" in told
 
 
 def test_kernels_of_other_sources_are_told_apart_from_missing_ones(monkeypatch):
@@ -28,14 +28,14 @@ def test_kernels_of_other_sources_are_told_apart_from_missing_ones(monkeypatch):
 
     told = kernels.warning()
 
-    assert "the compiled kernels are not of this version" in told
+    assert "the compiled kernels are of another version" in told
     assert "install denoise again" in told
 
 
 def test_a_processor_without_kernels_is_not_told_to_install_a_compiler(monkeypatch):
     monkeypatch.setattr(kernels, "runnable", lambda: ())
 
-    assert kernels.warning().startswith("kernels are not compiled for this processor; ")
+    assert kernels.warning().startswith("there are no kernels for this processor; ")
 
 
 def test_who_asked_for_the_plain_path_is_not_warned(monkeypatch):
