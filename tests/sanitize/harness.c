@@ -28,9 +28,9 @@ static int in_tiles(const Conv *c) {
     return HAS_TILES && c->half && (HAS_AMX || !winograds);
 }
 
-static void fail(const char *what, dim place, double made, double wanted, double allowed) {
+static void fail(const char *what, dim place, double made, double expected, double allowed) {
     const Conv *c = &current.conv;
-    printf("line %td, %s, number %td: %.9g instead of %.9g, at most %.3g away\n", line_number, what, place, made, wanted,
+    printf("line %td, %s, number %td: %.9g instead of %.9g, at most %.3g away\n", line_number, what, place, made, expected,
            allowed);
     printf("%td %td %td %td %td %td %td  %td %td %td %td  %td %td %td %d %d\n", c->n, c->height, c->width,
            c->in_channels, c->out_height, c->out_width, c->out_channels, c->kernel_size, c->stride, c->padding,
@@ -200,13 +200,13 @@ static void check_product(int adjoint, const void *from, const float *weight) {
     plain_product(adjoint, from, weight, sums, magnitudes);
     dim terms = c->kernel_size * c->kernel_size * (adjoint ? c->out_channels : c->in_channels);
     for (dim i = 0; i < count; i++) {
-        double wanted = sums[i], magnitude = magnitudes[i];
-        if (has_bias) wanted += number(bias.start, i % channels, 0), magnitude += 1;
-        if (has_add) wanted += number(add.start, i, half), magnitude += 1;
-        if (relu) wanted = fmax(wanted, 0);
-        if (has_mask && !(number(mask.start, i, half) > 0)) wanted = 0;
+        double expected = sums[i], magnitude = magnitudes[i];
+        if (has_bias) expected += number(bias.start, i % channels, 0), magnitude += 1;
+        if (has_add) expected += number(add.start, i, half), magnitude += 1;
+        if (relu) expected = fmax(expected, 0);
+        if (has_mask && !(number(mask.start, i, half) > 0)) expected = 0;
         double made = number(to.start, i, half), bound = allowed((double)terms, magnitude + 1, half);
-        if (!(fabs(made - wanted) <= bound)) fail(adjoint ? "adjoint" : "product", i, made, wanted, bound);
+        if (!(fabs(made - expected) <= bound)) fail(adjoint ? "adjoint" : "product", i, made, expected, bound);
     }
     free(sums), free(magnitudes);
     give(packed), give(to), give(bias), give(add), give(mask);
@@ -271,11 +271,11 @@ static void check_rearrangement(void) {
             dim pixel = row / block * (columns / block) + column / block;
             dim other = pixel * deep + (row % block * block + column % block) * channels + channel;
             dim read = deeper ? wide : other, written = deeper ? other : wide;
-            float wanted = number(from.start, read, half_before);
-            if (with_add) wanted += number(add.start, written, half_after);
-            if (half_after) wanted = from_half(to_half(wanted));
+            float expected = number(from.start, read, half_before);
+            if (with_add) expected += number(add.start, written, half_after);
+            if (half_after) expected = from_half(to_half(expected));
             float made = number(to.start, written, half_after);
-            if (made != wanted) fail(deeper ? "to depth" : "to space", written, made, wanted, 0);
+            if (made != expected) fail(deeper ? "to depth" : "to space", written, made, expected, 0);
         }
     }
     give(from), give(add), give(to);
@@ -286,7 +286,7 @@ enum { CALLERS = 4, CALLS = 25, SIDE = 20, CHANNELS = 16 };
 
 typedef struct {
     int number, failed;
-    const float *x, *wanted, *packed;
+    const float *x, *expected, *packed;
 } Caller;
 
 static Conv shared_conv(dim threads) {
@@ -304,7 +304,7 @@ static void *call_often(void *argument) {
     float made[SIDE * SIDE * CHANNELS];
     for (int call = 0; call < CALLS; call++) {
         call_once(caller, 1 + (caller->number + call) % 4, made);
-        caller->failed |= memcmp(made, caller->wanted, sizeof made) != 0;
+        caller->failed |= memcmp(made, caller->expected, sizeof made) != 0;
     }
     return NULL;
 }
@@ -313,20 +313,20 @@ static void check_callers(void) {
     Conv conv = shared_conv(2);
     current.guard = 0;
     Block x = numbers(SIDE * SIDE * CHANNELS, 0), weight = numbers(9 * CHANNELS * CHANNELS, 0);
-    Block packed = take((size_t)conv_packed_size(&conv, 0) * 4), wanted = take(SIDE * SIDE * CHANNELS * 4);
+    Block packed = take((size_t)conv_packed_size(&conv, 0) * 4), expected = take(SIDE * SIDE * CHANNELS * 4);
     if (conv_pack(&conv, 0, (float *)weight.start, CHANNELS, 1, (float *)packed.start)) abort();
     Caller callers[CALLERS];
     pthread_t threads[CALLERS];
     for (int i = 0; i < CALLERS; i++)
-        callers[i] = (Caller){i, 0, (float *)x.start, (float *)wanted.start, (float *)packed.start};
-    call_once(&callers[0], 1, (float *)wanted.start);
+        callers[i] = (Caller){i, 0, (float *)x.start, (float *)expected.start, (float *)packed.start};
+    call_once(&callers[0], 1, (float *)expected.start);
     for (int i = 0; i < CALLERS; i++)
         if (pthread_create(&threads[i], NULL, call_often, &callers[i])) abort();
     for (int i = 0; i < CALLERS; i++) {
         pthread_join(threads[i], NULL);
         if (callers[i].failed) puts("a thread among others got another result"), exit(1);
     }
-    give(x), give(weight), give(packed), give(wanted);
+    give(x), give(weight), give(packed), give(expected);
 }
 
 static int read_case(void) {

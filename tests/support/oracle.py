@@ -32,13 +32,13 @@ def assert_passes_agree(layer, function, x):
     """forward, dL/dx and all gradients of a layer against those of function(x, parameters by name)."""
     given = x.clone().requires_grad_()
     copies = {each.name: each.value.clone().requires_grad_() for each in parameters(layer)}
-    wanted = function(given, copies)
-    dy = drawn(*wanted.shape, seed=1)
-    gradients = torch.autograd.grad(wanted, [given, *copies.values()], dy)
+    expected = function(given, copies)
+    dy = drawn(*expected.shape, seed=1)
+    gradients = torch.autograd.grad(expected, [given, *copies.values()], dy)
 
     y, dx = layer.forward(x, train=True), layer.backward(dy)
 
-    torch.testing.assert_close(y, wanted.detach())
+    torch.testing.assert_close(y, expected.detach())
     torch.testing.assert_close(dx, gradients[0])
     for parameter, gradient in zip(parameters(layer), gradients[1:], strict=True):
         torch.testing.assert_close(

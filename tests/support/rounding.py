@@ -80,7 +80,7 @@ def sum_units(count):
     return min(count, 8 * count**0.5)
 
 
-def product_bound(case, adjoint, given, weight, epilogue, wanted, winograd):
+def product_bound(case, adjoint, given, weight, epilogue, expected, winograd):
     """For each number of a product, or of its adjoint. given: in the type of the kernel; weight: float64."""
     channels = case.out_channels if adjoint else case.in_channels
     absolute = Epilogue(*(None if part is None else part.double().abs() for part in epilogue[:2]))
@@ -89,11 +89,11 @@ def product_bound(case, adjoint, given, weight, epilogue, wanted, winograd):
     units = sum_units(case.geometry.kernel_size**2 * channels) + 2
     if winograd:
         turned = plain.flip_kernel(weight.abs(), case.in_channels) if adjoint else weight.abs()
-        magnitude = magnitude + _winograd(given.double().abs(), turned, wanted.shape[1:3])
+        magnitude = magnitude + _winograd(given.double().abs(), turned, expected.shape[1:3])
         units = sum_units(channels) + WINOGRAD_UNITS + 2
     bound = units * HALF_UNIT[torch.float32] * magnitude + TINY
     # In float32 the result is the last sum. To bfloat16 it is rounded once more.
-    return bound if given.dtype == torch.float32 else bound + (wanted.abs() + bound) * HALF_UNIT[torch.bfloat16]
+    return bound if given.dtype == torch.float32 else bound + (expected.abs() + bound) * HALF_UNIT[torch.bfloat16]
 
 
 def gradient_bound(case, x, y, winograd):
@@ -150,8 +150,8 @@ def _tiles(x, side, before):
 def _winograd(x, weight, size):
     given = _along_both_sides(INPUT, _tiles(x, 6, 1))
     kernel = _along_both_sides(KERNEL, weight.reshape(3, 3, -1)).view(6, 6, -1, weight.shape[1])
-    made = _along_both_sides(OUTPUT, torch.einsum("nhwabc,abck->nhwabk", given, kernel))
-    return made.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : size[0], : size[1]]
+    result = _along_both_sides(OUTPUT, torch.einsum("nhwabc,abck->nhwabk", given, kernel))
+    return result.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : size[0], : size[1]]
 
 
 def _winograd_gradient(x, y):

@@ -73,7 +73,7 @@ def test_the_smallest_gap_that_is_large_enough_is_taken():
         assert [taken(size).data_ptr() for size in sizes] == addresses
 
 
-def test_several_small_tensors_share_the_place_of_a_large_one_which_then_comes_back():
+def test_small_tensors_share_the_place_of_a_large_one():
     owner = Arena()
     with owner.used():
         address = taken(8 * SIZE).data_ptr()
@@ -150,7 +150,7 @@ def test_an_arena_holds_little_more_than_was_in_use_at_once():
     assert owner._in_use == 0
 
 
-def test_arenas_can_be_used_inside_one_another_and_inside_themselves():
+def test_arenas_can_be_nested():
     outer, inner = Arena(), Arena()
     with outer.used():
         with inner.used(), inner.used():
@@ -197,7 +197,7 @@ def test_memory_may_be_freed_by_another_thread():
         assert owner.held == 0
 
 
-def test_some_arena_is_the_one_in_use_or_a_new_one():
+def test_ensure_arena_is_the_one_in_use_or_a_new_one():
     with ensure_arena():
         found = current()
         assert isinstance(found, Arena)
@@ -207,7 +207,7 @@ def test_some_arena_is_the_one_in_use_or_a_new_one():
     assert current() is None
 
 
-def test_a_result_has_the_shape_and_the_type_asked_for_with_or_without_an_arena():
+def test_empty_gives_the_shape_and_type_with_or_without_an_arena():
     for shape in ((2, 300, 400), (0, 3), (1, 2)):
         for dtype in (torch.float32, torch.bfloat16):
             with Arena().used():
@@ -221,13 +221,13 @@ def test_a_result_has_the_shape_and_the_type_asked_for_with_or_without_an_arena(
 def test_layers_compute_the_same_in_an_arena_step_after_step(path):
     net, x = Sequential(Conv2d(8, 20, 3, padding=1), Conv2d(20, 8, 3, padding=1)), torch.rand(1, 64, 64, 8)
     with path():
-        wanted = net.forward(x, train=True), net.backward(x)
+        expected = net.forward(x, train=True), net.backward(x)
 
         owner = Arena()
         for _ in range(3):
             with owner.used():
-                made = net.forward(x, train=True), net.backward(x)
-            assert all(map(torch.equal, made, wanted))
+                result = net.forward(x, train=True), net.backward(x)
+            assert all(map(torch.equal, result, expected))
 
 
 def test_an_arena_and_its_memory_go_while_the_network_stays():

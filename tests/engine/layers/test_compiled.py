@@ -69,13 +69,13 @@ def test_an_input_that_does_not_fit_is_refused(change, refused, packed):
 
 @with_kernels
 @pytest.mark.parametrize("size", [(7, 7), (6, 8), (0, 7), (5, 7), (6, 6)])
-def test_a_size_that_the_window_does_not_make_is_refused(size, refused, packed):
+def test_a_size_that_does_not_fit_is_refused(size, refused, packed):
     refused(lambda: compiled.product(X, packed, SAME, size, 5, NONE), r"makes .*6 x 7|none of them 0")
 
 
 @with_kernels
 @pytest.mark.parametrize("size", [(5, 7), (6, 6), (7, 7), (6, 8)])
-def test_an_adjoint_to_a_size_that_the_window_does_not_come_from_is_refused(size, refused):
+def test_an_adjoint_to_a_size_that_does_not_fit_is_refused(size, refused):
     back = compiled.pack(WEIGHT, SAME, True, F32)
 
     refused(lambda: compiled.adjoint(Y, back, SAME, size, 4, NONE), r"makes .* got 6 x 7")
@@ -112,7 +112,7 @@ def test_a_weight_that_does_not_fit_is_refused(change, refused):
 
 @with_kernels
 @pytest.mark.parametrize("change", [lambda w: w.T.contiguous().T, apart], ids=["by columns", "gaps"])
-def test_a_weight_may_lie_in_memory_as_it_likes(change, packed):
+def test_a_weight_may_have_any_strides(change, packed):
     assert torch.equal(compiled.pack(change(WEIGHT), SAME, False, F32), packed)
 
 
@@ -135,7 +135,7 @@ def test_a_weight_is_packed_for_no_other_type_than_kernels_take(refused):
     ],
     ids=["short", "float64", "bfloat16", "gaps", "sides", "device"],
 )
-def test_a_part_of_the_epilogue_that_does_not_fit_is_refused_by_name(part, change, refused, packed):
+def test_an_epilogue_that_does_not_fit_is_refused_by_part(part, change, refused, packed):
     wrong = change(torch.zeros(5) if part == "bias" else Y)
     epilogue = NONE._replace(**{part: wrong})
 
@@ -232,12 +232,12 @@ def test_a_product_of_matrices_is_that_of_float64(path, m, k, n, dtype, turned):
     a = drawn(k, m).to(dtype).T if turned else drawn(m, k).to(dtype)
     b = drawn(k, n, seed=1).to(dtype)
     with path():
-        made = multiply(a, b)
+        result = multiply(a, b)
 
-    assert made.dtype == dtype
+    assert result.dtype == dtype
     # Off by at most k roundings of the sum of absolute values.
     bound = k * 2**-24 * (a.double().abs() @ b.double().abs())
-    assert ((made.double() - a.double() @ b.double()).abs() <= bound).all()
+    assert ((result.double() - a.double() @ b.double()).abs() <= bound).all()
 
 
 def test_a_product_of_matrices_on_a_case_worked_by_hand():
@@ -246,7 +246,7 @@ def test_a_product_of_matrices_on_a_case_worked_by_hand():
     assert multiply(a, b).tolist() == [[1.0, 12.0], [3.0, 34.0], [5.0, 56.0]]
 
 
-def test_a_product_of_matrices_with_nothing_in_them_is_that_of_torch():
+def test_a_product_of_empty_matrices_is_that_of_torch():
     assert multiply(torch.zeros(0, 3), torch.zeros(3, 2)).shape == (0, 2)
     assert torch.equal(multiply(torch.zeros(2, 0), torch.zeros(0, 3)), torch.zeros(2, 3))
 

@@ -152,7 +152,7 @@ def test_a_residual_block_agrees_with_autograd(height, width, c):
     assert_passes_agree(net, function, drawn(2, height, width, c))
 
 
-def test_the_backward_of_a_residual_block_is_the_adjoint_of_its_derivative():
+def test_res_block_backward_is_the_adjoint_of_its_derivative():
     block = ResBlock(Conv2d(3, 3, 3, padding=1), Conv2d(3, 3, 3, padding=1))
 
     assert_derivative(randomised(block), drawn(2, 6, 4, 3))
@@ -217,7 +217,7 @@ def test_a_skip_on_a_case_worked_by_hand():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_skip_refuses_sides_that_its_stride_does_not_divide(path):
+def test_a_skip_refuses_sides_that_do_not_fit_its_stride(path):
     with path(), pytest.raises(ValueError, match=r"add must be contiguous \(1, 4, 4, 2\) .*; got \(1, 5, 4, 2\)"):
         _skip(2).forward(torch.zeros(1, 5, 4, 2))
 
@@ -274,7 +274,7 @@ def test_a_pixel_residual_on_a_case_worked_by_hand():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_image(path):
+def test_a_pixel_residual_adds_in_the_type_of_the_image(path):
     inside = Conv2d(12, 12, 3, padding=1, rng=torch.Generator().manual_seed(0))
     # Numbers that bfloat16 has no place for: rounded they would be 1.
     x = torch.full((1, 4, 4, 3), 1 + 2**-12)
@@ -289,7 +289,7 @@ def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_image(pat
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_pixel_residual_refuses_sides_that_its_block_does_not_divide(path):
+def test_a_pixel_residual_refuses_sides_that_do_not_fit(path):
     net = PixelResidual(3, 2, torch.float32, Conv2d(12, 12, 1))
 
     with path(), pytest.raises(ValueError, match="both sides must be multiples of 2; got 5 x 4 pixels"):
@@ -299,7 +299,7 @@ def test_a_pixel_residual_refuses_sides_that_its_block_does_not_divide(path):
 # Compute
 
 
-def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
+def test_cast_to_computes_in_its_type_and_returns_the_inputs():
     layer = Conv2d(3, 8, 3, padding=1, rng=torch.Generator().manual_seed(0))
     net, x = CastTo(torch.bfloat16, Sequential(layer)), drawn(1, 8, 8, 3).float()
 
@@ -311,13 +311,13 @@ def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
     assert not torch.equal(y, layer.forward(x))
 
 
-def test_compute_leaves_float64_alone():
+def test_cast_to_leaves_float64_alone():
     net = randomised(CastTo(torch.bfloat16, Sequential(Conv2d(3, 2, 3))))
 
     assert_passes_agree(net, lambda x, p: conv2d(x, *p.values()), drawn(1, 5, 5, 3))
 
 
-def test_compute_has_the_names_and_the_form_of_what_is_inside():
+def test_cast_to_has_the_names_and_sizes_of_what_is_inside():
     inside = ConvStack(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
     net = CastTo(torch.bfloat16, inside)
 
@@ -348,7 +348,7 @@ def test_strides_and_factors_multiply_along_the_layers(net, stride, factor):
     assert net.factor == factor
 
 
-def test_an_output_of_a_sum_depends_on_its_own_input_even_where_nothing_inside_does():
+def test_an_output_of_a_sum_depends_on_its_own_input():
     every_other = Conv2d(1, 1, 1, 2), ConvTranspose2d(1, 1, 1, 2, output_padding=1)
 
     assert Skip(every_other[0], [], every_other[1]).inputs_of(1, 1) == (1, 1)
@@ -392,7 +392,7 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_of_a_pixel_residual_has_the_image_and_what_is_made_of_it(dtype):
+def test_memory_of_a_pixel_residual_includes_the_image(dtype):
     net = PixelResidual(3, 2, dtype, Conv2d(12, 12, 1))
     # At a quarter of the pixels: input, output and, on the plain path, the input unfolded.
     inside = (2 if kernels.chosen() else 3) * 12 * dtype.itemsize / 4
@@ -410,20 +410,20 @@ def test_memory_of_a_pixel_residual_has_the_image_and_what_is_made_of_it(dtype):
     ],
     ids=["block", "skip"],
 )
-def test_a_sum_takes_the_place_of_what_came_unless_it_is_needed_for_training(layer, dtype):
+def test_a_sum_overwrites_its_input_unless_training(layer, dtype):
     given_, x = (drawn(2, 12, 10, 16).to(dtype) for _ in range(2))
 
-    wanted = layer.forward(x, train=True)
+    expected = layer.forward(x, train=True)
     assert torch.equal(x, given_)
 
-    made = layer.forward(x)
-    assert torch.equal(made, wanted)
-    assert (made.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
+    result = layer.forward(x)
+    assert torch.equal(result, expected)
+    assert (result.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
 
 
 @pytest.mark.parametrize("spec", [AutoencoderConfig(8), UNetConfig((8, 16), (1, 1, 1))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
+def test_a_network_leaves_its_input_unchanged(spec, dtype):
     net, x = build_network(spec, compute=dtype), drawn(1, 32, 32, 3).float()
     before = x.clone()
 
@@ -432,9 +432,9 @@ def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
     assert torch.equal(x, before)
 
 
-def test_a_layer_that_adds_what_it_is_given_does_not_write_over_it_meanwhile():
+def test_a_layer_that_adds_its_own_input_does_not_overwrite_it():
     layer, x = Conv2d(16, 16, 3, padding=1), drawn(1, 20, 20, 16).float()
-    wanted = layer.forward(x, train=True, add=x)
+    expected = layer.forward(x, train=True, add=x)
 
-    assert torch.equal(layer.forward(x, add=x), wanted)
-    assert torch.equal(layer.forward(x, add=x[:]), wanted)
+    assert torch.equal(layer.forward(x, add=x), expected)
+    assert torch.equal(layer.forward(x, add=x[:]), expected)

@@ -203,7 +203,7 @@ def test_conv_transpose2d_on_a_case_worked_by_hand():
     assert layer.grads["bias"].tolist() == [21.0]
 
 
-def test_upsampling_is_the_transposed_convolution_and_doubles_the_size_as_the_report_has_it():
+def test_upsampling_is_the_transposed_convolution():
     layer = Upsampling(2, 3, 3, stride=2, padding=1, output_padding=1)
 
     y = layer.forward(torch.randn(1, 4, 5, 2))
@@ -233,8 +233,8 @@ def test_a_sum_and_a_relu_at_the_store_agree_with_torchs(layer, function, adds, 
 
     stored = layer.forward(x, add=add if adds else None, relu=rectifies)
 
-    wanted = y + add if adds else y
-    torch.testing.assert_close(stored, wanted.relu() if rectifies else wanted)
+    expected = y + add if adds else y
+    torch.testing.assert_close(stored, expected.relu() if rectifies else expected)
 
 
 @pytest.mark.parametrize("adds", [True, False])
@@ -247,12 +247,12 @@ def test_a_sum_and_a_mask_on_the_way_back_agree_with_autograd(layer, adds):
     y = function(x, layer.params)
     dy, add = drawn(*y.shape, seed=1), drawn(*x.shape, seed=3)
     # x is used twice: by the layer, and by what dL/dx = add comes from.
-    (wanted,) = torch.autograd.grad((y * dy).sum() + adds * (x * add).sum(), before)
+    (expected,) = torch.autograd.grad((y * dy).sum() + adds * (x * add).sum(), before)
     layer.forward(x.detach(), train=True)
 
     dx = layer.backward(dy, add=add if adds else None, mask=x.detach())
 
-    torch.testing.assert_close(dx, wanted)
+    torch.testing.assert_close(dx, expected)
 
 
 def test_the_store_on_a_case_worked_by_hand():
@@ -277,7 +277,7 @@ def test_what_is_added_has_the_results_shape_and_type(add, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_no_number_stays_none_and_is_seen_behind_a_relu(path):
+def test_nan_passes_through_a_relu(path):
     with path():
         y = Conv2d(4, 8, 3, padding=1).forward(torch.full((1, 4, 4, 4), torch.nan), relu=True)
 
@@ -309,7 +309,7 @@ def test_forward_leaves_nothing_behind_unless_training(layer):
 
 
 @pytest.mark.skipif(kernels.chosen() is None, reason="only kernels pack a weight")
-def test_a_changed_weight_is_packed_anew_and_an_unchanged_one_is_not():
+def test_a_weight_is_packed_again_only_if_it_changed():
     layer, x = Conv2d(4, 4, 3, padding=1, bias=False), drawn(1, 8, 8, 4).float()
     before = layer.forward(x)
     packed = layer._packed[False, True].value
@@ -334,7 +334,7 @@ def test_training_keeps_no_packed_weight(layer):
 
 @pytest.mark.parametrize("channels", [5, 16, 32])
 @pytest.mark.parametrize(("kernel_size", "side"), [(2, 4), (2, 5), (3, 9), (3, 10), (3, 11)])
-def test_windows_side_by_side_with_and_without_a_remainder_agree_with_the_definition(kernel_size, side, channels):
+def test_kernels_as_large_as_the_stride_agree_with_im2col(kernel_size, side, channels):
     layer = randomised(Conv2d(channels, 7, kernel_size, kernel_size))
     x, dy = drawn(2, side, side, channels), drawn(2, side // kernel_size, side // kernel_size, 7, seed=1)
     exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
@@ -363,7 +363,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
 
 
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
-def test_in_bfloat16_the_gradients_keep_the_type_of_the_parameters(layer_type):
+def test_in_bfloat16_gradients_keep_the_type_of_the_parameters(layer_type):
     layer = layer_type(4, 4, 3, padding=1, rng=torch.Generator().manual_seed(0))
     x, dy = drawn(1, 8, 8, 4).float(), drawn(1, 8, 8, 4, seed=1).float()
     exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
@@ -419,7 +419,7 @@ def test_another_shape_or_type_is_refused_with_what_fits(layer_type, x, got):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", [(1, 7, 8, 16), (1, 9, 8, 16), (2, 8, 8, 16), (1, 8, 8, 15), (8, 8, 16)])
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
-def test_a_gradient_that_is_not_shaped_like_the_result_is_refused(layer_type, shape, path):
+def test_a_gradient_of_another_shape_than_the_result_is_refused(layer_type, shape, path):
     layer = layer_type(16, 16, 3, padding=1)
     with path():
         layer.forward(torch.zeros(1, 8, 8, 16), train=True)

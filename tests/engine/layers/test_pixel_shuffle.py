@@ -39,7 +39,7 @@ def test_depth_to_space_on_a_case_worked_by_hand():
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(geometries)
-def test_both_agree_with_autograd_and_undo_each_other_for_any_geometry(geometry):
+def test_both_agree_with_autograd_and_undo_each_other(geometry):
     n, height, width, channels, block = geometry
     x = drawn(n, height * block, width * block, channels)
     y = drawn(n, height, width, channels * block**2)
@@ -100,19 +100,19 @@ def test_what_is_added_has_the_results_shape_and_type(path):
             depth_to_space(x, 2, torch.float32, wrong)
 
 
-def test_an_image_that_is_no_contiguous_block_is_rearranged_as_it_looks():
+def test_an_image_that_is_not_contiguous_is_rearranged():
     x = drawn(1, 4, 4, 6).float().permute(0, 2, 3, 1)
 
     assert torch.equal(space_to_depth(x, 2), space_to_depth(x.contiguous(), 2))
     assert torch.equal(depth_to_space(x, 2), depth_to_space(x.contiguous(), 2))
 
 
-def test_sides_that_are_no_multiple_of_the_block_are_refused():
+def test_sides_that_are_not_a_multiple_of_the_block_are_refused():
     with pytest.raises(ValueError, match="both sides must be multiples of 2; got 4 x 5 pixels"):
         SpaceToDepth(2).forward(torch.zeros(1, 4, 5, 3))
 
 
-def test_channels_that_are_no_multiple_of_the_blocks_pixels_are_refused():
+def test_channels_that_are_not_a_multiple_of_a_block_are_refused():
     with pytest.raises(ValueError, match="channels must be a multiple of 4; got 6"):
         DepthToSpace(2).forward(torch.zeros(1, 4, 4, 6))
 

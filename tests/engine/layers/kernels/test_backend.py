@@ -64,21 +64,21 @@ def libraries(folder):
 def test_cc_compiles_every_variant_and_no_package_is_fetched(sources, compilers):
     compilers(cc=MAKE)
 
-    required, made = backend.compiler_required(), backend.compile_libraries()
+    required, result = backend.compiler_required(), backend.compile_libraries()
 
-    assert (required, made) == ([], True)
+    assert (required, result) == ([], True)
     assert libraries(sources) == ALL
 
 
-def test_a_variant_that_cc_cannot_compile_is_left_out_and_named_with_the_reason(sources, compilers, capfd):
+def test_a_variant_that_does_not_compile_is_left_out_and_named(sources, compilers, capfd):
     compilers(cc=WITHOUT_AMX, zig=ZIG_MAKES)
 
     assert backend.compiler_required() == []
     assert backend.compile_libraries()
     assert libraries(sources) == ["avx2.so", "avx512.so", "avx512bf16.so"]
-    told = capfd.readouterr().out
-    assert "kernels: amx could not be compiled and is left out" in told
-    assert "unknown flag -mamx-tile" in told
+    message = capfd.readouterr().out
+    assert "kernels: amx could not be compiled and is left out" in message
+    assert "unknown flag -mamx-tile" in message
 
 
 @pytest.mark.parametrize("cc", [None, BROKEN], ids=["without cc", "with a cc that does not work"])
@@ -90,7 +90,7 @@ def test_zig_is_fetched_and_compiles(cc, sources, compilers):
     assert libraries(sources) == ALL
 
 
-def test_where_nothing_compiles_the_installation_goes_on_and_old_libraries_go(sources, compilers, capfd):
+def test_if_nothing_compiles_it_installs_without_libraries(sources, compilers, capfd):
     compilers(cc=BROKEN)
     (sources / "lib").mkdir()
     (sources / "lib" / "avx2.so").write_text("of other sources")
@@ -98,10 +98,10 @@ def test_where_nothing_compiles_the_installation_goes_on_and_old_libraries_go(so
 
     assert not backend.compile_libraries()
     assert libraries(sources) == []
-    told = "".join(capfd.readouterr())
-    assert "no headers here" in told
-    assert "zig does not know this machine" in told
-    assert "kernels: avx2 could not be compiled and is left out" in told
+    message = "".join(capfd.readouterr())
+    assert "no headers here" in message
+    assert "zig does not know this machine" in message
+    assert "kernels: avx2 could not be compiled and is left out" in message
 
 
 def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compilers):
@@ -118,7 +118,7 @@ def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compiler
     assert backend.outdated() == ["amx", "avx512bf16", "avx512", "avx2"]
 
 
-def test_the_plain_path_can_be_asked_for_where_nothing_can_be_fetched(sources, compilers, monkeypatch):
+def test_the_plain_path_needs_no_compiler_and_no_package(sources, compilers, monkeypatch):
     compilers()
     monkeypatch.setenv(kernels.SETTING, kernels.PLAIN)
 
@@ -187,7 +187,7 @@ def test_a_wheel_without_a_library_is_for_any_platform(project, compilers):
     assert project("build_wheel").name.endswith("-py3-none-any.whl")
 
 
-def test_a_source_distribution_has_what_a_build_needs_and_nothing_built(project, compilers):
+def test_a_source_distribution_has_all_sources_and_no_library(project, compilers):
     compilers(cc=MAKE)
     project("build_wheel")
 

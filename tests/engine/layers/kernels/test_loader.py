@@ -74,7 +74,7 @@ def test_a_setting_that_cannot_be_met_is_refused(setting, message):
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_without_libraries_the_plain_path_is_taken_unless_one_is_asked_for(tmp_path, monkeypatch):
+def test_without_libraries_the_plain_path_is_used_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "LIBRARIES", tmp_path)
     monkeypatch.delenv(kernels.SETTING, raising=False)
 
@@ -126,13 +126,13 @@ def again():
 def in_a_fork():
     child = os.fork()
     if not child:
-        os._exit(0 if again() == again() == wanted else 1)
+        os._exit(0 if again() == again() == expected else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def compare(results):
-    results.put(again() == wanted)
+    results.put(again() == expected)
 
-wanted = again()
+expected = again()
 print([in_a_fork() for _ in range(3)])
 
 context = multiprocessing.get_context("fork")
@@ -156,7 +156,7 @@ print({in_a_fork() for _ in range(40)})
 stop.set()
 for thread in busy:
     thread.join()
-print(again() == wanted)
+print(again() == expected)
 """
 
 

@@ -40,11 +40,11 @@ def build(folder, flags):
     files = [*SOURCES.glob("*.c"), HARNESS]
 
     def compiled(file):
-        made = folder / f"{file.stem}.o"
+        result = folder / f"{file.stem}.o"
         more = ["-DSCRATCH_IS_NOT_KEPT", *(CLOSE if file.name == "threads.c" else [])]
-        done = subprocess.run([*common, *more, "-c", file, "-o", made], capture_output=True, text=True)
+        done = subprocess.run([*common, *more, "-c", file, "-o", result], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return made
+        return result
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # The large ones first.
