@@ -27,14 +27,14 @@ def network(seed=0):
 
 
 def scatter_gradients(net, seed):
-    """Gradients as a backward would leave them; returns them in order."""
+    """Set gradients as a backward pass does, and return them in order."""
     for place, parameter in enumerate(parameters(net)):
         parameter.layer.grads[parameter.key] = drawn(*parameter.value.shape, seed=100 * seed + place)
     return [parameter.grad.clone() for parameter in parameters(net)]
 
 
 def matrix(value):
-    """A layer with one square weight, and its slots."""
+    """A layer with one square weight."""
     side = len(value)
     layer = Conv2d(side, side, 1, bias=False)
     layer.params = {"weight": torch.tensor(value, dtype=torch.float64)}
@@ -48,7 +48,7 @@ OPTIMISERS = {
 }
 
 
-# SGD and Adam, held to torch's
+# SGD and Adam against torch
 
 
 @pytest.mark.parametrize(

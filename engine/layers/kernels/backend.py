@@ -46,7 +46,8 @@ SYSTEM = platform.system()
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(SYSTEM, ".so")
 
-CC, ZIG = "cc", "zig"
+CC = "cc"
+ZIG = "zig"
 COMMANDS = {
     CC: shlex.split(os.environ.get("CC") or "cc"),
     # pip installs the package for this Python only.

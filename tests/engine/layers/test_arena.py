@@ -25,7 +25,7 @@ def test_the_memory_of_a_tensor_that_is_gone_is_used_again():
         address, part = first.data_ptr(), first[100:200]
         del first
 
-        # A part of it is still there.
+        # A view of it still exists.
         assert taken().data_ptr() != address
         del part
         assert taken().data_ptr() == address
@@ -107,7 +107,7 @@ def test_tensors_never_overlap_and_all_memory_comes_back(steps):
 
 
 def length(size):
-    """Bytes that a tensor takes of an arena."""
+    """Bytes that a tensor takes in an arena."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -142,7 +142,7 @@ def test_an_arena_holds_little_more_than_was_in_use_at_once():
     with owner.used():
         for size in range(SMALLEST_BYTES, 60 * SMALLEST_BYTES, SMALLEST_BYTES):
             both = taken(size), taken(2 * size)
-            # What the second is in may be all that could not be dropped for it.
+            # The slab of the second tensor comes on top of the limit.
             assert owner.held <= (SPARE + 1) * owner._most
             del both
 
@@ -231,8 +231,8 @@ def test_layers_compute_the_same_in_an_arena_step_after_step(path):
 
 
 def test_an_arena_and_its_memory_go_while_the_network_stays():
-    """Packed weights live on; if they lay in the arena, they would keep it, with all that is free in it."""
-    # Packed, its weight is larger than what an arena takes at least.
+    """Packed weights outlive an arena: if they were in it, they would keep all of its memory."""
+    # The packed weight is larger than SMALLEST_BYTES.
     layer, x = Conv2d(64, 64, 3, padding=1), torch.rand(1, 64, 64, 64)
     owner = Arena()
     with owner.used():

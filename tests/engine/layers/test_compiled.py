@@ -13,21 +13,23 @@ from engine.layers.plain import Epilogue
 from tests.bench.plain import plain_path
 from tests.support.oracle import PATHS, drawn
 
-F32, BF16 = torch.float32, torch.bfloat16
-SAME, NONE = ConvGeometry(3, 1, 1), Epilogue()
+F32 = torch.float32
+BF16 = torch.bfloat16
+SAME = ConvGeometry(3, 1, 1)
+NONE = Epilogue()
 # A convolution from X to Y.
 X, Y, WEIGHT = torch.zeros(2, 6, 7, 4), torch.zeros(2, 6, 7, 5), torch.zeros(36, 5)
 with_kernels = pytest.mark.skipif(kernels.chosen() is None, reason="there are no kernels for this processor")
 
 
 def apart(tensor):
-    """The same, not contiguous."""
+    """A copy that is not contiguous."""
     return torch.stack((tensor, tensor), -1)[..., 0]
 
 
 @pytest.fixture
 def refused():
-    """refused(work, message): work() raises ValueError, and no kernel has been asked for anything."""
+    """refused(work, message) checks that work() raises ValueError before any kernel is called."""
     library, asked = kernels.chosen(), []
     names = ("conv_pack", "conv_product", "conv_weight_gradient", "rearrange_pixels")
     ask = dict.fromkeys(names, lambda *given: asked.append(given) or 0)
@@ -235,7 +237,7 @@ def test_a_product_of_matrices_is_that_of_float64(path, m, k, n, dtype, turned):
         result = multiply(a, b)
 
     assert result.dtype == dtype
-    # Off by at most k roundings of the sum of absolute values.
+    # The error is at most k roundings of the sum of absolute values.
     bound = k * 2**-24 * (a.double().abs() @ b.double().abs())
     assert ((result.double() - a.double() @ b.double()).abs() <= bound).all()
 
@@ -268,7 +270,7 @@ LAYERS = [
 
 @with_kernels
 def test_many_threads_at_once_get_what_each_gets_alone():
-    """While the number of threads that a call may use changes from call to call."""
+    """Also while the number of threads changes from call to call."""
 
     def passes(place, dtype):
         layer, shape = LAYERS[place]

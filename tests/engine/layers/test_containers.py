@@ -114,7 +114,7 @@ def test_a_conv_stack_on_a_case_worked_by_hand():
     gradients = [parameter.grad.item() for parameter in parameters(net)]
     falling = net.forward(_pixel(5.0), train=True), net.backward(_pixel(1.0))
 
-    # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Nothing gets through.
+    # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Everything is 0.
     assert (*rising, *falling) == (0, 0, 0, 0)
     assert gradients == [0, 0, 0]
     assert ConvStack(_convolution(3.0), _convolution(2.0)).forward(_pixel(5.0)).item() == 30.0
@@ -181,7 +181,7 @@ def test_a_residual_block_never_stretches_what_it_adds(last, path):
 
 
 def _skip(c):
-    """A level that looks at pixels in pairs, with a block inside."""
+    """A level at half the size, with a residual block inside."""
     inside = [ResBlock(Conv2d(c + 1, c + 1, 1), Conv2d(c + 1, c + 1, 1))]
     return Skip(Conv2d(c, c + 1, 2, 2), inside, ConvTranspose2d(c + 1, c, 2, 2))
 
@@ -226,7 +226,7 @@ def test_a_skip_refuses_sides_that_do_not_fit_its_stride(path):
 
 
 def _by_colour(x, block):
-    """Pixels to channels, block by block, written with views alone."""
+    """Pixels to channels, by views alone."""
     n, height, width, c = x.shape
     return x.unflatten(1, (-1, block)).unflatten(3, (-1, block)).transpose(2, 3).reshape(
         n, height // block, width // block, block**2 * c
@@ -276,7 +276,7 @@ def test_a_pixel_residual_on_a_case_worked_by_hand():
 @pytest.mark.parametrize("path", PATHS)
 def test_a_pixel_residual_adds_in_the_type_of_the_image(path):
     inside = Conv2d(12, 12, 3, padding=1, rng=torch.Generator().manual_seed(0))
-    # Numbers that bfloat16 has no place for: rounded they would be 1.
+    # bfloat16 would round these numbers to 1.
     x = torch.full((1, 4, 4, 3), 1 + 2**-12)
     with path():
         net = PixelResidual(3, 2, torch.bfloat16, inside)
@@ -296,7 +296,7 @@ def test_a_pixel_residual_refuses_sides_that_do_not_fit(path):
         net.forward(torch.zeros(1, 5, 4, 3))
 
 
-# Compute
+# CastTo
 
 
 def test_cast_to_computes_in_its_type_and_returns_the_inputs():
@@ -383,9 +383,10 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
     with path():
         inside = block.first.memory(Fraction(1), 4)
 
-        # A convolution has its input and its output; the plain path pads and unfolds the input as well.
+        # A convolution holds its input and its output. The plain path also holds the padded and the unfolded
+        # input.
         assert inside == 4 * (8 + 8 + (0 if kernels.chosen() else 8 + 9 * 8))
-        # A block's result takes the place of its input; on the plain path it lies beside it.
+        # The result of a block overwrites its input. The plain path holds both.
         assert block.memory(Fraction(1), 4) == inside + (0 if kernels.chosen() else 4 * 8)
         # In half the type, at half the sides.
         assert block.memory(Fraction(1, 2), 2) == block.memory(Fraction(1), 4) / 8
@@ -397,7 +398,7 @@ def test_memory_of_a_pixel_residual_includes_the_image(dtype):
     # At a quarter of the pixels: input, output and, on the plain path, the input unfolded.
     inside = (2 if kernels.chosen() else 3) * 12 * dtype.itemsize / 4
 
-    # The image in float32; and either what is inside, or what comes out of it and the result.
+    # The image in float32; and the larger of the layers inside, and their output with the result.
     assert net.memory(Fraction(1), 4) == 3 * 4 + max(inside, 3 * dtype.itemsize + 3 * 4)
 
 

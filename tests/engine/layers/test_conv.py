@@ -115,7 +115,7 @@ def test_conv2d_takes_an_image_that_is_no_contiguous_block():
     assert_passes_agree(layer, _convolution(layer), x)
 
 
-# The unfolding
+# im2col and col2im
 
 
 @drawn_often
@@ -177,7 +177,7 @@ def test_conv_transpose2d_is_the_adjoint_of_conv2d(geometry, height, width, c_in
     x = drawn(2, height, width, c_in)
     ax = conv2d.forward(x)
     y = drawn(*ax.shape, seed=1)
-    # Rows that the convolution's stride leaves over are what output padding gives back.
+    # Output padding gives back the rows that the stride of the convolution leaves over.
     extra = (height + 2 * geometry.padding - geometry.span) % geometry.stride
     assume((width + 2 * geometry.padding - geometry.span) % geometry.stride == extra)
     transposed = ConvTranspose2d(c_out, c_in, *_geometry(geometry), output_padding=extra, bias=False)
@@ -195,7 +195,7 @@ def test_conv_transpose2d_on_a_case_worked_by_hand():
     y = layer.forward(x, train=True)
     dx = layer.backward(torch.arange(1.0, 7.0).view(1, 2, 3, 1))
 
-    # 1 lays 1 2 / 3 4 on the left, 10 lays 10 20 / 30 40 on the right, and they share the middle.
+    # 1 adds 1 2 / 3 4 on the left, 10 adds 10 20 / 30 40 on the right; both add to the middle.
     assert y.flatten().tolist() == [101.0, 112.0, 120.0, 103.0, 134.0, 140.0]
     # 1·1 + 2·2 + 4·3 + 5·4 = 37 and 2·1 + 3·2 + 5·3 + 6·4 = 47.
     assert dx.flatten().tolist() == [37.0, 47.0]
@@ -212,7 +212,7 @@ def test_upsampling_is_the_transposed_convolution():
     assert y.shape == (1, 8, 10, 3)
 
 
-# What both do while they store a result
+# The epilogue
 
 
 @pytest.mark.parametrize("adds", [True, False])
@@ -246,7 +246,7 @@ def test_a_sum_and_a_mask_on_the_way_back_agree_with_autograd(layer, adds):
     x = before.relu()
     y = function(x, layer.params)
     dy, add = drawn(*y.shape, seed=1), drawn(*x.shape, seed=3)
-    # x is used twice: by the layer, and by what dL/dx = add comes from.
+    # x is used twice: by the layer, and by a term whose dL/dx is `add`.
     (expected,) = torch.autograd.grad((y * dy).sum() + adds * (x * add).sum(), before)
     layer.forward(x.detach(), train=True)
 
@@ -296,7 +296,7 @@ def test_a_masked_gradient_is_zero_even_where_it_was_infinite(path):
     assert dx.flatten().tolist() == [torch.inf, 0.0]
 
 
-# What both keep
+# State that the layers keep
 
 
 @pytest.mark.parametrize("layer", [Conv2d(2, 3, 3, padding=1), ConvTranspose2d(2, 3, 2, 2)])
@@ -395,7 +395,7 @@ def test_the_same_generator_draws_the_same_weights():
     assert torch.equal(first.params["weight"], second.params["weight"])
 
 
-# What they refuse
+# Inputs that the layers refuse
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ geometries = st.tuples(*[st.integers(1, 3)] * 5)
 
 
 def _pixel_unshuffle(x, block):
-    """torch's, whose channels lie (C, block²), in our order: (block², C)."""
+    """torch's function, with its channels reordered from (C, block²) to ours, (block², C)."""
     n, _, _, channels = x.shape
     y = functional.pixel_unshuffle(channels_first(x), block)
     y = y.view(n, channels, block**2, *y.shape[2:]).transpose(1, 2)
@@ -29,7 +29,7 @@ def test_space_to_depth_on_a_case_worked_by_hand():
 
 
 def test_depth_to_space_on_a_case_worked_by_hand():
-    # Two channels: each pixel's stay together.
+    # The two channels of a pixel stay together.
     x = torch.tensor([1, -1, 2, -2, 3, -3, 4, -4]).view(1, 1, 1, 8)
 
     y = DepthToSpace(2).forward(x)
@@ -86,7 +86,7 @@ def test_what_is_added_is_added_in_the_type_of_the_result(geometry, from_type, t
     y = depth_to_space(x, block, to_type, add)
 
     assert y.dtype == to_type
-    # Rounded on the way to the type and once more with the sum: each half a unit in the last place.
+    # Two roundings, of the number and of the sum, of half a unit in the last place each.
     eps = torch.finfo(to_type).eps
     torch.testing.assert_close(y.double(), exact, rtol=eps, atol=4 * eps)
 

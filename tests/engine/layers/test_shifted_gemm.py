@@ -1,4 +1,4 @@
-"""The form of a convolution for GPUs, run on a CPU in float64: it is the definition."""
+"""Shifted GEMM against the definition, on a CPU in float64."""
 
 import pytest
 import torch
@@ -95,13 +95,13 @@ def test_in_bfloat16_a_gradient_is_summed_in_float32():
     ],
 )
 def test_it_fits_a_gpu_at_stride_1_without_dilation(geometry, size, fits):
-    # A tensor without numbers, which is not the CPU's.
+    # The device "meta" is not the CPU, and needs no GPU.
     assert shifted_gemm.fits(torch.empty(1, 8, 9, 3, device="meta"), geometry, size) is fits
     assert not shifted_gemm.fits(torch.empty(1, 8, 9, 3), geometry, size)
 
 
 def everywhere(x, geometry, size):
-    """As `fits`, but on a CPU, too."""
+    """Like `fits`, but on a CPU too."""
     return geometry.stride == geometry.dilation == 1 and geometry.out(x.shape[1], x.shape[2]) == size
 
 

@@ -1,4 +1,4 @@
-"""The build: which compiler it takes, what it makes, and that it never stops an installation."""
+"""Build backend: its choice of compiler, its output, and that it never stops an installation."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from engine.layers import kernels
 from engine.layers.kernels import backend
 
 ROOT = Path(__file__).parents[4]
-# It makes an empty file, as if it were a library.
+# A fake compiler: makes an empty file in place of a library.
 MAKE = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'
 ALL = ["amx.so", "avx2.so", "avx512.so", "avx512bf16.so"]
 WITHOUT_AMX = f'case "$*" in *amx*) echo "unknown flag -mamx-tile"; exit 1;; esac\n{MAKE}'
@@ -26,7 +26,7 @@ ZIG_FAILS = "raise SystemExit('zig does not know this machine')"
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """A folder of sources, for a machine of which everything is known."""
+    """A folder of sources, for a machine with known properties."""
     folder = tmp_path / "kernels"
     folder.mkdir()
     (folder / "threads.c").write_text("int one(void) { return 1; }\n")
@@ -41,7 +41,7 @@ def sources(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compilers(tmp_path, monkeypatch):
-    """compilers(cc, zig): what each does, or None where it is not there."""
+    """compilers(cc, zig): installs fake compilers. None: there is no such compiler."""
 
     def install(cc=None, zig=ZIG_FAILS):
         commands, modules = tmp_path / "bin", tmp_path / "modules"
@@ -148,7 +148,7 @@ def test_what_is_built_is_what_is_loaded():
 
 @pytest.fixture
 def project(tmp_path):
-    """The project without its weights. project(hook): the file that pip gets from a hook of the backend."""
+    """A copy of the project without weights. project(hook) calls a hook of the backend, and returns its file."""
     folder = tmp_path / "project"
     ignored = shutil.ignore_patterns("__pycache__", "lib")
     for name in ("engine", "service"):

@@ -1,4 +1,4 @@
-"""Which kernels a process uses, and what becomes of them in a process that is forked from it."""
+"""Loader: the kernels that a process uses, and kernels in a forked process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[4]
 
 
 def is_built(variant):
-    """Whether it can be loaded: a system may refuse AMX."""
+    """Whether the library can be loaded: the system may refuse AMX."""
     try:
         kernels.Library(variant)
     except OSError:
@@ -26,7 +26,7 @@ BUILT = [variant for variant in kernels.runnable() if is_built(variant)]
 
 
 def run_python(program, setting=None):
-    """A program in a process of its own, with DENOISE_KERNELS set or not."""
+    """Run a program in its own process, with or without DENOISE_KERNELS."""
     environment = {name: value for name, value in os.environ.items() if name != kernels.SETTING}
     environment |= {} if setting is None else {kernels.SETTING: setting}
     return subprocess.run(

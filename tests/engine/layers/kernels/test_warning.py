@@ -1,4 +1,4 @@
-"""What a program that starts says of missing kernels."""
+"""The warning at the start of a program without kernels."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from engine.layers import kernels
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch, tmp_path):
-    """No library was found, which nobody asked for."""
+    """No library is found, and DENOISE_KERNELS is not set."""
     monkeypatch.delenv(kernels.SETTING, raising=False)
     monkeypatch.setattr(kernels, "chosen", lambda: None)
     monkeypatch.setattr(kernels, "LIBRARIES", tmp_path)
