@@ -1,4 +1,4 @@
-"""What changes the weights: optimisers, the schedule of the learning rate, clipping, the moving average."""
+"""Optimisers, the learning rate schedule, gradient clipping, and the moving average of the parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, Parameter, multiply, parameters
+from engine.layers import Module, Parameter, multiply, parameters
 
 
 class Optimizer(Protocol):
-    """Takes one step along the gradients that the last backward left. State: tensors by name, for checkpoints."""
+    """Updates parameters by the gradients of the last backward pass. State: tensors by name, for checkpoints."""
 
     def step(self, factor: float = 1.0) -> None:
-        """Change the parameters. factor: the schedule's part of the learning rate, 0 to 1."""
+        """Update the parameters once. factor: 0 to 1, multiplies the learning rate; see LRSchedule."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """The tensors that a resumed run needs."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes `state`."""
+        """Restore a state. Raises KeyError naming a tensor that is missing."""
 
 
 class SGD:
-    """Stochastic gradient descent: walk over the parameters, subtract lr times the gradient.
+    """Stochastic gradient descent: subtract lr times the gradient.
 
     Source: Robbins & Monro, "A stochastic approximation method", 1951.
     """
@@ -33,23 +33,21 @@ class SGD:
         self.parameters, self.lr = list(parameters), lr
 
     def step(self, factor: float = 1.0) -> None:
-        """One step against the gradient."""
         for parameter in self.parameters:
             parameter.value.sub_(parameter.grad, alpha=self.lr * factor)
 
     def state(self) -> dict[str, Tensor]:
-        """It remembers nothing."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to load."""
+        """There is no state."""
 
 
 class Adam:
     """Steps scaled by running moments of the gradient. Source: Kingma & Ba, ICLR 2015, algorithm 1.
 
-    betas: decay of the first and the second moment. β₂ is 0.99 by default: under the noise of a noisy target it
-    measured better than 0.999.
+    betas: decay of the first and the second moment. β₂ is 0.99 by default: with noisy targets it measured better
+    than 0.999.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class Adam:
         self.second = [torch.zeros_like(parameter.value) for parameter in self.parameters]
 
     def step(self, factor: float = 1.0) -> None:
-        """One step; both moments are corrected for their start at zero."""
+        """Both moments are corrected for their start at zero."""
         self.steps += 1
         (b1, b2), t = self.betas, self.steps
         for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
@@ -75,14 +73,12 @@ class Adam:
             parameter.value.addcdiv_(first, scale, value=-self.lr * factor / (1 - b1**t))
 
     def state(self) -> dict[str, Tensor]:
-        """Both moments and the number of steps."""
         state = {"adam.steps": torch.tensor(self.steps)}
         for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
             state |= {f"adam.first.{parameter.name}": first, f"adam.second.{parameter.name}": second}
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes `state`. Raises KeyError naming what is missing."""
         self.steps = int(state["adam.steps"])
         for parameter, first, second in zip(self.parameters, self.first, self.second, strict=True):
             first.copy_(state[f"adam.first.{parameter.name}"])
@@ -90,12 +86,12 @@ class Adam:
 
 
 class Muon:
-    """Momentum, orthogonalised: every direction of a weight matrix moves by the same length.
+    """Momentum, orthogonalised: a step moves every direction of a weight matrix by the same length.
 
     For parameters that are matrices (inputs, outputs). Steps are scaled by sqrt(max(1, outputs / inputs)).
-    weight_decay: each step first shrinks the weights by this times the learning rate. Without it they grow, since
-    steps keep their length however much of the gradient is noise, and the longer they are, the less a step turns
-    them: a long run stands still.
+    weight_decay: each step first shrinks the weights by this times the learning rate. Without it, the norm of the
+    weights grows, because a step keeps its length even if the gradient is mostly noise. The larger the norm, the
+    less a step changes the direction of the weights, so a long run stops learning.
     Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Loshchilov & Hutter,
     "Decoupled weight decay regularization", ICLR 2019; Liu et al., "Muon is scalable for LLM training", 2025,
     section 2.2.
@@ -112,7 +108,6 @@ class Muon:
         self.velocity = [torch.zeros_like(parameter.value) for parameter in self.parameters]
 
     def step(self, factor: float = 1.0) -> None:
-        """One step along the orthogonalised Nesterov momentum."""
         for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
             velocity.mul_(self.momentum).add_(parameter.grad)
             ahead = parameter.grad.add(velocity, alpha=self.momentum)
@@ -122,26 +117,25 @@ class Muon:
             parameter.value.sub_(orthogonalise(ahead), alpha=size)
 
     def state(self) -> dict[str, Tensor]:
-        """The momentum."""
         return {f"muon.{s.name}": v for s, v in zip(self.parameters, self.velocity, strict=True)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes `state`. Raises KeyError naming what is missing."""
         for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
             velocity.copy_(state[f"muon.{parameter.name}"])
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearly the orthogonal factor of a matrix: its singular vectors, its singular values brought to 0.7-1.2.
+    """About the orthogonal factor of a matrix: the same singular vectors, singular values between 0.7 and 1.2.
 
-    Newton-Schulz with the quintic of Jordan et al. 2024, whose slope at 0 lifts small singular values fast:
-    x <- (a + b xx' + c (xx')²) x. All factors are polynomials in the first xx' and commute, so x itself is
-    multiplied twice instead of ten times. xx' holds the squares of the singular values, for which bfloat16 has
-    too few digits; this takes half the time of the plain form in it, on a processor made for it.
+    Newton-Schulz iteration with the quintic of Jordan et al. 2024, whose steep slope at 0 raises small singular
+    values quickly: x <- (a + b xx' + c (xx')²) x. All factors are polynomials in the first xx' and commute, so x
+    itself is multiplied twice instead of ten times. This needs float32: xx' holds the squares of the singular
+    values, too fine for bfloat16. Even so, it takes half the time of the plain iteration in bfloat16, on a
+    processor with bfloat16 products.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x: Tensor = matrix / (matrix.norm() + 1e-7)
-    # The smaller of the two Gram matrices is the cheaper.
+    # The smaller of the two Gram matrices is cheaper.
     tall = x.shape[0] > x.shape[1]
     gram = multiply(x.T, x) if tall else multiply(x, x.T)
     factors = gram
@@ -155,30 +149,27 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class OptimizerGroup:
-    """Several optimisers, each with parameters of its own, as one."""
+    """Several optimisers as one, each with its own parameters."""
 
     def __init__(self, *optimisers: Optimizer) -> None:
         self.optimisers = optimisers
 
     def step(self, factor: float = 1.0) -> None:
-        """One step of each."""
         for optimiser in self.optimisers:
             optimiser.step(factor)
 
     def state(self) -> dict[str, Tensor]:
-        """The states of all."""
         return {name: value for optimiser in self.optimisers for name, value in optimiser.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes `state`."""
         for optimiser in self.optimisers:
             optimiser.load_state(state)
 
 
-def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 0.0) -> OptimizerGroup:
-    """Muon, with its weight decay, for the matrices inside; Adam for biases and for the first and the last layer.
+def muon_with_adam(net: Module, lr: float, adam_lr: float, weight_decay: float = 0.0) -> OptimizerGroup:
+    """Muon with weight decay for the inner matrices; Adam for biases and for the first and the last layer.
 
-    There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).
+    In those layers the directions are colours, and their lengths carry meaning (Jordan et al. 2024).
     """
     every = list(parameters(net))
     ends = (every[0].layer, every[-1].layer)
@@ -188,9 +179,9 @@ def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 
 
 
 def clip_gradients(parameters: Sequence[Parameter], max_norm: float) -> Tensor:
-    """Scale all gradients together so that their norm is at most max_norm; returns the norm before, a scalar.
+    """Scale all gradients by one factor so that their norm is at most max_norm. Returns the norm before it.
 
-    Nothing looks at the norm: on a GPU nothing waits for it. Source: Pascanu et al., "On the difficulty of
+    No value is read back, so a GPU is not waited for. Source: Pascanu et al., "On the difficulty of
     training recurrent neural networks", ICML 2013, section 3.2.
     """
     norm: Tensor = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
@@ -202,16 +193,16 @@ def clip_gradients(parameters: Sequence[Parameter], max_norm: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LRSchedule:
-    """The learning rate's factor over a run: a linear warm-up, constant, then linearly down to 0.
+    """The factor of the learning rate over a run: linear warm-up, constant, then linear decay to 0.
 
-    warmup: steps; decay: the part of the run, at its end, over which the factor falls.
+    warmup: in steps. decay: the last part of the run, 0 to 1, over which the factor falls.
     """
 
     warmup: int = 0
     decay: float = 0.3
 
     def factor(self, step: int, done: float) -> float:
-        """step counts from 1; done: the part of the run that lies behind, 0 to 1."""
+        """step: counted from 1. done: the part of the run that is done, 0 to 1."""
         rise = min(1.0, step / self.warmup) if self.warmup else 1.0
         fall = min(1.0, (1 - done) / self.decay) if self.decay else 1.0
         return rise * max(0.0, fall)
@@ -222,10 +213,10 @@ class LRSchedule:
 
 
 class ParameterEMA:
-    """The exponential moving average of the parameters, which is what gets served.
+    """Exponential moving average of the parameters. Its values are the weights that are saved.
 
-    Early on it forgets faster than `decay`, so that the random start does not linger. Source: Polyak &
-    Juditsky, "Acceleration of stochastic approximation by averaging", 1992; exponential form as commonly used.
+    At first it decays faster than `decay`, so the random start is forgotten. Source: Polyak & Juditsky,
+    "Acceleration of stochastic approximation by averaging", 1992; exponential form as commonly used.
     """
 
     def __init__(self, parameters: Iterable[Parameter], decay: float) -> None:
@@ -233,24 +224,21 @@ class ParameterEMA:
         self.values = [parameter.value.clone() for parameter in self.parameters]
 
     def update(self) -> None:
-        """Take in the parameters as they are now."""
         self.updates += 1
         decay = min(self.decay, self.updates / (self.updates + 10))
         for parameter, value in zip(self.parameters, self.values, strict=True):
             value.lerp_(parameter.value, 1 - decay)
 
     def swap(self) -> None:
-        """Exchange the parameters and their average: once to look at the average, once more to go on."""
+        """Exchange the parameters and their average. Call it again before training goes on."""
         for place, parameter in enumerate(self.parameters):
             parameter.layer.params[parameter.key], self.values[place] = self.values[place], parameter.value
 
     def state(self) -> dict[str, Tensor]:
-        """The average and how often it was updated."""
         values = {f"average.{s.name}": v for s, v in zip(self.parameters, self.values, strict=True)}
         return values | {"average.updates": torch.tensor(self.updates)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Undoes `state`. Raises KeyError naming what is missing."""
         self.updates = int(state["average.updates"])
         for parameter, value in zip(self.parameters, self.values, strict=True):
             value.copy_(state[f"average.{parameter.name}"])

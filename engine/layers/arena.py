@@ -1,7 +1,7 @@
-"""Arena: memory for activations that its owner keeps and that is used again.
+"""Arena: memory for activations that is kept and reused.
 
-Memory that is given back to the system has to be cleared, page by page, when it is taken anew: without an arena a
-image of 512 x 512 took a fifth longer in size S, and a training step a tenth.
+The system clears each page of memory that a program takes anew. Without an arena, a 512 x 512 image took a fifth
+longer in size S, and a training step a tenth longer.
 """
 
 import mmap
@@ -18,31 +18,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Below this, torch's own allocation is as fast.
+# For less than this, torch's own allocation is as fast.
 SMALLEST_BYTES = 64 * 1024
-# An arena that takes more from the system drops what is free, down to this many times the most that was in use.
+# Before an arena grows beyond this many times the most that was in use at once, it drops free slabs.
 SPARE = 1.25
-# Tensors begin at multiples of this: at the start of a cache line, and not all at the same place of a page. Those
-# that are read and written together would else fall on the same few places of the cache.
+# In bytes. Tensors begin at multiples of this: at a cache line, but not all at the same offset in a page. Tensors
+# that are read and written together would otherwise compete for the same few sets of the cache.
 ALIGNMENT = 4096 + 64
 
 
 class Arena:
-    """Memory in slabs. Inside `with arena.used():`, results of layers on this thread lie in them.
+    """Memory in slabs. Inside `with arena.used():`, the layers on this thread put their results there.
 
-    A tensor's memory is free again once the tensor and all that are parts of it are gone, on any thread. Only one
+    The memory of a tensor is free again when the tensor and all views of it are gone, on any thread. Only one
     thread at a time may use an arena.
     """
 
     def __init__(self) -> None:
         self._slabs: list[_Slab] = []
-        # What is free again: put there by whatever thread it happens on, taken from there by `take`.
+        # Memory that is free again. Any thread appends to it; `take` empties it.
         self._returned: deque[tuple[_Slab, int, int]] = deque()
         self._in_use = self._most = 0
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Until the end, this thread's results come from here; afterwards from where they came before."""
+        """Inside the block, this thread takes memory from here; afterwards from where it did before."""
         outer = current()
         _local.arena = self
         try:
@@ -51,13 +51,13 @@ class Arena:
             _local.arena = outer
 
     def clear(self) -> None:
-        """Give the slabs that are free back to the system."""
+        """Return free slabs to the system."""
         self._collect()
         self._slabs = [slab for slab in self._slabs if not slab.free]
         self._most = self._in_use
 
     def take(self, size: int) -> Tensor:
-        """uint8 (size,), not cleared."""
+        """uint8 (size,), uninitialised."""
         self._collect()
         length = -(-size // ALIGNMENT) * ALIGNMENT
         self._most = max(self._most, self._in_use + length)
@@ -69,14 +69,14 @@ class Arena:
         gap, start, slab = min(fitting, key=itemgetter(0))
         slab.take(start, gap, length)
         self._in_use += length
-        # When the tensor is gone, so is this view of the memory.
+        # This view lives as long as the tensor and all views of it.
         view = slab.memory[start : start + size]
         weakref.finalize(view, self._returned.append, (slab, start, length)).atexit = False
         return torch.from_numpy(view)
 
     @property
     def held(self) -> int:
-        """Bytes, what is free included."""
+        """Bytes taken from the system, in use or free."""
         return sum(slab.memory.nbytes for slab in self._slabs)
 
     def _collect(self) -> None:
@@ -86,7 +86,7 @@ class Arena:
             self._in_use -= length
 
     def _make_room(self, length: int) -> None:
-        """Drop the oldest slabs that are free, if with so much more the arena would hold too much."""
+        """Drop free slabs, the oldest first, until `length` more bytes fit the limit."""
         for slab in list(self._slabs):
             if self.held + length <= SPARE * self._most:
                 return
@@ -95,7 +95,7 @@ class Arena:
 
 
 class _Slab:
-    """A piece of memory, and the gaps in it: where each begins, and its length, in order."""
+    """A piece of memory and its gaps, (start, length) each, in order."""
 
     def __init__(self, size: int) -> None:
         self.memory = _fresh(size)
@@ -103,17 +103,16 @@ class _Slab:
 
     @property
     def free(self) -> bool:
-        """Whether nothing lies in it."""
         return self.gaps == [(0, self.memory.nbytes)]
 
     def take(self, start: int, gap: int, length: int) -> None:
-        """Leave so much less of a gap."""
+        """Take `length` bytes from the front of a gap."""
         self.gaps.remove((start, gap))
         if gap > length:
             insort(self.gaps, (start + length, gap - length))
 
     def give_back(self, start: int, length: int) -> None:
-        """Join what is free again with the gaps beside it."""
+        """Free these bytes, and join them with the gaps beside them."""
         insort(self.gaps, (start, length))
         joined: list[tuple[int, int]] = []
         for begin, size in self.gaps:
@@ -125,8 +124,8 @@ class _Slab:
 
 
 @contextmanager
-def some_arena() -> Iterator[None]:
-    """Until the end, this thread has an arena: the one that it has, or a new one."""
+def ensure_arena() -> Iterator[None]:
+    """Inside the block, this thread has an arena: its current one, or else a new one."""
     with (current() or Arena()).used():
         yield
 
@@ -135,13 +134,13 @@ _local = threading.local()
 
 
 def current() -> Arena | None:
-    """The arena that this thread uses."""
+    """The arena that this thread uses, if any."""
     arena: Arena | None = getattr(_local, "arena", None)
     return arena
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As torch.empty on a CPU, but from this thread's arena where there is one."""
+    """As torch.empty on the CPU, but from the arena that this thread uses, if any."""
     arena, size = current(), prod(shape) * dtype.itemsize
     if arena is None or size < SMALLEST_BYTES:
         return torch.empty(tuple(shape), dtype=dtype)
@@ -149,13 +148,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _fresh(size: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """New memory, in huge pages where the system offers them. Raises MemoryError."""
-    # Private: what is shared has no huge pages on most systems, and a forked process would write into it.
+    """New memory, in huge pages where the system has them. Raises MemoryError."""
+    # Private: shared memory has no huge pages on most systems, and a forked process would write into it.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
         memory = mmap.mmap(-1, size, **private)
     except OSError as error:
-        raise MemoryError(f"no memory for activations of {size} bytes") from error
+        raise MemoryError(f"out of memory: activations need {size} bytes") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)

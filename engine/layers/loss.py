@@ -1,18 +1,18 @@
-"""The training loss."""
+"""Loss functions for training."""
 
 import torch
 from torch import Tensor
 
 
 class MSE:
-    """Mean of the squared error over every number, the samples weighted if weights are given.
+    """Mean squared error over all numbers of a batch, with an optional weight for each sample.
 
-    L2 because its minimum is the mean: the mean of noisy targets is the clean image (Lehtinen et al.,
-    "Noise2Noise", ICML 2018, section 2).
+    The minimum of the squared error is the mean, and the mean of noisy targets is the clean image (Lehtinen et
+    al., "Noise2Noise", ICML 2018, section 2).
     """
 
     def forward(self, y: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """y, target: (N, H, W, C); weight: (N,), 1 each if None -> the loss, a scalar."""
+        """y, target: (N, H, W, C); weight: (N,), or None for 1 each -> the loss, a scalar."""
         _check(y, target)
         error = (y - target).square()
         return torch.mean(error if weight is None else error * weight.view(-1, 1, 1, 1))
@@ -26,4 +26,4 @@ class MSE:
 
 def _check(y: Tensor, target: Tensor) -> None:
     if y.shape != target.shape:
-        raise ValueError(f"a target must have y's shape, {tuple(y.shape)}; got {tuple(target.shape)}")
+        raise ValueError(f"the target must have y's shape, {tuple(y.shape)}; got {tuple(target.shape)}")

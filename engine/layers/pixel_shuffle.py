@@ -1,4 +1,4 @@
-"""Pixels to channels and back: the same numbers in another order, so each layer undoes the other exactly."""
+"""Pixel shuffle: moves pixels to channels and back. Each layer undoes the other exactly."""
 
 from fractions import Fraction
 
@@ -12,9 +12,9 @@ from engine.layers.plain import check
 def space_to_depth(x: Tensor, block: int, dtype: torch.dtype | None = None) -> Tensor:
     """(N, H, W, C) -> (N, H / block, W / block, block² · C); the pixels of a block in reading order.
 
-    dtype: of the result; x's own if none is given.
+    dtype: of the result; x's own if None.
     Source: Shi et al., "Real-time single image and video super-resolution", CVPR 2016, section 3.1.
-    Raises ValueError if a side is no multiple of block.
+    Raises ValueError if a side is not a multiple of block.
     """
     n, height, width, channels = _sizes(x)
     if height % block or width % block:
@@ -27,10 +27,10 @@ def space_to_depth(x: Tensor, block: int, dtype: torch.dtype | None = None) -> T
 
 
 def depth_to_space(x: Tensor, block: int, dtype: torch.dtype | None = None, add: Tensor | None = None) -> Tensor:
-    """(N, H, W, block² · C) -> (N, H · block, W · block, C), plus `add`: undoes space_to_depth.
+    """(N, H, W, block² · C) -> (N, H · block, W · block, C), plus `add`: the inverse of space_to_depth.
 
-    dtype: of the result and of `add`; x's own if none is given.
-    Raises ValueError if the channels are no multiple of block².
+    dtype: of the result and of `add`; x's own if None.
+    Raises ValueError if the channels are not a multiple of block².
     """
     n, height, width, channels = _sizes(x)
     if channels % block**2:
@@ -48,7 +48,7 @@ def depth_to_space(x: Tensor, block: int, dtype: torch.dtype | None = None, add:
 
 def _sizes(x: Tensor) -> tuple[int, ...]:
     if x.dim() != 4:
-        raise ValueError(f"a batch is (N, H, W, C); got {tuple(x.shape)}")
+        raise ValueError(f"a batch must have the shape (N, H, W, C); got {tuple(x.shape)}")
     return x.shape
 
 
@@ -61,38 +61,34 @@ class _Rearrangement:
         self.grads: dict[str, Tensor] = {}
 
     def memory(self, scale: Fraction, size: int) -> Fraction:
-        """What it is given and as much again, which the layers beside it count."""
+        """0: the layers before and after count its input and output."""
         return Fraction(0)
 
 
 class SpaceToDepth(_Rearrangement):
-    """For block 2, half the sides and four times the channels: later layers have a quarter of the rows."""
+    """Pixels to channels. Block 2 halves the sides, so later layers have a quarter of the pixels to compute."""
 
     def forward(self, x: Tensor, train: bool = False) -> Tensor:
         """x: (N, H, W, C) -> (N, H / block, W / block, block² · C)."""
         return space_to_depth(x, self.block)
 
     def backward(self, dy: Tensor) -> Tensor:
-        """dy: dL/dy -> dL/dx."""
         return depth_to_space(dy, self.block)
 
     @property
     def stride(self) -> int:
-        """The input's sides must be multiples of this."""
         return self.block
 
     @property
     def factor(self) -> Fraction:
-        """Output pixels for one input pixel, along one side."""
         return Fraction(1, self.block)
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The input pixels that output pixels first..last depend on, along one side."""
         return first * self.block, last * self.block + self.block - 1
 
 
 class DepthToSpace(_Rearrangement):
-    """The way back from SpaceToDepth."""
+    """Channels to pixels: the inverse of SpaceToDepth."""
 
     stride = 1
 
@@ -101,14 +97,11 @@ class DepthToSpace(_Rearrangement):
         return depth_to_space(x, self.block)
 
     def backward(self, dy: Tensor) -> Tensor:
-        """dy: dL/dy -> dL/dx."""
         return space_to_depth(dy, self.block)
 
     @property
     def factor(self) -> Fraction:
-        """Output pixels for one input pixel, along one side."""
         return Fraction(self.block)
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The input pixels that output pixels first..last depend on, along one side."""
         return first // self.block, last // self.block

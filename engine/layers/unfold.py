@@ -1,4 +1,4 @@
-"""Where a kernel looks, and the adjoint pair that says what a convolution is: im2col and col2im."""
+"""Convolution geometry, and the adjoint pair of functions that defines a convolution: im2col and col2im."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Where a kernel looks. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
+    """Which pixels a kernel reads. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
 
-    kernel_size and stride in pixels, dilation 1 is none, padding is of zeros and on all four sides.
+    kernel_size and stride are in pixels. dilation 1 means none. padding adds zeros on all four sides.
     Raises ValueError naming the value that is out of range.
     """
 
@@ -25,19 +25,19 @@ class ConvGeometry:
 
     @property
     def span(self) -> int:
-        """Pixels from a kernel's first tap to its last, both counted."""
+        """Pixels from the kernel's first tap to its last, inclusive."""
         return self.dilation * (self.kernel_size - 1) + 1
 
-    def turned(self) -> "ConvGeometry":
-        """The window, at stride 1, that goes from the output back to the input."""
+    def adjoint(self) -> "ConvGeometry":
+        """Geometry of the adjoint, which at stride 1 is a convolution with the flipped kernel."""
         return ConvGeometry(self.kernel_size, 1, self.span - 1 - self.padding, self.dilation)
 
     def out(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a convolution's output. Raises ValueError if the kernel does not fit the padded input."""
+        """Height and width of the output. Raises ValueError if the kernel is larger than the padded input."""
         if min(height, width) + 2 * self.padding < self.span:
             raise ValueError(
-                f"a kernel that spans {self.span} pixels does not fit an input of {height} x {width} pixels"
-                f" padded by {self.padding}"
+                f"the kernel spans {self.span} pixels, more than the input of {height} x {width} pixels"
+                f" with padding {self.padding}"
             )
         return (
             (height + 2 * self.padding - self.span) // self.stride + 1,
@@ -46,7 +46,7 @@ class ConvGeometry:
 
 
 def im2col(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Unfold: x (N, H, W, C) -> (N, H_out, W_out, kernel_size² · C), one row of taps for each output pixel.
+    """Unfold: x (N, H, W, C) -> (N, H_out, W_out, kernel_size² · C), a row of taps for each output pixel.
 
     Source: Chellapilla et al., "High performance convolutional neural networks", 2006, section 3.
     """
@@ -66,7 +66,7 @@ def taps(x: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def col2im(columns: Tensor, shape: tuple[int, ...], geometry: ConvGeometry) -> Tensor:
-    """Fold: the adjoint of im2col; taps that share an input pixel are summed.
+    """Fold: the adjoint of im2col. It sums the taps that share an input pixel.
 
     columns: (N, H_out, W_out, kernel_size² · C) -> (N, H, W, C) = shape.
     """
@@ -84,6 +84,6 @@ def col2im(columns: Tensor, shape: tuple[int, ...], geometry: ConvGeometry) -> T
 
 
 def check_whole(name: str, value: int, least: int) -> None:
-    """Raises ValueError naming a value that is no whole number of at least `least`."""
+    """Raises ValueError unless the value is a whole number of at least `least`."""
     if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is a whole number of at least {least}; got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")

@@ -27,14 +27,14 @@ def network(seed=0):
 
 
 def scatter_gradients(net, seed):
-    """Gradients as a backward would leave them; returns them in order."""
+    """Set gradients as a backward pass does, and return them in order."""
     for place, parameter in enumerate(parameters(net)):
         parameter.layer.grads[parameter.key] = drawn(*parameter.value.shape, seed=100 * seed + place)
     return [parameter.grad.clone() for parameter in parameters(net)]
 
 
 def matrix(value):
-    """A layer with one square weight, and its slots."""
+    """A layer with one square weight."""
     side = len(value)
     layer = Conv2d(side, side, 1, bias=False)
     layer.params = {"weight": torch.tensor(value, dtype=torch.float64)}
@@ -48,7 +48,7 @@ OPTIMISERS = {
 }
 
 
-# SGD and Adam, held to torch's
+# SGD and Adam against torch
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_schedules_factor_scales_a_step(name):
 @pytest.mark.parametrize(("rows", "cols"), [(8, 8), (5, 12), (12, 5), (1, 6), (6, 1)])
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.sampled_from([1e-6, 1.0, 1e6]))
-def test_orthogonalising_keeps_the_singular_vectors_and_evens_the_values(rows, cols, seed, scale):
+def test_orthogonalising_keeps_the_singular_vectors(rows, cols, seed, scale):
     rank = min(rows, cols)
     u, _, v = torch.linalg.svd(drawn(rows, cols, seed=seed), full_matrices=False)
     values = torch.linspace(1.0, 0.05, rank, dtype=torch.float64)
@@ -128,17 +128,17 @@ def test_orthogonalising_is_newton_schulz_on_the_matrix_itself(dtype, most):
         gram = plain @ plain.T
         plain = 3.4445 * plain + (-4.7750 * gram + 2.0315 * gram @ gram) @ plain
 
-    made = orthogonalise(value.to(dtype))
+    result = orthogonalise(value.to(dtype))
 
-    assert made.dtype == dtype
-    assert (made - plain).norm() < most * plain.norm()
+    assert result.dtype == dtype
+    assert (result - plain).norm() < most * plain.norm()
 
 
 def test_orthogonalising_nothing_gives_nothing():
     assert not orthogonalise(torch.zeros(3, 4)).any()
 
 
-def test_muon_steps_along_an_orthogonal_gradient_by_the_learning_rate():
+def test_muon_steps_along_an_orthogonal_gradient_by_lr():
     layer = matrix([[0.0, 0.0], [0.0, 0.0]])
     muon = Muon(parameters(layer), lr=0.1)
     layer.grads = {"weight": torch.tensor([[0.0, 3.0], [-3.0, 0.0]], dtype=torch.float64)}
@@ -180,7 +180,7 @@ def test_muons_step_grows_with_outputs_per_input(inputs, outputs, scale):
     torch.testing.assert_close(layer.params["weight"], -scale * orthogonalise(layer.grads["weight"] * 1.95))
 
 
-def test_muons_weight_decay_shrinks_the_weights_by_the_learning_rate_beside_the_step():
+def test_muons_weight_decay_shrinks_the_weights_by_lr():
     layers = [matrix([[4.0, -2.0], [1.0, 3.0]]) for _ in range(2)]
     for layer, weight_decay in zip(layers, (0.0, 0.5), strict=True):
         layer.grads = {"weight": drawn(2, 2)}
@@ -241,7 +241,7 @@ def test_a_state_that_lacks_a_tensor_is_refused_by_name(name):
         optimiser.load_state(state)
 
 
-def test_together_keeps_the_states_of_all():
+def test_an_optimizer_group_keeps_the_states_of_all():
     net = network()
     both = OptimizerGroup(Adam(list(parameters(net))[:2]), Muon(list(parameters(net))[2:3]))
 
@@ -255,7 +255,7 @@ def test_together_keeps_the_states_of_all():
 # Clipping
 
 
-def test_clipping_scales_all_gradients_together_and_tells_the_norm():
+def test_clipping_scales_all_gradients_and_returns_the_norm():
     net = network()
     gradients = scatter_gradients(net, 1)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
@@ -306,7 +306,7 @@ def test_the_schedule_knows_when_the_factor_begins_to_fall():
 # The average
 
 
-def test_the_average_forgets_its_random_start_faster_than_its_decay():
+def test_the_average_forgets_its_start_faster_than_its_decay():
     layer = matrix([[8.0]])
     average = ParameterEMA(parameters(layer), decay=0.999)
     layer.params["weight"].fill_(19.0)
@@ -349,7 +349,7 @@ def test_swapping_twice_leaves_everything_as_it_was():
     assert not torch.equal(averaged[0], start[0])
 
 
-def test_an_optimiser_goes_on_with_the_trained_weights_after_a_look_at_the_average():
+def test_a_look_at_the_average_does_not_change_training():
     looked, unlooked = network(), network()
     for net in (looked, unlooked):
         optimiser, average = Adam(parameters(net), 0.1), ParameterEMA(parameters(net), 0.9)

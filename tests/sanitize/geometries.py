@@ -1,8 +1,8 @@
-"""Geometries for harness.c, the same each time: a convolution a line, its numbers in the order of `read_case`."""
+"""Geometries for harness.c, the same in every run: one a line, its numbers in the order of `read_case`."""
 
 import random
 
-# Larger than one task of any kind takes: long rows, many tiles, many rows, many channels.
+# Too large for one task: long rows, many tiles, many rows, many channels.
 LARGE = [
     "1 3 210 9 3 210 17  3 1 1 1  0 3 0 15 1",
     "2 29 34 16 29 34 17  3 1 1 1  1 2 0 6 2",
@@ -11,12 +11,12 @@ LARGE = [
     "1 12 13 130 6 6 33  2 2 0 1  1 2 0 0 2",
     "1 5 6 20 5 6 290  1 1 0 1  0 4 0 3 1",
 ]
-# Multiplications of a case, at most: plain loops under a sanitizer make some 10^8 a second.
+# The most multiplications of a case. Plain loops under a sanitizer do about 10^8 a second.
 MOST_PRODUCTS = 400_000
 
 
 def lines(count=250, seed=0):
-    """`count` drawn lines after the large ones."""
+    """The large ones, then `count` random ones."""
     draw = random.Random(seed)
     yield from LARGE
     made = 0
@@ -28,7 +28,7 @@ def lines(count=250, seed=0):
 
 
 def _drawn(draw):
-    """A line, or None for what is no convolution or takes too long."""
+    """A line, or None if the numbers are no convolution or take too long."""
     kernel_size, stride, padding, dilation = (draw.randint(*ends) for ends in ((1, 5), (1, 3), (0, 3), (1, 3)))
     if draw.random() < 0.3:
         kernel_size, stride, padding, dilation = 3, 1, 1, 1
@@ -38,11 +38,11 @@ def _drawn(draw):
     rows, columns = ((side + 2 * padding - span) // stride + 1 for side in (height, width))
     if min(rows, columns) < 1 or n * rows * columns * kernel_size**2 * c_in * c_out > MOST_PRODUCTS:
         return None
-    # With output padding, an adjoint makes pixels that no window reaches.
+    # The output may be smaller than full size: with output padding, an adjoint has pixels that no tap reaches.
     most = (max(stride, dilation) - 1) // stride
     rows, columns = (max(1, side - draw.randint(0, most)) for side in (rows, columns))
     numbers = [n, height, width, c_in, rows, columns, c_out, kernel_size, stride, padding, dilation]
-    # Type, threads, limit, what is done at the store, and where memory ends.
+    # half, threads, limit, fused and guard.
     numbers += [
         draw.randint(0, 1),
         draw.randint(1, 4),
@@ -58,7 +58,7 @@ def _side(draw):
 
 
 def _channels(draw):
-    """A few, a multiple of a vector or a neighbour of one, or any number."""
+    """A few; near a multiple of a vector; or any number."""
     kind = draw.random()
     if kind < 0.4:
         return draw.randint(1, 5)

@@ -1,6 +1,7 @@
-/* The kernels on geometries from the standard input (geometries.py), compared with plain loops, on memory that ends
-   where the tensors end. Built with a sanitizer, a number read or written beside them ends the program; so does a page
-   that may not be touched, which also stops instructions that no sanitizer looks at. Prints how many cases passed. */
+/* Test harness: compares the kernels with plain loops, on geometries from the standard input (geometries.py).
+
+   Memory ends exactly where the tensors end. A read or write outside them ends the program: a sanitizer detects it, or a
+   guard page, which also stops instructions that no sanitizer sees. Prints how many cases passed. */
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -15,22 +16,23 @@
 
 typedef struct {
     Conv conv;
-    int fused, guard; /* Bits: bias, add, relu, mask. And which side of memory is guarded: 0 none, 1 behind, 2 before. */
+    int fused; /* Bits: bias, add, relu, mask. */
+    int guard; /* A guard page: 0 none, 1 after the memory, 2 before it. */
 } Case;
 
 static Case current;
 static dim line_number;
 
-/* As conv.c has it: whether weights are multiplied in bfloat16. */
+/* Whether weights are multiplied in bfloat16, as conv.c decides it. */
 static int in_tiles(const Conv *c) {
     int winograds = c->kernel_size == 3 && c->stride == 1 && c->padding == 1 && c->dilation == 1 &&
                     c->in_channels >= 8 && c->out_channels >= 8;
     return HAS_TILES && c->half && (HAS_AMX || !winograds);
 }
 
-static void fail(const char *what, dim place, double made, double wanted, double allowed) {
+static void fail(const char *what, dim place, double made, double expected, double allowed) {
     const Conv *c = &current.conv;
-    printf("line %td, %s, number %td: %.9g instead of %.9g, at most %.3g away\n", line_number, what, place, made, wanted,
+    printf("line %td, %s, number %td: got %.9g, expected %.9g, error bound %.3g\n", line_number, what, place, made, expected,
            allowed);
     printf("%td %td %td %td %td %td %td  %td %td %td %td  %td %td %td %d %d\n", c->n, c->height, c->width,
            c->in_channels, c->out_height, c->out_width, c->out_channels, c->kernel_size, c->stride, c->padding,
@@ -38,7 +40,7 @@ static void fail(const char *what, dim place, double made, double wanted, double
     exit(1);
 }
 
-/* Memory. A block of pages has a page that may not be touched on both sides. */
+/* Memory: a block of pages with a guard page on both sides. */
 typedef struct {
     char *pages, *start;
     size_t length;
@@ -49,7 +51,7 @@ static Block pages_for(size_t size, int at_end, size_t remainder) {
     Block block = {.length = inside + 2 * page};
     block.pages = mmap(NULL, block.length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block.pages == MAP_FAILED || mprotect(block.pages + page, inside, PROT_READ | PROT_WRITE)) abort();
-    memset(block.pages + page, 0xff, inside); /* Not a number, in either type. */
+    memset(block.pages + page, 0xff, inside); /* NaN in both types. */
     block.start = block.pages + page;
     if (at_end) block.start += inside - size;
     if (remainder) block.start -= ((uintptr_t)block.start - remainder) % 64;
@@ -69,8 +71,8 @@ static void give(Block block) {
     else free(block.start);
 }
 
-/* For threads.c in the place of malloc and free. It rounds what it is given up to a multiple of 64, so one byte behind
-   such a multiple leaves it a single byte that is not asked for. In front of that lies what `close_free` needs. */
+/* Replace malloc and free in threads.c, which rounds an address up to a multiple of 64. These addresses are one more than
+   such a multiple, so only one byte after the requested ones is accessible. The data of `close_free` is before them. */
 void *close_malloc(size_t size);
 void close_free(void *memory);
 
@@ -133,8 +135,8 @@ static Block numbers(dim count, int half) {
     return block;
 }
 
-/* What rounding may change. The tests in Python have the exact bound for Winograd's form; it loses up to this much more
-   than the plain sum. */
+/* Error bounds. Winograd's algorithm has up to this many times the error of a plain sum. The tests in Python have its
+   exact bound. */
 enum { WINOGRAD = 200 };
 
 static double allowed(double count, double magnitude, int rounds) {
@@ -150,7 +152,7 @@ static dim pixel_of(dim out, dim tap, dim side) {
     return pixel >= 0 && pixel < side ? pixel : -1;
 }
 
-/* For each number of x or y, the sum of its products, and that of their absolute values. */
+/* For each number of x or y, the sum of its products and of their absolute values. */
 static void plain_product(int adjoint, const void *from, const float *weight, double *sums, double *magnitudes) {
     const Conv *c = &current.conv;
     dim in = c->in_channels, out = c->out_channels, k = c->kernel_size;
@@ -185,7 +187,7 @@ static void check_product(int adjoint, const void *from, const float *weight) {
     int has_bias = current.fused & 1, has_add = current.fused & 2, relu = current.fused & 4, has_mask = current.fused & 8;
     Epilogue epilogue = {has_bias ? (float *)bias.start : NULL, has_add ? add.start : NULL,
                          has_mask ? mask.start : NULL, relu ? 1 : 0};
-    /* As it lies in memory, row by row; or column by column. */
+    /* The weight by rows, or by columns. */
     dim rows = c->kernel_size * c->kernel_size * c->in_channels, columns = c->out_channels;
     Block turned = take((size_t)(rows * columns) * 4);
     for (dim i = 0; i < rows * columns; i++) ((float *)turned.start)[i % columns * rows + i / columns] = weight[i];
@@ -200,13 +202,13 @@ static void check_product(int adjoint, const void *from, const float *weight) {
     plain_product(adjoint, from, weight, sums, magnitudes);
     dim terms = c->kernel_size * c->kernel_size * (adjoint ? c->out_channels : c->in_channels);
     for (dim i = 0; i < count; i++) {
-        double wanted = sums[i], magnitude = magnitudes[i];
-        if (has_bias) wanted += number(bias.start, i % channels, 0), magnitude += 1;
-        if (has_add) wanted += number(add.start, i, half), magnitude += 1;
-        if (relu) wanted = fmax(wanted, 0);
-        if (has_mask && !(number(mask.start, i, half) > 0)) wanted = 0;
+        double expected = sums[i], magnitude = magnitudes[i];
+        if (has_bias) expected += number(bias.start, i % channels, 0), magnitude += 1;
+        if (has_add) expected += number(add.start, i, half), magnitude += 1;
+        if (relu) expected = fmax(expected, 0);
+        if (has_mask && !(number(mask.start, i, half) > 0)) expected = 0;
         double made = number(to.start, i, half), bound = allowed((double)terms, magnitude + 1, half);
-        if (!(fabs(made - wanted) <= bound)) fail(adjoint ? "adjoint" : "product", i, made, wanted, bound);
+        if (!(fabs(made - expected) <= bound)) fail(adjoint ? "adjoint" : "product", i, made, expected, bound);
     }
     free(sums), free(magnitudes);
     give(packed), give(to), give(bias), give(add), give(mask);
@@ -237,7 +239,7 @@ static void check_gradient(const void *x, const void *dy) {
     give(gradient);
 }
 
-/* The sums of the columns of dy. */
+/* Sums of the columns of dy. */
 static void check_sums(const void *dy) {
     Conv *c = &current.conv;
     dim rows = c->n * c->out_height * c->out_width, columns = c->out_channels;
@@ -255,7 +257,7 @@ static void check_sums(const void *dy) {
     give(sums);
 }
 
-/* Pixels to channels and back, between the types that the case's numbers choose. */
+/* Pixel shuffle in both directions, between the types of the case. */
 static void check_rearrangement(void) {
     const Conv *c = &current.conv;
     dim block = c->stride, rows = c->n * c->height * block, columns = c->width * block, channels = c->in_channels;
@@ -271,22 +273,22 @@ static void check_rearrangement(void) {
             dim pixel = row / block * (columns / block) + column / block;
             dim other = pixel * deep + (row % block * block + column % block) * channels + channel;
             dim read = deeper ? wide : other, written = deeper ? other : wide;
-            float wanted = number(from.start, read, half_before);
-            if (with_add) wanted += number(add.start, written, half_after);
-            if (half_after) wanted = from_half(to_half(wanted));
+            float expected = number(from.start, read, half_before);
+            if (with_add) expected += number(add.start, written, half_after);
+            if (half_after) expected = from_half(to_half(expected));
             float made = number(to.start, written, half_after);
-            if (made != wanted) fail(deeper ? "to depth" : "to space", written, made, wanted, 0);
+            if (made != expected) fail(deeper ? "to depth" : "to space", written, made, expected, 0);
         }
     }
     give(from), give(add), give(to);
 }
 
-/* Several threads that call at once get what one gets alone. */
+/* Several threads that call at once get the same results as one alone. */
 enum { CALLERS = 4, CALLS = 25, SIDE = 20, CHANNELS = 16 };
 
 typedef struct {
     int number, failed;
-    const float *x, *wanted, *packed;
+    const float *x, *expected, *packed;
 } Caller;
 
 static Conv shared_conv(dim threads) {
@@ -304,7 +306,7 @@ static void *call_often(void *argument) {
     float made[SIDE * SIDE * CHANNELS];
     for (int call = 0; call < CALLS; call++) {
         call_once(caller, 1 + (caller->number + call) % 4, made);
-        caller->failed |= memcmp(made, caller->wanted, sizeof made) != 0;
+        caller->failed |= memcmp(made, caller->expected, sizeof made) != 0;
     }
     return NULL;
 }
@@ -313,20 +315,20 @@ static void check_callers(void) {
     Conv conv = shared_conv(2);
     current.guard = 0;
     Block x = numbers(SIDE * SIDE * CHANNELS, 0), weight = numbers(9 * CHANNELS * CHANNELS, 0);
-    Block packed = take((size_t)conv_packed_size(&conv, 0) * 4), wanted = take(SIDE * SIDE * CHANNELS * 4);
+    Block packed = take((size_t)conv_packed_size(&conv, 0) * 4), expected = take(SIDE * SIDE * CHANNELS * 4);
     if (conv_pack(&conv, 0, (float *)weight.start, CHANNELS, 1, (float *)packed.start)) abort();
     Caller callers[CALLERS];
     pthread_t threads[CALLERS];
     for (int i = 0; i < CALLERS; i++)
-        callers[i] = (Caller){i, 0, (float *)x.start, (float *)wanted.start, (float *)packed.start};
-    call_once(&callers[0], 1, (float *)wanted.start);
+        callers[i] = (Caller){i, 0, (float *)x.start, (float *)expected.start, (float *)packed.start};
+    call_once(&callers[0], 1, (float *)expected.start);
     for (int i = 0; i < CALLERS; i++)
         if (pthread_create(&threads[i], NULL, call_often, &callers[i])) abort();
     for (int i = 0; i < CALLERS; i++) {
         pthread_join(threads[i], NULL);
-        if (callers[i].failed) puts("a thread among others got another result"), exit(1);
+        if (callers[i].failed) puts("a thread got another result than one alone"), exit(1);
     }
-    give(x), give(weight), give(packed), give(wanted);
+    give(x), give(weight), give(packed), give(expected);
 }
 
 static int read_case(void) {
@@ -339,7 +341,7 @@ static int read_case(void) {
     return scanf("%d %d", &current.fused, &current.guard) == 2;
 }
 
-/* As many blocks of scratch memory at once as the helpers of a pool take, and their callers. */
+/* Takes more blocks of scratch memory at once than a full pool and its callers do. */
 static void check_scratch(void) {
     enum { BLOCKS = 300 };
     char *blocks[BLOCKS];

@@ -1,4 +1,4 @@
-"""What the hand-written passes are held to: the same mathematics by torch's own functions and autograd."""
+"""Oracle for the hand-written passes: the same mathematics by torch's own functions and autograd."""
 
 from contextlib import nullcontext
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 from engine.layers import parameters
 from tests.bench.plain import plain_path
 
-# By the kernels, where there are any for this processor, and by the definition in torch.
+# The kernels, if this processor has any, and the plain path.
 PATHS = [pytest.param(nullcontext, id="kernels"), pytest.param(plain_path, id="plain")]
 
 
@@ -19,8 +19,10 @@ def drawn(*shape, seed=0):
 
 
 def randomised(net):
-    """The network in float64, where two right answers agree to 1e-12, and every parameter of it drawn anew: as
-    they start, biases and a photo network's tail are zero, and hide mistakes.
+    """The network in float64, with random parameters.
+
+    In float64, two right answers agree to 1e-12. Initial parameters would hide mistakes: biases, and the last
+    layer of a photo network, are zero.
     """
     for place, parameter in enumerate(parameters(net)):
         value = drawn(*parameter.value.shape, seed=place) / parameter.value.shape[0] ** 0.5
@@ -29,16 +31,16 @@ def randomised(net):
 
 
 def assert_passes_agree(layer, function, x):
-    """forward, dL/dx and all gradients of a layer against those of function(x, parameters by name)."""
+    """Check y, dL/dx and all gradients of a layer against those of function(x, parameters by name)."""
     given = x.clone().requires_grad_()
     copies = {each.name: each.value.clone().requires_grad_() for each in parameters(layer)}
-    wanted = function(given, copies)
-    dy = drawn(*wanted.shape, seed=1)
-    gradients = torch.autograd.grad(wanted, [given, *copies.values()], dy)
+    expected = function(given, copies)
+    dy = drawn(*expected.shape, seed=1)
+    gradients = torch.autograd.grad(expected, [given, *copies.values()], dy)
 
     y, dx = layer.forward(x, train=True), layer.backward(dy)
 
-    torch.testing.assert_close(y, wanted.detach())
+    torch.testing.assert_close(y, expected.detach())
     torch.testing.assert_close(dx, gradients[0])
     for parameter, gradient in zip(parameters(layer), gradients[1:], strict=True):
         torch.testing.assert_close(
@@ -47,7 +49,7 @@ def assert_passes_agree(layer, function, x):
 
 
 def assert_adjoint(layer, x):
-    """<Ax, y> = <x, A'y> for a linear layer: its backward is its adjoint."""
+    """Check <Ax, y> = <x, A'y> for a linear layer: its backward is its adjoint."""
     ax = layer.forward(x, train=True)
     y = drawn(*ax.shape, seed=2)
 
@@ -63,13 +65,13 @@ def channels_last(x):
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1):
-    """torch's convolution on (N, H, W, C), of a weight that lies as ours does."""
+    """torch's convolution on (N, H, W, C), of a weight in our layout."""
     kernel = _kernel(weight, x.shape[3])
     return channels_last(functional.conv2d(channels_first(x), kernel, bias, stride, padding, dilation))
 
 
 def conv_transpose2d(x, weight, bias=None, stride=1, padding=0, dilation=1, output_padding=0, out_channels=1):
-    """torch's transposed convolution on (N, H, W, C), of a weight that lies as ours does."""
+    """torch's transposed convolution on (N, H, W, C), of a weight in our layout."""
     kernel = _kernel(weight.T, out_channels)
     geometry = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
     return channels_last(functional.conv_transpose2d(channels_first(x), kernel, bias, **geometry))

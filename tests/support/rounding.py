@@ -1,8 +1,8 @@
-"""How far a kernel's result may be from the definition, by how often a number is rounded.
+"""Bounds for the rounding errors of the kernels, from the number of roundings.
 
-A sum of n numbers is off by at most n roundings of the sum of their absolute values. Where the roundings are as
-good as independent it is off by at most t · sqrt(n) of them, with a probability of 1 - 2n exp(-t² / 2). The same
-holds for Winograd's form, where the sum of absolute values is what its matrices make without their signs.
+The error of a sum of n numbers is at most n roundings of the sum of their absolute values. If roundings are
+nearly independent, it is at most t · sqrt(n) of them, with a probability of 1 - 2n exp(-t² / 2). The same holds
+for Winograd's algorithm, where the sum of absolute values is computed by its matrices without their signs.
 
 Sources: Higham & Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 2019;
 Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", ACM TOMS 2020.
@@ -15,14 +15,14 @@ import torch
 from engine.layers import ConvGeometry, kernels, plain
 from engine.layers.plain import Epilogue
 
-# Half a unit in the last place: what rounding takes from a number, at most, beside the number itself.
+# Half a unit in the last place: the largest relative error of one rounding.
 HALF_UNIT = {torch.float32: 2**-24, torch.bfloat16: 2**-8}
-# What is too small for float32 to keep all its digits.
+# Absolute error for numbers that are subnormal in float32.
 TINY = 1e-30
 
 
 class Case(NamedTuple):
-    """One convolution. size: of the output, at most what the window makes; limit: as in kernels.h.
+    """One convolution. size: of the output, at most geometry.out; limit: as in kernels.h.
 
     fused: whether the epilogue has a bias, something to add, a ReLU, a mask.
     """
@@ -53,7 +53,7 @@ class Case(NamedTuple):
         return self.geometry.kernel_size**2 * self.in_channels, self.out_channels
 
     def shape(self, dtype, threads=2, limit=None):
-        """As the kernels take it."""
+        """The struct that the kernels take."""
         geometry = (
             self.geometry.kernel_size,
             self.geometry.stride,
@@ -65,35 +65,35 @@ class Case(NamedTuple):
         return kernels.Shape(*self.x, *self.size, self.out_channels, *geometry, half, threads, limit)
 
     def product(self, adjoint, given, weight, epilogue):
-        """By the definition, from x to y, or from y to x for the adjoint."""
+        """The product by the definition, or its adjoint."""
         if adjoint:
             return plain.adjoint(given, weight, self.geometry, (self.height, self.width), epilogue)
         return plain.product(given, weight, self.geometry, self.size, epilogue)
 
 
 def sum_units(count):
-    """A sum of so many products may be off by this many roundings of the sum of their absolute values.
+    """The error of a sum of `count` products, in roundings of the sum of their absolute values.
 
-    With t = 8 that fails for one number in 10^10. The bound without chance, `count`, would hide a term that is
-    missing among a few thousand.
+    With t = 8 it fails for one number in 10^10. The certain bound, `count`, would not detect one missing term
+    among a few thousand.
     """
     return min(count, 8 * count**0.5)
 
 
-def product_bound(case, adjoint, given, weight, epilogue, wanted, winograd):
-    """For each number of a product, or of its adjoint. given: in the type of the kernel; weight: float64."""
+def product_bound(case, adjoint, given, weight, epilogue, expected, winograd):
+    """For each number of a product or its adjoint. given: in the type of the kernel; weight: float64."""
     channels = case.out_channels if adjoint else case.in_channels
     absolute = Epilogue(*(None if part is None else part.double().abs() for part in epilogue[:2]))
     magnitude = case.product(adjoint, given.double().abs(), weight.abs(), absolute)
-    # Beside the sum, a bias and what is added.
+    # Two more roundings: of the bias and of `add`.
     units = sum_units(case.geometry.kernel_size**2 * channels) + 2
     if winograd:
-        turned = plain.turned(weight.abs(), case.in_channels) if adjoint else weight.abs()
-        magnitude = magnitude + _winograd(given.double().abs(), turned, wanted.shape[1:3])
+        turned = plain.flip_kernel(weight.abs(), case.in_channels) if adjoint else weight.abs()
+        magnitude = magnitude + _winograd(given.double().abs(), turned, expected.shape[1:3])
         units = sum_units(channels) + WINOGRAD_UNITS + 2
     bound = units * HALF_UNIT[torch.float32] * magnitude + TINY
     # In float32 the result is the last sum. To bfloat16 it is rounded once more.
-    return bound if given.dtype == torch.float32 else bound + (wanted.abs() + bound) * HALF_UNIT[torch.bfloat16]
+    return bound if given.dtype == torch.float32 else bound + (expected.abs() + bound) * HALF_UNIT[torch.bfloat16]
 
 
 def gradient_bound(case, x, y, winograd):
@@ -130,8 +130,8 @@ INPUT, KERNEL, OUTPUT = (
         [[1, 1, 1, 1, 1, 0], [0, 1, 1, 2, 2, 0], [0, 1, 1, 4, 4, 0], [0, 1, 1, 8, 8, 1]],
     )
 )
-# Roundings on a number's way through the transforms, each of which goes along two sides: at most four for the
-# input; four for the kernel, of whose matrix the numbers are rounded themselves; five for the output.
+# Roundings of a number in the transforms, each along two sides: at most four for the input; four for the kernel,
+# whose matrix is itself rounded; five for the output.
 WINOGRAD_UNITS = 2 * (4 + 4 + 5)
 
 
@@ -141,7 +141,7 @@ def _along_both_sides(matrix, squares):
 
 
 def _tiles(x, side, before):
-    """(N, H, W, C) -> (N, down, across, side, side, C): squares around each 4 x 4 pixels, 0 beyond the border."""
+    """(N, H, W, C) -> (N, down, across, side, side, C): squares around each 4 x 4 pixels, 0 outside the image."""
     below, right = (-(-length // 4) * 4 - length + side - 4 - before for length in x.shape[1:3])
     x = torch.constant_pad_nd(x, (0, 0, before, right, before, below))
     return x.unfold(1, side, 4).unfold(2, side, 4).permute(0, 1, 2, 4, 5, 3)
@@ -150,8 +150,8 @@ def _tiles(x, side, before):
 def _winograd(x, weight, size):
     given = _along_both_sides(INPUT, _tiles(x, 6, 1))
     kernel = _along_both_sides(KERNEL, weight.reshape(3, 3, -1)).view(6, 6, -1, weight.shape[1])
-    made = _along_both_sides(OUTPUT, torch.einsum("nhwabc,abck->nhwabk", given, kernel))
-    return made.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : size[0], : size[1]]
+    result = _along_both_sides(OUTPUT, torch.einsum("nhwabc,abck->nhwabk", given, kernel))
+    return result.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : size[0], : size[1]]
 
 
 def _winograd_gradient(x, y):

@@ -1,7 +1,7 @@
-"""The convolutions in C: finds the best library for this processor and declares its functions.
+"""Kernels in C: loads the best compiled library for this processor and declares its functions.
 
-`DENOISE_KERNELS` overrides the choice: auto, amx, avx512bf16, avx512, avx2, neon, or plain, which is the
-definition in torch.
+The environment variable `DENOISE_KERNELS` overrides the choice: auto, amx, avx512bf16, avx512, avx2, neon, or
+plain (no library: the layers compute in torch).
 """
 
 import ctypes
@@ -17,14 +17,14 @@ import torch
 
 LIBRARIES = Path(__file__).parent / "lib"
 SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
-# Best first. A processor that runs one also runs those after it.
+# Best first. A processor that runs a variant also runs those after it.
 VARIANTS = {"x86_64": ("amx", "avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}
 PLAIN = "plain"
 SETTING = "DENOISE_KERNELS"
 
 
 class Shape(ctypes.Structure):
-    """`Conv` of kernels.h."""
+    """The struct Conv of kernels.h."""
 
     _fields_ = [
         (name, c_ssize_t)
@@ -36,20 +36,20 @@ class Shape(ctypes.Structure):
 
 
 class Epilogue(ctypes.Structure):
-    """`Epilogue` of kernels.h."""
+    """The struct Epilogue of kernels.h."""
 
     _fields_ = [("bias", c_void_p), ("add", c_void_p), ("mask", c_void_p), ("relu", c_ssize_t)]
 
 
 class Library:
-    """One variant's functions, as kernels.h declares them."""
+    """The functions of one variant, as kernels.h declares them."""
 
     def __init__(self, variant: str) -> None:
-        """Raises OSError if its file is not there, cannot be loaded, or was compiled from other sources."""
+        """Raises OSError if the file is missing, cannot be loaded or was compiled from other sources."""
         self.variant = variant
         library = ctypes.CDLL(str(LIBRARIES / f"{variant}{SUFFIX}"))
         if not hasattr(library, "kernels_sources") or library.kernels_sources() != hash_of_sources():
-            raise OSError(f"{variant}{SUFFIX} was compiled from other sources; install denoise again")
+            raise OSError(f"{variant}{SUFFIX} was compiled from other sources: install denoise again")
         shape = POINTER(Shape)
         self.conv_packed_size = library.conv_packed_size
         self.conv_packed_size.argtypes, self.conv_packed_size.restype = [shape, c_int], c_ssize_t
@@ -67,11 +67,11 @@ class Library:
             *(c_void_p, c_int, c_void_p, c_void_p, c_int, c_ssize_t),
         ]
         if variant == "amx" and library.tiles_allow():
-            raise OSError("the system does not allow the use of AMX")
+            raise OSError("the operating system does not allow this process to use AMX")
 
 
 def hash_of_sources() -> int:
-    """What KERNELS_SOURCES of a library is that was compiled from the sources in this folder."""
+    """The value of KERNELS_SOURCES in a library that was compiled from the sources in this folder."""
     return zlib.crc32(b"".join(file.read_bytes() for file in sorted(LIBRARIES.parent.glob("*.[ch]"))))
 
 
@@ -93,14 +93,11 @@ def runnable() -> Sequence[str]:
 
 @cache
 def chosen() -> Library | None:
-    """The library that the layers use; None for the plain path.
-
-    Raises ValueError for a setting that cannot be met.
-    """
+    """The library that the layers use; None for the plain path. Raises ValueError for a bad setting."""
     setting = os.environ.get(SETTING, "auto")
     known = ("auto", *(variant for variants in VARIANTS.values() for variant in variants), PLAIN)
     if setting not in known:
-        raise ValueError(f"{SETTING} is one of {', '.join(known)}; got {setting!r}")
+        raise ValueError(f"{SETTING} must be one of {', '.join(known)}; got {setting!r}")
     if setting == PLAIN:
         return None
     if setting != "auto" and setting not in runnable():
@@ -123,15 +120,15 @@ def name() -> str:
 
 
 def warning() -> str | None:
-    """One line for whoever starts a program that runs the plain path without having asked for it."""
+    """One line for the start of a program that runs the plain path without DENOISE_KERNELS=plain."""
     if chosen() or os.environ.get(SETTING) == PLAIN:
         return None
     if not runnable():
-        return f"kernels are not compiled for this processor; {SETTING}={PLAIN} turns this warning off"
+        return f"there are no kernels for this processor; {SETTING}={PLAIN} turns this warning off"
     slower = "so networks run about three times slower"
     if any((LIBRARIES / f"{variant}{SUFFIX}").exists() for variant in runnable()):
-        return f"the compiled kernels are not of this version, {slower}: install denoise again"
+        return f"the compiled kernels are of another version, {slower}: install denoise again"
     return (
-        f"no compiled kernels were found, {slower}: install a C compiler and install denoise again;"
-        " `pip install -v` shows what went wrong"
+        f"no compiled kernels were found, {slower}: install a C compiler, then install denoise again;"
+        " `pip install -v` shows the compiler's errors"
     )

@@ -1,9 +1,8 @@
-"""Build backend (PEP 517): compiles the kernels in C and leaves the rest to setuptools.
+"""Build backend (PEP 517): compiles the kernels in C. setuptools does the rest.
 
-The compiler is the one that CC names, else the system's `cc`. If it is missing or fails to compile a trial, pip
-fetches the PyPI package `ziglang`, which has one. A library that cannot be compiled is left out, and the
-installation goes on: without any library the layers compute in torch. DENOISE_KERNELS=plain has nothing compiled,
-and nothing fetched.
+- The compiler is $CC, or else `cc`. If it does not work, pip fetches a compiler, the PyPI package `ziglang`.
+- A library that cannot be compiled is left out. Without any library, the layers compute in torch.
+- With DENOISE_KERNELS=plain, nothing is compiled and no compiler is fetched.
 """
 
 import os
@@ -47,16 +46,17 @@ SYSTEM = platform.system()
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 SUFFIX = {"Windows": ".dll", "Darwin": ".dylib"}.get(SYSTEM, ".so")
 
-CC, ZIG = "cc", "zig"
+CC = "cc"
+ZIG = "zig"
 COMMANDS = {
     CC: shlex.split(os.environ.get("CC") or "cc"),
-    # sys.executable: pip installs the package for this Python alone.
+    # pip installs the package for this Python only.
     ZIG: [sys.executable, "-m", "ziglang", "cc", "-s"],
 }
 ZIG_PACKAGE = "ziglang>=0.14,<1"
 FLAGS = "-O3 -std=gnu11 -fPIC -shared -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Wno-psabi"
 THREADS = "" if SYSTEM == "Windows" else "-pthread"
-# The libraries for each kind of machine, and each compiler's flags for the processor.
+# The variants for each machine type, and the flags of each compiler for them. Best first.
 VARIANTS = {
     "x86_64": {
         "amx": {
@@ -67,27 +67,25 @@ VARIANTS = {
         "avx512": {CC: "-march=x86-64-v4", ZIG: "-mcpu=x86_64_v4"},
         "avx2": {CC: "-march=x86-64-v3", ZIG: "-mcpu=x86_64_v3"},
     },
-    # Without -mcpu zig compiles for the very processor that it runs on.
+    # Without -mcpu, zig compiles for the processor that it runs on.
     "aarch64": {"neon": {CC: "", ZIG: "-mcpu=baseline"}},
 }
 
 
 def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list[str]:
-    """The packages that pip installs before it builds a wheel."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *compiler_required()]
 
 
 def get_requires_for_build_editable(config_settings: ConfigSettings = None) -> list[str]:
-    """The packages that pip installs before it makes an editable installation."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *compiler_required()]
 
 
 def build_wheel(
     wheel_directory: str, config_settings: ConfigSettings = None, metadata_directory: str | None = None
 ) -> str:
-    """A wheel for this platform and any Python; or, without a library, for any platform."""
-    # setuptools packs what it finds in this folder, beside what it copies there itself. So the libraries are in
-    # the wheel, and never in a source distribution.
+    """A wheel for this platform and any Python; without a library, for any platform."""
+    # setuptools packs everything in this folder. The libraries are copied there, not declared as package data, so
+    # they are in the wheel and never in a source distribution.
     packed = Path("build", "lib", "engine", "layers", "kernels", "lib")
     shutil.rmtree(packed, ignore_errors=True)
     if compile_libraries():
@@ -95,10 +93,10 @@ def build_wheel(
         for variant in variants_here():
             with suppress(FileNotFoundError):
                 shutil.copy2(library(variant), packed)
-        given = dict(config_settings or {})
-        options = given.get("--build-option") or []
+        settings = dict(config_settings or {})
+        options = settings.get("--build-option") or []
         options = shlex.split(options) if isinstance(options, str) else options
-        config_settings = {**given, "--build-option": [*options, "--plat-name", sysconfig.get_platform()]}
+        config_settings = {**settings, "--build-option": [*options, "--plat-name", sysconfig.get_platform()]}
     name: str = build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
     return name
 
@@ -106,19 +104,19 @@ def build_wheel(
 def build_editable(
     wheel_directory: str, config_settings: ConfigSettings = None, metadata_directory: str | None = None
 ) -> str:
-    """A wheel that refers to the source tree, where the libraries stay."""
+    """A wheel that refers to the source tree. The libraries are compiled there."""
     compile_libraries()
     name: str = build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
     return name
 
 
 def compiler_required() -> list[str]:
-    """The package with a compiler, if something has to be compiled and `cc` cannot."""
+    """The package with a compiler, if something must be compiled and `cc` does not work."""
     return [ZIG_PACKAGE] if outdated() and not cc_works() else []
 
 
 def compile_libraries() -> bool:
-    """Compile the outdated libraries, all at the same time. Returns whether there are any libraries now."""
+    """Compile the outdated libraries, all at once. Returns whether there is any library afterwards."""
     if variants := outdated():
         LIBRARIES.mkdir(exist_ok=True)
         compiler = CC if cc_works() else ZIG
@@ -128,28 +126,28 @@ def compile_libraries() -> bool:
 
 
 def compile_library(compiler: str, variant: str, folder: Path) -> None:
-    """Replace a variant's library; or remove it, since it would not fit the code that calls it."""
-    made = folder / library(variant).name
-    if run(compiler, variant, HERE.glob("*.c"), made):
-        made.replace(library(variant))
+    """Replace the library of a variant, or remove it if compiling fails: it does not fit the sources."""
+    output = folder / library(variant).name
+    if run(compiler, variant, HERE.glob("*.c"), output):
+        output.replace(library(variant))
     else:
         library(variant).unlink(missing_ok=True)
         print(f"kernels: {variant} could not be compiled and is left out", flush=True)
 
 
 def cc_works() -> bool:
-    """Whether the system's compiler compiles one of the sources for the simplest variant."""
+    """Whether `cc` compiles one source file for the simplest variant."""
     with TemporaryDirectory() as folder:
         return run(CC, variants_here()[-1], [HERE / "threads.c"], Path(folder, "trial"))
 
 
-def run(compiler: str, variant: str, sources: Iterable[Path], made: Path) -> bool:
-    """Run a compiler. Returns whether it succeeded; `pip -v` shows what it says."""
-    known = f"-DKERNELS_SOURCES={hash_of_sources()}u"
-    flags = shlex.split(f"{FLAGS} {THREADS} {known} {VARIANTS[MACHINE][variant][compiler]}")
-    command = [*COMMANDS[compiler], *flags, "-o", str(made), *sorted(map(str, sources))]
-    # Keep zig's cache out of the user's home.
-    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(made.parent))
+def run(compiler: str, variant: str, sources: Iterable[Path], output: Path) -> bool:
+    """Run a compiler. Returns whether it succeeded. `pip -v` shows its output."""
+    define = f"-DKERNELS_SOURCES={hash_of_sources()}u"
+    flags = shlex.split(f"{FLAGS} {THREADS} {define} {VARIANTS[MACHINE][variant][compiler]}")
+    command = [*COMMANDS[compiler], *flags, "-o", str(output), *sorted(map(str, sources))]
+    # Keep zig's cache out of the home directory.
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(output.parent))
     print(shlex.join(command), flush=True)
     try:
         return subprocess.run(command, env=os.environ | caches).returncode == 0
@@ -159,12 +157,12 @@ def run(compiler: str, variant: str, sources: Iterable[Path], made: Path) -> boo
 
 
 def hash_of_sources() -> int:
-    """Compiled into each library. The loader, which must not import this file, computes it likewise."""
+    """Compiled into each library. The loader compares it; its own copy of this function needs no setuptools."""
     return zlib.crc32(b"".join(file.read_bytes() for file in sorted(HERE.glob("*.[ch]"))))
 
 
 def outdated() -> list[str]:
-    """The variants for this machine whose library is missing, or older than a source or this file."""
+    """The variants for this machine whose library is missing, or older than a source file or this file."""
     newest = max(file.stat().st_mtime for file in (*HERE.glob("*.[ch]"), Path(__file__)))
     files = {variant: library(variant) for variant in variants_here()}
     return [variant for variant, file in files.items() if not file.exists() or file.stat().st_mtime < newest]
@@ -178,5 +176,4 @@ def variants_here() -> list[str]:
 
 
 def library(variant: str) -> Path:
-    """The file in which a variant is looked for."""
     return LIBRARIES / f"{variant}{SUFFIX}"

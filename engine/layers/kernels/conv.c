@@ -1,21 +1,25 @@
-/* Convolutions with any window, and their adjoints, as matrix products that read the picture where it lies.
+/* Convolutions of any geometry, and their adjoints, as matrix products that read the image in place; and the exported
+   functions, which choose between this, winograd.c and tiles.c.
 
-   The left side of a product is a block of pixels, read at several offsets (layout.h). A task copies its pixels only at
-   the border, where zeros are read; in bfloat16, which is made float32 first unless the processor multiplies it in tiles
-   (tiles.h); and of narrow pictures, whose taps are unfolded. */
+   The left side of a product is a block of pixels, read at several offsets (layout.h). A task copies its pixels only
+
+   - at the border of the image, to have zeros there;
+   - in bfloat16, which is converted to float32, unless the processor multiplies it in tiles (tiles.h);
+   - in a narrow image, whose taps are unfolded (im2col), so that a product has enough rows. */
 #include "gemm.h"
 #include "threads.h"
 #include "tiles.h"
 
-/* A task's pixels, and its results, take at most so many bytes; it has at most so many positions of a row. */
+/* Limits of a task: bytes of its pixels, bytes of its results, positions in a row. */
 enum { PATCH_BYTES = 192 << 10, RESULT_BYTES = 192 << 10, MOST_COLUMNS = 96 };
-/* Of the weight's gradient: bytes in work between two barriers, bytes of a unit, and rows that a task sums. */
+/* For the gradient of the weight: bytes of all units between two barriers, bytes of a unit, rows that a task sums. */
 enum { STAGE_BYTES = 6 << 20, UNIT_BYTES = 256 << 10, SUM_ROWS = 48 };
 
-/* How a task reads, sums and writes: float32, bfloat16 by way of float32, or bfloat16 in tiles. */
+/* The kind of a task: float32; bfloat16, converted to float32 for the sums; or bfloat16 in tiles. */
 enum { FLOAT, HALF, TILES };
 
-/* (rows, columns, channels) of a picture from pixel (top, left) on, in the type of the sums; beyond its border 0. */
+/* Copies (rows, columns, channels) of an image from pixel (top, left) on, in the type that is multiplied, with zeros
+   outside the image. */
 INLINE void copy_pixels(const void *picture, dim height, dim width, dim channels, dim top, dim left, dim rows,
                         dim columns, void *to, const int kind) {
     size_t size = kind == TILES ? 2 : 4;
@@ -45,13 +49,13 @@ typedef struct {
     Layout layout;
     const void *from;
     const float *packed;
-    Epilogue epilogue; /* Its bias repeated for each pixel of a row of a block. */
+    Epilogue epilogue; /* The bias is repeated for each pixel in a row of a block. */
     void *to;
     dim rows_per_task, columns_per_task, tasks_down, tasks_across, patch_rows, patch_columns;
     dim runs_bytes, made_bytes, patch_bytes, unfolded_bytes;
 } Product;
 
-/* The pixels of a task, where they lie or copied; sets `line`, the numbers from one row of them to the next. */
+/* The pixels of a task, in place or copied to `patch`. Sets `line` to the distance between two rows, in numbers. */
 INLINE const void *task_pixels(const Product *job, dim picture, dim row, dim column, void *patch, dim *line,
                                const int kind) {
     const Layout *layout = &job->layout;
@@ -60,7 +64,7 @@ INLINE const void *task_pixels(const Product *job, dim picture, dim row, dim col
     int inside = top >= 0 && left >= 0 && top + job->patch_rows <= layout->height_in &&
                  left + job->patch_columns <= layout->width_in;
     if (kind == TILES) {
-        /* A tile reads beyond what it is asked for; the batch has to go on there. */
+        /* A tile reads further than its pixels: the batch must not end there. */
         dim last = (picture * layout->height_in + top + job->patch_rows - 1) * layout->width_in + left;
         dim further = (job->patch_columns + TILE_ROWS * layout->step) * channels + TILE_DEPTH;
         inside = inside && last * channels + further <= layout->n * size;
@@ -77,10 +81,10 @@ INLINE const void *task_pixels(const Product *job, dim picture, dim row, dim col
     return patch;
 }
 
-/* What a position's runs take where they are unfolded: in tiles each is filled up with zeros. */
+/* The length of an unfolded run: for tiles, padded by zeros to whole tiles. */
 INLINE dim unfolded_run(const Phase *phase, int tiles) { return tiles ? depth_tiles(phase) * TILE_DEPTH : phase->depth; }
 
-/* Copies the runs of (rows, columns) positions end to end, and sets `runs` to where each begins in them. */
+/* Copies the runs of (rows, columns) positions one after another, and sets `runs` to where each begins in a position. */
 INLINE void unfold(const Layout *layout, const Phase *phase, const void *from, dim line, dim *runs, dim rows,
                    dim columns, char *to, const int kind) {
     dim run = unfolded_run(phase, kind == TILES), step = layout->step;
@@ -95,7 +99,7 @@ INLINE void unfold(const Layout *layout, const Phase *phase, const void *from, d
     for (dim r = 0; r < phase->runs; r++) runs[r] = r * run;
 }
 
-/* The sums (rows, columns, channels_out) of a phase: rows of pixels begin `line` numbers apart, their positions
+/* The sums (rows, columns, channels_out) of a phase. In `from`, rows of positions are `line` numbers apart, and positions
    `pixel` numbers. */
 INLINE void sum_products(const Product *job, const Phase *phase, const void *from, dim line, dim pixel,
                          const dim *runs, dim rows, dim columns, float *made, const int kind) {
@@ -117,12 +121,12 @@ INLINE void sum_products(const Product *job, const Phase *phase, const void *fro
     }
 }
 
-/* Finishes the sums of a position and stores them: a pixel, or the rows of a block of pixels. */
+/* Applies the epilogue to the sums of a position and stores them: one pixel, or the rows of a block of pixels. */
 INLINE void write_position(const Product *job, const Phase *phase, dim picture, dim row, dim column, const float *sums,
                            const int kind) {
     const Layout *layout = &job->layout;
     dim block = layout->block, run = layout->channels_out / block;
-    dim line = layout->width_out * run; /* Numbers of a row of pixels. */
+    dim line = layout->width_out * run; /* Numbers in a row of pixels. */
     dim place = (picture * layout->height_out + row * layout->spread + phase->row) * block * line +
                 (column * layout->spread + phase->column) * run;
     for (dim i = 0; i < block; i++, place += line, sums += run)
@@ -130,6 +134,7 @@ INLINE void write_position(const Product *job, const Phase *phase, dim picture, 
             finish(load_float(sums + c), &job->epilogue, c, job->to, place + c, run - c, kind != FLOAT);
 }
 
+/* A task: some rows and columns of positions of one image, in all phases. */
 INLINE void product_task(const Product *job, dim task, char *scratch, const int kind) {
     const Layout *layout = &job->layout;
     dim row_out = layout->vectors_out * LANES, line;
@@ -168,10 +173,11 @@ static void product_in_tiles(const void *job, dim task, char *scratch) {
     tiles_end();
 }
 
-/* Rows of pixels shorter than this fill no block of a product: their taps are unfolded, and many rows make one. */
+/* Rows of fewer positions than this do not fill a block of a product. So their taps are unfolded, and a product takes
+   many rows. */
 enum { NARROW = 12, UNFOLDED_BYTES = 768 << 10 };
 
-/* Bytes of a position's unfolded runs, in the phase that has most. */
+/* Bytes of the unfolded runs of a position, in the largest phase. */
 static dim unfolded_position(const Layout *layout) {
     dim bytes = 0;
     for (dim p = 0; p < layout->phase_count; p++) {
@@ -181,7 +187,7 @@ static dim unfolded_position(const Layout *layout) {
     return bytes;
 }
 
-/* Chooses the positions of a task, whole rows if they fit, and the scratch memory that it needs. */
+/* Chooses the positions of a task, whole rows if they fit, and the size of its scratch memory. */
 static void cut_into_tasks(Product *job, dim limit) {
     const Layout *layout = &job->layout;
     dim parts = (layout->columns + MOST_COLUMNS - 1) / MOST_COLUMNS;
@@ -198,7 +204,7 @@ static void cut_into_tasks(Product *job, dim limit) {
     }
     job->rows_per_task = rows, job->columns_per_task = columns;
     job->tasks_down = (layout->rows + rows - 1) / rows, job->tasks_across = (layout->columns + columns - 1) / columns;
-    /* Tiles are read and written whole. */
+    /* Tiles are always read and written as a whole. */
     if (unfolded) job->unfolded_bytes = unfolded * (rows * columns + TILE_ROWS);
     dim beyond = layout->tiles ? TILE_ROWS * layout->step * layout->channels_in + TILE_DEPTH : 0;
     dim row_out = layout->vectors_out * LANES;
@@ -247,7 +253,7 @@ typedef struct {
 
 enum { PACKED_ROWS = 64 };
 
-/* A part of one phase's matrix: some of its rows, or a column of tiles. */
+/* A task: packs a part of the matrix of one phase, some rows or a column of tiles. */
 static void pack_part(const void *argument, dim task, char *scratch) {
     const Packing *packing = argument;
     const Layout *layout = &packing->layout;
@@ -263,7 +269,7 @@ static void pack_part(const void *argument, dim task, char *scratch) {
     dim across = layout->adjoint ? packing->row_stride : packing->column_stride;
     dim end = least(depth, (part + 1) * PACKED_ROWS);
     for (dim row = part * PACKED_ROWS, rows; row < end; row += rows) {
-        /* Rows of one tap. */
+        /* Up to LANES rows of the same tap. */
         rows = least(least(LANES, end - row), layout->channels_in - row % layout->channels_in);
         const float *from =
             packing->weight + weight_row(layout, phase, packing->row_stride, packing->column_stride, row);
@@ -289,10 +295,14 @@ static int direct_pack(const Conv *conv, int adjoint, const float *weight, dim r
     return failed;
 }
 
-/* The gradient of the weight. Positions are cut into units of some rows of a picture. There is a barrier between two
-   steps: each thread copies units, x with its border and dy, as float32; each sums some rows of the gradient over all of
-   these units. So every sum is made in the same order, whoever makes it. Where no tap reads the border, and both are
-   float32, nothing is copied, and all units are summed at once. */
+/* The gradient of the weight. A unit is some rows of positions of one image. For a number of units at a time, with a
+   barrier after each step:
+
+   1. Tasks copy units as float32: x with its border, and dy.
+   2. Tasks add the products of all these units to some rows of the gradient each.
+
+   Every sum is made in the same order, so the result does not depend on the number of threads. If no tap reads the
+   border, and x and dy are float32, nothing is copied, and all units are summed at once. */
 typedef struct {
     Layout layout;
     const void *x, *dy;
@@ -362,7 +372,7 @@ static void sum_rows(const void *argument, dim task, char *scratch) {
     }
 }
 
-/* LANES rows of the sums, to where they belong. */
+/* A task: copies LANES rows of the sums to the gradient. */
 static void write_rows(const void *argument, dim task, char *scratch) {
     const Gradient *job = argument;
     const Layout *layout = &job->layout;
@@ -421,8 +431,8 @@ static int direct_weight_gradient(const Conv *conv, const void *x, const void *d
 
 unsigned kernels_sources(void) { return KERNELS_SOURCES; }
 
-/* Winograd's form wherever it applies and its sums are worth it: they cost the same for few channels as for many. AMX
-   multiplies faster than those sums can be made. */
+/* Whether Winograd's algorithm computes this. With few channels its transforms cost more than they save, and AMX
+   multiplies faster than they run. */
 static int by_winograd(const Conv *conv) {
     return !(HAS_AMX && conv->half) && conv->kernel_size == 3 && conv->stride == 1 && conv->padding == 1 &&
            conv->dilation == 1 && conv->in_channels >= 8 && conv->out_channels >= 8;
@@ -444,7 +454,7 @@ int conv_product(const Conv *conv, int adjoint, const void *from, const float *p
 }
 
 int conv_weight_gradient(const Conv *conv, const void *x, const void *dy, float *gradient, int transposed) {
-    /* A tile is mostly empty where few channels come in: that pays only if it costs next to nothing. */
+    /* With few input channels most of a tile is empty. Only AMX is fast enough for that. */
     int in_tiles = conv->half && (HAS_AMX || (HAS_TILES && conv->in_channels >= TILE_COLUMNS));
     return by_winograd(conv) ? winograd_weight_gradient(conv, x, dy, gradient, transposed)
            : in_tiles        ? tiles_weight_gradient(conv, x, dy, gradient, transposed)

@@ -1,12 +1,16 @@
-/* Positions, phases and taps: what a convolution and its adjoint have in common.
+/* Layout: describes a convolution and its adjoint as one operation, for conv.c and tiles.c.
 
-   Both directions are one operation. Positions form a grid; position (i, j) reads the pixels at (step * i + dy,
-   step * j + dx) for the taps (dy, dx) of a phase, and writes the pixel at (spread * i + py, spread * j + px):
+   Positions form a grid (i, j). Position (i, j) of phase (py, px)
 
-     convolution:  step = stride, spread = 1, one phase, all taps;
-     its adjoint:  step = 1, spread = stride, stride² phases (py, px), each with the taps that reach it.
+       reads the pixels    (step * i + dy, step * j + dx)   for the offsets (dy, dx) of the phase's taps
+       writes the pixel    (spread * i + py, spread * j + px)
 
-   Taps that lie side by side in a row of pixels are one run of numbers in memory.
+                        step      spread    phases
+       convolution      stride    1         1, with all taps
+       its adjoint      1         stride    stride², each with the taps that reach its pixels
+
+   A run is a sequence of numbers that are contiguous in memory: the channels of one tap, or of several taps that read
+   adjacent pixels of a row. The sum at a position is a product of its runs with the weight (gemm.h).
    Source: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", 2016, chapters 2 and 4. */
 #ifndef LAYOUT_H
 #define LAYOUT_H
@@ -15,8 +19,8 @@
 
 #include "vec.h"
 
-/* Whether bfloat16 is multiplied in tiles (tiles.h), and by AMX; the rows and columns of a tile of sums; and how many
-   numbers are multiplied for each sum. */
+/* HAS_TILES: bfloat16 is multiplied in tiles (tiles.h). HAS_AMX: by AMX. A tile of sums has TILE_ROWS x TILE_COLUMNS
+   float32, each the sum of TILE_DEPTH products. */
 #if defined(__AMX_BF16__)
 enum { HAS_TILES = 1, HAS_AMX = 1 };
 #elif defined(__AVX512BF16__)
@@ -26,25 +30,26 @@ enum { HAS_TILES = 0, HAS_AMX = 0 };
 #endif
 enum { TILE_ROWS = 16, TILE_COLUMNS = 16, TILE_DEPTH = 32, TILE_BYTES = 1024 };
 
-/* Along one side of one phase: the taps that reach it, and how far from a position's pixel each one reads. */
+/* The taps of a phase along one side. Tap t of `count` is tap first_tap + t * tap_step of the kernel, and reads at offset
+   first_offset + t * offset_step. */
 typedef struct {
     dim first_tap, tap_step, count, first_offset, offset_step;
 } Axis;
 
 typedef struct {
-    dim row, column;   /* The first pixel that is written. */
-    dim rows, columns; /* Positions. */
+    dim row, column;   /* (py, px). */
+    dim rows, columns; /* Of positions. */
     Axis down, across;
-    dim runs, depth; /* Runs of numbers, and how long each is. */
-    dim packed;      /* Where its part of the packed weight begins. */
+    dim runs, depth; /* Runs of a position; numbers of a run. */
+    dim packed;      /* Where the part of this phase begins in the packed weight. */
 } Phase;
 
 typedef struct {
     dim n, height_in, width_in, channels_in, height_out, width_out, channels_out, vectors_out;
-    dim step, spread, rows, columns; /* Positions, of the phase that has most. */
-    dim top, bottom, left, right;    /* The smallest and largest offset of any tap. */
+    dim step, spread, rows, columns; /* rows, columns: positions of the largest phase. */
+    dim top, bottom, left, right;    /* The smallest and largest offsets of any tap. */
     dim phase_count, packed_size;
-    int half, adjoint, tiles; /* tiles: products are made of bfloat16 tiles (tiles.h). */
+    int half, adjoint, tiles; /* tiles: multiply bfloat16 in tiles (tiles.h). */
     dim block;                /* 1, or the side of the block of pixels that a position writes; see make_layout. */
     dim taps_across;
     Phase *phases;
@@ -52,11 +57,11 @@ typedef struct {
 
 static inline dim floor_divided(dim a, dim b) { return (a >= 0 ? a : a - b + 1) / b; }
 
-/* For each of `spread` phases along one side. Offsets rise from tap to tap that is listed. */
+/* The taps along one side of phase `phase`. Offsets increase from tap to tap. */
 static inline Axis axis_of(const Conv *conv, int adjoint, dim phase) {
     dim taps = conv->kernel_size;
     if (!adjoint) return (Axis){0, 1, taps, -conv->padding, conv->dilation};
-    /* Output o = phase + spread * i gets input (o + padding - dilation * tap) / stride where that is whole. */
+    /* Pixel o = phase + spread * i of x gets pixel (o + padding - dilation * tap) / stride of y, if it is whole. */
     dim period = 1;
     while (conv->dilation * period % conv->stride) period++;
     for (dim tap = least(taps, period) - 1; tap >= 0; tap--) {
@@ -85,8 +90,8 @@ static inline int make_layout(const Conv *conv, int adjoint, Layout *layout) {
     dim given[3] = {conv->height, conv->width, conv->in_channels};
     dim made[3] = {conv->out_height, conv->out_width, conv->out_channels};
     for (int i = 0; i < 3; i++) *sizes[adjoint][i] = given[i], *sizes[!adjoint][i] = made[i];
-    /* Where windows lie beside each other, each position of the adjoint writes a block of pixels of its own: one product
-       makes all of them, as if they were channels. */
+    /* If the kernel is as large as the stride, without padding and dilation, kernel positions do not overlap: each position
+       of the adjoint writes its own block of pixels. One product computes the block, as if its pixels were channels. */
     int apart = conv->kernel_size == stride && conv->padding == 0 && conv->dilation == 1;
     layout->block = 1;
     if (adjoint && apart && conv->height == stride * conv->out_height && conv->width == stride * conv->out_width) {
@@ -128,7 +133,7 @@ static inline int make_layout(const Conv *conv, int adjoint, Layout *layout) {
     return 0;
 }
 
-/* Where each run of a phase begins, from the first number of the first pixel that any tap reads. */
+/* Where each run of a phase begins, relative to the first pixel that any tap reads. `row`: numbers in a row of pixels. */
 INLINE void find_runs(const Layout *layout, const Phase *phase, dim row, dim *runs) {
     dim across = phase->depth == layout->channels_in * phase->across.count ? 1 : phase->across.count;
     for (dim r = 0; r < phase->runs; r++) {
@@ -138,7 +143,7 @@ INLINE void find_runs(const Layout *layout, const Phase *phase, dim row, dim *ru
     }
 }
 
-/* Where in a weight with these strides row `row` of a phase's matrix begins: a tap and a channel that comes in. */
+/* Where row `row` of a phase's matrix, one tap and one input channel, begins in a weight with these strides. */
 INLINE dim weight_row(const Layout *layout, const Phase *phase, dim row_stride, dim column_stride, dim row) {
     dim in = layout->channels_in, listed = row / in, c = row % in;
     dim down = phase->down.first_tap + listed / phase->across.count * phase->down.tap_step;

@@ -1,10 +1,10 @@
-/* Pixels to channels and back, with the change of type and the addition that stand beside them in a network; and the
-   gradient of a bias. */
+/* Pixel shuffle (pixels to channels and back), fused with the change of type and the addition next to it in a network;
+   and sums of columns, the gradient of a bias. */
 #include "threads.h"
 #include "vec.h"
 
 typedef struct {
-    dim rows, columns, channels, block; /* Of the side with more pixels: rows of the whole batch. */
+    dim rows, columns, channels, block; /* rows, columns, channels: of the side with more pixels, for the whole batch. */
     int from_half, to_half;
     const void *from, *add;
     void *to;
@@ -25,7 +25,7 @@ INLINE void write_one(void *to, dim place, float value, int half) {
     else ((float *)to)[place] = value;
 }
 
-/* Row `row` of the side with more pixels: a run of block * channels numbers of it lies together on the other side. */
+/* Moves row `row` of the side with more pixels. Runs of block * channels numbers are contiguous on both sides. */
 INLINE void move_row(const Rearrangement *job, dim row, const dim run, const int to_depth, const int from_half,
                      const int to_half, const int adds) {
     dim pixel = job->block * run, across = job->columns / job->block;
@@ -40,7 +40,7 @@ INLINE void move_row(const Rearrangement *job, dim row, const dim run, const int
         }
 }
 
-/* What networks do, blocks of 2 x 2 pixels of three channels, has code of its own: twice as fast. */
+/* Blocks of 2 x 2 pixels with three channels, which our networks use, have a constant run length: twice as fast. */
 INLINE void move_run(const Rearrangement *job, dim row, const int to_depth, const int from_half, const int to_half) {
     dim run = job->block * job->channels;
     int adds = job->add != NULL;
@@ -56,7 +56,7 @@ INLINE void move_by_type(const Rearrangement *job, dim row, const int to_depth) 
     else move_run(job, row, to_depth, 0, 0);
 }
 
-/* Rows that a task moves. */
+/* Rows of a task. */
 enum { TASK_ROWS = 16 };
 
 static void to_depth(const void *argument, dim task, char *scratch) {
@@ -77,7 +77,8 @@ int rearrange_pixels(int deeper, dim rows, dim columns, dim channels, dim block,
     return run_tasks(deeper ? to_depth : to_space, &job, (rows + TASK_ROWS - 1) / TASK_ROWS, threads, 0);
 }
 
-/* Rows are cut into shares, however many threads there are; each share is summed, and then the shares are. */
+/* Sums of columns. Rows are divided into shares, whose number does not depend on the number of threads. Each share is
+   summed, then the shares are, always in the same order. */
 typedef struct {
     dim rows, columns, shares;
     int half;

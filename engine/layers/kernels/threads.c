@@ -1,8 +1,14 @@
-/* A pool of threads that share the tasks of a call, and scratch memory that is used again.
+/* Thread pool, and scratch memory that is kept and reused.
 
-   One pool serves the whole process. A call puts its job on a list, works on it like any helper, takes it off the
-   list when no task is left, and waits for the helpers that still have one. Several calls may run at once, each
-   with its own number of threads, and a call never waits for a helper that is busy elsewhere. */
+   One pool of helper threads serves the whole process. A call to run_tasks
+
+   1. puts its job on a list;
+   2. works on the tasks of the job, like any helper that joins it;
+   3. takes the job off the list when no task is left to start;
+   4. waits for the helpers that still run a task of it.
+
+   Several calls may run at once, each with its own number of threads. A call never waits for a helper that works on
+   another job. */
 #include "threads.h"
 
 #include <stdatomic.h>
@@ -36,8 +42,8 @@ static void wait_for(Condition *c, Lock *l) { pthread_cond_wait(c, l); }
 static void wake_all(Condition *c) { pthread_cond_broadcast(c); }
 #endif
 
-/* How often a helper looks for the next call, or a call for its last helper, before it sleeps: 40 to 140 microseconds.
-   Between two layers of a network there are about ten, and waking a thread takes longer than that. */
+/* SPINS: how often a helper looks for the next job, or a call for its last helper, before it sleeps. That takes 40 to 140
+   microseconds. About 10 pass between two layers of a network, and waking a thread takes longer than that. */
 enum { SPINS = 3000, MOST_HELPERS = 255, MOST_BLOCKS = 1024, ALIGNMENT = 64 };
 
 typedef struct Job {
@@ -48,7 +54,7 @@ typedef struct Job {
     _Atomic dim next;
     _Atomic dim helping;
     dim welcome; /* How many more helpers may join. */
-    int nice;    /* Of the thread that called. */
+    int nice;    /* Nice value of the calling thread. */
     struct Job *after;
 } Job;
 
@@ -65,8 +71,8 @@ static struct {
 } blocks[MOST_BLOCKS];
 static Lock blocks_lock = LOCK_INIT;
 
-/* On Linux each thread has a nice value of its own. A helper takes the caller's if that is higher, and keeps it: to
-   lower it needs a privilege. */
+/* On Linux each thread has its own nice value. A helper takes that of the caller if it is higher (a lower priority), and
+   keeps it, because lowering it again needs a privilege. */
 #ifdef __linux__
 static int own_nice(void) { return getpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid)); }
 static void be_as_nice(int nice) {
@@ -97,7 +103,7 @@ dim second_level_cache(void) {
     return bytes;
 }
 
-/* What a task that needs no memory is given. */
+/* The scratch memory of a task that needs none. */
 static char nothing;
 
 char *scratch_take(size_t bytes) {
@@ -111,7 +117,7 @@ char *scratch_take(size_t bytes) {
             blocks[i].taken = 1;
             found = blocks[i].start;
         } else if (place < 0 || (blocks[i].memory && !blocks[place].memory)) {
-            place = i; /* One that is too small is replaced before an empty place is filled. */
+            place = i; /* A block that is too small is replaced before an empty entry is used. */
         }
     }
     if (!found && place >= 0) {
@@ -133,7 +139,7 @@ void scratch_give(char *block) {
         if (blocks[i].taken && blocks[i].start == block) {
             blocks[i].taken = 0;
 #ifdef SCRATCH_IS_NOT_KEPT
-            /* The address sanitizer then sees what runs over the size that was asked for. */
+            /* Lets the address sanitizer detect accesses past the requested size. */
             free(blocks[i].memory);
             blocks[i].memory = NULL;
 #endif
@@ -148,7 +154,7 @@ static void work_on(Job *job, char *scratch) {
     while ((index = atomic_fetch_add(&job->next, 1)) < job->count) job->task(job->argument, index, scratch);
 }
 
-/* A job that welcomes one more helper, which is counted; the lock is held. */
+/* Finds a job that takes one more helper, and counts this helper in. The caller holds the lock. */
 static Job *join_a_job(void) {
     for (Job *job = jobs; job; job = job->after) {
         if (job->welcome > 0 && atomic_load(&job->next) < job->count) {
@@ -199,7 +205,7 @@ static int start_helper(void) {
 }
 
 #ifndef _WIN32
-/* A process forks while nobody changes the lists. */
+/* Before a fork: hold both locks, so that no thread is changing the lists. */
 static void hold_all(void) {
     lock(&pool_lock);
     lock(&blocks_lock);
@@ -210,7 +216,7 @@ static void let_go(void) {
     unlock(&pool_lock);
 }
 
-/* A child process has none of its parent's threads; whatever they held is free again. */
+/* In the child process: it has no threads of its parent, so all that they held is free. */
 static void forget_all(void) {
     pool_lock = blocks_lock = (Lock)LOCK_INIT;
     work_came = helper_left = (Condition)CONDITION_INIT;
@@ -234,7 +240,7 @@ int run_tasks(Task *task, const void *argument, dim count, dim threads, size_t s
     }
     Job job = {task, argument, scratch_bytes, count, .welcome = wanted, .nice = own_nice()};
     lock(&pool_lock);
-    /* If a thread cannot be started, the others do its work. */
+    /* If a thread cannot be started, the others do its tasks. */
     while (helpers < wanted && !start_helper()) helpers++;
     job.after = jobs, jobs = &job;
     atomic_fetch_add(&open_jobs, 1);

@@ -1,3 +1,5 @@
+/* Products of bfloat16 in tiles (tiles.h): packing, products, and the gradient of the weight. The functions are empty if
+   the processor has no AVX-512 with bfloat16. */
 #include "tiles.h"
 
 #include "gemm.h"
@@ -5,7 +7,7 @@
 
 #ifndef __AVX512BF16__
 
-/* What conv.c calls only where there are tiles. */
+/* conv.c never calls these, but it is compiled with them. */
 void tiles_begin(void) {}
 void tiles_end(void) {}
 void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,
@@ -32,7 +34,7 @@ int tiles_allow(void) { return -1; }
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Linux keeps the registers of tiles only for processes that asked. Source: its Documentation/arch/x86/xstate.rst. */
+/* On Linux a process must ask before it uses the tile registers. Source: Linux, Documentation/arch/x86/xstate.rst. */
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 int tiles_allow(void) { return (int)syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
 
@@ -56,8 +58,8 @@ void tiles_end(void) {}
 
 #endif
 
-/* 16 channels of two pixels, `count` of them there, from `channel` on: channel by channel, one pixel in the lower half,
-   the other in the upper. A pixel that is NULL is 0. */
+/* 16 channels of two pixels from `channel` on, or `count` of them, as 16 pairs: the lower half of a pair is the channel
+   of the pixel `low`, the upper half that of `high`. A pixel that is NULL is 0. */
 INLINE __m512i pair_of(const uint16_t *low, const uint16_t *high, dim channel, dim count) {
     __mmask16 mask = (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1);
     __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(low ? mask : 0, low + channel));
@@ -65,7 +67,7 @@ INLINE __m512i pair_of(const uint16_t *low, const uint16_t *high, dim channel, d
     return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
 }
 
-/* Side by side in pairs, one in the lower half, the other in the upper: 16 numbers of each, rounded to bfloat16. */
+/* 16 pairs, rounded to bfloat16: the lower half of a pair is from `low`, the upper half from `high`. */
 INLINE __m512i rounded_pairs(vec low, vec high) {
     uint16_t halves[2][LANES] __attribute__((aligned(64)));
     store_half(halves[0], low);
@@ -73,7 +75,8 @@ INLINE __m512i rounded_pairs(vec low, vec high) {
     return pair_of(halves[0], halves[1], 0, LANES);
 }
 
-/* The 32 rows by 16 columns of a tile, as 16 rows of pairs; rows that are NULL, and columns beyond `columns`, are 0. */
+/* Packs a right tile, 32 rows by 16 columns, as 16 rows of pairs. Rows that are NULL, and columns from `columns` on,
+   are 0. */
 static void pack_tile(const float *const *rows, dim column_step, dim columns, uint16_t *to) {
     __m512i pairs[16];
     vec none = {0};
@@ -83,7 +86,7 @@ static void pack_tile(const float *const *rows, dim column_step, dim columns, ui
             pairs[i] = rounded_pairs(rows[2 * i] ? load_some(rows[2 * i], columns, 0) : none,
                                      rows[2 * i + 1] ? load_some(rows[2 * i + 1], columns, 0) : none);
     } else if (side_by_side) {
-        /* Each column is a run of 32 numbers. */
+        /* Each column is 32 contiguous numbers. */
         __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
         __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
         for (dim j = 0; j < 16; j++) {
@@ -105,7 +108,7 @@ static void pack_tile(const float *const *rows, dim column_step, dim columns, ui
     for (dim i = 0; i < 16; i++) _mm512_storeu_si512(to + 32 * i, pairs[i]);
 }
 
-/* Tiles by pairs of columns; in each pair by depth, the pair's two tiles one after the other. */
+/* Order of the packed tiles: by pairs of tile columns; in each pair by depth; then the two tiles of the pair. */
 void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,
                 dim column_stride, uint16_t *packed) {
     dim deep = depth_tiles(phase), column = tile * TILE_COLUMNS, step = layout->adjoint ? row_stride : column_stride;
@@ -125,7 +128,8 @@ void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float 
 
 #ifdef __AMX_BF16__
 
-/* 16 or 32 rows by 16 or 32 columns: sums in tiles 0 to 3, left sides in 4 and 5, right sides in 6 and 7. */
+/* 16 or 32 (high) rows by 16 or 32 (wide) columns. Tile registers: sums in 0 to 3, left tiles in 4 and 5, right tiles in
+   6 and 7. */
 INLINE void tiles_block(const int high, const int wide, const uint16_t *a, dim a_row, const dim *runs, dim run_count,
                         dim deep, const uint16_t *b, float *sums, dim sums_row) {
     size_t a_bytes = (size_t)a_row * 2, sums_bytes = (size_t)sums_row * 4;
@@ -174,8 +178,8 @@ void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uin
 
 #else
 
-/* sums (rows, 16 or 32 columns) += the products of `pairs` pairs of numbers: row i of the left side begins at a + i *
-   a_row; on the right a pair of rows of a tile begins b_row further on, the second tile b_next further on. */
+/* sums (rows, 16 or 32 columns) += products of `pairs` pairs of numbers. Row i of the left side begins at a + i * a_row.
+   On the right, row pairs of a tile are b_row numbers apart, and the second tile is b_next numbers after the first. */
 INLINE void add_pairs(const int rows, const int tiles, __m512 sums[12][2], const uint16_t *a, dim a_row,
                       const uint16_t *b, dim b_row, dim b_next, dim pairs) {
     for (dim k = 0; k < pairs; k++, a += 2, b += b_row) {
@@ -222,14 +226,22 @@ void tiles_product(dim rows, const Layout *layout, const Phase *phase, const uin
 
 #endif
 
-/* The gradient of the weight: left sides are channels of dy by positions, right sides pairs of positions by channels
-   of x. Positions are counted through the rows of a unit, some rows of a picture, each row as long as a row of x with
-   its border, and dy is 0 in the border: so a tap reads x a fixed number of positions further on. Pairs of x are laid
-   out twice, from an even and from an odd position, for taps that read an even and an odd number further on; and for
-   each part of x that a stride parts.
+/* The gradient of the weight: for each tap, dy' @ (x as this tap reads it), summed over positions. Left tiles are
+   channels of dy by positions; right tiles are pairs of positions by channels of x.
 
-   There is a barrier between two steps: each thread lays out units; each sums one tap's products of 32 channels of dy
-   with 32 of x over all of these units. So every sum is made in the same order, whoever makes it. */
+   A unit is some rows of positions of one image. The memory of a unit is laid out for the tiles:
+
+   - Positions are numbered through all rows of the unit. A row is as long as a row of x with its border, and dy is 0 in
+     the border. So a tap reads x at a fixed distance from dy, counted in positions ("further").
+   - x is stored twice as pairs, beginning at an even and at an odd position, for taps with an even and an odd distance.
+   - With a stride, x is divided into stride² parts, each with every stride-th pixel. A tap reads one part.
+
+   For a number of units at a time, with a barrier after each step:
+
+   1. Tasks lay out units.
+   2. A task adds the products of one tap, 32 channels of dy and 32 channels of x, over all these units.
+
+   Every sum is made in the same order, so the result does not depend on the number of threads. */
 typedef struct {
     Layout layout;
     const uint16_t *x, *dy;
@@ -237,26 +249,26 @@ typedef struct {
     float *sums, *gradient;
     int transposed;
     dim rows_per_unit, units_per_picture;
-    dim line, positions, pairs; /* In a row of a unit, in a unit, and of x that a unit needs. */
-    dim dy_line, x_size, unit_size, in, out; /* Numbers of bfloat16; channels, in whole tiles. */
+    dim line, positions, pairs; /* Positions in a row of a unit; positions of a unit; pairs of x that a unit reads. */
+    dim dy_line, x_size, unit_size, in, out; /* In bfloat16 numbers. in, out: channels, rounded up to whole tiles. */
     dim first, count;
 } Gradient;
 
-/* A unit's positions, at most if it has more than one row, and what units in work take. */
+/* UNIT_POSITIONS: the most positions of a unit of several rows. STAGE_BYTES: of all units between two barriers. */
 enum { UNIT_POSITIONS = 2048, STAGE_BYTES = 2 << 20, BLOCK = 2 * TILE_COLUMNS };
 
 INLINE dim unit_rows(const Gradient *job, dim unit) {
     return least(job->rows_per_unit, job->layout.rows - unit % job->units_per_picture * job->rows_per_unit);
 }
 
-/* Pixels of a picture and of the border around it. */
+/* Pixels of an image and of the border around it. */
 typedef struct {
-    const uint16_t *first;            /* Of row 0, column 0, which may lie before the picture. */
-    dim row, column;                  /* Numbers from one to the next. */
-    dim top, bottom, left, right;     /* The rows and columns that there are. */
+    const uint16_t *first;            /* Row 0, column 0: it may be outside the image. */
+    dim row, column;                  /* Distances between rows, and between columns, in numbers. */
+    dim top, bottom, left, right;     /* The rows and columns that are inside the image. */
 } Grid;
 
-/* The first `count` of a grid, row by row; NULL for those of the border. */
+/* Lists the first `count` pixels of a grid, row by row; NULL for those in the border. */
 INLINE void list_pixels(const Grid *grid, dim columns, dim count, const uint16_t **pixels) {
     for (dim i = 0, place = 0; place < count; i++)
         for (dim j = 0; j < columns && place < count; j++, place++) {
@@ -265,10 +277,10 @@ INLINE void list_pixels(const Grid *grid, dim columns, dim count, const uint16_t
         }
 }
 
-/* How many places lie before `end`, from `start` on, `step` apart. */
+/* How many of start, start + step, start + 2 step, ... are less than `end`. */
 INLINE dim places_before(dim end, dim start, dim step) { return start >= end ? 0 : (end - start + step - 1) / step; }
 
-/* Which part of x a tap reads, and how many positions further on. */
+/* The part of x that a tap reads, and its distance in positions. */
 typedef struct {
     dim part, further;
 } Reading;
@@ -342,10 +354,10 @@ static void lay_out_unit(const void *argument, dim task, char *scratch) {
 
 #ifdef __AMX_BF16__
 
-/* sums (16 or 32, 16 or 32) += the products of a unit's positions. */
+/* The tile registers of the sums, (16 or 32, 16 or 32), += the products of the positions of a unit. */
 INLINE void add_products(const int high, const int wide, const uint16_t *a, dim a_line, const uint16_t *b,
                          dim positions) {
-    enum { B_LINE = 4 * BLOCK }; /* Bytes. */
+    enum { B_LINE = 4 * BLOCK }; /* Bytes of a row of pairs. */
     for (dim j = 0; j < positions; j += TILE_DEPTH, a += TILE_DEPTH, b += TILE_DEPTH * BLOCK) {
         _tile_loadd(4, a, (size_t)a_line * 2);
         _tile_loadd(6, b, B_LINE);
@@ -362,8 +374,8 @@ INLINE void add_products(const int high, const int wide, const uint16_t *a, dim 
     }
 }
 
-/* sums (16 or 32, 16 or 32), rows `row` apart, (+)= the products of all units in work: `a` and `b` are those of the
-   first unit. */
+/* sums (16 or 32, 16 or 32) = or += the products of all units between two barriers: = for the first units. Rows of the
+   sums are `row` numbers apart. `a` and `b` are in the first unit. */
 static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a, const uint16_t *b, float *sums,
                       dim row) {
     size_t row_bytes = (size_t)row * 4;
@@ -395,7 +407,7 @@ static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a
 
 #else
 
-/* Positions that are summed at a time, in the first-level cache. */
+/* Positions that are summed at a time, so that they stay in the L1 cache. */
 enum { SUM_POSITIONS = 256 };
 
 INLINE void add_rows(const int rows, const int tiles, const Gradient *job, const uint16_t *a, const uint16_t *b,
@@ -410,8 +422,8 @@ INLINE void add_rows(const int rows, const int tiles, const Gradient *job, const
     store_sums(rows, tiles, sums, to, row);
 }
 
-/* sums (16 or 32, 16 or 32), rows `row` apart, (+)= the products of all units in work: `a` and `b` are those of the
-   first unit. */
+/* sums (16 or 32, 16 or 32) = or += the products of all units between two barriers: = for the first units. Rows of the
+   sums are `row` numbers apart. `a` and `b` are in the first unit. */
 static void sum_units(const Gradient *job, int high, int wide, const uint16_t *a, const uint16_t *b, float *sums,
                       dim row) {
     dim rows = high ? 2 * TILE_ROWS : TILE_ROWS, most_lines = most(1, SUM_POSITIONS / job->line);
@@ -442,7 +454,7 @@ static void sum_tap(const void *argument, dim task, char *scratch) {
               job->sums + (tap * job->out + k) * job->in + c, job->in);
 }
 
-/* 16 channels that come in, of one tap: columns of the sums, rows of the gradient. */
+/* A task: copies 16 input channels of one tap from the columns of the sums to the rows of the gradient. */
 static void write_rows(const void *argument, dim task, char *scratch) {
     const Gradient *job = argument;
     dim in = job->layout.channels_in, out = job->layout.channels_out, blocks = job->in / 16;
@@ -470,7 +482,7 @@ int tiles_weight_gradient(const Conv *conv, const void *x, const void *dy, float
     job.units_per_picture = (layout->rows + rows - 1) / rows;
     job.rows_per_unit = (layout->rows + job.units_per_picture - 1) / job.units_per_picture;
     job.positions = round_up(job.rows_per_unit * job.line, TILE_DEPTH);
-    /* Not a multiple of what a way of the first-level cache holds. */
+    /* Not a multiple of the size of a way of the L1 cache, so that rows do not compete for the same sets. */
     job.dy_line = job.positions + TILE_DEPTH;
     job.pairs = (job.positions + further_down * job.line + further_right) / 2 + 1;
     job.x_size = layout->step * layout->step * 2 * job.pairs * 2 * round_up(job.in, BLOCK);

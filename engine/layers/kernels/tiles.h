@@ -1,19 +1,26 @@
-/* Products of bfloat16 matrices in tiles, 16 rows of 64 bytes. A left tile holds 16 rows of 32 numbers; a right tile 32
-   rows of 16, in pairs: row 2i and row 2i + 1 side by side.
+/* Products of bfloat16 matrices in tiles of 16 rows of 64 bytes, the format of AMX:
 
-   AMX, the matrix unit of Intel's server processors since 2023, adds the products of two tiles to 16 x 16 float32 sums
-   by one instruction. Where AVX-512 multiplies pairs of bfloat16 (AMD since 2022), the same sums are made row by row,
-   at twice the rate of float32.
+       left tile     16 rows of 32 numbers
+       right tile    32 rows of 16 numbers, stored as 16 rows of pairs: row 2i and row 2i + 1 are interleaved
+       sums          16 rows of 16 float32
+
+   - AMX, the matrix unit of Intel's server processors since 2023, multiplies two tiles and adds the sums in one
+     instruction.
+   - AVX-512 with bfloat16 (AMD since 2022) multiplies pairs of bfloat16. It computes the same sums row by row, at twice
+     the rate of float32.
+
    Source: Intel, "Architecture Instruction Set Extensions Programming Reference", chapter 3 (Intel AMX). */
 #ifndef TILES_H
 #define TILES_H
 
 #include "layout.h"
 
-/* The packing of a column of tiles of a phase's weight, which is packed_tiles() long; and the sums (rows, 32 columns)
-   in float32 for `rows` positions of one row of a picture, from column tile `tile` on. `a` is read up to 15 rows and 31
-   numbers further than it has to be: what lies there is multiplied by 0, so it must be finite. `sums` is written up to
-   15 rows further. Between tiles_begin and tiles_end, in each thread. */
+/* tiles_pack packs one column of tiles of a phase's weight, which has packed_tiles() tiles in all (layout.h).
+
+   tiles_product computes the float32 sums (rows, 32 columns) for `rows` positions of one row, from tile column `tile` on.
+   - It reads `a` up to 15 rows and 31 numbers too far. These numbers are multiplied by 0, so they must be finite.
+   - It writes `sums` up to 15 rows too far.
+   - In each thread, call tiles_begin before it and tiles_end after it. */
 void tiles_begin(void);
 void tiles_end(void);
 void tiles_pack(const Layout *layout, const Phase *phase, dim tile, const float *weight, dim row_stride,

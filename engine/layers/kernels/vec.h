@@ -1,4 +1,6 @@
-/* Vectors of float32 as wide as the processor's registers, and loads and stores of float32 or bfloat16. */
+/* SIMD vectors of float32, as wide as the registers of the processor, with loads and stores of float32 and bfloat16.
+
+   LANES is the number of float32 in a vector. `half` selects bfloat16 in place of float32. */
 #ifndef VEC_H
 #define VEC_H
 
@@ -32,12 +34,12 @@ INLINE vec load_float(const float *from) { return *(const loose_vec *)from; }
 INLINE void store_float(float *to, vec v) { *(loose_vec *)to = v; }
 INLINE vec all(float value) { return value - (vec){0}; }
 
-/* A bfloat16 is the upper half of a float32. */
+/* A bfloat16 is the upper 16 bits of a float32. */
 INLINE vec load_half(const uint16_t *from) {
     return (vec)(__builtin_convertvector(*(const half_vec *)from, uvec) << 16);
 }
 
-/* Rounded to the nearest, ties to even; NaN stays NaN. */
+/* Rounds to nearest, ties to even. NaN stays NaN. */
 INLINE void store_half(uint16_t *to, vec v) {
 #ifdef __AVX512BF16__
     __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
@@ -49,10 +51,10 @@ INLINE void store_half(uint16_t *to, vec v) {
 #endif
 }
 
-/* The address of number `place` of an array of float32 or bfloat16. */
+/* The address of element `place` of an array of float32 or bfloat16. */
 INLINE const void *at(const void *array, dim place, int half) { return (const char *)array + place * (half ? 2 : 4); }
 
-/* LANES numbers from there on; or only `count` of them, and zeros. */
+/* load: LANES numbers. load_some: the first `count` of them, then zeros, without reading further. */
 INLINE vec load(const void *from, int half) { return half ? load_half(from) : load_float(from); }
 INLINE vec load_some(const void *from, dim count, int half) {
     if (count >= LANES) return load(from, half);
@@ -86,7 +88,7 @@ INLINE void store_some(void *to, vec v, dim count, int half) {
 }
 
 #ifdef __AVX512F__
-/* Rows and columns of 16 x 16 numbers of 32 bits exchanged. */
+/* Transposes 16 x 16 numbers of 32 bits. */
 INLINE void turn(__m512i r[16]) {
     __m512i t[16];
 #pragma GCC unroll 8
@@ -135,7 +137,7 @@ INLINE void turn_block(float block[LANES][LANES]) {
 #endif
 }
 
-/* block[i][j] = from[i * down + j * across], and 0 from (rows, columns) on. One of the two steps is 1. */
+/* block[i][j] = from[i * down + j * across], with zeros beyond (rows, columns). Either `down` or `across` is 1. */
 INLINE void load_block(const float *from, dim down, dim across, dim rows, dim columns, float block[LANES][LANES]) {
     dim lines = across == 1 ? rows : columns, step = across == 1 ? down : across;
     for (dim i = 0; i < LANES; i++)
@@ -143,7 +145,7 @@ INLINE void load_block(const float *from, dim down, dim across, dim rows, dim co
     if (across != 1) turn_block(block);
 }
 
-/* to[i * down + j * across] = block[i][j], up to (rows, columns). One of the two steps is 1. The block is lost. */
+/* to[i * down + j * across] = block[i][j], up to (rows, columns). Either `down` or `across` is 1. Destroys the block. */
 INLINE void store_block(float block[LANES][LANES], float *to, dim down, dim across, dim rows, dim columns) {
     dim lines = across == 1 ? rows : columns, step = across == 1 ? down : across;
     if (across != 1) turn_block(block);
@@ -151,12 +153,13 @@ INLINE void store_block(float block[LANES][LANES], float *to, dim down, dim acro
         store_some(to + i * step, load_float(block[i]), across == 1 ? columns : rows, 0);
 }
 
-/* What is done to LANES results (or `count` of them) before they are stored at number `place` of `to`. */
+/* The epilogue (kernels.h): applies it to LANES results, or `count` of them, and stores them at element `place` of `to`.
+   `channel` is the channel of the first one. */
 INLINE void finish(vec v, const Epilogue *epilogue, dim channel, void *to, dim place, dim count, int half) {
     vec zero = {0};
     if (epilogue->bias) v += load_some(epilogue->bias + channel, count, 0);
     if (epilogue->add) v += load_some(at(epilogue->add, place, half), count, half);
-    /* So written that NaN stays NaN. */
+    /* Not max(v, 0): NaN must stay NaN. */
     if (epilogue->relu) v = (vec)((ivec)v & ~(v <= zero));
     if (epilogue->mask) v = (vec)((ivec)v & (load_some(at(epilogue->mask, place, half), count, half) > zero));
     store_some((char *)to + place * (half ? 2 : 4), v, count, half);

@@ -1,10 +1,14 @@
-/* 3x3 convolutions at stride 1 with padding 1, by Winograd's F(4x4, 3x3): a tile of 4x4 results takes 36 products
-   a channel where the definition takes 144.
+/* Winograd's algorithm F(4x4, 3x3): 3x3 convolutions at stride 1 with padding 1, with a quarter of the multiplications.
 
-       Y = At [ (G w Gt) * (Bt d B) ] A        d: the 6x6 pixels that a tile of 4x4 results depends on
+   In one dimension, four outputs y of a filter w with three taps depend on six inputs d. The definition takes 12
+   multiplications. Winograd's algorithm takes 6:
 
-   Sources: Winograd, "Arithmetic complexity of computations", 1980; Lavin & Gray, "Fast algorithms for
-   convolutional neural networks", CVPR 2016, section 4.3 (points 0, 1, -1, 2, -2 and infinity):
+       y = At [ (G w) * (Bt d) ]            *: element by element; t: transposed
+
+   In two dimensions it is applied along the columns and along the rows. A tile of 4x4 outputs Y depends on 6x6 inputs d,
+   and takes 36 multiplications where the definition takes 144:
+
+       Y = At [ (G w Gt) * (Bt d B) ] A
 
             | 4  0 -5  0  1  0 |        | 1/4    0     0  |
             | 0 -4 -4  1  1  0 |        |-1/6 -1/6  -1/6  |         | 1  1  1  1  1  0 |
@@ -13,19 +17,39 @@
             | 0  2 -1 -2  1  0 |        | 1/24 -1/12  1/6 |         | 0  1 -1  8 -8  1 |
             | 0  4  0 -5  0  1 |        | 0      0     1  |
 
-   The sum over channels turns each of the 36 products into a matrix product, (tiles, C) @ (C, K). A task takes a few
-   tiles at a time through all three steps, so that what lies between them stays in the second-level cache. A pixel that
-   is NaN or infinite makes all 16 results of a tile NaN. */
+   Why it works: this correlation is the transpose of a product of two polynomials, of degrees 3 and 2. The product has
+   degree 5, so its values at six points determine it, here at p = 0, 1, -1, 2, -2 and infinity. Row i of G is a multiple
+   of (1, p, p²) for the i-th point, and column i of At is (1, p, p², p³). For infinity: (0, 0, 1), (0, 0, 0, 1).
+
+   With channels, each of the 36 multiplications becomes a sum over the C input channels, for each of the K output
+   channels. So there are 36 matrix products, one for each of the 36 elements of a transformed tile (the "points"):
+
+       pack      U = G w Gt       36 matrices (C, K), once for each weight
+       gather    V = Bt d B       36 matrices (tiles, C)
+       product   M = V U          36 matrices (tiles, K)
+       scatter   Y = At M A       then the epilogue; then Y is stored
+
+   A task takes a few tiles through gather, product and scatter, so V and M stay in the L2 cache.
+
+   - The adjoint is the same convolution, with the kernel rotated by 180 degrees and its channels exchanged.
+   - The gradient of the weight has its own formula and tasks, in the second half of this file.
+   - A NaN or an infinity in the input makes all 16 outputs of a tile NaN.
+
+   Sources: Winograd, "Arithmetic complexity of computations", 1980; Lavin & Gray, "Fast algorithms for convolutional
+   neural networks", CVPR 2016, section 4.3. */
 #include "gemm.h"
 #include "threads.h"
 
+/* TILE: the side of a tile of outputs. SIDE: the side of the inputs that it depends on, and of a transformed tile. */
 enum { POINTS = 36, TILE = 4, SIDE = 6 };
-/* Between two of the 36 planes, so that they do not fall on the same few places of the cache. */
+/* Unused numbers between two of the 36 matrices ("planes"), so that they do not compete for the same cache sets. */
 enum { GAP = 16 };
-/* Tiles of a task, at most, and at least: they share what a weight costs to read. */
+/* The most and the fewest tiles of a task. All tiles of a task share one read of the weight. */
 enum { MOST_TILES = 48, FEWEST_TILES = 16 };
 
-/* The four transforms along one side, and G's adjoint. */
+/* Five transforms along one side, of a vector of channels at a time. Common subexpressions are computed once. */
+
+/* Bt d. */
 INLINE void transform_input(const vec d[6], vec out[6]) {
     vec a = d[4] - 4.f * d[2], b = d[3] - 4.f * d[1], c = d[4] - d[2], e = 2.f * (d[3] - d[1]);
     out[0] = 4.f * d[0] - 5.f * d[2] + d[4];
@@ -33,25 +57,27 @@ INLINE void transform_input(const vec d[6], vec out[6]) {
     out[5] = 4.f * d[1] - 5.f * d[3] + d[5];
 }
 
+/* At m. */
 INLINE void transform_output(const vec m[6], vec out[4]) {
     vec a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
     out[0] = m[0] + a + c, out[1] = b + 2.f * d, out[2] = a + 4.f * c, out[3] = b + 8.f * d + m[5];
 }
 
-/* A g: the adjoint of the output's transform. */
+/* A g: the adjoint of transform_output. */
 INLINE void transform_output_gradient(const vec g[4], vec out[6]) {
     vec even = g[0] + g[2], odd = g[1] + g[3], even4 = g[0] + 4.f * g[2], odd2 = 2.f * (g[1] + 4.f * g[3]);
     out[0] = g[0], out[1] = even + odd, out[2] = even - odd;
     out[3] = even4 + odd2, out[4] = even4 - odd2, out[5] = g[3];
 }
 
+/* G w. */
 INLINE void transform_weight(const vec w[3], vec out[6]) {
     vec ends = w[0] + w[2], few = (1.f / 24) * w[0] + (1.f / 6) * w[2], middle = (1.f / 12) * w[1];
     out[0] = 0.25f * w[0], out[1] = (-1.f / 6) * (ends + w[1]), out[2] = (-1.f / 6) * (ends - w[1]);
     out[3] = few + middle, out[4] = few - middle, out[5] = w[2];
 }
 
-/* Gt u: the adjoint of the weight's transform. */
+/* Gt u: the adjoint of transform_weight. */
 INLINE void transform_weight_gradient(const vec u[6], vec out[3]) {
     vec a = u[1] + u[2], b = u[2] - u[1], c = u[3] + u[4], d = u[3] - u[4];
     out[0] = 0.25f * u[0] - (1.f / 6) * a + (1.f / 24) * c;
@@ -59,7 +85,8 @@ INLINE void transform_weight_gradient(const vec u[6], vec out[3]) {
     out[2] = (1.f / 6) * (c - a) + u[5];
 }
 
-/* A transform down the columns of a square of `in` x `in` vectors, then along the rows of the result. */
+/* Applies a transform to the columns of a square of `in` x `in` vectors, then to the rows of the result: out x out.
+   `from` is an expression that reads vector (i, j). `put` is a statement that stores result (i, j), found in made[j]. */
 #define TRANSFORM_BOTH_WAYS(transform, in, out, from, put)                \
     {                                                                     \
         vec between[out][in];                                             \
@@ -76,9 +103,9 @@ INLINE void transform_weight_gradient(const vec u[6], vec out[3]) {
         }                                                                 \
     }
 
-/* A pass over a batch of pictures, tile by tile: from `channels_in` to `channels_out`. */
+/* A convolution, or its adjoint, of a batch, tile by tile. */
 typedef struct {
-    dim n, height, width, down, across; /* Pixels, and tiles, of a picture. */
+    dim n, height, width, down, across; /* Images; pixels of an image along its sides; tiles along its sides. */
     dim channels_in, channels_out, vectors_in, vectors_out;
     dim tiles, tiles_per_task;
     int half;
@@ -88,7 +115,7 @@ typedef struct {
     const Epilogue *epilogue;
 } Pass;
 
-/* Where a tile lies: its picture, and its first pixel. */
+/* The position of a tile: its image, and its first pixel. */
 typedef struct {
     dim picture, row, column;
 } Place;
@@ -109,8 +136,8 @@ INLINE Place place_of(const Pass *pass, dim tile) {
     return (Place){row / pass->down, row % pass->down * TILE, tile % pass->across * TILE};
 }
 
-/* The pixels of a tile, SIDE rows of them, or TILE rows. Rows beyond the border are read from zeros; columns are there
-   from `first` to `end`. */
+/* The pixels of a tile, SIDE x SIDE or TILE x TILE. Rows outside the image point to zeros. Only columns from `first` up
+   to `end` are inside it. */
 typedef struct {
     const char *rows[SIDE];
     dim pixel; /* Bytes. */
@@ -131,14 +158,14 @@ INLINE Square square_of(const Pass *pass, const void *batch, Place place, dim ch
     return square;
 }
 
-/* LANES channels of pixel (i, j), or `count` of them. all_there: as every pixel of the square. */
+/* LANES channels of pixel (i, j), or `count` of them. all_there: no pixel and no channel is missing in this square. */
 INLINE vec pixel_at(const Square *square, int i, int j, dim channel, dim count, const int all_there, const int half) {
     if (!all_there && (j < square->first || j >= square->end)) return (vec){0};
     const void *from = at(square->rows[i] + j * square->pixel, channel, half);
     return all_there ? load(from, half) : load_some(from, count, half);
 }
 
-/* Bt d B of one tile, a vector of channels at a time: numbers of the 36 planes, `plane` apart, from `to` on. */
+/* Bt d B of one tile. Writes a row of each of the 36 planes, from `to` on; planes are `plane` numbers apart. */
 INLINE void gather(const Pass *pass, Place place, float *to, dim plane, const int half) {
     dim channels = pass->channels_in, c = 0;
     Square square = square_of(pass, pass->from, place, channels, 1, SIDE, half);
@@ -151,7 +178,7 @@ INLINE void gather(const Pass *pass, Place place, float *to, dim plane, const in
                             store_float(to + (i * SIDE + j) * plane + c, made[j]))
 }
 
-/* At m A of one tile, finished and stored. */
+/* At m A of one tile, with the epilogue, stored. Reads a row of each of the 36 planes, from `from` on. */
 INLINE void scatter(const Pass *pass, Place place, const float *from, dim plane, const int half) {
     dim rows = least(TILE, pass->height - place.row), columns = least(TILE, pass->width - place.column);
     dim channels = pass->channels_out;
@@ -166,6 +193,7 @@ INLINE void scatter(const Pass *pass, Place place, const float *from, dim plane,
     }
 }
 
+/* A task: gather, product and scatter for some tiles. */
 INLINE void run_pass(const Pass *pass, dim task, char *scratch, const int half) {
     dim first = task * pass->tiles_per_task, tiles = least(pass->tiles_per_task, pass->tiles - first);
     dim row_in = pass->vectors_in * LANES, row_out = pass->vectors_out * LANES;
@@ -191,7 +219,7 @@ int winograd_product(const Conv *conv, int adjoint, const void *from, const floa
                      void *to) {
     Pass pass = pass_of(conv, adjoint);
     dim each = POINTS * 4 * LANES * (pass.vectors_in + pass.vectors_out);
-    /* As many as the second-level cache holds, shared out evenly among the threads; a multiple of 4, since products take
+    /* As many tiles as the L2 cache holds, but the same number for each thread; a multiple of 4, because products take
        blocks of rows. */
     dim tiles = most(FEWEST_TILES, least(MOST_TILES, second_level_cache() * 9 / 10 / each));
     dim turns = (pass.tiles + conv->threads * tiles - 1) / (conv->threads * tiles);
@@ -209,7 +237,7 @@ int winograd_product(const Conv *conv, int adjoint, const void *from, const floa
     return failed;
 }
 
-/* The packed weight: 36 matrices (channels_in, channels_out) in panels, their columns filled up with zeros. */
+/* The packed weight: 36 matrices (channels_in, channels_out) in panels (gemm.h), with columns padded by zeros. */
 dim winograd_packed_size(const Conv *conv, int adjoint) {
     Pass pass = pass_of(conv, adjoint);
     return POINTS * pass.channels_in * pass.vectors_out * LANES;
@@ -223,8 +251,8 @@ typedef struct {
     int adjoint;
 } Packing;
 
-/* G w Gt for LANES of the channels that come in and one vector of those that go out. The adjoint's kernel is turned
-   by half a circle and its channels exchanged. */
+/* G w Gt for LANES input channels and all output channels. For the adjoint, the kernel is rotated by 180 degrees, and
+   its input and output channels are exchanged. */
 static void pack(const void *argument, dim task, char *scratch) {
     const Packing *packing = argument;
     const Pass *pass = &packing->pass;
@@ -233,7 +261,7 @@ static void pack(const void *argument, dim task, char *scratch) {
     dim in = task * LANES, ins = least(LANES, pass->channels_in - in);
     dim down = packing->adjoint ? packing->column_stride : packing->row_stride;
     dim across = packing->adjoint ? packing->row_stride : packing->column_stride;
-    /* A tap of the weight has as many rows as the convolution has channels that come in. */
+    /* The distance between two taps: a tap has a row for each input channel of the convolution. */
     dim tap = (packing->adjoint ? pass->channels_out : pass->channels_in) * packing->row_stride;
     for (dim v = 0; v < pass->vectors_out; v++) {
         dim out = v * LANES, outs = least(LANES, pass->channels_out - out);
@@ -254,26 +282,32 @@ int winograd_pack(const Conv *conv, int adjoint, const float *weight, dim row_st
     return run_tasks(pack, &packing, (packing.pass.channels_in + LANES - 1) / LANES, conv->threads, 0);
 }
 
-/* The gradient of the weight, Gt [ sum over tiles of (Bt d B)' (A g At) ] G.
+/* The gradient of the weight. It is the adjoint of the formula above with respect to w, for the gradient g of Y:
 
-   Tiles are cut into shares, however many threads there are. A task makes SIDE of the 36 sums, a row of the transformed
-   tile, for one share and some of the channels that come in. It transforms a group of tiles and adds its products, all
-   in the second-level cache. In the end the shares are added. So every sum is made in the same order, whoever makes
-   it. */
+       dw = Gt [ sum over tiles of (A g At) * (Bt d B) ] G
+
+   With channels, the sum is again 36 matrix products, (C, tiles) @ (tiles, K):
+
+   1. Tiles are divided into shares, whose number does not depend on the number of threads.
+   2. A task (sum_row) computes one row of the 6x6 products, for one share and one block of input channels. It takes a
+      group of tiles at a time, transforms x and dy, and adds the products of the group. All of it stays in the L2 cache.
+   3. transform_sums adds the shares, and applies Gt [ ] G.
+
+   Every sum is made in the same order, so the result does not depend on the number of threads. */
 typedef struct {
     Pass pass;
     const void *dy;
     float *sums, *gradient;
     int transposed;
-    dim tiles, shares, blocks, block; /* Tiles of a group, at most; channels of a block. */
+    dim tiles, shares, blocks, block; /* tiles: of a group, at most. block: input channels of a block. */
     dim plane_in, plane_out, share_size;
 } Gradient;
 
-/* Tiles of a share, at least; how many shares; tiles that are summed at a time, in the first-level cache; and channels
-   that come in of a block, at most. */
+/* SHARE_TILES: the fewest tiles of a share. SUM_TILES: tiles of one product, which stay in the L1 cache. BLOCK_CHANNELS:
+   the most input channels of a block. */
 enum { SHARE_TILES = 256, MOST_SHARES = 16, SUM_TILES = 64, BLOCK_CHANNELS = 128 };
 
-/* across[j] = row `row` of what a transform makes of column j of a square of `side` x `side` pixels. */
+/* Transforms each column j of a square of `side` x `side` pixels, and keeps element `row` of the result in across[j]. */
 #define ROW_OF_COLUMNS(transform, side, channel, count, all_there)                               \
     _Pragma("GCC unroll 6") for (int j = 0; j < (side); j++) {                                   \
         vec column[side];                                                                        \
@@ -283,7 +317,7 @@ enum { SHARE_TILES = 256, MOST_SHARES = 16, SUM_TILES = 64, BLOCK_CHANNELS = 128
         across[j] = made[row];                                                                   \
     }
 
-/* Row `row` of Bt d B, for `channels` channels of one tile from `channel` on. */
+/* Row `row` of Bt d B of one tile, for `channels` channels from `channel` on. */
 INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channels, float *to, const int row,
                        const int half) {
     const Pass *pass = &job->pass;
@@ -299,7 +333,7 @@ INLINE void gather_row(const Gradient *job, Place place, dim channel, dim channe
     }
 }
 
-/* Row `row` of A g At, for all channels of one tile. */
+/* Row `row` of A g At of one tile, for all channels. */
 INLINE void spread_row(const Gradient *job, Place place, float *to, const int row, const int half) {
     const Pass *pass = &job->pass;
     dim channels = pass->channels_out;
@@ -314,6 +348,7 @@ INLINE void spread_row(const Gradient *job, Place place, float *to, const int ro
     }
 }
 
+/* Both for a group of tiles. */
 INLINE void transform_row(const Gradient *job, dim first, dim tiles, dim channel, dim channels, float *given,
                           float *spread, const int row, const int half) {
     dim row_in = round_up(channels, LANES), row_out = job->pass.vectors_out * LANES;
@@ -324,6 +359,7 @@ INLINE void transform_row(const Gradient *job, dim first, dim tiles, dim channel
     }
 }
 
+/* A task: row `row` of the sums, for one share and one block of channels. */
 INLINE void sum_row(const Gradient *job, dim task, char *scratch, const int half) {
     const Pass *pass = &job->pass;
     dim block = task % job->blocks, row = task / job->blocks % SIDE, share = task / job->blocks / SIDE;
@@ -351,14 +387,14 @@ INLINE void sum_row(const Gradient *job, dim task, char *scratch, const int half
 static void sum_row_in_float(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 0); }
 static void sum_row_in_half(const void *job, dim task, char *scratch) { sum_row(job, task, scratch, 1); }
 
-/* A vector of one of the 36 sums, of all shares. */
+/* The sum of all shares, of a vector of one of the 36 sums. */
 INLINE vec sum_of_shares(const Gradient *job, const float *from) {
     vec sum = load_float(from);
     for (dim share = 1; share < job->shares; share++) sum += load_float(from + share * job->share_size);
     return sum;
 }
 
-/* LANES numbers of the gradient, for tap `tap` and channel `row` that comes in, from channel c that goes out on. */
+/* Stores LANES numbers of the gradient: for tap `tap` and input channel `row`, from output channel c on. */
 INLINE void put_gradient(const Gradient *job, dim tap, dim row, dim c, vec made) {
     const Pass *pass = &job->pass;
     dim place = tap * pass->channels_in + row, count = pass->channels_out - c;
@@ -367,7 +403,7 @@ INLINE void put_gradient(const Gradient *job, dim tap, dim row, dim c, vec made)
         for (dim i = 0; i < least(LANES, count); i++) job->gradient[(c + i) * 9 * pass->channels_in + place] = made[i];
 }
 
-/* Gt u G for one channel that comes in. */
+/* Gt u G for one input channel. */
 static void transform_sums(const void *argument, dim row, char *scratch) {
     const Gradient *job = argument;
     const Pass *pass = &job->pass;

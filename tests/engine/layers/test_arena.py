@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers import Arena, Conv2d, Sequential, arena, some_arena
+from engine.layers import Arena, Conv2d, Sequential, arena, ensure_arena
 from engine.layers.arena import ALIGNMENT, SMALLEST_BYTES, SPARE, current, empty
 from tests.support.oracle import PATHS
 
@@ -25,7 +25,7 @@ def test_the_memory_of_a_tensor_that_is_gone_is_used_again():
         address, part = first.data_ptr(), first[100:200]
         del first
 
-        # A part of it is still there.
+        # A view of it still exists.
         assert taken().data_ptr() != address
         del part
         assert taken().data_ptr() == address
@@ -73,7 +73,7 @@ def test_the_smallest_gap_that_is_large_enough_is_taken():
         assert [taken(size).data_ptr() for size in sizes] == addresses
 
 
-def test_several_small_tensors_share_the_place_of_a_large_one_which_then_comes_back():
+def test_small_tensors_share_the_place_of_a_large_one():
     owner = Arena()
     with owner.used():
         address = taken(8 * SIZE).data_ptr()
@@ -107,7 +107,7 @@ def test_tensors_never_overlap_and_all_memory_comes_back(steps):
 
 
 def length(size):
-    """Bytes that a tensor takes of an arena."""
+    """Bytes that a tensor takes in an arena."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -142,7 +142,7 @@ def test_an_arena_holds_little_more_than_was_in_use_at_once():
     with owner.used():
         for size in range(SMALLEST_BYTES, 60 * SMALLEST_BYTES, SMALLEST_BYTES):
             both = taken(size), taken(2 * size)
-            # What the second is in may be all that could not be dropped for it.
+            # The slab of the second tensor comes on top of the limit.
             assert owner.held <= (SPARE + 1) * owner._most
             del both
 
@@ -150,7 +150,7 @@ def test_an_arena_holds_little_more_than_was_in_use_at_once():
     assert owner._in_use == 0
 
 
-def test_arenas_can_be_used_inside_one_another_and_inside_themselves():
+def test_arenas_can_be_nested():
     outer, inner = Arena(), Arena()
     with outer.used():
         with inner.used(), inner.used():
@@ -197,17 +197,17 @@ def test_memory_may_be_freed_by_another_thread():
         assert owner.held == 0
 
 
-def test_some_arena_is_the_one_in_use_or_a_new_one():
-    with some_arena():
+def test_ensure_arena_is_the_one_in_use_or_a_new_one():
+    with ensure_arena():
         found = current()
         assert isinstance(found, Arena)
-        with some_arena():
+        with ensure_arena():
             assert current() is found
 
     assert current() is None
 
 
-def test_a_result_has_the_shape_and_the_type_asked_for_with_or_without_an_arena():
+def test_empty_gives_the_shape_and_type_with_or_without_an_arena():
     for shape in ((2, 300, 400), (0, 3), (1, 2)):
         for dtype in (torch.float32, torch.bfloat16):
             with Arena().used():
@@ -221,18 +221,18 @@ def test_a_result_has_the_shape_and_the_type_asked_for_with_or_without_an_arena(
 def test_layers_compute_the_same_in_an_arena_step_after_step(path):
     net, x = Sequential(Conv2d(8, 20, 3, padding=1), Conv2d(20, 8, 3, padding=1)), torch.rand(1, 64, 64, 8)
     with path():
-        wanted = net.forward(x, train=True), net.backward(x)
+        expected = net.forward(x, train=True), net.backward(x)
 
         owner = Arena()
         for _ in range(3):
             with owner.used():
-                made = net.forward(x, train=True), net.backward(x)
-            assert all(map(torch.equal, made, wanted))
+                result = net.forward(x, train=True), net.backward(x)
+            assert all(map(torch.equal, result, expected))
 
 
 def test_an_arena_and_its_memory_go_while_the_network_stays():
-    """Packed weights live on; if they lay in the arena, they would keep it, with all that is free in it."""
-    # Packed, its weight is larger than what an arena takes at least.
+    """Packed weights outlive an arena: if they were in it, they would keep all of its memory."""
+    # The packed weight is larger than SMALLEST_BYTES.
     layer, x = Conv2d(64, 64, 3, padding=1), torch.rand(1, 64, 64, 64)
     owner = Arena()
     with owner.used():

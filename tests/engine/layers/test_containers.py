@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from engine.layers import (
     CastTo,
     Conv2d,
+    ConvStack,
     ConvTranspose2d,
     DepthToSpace,
     PixelResidual,
-    Rectified,
     ReLU,
     ResBlock,
     Sequential,
@@ -85,14 +85,14 @@ def test_sequential_on_a_case_worked_by_hand():
     assert [parameter.grad.item() for parameter in parameters(net)] == [-10.0, 15.0]
 
 
-# Rectified
+# ConvStack
 
 
 @drawn_often
 @given(sides, sides, channels, channels)
-def test_rectified_agrees_with_autograd(height, width, c_in, c_out):
+def test_a_conv_stack_agrees_with_autograd(height, width, c_in, c_out):
     net = randomised(
-        Rectified(Conv2d(c_in, c_out, 3, padding=1), Conv2d(c_out, 2, 1), ConvTranspose2d(2, 3, 2, 2))
+        ConvStack(Conv2d(c_in, c_out, 3, padding=1), Conv2d(c_out, 2, 1), ConvTranspose2d(2, 3, 2, 2))
     )
 
     def function(x, given_parameters):
@@ -103,33 +103,33 @@ def test_rectified_agrees_with_autograd(height, width, c_in, c_out):
     assert_passes_agree(net, function, drawn(2, height, width, c_in))
 
 
-def test_the_backward_of_rectified_is_the_adjoint_of_its_derivative():
-    assert_derivative(randomised(Rectified(Conv2d(3, 5, 3), Conv2d(5, 2, 1))), drawn(2, 6, 4, 3))
+def test_conv_stack_backward_is_the_adjoint_of_its_derivative():
+    assert_derivative(randomised(ConvStack(Conv2d(3, 5, 3), Conv2d(5, 2, 1))), drawn(2, 6, 4, 3))
 
 
-def test_rectified_on_a_case_worked_by_hand():
-    net = Rectified(_convolution(3.0), _convolution(-2.0), _convolution(4.0))
+def test_a_conv_stack_on_a_case_worked_by_hand():
+    net = ConvStack(_convolution(3.0), _convolution(-2.0), _convolution(4.0))
 
     rising = net.forward(_pixel(-5.0), train=True), net.backward(_pixel(1.0))
     gradients = [parameter.grad.item() for parameter in parameters(net)]
     falling = net.forward(_pixel(5.0), train=True), net.backward(_pixel(1.0))
 
-    # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Nothing gets through.
+    # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Everything is 0.
     assert (*rising, *falling) == (0, 0, 0, 0)
     assert gradients == [0, 0, 0]
-    assert Rectified(_convolution(3.0), _convolution(2.0)).forward(_pixel(5.0)).item() == 30.0
+    assert ConvStack(_convolution(3.0), _convolution(2.0)).forward(_pixel(5.0)).item() == 30.0
 
 
-def test_rectified_has_the_layers_of_the_sequence_that_it_computes():
+def test_a_conv_stack_computes_the_sequence_of_its_layers():
     convolutions = Conv2d(3, 4, 3), Conv2d(4, 4, 3), Conv2d(4, 2, 1)
-    net, x = Rectified(*convolutions), drawn(1, 9, 9, 3).float()
+    net, x = ConvStack(*convolutions), drawn(1, 9, 9, 3).float()
 
     assert [type(layer) for layer in net.layers] == [Conv2d, ReLU, Conv2d, ReLU, Conv2d]
     torch.testing.assert_close(net.forward(x), Sequential(*net.layers).forward(x))
 
 
-def test_rectified_adds_what_it_is_given_to_its_result_and_to_its_gradient():
-    net, x = randomised(Rectified(Conv2d(2, 3, 1), Conv2d(3, 2, 1))), drawn(1, 4, 5, 2)
+def test_a_conv_stack_adds_to_its_result_and_to_its_gradient():
+    net, x = randomised(ConvStack(Conv2d(2, 3, 1), Conv2d(3, 2, 1))), drawn(1, 4, 5, 2)
     add = drawn(1, 4, 5, 2, seed=5)
     y, dx = net.forward(x, train=True), net.backward(x)
 
@@ -152,7 +152,7 @@ def test_a_residual_block_agrees_with_autograd(height, width, c):
     assert_passes_agree(net, function, drawn(2, height, width, c))
 
 
-def test_the_backward_of_a_residual_block_is_the_adjoint_of_its_derivative():
+def test_res_block_backward_is_the_adjoint_of_its_derivative():
     block = ResBlock(Conv2d(3, 3, 3, padding=1), Conv2d(3, 3, 3, padding=1))
 
     assert_derivative(randomised(block), drawn(2, 6, 4, 3))
@@ -181,7 +181,7 @@ def test_a_residual_block_never_stretches_what_it_adds(last, path):
 
 
 def _skip(c):
-    """A level that looks at pixels in pairs, with a block inside."""
+    """A level at half the size, with a residual block inside."""
     inside = [ResBlock(Conv2d(c + 1, c + 1, 1), Conv2d(c + 1, c + 1, 1))]
     return Skip(Conv2d(c, c + 1, 2, 2), inside, ConvTranspose2d(c + 1, c, 2, 2))
 
@@ -217,7 +217,7 @@ def test_a_skip_on_a_case_worked_by_hand():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_skip_refuses_sides_that_its_stride_does_not_divide(path):
+def test_a_skip_refuses_sides_that_do_not_fit_its_stride(path):
     with path(), pytest.raises(ValueError, match=r"add must be contiguous \(1, 4, 4, 2\) .*; got \(1, 5, 4, 2\)"):
         _skip(2).forward(torch.zeros(1, 5, 4, 2))
 
@@ -226,7 +226,7 @@ def test_a_skip_refuses_sides_that_its_stride_does_not_divide(path):
 
 
 def _by_colour(x, block):
-    """Pixels to channels, block by block, written with views alone."""
+    """Pixels to channels, by views alone."""
     n, height, width, c = x.shape
     return x.unflatten(1, (-1, block)).unflatten(3, (-1, block)).transpose(2, 3).reshape(
         n, height // block, width // block, block**2 * c
@@ -274,9 +274,9 @@ def test_a_pixel_residual_on_a_case_worked_by_hand():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_image(path):
+def test_a_pixel_residual_adds_in_the_type_of_the_image(path):
     inside = Conv2d(12, 12, 3, padding=1, rng=torch.Generator().manual_seed(0))
-    # Numbers that bfloat16 has no place for: rounded they would be 1.
+    # bfloat16 would round these numbers to 1.
     x = torch.full((1, 4, 4, 3), 1 + 2**-12)
     with path():
         net = PixelResidual(3, 2, torch.bfloat16, inside)
@@ -289,17 +289,17 @@ def test_a_pixel_residual_computes_in_its_type_and_adds_in_that_of_the_image(pat
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_pixel_residual_refuses_sides_that_its_block_does_not_divide(path):
+def test_a_pixel_residual_refuses_sides_that_do_not_fit(path):
     net = PixelResidual(3, 2, torch.float32, Conv2d(12, 12, 1))
 
     with path(), pytest.raises(ValueError, match="both sides must be multiples of 2; got 5 x 4 pixels"):
         net.forward(torch.zeros(1, 5, 4, 3))
 
 
-# Compute
+# CastTo
 
 
-def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
+def test_cast_to_computes_in_its_type_and_returns_the_inputs():
     layer = Conv2d(3, 8, 3, padding=1, rng=torch.Generator().manual_seed(0))
     net, x = CastTo(torch.bfloat16, Sequential(layer)), drawn(1, 8, 8, 3).float()
 
@@ -311,54 +311,21 @@ def test_compute_runs_its_products_in_its_type_and_gives_back_the_inputs():
     assert not torch.equal(y, layer.forward(x))
 
 
-def test_compute_leaves_float64_alone():
+def test_cast_to_leaves_float64_alone():
     net = randomised(CastTo(torch.bfloat16, Sequential(Conv2d(3, 2, 3))))
 
     assert_passes_agree(net, lambda x, p: conv2d(x, *p.values()), drawn(1, 5, 5, 3))
 
 
-def test_compute_has_the_names_and_the_form_of_what_is_inside():
-    inside = Rectified(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
+def test_cast_to_has_the_names_and_sizes_of_what_is_inside():
+    inside = ConvStack(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
     net = CastTo(torch.bfloat16, inside)
 
     assert [p.name for p in parameters(net)] == [parameter.name for parameter in parameters(inside)]
     assert (net.stride, net.factor, net.inputs_of(3, 4)) == (2, Fraction(1, 2), (6, 9))
 
 
-# Names, strides, what depends on what
-
-
-def test_slots_name_every_parameter_by_its_place_in_the_order_of_the_forward_pass():
-    block = ResBlock(Conv2d(2, 2, 1), Conv2d(2, 2, 1, bias=False))
-    net = Sequential(Conv2d(1, 2, 1), Skip(Conv2d(2, 2, 1, bias=False), [block], ConvTranspose2d(2, 2, 1)))
-
-    names = [
-        "0.weight",
-        "0.bias",
-        "1.0.weight",
-        "1.1.0.weight",
-        "1.1.0.bias",
-        "1.1.2.weight",
-        "1.2.weight",
-        "1.2.bias",
-    ]
-    assert [p.name for p in parameters(net)] == names
-    assert [p.value.shape for p in parameters(net)] == [
-        (1, 2),
-        (2,),
-        (2, 2),
-        (2, 2),
-        (2,),
-        (2, 2),
-        (2, 2),
-        (2,),
-    ]
-
-
-def test_slots_of_a_pixel_residual_count_the_rearrangements():
-    net = PixelResidual(1, 2, torch.float32, Conv2d(4, 4, 1, bias=False), Conv2d(4, 4, 1, bias=False))
-
-    assert [p.name for p in parameters(net)] == ["0.1.weight", "0.2.weight"]
+# Strides, and which inputs an output depends on
 
 
 @pytest.mark.parametrize(
@@ -370,7 +337,7 @@ def test_slots_of_a_pixel_residual_count_the_rearrangements():
         (Sequential(ConvTranspose2d(1, 1, 2, 2), Conv2d(1, 1, 2, 2)), 1, Fraction(1)),
         (Sequential(SpaceToDepth(2), DepthToSpace(2), SpaceToDepth(3)), 6, Fraction(1, 3)),
         (Sequential(ConvTranspose2d(1, 1, 2, 2), SpaceToDepth(4), DepthToSpace(2)), 2, Fraction(1)),
-        (Rectified(Conv2d(1, 1, 2, 2), Conv2d(1, 1, 3, 2)), 4, Fraction(1, 4)),
+        (ConvStack(Conv2d(1, 1, 2, 2), Conv2d(1, 1, 3, 2)), 4, Fraction(1, 4)),
         (_skip(1), 2, Fraction(1)),
         (Sequential(SpaceToDepth(2), _skip(4)), 4, Fraction(1, 2)),
         (PixelResidual(1, 2, torch.float32, _skip(4)), 4, Fraction(1)),
@@ -381,7 +348,7 @@ def test_strides_and_factors_multiply_along_the_layers(net, stride, factor):
     assert net.factor == factor
 
 
-def test_an_output_of_a_sum_depends_on_its_own_input_even_where_nothing_inside_does():
+def test_an_output_of_a_sum_depends_on_its_own_input():
     every_other = Conv2d(1, 1, 1, 2), ConvTranspose2d(1, 1, 1, 2, output_padding=1)
 
     assert Skip(every_other[0], [], every_other[1]).inputs_of(1, 1) == (1, 1)
@@ -416,21 +383,22 @@ def test_memory_counts_what_a_forward_pass_holds_at_once(path):
     with path():
         inside = block.first.memory(Fraction(1), 4)
 
-        # A convolution has its input and its output; the plain path pads and unfolds the input as well.
+        # A convolution holds its input and its output. The plain path also holds the padded and the unfolded
+        # input.
         assert inside == 4 * (8 + 8 + (0 if kernels.chosen() else 8 + 9 * 8))
-        # A block's result takes the place of its input; on the plain path it lies beside it.
+        # The result of a block overwrites its input. The plain path holds both.
         assert block.memory(Fraction(1), 4) == inside + (0 if kernels.chosen() else 4 * 8)
         # In half the type, at half the sides.
         assert block.memory(Fraction(1, 2), 2) == block.memory(Fraction(1), 4) / 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_of_a_pixel_residual_has_the_image_and_what_is_made_of_it(dtype):
+def test_memory_of_a_pixel_residual_includes_the_image(dtype):
     net = PixelResidual(3, 2, dtype, Conv2d(12, 12, 1))
     # At a quarter of the pixels: input, output and, on the plain path, the input unfolded.
     inside = (2 if kernels.chosen() else 3) * 12 * dtype.itemsize / 4
 
-    # The image in float32; and either what is inside, or what comes out of it and the result.
+    # The image in float32; and the larger of the layers inside, and their output with the result.
     assert net.memory(Fraction(1), 4) == 3 * 4 + max(inside, 3 * dtype.itemsize + 3 * 4)
 
 
@@ -443,20 +411,20 @@ def test_memory_of_a_pixel_residual_has_the_image_and_what_is_made_of_it(dtype):
     ],
     ids=["block", "skip"],
 )
-def test_a_sum_takes_the_place_of_what_came_unless_it_is_needed_for_training(layer, dtype):
+def test_a_sum_overwrites_its_input_unless_training(layer, dtype):
     given_, x = (drawn(2, 12, 10, 16).to(dtype) for _ in range(2))
 
-    wanted = layer.forward(x, train=True)
+    expected = layer.forward(x, train=True)
     assert torch.equal(x, given_)
 
-    made = layer.forward(x)
-    assert torch.equal(made, wanted)
-    assert (made.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
+    result = layer.forward(x)
+    assert torch.equal(result, expected)
+    assert (result.data_ptr() == x.data_ptr()) == (kernels.chosen() is not None)
 
 
 @pytest.mark.parametrize("spec", [AutoencoderConfig(8), UNetConfig((8, 16), (1, 1, 1))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
+def test_a_network_leaves_its_input_unchanged(spec, dtype):
     net, x = build_network(spec, compute=dtype), drawn(1, 32, 32, 3).float()
     before = x.clone()
 
@@ -465,9 +433,9 @@ def test_a_network_leaves_what_it_is_given_as_it_is(spec, dtype):
     assert torch.equal(x, before)
 
 
-def test_a_layer_that_adds_what_it_is_given_does_not_write_over_it_meanwhile():
+def test_a_layer_that_adds_its_own_input_does_not_overwrite_it():
     layer, x = Conv2d(16, 16, 3, padding=1), drawn(1, 20, 20, 16).float()
-    wanted = layer.forward(x, train=True, add=x)
+    expected = layer.forward(x, train=True, add=x)
 
-    assert torch.equal(layer.forward(x, add=x), wanted)
-    assert torch.equal(layer.forward(x, add=x[:]), wanted)
+    assert torch.equal(layer.forward(x, add=x), expected)
+    assert torch.equal(layer.forward(x, add=x[:]), expected)

@@ -10,7 +10,7 @@ from engine.layers import (
     Sequential,
     Upsampling,
     col2im,
-    forget_packed,
+    drop_packed_weights,
     im2col,
     kernels,
 )
@@ -115,7 +115,7 @@ def test_conv2d_takes_an_image_that_is_no_contiguous_block():
     assert_passes_agree(layer, _convolution(layer), x)
 
 
-# The unfolding
+# im2col and col2im
 
 
 @drawn_often
@@ -177,7 +177,7 @@ def test_conv_transpose2d_is_the_adjoint_of_conv2d(geometry, height, width, c_in
     x = drawn(2, height, width, c_in)
     ax = conv2d.forward(x)
     y = drawn(*ax.shape, seed=1)
-    # Rows that the convolution's stride leaves over are what output padding gives back.
+    # Output padding gives back the rows that the stride of the convolution leaves over.
     extra = (height + 2 * geometry.padding - geometry.span) % geometry.stride
     assume((width + 2 * geometry.padding - geometry.span) % geometry.stride == extra)
     transposed = ConvTranspose2d(c_out, c_in, *_geometry(geometry), output_padding=extra, bias=False)
@@ -195,7 +195,7 @@ def test_conv_transpose2d_on_a_case_worked_by_hand():
     y = layer.forward(x, train=True)
     dx = layer.backward(torch.arange(1.0, 7.0).view(1, 2, 3, 1))
 
-    # 1 lays 1 2 / 3 4 on the left, 10 lays 10 20 / 30 40 on the right, and they share the middle.
+    # 1 adds 1 2 / 3 4 on the left, 10 adds 10 20 / 30 40 on the right; both add to the middle.
     assert y.flatten().tolist() == [101.0, 112.0, 120.0, 103.0, 134.0, 140.0]
     # 1·1 + 2·2 + 4·3 + 5·4 = 37 and 2·1 + 3·2 + 5·3 + 6·4 = 47.
     assert dx.flatten().tolist() == [37.0, 47.0]
@@ -203,7 +203,7 @@ def test_conv_transpose2d_on_a_case_worked_by_hand():
     assert layer.grads["bias"].tolist() == [21.0]
 
 
-def test_upsampling_is_the_transposed_convolution_and_doubles_the_size_as_the_report_has_it():
+def test_upsampling_is_the_transposed_convolution():
     layer = Upsampling(2, 3, 3, stride=2, padding=1, output_padding=1)
 
     y = layer.forward(torch.randn(1, 4, 5, 2))
@@ -212,7 +212,7 @@ def test_upsampling_is_the_transposed_convolution_and_doubles_the_size_as_the_re
     assert y.shape == (1, 8, 10, 3)
 
 
-# What both do while they store a result
+# The epilogue
 
 
 @pytest.mark.parametrize("adds", [True, False])
@@ -233,8 +233,8 @@ def test_a_sum_and_a_relu_at_the_store_agree_with_torchs(layer, function, adds, 
 
     stored = layer.forward(x, add=add if adds else None, relu=rectifies)
 
-    wanted = y + add if adds else y
-    torch.testing.assert_close(stored, wanted.relu() if rectifies else wanted)
+    expected = y + add if adds else y
+    torch.testing.assert_close(stored, expected.relu() if rectifies else expected)
 
 
 @pytest.mark.parametrize("adds", [True, False])
@@ -246,13 +246,13 @@ def test_a_sum_and_a_mask_on_the_way_back_agree_with_autograd(layer, adds):
     x = before.relu()
     y = function(x, layer.params)
     dy, add = drawn(*y.shape, seed=1), drawn(*x.shape, seed=3)
-    # x is used twice: by the layer, and by what dL/dx = add comes from.
-    (wanted,) = torch.autograd.grad((y * dy).sum() + adds * (x * add).sum(), before)
+    # x is used twice: by the layer, and by a term whose dL/dx is `add`.
+    (expected,) = torch.autograd.grad((y * dy).sum() + adds * (x * add).sum(), before)
     layer.forward(x.detach(), train=True)
 
     dx = layer.backward(dy, add=add if adds else None, mask=x.detach())
 
-    torch.testing.assert_close(dx, wanted)
+    torch.testing.assert_close(dx, expected)
 
 
 def test_the_store_on_a_case_worked_by_hand():
@@ -277,7 +277,7 @@ def test_what_is_added_has_the_results_shape_and_type(add, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_no_number_stays_none_and_is_seen_behind_a_relu(path):
+def test_nan_passes_through_a_relu(path):
     with path():
         y = Conv2d(4, 8, 3, padding=1).forward(torch.full((1, 4, 4, 4), torch.nan), relu=True)
 
@@ -296,7 +296,7 @@ def test_a_masked_gradient_is_zero_even_where_it_was_infinite(path):
     assert dx.flatten().tolist() == [torch.inf, 0.0]
 
 
-# What both keep
+# State that the layers keep
 
 
 @pytest.mark.parametrize("layer", [Conv2d(2, 3, 3, padding=1), ConvTranspose2d(2, 3, 2, 2)])
@@ -309,7 +309,7 @@ def test_forward_leaves_nothing_behind_unless_training(layer):
 
 
 @pytest.mark.skipif(kernels.chosen() is None, reason="only kernels pack a weight")
-def test_a_changed_weight_is_packed_anew_and_an_unchanged_one_is_not():
+def test_a_weight_is_packed_again_only_if_it_changed():
     layer, x = Conv2d(4, 4, 3, padding=1, bias=False), drawn(1, 8, 8, 4).float()
     before = layer.forward(x)
     packed = layer._packed[False, True].value
@@ -334,7 +334,7 @@ def test_training_keeps_no_packed_weight(layer):
 
 @pytest.mark.parametrize("channels", [5, 16, 32])
 @pytest.mark.parametrize(("kernel_size", "side"), [(2, 4), (2, 5), (3, 9), (3, 10), (3, 11)])
-def test_windows_side_by_side_with_and_without_a_remainder_agree_with_the_definition(kernel_size, side, channels):
+def test_kernels_as_large_as_the_stride_agree_with_im2col(kernel_size, side, channels):
     layer = randomised(Conv2d(channels, 7, kernel_size, kernel_size))
     x, dy = drawn(2, side, side, channels), drawn(2, side // kernel_size, side // kernel_size, 7, seed=1)
     exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
@@ -354,7 +354,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
     x = drawn(1, 8, 8, 4).float()
     before = layer.forward(x, train=True), layer.backward(layer.forward(x))
 
-    forget_packed(Sequential(layer))
+    drop_packed_weights(Sequential(layer))
 
     assert not layer._packed
     assert torch.equal(layer.forward(x), before[0])
@@ -363,7 +363,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
 
 
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
-def test_in_bfloat16_the_gradients_keep_the_type_of_the_parameters(layer_type):
+def test_in_bfloat16_gradients_keep_the_type_of_the_parameters(layer_type):
     layer = layer_type(4, 4, 3, padding=1, rng=torch.Generator().manual_seed(0))
     x, dy = drawn(1, 8, 8, 4).float(), drawn(1, 8, 8, 4, seed=1).float()
     exact, exact_dx = layer.forward(x, train=True), layer.backward(dy)
@@ -395,7 +395,7 @@ def test_the_same_generator_draws_the_same_weights():
     assert torch.equal(first.params["weight"], second.params["weight"])
 
 
-# What they refuse
+# Inputs that the layers refuse
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ def test_another_shape_or_type_is_refused_with_what_fits(layer_type, x, got):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shape", [(1, 7, 8, 16), (1, 9, 8, 16), (2, 8, 8, 16), (1, 8, 8, 15), (8, 8, 16)])
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])
-def test_a_gradient_that_is_not_shaped_like_the_result_is_refused(layer_type, shape, path):
+def test_a_gradient_of_another_shape_than_the_result_is_refused(layer_type, shape, path):
     layer = layer_type(16, 16, 3, padding=1)
     with path():
         layer.forward(torch.zeros(1, 8, 8, 16), train=True)
@@ -429,7 +429,9 @@ def test_a_gradient_that_is_not_shaped_like_the_result_is_refused(layer_type, sh
 
 
 def test_a_kernel_larger_than_the_padded_input_is_refused():
-    with pytest.raises(ValueError, match="spans 5 pixels does not fit an input of 2 x 9 pixels padded by 1"):
+    with pytest.raises(
+        ValueError, match="kernel spans 5 pixels, more than the input of 2 x 9 pixels with padding 1"
+    ):
         Conv2d(1, 1, 3, padding=1, dilation=2).forward(torch.zeros(1, 2, 9, 1))
 
 
@@ -441,12 +443,12 @@ def test_a_padding_that_leaves_nothing_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kernel_size": 0}, "kernel_size is a whole number of at least 1; got 0"),
-        ({"stride": 0}, "stride is a whole number of at least 1; got 0"),
-        ({"padding": -1}, "padding is a whole number of at least 0; got -1"),
-        ({"dilation": 1.5}, "dilation is a whole number of at least 1; got 1.5"),
-        ({"in_channels": 0}, "in_channels is a whole number of at least 1; got 0"),
-        ({"out_channels": -3}, "out_channels is a whole number of at least 1; got -3"),
+        ({"kernel_size": 0}, "kernel_size must be a whole number of at least 1; got 0"),
+        ({"stride": 0}, "stride must be a whole number of at least 1; got 0"),
+        ({"padding": -1}, "padding must be a whole number of at least 0; got -1"),
+        ({"dilation": 1.5}, "dilation must be a whole number of at least 1; got 1.5"),
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1; got 0"),
+        ({"out_channels": -3}, "out_channels must be a whole number of at least 1; got -3"),
     ],
 )
 @pytest.mark.parametrize("layer_type", [Conv2d, ConvTranspose2d])

@@ -14,10 +14,10 @@ def test_mse_agrees_with_autograd(shape, weighted):
     weight = drawn(shape[0], seed=2).square() if weighted else None
     given_y = y.clone().requires_grad_()
     scale = weight.view(-1, 1, 1, 1) if weighted else 1
-    wanted = (scale * (given_y - target) ** 2).mean()
-    (gradient,) = torch.autograd.grad(wanted, given_y)
+    expected = (scale * (given_y - target) ** 2).mean()
+    (gradient,) = torch.autograd.grad(expected, given_y)
 
-    torch.testing.assert_close(MSE().forward(y, target, weight), wanted.detach())
+    torch.testing.assert_close(MSE().forward(y, target, weight), expected.detach())
     torch.testing.assert_close(MSE().backward(y, target, weight), gradient)
 
 
@@ -40,6 +40,6 @@ def test_the_mean_of_noisy_targets_has_the_least_loss():
 
 
 @pytest.mark.parametrize("call", [MSE().forward, MSE().backward])
-def test_a_target_of_another_shape_is_refused_rather_than_stretched(call):
+def test_a_target_of_another_shape_is_refused(call):
     with pytest.raises(ValueError, match=r"y's shape, \(2, 4, 4, 3\); got \(2, 4, 4, 1\)"):
         call(torch.zeros(2, 4, 4, 3), torch.zeros(2, 4, 4, 1))

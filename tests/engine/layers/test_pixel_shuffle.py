@@ -13,7 +13,7 @@ geometries = st.tuples(*[st.integers(1, 3)] * 5)
 
 
 def _pixel_unshuffle(x, block):
-    """torch's, whose channels lie (C, block²), in our order: (block², C)."""
+    """torch's function, with its channels reordered from (C, block²) to ours, (block², C)."""
     n, _, _, channels = x.shape
     y = functional.pixel_unshuffle(channels_first(x), block)
     y = y.view(n, channels, block**2, *y.shape[2:]).transpose(1, 2)
@@ -29,7 +29,7 @@ def test_space_to_depth_on_a_case_worked_by_hand():
 
 
 def test_depth_to_space_on_a_case_worked_by_hand():
-    # Two channels: each pixel's stay together.
+    # The two channels of a pixel stay together.
     x = torch.tensor([1, -1, 2, -2, 3, -3, 4, -4]).view(1, 1, 1, 8)
 
     y = DepthToSpace(2).forward(x)
@@ -39,7 +39,7 @@ def test_depth_to_space_on_a_case_worked_by_hand():
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(geometries)
-def test_both_agree_with_autograd_and_undo_each_other_for_any_geometry(geometry):
+def test_both_agree_with_autograd_and_undo_each_other(geometry):
     n, height, width, channels, block = geometry
     x = drawn(n, height * block, width * block, channels)
     y = drawn(n, height, width, channels * block**2)
@@ -86,7 +86,7 @@ def test_what_is_added_is_added_in_the_type_of_the_result(geometry, from_type, t
     y = depth_to_space(x, block, to_type, add)
 
     assert y.dtype == to_type
-    # Rounded on the way to the type and once more with the sum: each half a unit in the last place.
+    # Two roundings, of the number and of the sum, of half a unit in the last place each.
     eps = torch.finfo(to_type).eps
     torch.testing.assert_close(y.double(), exact, rtol=eps, atol=4 * eps)
 
@@ -100,24 +100,24 @@ def test_what_is_added_has_the_results_shape_and_type(path):
             depth_to_space(x, 2, torch.float32, wrong)
 
 
-def test_an_image_that_is_no_contiguous_block_is_rearranged_as_it_looks():
+def test_an_image_that_is_not_contiguous_is_rearranged():
     x = drawn(1, 4, 4, 6).float().permute(0, 2, 3, 1)
 
     assert torch.equal(space_to_depth(x, 2), space_to_depth(x.contiguous(), 2))
     assert torch.equal(depth_to_space(x, 2), depth_to_space(x.contiguous(), 2))
 
 
-def test_sides_that_are_no_multiple_of_the_block_are_refused():
+def test_sides_that_are_not_a_multiple_of_the_block_are_refused():
     with pytest.raises(ValueError, match="both sides must be multiples of 2; got 4 x 5 pixels"):
         SpaceToDepth(2).forward(torch.zeros(1, 4, 5, 3))
 
 
-def test_channels_that_are_no_multiple_of_the_blocks_pixels_are_refused():
+def test_channels_that_are_not_a_multiple_of_a_block_are_refused():
     with pytest.raises(ValueError, match="channels must be a multiple of 4; got 6"):
         DepthToSpace(2).forward(torch.zeros(1, 4, 4, 6))
 
 
 @pytest.mark.parametrize("layer_type", [SpaceToDepth, DepthToSpace])
 def test_what_is_no_batch_is_refused(layer_type):
-    with pytest.raises(ValueError, match=r"a batch is \(N, H, W, C\); got \(4, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"a batch must have the shape \(N, H, W, C\); got \(4, 4, 8\)"):
         layer_type(2).forward(torch.zeros(4, 4, 8))

@@ -1,12 +1,11 @@
-"""The form of a convolution for GPUs, run on a CPU in float64: it is the definition."""
+"""Shifted GEMM against the definition, on a CPU in float64."""
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.layers import ConvGeometry, col2im, im2col, shifted_gemm
-from engine.layers import plain as products
+from engine.layers import ConvGeometry, col2im, im2col, plain, shifted_gemm
 from engine.layers.plain import Epilogue
 from tests.support.oracle import drawn
 
@@ -35,19 +34,19 @@ def test_a_gradient_is_that_of_the_definition(geometry, n, height, width, c_in, 
     x = drawn(n, height, width, c_in)
     y = drawn(n, *geometry.out(height, width), c_out, seed=1)
 
-    made = shifted_gemm.gradient(x, y, geometry)
+    result = shifted_gemm.gradient(x, y, geometry)
 
-    torch.testing.assert_close(made, im2col(x, geometry).flatten(0, 2).T @ y.flatten(0, 2))
+    torch.testing.assert_close(result, im2col(x, geometry).flatten(0, 2).T @ y.flatten(0, 2))
 
 
 @drawn_often
 @given(windows, samples, sides, sides, channels, channels)
-def test_with_the_turned_kernel_it_is_the_adjoint(geometry, n, height, width, c_in, c_out):
+def test_with_the_flipped_kernel_it_is_the_adjoint(geometry, n, height, width, c_in, c_out):
     assume(min(height, width) + 2 * geometry.padding >= geometry.span > geometry.padding)
     weight = drawn(geometry.kernel_size**2 * c_in, c_out, seed=1)
     y = drawn(n, *geometry.out(height, width), c_out)
 
-    x = shifted_gemm.product(y, products.turned(weight, c_in), geometry.turned())
+    x = shifted_gemm.product(y, plain.flip_kernel(weight, c_in), geometry.adjoint())
 
     torch.testing.assert_close(x, col2im(y @ weight.T, (n, height, width, c_in), geometry))
 
@@ -57,14 +56,14 @@ def test_a_product_on_a_case_worked_by_hand():
     weight = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
 
     y = shifted_gemm.product(x, weight, ConvGeometry(2))
-    made = shifted_gemm.gradient(x, torch.tensor([1.0, -1.0]).view(1, 1, 2, 1), ConvGeometry(2))
+    result = shifted_gemm.gradient(x, torch.tensor([1.0, -1.0]).view(1, 1, 2, 1), ConvGeometry(2))
 
     # 1·1 + 2·2 + 4·3 + 5·4 = 37 and 2·1 + 3·2 + 5·3 + 6·4 = 47; each tap's pixels differ by 1.
     assert y.tolist() == [[[[37.0], [47.0]]]]
-    assert made.flatten().tolist() == [-1.0, -1.0, -1.0, -1.0]
+    assert result.flatten().tolist() == [-1.0, -1.0, -1.0, -1.0]
 
 
-def test_a_weight_that_is_turned_on_its_side_is_taken_as_it_looks():
+def test_a_transposed_weight_is_read_correctly():
     x, weight = drawn(2, 5, 6, 3), drawn(4, 27, seed=1).T
 
     torch.testing.assert_close(
@@ -75,11 +74,11 @@ def test_a_weight_that_is_turned_on_its_side_is_taken_as_it_looks():
 def test_in_bfloat16_a_gradient_is_summed_in_float32():
     x, y = drawn(1, 8, 8, 4).bfloat16(), drawn(1, 8, 8, 6, seed=1).bfloat16()
 
-    made = shifted_gemm.gradient(x, y, ConvGeometry(3, 1, 1))
+    result = shifted_gemm.gradient(x, y, ConvGeometry(3, 1, 1))
 
-    wanted = im2col(x.double(), ConvGeometry(3, 1, 1)).flatten(0, 2).T @ y.double().flatten(0, 2)
-    assert made.dtype == torch.float32
-    torch.testing.assert_close(made.double(), wanted, rtol=0.02, atol=0.2)
+    expected = im2col(x.double(), ConvGeometry(3, 1, 1)).flatten(0, 2).T @ y.double().flatten(0, 2)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), expected, rtol=0.02, atol=0.2)
 
 
 # When it is used
@@ -95,14 +94,14 @@ def test_in_bfloat16_a_gradient_is_summed_in_float32():
         (ConvGeometry(3, 1, 2, 2), (8, 9), False),
     ],
 )
-def test_it_is_for_a_gpu_at_stride_1_without_dilation_and_for_the_whole_result(geometry, size, fits):
-    # A tensor without numbers, which is not the CPU's.
+def test_it_fits_a_gpu_at_stride_1_without_dilation(geometry, size, fits):
+    # The device "meta" is not the CPU, and needs no GPU.
     assert shifted_gemm.fits(torch.empty(1, 8, 9, 3, device="meta"), geometry, size) is fits
     assert not shifted_gemm.fits(torch.empty(1, 8, 9, 3), geometry, size)
 
 
 def everywhere(x, geometry, size):
-    """As `fits`, but on a CPU, too."""
+    """Like `fits`, but on a CPU too."""
     return geometry.stride == geometry.dilation == 1 and geometry.out(x.shape[1], x.shape[2]) == size
 
 
@@ -118,15 +117,15 @@ def test_the_definitions_products_may_take_it(geometry, height, width, c_in, c_o
 
     def three():
         return (
-            products.product(x, weight, geometry, out, there),
-            products.adjoint(y, weight, geometry, (height, width), back),
-            products.gradient(x, y, geometry),
+            plain.product(x, weight, geometry, out, there),
+            plain.adjoint(y, weight, geometry, (height, width), back),
+            plain.gradient(x, y, geometry),
         )
 
-    plain = three()
+    expected = three()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shifted_gemm, "fits", everywhere)
-        made = three()
+        result = three()
 
-    for one, other in zip(made, plain, strict=True):
+    for one, other in zip(result, expected, strict=True):
         torch.testing.assert_close(one, other)

@@ -99,7 +99,7 @@ def test_a_choice_of_kernels_that_there_are_not_is_told_in_one_line(command):
     )  # fmt: skip
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: DENOISE_KERNELS is one of auto, ")
+    assert ended.stderr.startswith("error: DENOISE_KERNELS must be one of auto, ")
     assert ended.stderr.endswith("; got 'fast'\n")
     assert ended.stderr.count("\n") == 1
 

@@ -1,4 +1,4 @@
-"""The build: which compiler it takes, what it makes, and that it never stops an installation."""
+"""Build backend: its choice of compiler, its output, and that it never stops an installation."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from engine.layers import kernels
 from engine.layers.kernels import backend
 
 ROOT = Path(__file__).parents[4]
-# It makes an empty file, as if it were a library.
+# A fake compiler: makes an empty file in place of a library.
 MAKE = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'
 ALL = ["amx.so", "avx2.so", "avx512.so", "avx512bf16.so"]
 WITHOUT_AMX = f'case "$*" in *amx*) echo "unknown flag -mamx-tile"; exit 1;; esac\n{MAKE}'
@@ -26,7 +26,7 @@ ZIG_FAILS = "raise SystemExit('zig does not know this machine')"
 
 @pytest.fixture
 def sources(tmp_path, monkeypatch):
-    """A folder of sources, for a machine of which everything is known."""
+    """A folder of sources, for a machine with known properties."""
     folder = tmp_path / "kernels"
     folder.mkdir()
     (folder / "threads.c").write_text("int one(void) { return 1; }\n")
@@ -41,7 +41,7 @@ def sources(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compilers(tmp_path, monkeypatch):
-    """compilers(cc, zig): what each does, or None where it is not there."""
+    """compilers(cc, zig): installs fake compilers. None: there is no such compiler."""
 
     def install(cc=None, zig=ZIG_FAILS):
         commands, modules = tmp_path / "bin", tmp_path / "modules"
@@ -64,21 +64,21 @@ def libraries(folder):
 def test_cc_compiles_every_variant_and_no_package_is_fetched(sources, compilers):
     compilers(cc=MAKE)
 
-    required, made = backend.compiler_required(), backend.compile_libraries()
+    required, result = backend.compiler_required(), backend.compile_libraries()
 
-    assert (required, made) == ([], True)
+    assert (required, result) == ([], True)
     assert libraries(sources) == ALL
 
 
-def test_a_variant_that_cc_cannot_compile_is_left_out_and_named_with_the_reason(sources, compilers, capfd):
+def test_a_variant_that_does_not_compile_is_left_out_and_named(sources, compilers, capfd):
     compilers(cc=WITHOUT_AMX, zig=ZIG_MAKES)
 
     assert backend.compiler_required() == []
     assert backend.compile_libraries()
     assert libraries(sources) == ["avx2.so", "avx512.so", "avx512bf16.so"]
-    told = capfd.readouterr().out
-    assert "kernels: amx could not be compiled and is left out" in told
-    assert "unknown flag -mamx-tile" in told
+    message = capfd.readouterr().out
+    assert "kernels: amx could not be compiled and is left out" in message
+    assert "unknown flag -mamx-tile" in message
 
 
 @pytest.mark.parametrize("cc", [None, BROKEN], ids=["without cc", "with a cc that does not work"])
@@ -90,7 +90,7 @@ def test_zig_is_fetched_and_compiles(cc, sources, compilers):
     assert libraries(sources) == ALL
 
 
-def test_where_nothing_compiles_the_installation_goes_on_and_old_libraries_go(sources, compilers, capfd):
+def test_if_nothing_compiles_it_installs_without_libraries(sources, compilers, capfd):
     compilers(cc=BROKEN)
     (sources / "lib").mkdir()
     (sources / "lib" / "avx2.so").write_text("of other sources")
@@ -98,10 +98,10 @@ def test_where_nothing_compiles_the_installation_goes_on_and_old_libraries_go(so
 
     assert not backend.compile_libraries()
     assert libraries(sources) == []
-    told = "".join(capfd.readouterr())
-    assert "no headers here" in told
-    assert "zig does not know this machine" in told
-    assert "kernels: avx2 could not be compiled and is left out" in told
+    message = "".join(capfd.readouterr())
+    assert "no headers here" in message
+    assert "zig does not know this machine" in message
+    assert "kernels: avx2 could not be compiled and is left out" in message
 
 
 def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compilers):
@@ -118,7 +118,7 @@ def test_only_what_is_older_than_its_sources_is_compiled_again(sources, compiler
     assert backend.outdated() == ["amx", "avx512bf16", "avx512", "avx2"]
 
 
-def test_the_plain_path_can_be_asked_for_where_nothing_can_be_fetched(sources, compilers, monkeypatch):
+def test_the_plain_path_needs_no_compiler_and_no_package(sources, compilers, monkeypatch):
     compilers()
     monkeypatch.setenv(kernels.SETTING, kernels.PLAIN)
 
@@ -148,7 +148,7 @@ def test_what_is_built_is_what_is_loaded():
 
 @pytest.fixture
 def project(tmp_path):
-    """The project without its weights. project(hook): the file that pip gets from a hook of the backend."""
+    """A copy of the project without weights. project(hook) calls a hook of the backend, and returns its file."""
     folder = tmp_path / "project"
     ignored = shutil.ignore_patterns("__pycache__", "lib")
     for name in ("engine", "service"):
@@ -187,7 +187,7 @@ def test_a_wheel_without_a_library_is_for_any_platform(project, compilers):
     assert project("build_wheel").name.endswith("-py3-none-any.whl")
 
 
-def test_a_source_distribution_has_what_a_build_needs_and_nothing_built(project, compilers):
+def test_a_source_distribution_has_all_sources_and_no_library(project, compilers):
     compilers(cc=MAKE)
     project("build_wheel")
 

@@ -1,4 +1,4 @@
-"""Which kernels a process uses, and what becomes of them in a process that is forked from it."""
+"""Loader: the kernels that a process uses, and kernels in a forked process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[4]
 
 
 def is_built(variant):
-    """Whether it can be loaded: a system may refuse AMX."""
+    """Whether the library can be loaded: the system may refuse AMX."""
     try:
         kernels.Library(variant)
     except OSError:
@@ -26,7 +26,7 @@ BUILT = [variant for variant in kernels.runnable() if is_built(variant)]
 
 
 def run_python(program, setting=None):
-    """A program in a process of its own, with DENOISE_KERNELS set or not."""
+    """Run a program in its own process, with or without DENOISE_KERNELS."""
     environment = {name: value for name, value in os.environ.items() if name != kernels.SETTING}
     environment |= {} if setting is None else {kernels.SETTING: setting}
     return subprocess.run(
@@ -49,7 +49,7 @@ def test_the_setting_chooses(variant):
 def test_a_library_of_other_sources_is_refused(monkeypatch):
     monkeypatch.setattr(kernels, "hash_of_sources", lambda: 0)
 
-    with pytest.raises(OSError, match="was compiled from other sources; install denoise again"):
+    with pytest.raises(OSError, match="was compiled from other sources: install denoise again"):
         kernels.Library(BUILT[0])
 
 
@@ -61,8 +61,8 @@ def test_without_a_choice_the_best_that_there_is_is_taken(setting):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("fast", "DENOISE_KERNELS is one of auto, amx, avx512bf16, avx512, avx2, neon, plain; got 'fast'"),
-        ("", "DENOISE_KERNELS is one of auto, amx, avx512bf16, avx512, avx2, neon, plain; got ''"),
+        ("fast", "DENOISE_KERNELS must be one of auto, amx, avx512bf16, avx512, avx2, neon, plain; got 'fast'"),
+        ("", "DENOISE_KERNELS must be one of auto, amx, avx512bf16, avx512, avx2, neon, plain; got ''"),
         ("neon" if "neon" not in kernels.runnable() else "avx2", "which this processor cannot run; it runs "),
     ],
 )
@@ -70,11 +70,11 @@ def test_a_setting_that_cannot_be_met_is_refused(setting, message):
     done = run_python(NAME, setting)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("ValueError: DENOISE_KERNELS is ")
+    assert done.stderr.splitlines()[-1].startswith("ValueError: DENOISE_KERNELS ")
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_without_libraries_the_plain_path_is_taken_unless_one_is_asked_for(tmp_path, monkeypatch):
+def test_without_libraries_the_plain_path_is_used_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "LIBRARIES", tmp_path)
     monkeypatch.delenv(kernels.SETTING, raising=False)
 
@@ -126,13 +126,13 @@ def again():
 def in_a_fork():
     child = os.fork()
     if not child:
-        os._exit(0 if again() == again() == wanted else 1)
+        os._exit(0 if again() == again() == expected else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def compare(results):
-    results.put(again() == wanted)
+    results.put(again() == expected)
 
-wanted = again()
+expected = again()
 print([in_a_fork() for _ in range(3)])
 
 context = multiprocessing.get_context("fork")
@@ -156,7 +156,7 @@ print({in_a_fork() for _ in range(40)})
 stop.set()
 for thread in busy:
     thread.join()
-print(again() == wanted)
+print(again() == expected)
 """
 
 

@@ -1,4 +1,4 @@
-"""The kernels in C under gcc's sanitizers, on geometries that are drawn once (sanitize/)."""
+"""The kernels in C under gcc's sanitizers, on a fixed list of random geometries (tests/sanitize/)."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ FLAGS = {
 }
 MEMORY = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 RACES = ["-fsanitize=thread"]
-# What threads.c takes ends where the memory does, instead of up to 64 bytes before.
+# Scratch memory of threads.c then ends exactly where the allocated memory ends, not up to 64 bytes before.
 CLOSE = ["-Dmalloc=close_malloc", "-Dfree=close_free"]
 
 
@@ -35,19 +35,19 @@ def has_sanitizers():
 
 
 def build(folder, flags):
-    """The harness with the kernels, one file a core at a time."""
+    """Compile the harness with the kernels, one file on each core at a time."""
     common = ["gcc", "-std=gnu11", "-g1", "-O1", "-Wno-psabi", "-pthread", f"-I{SOURCES}", *flags]
     files = [*SOURCES.glob("*.c"), HARNESS]
 
     def compiled(file):
-        made = folder / f"{file.stem}.o"
+        result = folder / f"{file.stem}.o"
         more = ["-DSCRATCH_IS_NOT_KEPT", *(CLOSE if file.name == "threads.c" else [])]
-        done = subprocess.run([*common, *more, "-c", file, "-o", made], capture_output=True, text=True)
+        done = subprocess.run([*common, *more, "-c", file, "-o", result], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return made
+        return result
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The large ones first.
+        # Large files first.
         objects = list(pool.map(compiled, sorted(files, key=lambda file: -file.stat().st_size)))
     subprocess.run([*common, *objects, "-o", folder / "harness", "-lm"], check=True)
     return folder / "harness"
