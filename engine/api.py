@@ -26,7 +26,7 @@ from engine.inference.denoise import MEMORY_BUDGET, Finish
 from engine.inference.denoise import denoise as denoise_one
 from engine.inference.noise_estimation.estimator import NoiseEstimate
 from engine.inference.noise_estimation.estimator import estimate_noise as estimate_of
-from engine.layers import Layer
+from engine.layers import Module
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
 
@@ -47,7 +47,7 @@ class LoadedModel:
     name: str
     digest: str
     precision: str
-    select: Callable[[Tensor], Layer]
+    select: Callable[[Tensor], Module]
 
 
 def load_model(name: str | Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -60,7 +60,7 @@ def load_model(name: str | Path, device: str = "auto", precision: str = "auto") 
     """
     names = model_selection.behind(str(name))
     models = [_load(checkpoint.find(each), device, precision) for each in names]
-    nets: Mapping[str, Layer] = {model.name: model.net for model in models}
+    nets: Mapping[str, Module] = {model.name: model.net for model in models}
     if str(name) in model_selection.CHOICES:
         select = model_selection.among(nets, str(name))
         return LoadedModel(str(name), "+".join(model.digest for model in models), models[0].precision, select)
