@@ -17,7 +17,7 @@ from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
 from engine.inference.model_selection import choose
 from engine.layers import Arena, Layer, parameters
-from engine.models.networks import bytes_per_pixel
+from engine.models.receptive_field import bytes_per_pixel
 
 Pair = tuple[Tensor, Tensor]
 

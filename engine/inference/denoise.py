@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
 from engine.layers import Layer, parameters, some_arena
 from engine.layers.arena import empty
-from engine.models.networks import bytes_per_pixel, halo
+from engine.models.receptive_field import bytes_per_pixel, halo
 
 PATCH = 32
 # Rows at a time of what is not done in windows.

@@ -68,5 +68,5 @@ def _about(models: Snapshot, name: str) -> About:
     if name in CHOICES:
         kind, metadata = "choice", {}
     else:
-        kind, metadata = kind_of(models.by_name[name].spec), models.by_name[name].metadata
+        kind, metadata = kind_of(models.by_name[name].config), models.by_name[name].metadata
     return About(name=name, default=name == models.default, kind=kind, metadata=metadata, **models.history(name))

@@ -135,10 +135,10 @@ def ship(
     trials = [trial.first(limit) for trial in _trials(pairs, clean, None, sigma or [15, 25, 50])]
     warn_without_kernels()
     model = load(weights, "cpu", "float32")
-    half = files.rounded(model.net, model.spec, files.HALF)
+    half = files.rounded(model.net, model.config, files.HALF)
     change = max(largest_change(model.net, half, trial.samples) for trial in trials)
     small = change <= LARGEST_CHANGE
-    files.save(output, model.net, model.spec, model.metadata, files.HALF if small else files.FULL)
+    files.save(output, model.net, model.config, model.metadata, files.HALF if small else files.FULL)
     warn(
         f"float16 changes an image by up to {change:.6f} dB:"
         f" written in {'float16' if small else 'float32'}, {output.stat().st_size:,} bytes"
@@ -186,7 +186,7 @@ def models(
         model = weights.load(file)
         parameters = f"{parameter_count(model.net):,}"
         psnr = model.metadata.get("psnr", "")
-        table.add_row(model.name, kind_of(model.spec), parameters, model.digest[:12], psnr)
+        table.add_row(model.name, kind_of(model.config), parameters, model.digest[:12], psnr)
     out.print(table)
 
 

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.layers import Conv2d, ReLU, Sequential, parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from engine.optim import (
     SGD,
     Adam,

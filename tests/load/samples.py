@@ -26,8 +26,9 @@ from engine.inference.model_selection import AUTO
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
 from engine.models.precision import resolve
+from engine.models.unet import UNetConfig
 from service.params import DenoiseParams
 
 TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))

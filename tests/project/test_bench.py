@@ -9,7 +9,8 @@ import torch
 
 from engine.inference.denoise import denoise_image
 from engine.layers import MSE, kernels, parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.unet import UNetConfig
 from tests.bench import denoisers, forward, layer, peers, sizing, step
 from tests.bench.__main__ import main
 from tests.bench.plain import plain_path, plainly

@@ -690,7 +690,7 @@ def test_an_empty_folder_stops_the_start(settings, tmp_path):
 def test_a_default_model_that_does_not_load_stops_the_start_with_the_reason(settings, tmp_path):
     (tmp_path / "photo.safetensors").write_bytes(b"no tensors here")
 
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/photo\.safetensors: not weights of ours"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/photo\.safetensors: cannot load weights"):
         create_app(settings.model_copy(update={"weights": tmp_path}))
 
 

@@ -244,7 +244,7 @@ def test_the_page_and_the_description_are_there(client):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--model", "broken"), r"broken\.safetensors: not weights of ours"),
+        (("--model", "broken"), r"broken\.safetensors: cannot load weights"),
         (("--model", "films"), r"films\.safetensors: the default model's weights are not there"),
         (("--max-pixels", "0"), "max_pixels"),
     ],

@@ -21,7 +21,8 @@ from engine.batch.tasks import (
 from engine.imageio.formats import kind_of
 from engine.inference.denoise import Finish
 from engine.inference.model_selection import always
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 
 @pytest.fixture(scope="module")

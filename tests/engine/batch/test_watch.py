@@ -18,7 +18,8 @@ from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN, UNKNOWN, FolderWatcher, check
 from engine.inference.model_selection import always
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from engine.system import atomic_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open for writing")

@@ -21,7 +21,9 @@ from engine.evaluation.evaluate import (
 )
 from engine.inference.denoise import denoise_image
 from engine.inference.model_selection import behind
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 
 def generator(seed=0):

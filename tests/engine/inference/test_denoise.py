@@ -29,7 +29,10 @@ from engine.inference.denoise import (
     spans,
 )
 from engine.layers import Arena, Conv2d, ReLU, Sequential, Upsampling, parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network, bytes_per_pixel, halo
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.receptive_field import bytes_per_pixel, halo
+from engine.models.unet import UNetConfig
 from tests.support.oracle import PATHS, randomised
 
 ROOT = Path(__file__).parents[3]
@@ -463,7 +466,8 @@ from engine.inference.model_selection import always
 from engine.batch.tasks import DenoiseOptions, denoise_bytes
 from engine.imageio.image import Image
 from engine.imageio.write import encode_png
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 torch.set_num_threads(1)
 net = build_network(UNetConfig((2,), (0,)))
 small = encode_png(Image(torch.zeros(64, 64, 3, dtype=torch.uint8)))

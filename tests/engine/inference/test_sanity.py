@@ -5,7 +5,9 @@ import torch
 
 from engine.inference.sanity import check
 from engine.layers import parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 
 def network(spec, change=lambda name, value: value):

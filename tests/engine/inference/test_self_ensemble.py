@@ -6,14 +6,10 @@ import torch
 from engine.inference.denoise import denoise_image
 from engine.inference.self_ensemble import Ensemble, turned, turned_back, ways
 from engine.layers import parameters
-from engine.models.networks import (
-    AutoencoderConfig,
-    UNetConfig,
-    build_network,
-    bytes_per_pixel,
-    halo,
-    reach,
-)
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.receptive_field import bytes_per_pixel, halo, reach
+from engine.models.unet import UNetConfig
 
 
 class Shift:

@@ -20,7 +20,9 @@ from engine.layers import (
     kernels,
     parameters,
 )
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from tests.support.oracle import (
     PATHS,
     assert_adjoint,

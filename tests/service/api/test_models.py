@@ -144,7 +144,7 @@ def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
     assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
     assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
     file.write_bytes(b"no tensors here")
-    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: not weights of ours")
+    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: cannot load weights")
 
 
 @pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
@@ -165,7 +165,7 @@ def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, 
     assert health["digests"] == {"photo": before}
     (fault,) = health["faults"]
     assert fault["file"] == "photo.safetensors"
-    assert fault["reason"].startswith("not weights of ours")
+    assert fault["reason"].startswith("cannot load weights")
     assert fault["since"] >= health["loaded"]["photo"]
     client.post("/models/photo/activate")
     assert "denoise_weights_faults 1.0" in client.get("/metrics").text

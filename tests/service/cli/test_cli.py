@@ -18,7 +18,8 @@ from engine.imageio.read import read as read_file
 from engine.inference.self_ensemble import Ensemble
 from engine.layers import kernels
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from service import cli, version
 from service.cli import evaluate
 from service.params import DenoiseParams

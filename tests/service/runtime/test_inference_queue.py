@@ -14,7 +14,9 @@ import torch
 from engine.imageio.image import Image
 from engine.inference.denoise import Denoising, denoise
 from engine.layers import parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from engine.system.runtime import NICER
 from service.runtime.inference_queue import Flow, InferenceQueue
 from tests.support.windows import SOON, Net, piece
