@@ -13,7 +13,7 @@ from engine.imageio.image import Written
 from engine.imageio.read import image_files, read
 from engine.imageio.write import PNG_LEVEL, encode
 from engine.inference import model_selection
-from engine.inference.denoise import MEMORY_BUDGET, WHOLE, Finish, denoise
+from engine.inference.denoise import DEFAULT_OUTPUT, MEMORY_BUDGET, OutputOptions, denoise
 from engine.inference.model_selection import Choose
 from engine.inference.noise_estimation.estimator import NoiseEstimate
 from engine.system.atomic_file import write_atomically
@@ -48,7 +48,7 @@ class DenoiseOptions:
     quality: int | None = None
     page: int | None = None
     png_level: int = PNG_LEVEL
-    finish: Finish = WHOLE
+    output: OutputOptions = DEFAULT_OUTPUT
     memory_budget: int = MEMORY_BUDGET
 
     def fingerprint(self, digest: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def denoise_bytes(
     file = replace(file, pages=())
     net = choose(pages[0].samples)
     for number in range(len(pages)):
-        pages[number] = denoise(net, pages[number], order.memory_budget, finish=order.finish)
+        pages[number] = denoise(net, pages[number], order.memory_budget, options=order.output)
     return encode(replace(file, pages=tuple(pages)), kind, order.quality, order.png_level)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from engine.data.sources import PAIR_FILES, read_pair_file
 from engine.imageio.read import image_files, read_rgb
-from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
+from engine.inference.denoise import MEMORY_BUDGET, denoise_image
 from engine.inference.model_selection import choose
+from engine.inference.tiling import GRID
 from engine.layers import Arena, Layer, parameters
 from engine.models.receptive_field import bytes_per_pixel
 
@@ -203,7 +204,7 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
 
 def _denoise(net: Layer, noisy: Tensor, memory_budget: int) -> Tensor:
     """What denoise_image gives for each image, straight from the network where that is the same."""
-    whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
+    whole = noisy.shape[1] % GRID == noisy.shape[2] % GRID == 0
     if whole and len(noisy) > 1:
         return net.forward(noisy.to(next(parameters(net)).value.device)).cpu()
     return torch.stack([denoise_image(net, image, memory_budget) for image in noisy])

@@ -90,7 +90,7 @@ def run(
     - `cat noisy.jpg | denoise run - > clean.png`
     """
     from engine.batch import tasks as folder
-    from engine.inference.denoise import Finish
+    from engine.inference.denoise import OutputOptions
 
     if output is None and inputs != [folder.PIPE]:
         raise typer.BadParameter("say where to", param_hint="-o")
@@ -99,7 +99,9 @@ def run(
         raise typer.BadParameter("an image is no text for a terminal: redirect it, or use -o")
     if format_:
         chosen(format_, FORMATS[WRITTEN[0]])
-    order = folder.DenoiseOptions(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
+    order = folder.DenoiseOptions(
+        quality, page, png_level, OutputOptions(strength, luma, chroma, shown), memory_budget
+    )
     weights = partial(choice, model, device, precision)
     warn_without_kernels()
     if watch:

@@ -21,7 +21,7 @@ from engine.imageio.image import File, Image, to_pixels
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
-from engine.inference.denoise import Finish, denoise
+from engine.inference.denoise import OutputOptions, denoise
 from engine.inference.model_selection import AUTO
 from engine.layers import parameters
 from engine.models import checkpoint
@@ -188,8 +188,8 @@ def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
 
 
 def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
-    finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
-    pages = tuple(denoise(model.net, page, finish=finish) for page in file.pages)
+    options = OutputOptions(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+    pages = tuple(denoise(model.net, page, options=options) for page in file.pages)
     kind = chosen(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 

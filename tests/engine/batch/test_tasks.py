@@ -19,7 +19,7 @@ from engine.batch.tasks import (
     remaining,
 )
 from engine.imageio.formats import kind_of
-from engine.inference.denoise import Finish
+from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import always
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
@@ -85,7 +85,7 @@ def test_images_are_written_in_the_format_of_their_task_and_what_it_lacks_is_tol
 
 
 def test_an_order_says_how_the_images_are_finished(shots, net):
-    order = DenoiseOptions(finish=Finish(strength=0, output="compare"))
+    order = DenoiseOptions(output=OutputOptions(strength=0, output="compare"))
 
     both = np.asarray(
         Image.open(io.BytesIO(denoise_bytes(always(net), (shots / "a.png").read_bytes(), order=order).data))

@@ -91,12 +91,12 @@ def test_an_ensemble_needs_the_same_windows(spec):
     assert (reach(ensemble), halo(ensemble)) == (reach(net), halo(net))
 
 
-@pytest.mark.parametrize("window", [(1, 1), (2, 1), (1, 3)])
-def test_an_image_is_the_same_whatever_the_window(window):
+@pytest.mark.parametrize("window_size", [(1, 1), (2, 1), (1, 3)])
+def test_an_image_is_the_same_whatever_the_window(window_size):
     ensemble, image = Ensemble(network()), torch.rand(70, 100, 3)
 
     torch.testing.assert_close(
-        denoise_image(ensemble, image, window=window), denoise_image(ensemble, image), rtol=0, atol=1e-5
+        denoise_image(ensemble, image, window_size=window_size), denoise_image(ensemble, image), rtol=0, atol=1e-5
     )
 
 

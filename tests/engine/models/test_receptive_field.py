@@ -1,11 +1,14 @@
 import pytest
 import torch
 
+from engine.layers import Conv2d, Sequential
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import build_network
-from engine.models.receptive_field import halo, reach
+from engine.models.receptive_field import bytes_per_pixel, halo, reach
 from engine.models.unet import UNetConfig
-from tests.support.oracle import drawn, randomised
+from tests.support.memory import peak_bytes
+from tests.support.networks import image
+from tests.support.oracle import PATHS, drawn, randomised
 
 CONFIGS = [
     AutoencoderConfig(4, "text"),
@@ -48,3 +51,28 @@ def test_a_shift_by_the_stride_shifts_the_output(config):
     later, sooner = net.forward(x[:, :, step:]), net.forward(x[:, :, :-step])
 
     torch.testing.assert_close(later[:, :, margin : -margin - step], sooner[:, :, margin + step : -margin])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "net",
+    [
+        build_network(UNetConfig()),
+        build_network(UNetConfig(), compute=torch.bfloat16),
+        build_network(UNetConfig((48, 96), (1, 2, 1))),
+        build_network(AutoencoderConfig(64, "text")),
+        build_network(AutoencoderConfig(64, "weights")),
+        Sequential(Conv2d(3, 16, 3, padding=1), Conv2d(16, 16, 3, padding=1)),
+    ],
+)
+def test_bytes_per_pixel_is_a_tight_upper_bound(net, path):
+    side = 384
+    x = image(side, side).unsqueeze(0)
+    with path():
+        # Weights are packed once, for many images.
+        net.forward(x[:, :32, :32].contiguous())
+
+        taken, allowed = peak_bytes(lambda: net.forward(x)), bytes_per_pixel(net) * side**2
+
+    assert taken <= 1.02 * allowed
+    assert taken > 0.5 * allowed

@@ -197,7 +197,7 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
 ):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    nets, begun, swapped, begin = [], Event(), Event(), pipeline.Denoising
+    nets, begun, swapped, begin = [], Event(), Event(), pipeline.TiledDenoiser
 
     def held(net, *args, **how):
         nets.append(net)
@@ -205,7 +205,7 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
         assert swapped.wait(SOON)
         return begin(net, *args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", held)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
     before = digest(file)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/denoise", content=pages)
@@ -220,14 +220,14 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
 
 
 def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
-    begun, swapped, begin = Event(), Event(), pipeline.Denoising
+    begun, swapped, begin = Event(), Event(), pipeline.TiledDenoiser
 
     def held(*args, **how):
         begun.set()
         assert swapped.wait(SOON)
         return begin(*args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", held)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
     before = digest(file)
     # More than are in work at once.
     images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
