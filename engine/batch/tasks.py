@@ -15,7 +15,7 @@ from engine.imageio.write import PNG_LEVEL, encode
 from engine.inference import model_selection
 from engine.inference.denoise import DEFAULT_OUTPUT, MEMORY_BUDGET, OutputOptions, denoise
 from engine.inference.model_selection import Choose
-from engine.inference.noise_estimation.estimator import NoiseEstimate
+from engine.inference.noise_estimation import NoiseEstimate
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise, pick
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
 from engine.layers import Layer
 
 AUTO = "auto"
@@ -34,7 +34,7 @@ def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, NoiseEstimate]:
 
 def taken(choice: str, estimate: NoiseEstimate) -> str:
     """The name of the weights that a choice takes for the noise found."""
-    kind = pick(estimate)
+    kind = noise_kind(estimate)
     is_grey = estimate.chroma is None
     return CHOICES[choice]["grey" if is_grey and kind == "white" else kind]
 

@@ -122,7 +122,7 @@ def estimate(
     - `denoise estimate noisy.jpg --json`
     """
     from engine.batch.tasks import estimate_file, files_of
-    from engine.inference.noise_estimation.estimator import sentence
+    from engine.inference.noise_estimation import sentence
 
     rows: list[dict[str, Any]] = []
     files = files_of(inputs)

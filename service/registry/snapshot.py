@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from engine.imageio.image import Image
 from engine.inference import model_selection
 from engine.inference.model_selection import CHOICES, behind
-from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.models.checkpoint import Model
 from service.problems import ClientError
 

@@ -15,7 +15,7 @@ from engine.imageio.image import File, Image, Outline, Written
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
-from engine.inference.noise_estimation.estimator import NoiseEstimate, in_words
+from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.models.checkpoint import Model
 from service.params import DEFAULT, DenoiseParams
 from service.registry.snapshot import Snapshot
@@ -59,7 +59,7 @@ class Denoised:
             "X-Denoise-Seconds": f"{self.seconds:.3f}",
         }
         if self.estimate:
-            headers["X-Denoise-Noise"] = in_words(self.estimate)
+            headers["X-Denoise-Noise"] = summary(self.estimate)
         if self.written.changed:
             headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
         return headers

@@ -5,7 +5,7 @@ import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference import model_selection
-from engine.inference.noise_estimation.estimator import estimate_noise, in_words
+from engine.inference.noise_estimation import summary
 
 
 def generator():
@@ -55,7 +55,7 @@ def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
     name, estimate = model_selection.choose(torch.zeros(5, 7, 3, dtype=torch.uint8))
 
     assert name == "photo"
-    assert in_words(estimate) == "unknown"
+    assert summary(estimate) == "unknown"
 
 
 def test_an_image_is_denoised_by_the_network_chosen_for_it(clean):
@@ -88,20 +88,3 @@ def test_only_a_choice_among_weights_that_are_there_is_offered(there, possible):
 def test_a_choice_means_its_weights_and_weights_mean_themselves():
     assert model_selection.behind("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
     assert model_selection.behind("paper") == ["paper"]
-
-
-def test_bytes_and_floats_of_an_image_are_estimated_alike(clean):
-    samples = in_8_bits(white(clean))
-
-    assert estimate_noise(samples) == estimate_noise(samples.float() / 255)
-    grey = samples[..., :1]
-    assert len(estimate_noise(grey).sigma) == len(estimate_noise(grey.float() / 255).sigma)
-
-
-def test_an_estimate_in_words_has_level_and_correlation(clean):
-    kind, sigma, luma, chroma = in_words(estimate_noise(white(clean))).split("; ")
-
-    assert kind == "white"
-    assert all(18 < float(each) < 22 for each in sigma.removeprefix("sigma ").split())
-    assert all(abs(float(each)) < 0.1 for each in luma.removeprefix("luma correlated ").split())
-    assert chroma.startswith("chroma correlated ")
