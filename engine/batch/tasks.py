@@ -14,7 +14,7 @@ from engine.imageio.read import image_files, read
 from engine.imageio.write import PNG_LEVEL, encode
 from engine.inference import model_selection
 from engine.inference.denoise import DEFAULT_OUTPUT, MEMORY_BUDGET, OutputOptions, denoise
-from engine.inference.model_selection import Choose
+from engine.inference.model_selection import NetworkSelector
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.system.atomic_file import write_atomically
 
@@ -104,7 +104,10 @@ def _is_done(task: Task, journal: Journal) -> bool:
 
 
 def denoise_files(
-    choose: Choose, tasks: Iterable[Task], order: DenoiseOptions | None = None, journal: Journal | None = None
+    choose: NetworkSelector,
+    tasks: Iterable[Task],
+    order: DenoiseOptions | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Outcome]:
     """Do the tasks in turn. A file that cannot be read, denoised or written is told of, and the rest go on."""
     for task in tasks:
@@ -115,7 +118,7 @@ def denoise_files(
 
 
 def denoise_file(
-    choose: Choose, task: Task, order: DenoiseOptions | None = None, journal: Journal | None = None
+    choose: NetworkSelector, task: Task, order: DenoiseOptions | None = None, journal: Journal | None = None
 ) -> Outcome:
     """Do one task. Raises OSError if a file cannot be read or written, and Changed: it may be tried again."""
     entry = journal.begin(task.source, task.target) if journal else None
@@ -134,7 +137,7 @@ def denoise_file(
 
 
 def denoise_bytes(
-    choose: Choose, data: bytes, format_: str = PNG, order: DenoiseOptions | None = None
+    choose: NetworkSelector, data: bytes, format_: str = PNG, order: DenoiseOptions | None = None
 ) -> Written:
     """An image file's bytes -> the denoised one's, by the network chosen for its first page.
 
@@ -154,7 +157,7 @@ def denoise_bytes(
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
     """The name of the weights for an image file's noise, and what was found. Raises ValueError, OSError."""
-    return model_selection.choose(read(_read(source), page=page).pages[0].samples)
+    return model_selection.select_model(read(_read(source), page=page).pages[0].samples)
 
 
 def _read(source: Path) -> bytes:

@@ -25,7 +25,7 @@ from engine.batch.tasks import (
     is_folder,
 )
 from engine.imageio.read import is_image_name
-from engine.inference.model_selection import Choose
+from engine.inference.model_selection import NetworkSelector
 
 if sys.platform == "linux":
     import fcntl
@@ -81,7 +81,7 @@ class FolderWatcher:
         # What the process was killed at, or a disk fails to read, must not keep the others waiting.
         self._last = set(self.journal.interrupted)
 
-    def outcomes(self, choose: Choose, order: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
+    def outcomes(self, choose: NetworkSelector, order: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
         """What becomes of each file, until told to stop: what is in work is done, and no other begun.
 
         A file that cannot be denoised is not tried again until it changes. While a disk is full or gone, files
@@ -122,7 +122,7 @@ class FolderWatcher:
             self._tell(file, str(error))
             return False
 
-    def _do(self, choose: Choose, task: Task, order: DenoiseOptions) -> Iterator[Outcome]:
+    def _do(self, choose: NetworkSelector, task: Task, order: DenoiseOptions) -> Iterator[Outcome]:
         if not self._is_free(task):
             return
         try:

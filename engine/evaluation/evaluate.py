@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.data.sources import PAIR_FILES, read_pair_file
 from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import MEMORY_BUDGET, denoise_image
-from engine.inference.model_selection import choose
+from engine.inference.model_selection import select_model
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Layer, parameters
 from engine.models.receptive_field import bytes_per_pixel
@@ -126,7 +126,7 @@ def denoise_pairs_by(
 ) -> Iterator[Result]:
     """As denoise_pairs, each noisy image by the network that a choice takes for it; its score has the name."""
     for pair in pairs:
-        name, _ = choose(pair[0], choice)
+        name, _ = select_model(pair[0], choice)
         for result in denoise_pairs(nets[name], [pair], memory_budget):
             yield replace(result, score=replace(result.score, chosen=name))
 

@@ -23,10 +23,10 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from engine.batch.tasks import DenoiseOptions, Outcome
-    from engine.inference.model_selection import Choose
+    from engine.inference.model_selection import NetworkSelector
     from engine.models.checkpoint import Model
 
-    Weights = Callable[[], tuple[Choose, Model]]
+    Weights = Callable[[], tuple[NetworkSelector, Model]]
 
 PNG_LEVEL: int = Settings.model_fields["png_level"].default
 InputsArgument = Annotated[

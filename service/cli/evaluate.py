@@ -84,21 +84,21 @@ def evaluate(
     """
     from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.evaluation.html_report import Section
-    from engine.inference.model_selection import CHOICES
-    from engine.inference.self_ensemble import Ensemble
+    from engine.inference.model_selection import AUTO_MODELS
+    from engine.inference.self_ensemble import SelfEnsemble
 
     trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
     warn_without_kernels()
     nets, model = load_all(weights, device, precision)
     if quality is How.HIGH:
-        nets = {name: Ensemble(net) for name, net in nets.items()}
+        nets = {name: SelfEnsemble(net) for name, net in nets.items()}
     sections, scores = [Section(trial) for trial in trials], []
     for section in sections:
         watched = _watched(section.trial)
         # The same network for all can take small images many at a time.
         results = (
             denoise_pairs_by(model.name, nets, watched, memory_budget)
-            if model.name in CHOICES
+            if model.name in AUTO_MODELS
             else denoise_pairs(nets[model.name], watched, memory_budget)
         )
         scores.append([section.add(result) if report else result.score for result in results])

@@ -181,7 +181,7 @@ def _sample(kind: Kind, models: Sequence[Model], seed: int) -> Sample:
         file = read(body, page=wishes.page)
     name = wishes.model or MODEL
     if name == AUTO:
-        name = model_selection.choose(file.pages[0].samples)[0]
+        name = model_selection.select_model(file.pages[0].samples)[0]
     made = {model.digest: _made(model, file, wishes) for model in models if model.name == name}
     title = f"{kind.width}x{kind.height} {kind.format} {dict(kind.wishes)}"
     return Sample(title, kind.weight, body, kind.wishes, len(file.pages) * kind.height * kind.width, made)

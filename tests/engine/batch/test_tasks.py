@@ -20,7 +20,7 @@ from engine.batch.tasks import (
 )
 from engine.imageio.formats import kind_of
 from engine.inference.denoise import OutputOptions
-from engine.inference.model_selection import always
+from engine.inference.model_selection import fixed_selector
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
 
@@ -78,7 +78,7 @@ def test_a_folder_s_images_get_the_format_s_suffix_or_keep_theirs(shots, tmp_pat
 def test_images_are_written_in_the_format_of_their_task_and_what_it_lacks_is_told(shots, tmp_path, net):
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(shots / "deep.png")
 
-    outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean", format_="jpeg")))
+    outcomes = list(denoise_files(fixed_selector(net), plan([shots], tmp_path / "clean", format_="jpeg")))
 
     assert [outcome.changed for outcome in outcomes] == [(), (), ("16 bits a channel to 8 bits a channel",)]
     assert {kind_of(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
@@ -88,7 +88,9 @@ def test_an_order_says_how_the_images_are_finished(shots, net):
     order = DenoiseOptions(output=OutputOptions(strength=0, output="compare"))
 
     both = np.asarray(
-        Image.open(io.BytesIO(denoise_bytes(always(net), (shots / "a.png").read_bytes(), order=order).data))
+        Image.open(
+            io.BytesIO(denoise_bytes(fixed_selector(net), (shots / "a.png").read_bytes(), order=order).data)
+        )
     )
 
     assert (both == np.concatenate((gradient(), gradient()), 1)).all()
@@ -128,7 +130,7 @@ def test_force_allows_writing_over_what_is_there(shots):
 
 
 def test_denoised_images_have_the_network_s_pixels(shots, tmp_path, net):
-    outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean")))
+    outcomes = list(denoise_files(fixed_selector(net), plan([shots], tmp_path / "clean")))
 
     assert [outcome.error for outcome in outcomes] == [None, None]
     assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["a.png", "b.png"]
@@ -139,7 +141,7 @@ def test_a_broken_file_is_told_of_and_the_rest_go_on(shots, tmp_path, net):
     whole = (shots / "a.png").read_bytes()
     (shots / "a.png").write_bytes(whole[: len(whole) // 2])
 
-    broken, fine = denoise_files(always(net), plan([shots], tmp_path / "clean"))
+    broken, fine = denoise_files(fixed_selector(net), plan([shots], tmp_path / "clean"))
 
     assert broken.task.source.name == "a.png"
     assert broken.error
@@ -159,7 +161,7 @@ def names(tasks):
 
 def test_what_is_done_is_left_out_until_it_changes_or_is_gone(shots, journal, net):
     tasks = plan([shots], journal.folder)
-    list(denoise_files(always(net), tasks, journal=journal))
+    list(denoise_files(fixed_selector(net), tasks, journal=journal))
 
     after_all = remaining(tasks, journal)
     (shots / "a.png").write_bytes((shots / "b.jpg").read_bytes())
@@ -173,7 +175,7 @@ def test_what_is_done_is_left_out_until_it_changes_or_is_gone(shots, journal, ne
 
 def test_what_is_wanted_otherwise_is_done_again(shots, journal, net):
     tasks = plan([shots], journal.folder)
-    list(denoise_files(always(net), tasks, journal=journal))
+    list(denoise_files(fixed_selector(net), tasks, journal=journal))
 
     journal.wishes = {"strength": 0.5}
 
@@ -185,14 +187,14 @@ def test_what_failed_is_tried_again(shots, journal, net):
     (shots / "a.png").write_bytes(b"no image")
     tasks = plan([shots], journal.folder)
 
-    list(denoise_files(always(net), tasks, journal=journal))
+    list(denoise_files(fixed_selector(net), tasks, journal=journal))
 
     assert names(remaining(tasks, journal)) == ["a.png"]
 
 
 def test_an_output_that_is_not_as_it_was_made_is_kept_even_if_its_image_changes(shots, journal, net):
     tasks = plan([shots], journal.folder)
-    list(denoise_files(always(net), tasks, journal=journal))
+    list(denoise_files(fixed_selector(net), tasks, journal=journal))
     (journal.folder / "a.png").write_text("retouched")
 
     untouched = remaining(tasks, journal)
@@ -219,7 +221,7 @@ def test_an_image_that_changes_while_it_is_in_work_is_told_of_and_not_written(sh
 def test_a_file_that_cannot_be_written_is_told_of(shots, tmp_path, net):
     (tmp_path / "file").touch()
 
-    [outcome] = denoise_files(always(net), [Task(shots / "a.png", tmp_path / "file" / "a.png")])
+    [outcome] = denoise_files(fixed_selector(net), [Task(shots / "a.png", tmp_path / "file" / "a.png")])
 
     assert "file" in outcome.error
 
@@ -229,7 +231,7 @@ def test_pipes_are_read_and_written(shots, net, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=sent))
     monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=received))
 
-    [outcome] = denoise_files(always(net), plan([PIPE], PIPE))
+    [outcome] = denoise_files(fixed_selector(net), plan([PIPE], PIPE))
 
     assert outcome.error is None
     assert (np.asarray(Image.open(received)) == gradient()).all()
@@ -242,4 +244,4 @@ def test_an_image_from_a_pipe_needs_a_name(tmp_path):
 
 def test_bytes_that_are_no_image_are_refused(net):
     with pytest.raises(ValueError, match="image"):
-        denoise_bytes(always(net), b"no image")
+        denoise_bytes(fixed_selector(net), b"no image")

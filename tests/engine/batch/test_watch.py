@@ -16,7 +16,7 @@ from PIL import Image
 from engine.batch.journal import Journal
 from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN, UNKNOWN, FolderWatcher, check
-from engine.inference.model_selection import always
+from engine.inference.model_selection import fixed_selector
 from engine.models import checkpoint
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
@@ -73,7 +73,7 @@ def watching(scans, clean, net):
         with closing(Journal(clean, {}, alone=True)) as journal:
             watch = FolderWatcher(scans, journal, told.append, **{"every": 0.01, "retry": 0.01} | options)
             watch.told, watch.stopping = told, stopping
-            yield watch, watch.outcomes(always(net), DenoiseOptions(), stopping)
+            yield watch, watch.outcomes(fixed_selector(net), DenoiseOptions(), stopping)
 
     return start
 

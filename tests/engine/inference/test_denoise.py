@@ -251,7 +251,7 @@ def test_a_large_file_takes_little_memory():
     """Its float32 pixels alone would be 192 MB, and as many for the result."""
     program = """
 import resource, torch
-from engine.inference.model_selection import always
+from engine.inference.model_selection import fixed_selector
 from engine.batch.tasks import DenoiseOptions, denoise_bytes
 from engine.imageio.image import Image
 from engine.imageio.write import encode_png
@@ -261,12 +261,12 @@ torch.set_num_threads(1)
 net = build_network(UNetConfig((2,), (0,)))
 small = encode_png(Image(torch.zeros(64, 64, 3, dtype=torch.uint8)))
 order = DenoiseOptions(memory_budget=8 * 2**20)
-denoise_bytes(always(net), small, order=order)
+denoise_bytes(fixed_selector(net), small, order=order)
 large = encode_png(Image(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
 # What made the file is not counted: from here on the peak is decoding, denoising and encoding.
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
-denoise_bytes(always(net), large, order=order)
+denoise_bytes(fixed_selector(net), large, order=order)
 status = open("/proc/self/status").read()
 after = int(status.split("VmHWM:")[1].split()[0]) / 1024
 print(after - before)

@@ -251,7 +251,7 @@ def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
         begun.set()
         assert answered.wait(SOON)
 
-    monkeypatch.setattr(shelf, "check", check)
+    monkeypatch.setattr(shelf, "check_network", check)
     with ThreadPoolExecutor(1) as pool:
         activated = pool.submit(client.post, "/models/photo/activate")
         assert begun.wait(SOON)

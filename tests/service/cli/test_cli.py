@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.evaluation.evaluate import evaluate_pairs, gaussian_pairs
 from engine.imageio.read import read as read_file
-from engine.inference.self_ensemble import Ensemble
+from engine.inference.self_ensemble import SelfEnsemble
 from engine.layers import kernels
 from engine.models import checkpoint
 from engine.models.networks import build_network
@@ -478,7 +478,7 @@ def test_evaluate_in_high_quality_is_the_mean_over_flips_and_turns(denoise, save
     (_, plain, _), (_, high, _) = denoise(*given), denoise(*given, "--quality", "high")
 
     pairs = list(gaussian_pairs(photos, 25))
-    expected = evaluate_pairs(Ensemble(checkpoint.load(tiny).net), pairs).psnr
+    expected = evaluate_pairs(SelfEnsemble(checkpoint.load(tiny).net), pairs).psnr
     assert json.loads(high)["psnr"] == pytest.approx(expected, abs=1e-4)
     assert json.loads(high)["psnr"] != json.loads(plain)["psnr"]
     assert (json.loads(plain)["quality"], json.loads(high)["quality"]) == ("normal", "high")

@@ -194,8 +194,8 @@ NO_GOOD = [
     (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
     (of_no_known_network, "one of paper, photo; got 'transformer'"),
     (with_weights(float("nan")), "has values that are not finite numbers"),
-    (with_weights(1e30), "the check image comes back with what is no finite number"),
-    (with_weights(3.0), "further from the clean one than black or white"),
+    (with_weights(1e30), "gave values that are not finite numbers"),
+    (with_weights(3.0), "further from the clean one than a black or a white"),
 ]
 
 
