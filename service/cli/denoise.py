@@ -161,7 +161,7 @@ def _batch(
 
     if resume and not folder.is_folder(target):
         raise typer.BadParameter("takes a folder after -o", param_hint="--resume")
-    tasks = folder.plan(inputs, target, force or resume, format_)
+    tasks = folder.plan_tasks(inputs, target, force or resume, format_)
     choose, about = weights()
     with ExitStack() as stack:
         journal = stopping = None
@@ -169,7 +169,7 @@ def _batch(
             journal = stack.enter_context(closing(Journal(target, order.fingerprint(about.digest), resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
-            every, tasks = len(tasks), folder.remaining(tasks, journal, force)
+            every, tasks = len(tasks), folder.remaining_tasks(tasks, journal, force)
             warn(f"{every - len(tasks)} of {every} images are done already")
         done, failed = _told(folder.denoise_files(choose, tasks, order, journal), len(tasks), stopping)
     if failed:
@@ -210,16 +210,16 @@ def _watch(
     """Denoise what is in a folder and what arrives, and tell of each, until a signal comes."""
     from engine.batch.journal import Journal
     from engine.batch.tasks import PNG
-    from engine.batch.watch import FolderWatcher, check
+    from engine.batch.watch import FolderWatcher, check_folders
     from engine.system.signals import stop_signals
 
     if len(inputs) != 1:
         raise typer.BadParameter("takes one folder", param_hint="--watch")
-    check(inputs[0], target)
+    check_folders(inputs[0], target)
     choose, about = weights()
     done = failed = 0
     with (
-        closing(Journal(target, order.fingerprint(about.digest), alone=True)) as journal,
+        closing(Journal(target, order.fingerprint(about.digest), resume=True)) as journal,
         stop_signals() as stopping,
     ):
         watch = FolderWatcher(inputs[0], journal, warn, format_ or PNG, force)

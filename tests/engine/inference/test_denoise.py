@@ -260,13 +260,13 @@ from engine.models.unet import UNetConfig
 torch.set_num_threads(1)
 net = build_network(UNetConfig((2,), (0,)))
 small = encode_png(Image(torch.zeros(64, 64, 3, dtype=torch.uint8)))
-order = DenoiseOptions(memory_budget=8 * 2**20)
-denoise_bytes(fixed_selector(net), small, order=order)
+options = DenoiseOptions(memory_budget=8 * 2**20)
+denoise_bytes(fixed_selector(net), small, options=options)
 large = encode_png(Image(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
 # What made the file is not counted: from here on the peak is decoding, denoising and encoding.
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
-denoise_bytes(fixed_selector(net), large, order=order)
+denoise_bytes(fixed_selector(net), large, options=options)
 status = open("/proc/self/status").read()
 after = int(status.split("VmHWM:")[1].split()[0]) / 1024
 print(after - before)

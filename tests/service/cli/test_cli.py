@@ -188,7 +188,7 @@ def test_run_writes_over_a_file_only_with_force(denoise, model, photos, tmp_path
     allowed, _, _ = denoise("run", photos / "0.png", "-o", target, "--model", model, "--force")
 
     assert refused == 1
-    assert told.startswith("error: already there")
+    assert told.startswith("error: these outputs exist already: ")
     assert kept == "mine"
     assert allowed == 0
     assert pixels(target).shape == (40, 40, 3)
@@ -228,7 +228,7 @@ def test_run_with_resume_writes_over_what_it_did_not_make_only_with_force(denois
     allowed, _, _ = denoise(*given, "--force")
 
     assert (refused, kept, others, allowed) == (1, "mine", False, 0)
-    assert told.startswith("error: already there, not as made here, and written over only with force: ")
+    assert told.startswith("error: these outputs exist already and were made or changed by something else: ")
     assert (pixels(tmp_path / "1.png") == pixels(photos / "1.png")).all()
 
 
@@ -237,7 +237,7 @@ def test_run_refuses_to_watch_what_it_cannot(denoise, model, photos, tmp_path):
     several, _, told_several = denoise("run", "--watch", photos, photos, "-o", tmp_path / "o", "--model", model)
 
     assert (within, several) == (1, 2)
-    assert told_within.startswith(f"error: {photos / 'clean'} is in {photos}, ")
+    assert told_within.startswith(f"error: {photos / 'clean'} is inside {photos}, ")
     assert "takes one folder" in told_several
     assert not (photos / "clean").exists()
 
