@@ -1,4 +1,4 @@
-"""Windows to be run that a test can hold, count and tell apart."""
+"""Windows and a network that a test can hold, count and tell apart."""
 
 import threading
 

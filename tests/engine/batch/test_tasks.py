@@ -27,7 +27,7 @@ from engine.models.unet import UNetConfig
 
 @pytest.fixture(scope="module")
 def net():
-    """Before training it gives back its input."""
+    """An untrained network returns its input."""
     return build_network(UNetConfig((8,), (1,)), torch.Generator().manual_seed(0))
 
 

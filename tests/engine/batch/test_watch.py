@@ -28,7 +28,7 @@ CONFIG = UNetConfig((8,), (1,))
 
 @pytest.fixture(scope="module")
 def net():
-    """Before training it gives back its input."""
+    """An untrained network returns its input."""
     return build_network(CONFIG, torch.Generator().manual_seed(0))
 
 
@@ -53,7 +53,7 @@ def clean(tmp_path):
 
 @pytest.fixture
 def drop(scans, tmp_path):
-    """drop(name, brightness): an image that is renamed into the folder."""
+    """drop(name, brightness): renames a new image into the folder."""
 
     def rename(name, brightness=100):
         made = tmp_path / f"on its way to {name}"
@@ -65,7 +65,7 @@ def drop(scans, tmp_path):
 
 @pytest.fixture
 def watching(scans, clean, net):
-    """watching(**options): a watch, and an iterator over what becomes of files; .warnings has its warnings."""
+    """watching(**options): a watcher that keeps its warnings, and the iterator over its outcomes."""
 
     @contextmanager
     def start(**options):
@@ -188,7 +188,7 @@ def test_a_restarted_watcher_does_nothing_twice(drop, clean, watching):
     drop("a.png"), drop("b.png")
     with watching() as (_, outcomes):
         next(outcomes), next(outcomes)
-    # Who uses the outputs may take them away.
+    # Users may take outputs away.
     (clean / "a.png").unlink()
     drop("c.png")
 
@@ -319,7 +319,7 @@ def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatc
         done = {name(next(outcomes)), name(next(outcomes))}
 
     assert done == {"a.png", "b.png"}
-    # What failed goes last, so that a single bad file keeps none waiting.
+    # A file that failed goes last, so it does not block the others.
     assert tries[:3] == ["a.png", "b.png", "a.png"]
     assert watch.warnings == ["[Errno 28] No space left on device; trying again every 0.01 seconds"]
 
@@ -384,7 +384,7 @@ def test_input_and_output_must_be_folders(drop, scans, clean, tmp_path):
 
 @contextmanager
 def command(*args):
-    """The command, and what next() waits for: a line of its stderr."""
+    """Start the command. Gives its process, and a function that waits for a line of its stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "run", *map(str, args)], stderr=subprocess.PIPE, text=True
     )
@@ -403,7 +403,7 @@ def command(*args):
 def test_the_command_survives_a_kill_and_ends_cleanly(drop, scans, clean, model):
     given = ["--watch", scans, "-o", clean, "--model", model]
     whole = drop("a.png").read_bytes()
-    # As a kill in the middle of an image leaves it.
+    # The state after a kill in the middle of an image.
     with closing(Journal(clean, {})) as journal:
         journal.begin(scans / "a.png", clean / "a.png")
     (clean / ".a.png.01234567.part").touch()

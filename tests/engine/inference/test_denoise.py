@@ -237,7 +237,7 @@ def test_only_one_window_at_a_time_is_in_float32(dtype, channels):
     net, height, width, window_size = NETWORKS[0], 1500, 500, (2, 4)
     noisy = Image(torch.zeros(height, width, channels).to(dtype))
     side_pixels = [GRID * n + 2 * halo(net) for n in window_size]
-    # The window's samples and its floats on the way in and out, and what the network needs for them.
+    # The window's samples, its floats before and after the network, and the network's memory.
     for_window = math.prod(side_pixels) * (bytes_per_pixel(net) + 40)
 
     taken = peak_bytes(lambda: denoise(net, noisy, window_size=window_size))
@@ -248,7 +248,7 @@ def test_only_one_window_at_a_time_is_in_float32(dtype, channels):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's memory")
 def test_a_large_file_takes_little_memory():
-    """Its float32 pixels alone would be 192 MB, and as many for the result."""
+    """The image's float32 pixels alone would take 192 MB, and the result's as much again."""
     program = """
 import resource, torch
 from engine.inference.model_selection import fixed_selector
@@ -263,7 +263,7 @@ small = encode_png(Image(torch.zeros(64, 64, 3, dtype=torch.uint8)))
 options = DenoiseOptions(memory_budget=8 * 2**20)
 denoise_bytes(fixed_selector(net), small, options=options)
 large = encode_png(Image(torch.zeros(4000, 4000, 3, dtype=torch.uint8)))
-# What made the file is not counted: from here on the peak is decoding, denoising and encoding.
+# From here on, the peak is that of decoding, denoising and encoding.
 open("/proc/self/clear_refs", "w").write("5")
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 denoise_bytes(fixed_selector(net), large, options=options)
@@ -274,7 +274,7 @@ print(after - before)
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
     assert not output.stderr
-    # 48 MB of samples twice, 64 MB of Pillow's, the file, a window's work.
+    # Samples of 48 MB twice, 64 MB for Pillow, the file, and a window's memory.
     assert float(output.stdout) < 260
 
 

@@ -19,8 +19,8 @@ from tests.support.networks import NETWORKS, image, network
 sides = st.integers(1, 33) | st.integers(1, 170)
 
 
-def whole(net, given_image):
-    """The network run once on all of the mirrored image, which numpy mirrors."""
+def whole_output(net, given_image):
+    """The network's output for the whole image at once, mirrored by numpy."""
     height, width, _ = given_image.shape
     below, right = -height % GRID, -width % GRID
     mirrored = np.pad(given_image.numpy(), ((0, below), (0, right), (0, 0)), mode="reflect")
@@ -35,7 +35,7 @@ def test_any_window_size_gives_the_result_of_the_whole_image(net, height, width,
     result = denoise_image(net, given_image, window_size=window_size)
 
     assert result.shape == given_image.shape
-    torch.testing.assert_close(result, whole(net, given_image), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, whole_output(net, given_image), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -45,11 +45,11 @@ def test_any_budget_gives_the_result_of_the_whole_image(net, height, width, budg
 
     result = denoise_image(net, given_image, memory_budget=budget)
 
-    torch.testing.assert_close(result, whole(net, given_image), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, whole_output(net, given_image), rtol=0, atol=1e-5)
 
 
 def test_windows_leave_no_seam_on_a_plain_image():
-    # Away from the border a plain image stays plain: a seam would show.
+    # Away from the border a plain image stays plain, so a seam would show.
     net = NETWORKS[1]
     result = denoise_image(net, torch.full((224, 224, 3), 0.5), window_size=(1, 1))
 
@@ -78,12 +78,12 @@ def test_a_window_knows_its_pixels_and_how_many_fit_the_budget():
     net, noisy = NETWORKS[1], Image(torch.zeros(40, 70, 3, dtype=torch.uint8))
     budget = 64 * 64 * bytes_per_pixel(net)
 
-    whole_one = TiledDenoiser(net, noisy, budget * 3).windows
-    cut = TiledDenoiser(net, noisy, budget, window_size=(1, 1)).windows
+    one = TiledDenoiser(net, noisy, budget * 3).windows
+    several = TiledDenoiser(net, noisy, budget, window_size=(1, 1)).windows
 
-    assert [(window.shape, window.pixels, window.fits) for window in whole_one] == [((64, 96), 40 * 70, 2)]
-    assert [window.pixels for window in cut] == [32 * 32, 32 * 32, 32 * 6, 8 * 32, 8 * 32, 8 * 6]
-    assert {window.fits for window in cut} == {1}
+    assert [(window.shape, window.pixels, window.fits) for window in one] == [((64, 96), 40 * 70, 2)]
+    assert [window.pixels for window in several] == [32 * 32, 32 * 32, 32 * 6, 8 * 32, 8 * 32, 8 * 6]
+    assert {window.fits for window in several} == {1}
 
 
 def test_a_stride_that_does_not_divide_the_grid_is_refused():
@@ -144,7 +144,7 @@ def test_an_image_that_fits_runs_in_one_window():
 
 def test_memory_is_bounded_by_the_budget_for_any_image_size():
     net, budget = network(UNetConfig((16,), (1,))), 6 * 2**20
-    # Beside what the network needs there are a window's pixels once more: they are put together before it runs.
+    # A window's input takes memory besides the network: it is put together before the network runs.
     pixels = 12 * (budget // bytes_per_pixel(net))
 
     for size in ((256, 256), (1024, 512)):
@@ -157,10 +157,10 @@ def test_the_memory_of_a_full_batch_is_bounded_by_the_budget():
     net, budget = network(UNetConfig((16,), (1,))), 6 * 2**20
     images = [Image(torch.zeros(64, 64, 3, dtype=torch.uint8)) for _ in range(50)]
     windows = [TiledDenoiser(net, each, budget).windows[0] for each in images]
-    together = windows[: windows[0].fits]
+    batch = windows[: windows[0].fits]
 
-    taken = peak_bytes(lambda: run_batch(together))
+    taken = peak_bytes(lambda: run_batch(batch))
 
-    # Beside what the network needs there are the pixels it is given, twice while they are put together.
-    assert taken < budget + 2 * 12 * 64 * 64 * len(together)
-    assert 2 < len(together) < len(windows)
+    # The inputs take memory besides the network, twice while they are stacked.
+    assert taken < budget + 2 * 12 * 64 * 64 * len(batch)
+    assert 2 < len(batch) < len(windows)

@@ -34,7 +34,7 @@ def path(tmp_path, net):
 
 
 def rewrite(path, change):
-    """The file with its tensors and metadata changed by hand."""
+    """Change the tensors and metadata of the file."""
     tensors, metadata = safetensors.torch.load_file(path), metadata_of(path)
     change(tensors, metadata)
     path.write_bytes(safetensors.torch.save(tensors, metadata))

@@ -63,7 +63,7 @@ def test_one_channel_by_hand():
 
     grow(small, large)
 
-    # The head's columns are its channels: the old one first. The tail's rows are taps, each of both channels.
+    # The head's columns are its channels, the old one first. The tail's rows are taps, each with both channels.
     assert torch.equal(wide_head.value[:, 0], torch.arange(108.0))
     assert torch.equal(wide_head.value[:, 1], drawn_head[:, 1])
     assert torch.equal(wide_tail.value[0::2], torch.arange(108.0).view(9, 12))

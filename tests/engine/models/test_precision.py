@@ -12,14 +12,14 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-def take(seconds, monkeypatch):
-    """Each type's time for the block, as if measured."""
+def fake_times(seconds, monkeypatch):
+    """Replace the measurement by these seconds for each type."""
     monkeypatch.setattr(precision, "_least_seconds", lambda block, patch, repeats: seconds[patch.dtype])
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_a_named_precision_is_not_measured(name, dtype, monkeypatch):
-    take({}, monkeypatch)
+    fake_times({}, monkeypatch)
 
     assert precision.resolve(name) == dtype
     assert precision.name_of(dtype) == name
@@ -27,7 +27,7 @@ def test_a_named_precision_is_not_measured(name, dtype, monkeypatch):
 
 @pytest.mark.parametrize(("half", "chosen"), [(1.0, torch.float32), (0.8, torch.float32), (0.5, torch.bfloat16)])
 def test_auto_takes_bfloat16_only_where_it_is_much_faster(half, chosen, monkeypatch):
-    take({torch.float32: 1.0, torch.bfloat16: half}, monkeypatch)
+    fake_times({torch.float32: 1.0, torch.bfloat16: half}, monkeypatch)
 
     assert precision.resolve("auto") == chosen
 
@@ -64,7 +64,7 @@ def test_cuda_without_a_gpu_is_refused(monkeypatch):
 def test_bfloat16_agrees_with_float32_to_50_db():
     exact, quick = (build_network(UNetConfig(), generator(), dtype) for dtype in precision.TYPES.values())
     image = torch.rand(64, 64, 3, generator=generator())
-    # What the network adds is as strong as noise of σ 25, as in service.
+    # The network's residual has the strength of noise of sigma 25, as in use.
     tails = [list(parameters(net))[-1].value for net in (exact, quick)]
     drawn = torch.randn(tails[0].shape, generator=generator())
     tails[0].copy_(drawn)

@@ -16,7 +16,7 @@ CONFIGS = [
     UNetConfig((4, 6), (1, 2, 1)),
     UNetConfig((5,), (1,)),
 ]
-# As deep as size S.
+# As deep as size S, and narrower.
 THIN_S = UNetConfig((4, 4, 4), UNetConfig().blocks)
 
 
@@ -24,22 +24,22 @@ THIN_S = UNetConfig((4, 4, 4), UNetConfig().blocks)
 def test_reach_is_the_farthest_pixel_that_changes_the_output(config):
     net = randomised(build_network(config))
     middle = halo(net)
-    places = [(at, *net.inputs_of(at, at)) for at in range(middle, middle + net.stride)]
+    ranges = [(at, *net.inputs_of(at, at)) for at in range(middle, middle + net.stride)]
     x = drawn(8, net.stride, 2 * middle + net.stride, 3)
     before = net.forward(x)
 
-    def moves(at, changed):
-        """Whether a column of the output moves with a column of the input, in any of the images."""
+    def depends(at, column):
+        """Whether the output column `at` changes with this input column, in any image."""
         other = x.clone()
-        other[:, :, changed] += 1
+        other[:, :, column] += 1
         return not torch.equal(net.forward(other)[:, :, at], before[:, :, at])
 
-    assert max(max(at - first, last - at) for at, first, last in places) == reach(net)
-    for at, first, last in places:
-        assert moves(at, first)
-        assert moves(at, last)
-        assert first == 0 or not moves(at, first - 1)
-        assert last == x.shape[2] - 1 or not moves(at, last + 1)
+    assert max(max(at - first, last - at) for at, first, last in ranges) == reach(net)
+    for at, first, last in ranges:
+        assert depends(at, first)
+        assert depends(at, last)
+        assert first == 0 or not depends(at, first - 1)
+        assert last == x.shape[2] - 1 or not depends(at, last + 1)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -69,7 +69,7 @@ def test_bytes_per_pixel_is_a_tight_upper_bound(net, path):
     side = 384
     x = image(side, side).unsqueeze(0)
     with path():
-        # Weights are packed once, for many images.
+        # Packs the weights, which is done once for many images.
         net.forward(x[:, :32, :32].contiguous())
 
         taken, allowed = peak_bytes(lambda: net.forward(x)), bytes_per_pixel(net) * side**2

@@ -54,7 +54,7 @@ def test_sizes_s_m_and_l_are_those_of_the_design(config, millions, expected_reac
 
 
 def torch_unet(config):
-    """Written for two levels with 1, 2 and 1 blocks."""
+    """A U-Net of two levels with 1, 2 and 1 blocks."""
     width = config.channels[0]
 
     def block(x, weights):
@@ -63,7 +63,7 @@ def torch_unet(config):
 
     def function(x, parameters):
         weights = iter(parameters.values())
-        # torch's order of the channels is (colour, place); ours is (place, colour).
+        # torch orders the channels by (colour, position), and the network by (position, colour).
         halves = functional.pixel_unshuffle(channels_first(x), 2).unflatten(1, (3, 4))
         high = conv2d(channels_last(halves.transpose(1, 2).flatten(1, 2)), next(weights), padding=1)
         high = block(high, weights)

@@ -17,7 +17,7 @@ from engine.layers import parameters
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
-from engine.system.runtime import NICER
+from engine.system.runtime import NICE_INCREMENT
 from service.runtime.inference_queue import Flow, InferenceQueue
 from tests.support.windows import SOON, Net, window
 
@@ -252,7 +252,9 @@ asyncio.run(main())
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
     # The network's thread and its two helpers; one thread to decode, without any.
-    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICER)}}}", "True 1 1 3"], output.stderr
+    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICE_INCREMENT)}}}", "True 1 1 3"], (
+        output.stderr
+    )
 
 
 @pytest.mark.parametrize("stopped", [None, TimeoutError])

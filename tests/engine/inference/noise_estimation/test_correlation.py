@@ -8,7 +8,7 @@ from tests.support.noise import as_jpeg, blurred, in_8_bits, leaves, noise, ramp
 
 def test_correlated_noise_is_measured_with_its_correlation():
     clean = ramp()
-    # Products of the taps with themselves, 0 to 3 apart: 6, 4, 1 and 0 for luma; 70, 56, 28 and 8 for chroma.
+    # The taps' autocorrelation at 0 to 3 pixels: 6, 4, 1 and 0 for luma; 70, 56, 28 and 8 for chroma.
     luma = 8 * blurred(noise(clean, 1, channels=1))
     chroma = 6 * blurred(noise(clean, 2), (1, 4, 6, 4, 1))
     chroma = chroma - chroma.mean(2, keepdim=True)

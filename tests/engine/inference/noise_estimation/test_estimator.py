@@ -129,7 +129,7 @@ def test_all_parts_of_a_large_image_are_looked_at():
 
     estimate = estimate_noise(clean + sigma / 255 * noise(clean))
 
-    # A bin at the border between them may count as either.
+    # A bin at the border between both levels may count as either.
     assert estimate.sigma == pytest.approx([rms((5, 15))], rel=0.15)
     assert estimate.noise_level_function[0].sigma == pytest.approx(5, rel=0.1)
     assert estimate.noise_level_function[-1].sigma == pytest.approx(15, rel=0.1)

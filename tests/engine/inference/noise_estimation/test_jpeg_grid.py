@@ -17,8 +17,7 @@ def test_a_jpeg_grid_is_found_in_noise_and_at_any_offset(sigma, quality):
     assert estimate_noise(image.mean(2, keepdim=True) if sigma == 0 else image.rot90()).jpeg_blocks
 
 
-def squares(side):
-    """A chessboard's."""
+def chessboard(side):
     row, column = torch.arange(256).view(-1, 1, 1) // side, torch.arange(256).view(-1, 1) // side
     return (0.8 * ((row + column) % 2)).expand(-1, -1, 3).contiguous()
 
@@ -31,7 +30,7 @@ def squares(side):
         in_8_bits(leaves()[:40, :40].repeat_interleave(8, 0).repeat_interleave(8, 1)),
         (leaves() * 4).round() / 4,
         as_jpeg(leaves(), 60).unflatten(0, (160, 2)).mean(1).unflatten(1, (160, 2)).mean(2),
-        *map(squares, (1, 5, 8)),
+        *map(chessboard, (1, 5, 8)),
     ],
     ids=["clean", "noisy", "enlarged", "of few values", "JPEG made smaller", "1", "5", "8"],
 )
