@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
 from engine.inference.tiling import WINDOW_STRIP_ROWS, Window, run_batch, strips, windows_of
-from engine.layers import Layer, some_arena
+from engine.layers import Module, ensure_arena
 
 # Memory for an image's windows, in bytes. With it an image of 24 megapixels takes the whole service 0.92 GB in
 # bfloat16 and 0.98 GB in float32.
@@ -55,7 +55,7 @@ class TiledDenoiser:
 
     def __init__(
         self,
-        net: Layer,
+        net: Module,
         noisy: Image,
         memory_budget: int = MEMORY_BUDGET,
         window_size: tuple[int, int] | None = None,
@@ -80,7 +80,7 @@ class TiledDenoiser:
 
 
 def denoise(
-    net: Layer,
+    net: Module,
     noisy: Image,
     memory_budget: int = MEMORY_BUDGET,
     window_size: tuple[int, int] | None = None,
@@ -88,14 +88,14 @@ def denoise(
 ) -> Image:
     """Denoise an image, one window after another; see TiledDenoiser. Raises ValueError."""
     denoiser = TiledDenoiser(net, noisy, memory_budget, window_size, options)
-    with some_arena():
+    with ensure_arena():
         for window in denoiser.windows:
             run_batch([window])
     return denoiser.result()
 
 
 def denoise_image(
-    net: Layer,
+    net: Module,
     image: Tensor,
     memory_budget: int = MEMORY_BUDGET,
     window_size: tuple[int, int] | None = None,
@@ -117,7 +117,7 @@ def denoise_image(
     def write(rows: slice, cols: slice, after: Tensor, before: Tensor) -> None:
         clean[rows, cols] = after
 
-    with some_arena():
+    with ensure_arena():
         for window in windows_of(net, image, lambda part: part, write, memory_budget, window_size):
             run_batch([window])
     return clean

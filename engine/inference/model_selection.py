@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
-from engine.layers import Layer
+from engine.layers import Module
 
 AUTO = "auto"
 # White noise in colour, white noise in grey, and cameras' noise in both.
@@ -22,7 +22,7 @@ AUTO_MODELS: Mapping[str, Mapping[Specialty, str]] = {
 }
 
 # Returns the network for an image's samples, (H, W, C), as an Image has them.
-NetworkSelector = Callable[[Tensor], Layer]
+NetworkSelector = Callable[[Tensor], Module]
 
 
 def select_model(samples: Tensor, auto: str = AUTO) -> tuple[str, NoiseEstimate]:
@@ -41,12 +41,12 @@ def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
     return AUTO_MODELS[auto]["grey" if is_grey and kind == "white" else kind]
 
 
-def auto_selector(nets: Mapping[str, Layer], auto: str = AUTO) -> NetworkSelector:
+def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelector:
     """Selects among networks, given by their models' names."""
     return lambda samples: nets[select_model(samples, auto)[0]]
 
 
-def fixed_selector(net: Layer) -> NetworkSelector:
+def fixed_selector(net: Module) -> NetworkSelector:
     """Selects the same network for every image."""
     return lambda samples: net
 

@@ -4,7 +4,7 @@ import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference.denoise import denoise_image
-from engine.layers import Layer, forget_packed
+from engine.layers import Module, drop_packed_weights
 
 # Of the check image, in pixels.
 SIDE = 64
@@ -12,7 +12,7 @@ SIDE = 64
 SIGMA = 25 / 255
 
 
-def check_network(net: Layer) -> None:
+def check_network(net: Module) -> None:
     """Denoise a small noisy image. Raises ValueError if the result is not an image.
 
     The result must be nearer to the clean image than a black or a white image is. The test is weak on purpose: a
@@ -24,7 +24,7 @@ def check_network(net: Layer) -> None:
     clean = dead_leaves(SIDE, SIDE, rng).float() / 255
     noisy = clean + SIGMA * torch.randn(clean.shape, generator=rng)
     result = denoise_image(net, noisy)
-    forget_packed(net)
+    drop_packed_weights(net)
     if not result.isfinite().all():
         raise ValueError("unusable weights: denoising a check image gave values that are not finite numbers")
     error = (result - clean).square().mean()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, parameters, some_arena
+from engine.layers import Module, ensure_arena, parameters
 from engine.layers.arena import empty
 from engine.models import receptive_field
 
@@ -49,7 +49,7 @@ class Window:
     write: takes the network's output and its input.
     """
 
-    net: Layer
+    net: Module
     shape: tuple[int, int]
     pixels: int
     fits: int
@@ -62,14 +62,14 @@ def run_batch(windows: Sequence[Window]) -> None:
     inputs = [window.read() for window in windows]
     # A single window is not copied.
     batch = torch.stack(inputs) if len(inputs) > 1 else inputs[0].unsqueeze(0)
-    with some_arena():
+    with ensure_arena():
         outputs = windows[0].net.forward(batch)
     for window, x, y in zip(windows, batch, outputs, strict=True):
         window.write(y, x)
 
 
 def windows_of(
-    net: Layer,
+    net: Module,
     source: Tensor,
     read: Callable[[Tensor], Tensor],
     write: Callable[[slice, slice, Tensor, Tensor], None],

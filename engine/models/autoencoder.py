@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.layers import CastTo, Conv2d, Layer, Rectified, Sequential, Sigmoid, Upsampling
+from engine.layers import CastTo, Conv2d, ConvStack, Module, Sequential, Sigmoid, Upsampling
 
 # Of the image: red, green and blue.
 CHANNELS = 3
@@ -28,7 +28,7 @@ class AutoencoderConfig:
             raise ValueError(f'geometry must be "text" or "weights"; got {self.geometry!r}')
 
 
-def build_autoencoder(config: AutoencoderConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def build_autoencoder(config: AutoencoderConfig, rng: torch.Generator | None, compute: torch.dtype) -> Module:
     """compute: the type that products run in."""
     # Kernel size, stride, padding; for upsampling also dilation and output_padding: a kernel of 3 at stride 2
     # makes one row less than twice the size.
@@ -40,7 +40,7 @@ def build_autoencoder(config: AutoencoderConfig, rng: torch.Generator | None, co
     return Sequential(
         CastTo(
             compute,
-            Rectified(
+            ConvStack(
                 Conv2d(CHANNELS, hidden, *down, rng=rng),
                 Conv2d(hidden, hidden, *down, rng=rng),
                 Upsampling(hidden, hidden, *up, rng=rng),

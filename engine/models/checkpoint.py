@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models.networks import NetworkConfig, build_network, config_from_dict, config_to_dict
 from engine.models.precision import name_of
 from engine.system.atomic_file import write_atomically
@@ -40,7 +40,7 @@ class Model:
 
     name: str
     config: NetworkConfig
-    net: Layer
+    net: Module
     digest: str
     precision: str
     metadata: dict[str, str]
@@ -56,7 +56,7 @@ def weights_folder() -> Path:
 
 def save(
     path: Path,
-    net: Layer,
+    net: Module,
     config: NetworkConfig,
     metadata: Mapping[str, str],
     dtype: torch.dtype = FULL,
@@ -75,7 +75,7 @@ def save(
     write_atomically(path, _in_order(safetensors.torch.save(tensors, about)))
 
 
-def rounded(net: Layer, config: NetworkConfig, dtype: torch.dtype) -> Layer:
+def rounded(net: Module, config: NetworkConfig, dtype: torch.dtype) -> Module:
     """The network as a file that stores its values in `dtype` would load; products in float32."""
     copy = build_network(config)
     for ours, theirs in zip(parameters(copy), parameters(net), strict=True):
@@ -132,7 +132,7 @@ def _metadata(data: bytes) -> dict[str, str]:
     return dict(header.get("__metadata__", {}))
 
 
-def _fill(path: Path, net: Layer, tensors: dict[str, Tensor], device: torch.device) -> None:
+def _fill(path: Path, net: Module, tensors: dict[str, Tensor], device: torch.device) -> None:
     """Copy the tensors into the network. Raises WeightsError naming all that do not fit."""
     expected = {parameter.name: parameter for parameter in parameters(net)}
     faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer, ResBlock, parameters
+from engine.layers import Conv2d, ConvTranspose2d, Module, ResBlock, parameters
 
 Convolution = Conv2d | ConvTranspose2d
 
 
-def grow(small: Layer, large: Layer) -> None:
+def grow(small: Module, large: Module) -> None:
     """Copy a network's weights into a newly built one of the same kind that is wider, has more blocks, or both.
 
     The large network then gives the same output as the small one: old channels have zero weights for new ones,
@@ -26,7 +26,7 @@ def grow(small: Layer, large: Layer) -> None:
                 parameter.layer.params[parameter.key] = parameter.value.new_zeros(parameter.value.shape)
 
 
-def _pairs(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[Layer | None, Layer]]:
+def _pairs(small: Sequence[Module], large: Sequence[Module]) -> Iterator[tuple[Module | None, Module]]:
     """Each convolution of the small network with its counterpart, and None with each new block."""
     remaining = deque(small)
     for new in large:
@@ -46,11 +46,11 @@ def _pairs(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[Lay
         raise ValueError("the larger network has fewer layers than the smaller one")
 
 
-def _is_block(layer: Layer) -> bool:
+def _is_block(layer: Module) -> bool:
     return isinstance(layer, ResBlock)
 
 
-def _can_hold(new: Layer, old: Layer) -> bool:
+def _can_hold(new: Module, old: Module) -> bool:
     """Whether the new layer can compute what the old one computes."""
     if isinstance(old, Convolution) and isinstance(new, Convolution):
         same = type(old) is type(new) and old.geometry == new.geometry and old.params.keys() == new.params.keys()

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models.autoencoder import AutoencoderConfig, build_autoencoder
 from engine.models.unet import UNetConfig, build_unet
 
@@ -16,7 +16,7 @@ CONFIGS: dict[str, type[AutoencoderConfig] | type[UNetConfig]] = {"paper": Autoe
 
 def build_network(
     config: NetworkConfig, rng: torch.Generator | None = None, compute: torch.dtype = torch.float32
-) -> Layer:
+) -> Module:
     """A network with random weights: (N, H, W, 3) on [0, 1] -> the same shape, denoised.
 
     H and W must be multiples of the network's `stride`. compute: the type that products run in.
@@ -50,6 +50,6 @@ def config_from_dict(values: dict[str, Any]) -> NetworkConfig:
     return CONFIGS[kind](**given)
 
 
-def parameter_count(net: Layer) -> int:
+def parameter_count(net: Module) -> int:
     """Number of trainable values."""
     return sum(parameter.value.numel() for parameter in parameters(net))

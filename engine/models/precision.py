@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from engine.layers import Arena, Conv2d, Layer, ResBlock
+from engine.layers import Arena, Conv2d, Module, ResBlock
 
 # "auto" means bfloat16 only where it is at least this many times as fast as float32, since it keeps 8 bits of a
 # number. That is so on GPUs, and on processors with AMX. Elsewhere the kernels store bfloat16 and compute in
@@ -54,7 +54,7 @@ def measure(device: torch.device | str = "cpu", repeats: int = 9) -> torch.dtype
     return torch.bfloat16 if seconds[torch.float32] > MIN_SPEEDUP * seconds[torch.bfloat16] else torch.float32
 
 
-def _least_seconds(block: Layer, patch: torch.Tensor, repeats: int) -> float:
+def _least_seconds(block: Module, patch: torch.Tensor, repeats: int) -> float:
     times = []
     with Arena().used():
         for _ in range(repeats + 1):

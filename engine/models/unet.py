@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer, PixelResidual, ResBlock, Skip
+from engine.layers import Conv2d, ConvTranspose2d, Module, PixelResidual, ResBlock, Skip
 
 # Of the image: red, green and blue.
 CHANNELS = 3
@@ -45,7 +45,7 @@ class UNetConfig:
             )
 
 
-def build_unet(config: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def build_unet(config: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) -> Module:
     """compute: the type that products run in."""
     width = config.channels[0]
     head = _conv3(4 * CHANNELS, width, INPUT_GAIN, rng)
@@ -54,7 +54,7 @@ def build_unet(config: UNetConfig, rng: torch.Generator | None, compute: torch.d
     return PixelResidual(CHANNELS, 2, compute, head, *body, tail)
 
 
-def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Generator | None) -> Iterator[Layer]:
+def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Generator | None) -> Iterator[Module]:
     """Blocks, then the lower levels with a skip connection around them, then blocks."""
     width, *lower = channels
     for _ in range(blocks[0]):
@@ -71,7 +71,7 @@ def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Genera
         yield _block(width, rng)
 
 
-def _block(width: int, rng: torch.Generator | None) -> Layer:
+def _block(width: int, rng: torch.Generator | None) -> Module:
     first = _conv3(width, width, FIRST_GAIN, rng)
     second = _conv3(width, width, SECOND_GAIN, rng)
     return ResBlock(first, second)

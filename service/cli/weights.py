@@ -10,7 +10,7 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from engine.inference.model_selection import NetworkSelector
-    from engine.layers import Layer
+    from engine.layers import Module
     from engine.models.checkpoint import Model
 
 MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
@@ -42,7 +42,7 @@ def load(name: str, device: str, precision: str) -> "Model":
     return checkpoint.load(_file(name), place, types.resolve(precision, place))
 
 
-def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
+def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Module], Model]":
     """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
     from engine.inference import model_selection
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer
+from engine.layers import Conv2d, ConvTranspose2d, Module
 from engine.layers.plain import Epilogue
 from engine.models.networks import NetworkConfig
 
@@ -53,12 +53,12 @@ class Place(NamedTuple):
         )
 
 
-def places(net: Layer, side: int) -> Iterator[tuple[Place, Convolution]]:
+def places(net: Module, side: int) -> Iterator[tuple[Place, Convolution]]:
     """Every convolution of a network with its geometry, for a square image."""
     yield from ((place, layer) for place, layer, _ in _walk(net, Fraction(side)))
 
 
-def _walk(layer: Layer, side: Fraction) -> Iterator[tuple[Place, Convolution, Fraction]]:
+def _walk(layer: Module, side: Fraction) -> Iterator[tuple[Place, Convolution, Fraction]]:
     if isinstance(layer, Conv2d | ConvTranspose2d):
         window, transposed = layer.geometry, isinstance(layer, ConvTranspose2d)
         geometry = (window.kernel_size, window.stride, window.padding, window.dilation)

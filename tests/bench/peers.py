@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.inference.tiling import GRID
-from engine.layers import Layer
+from engine.layers import Module
 
 from .rows import LeftOut
 from .twins import halved, onnx_bytes, twin
@@ -17,7 +17,7 @@ Denoise = Callable[[Tensor], Tensor]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def torch_nn(net: Layer, precision: str, device: str = "cpu") -> dict[str, Denoise]:
+def torch_nn(net: Module, precision: str, device: str = "cpu") -> dict[str, Denoise]:
     """Every way to run it by torch.nn: both layouts; bfloat16 by converting and by autocast.
 
     device: where it runs. Images come from the CPU and go back to it.
@@ -45,7 +45,7 @@ def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool, de
     return denoise
 
 
-def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+def onnx_runtime(net: Module, size: tuple[int, int], precision: str, threads: int) -> Denoise:
     """By ONNX Runtime. Raises LeftOut where it is not installed, or for bfloat16."""
     try:
         import onnxruntime
@@ -68,7 +68,7 @@ def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int
     return denoise
 
 
-def openvino(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+def openvino(net: Module, size: tuple[int, int], precision: str, threads: int) -> Denoise:
     """By OpenVINO, from the same ONNX file. Raises LeftOut where it is not installed or refuses the precision."""
     try:
         import openvino as ov

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import NetworkConfig, build_network
 from engine.models.unet import UNetConfig
@@ -17,7 +17,7 @@ NETWORKS: Mapping[str, NetworkConfig] = {
 }
 
 
-def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Layer:
+def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Module:
     """A network whose weights are all drawn: as they start, a photo network gives back its input, and a path
     through it that is wrong would not be noticed.
     """
@@ -30,7 +30,7 @@ def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Laye
     return net
 
 
-def on(net: Layer, device: str) -> Layer:
+def on(net: Module, device: str) -> Module:
     """The network with its parameters on a device."""
     for parameter in parameters(net):
         parameter.layer.params[parameter.key] = parameter.value.to(device)

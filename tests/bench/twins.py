@@ -13,7 +13,7 @@ from engine.layers import (
     Conv2d,
     ConvTranspose2d,
     DepthToSpace,
-    Layer,
+    Module,
     PixelResidual,
     ReLU,
     ResBlock,
@@ -61,13 +61,13 @@ class Twin:
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
-def twin(net: Layer) -> Twin:
+def twin(net: Module) -> Twin:
     """The network as torch.nn has it, in float32, with a copy of our weights."""
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = []
     return Twin(_module(net, kernels), kernels)
 
 
-def halved(net: Layer) -> nn.Module:
+def halved(net: Module) -> nn.Module:
     """The torch.nn network with the layers inside each Cast in bfloat16; the outer sum stays float32."""
     module = twin(net).module
     for inner in module.modules():
@@ -84,7 +84,7 @@ def kernel(layer: Convolution, weight: Tensor) -> Tensor:
     return weight.reshape(layer.in_channels, k, k, layer.out_channels).permute(0, 3, 1, 2)
 
 
-def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
+def _module(layer: Module, kernels: list[Any]) -> nn.Module:
     match layer:
         case PixelResidual():
             return Sum(Cast(nn.Sequential(*_modules(layer.layers[0], kernels))))
@@ -105,7 +105,7 @@ def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
     raise TypeError(f"torch.nn's twin of {type(layer).__name__} is not known here")
 
 
-def _modules(layer: Layer, kernels: list[Any]) -> Iterator[nn.Module]:
+def _modules(layer: Module, kernels: list[Any]) -> Iterator[nn.Module]:
     """The modules of the layers inside. Pixels of a block lie in another order after torch.nn's rearrangement,
     so the convolution that reads them, or writes them, has its channels sorted.
     """
@@ -149,7 +149,7 @@ def _order(channels: int, block: int) -> Tensor:
     return torch.arange(channels).view(block * block, -1).T.flatten()
 
 
-def onnx_bytes(net: Layer, height: int, width: int) -> bytes:
+def onnx_bytes(net: Module, height: int, width: int) -> bytes:
     """The network as an ONNX file, float32 (1, height, width, 3) -> the same. Raises LeftOut without onnx."""
     try:
         from onnx import TensorProto, checker, helper
@@ -195,7 +195,7 @@ class _Graph:
         return name
 
 
-def _onnx(layer: Layer, x: str, graph: _Graph) -> str:
+def _onnx(layer: Module, x: str, graph: _Graph) -> str:
     """Add the layer's nodes, reading x; returns its result's name."""
     match layer:
         case Conv2d() | ConvTranspose2d():
