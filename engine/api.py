@@ -22,10 +22,10 @@ from engine.imageio.metadata import NOTHING_KNOWN as NO_METADATA
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
-from engine.inference.denoise import MEMORY_BUDGET, Finish
+from engine.inference.denoise import MEMORY_BUDGET, OutputOptions
 from engine.inference.denoise import denoise as denoise_one
-from engine.inference.noise_estimation.estimator import NoiseEstimate
-from engine.inference.noise_estimation.estimator import estimate_noise as estimate_of
+from engine.inference.noise_estimation import NoiseEstimate
+from engine.inference.noise_estimation import estimate_noise as estimate_of
 from engine.layers import Module
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
@@ -58,14 +58,14 @@ def load_model(name: str | Path, device: str = "auto", precision: str = "auto") 
     is faster here), "float32" or "bfloat16".
     Raises ValueError if there are no such weights, or the file does not fit.
     """
-    names = model_selection.behind(str(name))
+    names = model_selection.models_of(str(name))
     models = [_load(checkpoint.find(each), device, precision) for each in names]
     nets: Mapping[str, Module] = {model.name: model.net for model in models}
-    if str(name) in model_selection.CHOICES:
-        select = model_selection.among(nets, str(name))
+    if str(name) in model_selection.AUTO_MODELS:
+        select = model_selection.auto_selector(nets, str(name))
         return LoadedModel(str(name), "+".join(model.digest for model in models), models[0].precision, select)
     (model,) = models
-    return LoadedModel(model.name, model.digest, model.precision, model_selection.always(model.net))
+    return LoadedModel(model.name, model.digest, model.precision, model_selection.fixed_selector(model.net))
 
 
 def denoise(
@@ -94,8 +94,8 @@ def denoise(
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
     net = loaded.select(images[0].samples)
-    finish = Finish(strength=strength)
-    return _like(image, [denoise_one(net, each, memory_budget, finish=finish) for each in images])
+    options = OutputOptions(strength=strength)
+    return _like(image, [denoise_one(net, each, memory_budget, options=options) for each in images])
 
 
 def estimate_noise(image: Array) -> NoiseEstimate:

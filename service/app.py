@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from engine.imageio.sandbox.decoder import Decoder, require_linux
-from engine.system.runtime import give_back
+from engine.system.runtime import return_freed_memory
 from service import version
 from service.api.batch import router as batches
 from service.api.denoise import PAGE, router
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     require_linux()
     keys = Keys(settings)
-    give_back()
+    return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     shelf = ModelRegistry(settings)

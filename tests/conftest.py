@@ -9,7 +9,8 @@ from PIL import Image
 from engine.imageio.sandbox import decoder
 from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 # What is small runs best on one thread, all the more where other work runs beside the tests.
 torch.set_num_threads(1)

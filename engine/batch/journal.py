@@ -1,8 +1,8 @@
-"""What was made of which file, kept beside what was made: so that stopped work goes on, and none is done twice.
+"""Journal of a batch: records which output was made from which file, so that a stopped batch can resume.
 
-The journal is a file of JSON lines: one is added before an image's work begins, and one when it has ended. A
-kill or a power cut leaves the first without the second. Whether the output had come into place by then, it tells
-itself: its size and time are no longer those that the first line gives. Half a line that is left is no entry.
+It is a file of JSON lines in the output folder. One line is added before an image is processed, and one
+afterwards. A kill or a power cut leaves the first line without the second. If the output was written before that,
+its size and time differ from those in the first line. A torn line is ignored.
 """
 
 import json
@@ -18,157 +18,171 @@ from engine.system.atomic_file import remove_parts
 if sys.platform != "win32":
     import fcntl
 
-PLACE = Path(".denoise", "journal.jsonl")
+# In the output folder.
+JOURNAL_FILE = Path(".denoise", "journal.jsonl")
 
-# By which a file is taken to be as it was: its size in bytes, and when it was last written, in ns.
-Stamp = tuple[int, int]
+# Size in bytes and modification time in ns. A file with the same stamp is taken to be unchanged.
+FileStamp = tuple[int, int]
 
 
-def stamp(path: Path) -> Stamp | None:
-    """A file's, or None if there is none. Raises OSError if that cannot be told."""
+def file_stamp(path: Path) -> FileStamp | None:
+    """The stamp of a file, or None if it does not exist. Raises OSError if that cannot be found out."""
     try:
-        about = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return about.st_size, about.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A source's work. came: the source's stamp. target: the output's name. wishes: how it was wanted.
+class JournalEntry:
+    """The processing of one source.
 
-    was: the output's stamp before, if there was one; made: after. error: what was wrong with the source, of work
-    that ended without an output.
+    source: absolute path. source_stamp: of the source when processing began.
+    target: name of the output in the folder. options: all that the output depends on besides its source.
+    previous_stamp: of the output before, if there was one.
+    finished: whether processing has ended. output_stamp: of the output then.
+    error: what was wrong with the source, if there is no output.
     """
 
     source: str
-    came: Stamp
+    source_stamp: FileStamp
     target: str
-    wishes: Mapping[str, Any]
-    was: Stamp | None = None
-    ended: bool = False
-    made: Stamp | None = None
+    options: Mapping[str, Any]
+    previous_stamp: FileStamp | None = None
+    finished: bool = False
+    output_stamp: FileStamp | None = None
     error: str | None = None
 
 
 class Journal:
-    """The journal of a folder of outputs, which is made if need be. wishes: how they are wanted now.
+    """The journal of an output folder. Creates the folder if needed.
 
-    alone: to go on from what was written. Nobody else may then be at work on the folder, and what a kill left
-    half-written there is removed; without it, nothing is known but what is begun and ended from now on. Raises
-    ValueError if somebody is at work, and OSError.
+    options: all that outputs depend on besides their sources; see DenoiseOptions.fingerprint.
+    resume: read the earlier entries, and remove files that a kill left half written. This needs the folder for
+    itself. Without it, the journal knows only what it records from now on.
+    Raises ValueError if another process uses the folder, and OSError.
     """
 
-    def __init__(self, folder: Path, wishes: Mapping[str, Any], alone: bool = False) -> None:
-        self.folder, self.wishes, self.path = folder, wishes, folder / PLACE
+    def __init__(self, folder: Path, options: Mapping[str, Any], resume: bool = False) -> None:
+        self.folder = folder
+        self.options = options
+        self.path = folder / JOURNAL_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Kept open for its lock, which ends with the process, however that ends.
+        # Kept open for its lock, which ends with the process, however the process ends.
         self._file = self.path.open("ab")
-        self._lock(alone)
-        self._ended: dict[str, Entry] = {}
-        self._made: dict[str, Entry] = {}
-        # Sources whose work never ended: it may have been what ended the process.
+        self._lock(exclusive=resume)
+        self._finished: dict[str, JournalEntry] = {}
+        self._makers: dict[str, JournalEntry] = {}
+        # Sources whose processing never finished. They may be what ended the process.
         self.interrupted: set[Path] = set()
-        for entry in self._begun() if alone else ():
+        for entry in self._read() if resume else ():
             remove_parts(folder / entry.target)
-            if stamp(folder / entry.target) in (None, entry.was):
+            if file_stamp(folder / entry.target) in (None, entry.previous_stamp):
                 self.interrupted.add(Path(entry.source))
             else:
-                self.end(entry)
+                self.finish(entry)
 
     def close(self) -> None:
-        """Let others at the folder."""
+        """Release the folder."""
         self._file.close()
 
-    def begin(self, source: Path, target: Path) -> Entry:
-        """To be called before the source is read. Raises OSError, and then nothing may be written."""
-        came = stamp(source)
-        if came is None:
-            raise FileNotFoundError(f"{source}: no longer there")
-        entry = Entry(str(source.absolute()), came, target.name, self.wishes, stamp(target))
-        self._write(entry)
+    def begin(self, source: Path, target: Path) -> JournalEntry:
+        """Record that processing begins. Call it before reading the source. After an OSError, write no output."""
+        source_stamp = file_stamp(source)
+        if source_stamp is None:
+            raise FileNotFoundError(f"{source}: the file does not exist any more")
+        name = str(source.absolute())
+        entry = JournalEntry(name, source_stamp, target.name, self.options, file_stamp(target))
+        self._append(entry)
         return entry
 
-    def end(self, entry: Entry, error: str | None = None) -> None:
-        """To be called when the output is in place. error: why none can be made of the source as it is."""
-        made = None if error else stamp(self.folder / entry.target)
-        ended = replace(entry, ended=True, made=made, error=error)
+    def finish(self, entry: JournalEntry, error: str | None = None) -> None:
+        """Record that processing has ended. Call it when the output is in place.
+
+        error: why the source has no output. Raises OSError.
+        """
+        output_stamp = None if error else file_stamp(self.folder / entry.target)
+        finished = replace(entry, finished=True, output_stamp=output_stamp, error=error)
         try:
-            self._write(ended)
+            self._append(finished)
         except FileNotFoundError:
-            # The disk is gone, and what was written since lies elsewhere.
+            # The disk was removed, and later outputs went to its empty mount point.
             raise
         except OSError:
-            # It is full, and yet has the output.
-            if made:
-                self._note(ended)
+            # The disk is full, but it has the output.
+            if output_stamp:
+                self._remember(finished)
             raise
-        self._note(ended)
+        self._remember(finished)
 
-    def ended(self, source: Path, came: Stamp) -> Entry | None:
-        """The work that ended on the source as it is, if any did."""
-        entry = self._ended.get(str(source.absolute()))
-        return entry if entry and entry.came == came else None
+    def finished(self, source: Path, stamp: FileStamp) -> JournalEntry | None:
+        """The finished entry of a source with that stamp, if there is one."""
+        entry = self._finished.get(str(source.absolute()))
+        return entry if entry and entry.source_stamp == stamp else None
 
     def maker(self, target: Path) -> Path | None:
-        """The source that an output was last made of here."""
-        entry = self._made.get(target.name)
+        """The source that an output was last made from."""
+        entry = self._makers.get(target.name)
         return Path(entry.source) if entry else None
 
     def may_replace(self, source: Path, target: Path) -> bool:
-        """Whether nothing is lost: no output is there, or that of this source, as it was made."""
-        now, entry = stamp(target), self._made.get(target.name)
-        return now is None or (entry is not None and (entry.source, entry.made) == (str(source.absolute()), now))
+        """Whether writing the target loses nothing: it does not exist, or is this source's unchanged output."""
+        now, entry = file_stamp(target), self._makers.get(target.name)
+        if now is None:
+            return True
+        return entry is not None and (entry.source, entry.output_stamp) == (str(source.absolute()), now)
 
-    def _lock(self, alone: bool) -> None:
+    def _lock(self, exclusive: bool) -> None:
         if sys.platform == "win32":
             return
         try:
-            fcntl.flock(self._file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
             raise ValueError(
-                f"{self.folder}: another denoise is at work on this folder; wait for its end"
+                f"{self.folder}: another process is writing to this folder; wait until it has finished"
             ) from error
         except OSError:
-            # Some shares on a network have no locks: there, it is up to who starts two at once.
+            # Some network shares have no locks. There, users must not start two processes at once.
             return
 
-    def _begun(self) -> Iterator[Entry]:
-        """Reads what is there: notes all work that has ended, and gives what has not."""
-        begun: dict[str, Entry] = {}
+    def _read(self) -> Iterator[JournalEntry]:
+        """Remembers the finished entries, and yields the others."""
+        begun: dict[str, JournalEntry] = {}
         for line in self.path.read_bytes().splitlines():
             try:
                 entry = _from_json(line)
             except (ValueError, TypeError, AttributeError):
                 continue
-            if entry.ended:
+            if entry.finished:
                 begun.pop(entry.source, None)
-                self._note(entry)
+                self._remember(entry)
             else:
                 begun[entry.source] = entry
         yield from begun.values()
 
-    def _note(self, entry: Entry) -> None:
-        self._ended[entry.source] = entry
-        if entry.made:
-            self._made[entry.target] = entry
+    def _remember(self, entry: JournalEntry) -> None:
+        self._finished[entry.source] = entry
+        if entry.output_stamp:
+            self._makers[entry.target] = entry
 
-    def _write(self, entry: Entry) -> None:
-        # Never made anew: where a disk is gone, its empty place may still be there, and is not to be filled.
+    def _append(self, entry: JournalEntry) -> None:
+        # Opened without O_CREAT: a removed disk may leave its empty mount point, which must not get a journal.
         try:
             number = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.path} is gone, or the disk that it is on") from error
+            raise FileNotFoundError(f"{self.path} is missing; was it deleted, or its disk removed?") from error
         with os.fdopen(number, "ab") as file:
-            # Begins a line, whatever a power cut has left of the one before.
+            # Begins with a line break, in case a power cut has torn the line before.
             file.write(f"\n{json.dumps(asdict(entry))}".encode())
             file.flush()
             os.fsync(number)
 
 
-def _from_json(line: bytes) -> Entry:
-    """Raises ValueError, TypeError or AttributeError for what is no entry."""
+def _from_json(line: bytes) -> JournalEntry:
+    """Raises ValueError, TypeError or AttributeError for a line that is not an entry."""
     fields = json.loads(line)
-    stamps = {name: tuple(fields[name]) for name in ("came", "was", "made") if fields.get(name)}
-    return Entry(**(fields | stamps))
+    names = ("source_stamp", "previous_stamp", "output_stamp")
+    stamps = {name: tuple(fields[name]) for name in names if fields.get(name)}
+    return JournalEntry(**(fields | stamps))

@@ -1,4 +1,4 @@
-"""Many image files at once: which file becomes which, and the work itself. `-` is a pipe."""
+"""Batch tasks: plans which file is denoised to which, and denoises them. `-` means standard input or output."""
 
 import sys
 from collections import defaultdict
@@ -7,25 +7,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.batch.journal import Journal, stamp
+from engine.batch.journal import Journal, file_stamp
 from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
 from engine.imageio.image import Written
 from engine.imageio.read import image_files, read
 from engine.imageio.write import PNG_LEVEL, encode
-from engine.inference import model_selection
-from engine.inference.denoise import MEMORY_BUDGET, WHOLE, Finish, denoise
-from engine.inference.model_selection import Choose
-from engine.inference.noise_estimation.estimator import NoiseEstimate
+from engine.inference.denoise import DEFAULT_OUTPUT, MEMORY_BUDGET, OutputOptions, denoise
+from engine.inference.model_selection import NetworkSelector, select_model
+from engine.inference.noise_estimation import NoiseEstimate
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
 PNG = "png"
+# File names that an error lists.
+NAMES_IN_ERRORS = 5
 
 
 @dataclass(frozen=True)
 class Task:
-    """An image file, the file its denoised image goes to, and as which format."""
+    """An image file, the file for the denoised image, and its format."""
 
     source: Path
     target: Path
@@ -34,7 +35,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task that is over. error: what went wrong, if anything did. changed: what the new file does not hold."""
+    """A finished task.
+
+    error: what went wrong, if anything did. changed: what the output's format cannot hold.
+    """
 
     task: Task
     error: str | None = None
@@ -43,118 +47,133 @@ class Outcome:
 
 @dataclass(frozen=True)
 class DenoiseOptions:
-    """How images are wanted back. page: that one alone, counted from 1. The rest is as in images.encode."""
+    """Options for denoising a file.
+
+    quality, png_level: as in `encode`. page: only this page or frame, counted from 1. memory_budget: in bytes.
+    """
 
     quality: int | None = None
     page: int | None = None
     png_level: int = PNG_LEVEL
-    finish: Finish = WHOLE
+    output: OutputOptions = DEFAULT_OUTPUT
     memory_budget: int = MEMORY_BUDGET
 
     def fingerprint(self, digest: str) -> dict[str, Any]:
-        """For a journal: all that an output depends on beside its source. digest: of the weights."""
-        about = asdict(self)
-        del about["memory_budget"]
-        return {"digest": digest, **about}
+        """For a journal: all that an output depends on besides its source. digest: of the weights."""
+        options = asdict(self)
+        del options["memory_budget"]
+        return {"digest": digest, **options}
 
 
-class Changed(OSError):
-    """A source that was written to while it was in work."""
+class SourceChanged(OSError):
+    """A source that was written to while it was processed."""
 
 
-def plan(inputs: Sequence[Path], out: Path, force: bool = False, format_: str | None = None) -> list[Task]:
-    """What there is to do: inputs are image files and folders of them, which are not searched deeper.
+def plan_tasks(
+    inputs: Sequence[Path], out: Path, overwrite: bool = False, format_: str | None = None
+) -> list[Task]:
+    """The tasks for image files and folders of them. Subfolders are not searched.
 
-    `out` is a folder, made if need be, in which images keep their names with the format's suffix. For one input
-    file it may be a file's name instead, which its suffix tells, or a pipe. force: write over what is there.
-    format_: one of WRITTEN, or SAME; without one a file's suffix says it, and else it is PNG. Raises ValueError,
-    before any work, naming an input that is not there, inputs that would have one output, and outputs that exist.
+    out: a folder, created if needed, in which images keep their names with the format's suffix. For one input
+    file also a file's name, or PIPE.
+    format_: one of WRITTEN, or SAME. By default a file's suffix decides; outputs in a folder are PNG.
+    Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist.
     """
     tasks = _to_folder(inputs, out, format_ or PNG) if is_folder(out) else _to_file(inputs, out, format_)
     _refuse_clashes(tasks)
-    if not force and (there := [str(task.target) for task in tasks if task.target.exists()]):
-        raise ValueError(f"already there, and written over only with force: {_some(there)}")
+    if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
+        raise ValueError(
+            f"these outputs exist already: {_some(existing)}; allow overwriting, or choose another output"
+        )
     return tasks
 
 
 def is_folder(out: Path) -> bool:
-    """Whether outputs go into it, and not to it."""
+    """Whether `out` means a folder, which need not exist."""
     return out != PIPE and (not out.suffix or out.is_dir())
 
 
-def remaining(tasks: Iterable[Task], journal: Journal, force: bool = False) -> list[Task]:
-    """Those not done, or not as they are wanted now: with a source or wishes that have changed since.
+def remaining_tasks(tasks: Iterable[Task], journal: Journal, overwrite: bool = False) -> list[Task]:
+    """The tasks that are not done, or whose source or options have changed since.
 
-    force: write over what is there. Raises ValueError naming outputs that would be written over and are not those
-    that the journal tells of.
+    Raises ValueError naming existing outputs that the journal does not know, or that were changed since.
     """
-    left = [task for task in tasks if not _is_done(task, journal)]
-    unknown = [str(task.target) for task in left if not journal.may_replace(task.source, task.target)]
-    if unknown and not force:
-        raise ValueError(f"already there, not as made here, and written over only with force: {_some(unknown)}")
-    return left
+    remaining = [task for task in tasks if not _is_done(task, journal)]
+    foreign = [str(task.target) for task in remaining if not journal.may_replace(task.source, task.target)]
+    if foreign and not overwrite:
+        raise ValueError(
+            f"these outputs exist already and were made or changed by something else: {_some(foreign)}; "
+            "allow overwriting, or choose another output folder"
+        )
+    return remaining
 
 
 def _is_done(task: Task, journal: Journal) -> bool:
-    came = stamp(task.source)
-    entry = journal.ended(task.source, came) if came else None
+    stamp = file_stamp(task.source)
+    entry = journal.finished(task.source, stamp) if stamp else None
     if not entry or entry.error:
         return False
-    return (entry.target, entry.wishes) == (task.target.name, journal.wishes) and task.target.exists()
+    return (entry.target, entry.options) == (task.target.name, journal.options) and task.target.exists()
 
 
 def denoise_files(
-    choose: Choose, tasks: Iterable[Task], order: DenoiseOptions | None = None, journal: Journal | None = None
+    select: NetworkSelector,
+    tasks: Iterable[Task],
+    options: DenoiseOptions | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Outcome]:
-    """Do the tasks in turn. A file that cannot be read, denoised or written is told of, and the rest go on."""
+    """Run the tasks one after another. An error ends only its own task; the outcome has it."""
     for task in tasks:
         try:
-            yield denoise_file(choose, task, order, journal)
+            yield denoise_file(select, task, options, journal)
         except OSError as error:
             yield Outcome(task, str(error))
 
 
 def denoise_file(
-    choose: Choose, task: Task, order: DenoiseOptions | None = None, journal: Journal | None = None
+    select: NetworkSelector,
+    task: Task,
+    options: DenoiseOptions | None = None,
+    journal: Journal | None = None,
 ) -> Outcome:
-    """Do one task. Raises OSError if a file cannot be read or written, and Changed: it may be tried again."""
+    """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later."""
     entry = journal.begin(task.source, task.target) if journal else None
-    written, fault = None, None
+    written, error = None, None
     try:
-        written = denoise_bytes(choose, _read(task.source), task.format, order)
-    except (ValueError, MemoryError) as error:
-        fault = str(error) or type(error).__name__
-    if entry and stamp(task.source) not in (None, entry.came):
-        raise Changed(f"{task.source}: was written to while it was in work")
+        written = denoise_bytes(select, _read(task.source), task.format, options)
+    except (ValueError, MemoryError) as fault:
+        error = str(fault) or type(fault).__name__
+    if entry and file_stamp(task.source) not in (None, entry.source_stamp):
+        raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
     if written:
         _write(task.target, written.data)
     if journal and entry:
-        journal.end(entry, fault)
-    return Outcome(task, fault, written.changed if written else ())
+        journal.finish(entry, error)
+    return Outcome(task, error, written.changed if written else ())
 
 
 def denoise_bytes(
-    choose: Choose, data: bytes, format_: str = PNG, order: DenoiseOptions | None = None
+    select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
 ) -> Written:
-    """An image file's bytes -> the denoised one's, by the network chosen for its first page.
+    """An image file's bytes -> the denoised file's. The network is selected by the first page.
 
-    Raises ValueError if it cannot be read or written.
+    Raises ValueError if the image cannot be read or written.
     """
-    order = order or DenoiseOptions()
-    file = read(data, page=order.page)
+    options = options or DenoiseOptions()
+    file = read(data, page=options.page)
     kind = chosen(format_, file.kind)
     pages = list(file.pages)
-    # A second name for each large thing would keep it until the end.
+    # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
-    net = choose(pages[0].samples)
+    net = select(pages[0].samples)
     for number in range(len(pages)):
-        pages[number] = denoise(net, pages[number], order.memory_budget, finish=order.finish)
-    return encode(replace(file, pages=tuple(pages)), kind, order.quality, order.png_level)
+        pages[number] = denoise(net, pages[number], options.memory_budget, options=options.output)
+    return encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
-    """The name of the weights for an image file's noise, and what was found. Raises ValueError, OSError."""
-    return model_selection.choose(read(_read(source), page=page).pages[0].samples)
+    """The name of the model for an image file, and the noise found. Raises ValueError, OSError."""
+    return select_model(read(_read(source), page=page).pages[0].samples)
 
 
 def _read(source: Path) -> bytes:
@@ -171,33 +190,36 @@ def _write(target: Path, data: bytes) -> None:
 
 def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Task]:
     if len(inputs) != 1 or inputs[0].is_dir():
-        raise ValueError(f"{out} takes one image, and here may be several; give a folder")
+        raise ValueError(f"{out} is one file, but the inputs may be several images; give an output folder")
     if out == PIPE:
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
-    told = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
-    if not told and format_ != SAME:
-        raise ValueError(f"{out} ends in no suffix of a format that is written; {KINDS_WRITTEN}")
-    if format_ and format_ not in (SAME, *told):
-        raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as an image of that format does")
-    return [Task(source, out, format_ or told[0]) for source in files_of(inputs)]
+    by_suffix = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
+    if not by_suffix and format_ != SAME:
+        raise ValueError(f"{out}: images cannot be written with the suffix {out.suffix}; {KINDS_WRITTEN}")
+    if format_ and format_ not in (SAME, *by_suffix):
+        suffix = suffix_of(FORMATS[format_])
+        raise ValueError(f"{out}: the suffix does not fit the format {format_}; it must be {suffix}")
+    return [Task(source, out, format_ or by_suffix[0]) for source in files_of(inputs)]
 
 
 def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder, or a name that ends in an image's suffix")
+        raise ValueError(f"{out} is a file without an image's suffix; give a folder, or a name like clean.png")
     if PIPE in inputs:
-        raise ValueError("an image from a pipe has no name; give it one that ends in .png or another suffix")
-    return [into(out, source, format_) for source in files_of(inputs)]
+        raise ValueError(
+            "an image from standard input has no name for a file in a folder; give a name like clean.png"
+        )
+    return [task_for(out, source, format_) for source in files_of(inputs)]
 
 
-def into(out: Path, source: Path, format_: str = PNG) -> Task:
-    """What there is to do for an image whose output goes into a folder."""
+def task_for(folder: Path, source: Path, format_: str = PNG) -> Task:
+    """The task for an image whose output goes into a folder."""
     suffix = source.suffix if format_ == SAME else suffix_of(FORMATS[format_])
-    return Task(source, out / f"{source.stem}{suffix}", format_)
+    return Task(source, folder / f"{source.stem}{suffix}", format_)
 
 
 def files_of(inputs: Sequence[Path]) -> list[Path]:
-    """Image files and folders of them -> the files. Raises ValueError naming an input that is not there."""
+    """Image files and folders of them -> the files. Raises ValueError naming an input that does not exist."""
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
@@ -210,15 +232,17 @@ def files_of(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    # Names that differ in case alone are one file on some systems.
+    # Some systems do not distinguish names by case.
     sources = defaultdict[str, list[str]](list)
     for task in tasks:
         sources[str(task.target).casefold()].append(str(task.source))
     if clash := next((names for names in sources.values() if len(names) > 1), None):
-        raise ValueError(f"these would all be written to one file: {_some(clash)}")
+        raise ValueError(
+            f"these inputs would be written to the same output: {_some(clash)}; rename one, or denoise them apart"
+        )
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - NAMES_IN_ERRORS
+    return ", ".join(names[:NAMES_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
-"""A folder that is watched: the images in it, and those that arrive, are denoised, each once.
+"""Folder watcher: denoises the images in a folder, and those that arrive, each once.
 
-The folder is looked at again and again. Shares on a network, where scanners and cameras put their files, do not
-tell what other machines write to them, so the system's events, and libraries that wait for them, would not do.
+The folder is listed again and again. Network shares, where scanners and cameras put their files, send no events
+for what other machines write, so the system's events, and libraries based on them, would miss files.
 """
 
 import os
@@ -13,150 +13,157 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-from engine.batch.journal import Journal, Stamp
+from engine.batch.journal import FileStamp, Journal
 from engine.batch.tasks import (
     PNG,
-    Changed,
     DenoiseOptions,
     Outcome,
+    SourceChanged,
     Task,
     denoise_file,
-    into,
     is_folder,
+    task_for,
 )
 from engine.imageio.read import is_image_name
-from engine.inference.model_selection import Choose
+from engine.inference.model_selection import NetworkSelector
 
 if sys.platform == "linux":
     import fcntl
     import signal
 
-# Seconds from one look to the next, and after something was wrong with a disk.
-EVERY, RETRY = 1.0, 30.0
-# Seconds for which a file must have stayed as it is to be taken for whole: where it is not known who has it open,
-# and where it is said to be open for writing. Some shares say so of every file, so it is not believed for ever.
-UNKNOWN, OPEN = 5.0, 60.0
+# Seconds from one listing of the folder to the next.
+POLL_INTERVAL = 1.0
+# Seconds to wait after an error of a disk.
+RETRY_INTERVAL = 30.0
+# Seconds without changes after which a file is complete, if it is not known whether something writes to it.
+UNKNOWN_DELAY = 5.0
+# Seconds without changes after which a file is complete that is open for writing. Some shares report that of
+# every file, so it is not trusted for longer.
+OPEN_DELAY = 60.0
 
 
-class _Seen(NamedTuple):
-    """A file's stamp, and since when it has it."""
+class _Sighting(NamedTuple):
+    """A file's stamp, and when it was first seen with it."""
 
-    stamp: Stamp
+    stamp: FileStamp
     since: float
 
 
-def check(folder: Path, out: Path) -> None:
-    """Raises ValueError unless `folder` can be watched and its outputs go to `out`."""
+def check_folders(folder: Path, out: Path) -> None:
+    """Raises ValueError unless `folder` can be watched and its outputs can go to `out`."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder to watch")
     if not is_folder(out) or (out.exists() and not out.is_dir()):
-        raise ValueError(f"{out}: what is made of a folder that is watched goes to a folder")
-    whole = out.resolve()
-    if any(place.exists() and place.samefile(folder) for place in (whole, *whole.parents)):
+        raise ValueError(f"{out}: the outputs of a watched folder need an output folder")
+    absolute = out.resolve()
+    if any(place.exists() and place.samefile(folder) for place in (absolute, *absolute.parents)):
         raise ValueError(
-            f"{out} is in {folder}, whose outputs would arrive there in turn; give a folder elsewhere"
+            f"{out} is inside {folder}, so outputs would be denoised again; choose an output folder elsewhere"
         )
 
 
 @dataclass
 class FolderWatcher:
-    """Watches a folder, and none within it; outputs go to the journal's. Both have passed `check`.
+    """Watches a folder without its subfolders. Outputs go to the journal's folder; check_folders checks both.
 
-    force: write over outputs that are there. warn: gets in words, and once, what keeps a file from being done
-    and is not its pixels. every, retry: seconds from one look to the next, and after a disk's error.
+    overwrite: replace outputs that exist.
+    warn: is called, once for each reason, when something other than its pixels keeps a file from being denoised.
+    poll_interval, retry_interval: in seconds.
     """
 
     folder: Path
     journal: Journal
     warn: Callable[[str], None]
     format: str = PNG
-    force: bool = False
-    every: float = EVERY
-    retry: float = RETRY
-    _seen: dict[Path, _Seen] = field(default_factory=dict)
-    _told: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
+    overwrite: bool = False
+    poll_interval: float = POLL_INTERVAL
+    retry_interval: float = RETRY_INTERVAL
+    _seen: dict[Path, _Sighting] = field(default_factory=dict)
+    _warned: dict[Path, tuple[FileStamp, str]] = field(default_factory=dict)
     _trouble: str = ""
 
     def __post_init__(self) -> None:
-        # What the process was killed at, or a disk fails to read, must not keep the others waiting.
+        # These go last: a file that ended the process, or that a disk cannot read, must not block the others.
         self._last = set(self.journal.interrupted)
 
-    def outcomes(self, choose: Choose, order: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
-        """What becomes of each file, until told to stop: what is in work is done, and no other begun.
+    def outcomes(self, select: NetworkSelector, options: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
+        """Denoise files as they arrive, until `stopping` is set. The current file is finished then.
 
-        A file that cannot be denoised is not tried again until it changes. While a disk is full or gone, files
+        A file that cannot be denoised is not tried again until it changes. While a disk is full or missing, files
         wait.
         """
         while not stopping.is_set():
-            pause = self.every
+            pause = self.poll_interval
             try:
                 for task in self.ready(time.monotonic()):
-                    yield from self._do(choose, task, order)
+                    yield from self._denoise(select, task, options)
                     if stopping.is_set():
                         return
             except OSError as error:
-                pause = self.retry
+                pause = self.retry_interval
                 if str(error) != self._trouble:
                     self._trouble = str(error)
-                    self.warn(f"{error}; tried again every {self.retry:g} seconds")
+                    self.warn(f"{error}; trying again every {self.retry_interval:g} seconds")
             stopping.wait(pause)
 
     def ready(self, now: float) -> list[Task]:
-        """What can be done at this second of a clock: the files that are whole and not done, in order of name."""
-        before, here = self._seen, _images(self.folder)
-        self._seen = {file: _Seen(stamp, now) for file, stamp in here.items()}
-        self._seen |= {file: seen for file, seen in before.items() if here.get(file) == seen.stamp}
+        """The files that are complete and not done, by name. now: seconds of a clock."""
+        before, stamps = self._seen, _image_stamps(self.folder)
+        self._seen = {file: _Sighting(stamp, now) for file, stamp in stamps.items()}
+        self._seen |= {file: seen for file, seen in before.items() if stamps.get(file) == seen.stamp}
         files = [file for file in self._seen if self._is_ready(file, now)]
         files.sort(key=lambda file: (file.absolute() in self._last, file))
-        return [into(self.journal.folder, file, self.format) for file in files]
+        return [task_for(self.journal.folder, file, self.format) for file in files]
 
     def _is_ready(self, file: Path, now: float) -> bool:
         stamp, since = self._seen[file]
-        if self.journal.ended(file, stamp):
+        if self.journal.finished(file, stamp):
             return False
         try:
-            return now - since >= _patience(file)
+            return now - since >= _delay(file)
         except FileNotFoundError:
             return False
         except OSError as error:
-            self._tell(file, str(error))
+            self._warn_once(file, str(error))
             return False
 
-    def _do(self, choose: Choose, task: Task, order: DenoiseOptions) -> Iterator[Outcome]:
-        if not self._is_free(task):
+    def _denoise(self, select: NetworkSelector, task: Task, options: DenoiseOptions) -> Iterator[Outcome]:
+        if not self._may_write(task):
             return
         try:
-            outcome = denoise_file(choose, task, order, self.journal)
-        except Changed:
+            outcome = denoise_file(select, task, options, self.journal)
+        except SourceChanged:
             return
         except OSError:
             self._last.add(task.source.absolute())
-            # Taken away again, which is nobody's fault.
+            # A file that was removed meanwhile is not an error.
             if not task.source.exists():
                 return
             raise
         self._trouble = ""
         yield outcome
 
-    def _is_free(self, task: Task) -> bool:
-        """Whether the output's name is; else says why not."""
+    def _may_write(self, task: Task) -> bool:
+        """Whether the output's name is free; otherwise warns."""
         rival = self.journal.maker(task.target)
         if rival and rival != task.source.absolute() and rival.exists():
-            self._tell(task.source, f"would be written to {task.target}, where {rival} already is")
+            self._warn_once(
+                task.source, f"its output would be {task.target}, which was made from {rival}; rename one"
+            )
             return False
-        if not self.force and not self.journal.may_replace(task.source, task.target):
-            self._tell(task.source, f"{task.target} is already there, and written over only with force")
+        if not self.overwrite and not self.journal.may_replace(task.source, task.target):
+            self._warn_once(task.source, f"{task.target} exists already; remove it, or allow overwriting")
             return False
         return True
 
-    def _tell(self, file: Path, words: str) -> None:
-        told = self._seen[file].stamp, words
-        if self._told.get(file) != told:
-            self._told[file] = told
+    def _warn_once(self, file: Path, words: str) -> None:
+        warning = self._seen[file].stamp, words
+        if self._warned.get(file) != warning:
+            self._warned[file] = warning
             self.warn(f"{file}: {words}")
 
 
-def _images(folder: Path) -> dict[Path, Stamp]:
+def _image_stamps(folder: Path) -> dict[Path, FileStamp]:
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -164,27 +171,27 @@ def _images(folder: Path) -> dict[Path, Stamp]:
                 continue
             try:
                 if entry.is_file():
-                    about = entry.stat()
-                    found[Path(entry.path)] = about.st_size, about.st_mtime_ns
+                    status = entry.stat()
+                    found[Path(entry.path)] = status.st_size, status.st_mtime_ns
             except FileNotFoundError:
                 continue
     return found
 
 
-def _patience(file: Path) -> float:
-    """For how many seconds it must have stayed as it is to be whole. Raises OSError if it cannot be opened."""
+def _delay(file: Path) -> float:
+    """Seconds without changes after which the file is complete. Raises OSError if it cannot be opened."""
     with file.open("rb") as opened:
-        # What is still empty was hardly meant to be.
+        # An empty file is probably not complete.
         if sys.platform != "linux" or not os.fstat(opened.fileno()).st_size:
-            return UNKNOWN
+            return UNKNOWN_DELAY
         try:
-            # If somebody comes to write before the lease is given back, a signal is sent: one that is ignored.
+            # If another process opens the file for writing before the lease ends, an ignored signal is sent.
             fcntl.fcntl(opened, fcntl.F_SETSIG, signal.SIGURG)
-            # Granted if nobody has it open for writing.
+            # Granted only if no process has the file open for writing.
             fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(opened, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except BlockingIOError:
-            return OPEN
+            return OPEN_DELAY
         except OSError:
-            return UNKNOWN
+            return UNKNOWN_DELAY
     return 0.0

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from engine.data.sources import PAIR_FILES, read_pair_file
 from engine.imageio.read import image_files, read_rgb
-from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
-from engine.inference.model_selection import choose
+from engine.inference.denoise import MEMORY_BUDGET, denoise_image
+from engine.inference.model_selection import select_model
+from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters
-from engine.models.networks import bytes_per_pixel
+from engine.models.receptive_field import bytes_per_pixel
 
 Pair = tuple[Tensor, Tensor]
 
@@ -125,7 +126,7 @@ def denoise_pairs_by(
 ) -> Iterator[Result]:
     """As denoise_pairs, each noisy image by the network that a choice takes for it; its score has the name."""
     for pair in pairs:
-        name, _ = choose(pair[0], choice)
+        name, _ = select_model(pair[0], choice)
         for result in denoise_pairs(nets[name], [pair], memory_budget):
             yield replace(result, score=replace(result.score, chosen=name))
 
@@ -203,7 +204,7 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
 
 def _denoise(net: Module, noisy: Tensor, memory_budget: int) -> Tensor:
     """What denoise_image gives for each image, straight from the network where that is the same."""
-    whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
+    whole = noisy.shape[1] % GRID == noisy.shape[2] % GRID == 0
     if whole and len(noisy) > 1:
         return net.forward(noisy.to(next(parameters(net)).value.device)).cpu()
     return torch.stack([denoise_image(net, image, memory_budget) for image in noisy])

@@ -1,7 +1,7 @@
-"""Which network an image gets that names none: the one for the noise found in it.
+"""Model selection: chooses a network for an image by the noise found in it.
 
-White noise and the noise of cameras pull one small network apart, and so do white noise of colour and that of
-grey, where all channels have the same: each specialist is better at its own than one network trained on all.
+One network trained on both white noise and cameras' noise is worse at each than two specialists. The same is true
+of white noise in colour and white noise in grey, which is equal in all channels.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,51 +9,53 @@ from typing import Literal
 
 from torch import Tensor
 
-from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise, pick
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
 from engine.layers import Module
 
 AUTO = "auto"
-# What there are specialists for: white noise of colour, white noise of grey, and cameras' noise of both.
+# White noise in colour, white noise in grey, and cameras' noise in both.
 Specialty = Literal["white", "grey", "camera"]
-# The choices, named beside weights, and the weights that each chooses among. On cameras' noise no larger network
-# has measured better yet.
-CHOICES: Mapping[str, Mapping[Specialty, str]] = {
+# The models that each auto model selects from. No larger network has measured better on cameras' noise yet.
+AUTO_MODELS: Mapping[str, Mapping[Specialty, str]] = {
     AUTO: {"white": "photo-gaussian", "grey": "photo-grey", "camera": "photo"},
     "auto-large": {"white": "photo-gaussian-large", "grey": "photo-grey", "camera": "photo"},
 }
 
-# The network for an image's samples, (H, W, C), as an Image has them.
-Choose = Callable[[Tensor], Module]
+# Returns the network for an image's samples, (H, W, C), as an Image has them.
+NetworkSelector = Callable[[Tensor], Module]
 
 
-def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, NoiseEstimate]:
-    """The name of the weights for an image's noise, and what was found. Raises ValueError as estimate_noise."""
+def select_model(samples: Tensor, auto: str = AUTO) -> tuple[str, NoiseEstimate]:
+    """The name of the model for an image, and the noise found in it. Raises ValueError as estimate_noise does.
+
+    auto: the name of an auto model.
+    """
     estimate = estimate_noise(samples)
-    return taken(choice, estimate), estimate
+    return model_for(estimate, auto), estimate
 
 
-def taken(choice: str, estimate: NoiseEstimate) -> str:
-    """The name of the weights that a choice takes for the noise found."""
-    kind = pick(estimate)
+def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
+    """The name of the model for a noise estimate."""
+    kind = noise_kind(estimate)
     is_grey = estimate.chroma is None
-    return CHOICES[choice]["grey" if is_grey and kind == "white" else kind]
+    return AUTO_MODELS[auto]["grey" if is_grey and kind == "white" else kind]
 
 
-def among(nets: Mapping[str, Module], choice: str = AUTO) -> Choose:
-    """Chooses among networks, by the names of their weights."""
-    return lambda samples: nets[choose(samples, choice)[0]]
+def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelector:
+    """Selects among networks, given by their models' names."""
+    return lambda samples: nets[select_model(samples, auto)[0]]
 
 
-def always(net: Module) -> Choose:
-    """Chooses the same network for every image."""
+def fixed_selector(net: Module) -> NetworkSelector:
+    """Selects the same network for every image."""
     return lambda samples: net
 
 
-def behind(name: str) -> list[str]:
-    """The names of the weights that a name may mean: those a choice is made among, or its own."""
-    return list(CHOICES[name].values()) if name in CHOICES else [name]
+def models_of(name: str) -> list[str]:
+    """The models that an auto model selects from. For another model, its own name."""
+    return list(AUTO_MODELS[name].values()) if name in AUTO_MODELS else [name]
 
 
-def possible(names: Collection[str]) -> list[str]:
-    """The choices whose weights are all among these."""
-    return [choice for choice in CHOICES if all(name in names for name in behind(choice))]
+def available_auto_models(names: Collection[str]) -> list[str]:
+    """The auto models for which every model is among these names."""
+    return [auto for auto in AUTO_MODELS if all(name in names for name in models_of(auto))]

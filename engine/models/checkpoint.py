@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with metadata, saved atomically, loaded strictly."""
+"""Weights files: safetensors with metadata, saved atomically, checked when loaded."""
 
 import hashlib
 import json
@@ -18,26 +18,28 @@ from engine.system.atomic_file import write_atomically
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
-# In bytes; photo-medium has 13 million. A file far larger is none of ours, and might fill the memory.
-LARGEST = 2**30
-# What the numbers of a file may be kept in; a loaded network always has them in float32.
-FULL, HALF = torch.float32, torch.float16
+# In bytes. The largest shipped file has 15 million; a file far larger is a mistake, and could fill the memory.
+MAX_FILE_SIZE = 2**30
+# Types of the values in a file. A loaded network always holds them in float32.
+FULL = torch.float32
+HALF = torch.float16
 DISK_TYPES = {FULL: "float32", HALF: "float16"}
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be used; says which file and why."""
+    """A weights file that cannot be used. The message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its trained weights. digest: SHA-256 of the file, which is the model's identity.
+    """A network with its trained weights.
 
+    digest: SHA-256 of the file, the model's identity.
     precision: the type that products run in, "float32" or "bfloat16".
     """
 
     name: str
-    spec: NetworkConfig
+    config: NetworkConfig
     net: Module
     digest: str
     precision: str
@@ -46,7 +48,7 @@ class Model:
 
 
 def weights_folder() -> Path:
-    """Where the weights shipped with the installation are."""
+    """The folder of the weights that the package ships."""
     import weights
 
     return Path(weights.__path__[0])
@@ -69,26 +71,27 @@ def find(name: str) -> Path:
 def save(
     path: Path,
     net: Module,
-    spec: NetworkConfig,
+    config: NetworkConfig,
     metadata: Mapping[str, str],
     dtype: torch.dtype = FULL,
 ) -> None:
-    """Write the network's parameters in float32 or float16, the spec and what else should be known of them.
+    """Write the parameters in float32 or float16, with the config and the metadata.
 
-    Equal parameters and metadata make equal files. Raises ValueError naming a parameter too large for float16.
+    Equal parameters and metadata make equal files. Raises ValueError naming the parameters that float16 cannot
+    hold.
     """
     tensors = {parameter.name: parameter.value.to("cpu", dtype).contiguous() for parameter in parameters(net)}
     large = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if large and dtype == HALF:
-        raise ValueError(f"{path}: float16 cannot hold what is in {', '.join(large)}")
-    network = json.dumps(config_to_dict(spec))
+        raise ValueError(f"{path}: float16 cannot hold the values of {', '.join(large)}; save as float32")
+    network = json.dumps(config_to_dict(config))
     about = {**metadata, "format": FORMAT, "network": network, "dtype": DISK_TYPES[dtype]}
     write_atomically(path, _in_order(safetensors.torch.save(tensors, about)))
 
 
-def rounded(net: Module, spec: NetworkConfig, dtype: torch.dtype) -> Module:
-    """The network as it is loaded from a file that keeps its numbers in that type; products in float32."""
-    copy = build_network(spec)
+def rounded(net: Module, config: NetworkConfig, dtype: torch.dtype) -> Module:
+    """The network as a file that stores its values in `dtype` would load; products in float32."""
+    copy = build_network(config)
     for ours, theirs in zip(parameters(copy), parameters(net), strict=True):
         ours.layer.params[ours.key] = theirs.value.to(dtype).float()
     return copy
@@ -97,28 +100,27 @@ def rounded(net: Module, spec: NetworkConfig, dtype: torch.dtype) -> Module:
 def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32) -> Model:
     """Read a weights file. compute: the type that products run in.
 
-    Raises WeightsError naming the file and each tensor that is missing, unexpected, misshapen or not finite,
-    or what else does not fit.
+    Raises WeightsError naming the file, and each tensor that is missing, unexpected, misshapen or not finite.
     """
     try:
-        if (size := path.stat().st_size) > LARGEST:
-            raise ValueError(f"{size} bytes; at most {LARGEST} are read")
-        # Read once: whatever becomes of the file meanwhile, digest, metadata and tensors are of the same bytes.
+        if (size := path.stat().st_size) > MAX_FILE_SIZE:
+            raise ValueError(f"the file has {size} bytes; the limit is {MAX_FILE_SIZE}")
+        # Read once, so digest, metadata and tensors are of the same bytes even if the file is replaced meanwhile.
         data = path.read_bytes()
         tensors = safetensors.torch.load(data)
         metadata = _metadata(data)
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}; this version reads {FORMAT!r}")
-        spec = config_from_dict(json.loads(metadata.get("network", "null")) or {})
+        config = config_from_dict(json.loads(metadata.get("network", "null")) or {})
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: not weights of ours: {error}") from error
-    net = build_network(spec, compute=compute)
+        raise WeightsError(f"{path}: cannot load weights: {error}") from error
+    net = build_network(config, compute=compute)
     _fill(path, net, tensors, torch.device(device))
-    return Model(path.stem, spec, net, hashlib.sha256(data).hexdigest(), name_of(compute), metadata, path)
+    return Model(path.stem, config, net, hashlib.sha256(data).hexdigest(), name_of(compute), metadata, path)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a weights file says of itself; nothing if it is none of ours."""
+    """A weights file's metadata; empty if the file has another format."""
     try:
         metadata = _metadata(path.read_bytes())
     except (ValueError, AttributeError):
@@ -127,10 +129,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same safetensors file with its header's keys sorted: the library writes metadata in a random order.
+    """The same safetensors file with sorted keys in its header: the library writes metadata in random order.
 
-    The header is JSON between its length, eight bytes, and the numbers, which begin at a multiple of eight: so it
-    is filled up with spaces. Source: "Format" in the README of safetensors.
+    A file has the header's length in eight bytes, the header as JSON, and the values, which start at a multiple
+    of eight. Spaces fill up the header. Source: "Format" in the README of safetensors.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
@@ -139,22 +141,23 @@ def _in_order(data: bytes) -> bytes:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The `__metadata__` of a safetensors file: eight bytes of length, then a JSON header."""
+    """The `__metadata__` of a safetensors file's header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return dict(header.get("__metadata__", {}))
 
 
 def _fill(path: Path, net: Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    wanted = {parameter.name: parameter for parameter in parameters(net)}
-    faults = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
-    faults += [f"{name} is unexpected" for name in tensors.keys() - wanted.keys()]
-    for name in wanted.keys() & tensors.keys():
-        shape, expected = tuple(tensors[name].shape), tuple(wanted[name].value.shape)
-        if shape != expected:
-            faults.append(f"{name} has shape {shape} instead of {expected}")
+    """Copy the tensors into the network. Raises WeightsError naming all that do not fit."""
+    expected = {parameter.name: parameter for parameter in parameters(net)}
+    faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
+    faults += [f"{name} is unexpected" for name in tensors.keys() - expected.keys()]
+    for name in expected.keys() & tensors.keys():
+        shape, expected_shape = tuple(tensors[name].shape), tuple(expected[name].value.shape)
+        if shape != expected_shape:
+            faults.append(f"{name} has shape {shape} instead of {expected_shape}")
         elif not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
-            faults.append(f"{name} holds what is no finite number")
+            faults.append(f"{name} has values that are not finite numbers")
     if faults:
         raise WeightsError(f"{path}: {'; '.join(sorted(faults))}")
-    for name, parameter in wanted.items():
+    for name, parameter in expected.items():
         parameter.layer.params[parameter.key] = tensors[name].to(device, torch.float32)

@@ -1,4 +1,4 @@
-"""A larger network that begins as a smaller one: it gives the same images, and training goes on from there."""
+"""Net2Net: starts a larger network from a trained smaller one that gives the same images."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,35 +11,38 @@ Convolution = Conv2d | ConvTranspose2d
 
 
 def grow(small: Module, large: Module) -> None:
-    """Write a network's weights into a freshly drawn one of its kind that is wider, has more blocks, or both.
+    """Copy a network's weights into a newly built one of the same kind that is wider, has more blocks, or both.
 
-    No old channel reads a new one yet, and a new block adds nothing: the large network gives what the small one
-    gives. What new channels read stays as it was drawn, so that no two of them learn the same. Raises ValueError,
-    and changes nothing, if the large one has no place for the small one.
+    The large network then gives the same output as the small one: old channels have zero weights for new ones,
+    and new blocks add nothing. New channels keep their random weights, so no two of them learn the same.
+    Raises ValueError, and changes nothing, if the small network does not fit into the large one.
     Source: Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, section 2, where new channels are copies of old ones.
     """
-    for old, new in list(_places([small], [large])):
+    for old, new in list(_pairs([small], [large])):
         if isinstance(old, Convolution) and isinstance(new, Convolution):
-            new.params = {key: _inside(old, new, key) for key in new.params}
+            new.params = {key: _with_old_weights(old, new, key) for key in new.params}
         else:
             for parameter in parameters(new.layers[-1]):
                 parameter.layer.params[parameter.key] = parameter.value.new_zeros(parameter.value.shape)
 
 
-def _places(small: Sequence[Module], large: Sequence[Module]) -> Iterator[tuple[Module | None, Module]]:
-    """Each convolution of the small network, and the one that takes its place; beside None, each new block."""
-    waiting = deque(small)
+def _pairs(small: Sequence[Module], large: Sequence[Module]) -> Iterator[tuple[Module | None, Module]]:
+    """Each convolution of the small network with its counterpart, and None with each new block."""
+    remaining = deque(small)
     for new in large:
-        if _is_block(new) and not (waiting and _is_block(waiting[0])):
+        if _is_block(new) and not (remaining and _is_block(remaining[0])):
             yield None, new
             continue
-        if not waiting or not _takes(new, waiting[0]):
-            raise ValueError("the larger network has no place for some layer of the smaller one")
-        old = waiting.popleft()
+        if not remaining or not _can_hold(new, remaining[0]):
+            raise ValueError(
+                "the smaller network does not fit into the larger one: both must have the same kind and levels, "
+                "and the larger one at least as many channels and blocks at each level"
+            )
+        old = remaining.popleft()
         if isinstance(new, Convolution):
             yield old, new
-        yield from _places(old.layers, new.layers)
-    if waiting:
+        yield from _pairs(old.layers, new.layers)
+    if remaining:
         raise ValueError("the larger network has fewer layers than the smaller one")
 
 
@@ -47,23 +50,23 @@ def _is_block(layer: Module) -> bool:
     return isinstance(layer, ResBlock)
 
 
-def _takes(new: Module, old: Module) -> bool:
-    """Whether a layer can take another's place."""
+def _can_hold(new: Module, old: Module) -> bool:
+    """Whether the new layer can compute what the old one computes."""
     if isinstance(old, Convolution) and isinstance(new, Convolution):
-        alike = type(old) is type(new) and old.geometry == new.geometry and old.params.keys() == new.params.keys()
-        return alike and old.in_channels <= new.in_channels and old.out_channels <= new.out_channels
+        same = type(old) is type(new) and old.geometry == new.geometry and old.params.keys() == new.params.keys()
+        return same and old.in_channels <= new.in_channels and old.out_channels <= new.out_channels
     return type(old) is type(new) and _is_block(old) == _is_block(new)
 
 
-def _inside(old: Convolution, new: Convolution, key: str) -> Tensor:
-    """A parameter as drawn, with the old one in its corner, and zeros where old channels would read new ones."""
+def _with_old_weights(old: Convolution, new: Convolution, key: str) -> Tensor:
+    """The new layer's parameter with the old one in it, and zeros where old channels would read new ones."""
     value: Tensor = new.params[key].clone()
     if key == "bias":
         value[: old.out_channels] = old.params[key]
         return value
-    corner = _by_channels(new, value)[..., : old.out_channels]
-    corner.zero_()
-    corner[: old.in_channels] = _by_channels(old, old.params[key])
+    to_old_channels = _by_channels(new, value)[..., : old.out_channels]
+    to_old_channels.zero_()
+    to_old_channels[: old.in_channels] = _by_channels(old, old.params[key])
     return value
 
 

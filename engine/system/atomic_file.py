@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole or not there."""
+"""Atomic files: a file is written completely, or stays as it was."""
 
 import glob
 import os
@@ -11,33 +11,33 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file beside the name, that is renamed into place at the end: `path` is the old file or the new, whole.
+    """A temporary file beside `path` that is renamed to it at the end. Creates the folder if needed.
 
-    mode: who may read and write it, less what the umask takes away.
-    Raises OSError (a full disk, say); after that, as after any error inside, what was at `path` is as it was.
+    mode: permissions, without those that the umask removes.
+    Raises OSError, for example when the disk is full. After any error, `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        # Made with its mode, so that nobody else has it open from before it was set.
-        beside.touch(mode, exist_ok=False)
-        with beside.open("r+b") as file:
+        # Created with its mode: if the mode were set later, others could have opened the file before.
+        part.touch(mode, exist_ok=False)
+        with part.open("r+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        part.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """The same, of bytes that are there. Raises OSError."""
+    """Write bytes to a file as `atomic` does. Raises OSError."""
     with atomic(path, mode) as file:
         file.write(data)
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what a write to `path` that was killed left beside it. No other may be on its way."""
+    """Remove the temporary files of writes to `path` that were killed. No write may be in progress."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How a process that computes treats the rest of the machine."""
+"""Threads, priority and memory of a process that computes."""
 
 import ctypes
 import os
@@ -12,48 +12,52 @@ import torch
 
 T = TypeVar("T")
 
-# Added to the nice value of what computes: whoever answers, or whatever else the machine does, then gets the
-# processor when it wants it.
-NICER = 10
-# mallopt(3).
-_M_MMAP_THRESHOLD, _LARGE = -3, 2**20
+# Added to the nice value of threads that compute: threads that answer requests, and other programs, go first.
+NICE_INCREMENT = 10
+# The highest nice value of Linux.
+MAX_NICE = 19
+# Parameter of mallopt; see mallopt(3).
+_M_MMAP_THRESHOLD = -3
+# Blocks of this size in bytes, and larger ones, are returned to the system when they are freed.
+_RETURNED_BLOCK = 2**20
 
 
 def lower_priority() -> None:
-    """Of this thread and those it starts, as torch's helpers; where threads have one each, which is on Linux."""
+    """Lower the priority of this thread and of those that it starts, such as torch's helpers. Linux only."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICER))
+        nice = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(MAX_NICE, nice + NICE_INCREMENT))
 
 
 def use_cores(count: int) -> None:
-    """Let torch keep so many cores busy with what this thread computes.
+    """Set the number of cores on which torch computes for this thread.
 
-    OpenMP keeps the number for each thread, torch one more for threads to come: reading it takes that one over,
-    setting it sets both. Not read before, it would be taken over at the thread's first product, from whichever
-    thread had set it last.
+    OpenMP keeps a number for each thread, and torch another one for new threads. Reading the number copies
+    torch's to the thread; setting it sets both. Without the read, the thread's first product would copy the
+    number that any thread set last.
     """
     torch.get_num_threads()
     torch.set_num_threads(count)
 
 
 def in_own_thread(work: Callable[[], T]) -> T:
-    """Do what takes several cores in a thread that ends with it, and with it the helpers that torch gave it.
+    """Run work on several cores in a new thread, which ends with the work, and torch's helpers with it.
 
-    OpenMP counts helpers for each thread that ever had some. Where all together are more than cores, they go to
-    sleep after each product, instead of waiting for the next a moment: an image then took 1.6 times as long. So
-    a process that lives on after it has computed leaves no helpers behind but where it computes all the time.
+    OpenMP has helpers for each thread that ever needed some. If there are more helpers than cores, they sleep
+    after each product instead of waiting a moment for the next: an image then took 1.6 times as long. So a
+    process that goes on afterwards must keep helpers only for the thread that computes all the time.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(work).result()
 
 
-def give_back() -> None:
-    """Have the C library give blocks of a megabyte and more back to the system as soon as they are free.
+def return_freed_memory() -> None:
+    """Have the C library return blocks of a megabyte and more to the system as soon as they are freed.
 
-    glibc, once it has seen large blocks freed, keeps all that are smaller than 32 MiB, for each thread apart.
-    Other libraries have no such habit, and no mallopt.
+    Once glibc has seen large blocks freed, it keeps all blocks below 32 MiB, for each thread separately. Other C
+    libraries do not, and have no mallopt.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_M_MMAP_THRESHOLD, _RETURNED_BLOCK)

@@ -1,4 +1,4 @@
-"""Stopping long work by signals, so that nothing of it is lost."""
+"""Signals that stop long work in an orderly way."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal acts as it otherwise would."""
+    """An event that SIGINT and SIGTERM set. A second signal acts as it would without this."""
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may handle signals; who works elsewhere is stopped in another way.
+        # Only the main thread may handle signals. Work in other threads needs another way to stop.
         yield stopping
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,7 +8,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.model import GaussianNoise, Noise, RandomPixelNoise
-from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import NetworkConfig
+from engine.models.unet import UNetConfig
 
 FOLDER = Path(__file__).parent / "recipes"
 

@@ -282,12 +282,12 @@ def _start(path: Path, recipe: Recipe) -> tuple[Module, str]:
     """
     model, spec = weights.load(path), recipe.spec()
     net = model.net
-    if model.spec != spec:
+    if model.config != spec:
         net = build_network(spec, torch.Generator().manual_seed(recipe.seed))
         try:
             grow(model.net, net)
         except ValueError as error:
-            held, wanted = (json.dumps(config_to_dict(spec)) for spec in (model.spec, spec))
+            held, wanted = (json.dumps(config_to_dict(spec)) for spec in (model.config, spec))
             raise ValueError(f"{path}: holds the network {held}; the recipe trains {wanted}: {error}") from error
     return net, f"{model.name} {model.digest}"
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from engine.inference.model_selection import AUTO
-from engine.inference.noise_estimation.estimator import sentence
+from engine.inference.noise_estimation import sentence
 from service.problems import BUSY, documented
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import PICTURE_BODY, until_gone

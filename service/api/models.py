@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from engine.inference.model_selection import CHOICES
+from engine.inference.model_selection import AUTO_MODELS
 from engine.models.networks import kind_of
 from service.auth.dependencies import admin
 from service.middleware.etag import with_etag
@@ -65,8 +65,8 @@ def post_rollback(request: Request, name: str) -> About:
 
 
 def _about(models: Snapshot, name: str) -> About:
-    if name in CHOICES:
+    if name in AUTO_MODELS:
         kind, metadata = "choice", {}
     else:
-        kind, metadata = kind_of(models.by_name[name].spec), models.by_name[name].metadata
+        kind, metadata = kind_of(models.by_name[name].config), models.by_name[name].metadata
     return About(name=name, default=name == models.default, kind=kind, metadata=metadata, **models.history(name))

@@ -23,10 +23,10 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from engine.batch.tasks import DenoiseOptions, Outcome
-    from engine.inference.model_selection import Choose
+    from engine.inference.model_selection import NetworkSelector
     from engine.models.checkpoint import Model
 
-    Weights = Callable[[], tuple[Choose, Model]]
+    Weights = Callable[[], tuple[NetworkSelector, Model]]
 
 PNG_LEVEL: int = Settings.model_fields["png_level"].default
 InputsArgument = Annotated[
@@ -90,7 +90,7 @@ def run(
     - `cat noisy.jpg | denoise run - > clean.png`
     """
     from engine.batch import tasks as folder
-    from engine.inference.denoise import Finish
+    from engine.inference.denoise import OutputOptions
 
     if output is None and inputs != [folder.PIPE]:
         raise typer.BadParameter("say where to", param_hint="-o")
@@ -99,7 +99,9 @@ def run(
         raise typer.BadParameter("an image is no text for a terminal: redirect it, or use -o")
     if format_:
         chosen(format_, FORMATS[WRITTEN[0]])
-    order = folder.DenoiseOptions(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
+    order = folder.DenoiseOptions(
+        quality, page, png_level, OutputOptions(strength, luma, chroma, shown), memory_budget
+    )
     weights = partial(choice, model, device, precision)
     warn_without_kernels()
     if watch:
@@ -120,7 +122,7 @@ def estimate(
     - `denoise estimate noisy.jpg --json`
     """
     from engine.batch.tasks import estimate_file, files_of
-    from engine.inference.noise_estimation.estimator import sentence
+    from engine.inference.noise_estimation import sentence
 
     rows: list[dict[str, Any]] = []
     files = files_of(inputs)
@@ -159,7 +161,7 @@ def _batch(
 
     if resume and not folder.is_folder(target):
         raise typer.BadParameter("takes a folder after -o", param_hint="--resume")
-    tasks = folder.plan(inputs, target, force or resume, format_)
+    tasks = folder.plan_tasks(inputs, target, force or resume, format_)
     choose, about = weights()
     with ExitStack() as stack:
         journal = stopping = None
@@ -167,7 +169,7 @@ def _batch(
             journal = stack.enter_context(closing(Journal(target, order.fingerprint(about.digest), resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
-            every, tasks = len(tasks), folder.remaining(tasks, journal, force)
+            every, tasks = len(tasks), folder.remaining_tasks(tasks, journal, force)
             warn(f"{every - len(tasks)} of {every} images are done already")
         done, failed = _told(folder.denoise_files(choose, tasks, order, journal), len(tasks), stopping)
     if failed:
@@ -208,16 +210,16 @@ def _watch(
     """Denoise what is in a folder and what arrives, and tell of each, until a signal comes."""
     from engine.batch.journal import Journal
     from engine.batch.tasks import PNG
-    from engine.batch.watch import FolderWatcher, check
+    from engine.batch.watch import FolderWatcher, check_folders
     from engine.system.signals import stop_signals
 
     if len(inputs) != 1:
         raise typer.BadParameter("takes one folder", param_hint="--watch")
-    check(inputs[0], target)
+    check_folders(inputs[0], target)
     choose, about = weights()
     done = failed = 0
     with (
-        closing(Journal(target, order.fingerprint(about.digest), alone=True)) as journal,
+        closing(Journal(target, order.fingerprint(about.digest), resume=True)) as journal,
         stop_signals() as stopping,
     ):
         watch = FolderWatcher(inputs[0], journal, warn, format_ or PNG, force)

@@ -84,21 +84,21 @@ def evaluate(
     """
     from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.evaluation.html_report import Section
-    from engine.inference.model_selection import CHOICES
-    from engine.inference.self_ensemble import Ensemble
+    from engine.inference.model_selection import AUTO_MODELS
+    from engine.inference.self_ensemble import SelfEnsemble
 
     trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
     warn_without_kernels()
     nets, model = load_all(weights, device, precision)
     if quality is How.HIGH:
-        nets = {name: Ensemble(net) for name, net in nets.items()}
+        nets = {name: SelfEnsemble(net) for name, net in nets.items()}
     sections, scores = [Section(trial) for trial in trials], []
     for section in sections:
         watched = _watched(section.trial)
         # The same network for all can take small images many at a time.
         results = (
             denoise_pairs_by(model.name, nets, watched, memory_budget)
-            if model.name in CHOICES
+            if model.name in AUTO_MODELS
             else denoise_pairs(nets[model.name], watched, memory_budget)
         )
         scores.append([section.add(result) if report else result.score for result in results])
@@ -135,10 +135,10 @@ def ship(
     trials = [trial.first(limit) for trial in _trials(pairs, clean, None, sigma or [15, 25, 50])]
     warn_without_kernels()
     model = load(weights, "cpu", "float32")
-    half = files.rounded(model.net, model.spec, files.HALF)
+    half = files.rounded(model.net, model.config, files.HALF)
     change = max(largest_change(model.net, half, trial.samples) for trial in trials)
     small = change <= LARGEST_CHANGE
-    files.save(output, model.net, model.spec, model.metadata, files.HALF if small else files.FULL)
+    files.save(output, model.net, model.config, model.metadata, files.HALF if small else files.FULL)
     warn(
         f"float16 changes an image by up to {change:.6f} dB:"
         f" written in {'float16' if small else 'float32'}, {output.stat().st_size:,} bytes"
@@ -186,7 +186,7 @@ def models(
         model = weights.load(file)
         parameters = f"{parameter_count(model.net):,}"
         psnr = model.metadata.get("psnr", "")
-        table.add_row(model.name, kind_of(model.spec), parameters, model.digest[:12], psnr)
+        table.add_row(model.name, kind_of(model.config), parameters, model.digest[:12], psnr)
     out.print(table)
 
 

@@ -8,7 +8,7 @@ import typer
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.inference.model_selection import Choose
+    from engine.inference.model_selection import NetworkSelector
     from engine.layers import Module
     from engine.models.checkpoint import Model
 
@@ -45,18 +45,18 @@ def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Module]
     """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
     from engine.inference import model_selection
 
-    models = [load(each, device, precision) for each in model_selection.behind(name)]
+    models = [load(each, device, precision) for each in model_selection.models_of(name)]
     told = models[0]
-    if name in model_selection.CHOICES:
+    if name in model_selection.AUTO_MODELS:
         told = replace(told, name=name, digest="+".join(model.digest for model in models))
     return {model.name: model.net for model in models}, told
 
 
-def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
+def choice(name: str, device: str, precision: str) -> "tuple[NetworkSelector, Model]":
     """What chooses an image's network, and what is told of it as by load_all."""
     from engine.inference import model_selection
 
     nets, told = load_all(name, device, precision)
-    if name in model_selection.CHOICES:
-        return model_selection.among(nets, name), told
-    return model_selection.always(told.net), told
+    if name in model_selection.AUTO_MODELS:
+        return model_selection.auto_selector(nets, name), told
+    return model_selection.fixed_selector(told.net), told

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from anyio import to_thread
 
-from engine.inference.model_selection import CHOICES, behind
-from engine.inference.sanity import check
+from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.sanity import check_network
 from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
@@ -76,7 +76,7 @@ class ModelRegistry:
                 self._take(name, stamp)
             except WeightsError as error:
                 # No other weights stand in for the default's: whoever asks for one must not get another unawares.
-                if name in behind(settings.model):
+                if name in models_of(settings.model):
                     raise WeightsError(f"{self._path(name)}: {error}") from error
 
     def look(self) -> None:
@@ -171,7 +171,7 @@ class ModelRegistry:
         self._forget_fault(name)
 
     def _load(self, name: str, stamp: Stamp) -> Model:
-        if name in CHOICES or not name.isprintable():
+        if name in AUTO_MODELS or not name.isprintable():
             raise WeightsError("weights cannot have this name")
         model = in_own_thread(partial(_checked, self._path(name), self._device, self._compute))
         # Written to in place, it may have been read half before and half after.
@@ -215,7 +215,7 @@ class ModelRegistry:
 def _checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
     """Weights that make an image. Raises WeightsError or ValueError."""
     model = checkpoint.load(path, device, compute)
-    check(model.net)
+    check_network(model.net)
     return model
 
 
@@ -236,7 +236,7 @@ def _shown(name: str) -> str:
 
 
 def _refuse_missing(folder: Path, names: Collection[str], default: str) -> None:
-    if missing := [name for name in behind(default) if name not in names]:
+    if missing := [name for name in models_of(default) if name not in names]:
         there = ", ".join(names) or "no weights at all"
         path = folder / f"{missing[0]}{SUFFIX}"
         raise WeightsError(f"{path}: the default model's weights are not there; the folder has {there}")

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 
 from engine.imageio.image import Image
 from engine.inference import model_selection
-from engine.inference.model_selection import CHOICES, behind
-from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise
+from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.models.checkpoint import Model
 from service.problems import ClientError
 
@@ -60,11 +60,11 @@ class Snapshot:
     @property
     def names(self) -> list[str]:
         """What a request may name: the weights, and the choices among those that are there."""
-        return [*model_selection.possible(self.by_name), *self.by_name]
+        return [*model_selection.available_auto_models(self.by_name), *self.by_name]
 
     def history(self, name: str) -> History:
         """Which weights a name may mean, since when they have been served, and which were before."""
-        names = behind(name)
+        names = models_of(name)
         return History(
             digests={each: self.by_name[each].digest for each in names},
             previous={each: self.previous[each].digest for each in names if each in self.previous},
@@ -81,14 +81,15 @@ class Snapshot:
 
     def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate | None]:
         """The weights of that name; of a choice those for the image's noise, and what was found of it."""
-        if name not in CHOICES:
+        if name not in AUTO_MODELS:
             return self.by_name[name], None
-        chosen, estimate = model_selection.choose(image.samples, name)
+        chosen, estimate = model_selection.select_model(image.samples, name)
         return self.by_name[chosen], estimate
 
     def look(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
         """What noise is in an image, and by their names which weights the choices there are take for it."""
         estimate = estimate_noise(image.samples)
         return estimate, {
-            choice: model_selection.taken(choice, estimate) for choice in model_selection.possible(self.by_name)
+            choice: model_selection.model_for(estimate, choice)
+            for choice in model_selection.available_auto_models(self.by_name)
         }

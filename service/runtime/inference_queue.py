@@ -17,7 +17,7 @@ from math import prod
 from threading import Lock
 from typing import Self
 
-from engine.inference.denoise import Piece, run
+from engine.inference.tiling import Window, run_batch
 from engine.layers import Arena
 from engine.system.runtime import lower_priority, use_cores
 
@@ -44,7 +44,7 @@ class Flow:
 @dataclass(eq=False)
 class _Asked:
     flow: Flow
-    piece: Piece
+    window: Window
     due: float
     done: "Future[float]" = field(default_factory=Future)
 
@@ -61,7 +61,7 @@ class _Asked:
 
     def fits(self, other: "_Asked") -> bool:
         """Whether both may be in one batch."""
-        return self.piece.net is other.piece.net and self.piece.shape == other.piece.shape
+        return self.window.net is other.window.net and self.window.shape == other.window.shape
 
 
 class InferenceQueue:
@@ -83,14 +83,14 @@ class InferenceQueue:
         """Waits until what was asked for is done."""
         self._thread.shutdown()
 
-    def ask(self, flow: Flow, piece: Piece) -> "Future[float]":
+    def ask(self, flow: Flow, window: Window) -> "Future[float]":
         """Have a window done in its turn, and its part of the batch's seconds told; or what went wrong with it.
 
         A flow's next window is to be asked for when this one is done.
         """
         with self._lock:
-            flow.due = max(flow.due, self._clock) + prod(piece.shape) / flow.share
-            asked = _Asked(flow, piece, flow.due)
+            flow.due = max(flow.due, self._clock) + prod(window.shape) / flow.share
+            asked = _Asked(flow, window, flow.due)
             self._waiting.append(asked)
         # So many calls as windows: those whose window went with another's find nothing, or the next.
         self._thread.submit(self._run_next)
@@ -116,17 +116,17 @@ class InferenceQueue:
                 return []
             shares = sum(asked.flow.share for asked in self._waiting)
             first = min(self._waiting, key=lambda asked: asked.due)
-            batch = sorted(filter(first.fits, self._waiting), key=lambda asked: asked.due)[: first.piece.fits]
+            batch = sorted(filter(first.fits, self._waiting), key=lambda asked: asked.due)[: first.window.fits]
             for asked in batch:
                 self._waiting.remove(asked)
-            self._clock += len(batch) * prod(first.piece.shape) / shares
+            self._clock += len(batch) * prod(first.window.shape) / shares
         return [asked for asked in batch if asked.begin()]
 
 
 def _run(batch: list[_Asked]) -> None:
     """Empties the list: an error keeps whatever has a name where it came by, and who asked keeps the error."""
     start = time.perf_counter()
-    error = _attempt([asked.piece for asked in batch])
+    error = _attempt([asked.window for asked in batch])
     seconds = (time.perf_counter() - start) / max(1, len(batch))
     if error and len(batch) > 1:
         # What one of them cannot do the others need not suffer from.
@@ -138,12 +138,12 @@ def _run(batch: list[_Asked]) -> None:
     del error
 
 
-def _attempt(pieces: list[Piece]) -> Exception | None:
+def _attempt(windows: list[Window]) -> Exception | None:
     """What went wrong, if anything did."""
-    if not pieces:
+    if not windows:
         return None
     try:
-        run(pieces)
+        run_batch(windows)
     except Exception as error:
         return error
     return None

@@ -14,8 +14,8 @@ from engine.imageio.formats import FORMATS, Depth, Format, chosen
 from engine.imageio.image import File, Image, Outline, Written
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
-from engine.inference.denoise import WHOLE, Denoising, Finish
-from engine.inference.noise_estimation.estimator import NoiseEstimate, in_words
+from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
+from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.models.checkpoint import Model
 from service.params import DEFAULT, DenoiseParams
 from service.registry.snapshot import Snapshot
@@ -59,7 +59,7 @@ class Denoised:
             "X-Denoise-Seconds": f"{self.seconds:.3f}",
         }
         if self.estimate:
-            headers["X-Denoise-Noise"] = in_words(self.estimate)
+            headers["X-Denoise-Noise"] = summary(self.estimate)
         if self.written.changed:
             headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
         return headers
@@ -132,8 +132,8 @@ class Denoiser:
         name, settings = self.models.named(params.model), self.settings
         found, size = await self._look(body, params.page)
         kind, pixels = chosen(params.target, found.kind), found.pixels
-        finish = Finish(params.strength, params.luma, params.chroma, params.output)
-        load = _load(found, size, kind, finish)
+        options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
+        load = _load(found, size, kind, options)
         lap = self.metrics.laps()
         async with self.schedule.turn(disconnected, load, self.accepted, self.low_priority) as turn:
             lap("wait")
@@ -155,7 +155,7 @@ class Denoiser:
                 told(done / pixels)
 
             for number in range(len(pages)):
-                pages[number] = await self._page(turn, model, pages[number], finish, tell)
+                pages[number] = await self._page(turn, model, pages[number], options, tell)
             lap("denoise", model.name)
             self.schedule.rest_network()
             file = replace(file, pages=tuple(pages))
@@ -202,14 +202,14 @@ class Denoiser:
             return self.decoder.read(data, *limits, turn.flow.check)
 
     async def _page(
-        self, turn: Ticket, model: Model, page: Image, finish: Finish, tell: Callable[[int], None]
+        self, turn: Ticket, model: Model, page: Image, options: OutputOptions, tell: Callable[[int], None]
     ) -> Image:
         """One page, denoised. tell: called with the pixels of each window that is done."""
         budget = self.settings.memory_budget
-        denoising = await turn.in_thread(partial(Denoising, model.net, page, budget, finish=finish))
-        for piece in denoising.pieces:
-            await turn.in_network(piece)
-            tell(piece.pixels)
+        denoising = await turn.in_thread(partial(TiledDenoiser, model.net, page, budget, options=options))
+        for window in denoising.windows:
+            await turn.in_network(window)
+            tell(window.pixels)
         return await turn.in_thread(denoising.result)
 
 
@@ -223,7 +223,7 @@ def _telling_of_attacks() -> Iterator[None]:
         raise
 
 
-def _load(found: Outline, size: int, kind: Format | None = None, finish: Finish = WHOLE) -> Load:
+def _load(found: Outline, size: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT) -> Load:
     """size: of the file, if its memory counts here. kind: to be written, if any is."""
     each = PIXEL_BYTES[found.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
-    return Load(found.pixels, found.pixels * each * (2 if finish.output == "compare" else 1) + size)
+    return Load(found.pixels, found.pixels * each * (2 if options.output == "compare" else 1) + size)

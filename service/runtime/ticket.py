@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from anyio import CancelScope
 
-from engine.inference.denoise import Piece
+from engine.inference.tiling import Window
 from service.runtime.inference_queue import Flow, InferenceQueue
 
 T = TypeVar("T")
@@ -76,10 +76,10 @@ class Ticket:
 
         return await _done(self._threads.submit(copy_context().run, timed))
 
-    async def in_network(self, piece: Piece) -> None:
+    async def in_network(self, window: Window) -> None:
         """Have the window done in its turn, perhaps in one batch with others'. Raises what stopped it."""
-        self.seconds += await _done(self._network.ask(self.flow, piece))
-        self.done += piece.pixels
+        self.seconds += await _done(self._network.ask(self.flow, window))
+        self.done += window.pixels
 
     def keep(self, answer: object, size: int) -> None:
         """Count so many bytes, instead of the image's memory, from its end until nobody has the answer."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from engine.inference.denoise import PATCH
+from engine.inference.tiling import GRID
 from engine.layers import Module
 
 from .rows import LeftOut
@@ -99,11 +99,11 @@ def mirrored(image: Tensor) -> Tensor:
     """(H, W, 3) -> (1, H', W', 3), mirrored right and below to whole patches, as the engine does it."""
     height, width = image.shape[:2]
     x = image.permute(2, 0, 1).unsqueeze(0)
-    below, right = (-side % PATCH for side in (height, width))
+    below, right = (-side % GRID for side in (height, width))
     if below or right:
         x = nn.functional.pad(x, (0, right, 0, below), mode="reflect")
     return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _padded(size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] + -size[0] % PATCH, size[1] + -size[1] % PATCH
+    return size[0] + -size[0] % GRID, size[1] + -size[1] % GRID

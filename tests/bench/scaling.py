@@ -14,7 +14,8 @@ from statistics import median
 
 import torch
 
-from engine.inference.denoise import PATCH, denoise_image
+from engine.inference.denoise import denoise_image
+from engine.inference.tiling import GRID
 
 from .rows import PRECISIONS, Options, Row
 from .subjects import NETWORKS, network
@@ -35,9 +36,9 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES, name: str =
             if height * width > options.largest * 1e6 or not options.wants(case):
                 continue
             if base is None:
-                base = _alone(name, PATCH, PATCH, precision, options)[1]
+                base = _alone(name, GRID, GRID, precision, options)[1]
             seconds, peak = _alone(name, height, width, precision, options)
-            memory = max(0, peak - base - BYTES_PER_PIXEL * (height * width - PATCH**2))
+            memory = max(0, peak - base - BYTES_PER_PIXEL * (height * width - GRID**2))
             yield Row(
                 "scaling",
                 case,

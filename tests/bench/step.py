@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.layers import MSE, Arena, Module, parameters
-from engine.models.networks import AutoencoderConfig, NetworkConfig
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import NetworkConfig
 from engine.optim import SGD, Adam, Optimizer, clip_gradients
 
 from .peers import LAYOUTS

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import torch
 
 from engine.layers import Module, parameters
-from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig, build_network
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import NetworkConfig, build_network
+from engine.models.unet import UNetConfig
 
 NETWORKS: Mapping[str, NetworkConfig] = {
     "S": UNetConfig((32, 64, 128), (1, 1, 3, 1, 1)),

@@ -21,13 +21,14 @@ from engine.imageio.image import File, Image, to_pixels
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
-from engine.inference.denoise import Finish, denoise
+from engine.inference.denoise import OutputOptions, denoise
 from engine.inference.model_selection import AUTO
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
 from engine.models.precision import resolve
+from engine.models.unet import UNetConfig
 from service.params import DenoiseParams
 
 TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
@@ -187,7 +188,7 @@ def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
         file = read(body, page=options.page)
     name = options.model or MODEL
     if name == AUTO:
-        name = model_selection.choose(file.pages[0].samples)[0]
+        name = model_selection.select_model(file.pages[0].samples)[0]
     expected = {model.digest: _made(model, file, options) for model in models if model.name == name}
     title = f"{kind.width}x{kind.height} {kind.format} {dict(kind.options)}"
     pixels = len(file.pages) * kind.height * kind.width
@@ -195,8 +196,8 @@ def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
 
 
 def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
-    finish = Finish(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
-    pages = tuple(denoise(model.net, page, finish=finish) for page in file.pages)
+    options = OutputOptions(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+    pages = tuple(denoise(model.net, page, options=options) for page in file.pages)
     kind = chosen(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 

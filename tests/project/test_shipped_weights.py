@@ -60,7 +60,7 @@ def test_photo_weights_keep_fine_stripes(name):
 
 
 def test_auto_finds_the_examples_noise_and_takes_photo_gaussian(noisy):
-    name, estimate = model_selection.choose(noisy)
+    name, estimate = model_selection.select_model(noisy)
 
     assert name == "photo-gaussian"
     # Not exactly 25: the image is dark, and its noise is clipped at black.
@@ -72,9 +72,11 @@ def test_photo_grey_is_the_best_of_its_size_on_grey_images(clean):
     noise = 25 / 255 * torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
     grey, noisy = (each.expand(-1, -1, 3).contiguous() for each in (one, one + noise))
 
-    reached = {name: psnr(denoise_image(shipped(name), noisy), grey) for name in model_selection.behind("auto")}
+    reached = {
+        name: psnr(denoise_image(shipped(name), noisy), grey) for name in model_selection.models_of("auto")
+    }
 
-    assert model_selection.choose(noisy)[0] == max(reached, key=reached.__getitem__) == "photo-grey"
+    assert model_selection.select_model(noisy)[0] == max(reached, key=reached.__getitem__) == "photo-grey"
     assert psnr(denoise_image(shipped("photo-grey"), grey), grey) > 44
 
 
@@ -87,8 +89,8 @@ def test_photo_removes_noise_that_neighbouring_pixels_share(clean):
 
     gains = {name: psnr(denoise_image(shipped(name), noisy), clean) - psnr(noisy, clean) for name in PHOTO}
 
-    for choice, specialists in model_selection.CHOICES.items():
-        assert model_selection.choose(noisy, choice)[0] == specialists["camera"]
+    for choice, specialists in model_selection.AUTO_MODELS.items():
+        assert model_selection.select_model(noisy, choice)[0] == specialists["camera"]
         assert gains[specialists["camera"]] > gains[specialists["white"]] + 1
 
 

@@ -23,8 +23,8 @@ from engine.imageio.read import decode
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
 from engine.imageio.write import encode as encode_file
-from engine.inference import denoise
-from engine.inference.denoise import Denoising, denoise_image
+from engine.inference import tiling
+from engine.inference.denoise import TiledDenoiser, denoise_image
 from engine.layers import kernels
 from engine.models import checkpoint
 from service.api.content_negotiation import acceptable
@@ -34,7 +34,7 @@ from service.runtime import inference_queue, scheduler
 from service.runtime import pipeline as denoising
 from service.settings import Settings
 from tests.support.leaving import post_and_leave
-from tests.support.windows import SOON, Net, piece
+from tests.support.windows import SOON, Net, window
 
 MAX_BYTES, MAX_PIXELS = 20_000, 2_000
 
@@ -201,7 +201,7 @@ def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, mon
     def buggy(*args, **kwargs):
         raise RuntimeError("a secret of the house")
 
-    monkeypatch.setattr(denoising, "Denoising", buggy)
+    monkeypatch.setattr(denoising, "TiledDenoiser", buggy)
     with caplog.at_level(logging.ERROR):
         response = client.post("/denoise", content=noisy)
 
@@ -213,7 +213,7 @@ def test_a_bug_reaches_the_server_which_logs_its_traceback(settings, noisy, monk
     def buggy(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(denoising, "Denoising", buggy)
+    monkeypatch.setattr(denoising, "TiledDenoiser", buggy)
     with TestClient(create_app(settings)) as strict, pytest.raises(RuntimeError, match="a bug"):
         strict.post("/denoise", content=noisy)
 
@@ -361,9 +361,9 @@ def test_the_memory_budget_reaches_the_engine(settings, noisy, monkeypatch):
 
     def begin(net, noisy, memory_budget, **how):
         given.append(memory_budget)
-        return Denoising(net, noisy, memory_budget, **how)
+        return TiledDenoiser(net, noisy, memory_budget, **how)
 
-    monkeypatch.setattr(denoising, "Denoising", begin)
+    monkeypatch.setattr(denoising, "TiledDenoiser", begin)
     with TestClient(create_app(settings.model_copy(update={"memory_budget": 12345678}))) as client:
         client.post("/denoise", content=noisy)
 
@@ -388,12 +388,12 @@ def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, 
         decoded.release()
         return file
 
-    def run(pieces):
+    def run_batch(windows):
         # Whoever is first stays in the network until the other is decoded as well.
         if first_in.acquire(blocking=False):
             [wait_for(decoded) for _ in range(2)]
-        denoise.run(pieces)
-        for _ in pieces:
+        tiling.run_batch(windows)
+        for _ in windows:
             denoised.release()
 
     def encode(*args):
@@ -402,7 +402,7 @@ def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, 
             [wait_for(denoised) for _ in range(2)]
         return encode_file(*args)
 
-    for module, fake in ((Decoder, read), (inference_queue, run), (denoising, encode)):
+    for module, fake in ((Decoder, read), (inference_queue, run_batch), (denoising, encode)):
         monkeypatch.setattr(module, fake.__name__, fake)
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), [noisy, noisy]))
@@ -416,19 +416,19 @@ def test_images_that_share_the_network_are_what_each_is_alone(client, folder, sa
     begun, batches = Semaphore(0), []
 
     def begin(*args, **how):
-        denoising = Denoising(*args, **how)
+        denoising = TiledDenoiser(*args, **how)
         begun.release()
         return denoising
 
-    def run(pieces):
+    def run_batch(windows):
         # Nothing goes through the network before all of them are there.
         if not batches:
             [wait_for(begun) for _ in sizes]
-        batches.append(len(pieces))
-        denoise.run(pieces)
+        batches.append(len(windows))
+        tiling.run_batch(windows)
 
-    monkeypatch.setattr(denoising, "Denoising", begin)
-    monkeypatch.setattr(inference_queue, "run", run)
+    monkeypatch.setattr(denoising, "TiledDenoiser", begin)
+    monkeypatch.setattr(inference_queue, "run_batch", run_batch)
     with ThreadPoolExecutor(len(sent)) as pool:
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), sent))
 
@@ -442,12 +442,12 @@ def test_images_that_share_the_network_are_what_each_is_alone(client, folder, sa
 def test_health_is_answered_while_images_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
     in_network, go_on = threading.Event(), threading.Event()
 
-    def held(pieces):
+    def held(windows):
         in_network.set()
         assert go_on.wait(SOON)
-        denoise.run(pieces)
+        tiling.run_batch(windows)
 
-    monkeypatch.setattr(inference_queue, "run", held)
+    monkeypatch.setattr(inference_queue, "run_batch", held)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.post, "/denoise", content=noisy)
         assert in_network.wait(SOON)
@@ -463,10 +463,10 @@ def test_health_is_answered_while_images_are_in_work_and_tells_of_them(client, n
     [
         (Decoder, "read", MemoryError()),
         (denoising, "encode", MemoryError()),
-        (inference_queue, "run", MemoryError("no more")),
+        (inference_queue, "run_batch", MemoryError("no more")),
         (
             inference_queue,
-            "run",
+            "run_batch",
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
         ),
     ],
@@ -494,12 +494,12 @@ def busy(settings, noisy, monkeypatch):
     """busy(**settings): a service whose network is at work, and does not come to an end before the test does."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def held(pieces):
+    def held(windows):
         begun.set()
         assert go_on.wait(SOON)
-        denoise.run(pieces)
+        tiling.run_batch(windows)
 
-    monkeypatch.setattr(inference_queue, "run", held)
+    monkeypatch.setattr(inference_queue, "run_batch", held)
     with ExitStack() as stack:
 
         def make(**limits):
@@ -540,8 +540,8 @@ def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(set
 
 
 def test_an_image_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypatch):
-    endless = SimpleNamespace(pieces=repeat(piece(Net())))
-    monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
+    endless = SimpleNamespace(windows=repeat(window(Net())))
+    monkeypatch.setattr(denoising, "TiledDenoiser", lambda *args, **how: endless)
     with TestClient(create_app(settings.model_copy(update={"deadline": 0.05}))) as client:
         answer = client.post("/denoise", content=noisy)
 
@@ -553,8 +553,8 @@ def wait_for(semaphore):
 
 
 def test_an_image_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
-    endless = SimpleNamespace(pieces=repeat(piece(Net())))
-    monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
+    endless = SimpleNamespace(windows=repeat(window(Net())))
+    monkeypatch.setattr(denoising, "TiledDenoiser", lambda *args, **how: endless)
     answers = asyncio.run(asyncio.wait_for(post_and_leave(create_app(settings), noisy), SOON))
 
     # Nobody reads it: what counts is that there is one.
@@ -690,7 +690,7 @@ def test_an_empty_folder_stops_the_start(settings, tmp_path):
 def test_a_default_model_that_does_not_load_stops_the_start_with_the_reason(settings, tmp_path):
     (tmp_path / "photo.safetensors").write_bytes(b"no tensors here")
 
-    with pytest.raises(ValueError, match=rf"^{tmp_path}/photo\.safetensors: not weights of ours"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/photo\.safetensors: cannot load weights"):
         create_app(settings.model_copy(update={"weights": tmp_path}))
 
 

@@ -1,10 +1,10 @@
-"""Windows to be run that a test can hold, count and tell apart."""
+"""Windows and a network that a test can hold, count and tell apart."""
 
 import threading
 
 import torch
 
-from engine.inference.denoise import Piece
+from engine.inference.tiling import Window
 
 SOON = 20  # seconds; only a test that fails waits so long
 
@@ -23,8 +23,8 @@ class Net:
         return x
 
 
-def piece(net, side=32, fits=100, to=None, read=None):
+def window(net, side=32, fits=100, to=None, read=None):
     """A window that appends what it got to the list `to`."""
     to = [] if to is None else to
     read = read or (lambda: torch.zeros(side, side, 3))
-    return Piece(net, (side, side), side**2, fits, read, lambda result, given: to.append(result))
+    return Window(net, (side, side), side**2, fits, read, lambda result, given: to.append(result))

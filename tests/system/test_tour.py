@@ -246,7 +246,7 @@ def test_the_page_and_the_openapi_description_are_served(client):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--model", "broken"), r"broken\.safetensors: not weights of ours"),
+        (("--model", "broken"), r"broken\.safetensors: cannot load weights"),
         (("--model", "films"), r"films\.safetensors: the default model's weights are not there"),
         (("--max-pixels", "0"), "max_pixels"),
     ],

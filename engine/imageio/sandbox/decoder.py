@@ -43,7 +43,7 @@ from engine.imageio.formats import (
 from engine.imageio.image import File, Image, Outline
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import MAX_PAGES, load_codecs, outline, read
-from engine.system.runtime import give_back, lower_priority
+from engine.system.runtime import lower_priority, return_freed_memory
 
 # Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, or 64 MB of JPEG 2000, take 8 s, others less, and 50
 # megapixels of floating point in a TIFF 1.8 GB.
@@ -296,7 +296,7 @@ def nurse(fd: int) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     lower_priority()
-    give_back()
+    return_freed_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         load_codecs()

@@ -4,10 +4,10 @@ from contextlib import closing
 
 import pytest
 
-from engine.batch.journal import PLACE, Journal, stamp
+from engine.batch.journal import JOURNAL_FILE, Journal, file_stamp
 from engine.system.atomic_file import write_atomically
 
-WISHES = {"strength": 1.0}
+OPTIONS = {"strength": 1.0}
 
 
 @pytest.fixture
@@ -24,37 +24,37 @@ def target(tmp_path):
 
 
 def opened(target):
-    return closing(Journal(target.parent, WISHES, alone=True))
+    return closing(Journal(target.parent, OPTIONS, resume=True))
 
 
 def make(journal, source, target):
     entry = journal.begin(source, target)
     write_atomically(target, b"made")
-    journal.end(entry)
+    journal.finish(entry)
 
 
-def test_what_was_made_is_known_again(source, target):
+def test_finished_entries_are_read_again(source, target):
     with opened(target) as journal:
         make(journal, source, target)
 
     with opened(target) as again:
-        entry = again.ended(source, stamp(source))
-        assert (entry.target, entry.wishes, entry.made) == ("a.png", WISHES, stamp(target))
+        entry = again.finished(source, file_stamp(source))
+        assert (entry.target, entry.options, entry.output_stamp) == ("a.png", OPTIONS, file_stamp(target))
         assert again.maker(target) == source
         assert again.may_replace(source, target)
         assert not again.interrupted
 
 
-def test_a_source_that_has_changed_is_new(source, target):
+def test_a_changed_source_has_no_finished_entry(source, target):
     with opened(target) as journal:
         make(journal, source, target)
         source.write_bytes(b"came anew")
 
-        assert journal.ended(source, stamp(source)) is None
+        assert journal.finished(source, file_stamp(source)) is None
         assert journal.may_replace(source, target)
 
 
-def test_an_output_may_be_replaced_only_by_its_own_source_and_as_it_was_made(source, target):
+def test_only_the_unchanged_output_of_a_source_may_be_replaced(source, target):
     other = source.with_suffix(".tif")
     with opened(target) as journal:
         make(journal, source, target)
@@ -63,21 +63,21 @@ def test_an_output_may_be_replaced_only_by_its_own_source_and_as_it_was_made(sou
 
         assert not from_another
         assert not journal.may_replace(source, target)
-        assert not journal.may_replace(source, target.with_name(PLACE.parts[0]))
+        assert not journal.may_replace(source, target.with_name(JOURNAL_FILE.parts[0]))
 
 
-def test_a_failure_is_known_again_with_its_reason_and_the_older_output_stays_ours(source, target):
+def test_a_failure_is_read_again_and_keeps_the_older_output(source, target):
     with opened(target) as journal:
         make(journal, source, target)
         source.write_bytes(b"broken")
-        journal.end(journal.begin(source, target), "is broken")
+        journal.finish(journal.begin(source, target), "is broken")
 
     with opened(target) as again:
-        assert again.ended(source, stamp(source)).error == "is broken"
+        assert again.finished(source, file_stamp(source)).error == "is broken"
         assert again.may_replace(source, target)
 
 
-def test_work_that_a_kill_cut_short_has_not_ended_and_its_leavings_are_removed(source, target):
+def test_killed_processing_is_interrupted_and_cleaned_up(source, target):
     with opened(target) as journal:
         make(journal, source, target)
         source.write_bytes(b"came anew")
@@ -86,72 +86,72 @@ def test_work_that_a_kill_cut_short_has_not_ended_and_its_leavings_are_removed(s
     half.touch()
 
     with opened(target) as again:
-        assert again.ended(source, stamp(source)) is None
+        assert again.finished(source, file_stamp(source)) is None
         assert again.interrupted == {source}
         assert again.may_replace(source, target)
         assert not half.exists()
 
 
-def test_an_output_that_came_into_place_before_a_kill_is_ours_and_for_good(source, target):
+def test_an_output_written_before_a_kill_counts_as_finished(source, target):
     with opened(target) as journal:
         journal.begin(source, target)
         write_atomically(target, b"made")
 
     with opened(target) as again:
-        assert again.ended(source, stamp(source)).made == stamp(target)
+        assert again.finished(source, file_stamp(source)).output_stamp == file_stamp(target)
         assert not again.interrupted
         target.unlink()
     with opened(target) as later:
-        assert later.ended(source, stamp(source))
+        assert later.finished(source, file_stamp(source))
 
 
-def test_an_output_that_is_taken_away_at_once_was_made_all_the_same(source, target):
+def test_an_output_that_was_removed_counts_as_finished(source, target):
     with opened(target) as journal:
-        journal.end(journal.begin(source, target))
+        journal.finish(journal.begin(source, target))
 
     with opened(target) as again:
-        assert again.ended(source, stamp(source))
+        assert again.finished(source, file_stamp(source))
 
 
 @pytest.mark.parametrize("torn", [b'\n{"source": "b', b"\n[1]", b'\n{"other": 1}', b"\n\xff\0"])
-def test_a_torn_line_is_left_out_and_the_next_is_whole(source, target, torn):
+def test_a_torn_line_is_ignored(source, target, torn):
     with opened(target) as journal:
         journal.path.write_bytes(torn)
         make(journal, source, target)
 
     with opened(target) as again:
-        assert again.ended(source, stamp(source))
+        assert again.finished(source, file_stamp(source))
 
 
-def test_one_that_goes_on_wants_to_be_alone(target):
-    with opened(target), pytest.raises(ValueError, match="another denoise is at work on this folder"):
-        Journal(target.parent, WISHES)
-    several = closing(Journal(target.parent, WISHES)), closing(Journal(target.parent, WISHES))
-    with several[0], several[1], pytest.raises(ValueError, match="another denoise is at work on this folder"):
-        Journal(target.parent, WISHES, alone=True)
+def test_resuming_needs_the_folder_for_itself(target):
+    with opened(target), pytest.raises(ValueError, match="another process is writing to this folder"):
+        Journal(target.parent, OPTIONS)
+    several = closing(Journal(target.parent, OPTIONS)), closing(Journal(target.parent, OPTIONS))
+    with several[0], several[1], pytest.raises(ValueError, match="another process is writing to this folder"):
+        Journal(target.parent, OPTIONS, resume=True)
 
 
-def test_a_journal_that_is_gone_is_not_made_anew(source, target):
+def test_a_missing_journal_is_not_created_again(source, target):
     with opened(target) as journal:
         journal.path.unlink()
 
-        with pytest.raises(FileNotFoundError, match=r"journal\.jsonl is gone, or the disk that it is on"):
+        with pytest.raises(FileNotFoundError, match=r"journal\.jsonl is missing"):
             journal.begin(source, target)
         assert not journal.path.exists()
 
 
-def test_an_output_that_went_to_the_empty_place_of_a_disk_that_is_gone_is_made_again(source, target):
+def test_an_output_on_a_removed_disk_is_not_finished(source, target):
     with opened(target) as journal:
         entry = journal.begin(source, target)
         journal.path.unlink()
         write_atomically(target, b"made")
 
         with pytest.raises(FileNotFoundError):
-            journal.end(entry)
-        assert journal.ended(source, stamp(source)) is None
+            journal.finish(entry)
+        assert journal.finished(source, file_stamp(source)) is None
 
 
-def test_an_output_that_filled_the_disk_is_not_made_again(source, target, monkeypatch):
+def test_an_output_that_filled_the_disk_is_finished(source, target, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -160,14 +160,17 @@ def test_an_output_that_filled_the_disk_is_not_made_again(source, target, monkey
         write_atomically(target, b"made")
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            journal.end(entry)
+            journal.finish(entry)
 
-        assert journal.ended(source, stamp(source))
+        assert journal.finished(source, file_stamp(source))
         assert journal.may_replace(source, target)
 
 
-def test_a_source_that_is_gone_is_not_begun(source, target):
+def test_a_missing_source_cannot_begin(source, target):
     source.unlink()
 
-    with opened(target) as journal, pytest.raises(FileNotFoundError, match=r"a\.jpg: no longer there"):
+    with (
+        opened(target) as journal,
+        pytest.raises(FileNotFoundError, match=r"a\.jpg: the file does not exist any more"),
+    ):
         journal.begin(source, target)

@@ -15,26 +15,27 @@ from PIL import Image
 
 from engine.batch.journal import Journal
 from engine.batch.tasks import DenoiseOptions
-from engine.batch.watch import OPEN, UNKNOWN, FolderWatcher, check
-from engine.inference.model_selection import always
+from engine.batch.watch import OPEN_DELAY, UNKNOWN_DELAY, FolderWatcher, check_folders
+from engine.inference.model_selection import fixed_selector
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from engine.system import atomic_file
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open for writing")
-SPEC = UNetConfig((8,), (1,))
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows whether a file is open for writing")
+CONFIG = UNetConfig((8,), (1,))
 
 
 @pytest.fixture(scope="module")
 def net():
-    """Before training it gives back its input."""
-    return build_network(SPEC, torch.Generator().manual_seed(0))
+    """An untrained network returns its input."""
+    return build_network(CONFIG, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
 def model(net, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
-    checkpoint.save(path, net, SPEC, {})
+    checkpoint.save(path, net, CONFIG, {})
     return path
 
 
@@ -52,7 +53,7 @@ def clean(tmp_path):
 
 @pytest.fixture
 def drop(scans, tmp_path):
-    """drop(name, brightness): an image that is renamed into the folder."""
+    """drop(name, brightness): renames a new image into the folder."""
 
     def rename(name, brightness=100):
         made = tmp_path / f"on its way to {name}"
@@ -64,15 +65,17 @@ def drop(scans, tmp_path):
 
 @pytest.fixture
 def watching(scans, clean, net):
-    """watching(**options): a watch, and an iterator over what becomes of files; .told is what it warned of."""
+    """watching(**options): a watcher that keeps its warnings, and the iterator over its outcomes."""
 
     @contextmanager
     def start(**options):
-        told, stopping = [], Event()
-        with closing(Journal(clean, {}, alone=True)) as journal:
-            watch = FolderWatcher(scans, journal, told.append, **{"every": 0.01, "retry": 0.01} | options)
-            watch.told, watch.stopping = told, stopping
-            yield watch, watch.outcomes(always(net), DenoiseOptions(), stopping)
+        warnings, stopping = [], Event()
+        with closing(Journal(clean, {}, resume=True)) as journal:
+            watch = FolderWatcher(
+                scans, journal, warnings.append, **{"poll_interval": 0.01, "retry_interval": 0.01} | options
+            )
+            watch.warnings, watch.stopping = warnings, stopping
+            yield watch, watch.outcomes(fixed_selector(net), DenoiseOptions(), stopping)
 
     return start
 
@@ -85,7 +88,7 @@ def outputs(clean):
     return sorted(file.name for file in clean.glob("[!.]*"))
 
 
-def test_what_is_there_is_denoised_and_then_what_arrives(drop, watching, clean):
+def test_present_files_are_denoised_and_then_arriving_ones(drop, watching, clean):
     drop("b.png"), drop("a.png")
 
     with watching() as (_, outcomes):
@@ -97,7 +100,7 @@ def test_what_is_there_is_denoised_and_then_what_arrives(drop, watching, clean):
     assert outputs(clean) == ["a.png", "b.png", "c.png"]
 
 
-def test_told_to_stop_it_ends_after_the_image_in_hand(drop, watching, clean):
+def test_stopping_finishes_the_current_image(drop, watching, clean):
     drop("a.png"), drop("b.png")
 
     with watching() as (watch, outcomes):
@@ -110,7 +113,7 @@ def test_told_to_stop_it_ends_after_the_image_in_hand(drop, watching, clean):
 
 
 @linux
-def test_a_file_that_is_written_to_waits(drop, scans, watching):
+def test_a_file_that_is_being_written_waits(drop, scans, watching):
     whole = drop("whole.png").read_bytes()
 
     with watching() as (_, outcomes), (scans / "growing.png").open("wb") as growing:
@@ -128,15 +131,15 @@ def test_a_file_that_is_written_to_waits(drop, scans, watching):
 
 
 @linux
-def test_a_file_that_is_open_for_writing_waits_longer_than_one_that_nobody_knows_of(drop, watching):
+def test_a_file_that_is_open_for_writing_waits_longer(drop, watching):
     with watching() as (watch, _), drop("a.png").open("ab"):
-        at_once, later, much_later = (watch.ready(now) for now in (0, OPEN - 1, OPEN))
+        at_once, later, much_later = (watch.ready(now) for now in (0, OPEN_DELAY - 1, OPEN_DELAY))
 
     assert (at_once, later) == ([], [])
     assert [task.source.name for task in much_later] == ["a.png"]
 
 
-def test_where_nobody_knows_who_writes_a_file_must_stay_as_it_is_for_a_while(drop, watching, monkeypatch):
+def test_without_leases_a_file_must_stay_unchanged_for_a_while(drop, watching, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -144,20 +147,20 @@ def test_where_nobody_knows_who_writes_a_file_must_stay_as_it_is_for_a_while(dro
     file = drop("a.png")
 
     with watching() as (watch, _):
-        early = watch.ready(0), watch.ready(UNKNOWN - 1)
+        early = watch.ready(0), watch.ready(UNKNOWN_DELAY - 1)
         os.utime(file, ns=(1, 1))
-        changed = watch.ready(UNKNOWN), watch.ready(2 * UNKNOWN - 1)
-        whole = watch.ready(2 * UNKNOWN)
+        changed = watch.ready(UNKNOWN_DELAY), watch.ready(2 * UNKNOWN_DELAY - 1)
+        whole = watch.ready(2 * UNKNOWN_DELAY)
 
     assert (*early, *changed) == ([], [], [], [])
     assert [task.source.name for task in whole] == ["a.png"]
 
 
-def test_a_file_that_is_still_empty_waits_for_a_while(scans, watching):
+def test_an_empty_file_waits_for_a_while(scans, watching):
     (scans / "a.png").touch()
 
     with watching() as (watch, _):
-        early, late = watch.ready(0), watch.ready(UNKNOWN)
+        early, late = watch.ready(0), watch.ready(UNKNOWN_DELAY)
 
     assert early == []
     assert len(late) == 1
@@ -166,14 +169,14 @@ def test_a_file_that_is_still_empty_waits_for_a_while(scans, watching):
 @pytest.mark.parametrize(
     "hidden", [".a.png", "._a.png", "~a.png", "a.png.part", "a.png~", "a.tmp", "a.png.crdownload", "notes.txt"]
 )
-def test_hidden_and_temporary_names_are_left_out(drop, scans, watching, hidden):
+def test_hidden_and_temporary_names_are_ignored(drop, scans, watching, hidden):
     drop("b.png").rename(scans / hidden)
 
     with watching() as (watch, _):
         assert watch.ready(1e9) == []
 
 
-def test_a_folder_or_a_pipe_with_an_image_s_name_is_left_out(scans, watching):
+def test_a_folder_or_a_pipe_with_an_images_name_is_ignored(scans, watching):
     (scans / "a.png").mkdir()
     os.mkfifo(scans / "b.png")
 
@@ -181,11 +184,11 @@ def test_a_folder_or_a_pipe_with_an_image_s_name_is_left_out(scans, watching):
         assert watch.ready(1e9) == []
 
 
-def test_nothing_is_done_twice_by_one_that_is_started_again(drop, clean, watching):
+def test_a_restarted_watcher_does_nothing_twice(drop, clean, watching):
     drop("a.png"), drop("b.png")
     with watching() as (_, outcomes):
         next(outcomes), next(outcomes)
-    # Who uses the outputs may take them away.
+    # Users may take outputs away.
     (clean / "a.png").unlink()
     drop("c.png")
 
@@ -196,7 +199,7 @@ def test_nothing_is_done_twice_by_one_that_is_started_again(drop, clean, watchin
     assert outputs(clean) == ["b.png", "c.png"]
 
 
-def test_a_file_that_changes_is_done_again(drop, clean, watching):
+def test_a_changed_file_is_denoised_again(drop, clean, watching):
     drop("a.png", brightness=10)
     with watching() as (_, outcomes):
         next(outcomes)
@@ -208,7 +211,7 @@ def test_a_file_that_changes_is_done_again(drop, clean, watching):
         assert image.getpixel((0, 0)) == (200, 0, 0)
 
 
-def test_a_broken_file_is_told_of_once_and_tried_again_when_it_changes(drop, scans, watching):
+def test_a_broken_file_is_tried_again_only_when_it_changes(drop, scans, watching):
     whole = drop("a.png").read_bytes()
     (scans / "a.png").write_bytes(whole[:60])
     with watching() as (_, outcomes):
@@ -227,25 +230,25 @@ def test_a_broken_file_is_told_of_once_and_tried_again_when_it_changes(drop, sca
     assert (name(mended), mended.error) == ("a.png", None)
 
 
-def test_a_file_that_is_taken_away_is_no_error(drop, watching, net):
-    def choose(samples):
+def test_a_file_that_is_removed_is_not_an_error(drop, watching, net):
+    def select(samples):
         other.unlink(missing_ok=True)
         return net
 
     drop("a.png")
     other = drop("b.png")
     with watching() as (watch, _):
-        outcomes = watch.outcomes(choose, DenoiseOptions(), watch.stopping)
+        outcomes = watch.outcomes(select, DenoiseOptions(), watch.stopping)
         first = next(outcomes)
         drop("c.png")
         then = next(outcomes)
 
     assert (name(first), name(then)) == ("a.png", "c.png")
-    assert watch.told == []
+    assert watch.warnings == []
 
 
-def test_a_file_that_changes_while_it_is_in_work_is_done_as_it_is_then(drop, clean, watching, net):
-    def choose(samples):
+def test_a_file_that_changes_meanwhile_is_denoised_as_changed(drop, clean, watching, net):
+    def select(samples):
         if not clean.joinpath("other.png").exists():
             drop("a.png", brightness=200)
             drop("other.png").rename(clean / "other.png")
@@ -253,14 +256,14 @@ def test_a_file_that_changes_while_it_is_in_work_is_done_as_it_is_then(drop, cle
 
     drop("a.png", brightness=10)
     with watching() as (watch, _):
-        only = next(watch.outcomes(choose, DenoiseOptions(), watch.stopping))
+        only = next(watch.outcomes(select, DenoiseOptions(), watch.stopping))
 
-    assert (name(only), only.error, watch.told) == ("a.png", None, [])
+    assert (name(only), only.error, watch.warnings) == ("a.png", None, [])
     with Image.open(clean / "a.png") as image:
         assert image.getpixel((0, 0)) == (200, 0, 0)
 
 
-def test_an_output_that_is_there_is_kept_and_told_of_once_until_it_is_gone(drop, clean, watching):
+def test_an_existing_output_is_kept_with_one_warning(drop, clean, watching):
     clean.mkdir()
     (clean / "a.png").write_text("mine")
     drop("a.png"), drop("b.png")
@@ -274,34 +277,34 @@ def test_an_output_that_is_there_is_kept_and_told_of_once_until_it_is_gone(drop,
         third = name(next(outcomes))
 
     assert (first, second, third, kept) == ("b.png", "c.png", "a.png", "mine")
-    assert len(watch.told) == 1
-    assert watch.told[0].endswith("a.png is already there, and written over only with force")
+    assert len(watch.warnings) == 1
+    assert watch.warnings[0].endswith("a.png exists already; remove it, or allow overwriting")
 
 
-def test_force_writes_over_what_is_there(drop, clean, watching):
+def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
     clean.mkdir()
     (clean / "a.png").write_text("mine")
     drop("a.png")
 
-    with watching(force=True) as (_, outcomes):
+    with watching(overwrite=True) as (_, outcomes):
         outcome = next(outcomes)
 
     assert outcome.error is None
     assert (clean / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_files_of_one_output_are_told_of_even_with_force(drop, watching):
+def test_two_files_with_one_output_cause_a_warning(drop, watching):
     drop("a.jpg")
-    with watching(force=True) as (watch, outcomes):
+    with watching(overwrite=True) as (watch, outcomes):
         next(outcomes)
         drop("a.png"), drop("b.png")
         other = next(outcomes)
 
     assert name(other) == "b.png"
-    assert [line.split(": ")[1].split(" to ")[0] for line in watch.told] == ["would be written"]
+    assert [line.split(": ")[1].split(" be ")[0] for line in watch.warnings] == ["its output would"]
 
 
-def test_a_full_disk_is_told_of_once_and_what_could_not_be_written_is_tried_again(drop, watching, monkeypatch):
+def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatch):
     tries = []
 
     def full(path, data):
@@ -316,13 +319,13 @@ def test_a_full_disk_is_told_of_once_and_what_could_not_be_written_is_tried_agai
         done = {name(next(outcomes)), name(next(outcomes))}
 
     assert done == {"a.png", "b.png"}
-    # What failed goes last, so that a single bad file keeps none waiting.
+    # A file that failed goes last, so it does not block the others.
     assert tries[:3] == ["a.png", "b.png", "a.png"]
-    assert watch.told == ["[Errno 28] No space left on device; tried again every 0.01 seconds"]
+    assert watch.warnings == ["[Errno 28] No space left on device; trying again every 0.01 seconds"]
 
 
 @pytest.mark.parametrize("gone", ["clean", "scans"])
-def test_a_folder_that_vanishes_is_told_of_and_waited_for(drop, tmp_path, watching, gone):
+def test_a_folder_that_vanishes_is_awaited_with_one_warning(drop, tmp_path, watching, gone):
     told = Event()
 
     def come_back():
@@ -331,7 +334,7 @@ def test_a_folder_that_vanishes_is_told_of_and_waited_for(drop, tmp_path, watchi
 
     drop("a.png")
     with watching() as (watch, outcomes):
-        watch.warn = lambda text: (watch.told.append(text), told.set())
+        watch.warn = lambda text: (watch.warnings.append(text), told.set())
         next(outcomes)
         drop("b.png")
         (tmp_path / gone).rename(tmp_path / "elsewhere")
@@ -341,12 +344,12 @@ def test_a_folder_that_vanishes_is_told_of_and_waited_for(drop, tmp_path, watchi
         back.join()
 
     assert (name(outcome), outcome.error) == ("b.png", None)
-    assert len(watch.told) == 1
-    assert str(tmp_path / gone) in watch.told[0]
+    assert len(watch.warnings) == 1
+    assert str(tmp_path / gone) in watch.warnings[0]
     assert outputs(tmp_path / "clean") == ["a.png", "b.png"]
 
 
-def test_what_the_process_was_killed_at_comes_after_the_others(drop, clean, watching):
+def test_files_interrupted_by_a_kill_come_last(drop, clean, watching):
     first = drop("a.png")
     drop("b.png")
     with closing(Journal(clean, {})) as journal:
@@ -359,29 +362,29 @@ def test_what_the_process_was_killed_at_comes_after_the_others(drop, clean, watc
 
 
 @pytest.mark.parametrize("out", ["scans", "scans/clean", "clean/../scans", "link", "link/deeper/clean"])
-def test_a_folder_that_would_be_fed_its_own_outputs_is_refused(scans, clean, tmp_path, out):
+def test_an_output_folder_inside_the_watched_one_is_refused(scans, clean, tmp_path, out):
     clean.mkdir()
     (tmp_path / "link").symlink_to(scans)
 
-    with pytest.raises(ValueError, match="whose outputs would arrive there in turn; give a folder elsewhere"):
-        check(scans, tmp_path / out)
+    with pytest.raises(ValueError, match="so outputs would be denoised again; choose an output folder elsewhere"):
+        check_folders(scans, tmp_path / out)
 
 
-def test_a_watch_needs_a_folder_on_both_sides(drop, scans, clean, tmp_path):
+def test_input_and_output_must_be_folders(drop, scans, clean, tmp_path):
     file = drop("a.png")
 
-    check(scans, clean)
-    check(scans, tmp_path)
+    check_folders(scans, clean)
+    check_folders(scans, tmp_path)
     with pytest.raises(ValueError, match=r"a\.png: no such folder to watch"):
-        check(file, clean)
+        check_folders(file, clean)
     for out in (Path("-"), tmp_path / "x.png", file):
-        with pytest.raises(ValueError, match="goes to a folder"):
-            check(scans, out)
+        with pytest.raises(ValueError, match="need an output folder"):
+            check_folders(scans, out)
 
 
 @contextmanager
 def command(*args):
-    """The command, and what next() waits for: a line of its stderr."""
+    """Start the command. Gives its process, and a function that waits for a line of its stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "run", *map(str, args)], stderr=subprocess.PIPE, text=True
     )
@@ -397,10 +400,10 @@ def command(*args):
         process.stderr.close()
 
 
-def test_the_command_denoises_what_arrives_survives_a_kill_and_ends_clean(drop, scans, clean, model):
+def test_the_command_survives_a_kill_and_ends_cleanly(drop, scans, clean, model):
     given = ["--watch", scans, "-o", clean, "--model", model]
     whole = drop("a.png").read_bytes()
-    # As a kill in the middle of an image leaves it.
+    # The state after a kill in the middle of an image.
     with closing(Journal(clean, {})) as journal:
         journal.begin(scans / "a.png", clean / "a.png")
     (clean / ".a.png.01234567.part").touch()

@@ -20,8 +20,10 @@ from engine.evaluation.evaluate import (
     with_noise,
 )
 from engine.inference.denoise import denoise_image
-from engine.inference.model_selection import behind
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.inference.model_selection import models_of
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 
 def generator(seed=0):
@@ -147,7 +149,8 @@ def test_each_image_comes_back_with_its_own_scores_in_the_order_given():
 
 def test_by_a_choice_each_image_has_its_network_and_the_name_of_it():
     nets = {
-        name: build_network(AutoencoderConfig(8, "text"), generator(n)) for n, name in enumerate(behind("auto"))
+        name: build_network(AutoencoderConfig(8, "text"), generator(n))
+        for n, name in enumerate(models_of("auto"))
     }
     clean = torch.full((64, 64, 3), 0.5)
     colour = clean + 0.1 * torch.randn(clean.shape, generator=generator())

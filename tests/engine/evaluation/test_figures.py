@@ -19,7 +19,8 @@ from engine.evaluation.figures import (
     sweep_plot,
     sweep_table,
 )
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from engine.training.config import read_recipe
 from engine.training.loop import Diverged
 

@@ -1,11 +1,9 @@
-"""The choice among networks by the noise found."""
-
 import pytest
 import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference import model_selection
-from engine.inference.noise_estimation.estimator import estimate_noise, in_words
+from engine.inference.noise_estimation import summary
 
 
 def generator():
@@ -22,7 +20,7 @@ def white(clean):
 
 
 def smeared(clean):
-    """Noise that neighbouring pixels share, as a camera's own processing leaves it."""
+    """Noise that neighbouring pixels share, as after a camera's processing."""
     noise = torch.randn(clean.shape, generator=generator())
     for axis in (0, 1):
         noise = (noise + noise.roll(1, axis) + noise.roll(2, axis)) / 3**0.5
@@ -34,45 +32,44 @@ def in_8_bits(image):
 
 
 @pytest.mark.parametrize("as_sent", [lambda image: image, in_8_bits])
-def test_each_noise_gets_its_specialist(clean, as_sent):
-    assert model_selection.choose(as_sent(white(clean)))[0] == "photo-gaussian"
-    assert model_selection.choose(as_sent(smeared(clean)))[0] == "photo"
-    assert model_selection.choose(as_sent(white(clean)), "auto-large")[0] == "photo-gaussian-large"
-    assert model_selection.choose(as_sent(smeared(clean)), "auto-large")[0] == "photo"
+def test_each_kind_of_noise_gets_its_specialist(clean, as_sent):
+    assert model_selection.select_model(as_sent(white(clean)))[0] == "photo-gaussian"
+    assert model_selection.select_model(as_sent(smeared(clean)))[0] == "photo"
+    assert model_selection.select_model(as_sent(white(clean)), "auto-large")[0] == "photo-gaussian-large"
+    assert model_selection.select_model(as_sent(smeared(clean)), "auto-large")[0] == "photo"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("choice", ["auto", "auto-large"])
-def test_grey_has_a_specialist_for_white_noise(clean, channels, choice):
-    """As one channel, or as three equal ones."""
+@pytest.mark.parametrize("auto", ["auto", "auto-large"])
+def test_grey_has_a_specialist_for_white_noise(clean, channels, auto):
     grey = clean[..., 1:2]
 
-    assert model_selection.choose(white(grey).expand(-1, -1, channels), choice)[0] == "photo-grey"
-    assert model_selection.choose(smeared(grey).expand(-1, -1, channels), choice)[0] == "photo"
+    assert model_selection.select_model(white(grey).expand(-1, -1, channels), auto)[0] == "photo-grey"
+    assert model_selection.select_model(smeared(grey).expand(-1, -1, channels), auto)[0] == "photo"
 
 
-def test_what_nothing_can_be_said_of_gets_the_network_for_cameras():
-    name, estimate = model_selection.choose(torch.zeros(5, 7, 3, dtype=torch.uint8))
+def test_an_image_that_cannot_be_measured_gets_the_camera_model():
+    name, estimate = model_selection.select_model(torch.zeros(5, 7, 3, dtype=torch.uint8))
 
     assert name == "photo"
-    assert in_words(estimate) == "unknown"
+    assert summary(estimate) == "unknown"
 
 
-def test_an_image_is_denoised_by_the_network_chosen_for_it(clean):
+def test_a_selector_returns_the_network_for_the_image(clean):
     nets = {name: object() for name in ("photo-gaussian", "photo-grey", "photo")}
 
-    assert model_selection.among(nets)(white(clean)) is nets["photo-gaussian"]
-    assert model_selection.among(nets)(white(clean[..., :1])) is nets["photo-grey"]
-    assert model_selection.among(nets)(smeared(clean)) is nets["photo"]
-    assert model_selection.always(nets["photo"])(white(clean)) is nets["photo"]
+    assert model_selection.auto_selector(nets)(white(clean)) is nets["photo-gaussian"]
+    assert model_selection.auto_selector(nets)(white(clean[..., :1])) is nets["photo-grey"]
+    assert model_selection.auto_selector(nets)(smeared(clean)) is nets["photo"]
+    assert model_selection.fixed_selector(nets["photo"])(white(clean)) is nets["photo"]
 
     large = {"photo-gaussian-large": object(), "photo": object()}
-    assert model_selection.among(large, "auto-large")(white(clean)) is large["photo-gaussian-large"]
-    assert model_selection.among(large, "auto-large")(smeared(clean)) is large["photo"]
+    assert model_selection.auto_selector(large, "auto-large")(white(clean)) is large["photo-gaussian-large"]
+    assert model_selection.auto_selector(large, "auto-large")(smeared(clean)) is large["photo"]
 
 
 @pytest.mark.parametrize(
-    ("there", "possible"),
+    ("names", "expected"),
     [
         (["photo", "paper"], []),
         (["photo-gaussian", "photo"], []),
@@ -81,27 +78,10 @@ def test_an_image_is_denoised_by_the_network_chosen_for_it(clean):
         (["photo", "photo-gaussian", "photo-grey", "photo-gaussian-large"], ["auto", "auto-large"]),
     ],
 )
-def test_only_a_choice_among_weights_that_are_there_is_offered(there, possible):
-    assert model_selection.possible(there) == possible
+def test_an_auto_model_needs_all_its_models(names, expected):
+    assert model_selection.available_auto_models(names) == expected
 
 
-def test_a_choice_means_its_weights_and_weights_mean_themselves():
-    assert model_selection.behind("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
-    assert model_selection.behind("paper") == ["paper"]
-
-
-def test_bytes_and_floats_of_an_image_are_estimated_alike(clean):
-    samples = in_8_bits(white(clean))
-
-    assert estimate_noise(samples) == estimate_noise(samples.float() / 255)
-    grey = samples[..., :1]
-    assert len(estimate_noise(grey).sigma) == len(estimate_noise(grey.float() / 255).sigma)
-
-
-def test_an_estimate_in_words_has_level_and_correlation(clean):
-    kind, sigma, luma, chroma = in_words(estimate_noise(white(clean))).split("; ")
-
-    assert kind == "white"
-    assert all(18 < float(each) < 22 for each in sigma.removeprefix("sigma ").split())
-    assert all(abs(float(each)) < 0.1 for each in luma.removeprefix("luma correlated ").split())
-    assert chroma.startswith("chroma correlated ")
+def test_models_of_an_auto_model_are_its_specialists():
+    assert model_selection.models_of("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
+    assert model_selection.models_of("paper") == ["paper"]

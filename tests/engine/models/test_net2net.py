@@ -1,25 +1,25 @@
-"""A network grown into a larger one gives the same images, and what is new in it can learn."""
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.layers import MSE, parameters
+from engine.models.autoencoder import AutoencoderConfig
 from engine.models.net2net import grow
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from tests.support.oracle import drawn, randomised
 
 SMALL = UNetConfig((2, 3), (1, 2, 0))
 LARGE = UNetConfig((5, 7), (3, 2, 1))
 
 
-def fresh(spec):
-    return build_network(spec, torch.Generator().manual_seed(0))
+def fresh(config):
+    return build_network(config, torch.Generator().manual_seed(0))
 
 
-def grown(small, spec):
-    large = randomised(fresh(spec))
+def grown(small, config):
+    large = randomised(fresh(config))
     grow(small, large)
     return large
 
@@ -46,7 +46,7 @@ def test_a_grown_network_gives_the_same_image(widths, data):
 
 
 @pytest.mark.parametrize("geometry", ["text", "weights"])
-def test_the_reports_network_grows_with_its_biases(geometry):
+def test_an_autoencoder_grows_with_its_biases(geometry):
     small = randomised(fresh(AutoencoderConfig(4, geometry)))
     large = grown(small, AutoencoderConfig(6, geometry))
     x = drawn(1, 8, 8, 3)
@@ -54,7 +54,7 @@ def test_the_reports_network_grows_with_its_biases(geometry):
     torch.testing.assert_close(large.forward(x), small.forward(x), rtol=1e-9, atol=1e-9)
 
 
-def test_a_network_of_one_channel_by_hand():
+def test_one_channel_by_hand():
     small, large = fresh(UNetConfig((1,), (0,))), fresh(UNetConfig((2,), (0,)))
     (head, tail), (wide_head, wide_tail) = parameters(small), parameters(large)
     head.layer.params["weight"] = torch.arange(108.0).view(108, 1)
@@ -63,14 +63,14 @@ def test_a_network_of_one_channel_by_hand():
 
     grow(small, large)
 
-    # The head's columns are its channels: the old one first. The tail's rows are taps, each of both channels.
+    # The head's columns are its channels, the old one first. The tail's rows are taps, each with both channels.
     assert torch.equal(wide_head.value[:, 0], torch.arange(108.0))
     assert torch.equal(wide_head.value[:, 1], drawn_head[:, 1])
     assert torch.equal(wide_tail.value[0::2], torch.arange(108.0).view(9, 12))
     assert not wide_tail.value[1::2].any()
 
 
-def test_every_channel_of_a_grown_network_learns_something_of_its_own():
+def test_every_channel_of_a_grown_network_learns_differently():
     large = grown(randomised(fresh(SMALL)), LARGE)
     x, target = drawn(1, 32, 32, 3), drawn(1, 32, 32, 3, seed=1)
     mse = MSE()
@@ -88,7 +88,7 @@ def test_every_channel_of_a_grown_network_learns_something_of_its_own():
             assert len(channels.unique(dim=0)) == len(channels), parameter.name
 
 
-def test_the_smaller_networks_weights_are_not_shared():
+def test_weights_are_copied_not_shared():
     small = randomised(fresh(SMALL))
     before = values(small)
     large = grown(small, LARGE)
@@ -100,17 +100,17 @@ def test_the_smaller_networks_weights_are_not_shared():
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("config", "says"),
     [
-        (UNetConfig((2, 2), (1, 2, 0)), "no place for some layer"),
-        (UNetConfig((2, 3), (1, 1, 0)), "no place for some layer"),
-        (UNetConfig((2,), (1,)), "no place for some layer"),
-        (UNetConfig((2, 3, 4), (1, 2, 1, 0, 0)), "no place for some layer"),
-        (AutoencoderConfig(8), "no place for some layer"),
+        (UNetConfig((2, 2), (1, 2, 0)), "does not fit into the larger one"),
+        (UNetConfig((2, 3), (1, 1, 0)), "does not fit into the larger one"),
+        (UNetConfig((2,), (1,)), "does not fit into the larger one"),
+        (UNetConfig((2, 3, 4), (1, 2, 1, 0, 0)), "does not fit into the larger one"),
+        (AutoencoderConfig(8), "does not fit into the larger one"),
     ],
 )
-def test_what_has_no_place_is_refused_and_nothing_is_changed(spec, says):
-    large = fresh(spec)
+def test_a_network_that_does_not_fit_is_refused_unchanged(config, says):
+    large = fresh(config)
     before = values(large)
 
     with pytest.raises(ValueError, match=says):
@@ -119,6 +119,6 @@ def test_what_has_no_place_is_refused_and_nothing_is_changed(spec, says):
     assert all(torch.equal(a, b) for a, b in zip(values(large), before, strict=True))
 
 
-def test_the_reports_two_geometries_do_not_grow_into_one_another():
-    with pytest.raises(ValueError, match="no place"):
+def test_networks_of_different_geometries_do_not_fit():
+    with pytest.raises(ValueError, match="does not fit"):
         grow(fresh(AutoencoderConfig(4, "text")), fresh(AutoencoderConfig(8, "weights")))

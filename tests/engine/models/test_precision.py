@@ -4,34 +4,35 @@ import torch
 from engine.inference.denoise import denoise_image
 from engine.layers import parameters
 from engine.models import precision
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 
 
 def generator():
     return torch.Generator().manual_seed(0)
 
 
-def take(seconds, monkeypatch):
-    """Each type's time for the block, as if measured."""
+def fake_times(seconds, monkeypatch):
+    """Replace the measurement by these seconds for each type."""
     monkeypatch.setattr(precision, "_least_seconds", lambda block, patch, repeats: seconds[patch.dtype])
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_a_precision_asked_for_by_name_is_taken_without_measuring(name, dtype, monkeypatch):
-    take({}, monkeypatch)
+def test_a_named_precision_is_not_measured(name, dtype, monkeypatch):
+    fake_times({}, monkeypatch)
 
     assert precision.resolve(name) == dtype
     assert precision.name_of(dtype) == name
 
 
 @pytest.mark.parametrize(("half", "chosen"), [(1.0, torch.float32), (0.8, torch.float32), (0.5, torch.bfloat16)])
-def test_auto_takes_bfloat16_only_where_it_is_well_worth_it(half, chosen, monkeypatch):
-    take({torch.float32: 1.0, torch.bfloat16: half}, monkeypatch)
+def test_auto_takes_bfloat16_only_where_it_is_much_faster(half, chosen, monkeypatch):
+    fake_times({torch.float32: 1.0, torch.bfloat16: half}, monkeypatch)
 
     assert precision.resolve("auto") == chosen
 
 
-def test_measuring_answers_with_one_of_the_types():
+def test_measuring_returns_one_of_the_types():
     assert precision.measure(repeats=1) in precision.TYPES.values()
 
 
@@ -46,24 +47,24 @@ def test_an_unknown_device_is_refused():
 
 
 @pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_the_gpu_where_there_is_one(there, device, monkeypatch):
+def test_auto_prefers_a_gpu(there, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
 
     assert precision.pick_device("auto") == torch.device(device)
     assert precision.pick_device("cpu") == torch.device("cpu")
 
 
-def test_a_gpu_that_is_not_there_is_not_promised(monkeypatch):
+def test_cuda_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    with pytest.raises(ValueError, match="device is cuda, and torch finds no GPU here"):
+    with pytest.raises(ValueError, match="device is cuda, but torch finds no GPU"):
         precision.pick_device("cuda")
 
 
-def test_an_image_in_bfloat16_agrees_with_float32_to_50_db():
+def test_bfloat16_agrees_with_float32_to_50_db():
     exact, quick = (build_network(UNetConfig(), generator(), dtype) for dtype in precision.TYPES.values())
     image = torch.rand(64, 64, 3, generator=generator())
-    # What the network adds is as strong as noise of σ 25, as in service.
+    # The network's residual has the strength of noise of sigma 25, as in use.
     tails = [list(parameters(net))[-1].value for net in (exact, quick)]
     drawn = torch.randn(tails[0].shape, generator=generator())
     tails[0].copy_(drawn)

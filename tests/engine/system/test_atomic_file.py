@@ -9,7 +9,7 @@ from engine.system.atomic_file import remove_parts, write_atomically
 
 
 @pytest.mark.parametrize("data", [b"", b"new", bytes(10**6)])
-def test_a_file_is_written_whole_and_nothing_is_left_beside_it(tmp_path, data):
+def test_a_file_is_written_without_leaving_a_temporary_one(tmp_path, data):
     path = tmp_path / "file"
 
     write_atomically(path, data)
@@ -18,7 +18,7 @@ def test_a_file_is_written_whole_and_nothing_is_left_beside_it(tmp_path, data):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     path = tmp_path / "a" / "b" / "file"
 
     write_atomically(path, b"x")
@@ -35,7 +35,7 @@ def test_an_existing_file_is_replaced(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def test_a_file_is_never_open_to_more_than_its_mode_says(tmp_path, monkeypatch):
+def test_a_file_has_its_mode_from_the_beginning(tmp_path, monkeypatch):
     modes = []
     monkeypatch.setattr("os.fsync", lambda file: modes.append(os.fstat(file).st_mode & 0o777))
 
@@ -45,7 +45,7 @@ def test_a_file_is_never_open_to_more_than_its_mode_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_even_an_interrupt_leaves_nothing_beside_the_file(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
@@ -71,7 +71,7 @@ def test_even_an_interrupt_leaves_nothing_beside_the_file(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_data_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+def test_the_data_is_on_disk_before_the_rename(tmp_path, monkeypatch):
     path, calls = tmp_path / "file", []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: (calls.append("fsync"), fsync(number)))
@@ -82,7 +82,7 @@ def test_the_data_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace"]
 
 
-def test_what_a_kill_left_beside_a_file_is_removed_and_nothing_else(tmp_path):
+def test_only_the_parts_of_killed_writes_are_removed(tmp_path):
     killed = "import os, sys; from pathlib import Path; from engine.system import atomic_file\n"
     killed += "os.fsync = lambda _: os._exit(9)\natomic_file.write_atomically(Path(sys.argv[1]), b'half')"
     others = {tmp_path / name for name in ("[1].png", ".[1].png.part", ".1.png.12345678.part", "[1].png.part")}

@@ -1,5 +1,3 @@
-"""How a process that computes treats the rest of the machine."""
-
 import subprocess
 import sys
 import threading
@@ -10,7 +8,7 @@ import torch
 
 from engine.system.runtime import in_own_thread, use_cores
 
-# In a process without the helpers that other tests left behind. A thread's own are gone soon after it.
+# Runs in a process without other tests' helpers. A thread's helpers end soon after it.
 COUNTS = """
 import os, time
 import torch
@@ -27,7 +25,7 @@ def products():
     return ((a @ a) @ a).sum()
 
 torch.set_num_threads(2)
-# The kernels' helper stays for good: it sleeps, and serves every thread.
+# The kernels' helper stays: it sleeps, and serves every thread.
 in_own_thread(lambda: multiply(torch.ones(512, 512), torch.ones(512, 512)))
 time.sleep(0.5)
 before = threads()
@@ -45,7 +43,7 @@ def helpers_left(work, patience=20):
     return int(done.stdout.splitlines()[-1])
 
 
-def test_each_thread_keeps_its_number_of_cores_whatever_others_set():
+def test_each_thread_keeps_its_own_number_of_cores():
     mine = torch.get_num_threads()
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         one.submit(use_cores, 1).result()
@@ -59,7 +57,7 @@ def test_each_thread_keeps_its_number_of_cores_whatever_others_set():
     assert here == mine
 
 
-def test_what_is_done_in_a_thread_of_its_own_comes_back_and_the_thread_is_gone():
+def test_a_result_comes_back_and_its_thread_ends():
     threads = threading.active_count()
 
     assert in_own_thread(lambda: threading.current_thread() is not threading.main_thread())
@@ -68,10 +66,10 @@ def test_what_is_done_in_a_thread_of_its_own_comes_back_and_the_thread_is_gone()
         in_own_thread(lambda: int("from there"))
 
 
-def test_a_thread_of_its_own_leaves_no_helpers_behind():
+def test_a_thread_of_its_own_leaves_no_helpers():
     assert helpers_left("products()", patience=0) == 1
     assert helpers_left("in_own_thread(products)") == 0
 
 
-def test_weights_are_timed_and_checked_without_helpers_that_stay():
+def test_loading_weights_leaves_no_helpers():
     assert helpers_left("ModelRegistry(Settings(threads=2))") == 0

@@ -8,7 +8,7 @@ from engine.system.signals import stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_an_event_and_afterwards_what_it_was(number):
+def test_a_signal_sets_the_event_and_handlers_are_restored(number):
     before = signal.getsignal(number)
 
     with stop_signals() as stopping:

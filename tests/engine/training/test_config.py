@@ -5,7 +5,8 @@ import pytest
 
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.model import GaussianNoise, RandomPixelNoise
-from engine.models.networks import AutoencoderConfig, UNetConfig
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.unet import UNetConfig
 from engine.training.config import Recipe, from_dict, read_recipe, shipped
 
 

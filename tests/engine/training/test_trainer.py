@@ -18,7 +18,7 @@ from engine import job
 from engine.data import sources
 from engine.layers import kernels
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig
+from engine.models.unet import UNetConfig
 from engine.optim import ParameterEMA
 from engine.training import loop, trainer
 from engine.training.config import Recipe
@@ -223,7 +223,7 @@ def test_the_weights_of_a_smaller_network_grow_into_the_recipes(run, tmp_path):
 
     grown = checkpoint.load(tmp_path / "a.safetensors")
     x = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(1))
-    assert grown.spec == UNetConfig((5, 8), (1, 2, 1))
+    assert grown.config == UNetConfig((5, 8), (1, 2, 1))
     assert grown.metadata["start"] == f"first {first.digest}"
     torch.testing.assert_close(grown.net.forward(x), first.net.forward(x), rtol=0, atol=1e-5)
 
@@ -278,9 +278,9 @@ def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
 def test_what_holds_no_weights_is_no_start(run, tmp_path):
     run("first")
 
-    with pytest.raises(checkpoint.WeightsError, match=r"first.checkpoint: not weights of ours"):
+    with pytest.raises(checkpoint.WeightsError, match=r"first.checkpoint: cannot load weights"):
         run(start=tmp_path / "first.checkpoint")
-    with pytest.raises(checkpoint.WeightsError, match=r"none.safetensors: not weights of ours: .*No such file"):
+    with pytest.raises(checkpoint.WeightsError, match=r"none.safetensors: cannot load weights: .*No such file"):
         run(start=tmp_path / "none.safetensors")
 
 

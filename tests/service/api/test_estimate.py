@@ -63,7 +63,7 @@ def test_of_a_tiny_image_what_cannot_be_told_is_null(client, samples, file_of):
 
     assert all(found[name] is None for name in ("sigma", "luma", "chroma", "correlated"))
     assert found["model"] == "photo"
-    assert "nothing can be told" in found["words"]
+    assert "cannot be measured" in found["words"]
 
 
 def test_grey_has_one_channel_and_no_chroma(client, samples, file_of):

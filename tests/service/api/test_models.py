@@ -144,7 +144,7 @@ def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
     assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
     assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
     file.write_bytes(b"no tensors here")
-    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: not weights of ours")
+    assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: cannot load weights")
 
 
 @pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
@@ -165,7 +165,7 @@ def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, 
     assert health["digests"] == {"photo": before}
     (fault,) = health["faults"]
     assert fault["file"] == "photo.safetensors"
-    assert fault["reason"].startswith("not weights of ours")
+    assert fault["reason"].startswith("cannot load weights")
     assert fault["since"] >= health["loaded"]["photo"]
     client.post("/models/photo/activate")
     assert "denoise_weights_faults 1.0" in client.get("/metrics").text
@@ -197,7 +197,7 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
 ):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    nets, begun, swapped, begin = [], Event(), Event(), pipeline.Denoising
+    nets, begun, swapped, begin = [], Event(), Event(), pipeline.TiledDenoiser
 
     def held(net, *args, **how):
         nets.append(net)
@@ -205,7 +205,7 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
         assert swapped.wait(SOON)
         return begin(net, *args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", held)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
     before = digest(file)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/denoise", content=pages)
@@ -220,14 +220,14 @@ def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_
 
 
 def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
-    begun, swapped, begin = Event(), Event(), pipeline.Denoising
+    begun, swapped, begin = Event(), Event(), pipeline.TiledDenoiser
 
     def held(*args, **how):
         begun.set()
         assert swapped.wait(SOON)
         return begin(*args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", held)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
     before = digest(file)
     # More than are in work at once.
     images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
@@ -251,7 +251,7 @@ def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
         begun.set()
         assert answered.wait(SOON)
 
-    monkeypatch.setattr(shelf, "check", check)
+    monkeypatch.setattr(shelf, "check_network", check)
     with ThreadPoolExecutor(1) as pool:
         activated = pool.submit(client.post, "/models/photo/activate")
         assert begun.wait(SOON)

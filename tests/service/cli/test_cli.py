@@ -15,10 +15,11 @@ from PIL import Image
 
 from engine.evaluation.evaluate import evaluate_pairs, gaussian_pairs
 from engine.imageio.read import read as read_file
-from engine.inference.self_ensemble import Ensemble
+from engine.inference.self_ensemble import SelfEnsemble
 from engine.layers import kernels
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from service import cli, version
 from service.cli import evaluate
 from service.params import DenoiseParams
@@ -187,7 +188,7 @@ def test_run_writes_over_a_file_only_with_force(denoise, model, photos, tmp_path
     allowed, _, _ = denoise("run", photos / "0.png", "-o", target, "--model", model, "--force")
 
     assert refused == 1
-    assert told.startswith("error: already there")
+    assert told.startswith("error: these outputs exist already: ")
     assert kept == "mine"
     assert allowed == 0
     assert pixels(target).shape == (40, 40, 3)
@@ -227,7 +228,7 @@ def test_run_with_resume_writes_over_what_it_did_not_make_only_with_force(denois
     allowed, _, _ = denoise(*given, "--force")
 
     assert (refused, kept, others, allowed) == (1, "mine", False, 0)
-    assert told.startswith("error: already there, not as made here, and written over only with force: ")
+    assert told.startswith("error: these outputs exist already and were made or changed by something else: ")
     assert (pixels(tmp_path / "1.png") == pixels(photos / "1.png")).all()
 
 
@@ -236,7 +237,7 @@ def test_run_refuses_to_watch_what_it_cannot(denoise, model, photos, tmp_path):
     several, _, told_several = denoise("run", "--watch", photos, photos, "-o", tmp_path / "o", "--model", model)
 
     assert (within, several) == (1, 2)
-    assert told_within.startswith(f"error: {photos / 'clean'} is in {photos}, ")
+    assert told_within.startswith(f"error: {photos / 'clean'} is inside {photos}, ")
     assert "takes one folder" in told_several
     assert not (photos / "clean").exists()
 
@@ -477,7 +478,7 @@ def test_evaluate_in_high_quality_is_the_mean_over_flips_and_turns(denoise, save
     (_, plain, _), (_, high, _) = denoise(*given), denoise(*given, "--quality", "high")
 
     pairs = list(gaussian_pairs(photos, 25))
-    expected = evaluate_pairs(Ensemble(checkpoint.load(tiny).net), pairs).psnr
+    expected = evaluate_pairs(SelfEnsemble(checkpoint.load(tiny).net), pairs).psnr
     assert json.loads(high)["psnr"] == pytest.approx(expected, abs=1e-4)
     assert json.loads(high)["psnr"] != json.loads(plain)["psnr"]
     assert (json.loads(plain)["quality"], json.loads(high)["quality"]) == ("normal", "high")

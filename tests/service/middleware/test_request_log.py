@@ -16,7 +16,7 @@ from service.app import create_app
 from service.runtime import pipeline
 from service.settings import Settings
 from tests.support.leaving import post_and_leave
-from tests.support.windows import Net, piece
+from tests.support.windows import Net, window
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -79,7 +79,7 @@ def test_a_finished_request_is_one_line_with_what_an_operator_asks_for(client, s
 
 def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, monkeypatch):
     headers = {"x-request-id": "abc"}
-    monkeypatch.setattr(pipeline, "Denoising", buggy)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
 
     answers = [
         client.get("/models", headers=headers),
@@ -148,7 +148,7 @@ def test_images_are_counted_by_model_and_timed_by_stage(client, noisy):
 
 
 def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
-    monkeypatch.setattr(pipeline, "Denoising", buggy)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
     client.post("/denoise", content=b"no image")
     client.post("/denoise", content=bytes(20_001))
     client.post("/denoise", params={"strength": 2}, content=noisy)
@@ -184,8 +184,8 @@ def test_two_services_in_one_process_count_apart(client, settings):
 
 
 def test_a_client_that_goes_away_is_told_of_as_one_that_got_no_answer(settings, noisy, lines, monkeypatch):
-    endless = SimpleNamespace(pieces=repeat(piece(Net())))
-    monkeypatch.setattr(pipeline, "Denoising", lambda *args, **how: endless)
+    endless = SimpleNamespace(windows=repeat(window(Net())))
+    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: endless)
     asyncio.run(post_and_leave(create_app(settings), noisy))
 
     (line,) = lines()

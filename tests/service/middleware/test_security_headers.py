@@ -49,7 +49,7 @@ def test_a_bugs_answer_tells_them_too(ask, samples, file_of, monkeypatch):
     def buggy(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(pipeline, "Denoising", buggy)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
     response = ask("POST", "/denoise", content=file_of(samples(8, 8)))
 
     assert response.status_code == 500

@@ -20,7 +20,7 @@ from service.app import create_app
 from service.auth.api_keys import add_key, revoke_key
 from service.runtime import pipeline
 from service.settings import Settings
-from tests.support.windows import Net, piece
+from tests.support.windows import Net, window
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'"
@@ -383,15 +383,15 @@ def test_another_model_is_seen_and_saved(page, file, noisy, api):
 
 def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
     large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], pipeline.Denoising
+    shapes, real = [], pipeline.TiledDenoiser
 
-    def noted(net, picture, *args, finish, **how):
+    def noted(net, picture, *args, options, **how):
         # Without strength a picture is only looked at.
-        if finish.strength:
+        if options.strength:
             shapes.append(picture.samples.shape)
-        return real(net, picture, *args, finish=finish, **how)
+        return real(net, picture, *args, options=options, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", noted)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", noted)
 
     page.set_viewport_size({"width": 800, "height": 600})
     arrive(page, named(file_of(large)))
@@ -540,11 +540,11 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
     def windows():
         begun.set()
         try:
-            yield from repeat(piece(Net()))
+            yield from repeat(window(Net()))
         finally:
             ended.set()
 
-    monkeypatch.setattr(pipeline, "Denoising", lambda *args, **how: SimpleNamespace(pieces=windows()))
+    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: SimpleNamespace(windows=windows()))
     page.get_by_role("button", name="Download", exact=True).click()
     playwright.expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
     assert begun.wait(20)
@@ -557,13 +557,13 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
 
 def test_an_answer_that_is_no_longer_asked_for_is_dropped(page, file, noisy, api, monkeypatch):
     choose(page, named(file))
-    real = pipeline.Denoising
+    real = pipeline.TiledDenoiser
 
     def slow(*args, **how):
         time.sleep(0.3)
         return real(*args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", slow)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", slow)
     models = page.get_by_label("Model")
     models.select_option("scans")
     page.wait_for_timeout(200)

@@ -13,7 +13,8 @@ import torch
 from engine.inference.denoise import denoise_image
 from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
 from service.registry import registry as module
 from service.registry.registry import ModelRegistry, NothingBefore, Refused
 from service.registry.snapshot import NoSuchModel
@@ -156,7 +157,7 @@ def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_th
     shelf = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
     assert list(served(shelf)) == ["photo"]
-    assert "not weights of ours" in faults(shelf)["bad.safetensors"]
+    assert "cannot load weights" in faults(shelf)["bad.safetensors"]
     assert "bad.safetensors" in caplog.text
 
 
@@ -188,13 +189,13 @@ def of_no_known_network(file, save_tiny):
 
 
 NO_GOOD = [
-    (truncated, "not weights of ours"),
-    (lambda file, save_tiny: file.write_bytes(b""), "not weights of ours"),
+    (truncated, "cannot load weights"),
+    (lambda file, save_tiny: file.write_bytes(b""), "cannot load weights"),
     (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
     (of_no_known_network, "one of paper, photo; got 'transformer'"),
-    (with_weights(float("nan")), "holds what is no finite number"),
-    (with_weights(1e30), "the check image comes back with what is no finite number"),
-    (with_weights(3.0), "further from the clean one than black or white"),
+    (with_weights(float("nan")), "has values that are not finite numbers"),
+    (with_weights(1e30), "gave values that are not finite numbers"),
+    (with_weights(3.0), "further from the clean one than a black or a white"),
 ]
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from engine.imageio.image import Image
-from engine.inference.denoise import Denoising, denoise
+from engine.inference.denoise import TiledDenoiser, denoise
 from engine.layers import parameters
-from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
-from engine.system.runtime import NICER
+from engine.models.autoencoder import AutoencoderConfig
+from engine.models.networks import build_network
+from engine.models.unet import UNetConfig
+from engine.system.runtime import NICE_INCREMENT
 from service.runtime.inference_queue import Flow, InferenceQueue
-from tests.support.windows import SOON, Net, piece
+from tests.support.windows import SOON, Net, window
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,11 +36,11 @@ class Held:
     def __init__(self, network):
         self.network, self.net = network, Net()
         self.net.go_on.clear()
-        self.done = [network.ask(Flow(), piece(self.net, side=1))]
+        self.done = [network.ask(Flow(), window(self.net, side=1))]
         assert self.net.begun.wait(SOON)
 
-    def ask(self, flow, piece):
-        self.done.append(self.network.ask(flow, piece))
+    def ask(self, flow, window):
+        self.done.append(self.network.ask(flow, window))
         return self.done[-1]
 
     def let_go(self):
@@ -47,13 +49,13 @@ class Held:
             done.exception(SOON)
 
 
-def ask_in_a_row(held, flows, pieces):
+def ask_in_a_row(held, flows, windows):
     """Each as soon as the one before is done. flows: one for each; an image's windows have the same."""
-    left = zip(flows, pieces, strict=False)
+    left = zip(flows, windows, strict=False)
 
     def ask_next(done=None):
-        for flow, window in left:
-            held.ask(flow, window).add_done_callback(ask_next)
+        for flow, each in left:
+            held.ask(flow, each).add_done_callback(ask_next)
             return
 
     ask_next()
@@ -66,7 +68,7 @@ def named(order, name, side, count=1):
         order.append(name)
         return torch.zeros(side, side, 3)
 
-    return [piece(Net(), side, read=read) for _ in range(count)]
+    return [window(Net(), side, read=read) for _ in range(count)]
 
 
 def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
@@ -124,9 +126,9 @@ def test_windows_of_one_network_and_one_shape_that_wait_share_a_batch(network):
     held, net, got = Held(network), Net(), []
 
     for _ in range(3):
-        held.ask(Flow(), piece(net, 32, to=got))
-    held.ask(Flow(), piece(net, 64, to=got))
-    held.ask(Flow(), piece(Net(), 32, to=got))
+        held.ask(Flow(), window(net, 32, to=got))
+    held.ask(Flow(), window(net, 64, to=got))
+    held.ask(Flow(), window(Net(), 32, to=got))
     held.let_go()
 
     assert sorted(net.batches) == [1, 3]
@@ -137,7 +139,7 @@ def test_a_batch_is_no_larger_than_the_memory_budget_holds(network):
     held, net = Held(network), Net()
 
     for _ in range(5):
-        held.ask(Flow(), piece(net, fits=2))
+        held.ask(Flow(), window(net, fits=2))
     held.let_go()
 
     assert net.batches == [2, 2, 1]
@@ -146,7 +148,7 @@ def test_a_batch_is_no_larger_than_the_memory_budget_holds(network):
 def test_no_window_waits_for_a_batch_to_fill(network):
     net = Net()
 
-    assert network.ask(Flow(), piece(net)).result(SOON) >= 0
+    assert network.ask(Flow(), window(net)).result(SOON) >= 0
     assert net.batches == [1]
 
 
@@ -162,9 +164,9 @@ def test_in_a_batch_each_image_is_what_it_is_alone(network, spec, compute):
     ]
     alone = [denoise(net, each) for each in images]
 
-    together = [Denoising(net, each) for each in images]
+    together = [TiledDenoiser(net, each) for each in images]
     for each in together:
-        held.ask(Flow(), each.pieces[0])
+        held.ask(Flow(), each.windows[0])
     held.let_go()
 
     for each, expected in zip(together, alone, strict=True):
@@ -174,8 +176,8 @@ def test_in_a_batch_each_image_is_what_it_is_alone(network, spec, compute):
 def test_what_is_stopped_while_it_waits_is_dropped_and_says_why(network):
     held, net, flow = Held(network), Net(), Flow()
 
-    dropped = held.ask(flow, piece(net))
-    held.ask(Flow(), piece(net))
+    dropped = held.ask(flow, window(net))
+    held.ask(Flow(), window(net))
     flow.stopped = lambda: TimeoutError("too late")
     held.let_go()
 
@@ -187,9 +189,9 @@ def test_what_is_stopped_while_it_waits_is_dropped_and_says_why(network):
 def test_what_is_cancelled_while_it_waits_is_dropped(network):
     held, net = Held(network), Net()
 
-    dropped = held.ask(Flow(), piece(net))
+    dropped = held.ask(Flow(), window(net))
     assert dropped.cancel()
-    other = network.ask(Flow(), piece(net))
+    other = network.ask(Flow(), window(net))
     held.net.go_on.set()
 
     other.result(SOON)
@@ -202,8 +204,8 @@ def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(netw
     def broken():
         raise MemoryError("no more")
 
-    fine = [held.ask(Flow(), piece(net, to=got)) for _ in range(2)]
-    wrong = held.ask(Flow(), piece(net, read=broken))
+    fine = [held.ask(Flow(), window(net, to=got)) for _ in range(2)]
+    wrong = held.ask(Flow(), window(net, read=broken))
     held.let_go()
 
     assert [done.exception(SOON) for done in fine] == [None, None]
@@ -216,7 +218,7 @@ def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(netw
 def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer():
     program = """
 import asyncio, os, torch
-from engine.inference.denoise import Piece
+from engine.inference.tiling import Window
 from service.runtime.scheduler import Scheduler
 from service.settings import Settings
 from service.runtime.ticket import Load
@@ -237,7 +239,7 @@ async def main():
     with Scheduler(Settings()) as schedule:
         async with schedule.turn(nobody_leaves, Load(1, 1)) as turn:
             here = nice()
-            await turn.in_network(Piece(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None))
+            await turn.in_network(Window(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda *_: None))
             computing = nice()
             alone = await turn.in_thread(lambda: torch.rand(900, 900).sort() and torch.get_num_threads())
             after = nice()
@@ -250,7 +252,9 @@ asyncio.run(main())
     output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
 
     # The network's thread and its two helpers; one thread to decode, without any.
-    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICER)}}}", "True 1 1 3"], output.stderr
+    assert output.stdout.splitlines() == [f"{{0}} {{{min(19, own + NICE_INCREMENT)}}}", "True 1 1 3"], (
+        output.stderr
+    )
 
 
 @pytest.mark.parametrize("stopped", [None, TimeoutError])
@@ -258,7 +262,7 @@ def test_neither_a_stop_nor_an_error_keeps_the_image_in_memory(stopped):
     def broken():
         raise ArithmeticError("no good")
 
-    asked = piece(Net(), read=broken)
+    asked = window(Net(), read=broken)
     with InferenceQueue(1) as network:
         done, kept = network.ask(Flow(stopped=stopped), asked), weakref.ref(asked)
     assert isinstance(done.exception(), stopped or ArithmeticError)

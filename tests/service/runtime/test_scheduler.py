@@ -26,7 +26,7 @@ from service.runtime.scheduler import (
 )
 from service.runtime.ticket import Load
 from service.settings import Settings
-from tests.support.windows import SOON, Net, piece
+from tests.support.windows import SOON, Net, window
 
 MEMORY = 2**24
 SMALL = Load(100, MEMORY // 64)
@@ -249,7 +249,7 @@ def test_long_work_is_not_turned_away():
 
 async def work_on(turn):
     while True:
-        await turn.in_network(piece(Net()))
+        await turn.in_network(window(Net()))
 
 
 def test_long_work_has_no_deadline():
@@ -449,7 +449,7 @@ def test_an_image_that_waits_is_given_up_at_its_deadline():
 def test_with_a_deadline_of_0_there_is_none():
     async def main(schedule):
         async with schedule.turn(nobody_leaves, LARGE) as turn:
-            await turn.in_network(piece(Net()))
+            await turn.in_network(window(Net()))
             return turn.flow.stopped
 
     assert scheduled(main, deadline=0) is None
@@ -530,7 +530,7 @@ def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
                 pixels = Pixels()
                 kept.append(weakref.ref(pixels))
                 while True:
-                    await turn.in_network(piece(Net(), read=lambda: (pixels, torch.zeros(32, 32, 3))[1]))
+                    await turn.in_network(window(Net(), read=lambda: (pixels, torch.zeros(32, 32, 3))[1]))
 
         with pytest.raises(Cancelled):
             await asyncio.create_task(image())
@@ -556,7 +556,7 @@ def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
     async def main(schedule):
         async def image(side):
             async with schedule.turn(nobody_leaves, LARGE) as turn:
-                await turn.in_network(piece(net, side))
+                await turn.in_network(window(net, side))
                 return turn.seconds
 
         def in_ten_seconds(x):

@@ -36,7 +36,7 @@ from engine.imageio.sandbox.decoder import (
     require_linux,
 )
 from engine.imageio.write import encode
-from engine.system.runtime import NICER
+from engine.system.runtime import NICE_INCREMENT
 from service.app import create_app
 from service.settings import Settings
 from tests.support.leaving import post_and_leave
@@ -381,7 +381,7 @@ def test_a_worker_gives_way_to_whoever_answers_and_is_the_first_to_go_if_memory_
     weak.read(png)
     (worker,) = processes(weak)[1]
 
-    assert os.getpriority(os.PRIO_PROCESS, worker) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICER)
+    assert os.getpriority(os.PRIO_PROCESS, worker) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE_INCREMENT)
     assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
 
 

@@ -1,0 +1,79 @@
+"""Result of the noise estimator, and the kind of noise that follows from it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
+
+NoiseKind = Literal["white", "camera"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """Noise of luma, the mean of the channels, or of chroma, the difference of each channel from it.
+
+    sigma: standard deviation, 0-255 scale; chroma's is the root mean square over channels. The squares of luma's
+    and chroma's sigma add up to the mean square of the channels'.
+    correlation: of pixels 1, 2 and 3 apart in a row or column. In an image with few flat parts, texture adds to
+    luma's.
+    whiteness: variance at high frequencies, divided by that at middle ones: 1 to 1.2 for white noise, less for
+    correlated noise and for texture.
+    """
+
+    sigma: float
+    correlation: tuple[float, float, float]
+    whiteness: float
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """Noise at one brightness, both on the 0-255 scale. sigma: root mean square over channels."""
+
+    brightness: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """The noise of an image: standard deviations on the 0-255 scale, before clipping to black and white.
+
+    sigma: of each channel, root mean square over the image.
+    luma, chroma: chroma is None for grey.
+    noise_level_function: sigma against brightness, from dark to bright, where the image has flat parts.
+    correlated: whether neighbouring pixels share noise. In a clean image, texture looks as if they did.
+    flat: share of the image about as flat as the parts that were measured. If it is small, texture may have been
+    taken for noise.
+    jpeg_blocks: whether the image was coded in blocks of 8 x 8, as JPEG does, and has hardly changed since.
+
+    A computer drawing has sigma 0 and no noise level function. An image with a side below 16 pixels, and one that
+    is constant, black or white everywhere, cannot be measured: sigma, luma, chroma and correlated are None.
+    """
+
+    sigma: tuple[float, ...] | None = None
+    luma: Component | None = None
+    chroma: Component | None = None
+    noise_level_function: tuple[NoiseLevel, ...] = ()
+    correlated: bool | None = None
+    flat: float = 0.0
+    jpeg_blocks: bool = False
+
+
+def overall_sigma(sigma: tuple[float, ...]) -> float:
+    """Root mean square of the channels' standard deviations."""
+    return math.hypot(*sigma) / math.sqrt(len(sigma))
+
+
+def noise_kind(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) -> NoiseKind:
+    """The kind of noise that the image should be denoised for.
+
+    "camera" also if the noise cannot be measured. "white" also if there may be none: a network for white noise
+    leaves a clean image as it is, while fine texture looks like a camera's noise.
+    """
+    if estimate.sigma is None or estimate.luma is None:
+        return "camera"
+    may_be_clean = (
+        overall_sigma(estimate.sigma) < config.max_texture_sigma
+        and estimate.luma.correlation[0] < config.max_texture_correlation
+    )
+    return "white" if may_be_clean or not estimate.correlated else "camera"

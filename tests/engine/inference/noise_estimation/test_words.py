@@ -1,0 +1,40 @@
+import pytest
+
+from engine.inference.noise_estimation import Component, NoiseEstimate, estimate_noise, sentence, summary
+from tests.support.noise import leaves, noise
+
+NONE = Component(0.0, (0.0, 0.0, 0.0), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        (
+            NoiseEstimate(),
+            "The noise cannot be measured: the image is too small, or all constant, black or white.",
+        ),
+        (
+            NoiseEstimate((9.0, 12.0, 15.0), NONE, correlated=False),
+            "Noise of about 12.2 of 255, in fine grains of single pixels.",
+        ),
+        (
+            NoiseEstimate((3.0,), NONE, correlated=True, jpeg_blocks=True),
+            "Noise of about 3.0 of 255, in soft grains of several pixels; compressed as JPEG.",
+        ),
+        (NoiseEstimate((0.4,), NONE, correlated=True), "Hardly any noise, about 0.4 of 255."),
+        (NoiseEstimate((0.0, 0.0, 0.0), NONE, correlated=False), "No noise: the image looks computer-drawn."),
+    ],
+)
+def test_an_estimate_is_described_in_a_sentence(estimate, words):
+    assert sentence(estimate) == words
+
+
+def test_a_summary_has_kind_level_and_correlation():
+    clean = leaves()
+
+    kind, sigma, luma, chroma = summary(estimate_noise(clean + 20 / 255 * noise(clean))).split("; ")
+
+    assert kind == "white"
+    assert all(18 < float(each) < 22 for each in sigma.removeprefix("sigma ").split())
+    assert all(abs(float(each)) < 0.1 for each in luma.removeprefix("luma correlated ").split())
+    assert chroma.startswith("chroma correlated ")

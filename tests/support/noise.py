@@ -1,0 +1,52 @@
+"""Images with known noise, for tests of the noise estimator."""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from engine.data.dead_leaves import dead_leaves
+from engine.imageio.read import decode
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+needs_kodak = pytest.mark.skipif(not (DATA / "kodak24").is_dir(), reason="Kodak24 is not in ../shared/data")
+needs_polyu = pytest.mark.skipif(not (DATA / "polyu").is_dir(), reason="PolyU is not in ../shared/data")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def leaves(seed=0, side=320):
+    return dead_leaves(side, side, generator(seed)).float() / 255
+
+
+def ramp(height=256, width=256, channels=3, low=0.2, high=0.8):
+    """A plain image whose brightness rises from left to right."""
+    return torch.linspace(low, high, width).view(1, -1, 1).expand(height, -1, channels)
+
+
+def noise(image, seed=0, channels=None):
+    return torch.randn(*image.shape[:2], channels or image.shape[2], generator=generator(seed))
+
+
+def in_8_bits(image):
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def as_jpeg(image, quality):
+    file = io.BytesIO()
+    Image.fromarray((in_8_bits(image) * 255).to(torch.uint8).numpy()).save(file, "JPEG", quality=quality)
+    return decode(file.getvalue()).pixels
+
+
+def blurred(noise, taps=(1, 2, 1)):
+    """Filtered by these taps along both sides, scaled to keep the variance of white noise."""
+    power = sum(tap**2 for tap in taps) ** 0.5
+    for axis in (0, 1):
+        noise = sum(tap / power * noise.roll(step, axis) for step, tap in enumerate(taps))
+    return noise
