@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.batch.journal import Journal, stamp
+from engine.defaults import MEMORY_BUDGET, PNG_LEVEL
 from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
 from engine.imageio.image import Written
 from engine.imageio.read import image_files, read
-from engine.imageio.write import PNG_LEVEL, encode
+from engine.imageio.write import encode
 from engine.inference import model_selection
-from engine.inference.denoise import MEMORY_BUDGET, WHOLE, Finish, denoise
+from engine.inference.denoise import WHOLE, Finish, denoise
 from engine.inference.model_selection import Choose
 from engine.inference.noise_estimation.estimator import NoiseEstimate
 from engine.system.atomic_file import write_atomically

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from engine.data.sources import PAIR_FILES, read_pair_file
+from engine.defaults import MEMORY_BUDGET
 from engine.imageio.read import image_files, read_rgb
-from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
+from engine.inference.denoise import PATCH, denoise_image
 from engine.inference.model_selection import choose
 from engine.layers import Arena, Layer, parameters
 from engine.models.networks import bytes_per_pixel

@@ -15,11 +15,10 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Column, Table
 
+from engine import defaults
 from engine.imageio.formats import FORMATS, WRITTEN, chosen
 from service.cli.console import STOPPED, err, error, out, warn, warn_without_kernels
-from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
-from service.params import DenoiseParams, Shown
-from service.settings import Settings
+from service.cli.weights import BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
 
 if TYPE_CHECKING:
     from engine.batch.tasks import DenoiseOptions, Outcome
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     Weights = Callable[[], tuple[Choose, Model]]
 
-PNG_LEVEL: int = Settings.model_fields["png_level"].default
 InputsArgument = Annotated[
     list[Path], typer.Argument(metavar="IN", help="Images, folders of them, or - for stdin.")
 ]
@@ -36,21 +34,38 @@ OutOption = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="OUT", help="Folder; for one image a file's name, or - for stdout."),
 ]
-LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fields["png_level"].description)]
-_WISHES = DenoiseParams.model_fields
+LevelOption = Annotated[
+    int,
+    typer.Option(
+        min=defaults.MIN_PNG_LEVEL,
+        max=defaults.MAX_PNG_LEVEL,
+        help="PNG compression: 0 is none, 1 is fast and good for photographs, 9 is slowest.",
+    ),
+]
 FormatOption = Annotated[
     str | None,
     typer.Option("--format", help=f"{' '.join(WRITTEN)}, or same.", show_default="as OUT is named, or png"),
 ]
 QualityOption = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help=_WISHES["quality"].description, show_default="95, WebP lossless"),
+    typer.Option(
+        min=defaults.MIN_QUALITY,
+        max=defaults.MAX_QUALITY,
+        help=defaults.QUALITY_HELP,
+        show_default="JPEG 95, AVIF 85",
+    ),
 ]
-StrengthOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["strength"].description)]
-LumaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["luma"].description)]
-ChromaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["chroma"].description)]
-ShownOption = Annotated[Shown, typer.Option("--output", help=_WISHES["output"].description)]
-PageOption = Annotated[int | None, typer.Option(min=1, help=_WISHES["page"].description, show_default="all")]
+
+
+def _share(text: str) -> Any:
+    return typer.Option(min=defaults.MIN_STRENGTH, max=defaults.MAX_STRENGTH, help=text)
+
+
+StrengthOption = Annotated[float, _share(defaults.STRENGTH_HELP)]
+LumaOption = Annotated[float, _share(defaults.LUMA_HELP)]
+ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
+OutputOption = Annotated[defaults.Output, typer.Option("--output", help=defaults.OUTPUT_HELP)]
+PageOption = Annotated[int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all")]
 
 
 def run(
@@ -59,17 +74,17 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done; see above.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on with what arrives in the folder IN.")] = False,
-    model: ModelOption = "auto",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    memory_budget: BudgetOption = MEMORY_BUDGET,
-    png_level: LevelOption = PNG_LEVEL,
+    model: ModelOption = defaults.MODEL,
+    device: DeviceOption = defaults.DEVICE,
+    precision: PrecisionOption = defaults.PRECISION,
+    memory_budget: BudgetOption = defaults.MEMORY_BUDGET,
+    png_level: LevelOption = defaults.PNG_LEVEL,
     format_: FormatOption = None,
     quality: QualityOption = None,
-    strength: StrengthOption = 1.0,
-    luma: LumaOption = 1.0,
-    chroma: ChromaOption = 1.0,
-    shown: ShownOption = "clean",
+    strength: StrengthOption = defaults.STRENGTH,
+    luma: LumaOption = defaults.LUMA,
+    chroma: ChromaOption = defaults.CHROMA,
+    shown: OutputOption = defaults.OUTPUT,
     page: PageOption = None,
 ) -> None:
     """Denoise images: files, folders, or what comes through a pipe.

@@ -11,9 +11,9 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
+from engine.defaults import MEMORY_BUDGET
 from service.cli.console import err, out, warn, warn_without_kernels
 from service.cli.weights import (
-    MEMORY_BUDGET,
     BudgetOption,
     DeviceOption,
     PrecisionOption,

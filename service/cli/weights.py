@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.settings import Settings
-
 if TYPE_CHECKING:
     from engine.inference.model_selection import Choose
     from engine.layers import Layer
     from engine.models.checkpoint import Model
 
-MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
 ModelOption = Annotated[
     str,
     typer.Option(
