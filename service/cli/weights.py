@@ -1,37 +1,17 @@
-"""Which weights a command takes, and where they run."""
+"""Loads the weights that a command names."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.inference.model_selection import Choose
     from engine.layers import Layer
     from engine.models.checkpoint import Model
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="Name of shipped weights, path of a .safetensors file, or auto or auto-large, which look at the "
-        "noise."
-    ),
-]
-WeightsArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="WEIGHTS",
-        help="Path of a .safetensors file, name of shipped weights, or for some commands auto or auto-large.",
-    ),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), float32 or bfloat16.")]
-BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for an image on its way through, in bytes.")]
-
 
 def load(name: str, device: str, precision: str) -> "Model":
-    """A file's weights, or shipped ones by their name. Raises ValueError for what is no good."""
+    """Weights from a file, or shipped weights by name. Raises ValueError if they cannot be used."""
     from engine.models import checkpoint
     from engine.models import precision as types
 
@@ -40,24 +20,27 @@ def load(name: str, device: str, precision: str) -> "Model":
 
 
 def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
-    """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
+    """The networks that a name stands for, and a description of them.
+
+    For auto and auto-large, the description has that name and the digests of all networks.
+    """
     from engine.inference import model_selection
 
     models = [load(each, device, precision) for each in model_selection.behind(name)]
-    told = models[0]
+    description = models[0]
     if name in model_selection.CHOICES:
-        told = replace(told, name=name, digest="+".join(model.digest for model in models))
-    return {model.name: model.net for model in models}, told
+        description = replace(description, name=name, digest="+".join(model.digest for model in models))
+    return {model.name: model.net for model in models}, description
 
 
 def choice(name: str, device: str, precision: str) -> "tuple[Choose, Model]":
-    """What chooses an image's network, and what is told of it as by load_all."""
+    """The function that chooses the network for an image, and a description as from load_all."""
     from engine.inference import model_selection
 
-    nets, told = load_all(name, device, precision)
+    nets, description = load_all(name, device, precision)
     if name in model_selection.CHOICES:
-        return model_selection.among(nets, name), told
-    return model_selection.always(told.net), told
+        return model_selection.among(nets, name), description
+    return model_selection.always(description.net), description
 
 
 def _file(name: str) -> Path:
@@ -68,7 +51,6 @@ def _file(name: str) -> Path:
         return Path(name)
     shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
     if name not in shipped:
-        raise ValueError(
-            f"no weights {name!r}; there are {', '.join(shipped) or 'none'}, or give a {SUFFIX} file"
-        )
+        names = ", ".join(shipped) or "none"
+        raise ValueError(f"no weights are named {name!r}. Shipped weights: {names}. Or give a {SUFFIX} file.")
     return shipped[name]

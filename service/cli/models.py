@@ -1,0 +1,72 @@
+"""Commands for weights files: `denoise models` lists them, and `denoise ship` makes them smaller."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.console import out, warn, warn_without_kernels
+from service.cli.evaluate import SIGMAS, trials
+from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument
+from service.cli.weights import load
+
+# Largest change of an image's PSNR for which weights are stored in float16, in dB.
+LARGEST_CHANGE = 0.001
+
+
+def models(
+    folder: Annotated[
+        Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped weights")
+    ] = None,
+) -> None:
+    """List the available weights.
+
+    - `denoise models`
+
+    - `denoise models --weights my-weights/`
+    """
+    from engine.models import checkpoint
+    from engine.models.networks import kind_of, parameter_count
+
+    table = Table("name", "kind", "parameters", "digest", "PSNR, dB")
+    for file in sorted((folder or checkpoint.weights_folder()).glob(f"*{checkpoint.SUFFIX}")):
+        model = checkpoint.load(file)
+        parameters = f"{parameter_count(model.net):,}"
+        psnr = model.metadata.get("psnr", "")
+        table.add_row(model.name, kind_of(model.spec), parameters, model.digest[:12], psnr)
+    out.print(table)
+
+
+def ship(
+    weights: WeightsArgument,
+    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    pairs: PairsOption = None,
+    clean: CleanOption = None,
+    sigma: SigmaOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first images.", show_default="all")
+    ] = None,
+) -> None:
+    """Halve a weights file by storing float16, if this changes no image's PSNR by more than 0.001 dB.
+
+    Otherwise the file stays float32.
+
+    - `denoise ship my.safetensors --clean images/ --out weights/my.safetensors`
+
+    - `denoise ship my.safetensors --pairs val.pkl --out weights/my.safetensors`
+    """
+    from engine.evaluation.evaluate import largest_change
+    from engine.models import checkpoint
+
+    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
+    warn_without_kernels()
+    model = load(weights, "cpu", "float32")
+    half = checkpoint.rounded(model.net, model.spec, checkpoint.HALF)
+    change = max(largest_change(model.net, half, trial.samples) for trial in limited)
+    dtype = checkpoint.HALF if change <= LARGEST_CHANGE else checkpoint.FULL
+    checkpoint.save(output, model.net, model.spec, model.metadata, dtype)
+    warn(
+        f"float16 changes an image's PSNR by at most {change:.6f} dB."
+        f" Wrote {checkpoint.DISK_TYPES[dtype]}, {output.stat().st_size:,} bytes."
+    )
