@@ -1,4 +1,4 @@
-"""Commands for weights files: `denoise models` lists them, and `denoise ship` makes them smaller."""
+"""Commands for weights files: `models` lists them, `ship` makes them smaller, `export` converts them to ONNX."""
 
 from pathlib import Path
 from typing import Annotated
@@ -70,3 +70,30 @@ def ship(
         f"float16 changes an image's PSNR by at most {change:.6f} dB."
         f" Wrote {checkpoint.DISK_TYPES[dtype]}, {output.stat().st_size:,} bytes."
     )
+
+
+def export(
+    weights: WeightsArgument,
+    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .onnx.")],
+) -> None:
+    """Export weights to ONNX (opset 17), for ONNX Runtime, OpenVINO and others.
+
+    The input `image` is float32 (N, height, width, 3): RGB on [0, 1], of any size. The output `denoised` has the
+    same shape and is not clipped to [0, 1]. The graph pads the image and crops the result, as `denoise run` does.
+    The metadata holds the weights' name and digest, and the network's stride.
+
+    Needs the package onnx: `pip install 'denoise[onnx]'`.
+
+    - `denoise export photo --out photo.onnx`
+
+    - `denoise export my.safetensors --out my.onnx`
+    """
+    from engine.inference.denoise import PATCH
+    from engine.models.onnx_export import onnx_bytes
+    from engine.system.atomic_file import write_atomically
+
+    model = load(weights, "cpu", "float32")
+    metadata = {"name": model.name, "digest": model.digest, "stride": str(model.net.stride)}
+    data = onnx_bytes(model.net, multiple=PATCH, metadata=metadata)
+    write_atomically(output, data)
+    warn(f"Wrote {output}, {len(data):,} bytes.")

@@ -17,15 +17,14 @@ from torch.nn import functional
 from engine.layers import Conv2d, ConvTranspose2d, Layer
 from engine.layers.plain import Epilogue
 from engine.models.networks import NetworkConfig
+from engine.models.onnx_export import Convolution, kernel
 
 from .peers import LAYOUTS
 from .plain import plainly
 from .rows import PRECISIONS, Options, Row, check_equal, compared
 from .subjects import NETWORKS, network
 from .timing import fastest, interleaved
-from .twins import kernel
 
-Convolution = Conv2d | ConvTranspose2d
 SIDE, LARGE = 512, 1536
 # Ours and the plain path both round what torch's own bfloat16 kernels may keep in float32, and nine such terms
 # meet in a folded pixel.

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from engine.inference.denoise import PATCH
 from engine.layers import Layer
+from engine.models.onnx_export import INPUT, OnnxMissing, onnx_bytes
 
 from .rows import LeftOut
-from .twins import halved, onnx_bytes, twin
+from .twins import halved, twin
 
 Denoise = Callable[[Tensor], Tensor]
 
@@ -57,12 +58,10 @@ def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Its threads wait actively during a run, but not into the turn of the next side.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(
-        onnx_bytes(net, *_padded(size)), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(_onnx_file(net, size), options, providers=["CPUExecutionProvider"])
 
     def denoise(image: Tensor) -> Tensor:
-        result = session.run(None, {"input": mirrored(image).numpy()})[0]
+        result = session.run(None, {INPUT: mirrored(image).numpy()})[0]
         return torch.from_numpy(result)[0, : image.shape[0], : image.shape[1]].contiguous()
 
     return denoise
@@ -81,7 +80,7 @@ def openvino(net: Layer, size: tuple[int, int], precision: str, threads: int) ->
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(core.read_model(onnx_bytes(net, *_padded(size))), "CPU", settings)
+    compiled = core.compile_model(core.read_model(_onnx_file(net, size)), "CPU", settings)
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if used != hint:
         raise LeftOut(f"it runs in {used} where {hint} was asked for")
@@ -105,5 +104,10 @@ def mirrored(image: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _padded(size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] + -size[0] % PATCH, size[1] + -size[1] % PATCH
+def _onnx_file(net: Layer, size: tuple[int, int]) -> bytes:
+    """The network for images of one size, mirrored to whole patches. Raises LeftOut without onnx."""
+    height, width = (side + -side % PATCH for side in size)
+    try:
+        return onnx_bytes(net, (height, width))
+    except OnnxMissing as error:
+        raise LeftOut("onnx is not installed") from error

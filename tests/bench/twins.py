@@ -1,8 +1,7 @@
-"""The same network by other software: a walk over our layers that gives torch.nn modules, or ONNX bytes."""
+"""A copy of a network in torch.nn, made by a walk over our layers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import torch
@@ -22,10 +21,7 @@ from engine.layers import (
     Skip,
     SpaceToDepth,
 )
-
-from .rows import LeftOut
-
-Convolution = Conv2d | ConvTranspose2d
+from engine.models.onnx_export import Convolution, kernel
 
 
 class Sum(nn.Module):
@@ -74,14 +70,6 @@ def halved(net: Layer) -> nn.Module:
         if isinstance(inner, Cast):
             inner.to(torch.bfloat16)
     return module
-
-
-def kernel(layer: Convolution, weight: Tensor) -> Tensor:
-    """A weight of ours in the order of torch.nn and ONNX: (C_out, C_in, k, k), transposed (C_in, C_out, k, k)."""
-    k = layer.geometry.kernel_size
-    if isinstance(layer, Conv2d):
-        return weight.reshape(k, k, layer.in_channels, layer.out_channels).permute(3, 2, 0, 1)
-    return weight.reshape(layer.in_channels, k, k, layer.out_channels).permute(0, 3, 1, 2)
 
 
 def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
@@ -147,86 +135,3 @@ def _convolution(layer: Convolution, reads: int, writes: int, kernels: list[Any]
 def _order(channels: int, block: int) -> Tensor:
     """Where torch.nn's channels lie among ours: it has a channel's pixels together, we a pixel's channels."""
     return torch.arange(channels).view(block * block, -1).T.flatten()
-
-
-def onnx_bytes(net: Layer, height: int, width: int) -> bytes:
-    """The network as an ONNX file, float32 (1, height, width, 3) -> the same. Raises LeftOut without onnx."""
-    try:
-        from onnx import TensorProto, checker, helper
-    except ImportError as error:
-        raise LeftOut("onnx is not installed") from error
-    graph = _Graph()
-    inside = graph.add("Transpose", "input", perm=[0, 3, 1, 2])
-    graph.nodes.append(helper.make_node("Transpose", [_onnx(net, inside, graph)], ["output"], perm=[0, 2, 3, 1]))
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, height, width, 3])
-        for name in ("input", "output")
-    ]
-    made = helper.make_graph(graph.nodes, "net", ends[:1], ends[1:], graph.weights)
-    # Versions that every runtime of the last years reads.
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    checker.check_model(model)
-    data: bytes = model.SerializeToString()
-    return data
-
-
-class _Graph:
-    """Nodes and weights as they come, each result with a name of its own."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-        self.names = (f"t{number}" for number in count())
-
-    def add(self, kind: str, *given: str, **attributes: Any) -> str:
-        """A node; returns its result's name."""
-        from onnx import helper
-
-        name = next(self.names)
-        self.nodes.append(helper.make_node(kind, list(given), [name], **attributes))
-        return name
-
-    def weight(self, value: Tensor) -> str:
-        """A constant; returns its name."""
-        from onnx import numpy_helper
-
-        name = next(self.names)
-        self.weights.append(numpy_helper.from_array(value.contiguous().numpy(), name))
-        return name
-
-
-def _onnx(layer: Layer, x: str, graph: _Graph) -> str:
-    """Add the layer's nodes, reading x; returns its result's name."""
-    match layer:
-        case Conv2d() | ConvTranspose2d():
-            return _onnx_convolution(layer, x, graph)
-        case ReLU():
-            return graph.add("Relu", x)
-        case Sigmoid():
-            return graph.add("Sigmoid", x)
-        case SpaceToDepth():
-            return graph.add("SpaceToDepth", x, blocksize=layer.block)
-        case DepthToSpace():
-            return graph.add("DepthToSpace", x, blocksize=layer.block, mode="DCR")
-        case Sequential():
-            y = x
-            for inner in layer.layers:
-                y = _onnx(inner, y, graph)
-            return graph.add("Add", x, y) if isinstance(layer, PixelResidual | ResBlock | Skip) else y
-    raise TypeError(f"ONNX's twin of {type(layer).__name__} is not known here")
-
-
-def _onnx_convolution(layer: Convolution, x: str, graph: _Graph) -> str:
-    window = layer.geometry
-    given = [x, graph.weight(kernel(layer, layer.params["weight"]))]
-    if "bias" in layer.params:
-        given.append(graph.weight(layer.params["bias"]))
-    attributes: dict[str, Any] = {
-        "kernel_shape": [window.kernel_size] * 2,
-        "strides": [window.stride] * 2,
-        "pads": [window.padding] * 4,
-        "dilations": [window.dilation] * 2,
-    }
-    if isinstance(layer, Conv2d):
-        return graph.add("Conv", *given, **attributes)
-    return graph.add("ConvTranspose", *given, output_padding=[layer.output_padding] * 2, **attributes)

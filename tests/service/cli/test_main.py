@@ -9,7 +9,20 @@ import pytest
 from engine.layers import kernels
 from service import version
 
-COMMANDS = ["run", "estimate", "serve", "models", "train", "evaluate", "ship", "sweep", "demo", "plot", "keys"]
+COMMANDS = [
+    "run",
+    "estimate",
+    "serve",
+    "models",
+    "train",
+    "evaluate",
+    "ship",
+    "export",
+    "sweep",
+    "demo",
+    "plot",
+    "keys",
+]
 
 
 def test_help_names_every_command(denoise):
