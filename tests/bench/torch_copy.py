@@ -25,7 +25,7 @@ from engine.models.onnx_export import Convolution, kernel
 
 
 class Sum(nn.Module):
-    """x plus what the layers make of it."""
+    """x + inside(x)."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Sum(nn.Module):
 
 
 class Cast(nn.Module):
-    """Layers in the type of their own weights; what goes in and what comes out keep theirs."""
+    """Layers that compute in the type of their weights. Input and output keep their own type."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
@@ -47,25 +47,25 @@ class Cast(nn.Module):
 
 
 @dataclass(frozen=True)
-class Twin:
-    """A torch.nn module, (N, 3, H, W) -> the same, and each convolution of ours with its own.
+class TorchCopy:
+    """A torch.nn module, (N, 3, H, W) -> the same shape, and its convolutions beside ours.
 
-    kernels: layer, module, and what makes the module's weight (or its gradient) out of the layer's.
+    kernels: our layer, the torch module, and a function from our weight (or its gradient) to the module's.
     """
 
     module: nn.Module
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
-def twin(net: Layer) -> Twin:
-    """The network as torch.nn has it, in float32, with a copy of our weights."""
+def torch_copy(net: Layer) -> TorchCopy:
+    """The network in torch.nn, in float32, with a copy of our weights."""
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = []
-    return Twin(_module(net, kernels), kernels)
+    return TorchCopy(_module(net, kernels), kernels)
 
 
-def halved(net: Layer) -> nn.Module:
-    """The torch.nn network with the layers inside each Cast in bfloat16; the outer sum stays float32."""
-    module = twin(net).module
+def bfloat16_copy(net: Layer) -> nn.Module:
+    """The network in torch.nn, in bfloat16 inside each Cast. The outer sum stays float32."""
+    module = torch_copy(net).module
     for inner in module.modules():
         if isinstance(inner, Cast):
             inner.to(torch.bfloat16)
@@ -90,34 +90,36 @@ def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
             return nn.PixelUnshuffle(layer.block)
         case DepthToSpace():
             return nn.PixelShuffle(layer.block)
-    raise TypeError(f"torch.nn's twin of {type(layer).__name__} is not known here")
+    raise TypeError(f"{type(layer).__name__} has no copy in torch.nn; add it to torch_copy.py")
 
 
 def _modules(layer: Layer, kernels: list[Any]) -> Iterator[nn.Module]:
-    """The modules of the layers inside. Pixels of a block lie in another order after torch.nn's rearrangement,
-    so the convolution that reads them, or writes them, has its channels sorted.
+    """The modules of the layers inside.
+
+    torch.nn orders the channels of a pixel block differently. So the convolution that reads or writes them gets
+    its channels in another order.
     """
     inside = list(layer.layers)
-    for place, inner in enumerate(inside):
+    for index, inner in enumerate(inside):
         if not isinstance(inner, Conv2d | ConvTranspose2d):
             yield _module(inner, kernels)
             continue
-        before = inside[place - 1] if place else None
-        after = inside[place + 1] if place + 1 < len(inside) else None
+        before = inside[index - 1] if index else None
+        after = inside[index + 1] if index + 1 < len(inside) else None
         reads = before.block if isinstance(before, SpaceToDepth) else 1
         writes = after.block if isinstance(after, DepthToSpace) else 1
         yield _convolution(inner, reads, writes, kernels)
 
 
 def _convolution(layer: Convolution, reads: int, writes: int, kernels: list[Any]) -> nn.Module:
-    window, bias = layer.geometry, "bias" in layer.params
-    size = (layer.in_channels, layer.out_channels, window.kernel_size, window.stride, window.padding)
+    geometry, bias = layer.geometry, "bias" in layer.params
+    size = (layer.in_channels, layer.out_channels, geometry.kernel_size, geometry.stride, geometry.padding)
     into, out_of = _order(layer.in_channels, reads), _order(layer.out_channels, writes)
     module: nn.Module
     if isinstance(layer, Conv2d):
-        module, orders = nn.Conv2d(*size, dilation=window.dilation, bias=bias), (out_of, into)
+        module, orders = nn.Conv2d(*size, dilation=geometry.dilation, bias=bias), (out_of, into)
     else:
-        more = {"output_padding": layer.output_padding, "dilation": window.dilation, "bias": bias}
+        more = {"output_padding": layer.output_padding, "dilation": geometry.dilation, "bias": bias}
         module, orders = nn.ConvTranspose2d(*size, **more), (into, out_of)
 
     def change(weight: Tensor) -> Tensor:
@@ -133,5 +135,8 @@ def _convolution(layer: Convolution, reads: int, writes: int, kernels: list[Any]
 
 
 def _order(channels: int, block: int) -> Tensor:
-    """Where torch.nn's channels lie among ours: it has a channel's pixels together, we a pixel's channels."""
+    """The index among our channels of each channel of torch.nn.
+
+    torch.nn keeps the pixels of a channel together. We keep the channels of a pixel together.
+    """
     return torch.arange(channels).view(block * block, -1).T.flatten()
