@@ -26,8 +26,9 @@ from service.cli.weights import load_all
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Pair, Quality, Score
+    from engine.evaluation.evaluate import Pair, Quality, Result, Score
     from engine.evaluation.html_report import Section
+    from engine.layers import Layer
     from engine.models.checkpoint import Model
 
 SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
@@ -40,28 +41,34 @@ class Passes(StrEnum):
     HIGH = "high"
 
 
+SuiteOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the standard sets cbsd68, kodak24, polyu and paper/val.pkl. Skips missing sets.",
+        show_default=False,
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="Use only the first images of each set.", show_default="all")
+]
+QualityOption = Annotated[
+    Passes, typer.Option(help="high: mean over 8 flips and rotations, which takes 8 times as long.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for an HTML report that shows the gain of each image.", show_default=False),
+]
+
+
 def evaluate(
     weights: ChoiceArgument,
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
-    suite: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the standard sets cbsd68, kodak24, polyu and paper/val.pkl. Skips missing sets.",
-            show_default=False,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first images of each set.", show_default="all")
-    ] = None,
-    quality: Annotated[
-        Passes, typer.Option(help="high: mean over 8 flips and rotations, which takes 8 times as long.")
-    ] = Passes.NORMAL,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Folder for an HTML report that shows the gain of each image.", show_default=False),
-    ] = None,
+    suite: SuiteOption = None,
+    limit: LimitOption = None,
+    quality: QualityOption = Passes.NORMAL,
+    report: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: DeviceOption = defaults.DEVICE,
     precision: PrecisionOption = defaults.PRECISION,
@@ -75,30 +82,23 @@ def evaluate(
 
     - `denoise evaluate photo --suite sets/ --report report/`
     """
-    from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.evaluation.html_report import Section
-    from engine.inference.model_selection import CHOICES
     from engine.inference.self_ensemble import Ensemble
 
     chosen = suite_trials(suite, pairs, clean) if suite else trials(pairs, clean, sigma or SIGMAS)
-    limited = [trial.first(limit) for trial in chosen]
+    sections = [Section(trial.first(limit)) for trial in chosen]
     warn_without_kernels()
     nets, model = load_all(weights, device, precision)
     if quality is Passes.HIGH:
         nets = {name: Ensemble(net) for name, net in nets.items()}
-    sections, scores = [Section(trial) for trial in limited], []
+    found = []
     for section in sections:
-        images = _with_progress(section.trial)
-        # A single network takes many small images in one batch.
-        results = (
-            denoise_pairs_by(model.name, nets, images, memory_budget)
-            if model.name in CHOICES
-            else denoise_pairs(nets[model.name], images, memory_budget)
-        )
-        scores.append([section.add(result) if report else result.score for result in results])
+        results = _results(section.trial, nets, model, memory_budget)
+        # A report needs the images too, not only the scores.
+        scores = [section.add(result) if report else result.score for result in results]
+        found.append((section.trial, scores))
     if report:
         _write_report(report, model, quality, sections)
-    found = list(zip(limited, scores, strict=True))
     if suite:
         _print_rows(_suite_rows(model, quality, found), model, as_json)
     elif as_json:
@@ -128,6 +128,17 @@ def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[T
     if missing:
         warn(f"skipped, not in {suite}: {', '.join(missing)}")
     return found
+
+
+def _results(trial: "Trial", nets: "dict[str, Layer]", model: "Model", memory_budget: int) -> "Iterable[Result]":
+    from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
+    from engine.inference.model_selection import CHOICES
+
+    images = _with_progress(trial)
+    if model.name in CHOICES:
+        return denoise_pairs_by(model.name, nets, images, memory_budget)
+    # A single network takes many small images in one batch.
+    return denoise_pairs(nets[model.name], images, memory_budget)
 
 
 def _with_progress(trial: "Trial") -> "Iterable[Pair]":

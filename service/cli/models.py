@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from service.cli.console import out, warn, warn_without_kernels
-from service.cli.evaluate import SIGMAS, trials
+from service.cli.evaluate import SIGMAS, LimitOption, trials
 from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument
 from service.cli.weights import load
 
@@ -44,9 +44,7 @@ def ship(
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first images.", show_default="all")
-    ] = None,
+    limit: LimitOption = None,
 ) -> None:
     """Halve a weights file by storing float16, if this changes no image's PSNR by more than 0.001 dB.
 

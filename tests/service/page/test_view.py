@@ -99,8 +99,8 @@ def test_removed_noise_is_shown_on_grey_and_amplified(dimmed, page, noisy, file_
     choose(page, named(file_of(dim)))
     page.get_by_role("radio", name="Removed").check()
     settle(page)
-    told = re.fullmatch(r"removed(?:, amplified (\d+) times)?", page.locator("#tag-removed").inner_text())
-    gain = int(told[1] or 1)
+    label = re.fullmatch(r"removed(?:, amplified (\d+) times)?", page.locator("#tag-removed").inner_text())
+    gain = int(label[1] or 1)
 
     removed = dim.astype(int) - pixels(api(file_of(dim)))
     view = middle(seen(page), dim.shape)
