@@ -236,7 +236,7 @@ def test_health_is_answered_while_an_image_is_denoised(client, folder, samples, 
 
 
 def test_the_page_and_the_description_are_there(client):
-    assert "Drop a picture" in client.get("/").text
+    assert "Drop images here" in client.get("/").text
     assert client.get("/page/page.js").headers["content-type"].startswith("text/javascript")
     assert "/denoise" in client.get("/openapi.json").json()["paths"]
 
