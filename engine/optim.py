@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, Parameter, multiply, parameters
+from engine.layers import Module, Parameter, multiply, parameters
 
 
 class Optimizer(Protocol):
@@ -175,7 +175,7 @@ class OptimizerGroup:
             optimiser.load_state(state)
 
 
-def muon_with_adam(net: Layer, lr: float, adam_lr: float, weight_decay: float = 0.0) -> OptimizerGroup:
+def muon_with_adam(net: Module, lr: float, adam_lr: float, weight_decay: float = 0.0) -> OptimizerGroup:
     """Muon, with its weight decay, for the matrices inside; Adam for biases and for the first and the last layer.
 
     There the "directions" are colours, and their lengths carry meaning (Jordan et al. 2024).

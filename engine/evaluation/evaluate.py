@@ -17,7 +17,7 @@ from engine.defaults import MEMORY_BUDGET
 from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import PATCH, denoise_image
 from engine.inference.model_selection import choose
-from engine.layers import Arena, Layer, parameters
+from engine.layers import Arena, Module, parameters
 from engine.models.networks import bytes_per_pixel
 
 Pair = tuple[Tensor, Tensor]
@@ -94,7 +94,7 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return float(_ssim_each(a.unsqueeze(0), b.unsqueeze(0)))
 
 
-def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Quality:
+def evaluate_pairs(net: Module, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Quality:
     """Denoise the noisy image of each pair and compare with the clean one.
 
     What denoise_pairs does, and takes; raises ValueError when there are no pairs.
@@ -102,7 +102,7 @@ def evaluate_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMOR
     return mean_quality([result.score for result in denoise_pairs(net, pairs, memory_budget)])
 
 
-def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Iterator[Result]:
+def denoise_pairs(net: Module, pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET) -> Iterator[Result]:
     """Each pair with its denoised image and its scores, as soon as they are there.
 
     pairs: (noisy, clean), float (H, W, 3) on [0, 1]. The output is clipped to [0, 1], as a file would be; the
@@ -122,7 +122,7 @@ def denoise_pairs(net: Layer, pairs: Iterable[Pair], memory_budget: int = MEMORY
 
 
 def denoise_pairs_by(
-    choice: str, nets: Mapping[str, Layer], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
+    choice: str, nets: Mapping[str, Module], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
 ) -> Iterator[Result]:
     """As denoise_pairs, each noisy image by the network that a choice takes for it; its score has the name."""
     for pair in pairs:
@@ -131,7 +131,7 @@ def denoise_pairs_by(
             yield replace(result, score=replace(result.score, chosen=name))
 
 
-def largest_change(net: Layer, other: Layer, samples: Sequence[Sample]) -> float:
+def largest_change(net: Module, other: Module, samples: Sequence[Sample]) -> float:
     """By how many dB, at most, one image's PSNR differs between two networks."""
     results = (denoise_pairs(each, (sample.open() for sample in samples)) for each in (net, other))
     psnrs = ((result.score.psnr for result in each) for each in results)
@@ -202,7 +202,7 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[Pair]:
             yield torch.stack(noisy), torch.stack(clean)
 
 
-def _denoise(net: Layer, noisy: Tensor, memory_budget: int) -> Tensor:
+def _denoise(net: Module, noisy: Tensor, memory_budget: int) -> Tensor:
     """What denoise_image gives for each image, straight from the network where that is the same."""
     whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
     if whole and len(noisy) > 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.evaluation.evaluate import Pair, psnr
 from engine.inference.denoise import denoise_image
-from engine.layers import Layer
+from engine.layers import Module
 from engine.system.atomic_file import write_atomically
 from engine.training import trainer
 from engine.training.config import Recipe
@@ -153,7 +153,7 @@ def sweep_plot(base: Recipe, done: Sequence[Cell], out: Path) -> None:
     _save(figure, out)
 
 
-def demo(net: Layer, pairs: Sequence[Pair], out: Path) -> None:
+def demo(net: Module, pairs: Sequence[Pair], out: Path) -> None:
     """Figure 3: a row for each (noisy, clean) pair, float (H, W, 3): clean, noisy, denoised, with their PSNR."""
     if not pairs:
         raise ValueError("there are no pairs to show")

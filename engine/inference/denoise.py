@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.defaults import MEMORY_BUDGET
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
-from engine.layers import Layer, parameters, some_arena
+from engine.layers import Module, ensure_arena, parameters
 from engine.layers.arena import empty
 from engine.models.networks import bytes_per_pixel, halo
 
@@ -74,7 +74,7 @@ class Piece:
     device. write: takes the result, and what was read.
     """
 
-    net: Layer
+    net: Module
     shape: tuple[int, int]
     pixels: int
     fits: int
@@ -87,7 +87,7 @@ def run(pieces: Sequence[Piece]) -> None:
     read = [piece.read() for piece in pieces]
     # One alone is not copied.
     given = torch.stack(read) if len(read) > 1 else read[0].unsqueeze(0)
-    with some_arena():
+    with ensure_arena():
         made = pieces[0].net.forward(given)
     for piece, before, after in zip(pieces, given, made, strict=True):
         piece.write(after, before)
@@ -105,7 +105,7 @@ class Denoising:
 
     def __init__(
         self,
-        net: Layer,
+        net: Module,
         noisy: Image,
         memory_budget: int = MEMORY_BUDGET,
         window: tuple[int, int] | None = None,
@@ -129,7 +129,7 @@ class Denoising:
 
 
 def denoise(
-    net: Layer,
+    net: Module,
     noisy: Image,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
@@ -137,7 +137,7 @@ def denoise(
 ) -> Image:
     """An image without its noise: a Denoising, one window after the other. Raises ValueError."""
     denoising = Denoising(net, noisy, memory_budget, window, finish)
-    with some_arena():
+    with ensure_arena():
         for piece in denoising.pieces:
             run([piece])
     return denoising.result()
@@ -227,7 +227,7 @@ def _shown(noisy: Image, clean: Tensor, output: str) -> Image:
 
 
 def denoise_image(
-    net: Layer,
+    net: Module,
     image: Tensor,
     memory_budget: int = MEMORY_BUDGET,
     window: tuple[int, int] | None = None,
@@ -247,14 +247,14 @@ def denoise_image(
     def write(rows: slice, cols: slice, pixels: Tensor, before: Tensor) -> None:
         clean[rows, cols] = pixels
 
-    with some_arena():
+    with ensure_arena():
         for piece in _pieces(net, image, lambda part: part, write, memory_budget, window):
             run([piece])
     return clean
 
 
 def _pieces(
-    net: Layer,
+    net: Module,
     source: Tensor,
     read: Callable[[Tensor], Tensor],
     write: Callable[[slice, slice, Tensor, Tensor], None],

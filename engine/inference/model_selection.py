@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise, pick
-from engine.layers import Layer
+from engine.layers import Module
 
 AUTO = "auto"
 # What there are specialists for: white noise of colour, white noise of grey, and cameras' noise of both.
@@ -23,7 +23,7 @@ CHOICES: Mapping[str, Mapping[Specialty, str]] = {
 }
 
 # The network for an image's samples, (H, W, C), as an Image has them.
-Choose = Callable[[Tensor], Layer]
+Choose = Callable[[Tensor], Module]
 
 
 def choose(samples: Tensor, choice: str = AUTO) -> tuple[str, NoiseEstimate]:
@@ -39,12 +39,12 @@ def taken(choice: str, estimate: NoiseEstimate) -> str:
     return CHOICES[choice]["grey" if is_grey and kind == "white" else kind]
 
 
-def among(nets: Mapping[str, Layer], choice: str = AUTO) -> Choose:
+def among(nets: Mapping[str, Module], choice: str = AUTO) -> Choose:
     """Chooses among networks, by the names of their weights."""
     return lambda samples: nets[choose(samples, choice)[0]]
 
 
-def always(net: Layer) -> Choose:
+def always(net: Module) -> Choose:
     """Chooses the same network for every image."""
     return lambda samples: net
 

@@ -4,13 +4,13 @@ import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference.denoise import denoise_image
-from engine.layers import Layer, forget_packed
+from engine.layers import Module, drop_packed_weights
 
 SIDE = 64
 SIGMA = 25 / 255
 
 
-def check(net: Layer) -> None:
+def check(net: Module) -> None:
     """Have the network denoise a small noisy image. Raises ValueError saying how what comes back is no image.
 
     It has to lie nearer to the clean image than an all-black or an all-white one does. That is little, on
@@ -22,7 +22,7 @@ def check(net: Layer) -> None:
     clean = dead_leaves(SIDE, SIDE, rng).float() / 255
     noisy = clean + SIGMA * torch.randn(clean.shape, generator=rng)
     made = denoise_image(net, noisy)
-    forget_packed(net)
+    drop_packed_weights(net)
     if not made.isfinite().all():
         raise ValueError("the check image comes back with what is no finite number")
     error = (made - clean).square().mean()

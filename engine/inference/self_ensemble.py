@@ -6,7 +6,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from engine.layers import Layer, Sequential
+from engine.layers import Module, Sequential
 
 TURNS = 8
 CHANNELS = 3
@@ -20,7 +20,7 @@ class Ensemble(Sequential):
     CVPR 2016, section 3.5.
     """
 
-    def __init__(self, net: Layer) -> None:
+    def __init__(self, net: Module) -> None:
         super().__init__(net)
         self.net = net
 

@@ -1,20 +1,20 @@
 """The layers: forward and, right under it, its backward pass, on plain tensors (N, H, W, C)."""
 
 from engine.layers.activation import ReLU, Sigmoid
-from engine.layers.arena import Arena, some_arena
+from engine.layers.arena import Arena, ensure_arena
 from engine.layers.compiled import multiply
 from engine.layers.containers import (
     CastTo,
-    Layer,
+    ConvStack,
+    Module,
     Parameter,
     PixelResidual,
-    Rectified,
     ResBlock,
     Sequential,
     Skip,
     parameters,
 )
-from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, forget_packed
+from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, drop_packed_weights
 from engine.layers.loss import MSE
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth
 from engine.layers.unfold import ConvGeometry, col2im, im2col
@@ -25,13 +25,13 @@ __all__ = [
     "CastTo",
     "Conv2d",
     "ConvGeometry",
+    "ConvStack",
     "ConvTranspose2d",
     "DepthToSpace",
-    "Layer",
+    "Module",
     "Parameter",
     "PixelResidual",
     "ReLU",
-    "Rectified",
     "ResBlock",
     "Sequential",
     "Sigmoid",
@@ -39,9 +39,9 @@ __all__ = [
     "SpaceToDepth",
     "Upsampling",
     "col2im",
-    "forget_packed",
+    "drop_packed_weights",
+    "ensure_arena",
     "im2col",
     "multiply",
     "parameters",
-    "some_arena",
 ]

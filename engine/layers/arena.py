@@ -125,7 +125,7 @@ class _Slab:
 
 
 @contextmanager
-def some_arena() -> Iterator[None]:
+def ensure_arena() -> Iterator[None]:
     """Until the end, this thread has an arena: the one that it has, or a new one."""
     with (current() or Arena()).used():
         yield

@@ -13,14 +13,14 @@ from engine.layers.activation import ReLU
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth, depth_to_space, space_to_depth
 
 
-class Layer(Protocol):
+class Module(Protocol):
     """What every layer is. `forward` writes to the layer only when training: one network serves all threads."""
 
     params: dict[str, Tensor]
     grads: dict[str, Tensor]
 
     @property
-    def layers(self) -> "Sequence[Layer]":
+    def layers(self) -> "Sequence[Module]":
         """The layers inside, in order."""
 
     @property
@@ -47,7 +47,7 @@ class Layer(Protocol):
         """
 
 
-class Convolution(Layer, Protocol):
+class Convolution(Module, Protocol):
     """A layer that adds, rectifies and masks while it stores its result."""
 
     in_channels: int
@@ -67,8 +67,8 @@ class Convolution(Layer, Protocol):
 class Sequential:
     """One layer after the other."""
 
-    def __init__(self, *layers: Layer) -> None:
-        self.layers: Sequence[Layer] = layers
+    def __init__(self, *layers: Module) -> None:
+        self.layers: Sequence[Module] = layers
         self.params: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
 
@@ -116,7 +116,7 @@ class Sequential:
         return most
 
 
-class Rectified(Sequential):
+class ConvStack(Sequential):
     """Convolutions with a ReLU between each two.
 
     On the way forward, a convolution applies the ReLU after it while it stores its result. On the way back, a
@@ -179,7 +179,7 @@ class Skip(_AddsInput):
     Source: Ronneberger et al., "U-Net", MICCAI 2015, with a sum in place of the concatenation.
     """
 
-    def __init__(self, down: Convolution, inside: Sequence[Layer], up: Convolution) -> None:
+    def __init__(self, down: Convolution, inside: Sequence[Module], up: Convolution) -> None:
         super().__init__(down, *inside, up)
         self.down, self.inside, self.up = down, Sequential(*inside), up
 
@@ -206,7 +206,7 @@ class PixelResidual(_AddsInput):
     The layers inside compute in `dtype`. The sum is in x's own type.
     """
 
-    def __init__(self, channels: int, block: int, dtype: torch.dtype, *inside: Layer) -> None:
+    def __init__(self, channels: int, block: int, dtype: torch.dtype, *inside: Module) -> None:
         """channels: of x; the first layer inside takes, and the last one makes, block² times as many."""
         super().__init__(Sequential(SpaceToDepth(block), *inside, DepthToSpace(block)))
         self.channels, self.block, self.dtype, self.inside = channels, block, dtype, Sequential(*inside)
@@ -260,7 +260,7 @@ class Parameter(NamedTuple):
     """One parameter, where it lives and what it is called: "1.0.weight"."""
 
     name: str
-    layer: Layer
+    layer: Module
     key: str
 
     @property
@@ -274,7 +274,7 @@ class Parameter(NamedTuple):
         return self.layer.grads[self.key]
 
 
-def parameters(layer: Layer, prefix: str = "") -> Iterator[Parameter]:
+def parameters(layer: Module, prefix: str = "") -> Iterator[Parameter]:
     """Every parameter of a network, in the order of the forward pass."""
     for key in layer.params:
         yield Parameter(prefix + key, layer, key)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.layers import compiled, kernels, plain
-from engine.layers.containers import Layer, parameters
+from engine.layers.containers import Module, parameters
 from engine.layers.plain import Epilogue
 from engine.layers.unfold import ConvGeometry, check_whole
 
@@ -33,7 +33,7 @@ class _Convolution:
         """Whether the kernels in C run it, which need no memory but for what goes in and comes out."""
         return kernels.chosen() is not None and self.params["weight"].device.type == "cpu"
 
-    def forget_packed(self) -> None:
+    def drop_packed_weights(self) -> None:
         """Drop what the weight was packed into, several times as large. The next call packs it anew."""
         self._packed = {}
 
@@ -70,7 +70,7 @@ class _Convolution:
             return compiled.pack(weight, self.geometry, adjoint, dtype, whole)
         packed = self._packed.get((adjoint, whole))
         # torch counts the changes made in place, but for those through `.data` or numpy: after one, call
-        # `forget_packed`. The weight is held as well, so that no other takes its address.
+        # `drop_packed_weights`. The weight is held as well, so that no other takes its address.
         key = (weight.data_ptr(), weight._version, weight.stride(), dtype, kernels.name())
         if packed is None or packed.key != key:
             value = compiled.pack(weight, self.geometry, adjoint, dtype, whole, keep)
@@ -106,7 +106,7 @@ class _Convolution:
         )
 
     def _bytes(self, scale: Fraction, made_scale: Fraction, size: int, columns: Fraction) -> Fraction:
-        """What the layer holds at once for each pixel of the network's input; see Layer.memory."""
+        """What the layer holds at once for each pixel of the network's input; see Module.memory."""
         given, made = self.in_channels * scale**2, self.out_channels * made_scale**2
         # The plain path holds the columns as well, and a padded copy of the side with more pixels.
         unfolded = Fraction(0) if self.by_kernels else columns + bool(self.geometry.padding) * max(given, made)
@@ -280,8 +280,8 @@ class ConvTranspose2d(_Convolution):
 Upsampling = ConvTranspose2d
 
 
-def forget_packed(net: Layer) -> None:
+def drop_packed_weights(net: Module) -> None:
     """Drop what the weights of a network were packed into, several times as large as they."""
     for parameter in parameters(net):
         if isinstance(parameter.layer, _Convolution):
-            parameter.layer.forget_packed()
+            parameter.layer.drop_packed_weights()

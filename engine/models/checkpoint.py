@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models.networks import NetworkConfig, build_network, config_from_dict, config_to_dict
 from engine.models.precision import name_of
 from engine.system.atomic_file import write_atomically
@@ -38,7 +38,7 @@ class Model:
 
     name: str
     spec: NetworkConfig
-    net: Layer
+    net: Module
     digest: str
     precision: str
     metadata: dict[str, str]
@@ -54,7 +54,7 @@ def weights_folder() -> Path:
 
 def save(
     path: Path,
-    net: Layer,
+    net: Module,
     spec: NetworkConfig,
     metadata: Mapping[str, str],
     dtype: torch.dtype = FULL,
@@ -72,7 +72,7 @@ def save(
     write_atomically(path, _in_order(safetensors.torch.save(tensors, about)))
 
 
-def rounded(net: Layer, spec: NetworkConfig, dtype: torch.dtype) -> Layer:
+def rounded(net: Module, spec: NetworkConfig, dtype: torch.dtype) -> Module:
     """The network as it is loaded from a file that keeps its numbers in that type; products in float32."""
     copy = build_network(spec)
     for ours, theirs in zip(parameters(copy), parameters(net), strict=True):
@@ -130,7 +130,7 @@ def _metadata(data: bytes) -> dict[str, str]:
     return dict(header.get("__metadata__", {}))
 
 
-def _fill(path: Path, net: Layer, tensors: dict[str, Tensor], device: torch.device) -> None:
+def _fill(path: Path, net: Module, tensors: dict[str, Tensor], device: torch.device) -> None:
     wanted = {parameter.name: parameter for parameter in parameters(net)}
     faults = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
     faults += [f"{name} is unexpected" for name in tensors.keys() - wanted.keys()]

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer, ResBlock, parameters
+from engine.layers import Conv2d, ConvTranspose2d, Module, ResBlock, parameters
 
 Convolution = Conv2d | ConvTranspose2d
 
 
-def grow(small: Layer, large: Layer) -> None:
+def grow(small: Module, large: Module) -> None:
     """Write a network's weights into a freshly drawn one of its kind that is wider, has more blocks, or both.
 
     No old channel reads a new one yet, and a new block adds nothing: the large network gives what the small one
@@ -26,7 +26,7 @@ def grow(small: Layer, large: Layer) -> None:
                 parameter.layer.params[parameter.key] = parameter.value.new_zeros(parameter.value.shape)
 
 
-def _places(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[Layer | None, Layer]]:
+def _places(small: Sequence[Module], large: Sequence[Module]) -> Iterator[tuple[Module | None, Module]]:
     """Each convolution of the small network, and the one that takes its place; beside None, each new block."""
     waiting = deque(small)
     for new in large:
@@ -43,11 +43,11 @@ def _places(small: Sequence[Layer], large: Sequence[Layer]) -> Iterator[tuple[La
         raise ValueError("the larger network has fewer layers than the smaller one")
 
 
-def _is_block(layer: Layer) -> bool:
+def _is_block(layer: Module) -> bool:
     return isinstance(layer, ResBlock)
 
 
-def _takes(new: Layer, old: Layer) -> bool:
+def _takes(new: Module, old: Module) -> bool:
     """Whether a layer can take another's place."""
     if isinstance(old, Convolution) and isinstance(new, Convolution):
         alike = type(old) is type(new) and old.geometry == new.geometry and old.params.keys() == new.params.keys()

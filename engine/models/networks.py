@@ -12,10 +12,10 @@ from torch import Tensor
 from engine.layers import (
     CastTo,
     Conv2d,
+    ConvStack,
     ConvTranspose2d,
-    Layer,
+    Module,
     PixelResidual,
-    Rectified,
     ResBlock,
     Sequential,
     Sigmoid,
@@ -92,7 +92,7 @@ def config_from_dict(values: dict[str, Any]) -> NetworkConfig:
 
 def build_network(
     spec: NetworkConfig, rng: torch.Generator | None = None, compute: torch.dtype = torch.float32
-) -> Layer:
+) -> Module:
     """A network with freshly drawn weights: (N, H, W, 3) on [0, 1] -> the same shape, the noise removed.
 
     H and W are multiples of the network's `stride`. compute: the type that products run in.
@@ -102,7 +102,7 @@ def build_network(
     return _photo(spec, rng, compute)
 
 
-def reach(net: Layer) -> int:
+def reach(net: Module) -> int:
     """How many pixels away, at most, an input pixel can be and still change an output pixel."""
     return max(
         max(pixel - first, last - pixel)
@@ -111,22 +111,22 @@ def reach(net: Layer) -> int:
     )
 
 
-def halo(net: Layer) -> int:
+def halo(net: Module) -> int:
     """Pixels of real neighbours a window needs on each side: the reach, rounded up to the stride."""
     return -(-reach(net) // net.stride) * net.stride
 
 
-def bytes_per_pixel(net: Layer) -> int:
+def bytes_per_pixel(net: Module) -> int:
     """Memory of a forward pass, at most, for each pixel of its input, beside weights and what a task works in."""
     return math.ceil(net.memory(Fraction(1), 4))
 
 
-def parameter_count(net: Layer) -> int:
+def parameter_count(net: Module) -> int:
     """How many numbers training can change."""
     return sum(parameter.value.numel() for parameter in parameters(net))
 
 
-def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.dtype) -> Module:
     # Kernel size, stride, padding; for upsampling also dilation and output_padding: a kernel of 3 at stride 2
     # leaves one row short of twice the size.
     if spec.geometry == "text":
@@ -137,7 +137,7 @@ def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.
     return Sequential(
         CastTo(
             compute,
-            Rectified(
+            ConvStack(
                 Conv2d(CHANNELS, hidden, *down, rng=rng),
                 Conv2d(hidden, hidden, *down, rng=rng),
                 Upsampling(hidden, hidden, *up, rng=rng),
@@ -148,7 +148,7 @@ def _paper(spec: AutoencoderConfig, rng: torch.Generator | None, compute: torch.
     )
 
 
-def _photo(spec: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) -> Layer:
+def _photo(spec: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) -> Module:
     widest = spec.channels[0]
     head = _conv3(4 * CHANNELS, widest, 1.0, rng)
     # A tail of zeros: before training the network gives back its input.
@@ -157,7 +157,7 @@ def _photo(spec: UNetConfig, rng: torch.Generator | None, compute: torch.dtype) 
     return PixelResidual(CHANNELS, 2, compute, head, *body, tail)
 
 
-def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Generator | None) -> Iterator[Layer]:
+def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Generator | None) -> Iterator[Module]:
     """Blocks, then the lower levels with a skip around them, then blocks."""
     width, *lower = channels
     for _ in range(blocks[0]):
@@ -173,7 +173,7 @@ def _level(channels: tuple[int, ...], blocks: tuple[int, ...], rng: torch.Genera
         yield _block(width, rng)
 
 
-def _block(width: int, rng: torch.Generator | None) -> Layer:
+def _block(width: int, rng: torch.Generator | None) -> Module:
     # Each block adds to what it is given: He's spread in the second convolution as well makes the signal grow
     # block by block, and zero there lets it blow up later. A small spread trains well.
     first, second = _conv3(width, width, 2**0.5, rng), _conv3(width, width, 0.3, rng)

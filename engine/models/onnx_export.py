@@ -11,7 +11,7 @@ from engine.layers import (
     Conv2d,
     ConvTranspose2d,
     DepthToSpace,
-    Layer,
+    Module,
     PixelResidual,
     ReLU,
     ResBlock,
@@ -34,7 +34,7 @@ class OnnxMissing(ValueError):
 
 
 def onnx_bytes(
-    net: Layer,
+    net: Module,
     size: tuple[int, int] | None = None,
     multiple: int | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -115,7 +115,7 @@ class _Graph:
         return self.constant(torch.tensor([value]))
 
 
-def _padded(net: Layer, x: str, graph: _Graph, multiple: int) -> str:
+def _padded(net: Module, x: str, graph: _Graph, multiple: int) -> str:
     """Mirrors (N, H, W, 3) to multiples of `multiple` pixels, runs the network, and crops the result."""
     shape = graph.add("Shape", x)
     sides = {axis: graph.add("Gather", shape, graph.integer(axis)) for axis in (1, 2)}
@@ -145,13 +145,13 @@ def _mirrored(side: str, multiple: int, graph: _Graph) -> str:
     return graph.add("Sub", last, distance)
 
 
-def _nhwc(net: Layer, x: str, graph: _Graph) -> str:
+def _nhwc(net: Module, x: str, graph: _Graph) -> str:
     """Adds the network between two transpositions: ONNX has its channels before the pixels."""
     inside = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     return graph.add("Transpose", _layer(net, inside, graph), perm=[0, 2, 3, 1])
 
 
-def _layer(layer: Layer, x: str, graph: _Graph) -> str:
+def _layer(layer: Module, x: str, graph: _Graph) -> str:
     """Adds the layer's nodes. Returns the name of their result."""
     match layer:
         case Conv2d() | ConvTranspose2d():

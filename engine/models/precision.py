@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from engine.layers import Arena, Conv2d, Layer, ResBlock
+from engine.layers import Arena, Conv2d, Module, ResBlock
 
 # bfloat16 keeps 8 bits of a number, so it is taken only where it is this much faster: on a GPU, and on a
 # processor with AMX. Elsewhere the kernels store in bfloat16 and compute in float32, which is
@@ -54,7 +54,7 @@ def measure(device: torch.device | str = "cpu", repeats: int = 9) -> torch.dtype
     return torch.bfloat16 if seconds[torch.float32] > WORTH * seconds[torch.bfloat16] else torch.float32
 
 
-def _least_seconds(block: Layer, patch: torch.Tensor, repeats: int) -> float:
+def _least_seconds(block: Module, patch: torch.Tensor, repeats: int) -> float:
     taken = []
     with Arena().used():
         for _ in range(repeats + 1):

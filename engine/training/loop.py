@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.data.rng import seeded
 from engine.data.sources import Batch, Source, Validation
-from engine.layers import MSE, Arena, Layer, parameters
+from engine.layers import MSE, Arena, Module, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
 from engine.system.runtime import use_cores
@@ -81,7 +81,7 @@ class Training:
     recipe: Recipe
     compute: torch.dtype
     device: torch.device
-    net: Layer
+    net: Module
     optimiser: Optimizer
     average: ParameterEMA
     schedule: LRSchedule
@@ -131,7 +131,7 @@ def begin(
     recipe: Recipe,
     compute: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    start: Layer | None = None,
+    start: Module | None = None,
 ) -> Training:
     """A fresh network, on a device, and all that trains it. start: one of its spec, to copy weights from.
 
@@ -260,7 +260,7 @@ def _errors(training: Training, images: Validation, batch: int = 8) -> Tensor:
     return torch.cat(errors)
 
 
-def _optimiser(recipe: Recipe, net: Layer) -> Optimizer:
+def _optimiser(recipe: Recipe, net: Module) -> Optimizer:
     if recipe.optimiser == "sgd":
         return SGD(parameters(net), recipe.lr)
     if recipe.optimiser == "adam":

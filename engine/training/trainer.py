@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from engine.data.sources import Source, Validation, open_source
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models import checkpoint as weights
 from engine.models import precision
 from engine.models.net2net import grow
@@ -275,7 +275,7 @@ def _begin(job: TrainingJob) -> tuple[Training, _Origin, float]:
     return begin(job.recipe, compute, device, net), _Origin(secrets.token_hex(8), start), 0.0
 
 
-def _start(path: Path, recipe: Recipe) -> tuple[Layer, str]:
+def _start(path: Path, recipe: Recipe) -> tuple[Module, str]:
     """The recipe's network with a file's weights, grown if it is larger, and the file's name and digest.
 
     Raises ValueError saying both networks if the file's has no place in the recipe's.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
     from engine.evaluation.evaluate import Pair, Quality, Result, Score
     from engine.evaluation.html_report import Section
-    from engine.layers import Layer
+    from engine.layers import Module
     from engine.models.checkpoint import Model
 
 SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
@@ -130,7 +130,7 @@ def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[T
     return found
 
 
-def _results(trial: "Trial", nets: "dict[str, Layer]", model: "Model", memory_budget: int) -> "Iterable[Result]":
+def _results(trial: "Trial", nets: "dict[str, Module]", model: "Model", memory_budget: int) -> "Iterable[Result]":
     from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.inference.model_selection import CHOICES
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.inference.model_selection import Choose
-    from engine.layers import Layer
+    from engine.layers import Module
     from engine.models.checkpoint import Model
 
 
@@ -19,7 +19,7 @@ def load(name: str, device: str, precision: str) -> "Model":
     return checkpoint.load(_file(name), place, types.resolve(precision, place))
 
 
-def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Layer], Model]":
+def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Module], Model]":
     """The networks that a name stands for, and a description of them.
 
     For auto and auto-large, the description has that name and the digests of all networks.

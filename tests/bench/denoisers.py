@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.evaluation.evaluate import psnr
 from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import denoise_image
-from engine.layers import Layer
+from engine.layers import Module
 from engine.models import checkpoint
 
 from .rows import PRECISIONS, Options, Row, Unavailable, compared, report_skipped
@@ -38,7 +38,7 @@ Denoise = Callable[[Tensor], Tensor]
 
 
 def rows(
-    options: Options, models: Mapping[str, Layer] | None = None, crop: int = CROP, sigma: float = SIGMA
+    options: Options, models: Mapping[str, Module] | None = None, crop: int = CROP, sigma: float = SIGMA
 ) -> Iterator[Row]:
     """models: networks by name, in place of the shipped weights. crop: side in pixels."""
     clean = _crops(options, crop)
@@ -133,7 +133,7 @@ PEERS: Mapping[str, Callable[[float, int], Denoise]] = {
 }
 
 
-def _models(options: Options, models: Mapping[str, Layer] | None) -> dict[tuple[str, str], Layer]:
+def _models(options: Options, models: Mapping[str, Module] | None) -> dict[tuple[str, str], Module]:
     if models is not None:
         return {(name, "float32"): net for name, net in models.items()}
     shipped = sorted(checkpoint.weights_folder().glob(f"photo*{checkpoint.SUFFIX}"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.layers import Conv2d, ConvTranspose2d, Layer
+from engine.layers import Conv2d, ConvTranspose2d, Module
 from engine.layers.plain import Epilogue
 from engine.models.networks import NetworkConfig
 from engine.models.onnx_export import Convolution, kernel
@@ -54,12 +54,12 @@ class ConvCase(NamedTuple):
         )
 
 
-def conv_cases(net: Layer, side: int) -> Iterator[tuple[ConvCase, Convolution]]:
+def conv_cases(net: Module, side: int) -> Iterator[tuple[ConvCase, Convolution]]:
     """Every convolution of a network, for a square image."""
     yield from ((case, layer) for case, layer, _ in _walk(net, Fraction(side)))
 
 
-def _walk(layer: Layer, side: Fraction) -> Iterator[tuple[ConvCase, Convolution, Fraction]]:
+def _walk(layer: Module, side: Fraction) -> Iterator[tuple[ConvCase, Convolution, Fraction]]:
     if isinstance(layer, Conv2d | ConvTranspose2d):
         conv, transposed = layer.geometry, isinstance(layer, ConvTranspose2d)
         geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.inference.denoise import PATCH
-from engine.layers import Layer
+from engine.layers import Module
 from engine.models.onnx_export import INPUT, OnnxMissing, onnx_bytes
 
 from .rows import Unavailable
@@ -18,7 +18,7 @@ Denoise = Callable[[Tensor], Tensor]
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def torch_nn(net: Layer, precision: str, device: str = "cpu") -> dict[str, Denoise]:
+def torch_nn(net: Module, precision: str, device: str = "cpu") -> dict[str, Denoise]:
     """Every way to run the network in torch.nn: in two layouts, and in bfloat16 by conversion and by autocast.
 
     device: where it runs. Images come from the CPU and return to it.
@@ -46,7 +46,7 @@ def _torch_nn(module: nn.Module, layout: torch.memory_format, autocast: bool, de
     return denoise
 
 
-def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+def onnx_runtime(net: Module, size: tuple[int, int], precision: str, threads: int) -> Denoise:
     """ONNX Runtime. Raises Unavailable if it is not installed, and for bfloat16."""
     try:
         import onnxruntime
@@ -67,7 +67,7 @@ def onnx_runtime(net: Layer, size: tuple[int, int], precision: str, threads: int
     return denoise
 
 
-def openvino(net: Layer, size: tuple[int, int], precision: str, threads: int) -> Denoise:
+def openvino(net: Module, size: tuple[int, int], precision: str, threads: int) -> Denoise:
     """OpenVINO, with the same ONNX file. Raises Unavailable if it is not installed or refuses the precision."""
     try:
         import openvino as ov
@@ -104,7 +104,7 @@ def mirrored(image: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _onnx_file(net: Layer, size: tuple[int, int]) -> bytes:
+def _onnx_file(net: Module, size: tuple[int, int]) -> bytes:
     """The network for images of one size, mirrored to whole patches. Raises Unavailable without onnx."""
     height, width = (side + -side % PATCH for side in size)
     try:

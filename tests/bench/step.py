@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from engine.layers import MSE, Arena, Layer, parameters
+from engine.layers import MSE, Arena, Module, parameters
 from engine.models.networks import AutoencoderConfig, NetworkConfig
 from engine.optim import SGD, Adam, Optimizer, clip_gradients
 
@@ -87,7 +87,7 @@ def _rows(
 class Ours:
     """One of our networks, with its optimiser and data."""
 
-    def __init__(self, net: Layer, x: Tensor, target: Tensor, sgd: bool) -> None:
+    def __init__(self, net: Module, x: Tensor, target: Tensor, sgd: bool) -> None:
         self.net, self.x, self.target, self.mse = net, x, target, MSE()
         self.parameters, self.arena = list(parameters(net)), Arena()
         self.optimiser: Optimizer = SGD(self.parameters, LR) if sgd else Adam(self.parameters, LR, BETAS)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from engine.layers import Layer, parameters
+from engine.layers import Module, parameters
 from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig, build_network
 
 NETWORKS: Mapping[str, NetworkConfig] = {
@@ -15,7 +15,7 @@ NETWORKS: Mapping[str, NetworkConfig] = {
 }
 
 
-def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Layer:
+def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Module:
     """A network whose weights are all random. A fresh U-Net returns its input, which would hide errors."""
     rng = torch.Generator().manual_seed(0)
     net = build_network(spec, rng, precision)
@@ -26,7 +26,7 @@ def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Laye
     return net
 
 
-def on(net: Layer, device: str) -> Layer:
+def on(net: Module, device: str) -> Module:
     """The network with its parameters on a device."""
     for parameter in parameters(net):
         parameter.layer.params[parameter.key] = parameter.value.to(device)

@@ -12,7 +12,7 @@ from engine.layers import (
     Conv2d,
     ConvTranspose2d,
     DepthToSpace,
-    Layer,
+    Module,
     PixelResidual,
     ReLU,
     ResBlock,
@@ -57,13 +57,13 @@ class TorchCopy:
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
-def torch_copy(net: Layer) -> TorchCopy:
+def torch_copy(net: Module) -> TorchCopy:
     """The network in torch.nn, in float32, with a copy of our weights."""
     kernels: list[tuple[Convolution, nn.Module, Callable[[Tensor], Tensor]]] = []
     return TorchCopy(_module(net, kernels), kernels)
 
 
-def bfloat16_copy(net: Layer) -> nn.Module:
+def bfloat16_copy(net: Module) -> nn.Module:
     """The network in torch.nn, in bfloat16 inside each Cast. The outer sum stays float32."""
     module = torch_copy(net).module
     for inner in module.modules():
@@ -72,7 +72,7 @@ def bfloat16_copy(net: Layer) -> nn.Module:
     return module
 
 
-def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
+def _module(layer: Module, kernels: list[Any]) -> nn.Module:
     match layer:
         case PixelResidual():
             return Sum(Cast(nn.Sequential(*_modules(layer.layers[0], kernels))))
@@ -93,7 +93,7 @@ def _module(layer: Layer, kernels: list[Any]) -> nn.Module:
     raise TypeError(f"{type(layer).__name__} has no copy in torch.nn; add it to torch_copy.py")
 
 
-def _modules(layer: Layer, kernels: list[Any]) -> Iterator[nn.Module]:
+def _modules(layer: Module, kernels: list[Any]) -> Iterator[nn.Module]:
     """The modules of the layers inside.
 
     torch.nn orders the channels of a pixel block differently. So the convolution that reads or writes them gets

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.layers import Arena, Conv2d, Sequential, arena, some_arena
+from engine.layers import Arena, Conv2d, Sequential, arena, ensure_arena
 from engine.layers.arena import ALIGNMENT, SMALLEST_BYTES, SPARE, current, empty
 from tests.support.oracle import PATHS
 
@@ -198,10 +198,10 @@ def test_memory_may_be_freed_by_another_thread():
 
 
 def test_some_arena_is_the_one_in_use_or_a_new_one():
-    with some_arena():
+    with ensure_arena():
         found = current()
         assert isinstance(found, Arena)
-        with some_arena():
+        with ensure_arena():
             assert current() is found
 
     assert current() is None

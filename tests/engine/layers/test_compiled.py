@@ -296,7 +296,7 @@ def test_many_threads_at_once_get_what_each_gets_alone():
 def test_one_layer_serves_many_threads_from_its_first_call_on():
     layer, x = Conv2d(16, 24, 3, padding=1), drawn(1, 20, 20, 16).float()
     alone = layer.forward(x)
-    layer.forget_packed()
+    layer.drop_packed_weights()
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(layer.forward, [x] * 40))

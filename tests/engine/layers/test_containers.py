@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from engine.layers import (
     CastTo,
     Conv2d,
+    ConvStack,
     ConvTranspose2d,
     DepthToSpace,
     PixelResidual,
-    Rectified,
     ReLU,
     ResBlock,
     Sequential,
@@ -85,14 +85,14 @@ def test_sequential_on_a_case_worked_by_hand():
     assert [parameter.grad.item() for parameter in parameters(net)] == [-10.0, 15.0]
 
 
-# Rectified
+# ConvStack
 
 
 @drawn_often
 @given(sides, sides, channels, channels)
 def test_rectified_agrees_with_autograd(height, width, c_in, c_out):
     net = randomised(
-        Rectified(Conv2d(c_in, c_out, 3, padding=1), Conv2d(c_out, 2, 1), ConvTranspose2d(2, 3, 2, 2))
+        ConvStack(Conv2d(c_in, c_out, 3, padding=1), Conv2d(c_out, 2, 1), ConvTranspose2d(2, 3, 2, 2))
     )
 
     def function(x, given_parameters):
@@ -104,11 +104,11 @@ def test_rectified_agrees_with_autograd(height, width, c_in, c_out):
 
 
 def test_the_backward_of_rectified_is_the_adjoint_of_its_derivative():
-    assert_derivative(randomised(Rectified(Conv2d(3, 5, 3), Conv2d(5, 2, 1))), drawn(2, 6, 4, 3))
+    assert_derivative(randomised(ConvStack(Conv2d(3, 5, 3), Conv2d(5, 2, 1))), drawn(2, 6, 4, 3))
 
 
 def test_rectified_on_a_case_worked_by_hand():
-    net = Rectified(_convolution(3.0), _convolution(-2.0), _convolution(4.0))
+    net = ConvStack(_convolution(3.0), _convolution(-2.0), _convolution(4.0))
 
     rising = net.forward(_pixel(-5.0), train=True), net.backward(_pixel(1.0))
     gradients = [parameter.grad.item() for parameter in parameters(net)]
@@ -117,19 +117,19 @@ def test_rectified_on_a_case_worked_by_hand():
     # -15 becomes 0 at the first ReLU; 15 becomes -30, and 0 at the second. Nothing gets through.
     assert (*rising, *falling) == (0, 0, 0, 0)
     assert gradients == [0, 0, 0]
-    assert Rectified(_convolution(3.0), _convolution(2.0)).forward(_pixel(5.0)).item() == 30.0
+    assert ConvStack(_convolution(3.0), _convolution(2.0)).forward(_pixel(5.0)).item() == 30.0
 
 
 def test_rectified_has_the_layers_of_the_sequence_that_it_computes():
     convolutions = Conv2d(3, 4, 3), Conv2d(4, 4, 3), Conv2d(4, 2, 1)
-    net, x = Rectified(*convolutions), drawn(1, 9, 9, 3).float()
+    net, x = ConvStack(*convolutions), drawn(1, 9, 9, 3).float()
 
     assert [type(layer) for layer in net.layers] == [Conv2d, ReLU, Conv2d, ReLU, Conv2d]
     torch.testing.assert_close(net.forward(x), Sequential(*net.layers).forward(x))
 
 
 def test_rectified_adds_what_it_is_given_to_its_result_and_to_its_gradient():
-    net, x = randomised(Rectified(Conv2d(2, 3, 1), Conv2d(3, 2, 1))), drawn(1, 4, 5, 2)
+    net, x = randomised(ConvStack(Conv2d(2, 3, 1), Conv2d(3, 2, 1))), drawn(1, 4, 5, 2)
     add = drawn(1, 4, 5, 2, seed=5)
     y, dx = net.forward(x, train=True), net.backward(x)
 
@@ -318,7 +318,7 @@ def test_compute_leaves_float64_alone():
 
 
 def test_compute_has_the_names_and_the_form_of_what_is_inside():
-    inside = Rectified(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
+    inside = ConvStack(Conv2d(1, 2, 2, 2), Conv2d(2, 2, 1))
     net = CastTo(torch.bfloat16, inside)
 
     assert [p.name for p in parameters(net)] == [parameter.name for parameter in parameters(inside)]
@@ -370,7 +370,7 @@ def test_slots_of_a_pixel_residual_count_the_rearrangements():
         (Sequential(ConvTranspose2d(1, 1, 2, 2), Conv2d(1, 1, 2, 2)), 1, Fraction(1)),
         (Sequential(SpaceToDepth(2), DepthToSpace(2), SpaceToDepth(3)), 6, Fraction(1, 3)),
         (Sequential(ConvTranspose2d(1, 1, 2, 2), SpaceToDepth(4), DepthToSpace(2)), 2, Fraction(1)),
-        (Rectified(Conv2d(1, 1, 2, 2), Conv2d(1, 1, 3, 2)), 4, Fraction(1, 4)),
+        (ConvStack(Conv2d(1, 1, 2, 2), Conv2d(1, 1, 3, 2)), 4, Fraction(1, 4)),
         (_skip(1), 2, Fraction(1)),
         (Sequential(SpaceToDepth(2), _skip(4)), 4, Fraction(1, 2)),
         (PixelResidual(1, 2, torch.float32, _skip(4)), 4, Fraction(1)),

@@ -10,7 +10,7 @@ from engine.layers import (
     Sequential,
     Upsampling,
     col2im,
-    forget_packed,
+    drop_packed_weights,
     im2col,
     kernels,
 )
@@ -354,7 +354,7 @@ def test_packed_weights_can_be_dropped_and_come_back(layer):
     x = drawn(1, 8, 8, 4).float()
     before = layer.forward(x, train=True), layer.backward(layer.forward(x))
 
-    forget_packed(Sequential(layer))
+    drop_packed_weights(Sequential(layer))
 
     assert not layer._packed
     assert torch.equal(layer.forward(x), before[0])
