@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.defaults import MEMORY_BUDGET, STRENGTH
 from engine.imageio.formats import FORMATS, WRITTEN
 from engine.imageio.image import File, Image, from_array
 from engine.imageio.metadata import NOTHING_KNOWN as NO_METADATA
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
-from engine.inference.denoise import MEMORY_BUDGET, OutputOptions
+from engine.inference.denoise import OutputOptions
 from engine.inference.denoise import denoise as denoise_one
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
@@ -71,7 +72,7 @@ def load_model(name: str | Path, device: str = "auto", precision: str = "auto") 
 def denoise(
     image: Array,
     model: str | Path | LoadedModel = "auto",
-    strength: float = 1.0,
+    strength: float = STRENGTH,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Array:
     """An image, or a stack of images, without its noise. The result has the input's shape and type.

@@ -1,14 +1,9 @@
 """How an image is wanted back: the parameters of POST /denoise, which are options of `denoise run` as well."""
 
-from typing import Literal
-
 from pydantic import BaseModel, Field
 
+from engine import defaults
 from engine.imageio.formats import SAME, WRITTEN
-
-# What is written where nobody says.
-DEFAULT = "png"
-Shown = Literal["clean", "residual", "compare"]
 
 
 class DenoiseParams(BaseModel):
@@ -24,17 +19,24 @@ class DenoiseParams(BaseModel):
         json_schema_extra={"enum": [*WRITTEN, SAME]},
     )
     quality: int | None = Field(
-        None, ge=1, le=100, description="Of JPEG, WebP and AVIF. Without it, WebP is lossless."
+        None, ge=defaults.MIN_QUALITY, le=defaults.MAX_QUALITY, description=defaults.QUALITY_HELP
     )
-    strength: float = Field(1, ge=0, le=1, description="Part of the noise found that is taken away.")
-    luma: float = Field(1, ge=0, le=1, description="The same, of brightness alone; strength multiplies it.")
-    chroma: float = Field(1, ge=0, le=1, description="The same, of colour alone; strength multiplies it.")
-    output: Shown = Field(
-        "clean", description="The clean image, what was removed on mid-grey, or before and after side by side."
+    strength: float = Field(
+        defaults.STRENGTH,
+        ge=defaults.MIN_STRENGTH,
+        le=defaults.MAX_STRENGTH,
+        description=defaults.STRENGTH_HELP,
     )
-    page: int | None = Field(None, ge=1, description="Only this page, or frame of an animation, counted from 1.")
+    luma: float = Field(
+        defaults.LUMA, ge=defaults.MIN_STRENGTH, le=defaults.MAX_STRENGTH, description=defaults.LUMA_HELP
+    )
+    chroma: float = Field(
+        defaults.CHROMA, ge=defaults.MIN_STRENGTH, le=defaults.MAX_STRENGTH, description=defaults.CHROMA_HELP
+    )
+    output: defaults.Output = Field(defaults.OUTPUT, description=defaults.OUTPUT_HELP)
+    page: int | None = Field(None, ge=1, description=defaults.PAGE_HELP)
 
     @property
     def target(self) -> str:
         """The format to write, or SAME."""
-        return DEFAULT if self.format is None else self.format
+        return defaults.FORMAT if self.format is None else self.format

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engine import defaults
+
 # Of the memory for images, and of that for their files: the part that only small ones take, and the part of it
 # all that a small one takes at most.
 FOR_SMALL = 1 / 4
@@ -53,7 +55,7 @@ class Settings(BaseSettings):
         "0 looks only at the start.",
     )
     model: str = Field(
-        default="auto",
+        default=defaults.MODEL,
         min_length=1,
         description="The weights to use where a request names none: a file's name without `.safetensors`, or "
         "`auto`, which looks at the noise and takes `photo-gaussian` where it is white or may be none at all, "
@@ -86,22 +88,24 @@ class Settings(BaseSettings):
         description="Largest width x height taken, in pixels, of all pages together.",
     )
     max_pages: int = Field(
-        default=100, ge=1, description="Most pages, or frames of an animation, taken from one file."
+        default=defaults.MAX_PAGES,
+        ge=1,
+        description="Most pages, or frames of an animation, taken from one file.",
     )
     decode_seconds: float = Field(
-        default=60,
+        default=defaults.DECODE_SECONDS,
         gt=0,
         le=3600,
         description="Longest that decoding one file may take, in seconds; it is then given up.",
     )
     decode_memory: int = Field(
-        default=2 * 2**30,
+        default=defaults.DECODE_MEMORY,
         ge=2**24,
         description="Most memory that decoding one file may take, in bytes, in a process of its own beside the "
         "service; 50 million pixels of floating point take 1.8 GB.",
     )
     memory_budget: int = Field(
-        default=256 * 2**20,
+        default=defaults.MEMORY_BUDGET,
         ge=2**20,
         description="Memory for the network's work, in bytes, beside the images themselves.",
     )
@@ -136,9 +140,9 @@ class Settings(BaseSettings):
         "it is given up and answered 504. 0 is for ever.",
     )
     png_level: int = Field(
-        default=1,
-        ge=0,
-        le=9,
+        default=defaults.PNG_LEVEL,
+        ge=defaults.MIN_PNG_LEVEL,
+        le=defaults.MAX_PNG_LEVEL,
         description="How hard PNGs are compressed: 0 not at all, 1 fast and good for photographs, 9 slowest.",
     )
     threads: int | None = Field(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.batch.journal import Journal, file_stamp
+from engine.defaults import MEMORY_BUDGET, PNG_LEVEL
 from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
 from engine.imageio.image import Written
 from engine.imageio.read import image_files, read
-from engine.imageio.write import PNG_LEVEL, encode
-from engine.inference.denoise import DEFAULT_OUTPUT, MEMORY_BUDGET, OutputOptions, denoise
+from engine.imageio.write import encode
+from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.system.atomic_file import write_atomically

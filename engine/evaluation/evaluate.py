@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from engine.data.sources import PAIR_FILES, read_pair_file
+from engine.defaults import MEMORY_BUDGET
 from engine.imageio.read import image_files, read_rgb
-from engine.inference.denoise import MEMORY_BUDGET, denoise_image
+from engine.inference.denoise import denoise_image
 from engine.inference.model_selection import select_model
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters

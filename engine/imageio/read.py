@@ -10,6 +10,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from engine.defaults import MAX_PAGES
 from engine.imageio.codecs.others import open_heic, open_jp2, open_jxl
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.tiff import open_tiff
@@ -25,7 +26,6 @@ from engine.imageio.formats import (
 )
 from engine.imageio.image import File, Frame, Image, Outline, in_mode, to_samples
 
-MAX_PAGES = 100
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[Frame]]] = {
     "tiff": open_tiff,
     "heic": open_heic,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
+from engine.defaults import PNG_LEVEL
 from engine.imageio import metadata
 from engine.imageio.codecs.png import encoded
 from engine.imageio.formats import FORMATS, CannotWrite, Format, Holds, listed
@@ -24,9 +25,6 @@ from engine.imageio.image import (
     to_integers,
 )
 from engine.imageio.metadata import Metadata
-
-# Fast, and good for photographs: see png.py.
-PNG_LEVEL = 1
 
 # What fits in one of a JPEG's segments, its name left out.
 JPEG_BLOCK = 65_000

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, WRITTEN, listed
-from service.params import DEFAULT
 from service.problems import ClientError
 
 
@@ -16,10 +16,10 @@ class NotAcceptable(ClientError):
 def acceptable(header: str | None) -> str:
     """The format that an Accept header (RFC 9110, section 12.5.1) likes best. Raises NotAcceptable."""
     if not header or not header.strip():
-        return DEFAULT
+        return FORMAT
     ranges = dict(_ranges(header))
     # Of those liked equally the default, and then the order of the table.
-    names = sorted(WRITTEN, key=lambda name: name != DEFAULT)
+    names = sorted(WRITTEN, key=lambda name: name != FORMAT)
     best = max(names, key=lambda name: _liking(ranges, FORMATS[name].media_type))
     if _liking(ranges, FORMATS[best].media_type) <= 0:
         written = listed([FORMATS[name].media_type for name in WRITTEN])

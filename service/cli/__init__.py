@@ -1,6 +1,6 @@
-"""The command `denoise`: each subcommand a few lines that call the engine or start the service.
+"""The command `denoise`. Each subcommand is a few lines that call the engine or start the service.
 
-Whatever needs torch is imported by the commands that use it, so that --help and mistakes are answered at once.
+A command imports torch when it runs, not before. So --help and usage errors are answered at once.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from service import version
-from service.cli import denoise, evaluate, keys, serve, train
+from service.cli import denoise, estimate, evaluate, figures, keys, models, serve, train
 from service.cli.console import error
 from service.cli.options import ManyValues, RecipeFlags
 
@@ -19,12 +19,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Takes the noise out of images, and trains the networks that do it.",
+    help="Removes noise from images. Trains, measures and serves the networks that do it.",
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         from engine.layers import kernels
 
         typer.echo(f"denoise {version()}, kernels {kernels.name()}")
@@ -34,7 +34,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version and kernels in use.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and the kernels in use."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -42,20 +45,21 @@ def _options(
 
 # In the order in which --help lists them.
 app.command()(denoise.run)
-app.command()(denoise.estimate)
+app.command()(estimate.estimate)
 app.command()(serve.serve)
+app.command()(models.models)
 app.command(cls=RecipeFlags)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
-app.command(cls=ManyValues)(evaluate.ship)
+app.command(cls=ManyValues)(models.ship)
+app.command()(models.export)
 app.command(cls=RecipeFlags)(train.sweep)
-app.command(cls=ManyValues)(evaluate.demo)
-app.command()(train.plot)
-app.command()(evaluate.models)
+app.command(cls=ManyValues)(figures.demo)
+app.command()(figures.plot)
 app.add_typer(keys.app, name="keys")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The entry point. A mistake of the user's is one line on stderr: exit code 1, or 2 if the usage is wrong."""
+    """The entry point. An error of the user is one line on stderr, with exit code 1, or 2 for wrong usage."""
     try:
         app(args, prog_name="denoise")
     except (ValueError, OSError) as mistake:

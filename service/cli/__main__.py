@@ -1,4 +1,4 @@
-"""`python -m service.cli`, which is `denoise`."""
+"""`python -m service.cli` runs the command `denoise`."""
 
 from service.cli import main
 

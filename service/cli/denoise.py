@@ -1,25 +1,21 @@
-"""The commands for images: denoise them, tell what noise is in them."""
+"""`denoise run`: denoises image files, folders of them, or an image from a pipe."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import Progress, track
-from rich.table import Column, Table
+from rich.progress import Progress
 
-from engine.imageio.formats import FORMATS, WRITTEN, chosen
-from service.cli.console import STOPPED, err, error, out, warn, warn_without_kernels
-from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
-from service.params import DenoiseParams, Shown
-from service.settings import Settings
+from engine import defaults
+from engine.imageio.formats import FORMATS, SAME, WRITTEN, chosen
+from service.cli.console import STOPPED, err, error, warn, warn_without_kernels
+from service.cli.options import BudgetOption, DeviceOption, InputsArgument, ModelOption, PrecisionOption
+from service.cli.weights import choice
 
 if TYPE_CHECKING:
     from engine.batch.tasks import DenoiseOptions, Outcome
@@ -28,58 +24,80 @@ if TYPE_CHECKING:
 
     Weights = Callable[[], tuple[NetworkSelector, Model]]
 
-PNG_LEVEL: int = Settings.model_fields["png_level"].default
-InputsArgument = Annotated[
-    list[Path], typer.Argument(metavar="IN", help="Images, folders of them, or - for stdin.")
-]
 OutOption = Annotated[
     Path | None,
-    typer.Option("-o", "--out", metavar="OUT", help="Folder; for one image a file's name, or - for stdout."),
+    typer.Option("-o", "--out", metavar="OUT", help="Folder. For one image also a file name, or - for stdout."),
 ]
-LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fields["png_level"].description)]
-_WISHES = DenoiseParams.model_fields
+LevelOption = Annotated[
+    int,
+    typer.Option(
+        min=defaults.MIN_PNG_LEVEL,
+        max=defaults.MAX_PNG_LEVEL,
+        help="PNG compression: 0 is none, 1 is fast and good for photographs, 9 is slowest.",
+    ),
+]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", help=f"{' '.join(WRITTEN)}, or same.", show_default="as OUT is named, or png"),
+    typer.Option(
+        "--format",
+        help=f"{', '.join(WRITTEN)}, or {SAME}: the format of the input.",
+        show_default=f"from OUT's name, or {defaults.FORMAT}",
+    ),
 ]
 QualityOption = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help=_WISHES["quality"].description, show_default="95, WebP lossless"),
+    typer.Option(
+        min=defaults.MIN_QUALITY,
+        max=defaults.MAX_QUALITY,
+        help=defaults.QUALITY_HELP,
+        show_default=", ".join(f"{kind.title} {kind.quality}" for kind in FORMATS.values() if kind.quality),
+    ),
 ]
-StrengthOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["strength"].description)]
-LumaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["luma"].description)]
-ChromaOption = Annotated[float, typer.Option(min=0, max=1, help=_WISHES["chroma"].description)]
-ShownOption = Annotated[Shown, typer.Option("--output", help=_WISHES["output"].description)]
-PageOption = Annotated[int | None, typer.Option(min=1, help=_WISHES["page"].description, show_default="all")]
+
+
+def _share(text: str) -> Any:
+    return typer.Option(min=defaults.MIN_STRENGTH, max=defaults.MAX_STRENGTH, help=text)
+
+
+StrengthOption = Annotated[float, _share(defaults.STRENGTH_HELP)]
+LumaOption = Annotated[float, _share(defaults.LUMA_HELP)]
+ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
+OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP)]
+PageOption = Annotated[int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all")]
 
 
 def run(
     inputs: InputsArgument,
-    output: OutOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out what is done; see above.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on with what arrives in the folder IN.")] = False,
-    model: ModelOption = "auto",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    memory_budget: BudgetOption = MEMORY_BUDGET,
-    png_level: LevelOption = PNG_LEVEL,
+    out: OutOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip images that are done.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep running, and denoise new files in the folder IN.")
+    ] = False,
+    model: ModelOption = defaults.MODEL,
+    device: DeviceOption = defaults.DEVICE,
+    precision: PrecisionOption = defaults.PRECISION,
+    memory_budget: BudgetOption = defaults.MEMORY_BUDGET,
+    png_level: LevelOption = defaults.PNG_LEVEL,
     format_: FormatOption = None,
     quality: QualityOption = None,
-    strength: StrengthOption = 1.0,
-    luma: LumaOption = 1.0,
-    chroma: ChromaOption = 1.0,
-    shown: ShownOption = "clean",
+    strength: StrengthOption = defaults.STRENGTH,
+    luma: LumaOption = defaults.LUMA,
+    chroma: ChromaOption = defaults.CHROMA,
+    output: OutputOption = defaults.OUTPUT,
     page: PageOption = None,
 ) -> None:
-    """Denoise images: files, folders, or what comes through a pipe.
+    """Denoise image files, folders of images, or an image from a pipe.
 
-    They keep their names, and are written as PNG, or as --format or the name after -o says. A broken one is
-    reported, and the rest go on. Ctrl-C stops after the image in hand, and --resume goes on: it leaves out what
-    is done, by the list in OUT/.denoise, unless the image, the options or the weights have changed since. What
-    is not on that list is never written over without --force.
+    Images keep their names. The format is PNG, unless --format or the file name after -o names another one. If an
+    image fails, the command reports it and continues with the next one.
 
-    --watch takes files once they are whole, each once, and again only if it changes; likewise after a restart.
+    Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
+    is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
+    on the list is overwritten only with --force.
+
+    --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
+    it was.
 
     - `denoise run noisy.jpg -o clean.png`
 
@@ -89,60 +107,25 @@ def run(
 
     - `cat noisy.jpg | denoise run - > clean.png`
     """
-    from engine.batch import tasks as folder
+    from engine.batch import tasks
     from engine.inference.denoise import OutputOptions
 
-    if output is None and inputs != [folder.PIPE]:
-        raise typer.BadParameter("say where to", param_hint="-o")
-    target = output or folder.PIPE
-    if target == folder.PIPE and sys.stdout.isatty():
-        raise typer.BadParameter("an image is no text for a terminal: redirect it, or use -o")
+    if out is None and inputs != [tasks.PIPE]:
+        raise typer.BadParameter("give a folder, a file name, or - for stdout", param_hint="-o")
+    target = out or tasks.PIPE
+    if target == tasks.PIPE and sys.stdout.isatty():
+        raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
     if format_:
-        chosen(format_, FORMATS[WRITTEN[0]])
-    order = folder.DenoiseOptions(
-        quality, page, png_level, OutputOptions(strength, luma, chroma, shown), memory_budget
+        chosen(format_, FORMATS[defaults.FORMAT])
+    options = tasks.DenoiseOptions(
+        quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget
     )
     weights = partial(choice, model, device, precision)
     warn_without_kernels()
     if watch:
-        _watch(inputs, target, format_, force, order, weights)
+        _watch(inputs, target, format_, force, options, weights)
     else:
-        _batch(inputs, target, format_, force, resume, order, weights)
-
-
-def estimate(
-    inputs: InputsArgument,
-    page: Annotated[int, typer.Option(min=1, help="Which page, or frame of an animation, to look at.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table: all that was found.")] = False,
-) -> None:
-    """Tell what noise is in images, and which weights auto takes for it.
-
-    - `denoise estimate scans/ photo.tif`
-
-    - `denoise estimate noisy.jpg --json`
-    """
-    from engine.batch.tasks import estimate_file, files_of
-    from engine.inference.noise_estimation import sentence
-
-    rows: list[dict[str, Any]] = []
-    files = files_of(inputs)
-    for file in track(files, "looking", console=err, transient=True, disable=not err.is_terminal):
-        try:
-            model, noise = estimate_file(file, page)
-        except (ValueError, OSError, MemoryError) as error:
-            warn(f"{file}: {error}")
-        else:
-            about = {"image": str(file), "words": sentence(noise), "model": model, "scale": 255}
-            rows.append({**about, **asdict(noise)})
-    if as_json:
-        typer.echo(json.dumps(rows))
-    else:
-        table = Table(Column("image", overflow="fold"), "noise", "auto takes")
-        for row in rows:
-            table.add_row(*(escape(row[name]) for name in ("image", "words", "model")))
-        out.print(table)
-    if len(rows) < len(files):
-        raise ValueError(f"{len(files) - len(rows)} of {len(files)} images not looked at")
+        _batch(inputs, target, format_, force, resume, options, weights)
 
 
 def _batch(
@@ -151,38 +134,38 @@ def _batch(
     format_: str | None,
     force: bool,
     resume: bool,
-    order: "DenoiseOptions",
+    options: "DenoiseOptions",
     weights: "Weights",
 ) -> None:
-    """Denoise images; where what is done is written down, until a signal comes."""
-    from engine.batch import tasks as folder
+    """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
+    from engine.batch import tasks
     from engine.batch.journal import Journal
     from engine.system.signals import stop_signals
 
-    if resume and not folder.is_folder(target):
-        raise typer.BadParameter("takes a folder after -o", param_hint="--resume")
-    tasks = folder.plan_tasks(inputs, target, force or resume, format_)
+    if resume and not tasks.is_folder(target):
+        raise typer.BadParameter("give a folder after -o", param_hint="--resume")
+    todo = tasks.plan_tasks(inputs, target, force or resume, format_)
     choose, about = weights()
     with ExitStack() as stack:
         journal = stopping = None
-        if folder.is_folder(target):
-            journal = stack.enter_context(closing(Journal(target, order.fingerprint(about.digest), resume)))
+        if tasks.is_folder(target):
+            journal = stack.enter_context(closing(Journal(target, options.fingerprint(about.digest), resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
-            every, tasks = len(tasks), folder.remaining_tasks(tasks, journal, force)
-            warn(f"{every - len(tasks)} of {every} images are done already")
-        done, failed = _told(folder.denoise_files(choose, tasks, order, journal), len(tasks), stopping)
+            total, todo = len(todo), tasks.remaining_tasks(todo, journal, force)
+            warn(f"skipping {total - len(todo)} of {total} images, which are done")
+        done, failed = _report(tasks.denoise_files(choose, todo, options, journal), len(todo), stopping)
     if failed:
-        error(f"{failed} of {len(tasks)} images not denoised")
-    if done < len(tasks):
-        warn(f"stopped; {len(tasks) - done} of {len(tasks)} images are left: go on with --resume")
+        error(f"{failed} of {len(todo)} images could not be denoised")
+    if done < len(todo):
+        warn(f"stopped: {len(todo) - done} of {len(todo)} images are left. Use --resume to continue.")
         raise typer.Exit(STOPPED)
     if failed:
         raise typer.Exit(1)
 
 
-def _told(outcomes: "Iterable[Outcome]", total: int, stopping: Event | None) -> tuple[int, int]:
-    """How many are over, and how many of these failed; they are told of, and what a format could not hold."""
+def _report(outcomes: "Iterable[Outcome]", total: int, stopping: Event | None) -> tuple[int, int]:
+    """Print failures, and what the format could not hold. Returns the numbers of images done and failed."""
     done = failed = 0
     with Progress(console=err, disable=not err.is_terminal) as progress:
         bar = progress.add_task("denoising", total=total)
@@ -204,29 +187,28 @@ def _watch(
     target: Path,
     format_: str | None,
     force: bool,
-    order: "DenoiseOptions",
+    options: "DenoiseOptions",
     weights: "Weights",
 ) -> None:
-    """Denoise what is in a folder and what arrives, and tell of each, until a signal comes."""
+    """Denoise the files in a folder and every file that arrives, with a line for each, until a signal comes."""
     from engine.batch.journal import Journal
-    from engine.batch.tasks import PNG
     from engine.batch.watch import FolderWatcher, check_folders
     from engine.system.signals import stop_signals
 
     if len(inputs) != 1:
-        raise typer.BadParameter("takes one folder", param_hint="--watch")
+        raise typer.BadParameter("give exactly one folder", param_hint="--watch")
     check_folders(inputs[0], target)
     choose, about = weights()
     done = failed = 0
     with (
-        closing(Journal(target, order.fingerprint(about.digest), resume=True)) as journal,
+        closing(Journal(target, options.fingerprint(about.digest), resume=True)) as journal,
         stop_signals() as stopping,
     ):
-        watch = FolderWatcher(inputs[0], journal, warn, format_ or PNG, force)
-        warn(f"watching {watch.folder}: Ctrl-C ends it")
-        for outcome in watch.outcomes(choose, order, stopping):
+        watcher = FolderWatcher(inputs[0], journal, warn, format_ or defaults.FORMAT, force)
+        warn(f"watching {watcher.folder}. Press Ctrl-C to stop.")
+        for outcome in watcher.outcomes(choose, options, stopping):
             failed += outcome.error is not None
             done += outcome.error is None
-            words = outcome.error or "; ".join((str(outcome.task.target), *outcome.changed))
-            warn(f"{outcome.task.source}: {words}")
-    warn(f"stopped: {done} images denoised, {failed} not")
+            result = outcome.error or "; ".join((str(outcome.task.target), *outcome.changed))
+            warn(f"{outcome.task.source}: {result}")
+    warn(f"stopped: {done} denoised, {failed} failed")

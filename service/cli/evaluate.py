@@ -1,4 +1,4 @@
-"""The commands that judge weights: measure them, make them smaller, show what they do, list them."""
+"""`denoise evaluate`: measures weights on images."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,68 +11,68 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
+from engine import defaults
 from service.cli.console import err, out, warn, warn_without_kernels
-from service.cli.weights import (
-    MEMORY_BUDGET,
+from service.cli.options import (
     BudgetOption,
+    ChoiceArgument,
+    CleanOption,
     DeviceOption,
+    PairsOption,
     PrecisionOption,
-    WeightsArgument,
-    load,
-    load_all,
+    SigmaOption,
 )
+from service.cli.weights import load_all
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Pair, Quality, Score
+    from engine.evaluation.evaluate import Pair, Quality, Result, Score
     from engine.evaluation.html_report import Section
+    from engine.layers import Module
     from engine.models.checkpoint import Model
 
-# What weights may lose by being kept in float16, in dB, of any image.
-LARGEST_CHANGE = 0.001
+SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
 
 
-class How(StrEnum):
-    """Whether an image goes through the network once, or flipped and turned in all eight ways."""
+class Passes(StrEnum):
+    """How often an image goes through the network: once, or in eight flips and rotations."""
 
     NORMAL = "normal"
     HIGH = "high"
 
 
-PairsOption = Annotated[
-    Path | None, typer.Option(help="(noisy, clean) pairs: a .pkl or .pt file, or a folder.", show_default=False)
+SuiteOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the standard sets cbsd68, kodak24, polyu and paper/val.pkl. Skips missing sets.",
+        show_default=False,
+    ),
 ]
-CleanOption = Annotated[
-    Path | None, typer.Option(help="Folder of clean images, that get white noise.", show_default=False)
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="Use only the first images of each set.", show_default="all")
 ]
-SigmaOption = Annotated[
-    list[float] | None,
-    typer.Option(help="With --clean: the noise's levels, 0-255 scale.", show_default="15 25 50"),
+QualityOption = Annotated[
+    Passes, typer.Option(help="high: mean over 8 flips and rotations, which takes 8 times as long.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for an HTML report that shows the gain of each image.", show_default=False),
 ]
 
 
 def evaluate(
-    weights: WeightsArgument,
+    weights: ChoiceArgument,
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
-    suite: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the standard sets: cbsd68, kodak24, polyu, paper/val.pkl.", show_default=False
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only each set's first.", show_default="all")] = None,
-    quality: Annotated[
-        How, typer.Option(help="high: mean over 8 flips and turns, 8 times the work.")
-    ] = How.NORMAL,
-    report: Annotated[
-        Path | None, typer.Option(help="Folder for a page of what each image gained.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    memory_budget: BudgetOption = MEMORY_BUDGET,
+    suite: SuiteOption = None,
+    limit: LimitOption = None,
+    quality: QualityOption = Passes.NORMAL,
+    report: ReportOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: DeviceOption = defaults.DEVICE,
+    precision: PrecisionOption = defaults.PRECISION,
+    memory_budget: BudgetOption = defaults.MEMORY_BUDGET,
 ) -> None:
     """Measure weights on images: PSNR, SSIM and speed.
 
@@ -82,132 +82,66 @@ def evaluate(
 
     - `denoise evaluate photo --suite sets/ --report report/`
     """
-    from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.evaluation.html_report import Section
-    from engine.inference.model_selection import AUTO_MODELS
     from engine.inference.self_ensemble import SelfEnsemble
 
-    trials = [trial.first(limit) for trial in _trials(pairs, clean, suite, sigma or [15, 25, 50])]
+    chosen = suite_trials(suite, pairs, clean) if suite else trials(pairs, clean, sigma or SIGMAS)
+    sections = [Section(trial.first(limit)) for trial in chosen]
     warn_without_kernels()
     nets, model = load_all(weights, device, precision)
-    if quality is How.HIGH:
+    if quality is Passes.HIGH:
         nets = {name: SelfEnsemble(net) for name, net in nets.items()}
-    sections, scores = [Section(trial) for trial in trials], []
+    found = []
     for section in sections:
-        watched = _watched(section.trial)
-        # The same network for all can take small images many at a time.
-        results = (
-            denoise_pairs_by(model.name, nets, watched, memory_budget)
-            if model.name in AUTO_MODELS
-            else denoise_pairs(nets[model.name], watched, memory_budget)
-        )
-        scores.append([section.add(result) if report else result.score for result in results])
+        results = _results(section.trial, nets, model, memory_budget)
+        # A report needs the images too, not only the scores.
+        scores = [section.add(result) if report else result.score for result in results]
+        found.append((section.trial, scores))
     if report:
         _write_report(report, model, quality, sections)
-    found = list(zip(trials, scores, strict=True))
     if suite:
-        _tell_rows(_suite_rows(model, quality, found), model, as_json)
+        _print_rows(_suite_rows(model, quality, found), model, as_json)
     elif as_json:
         typer.echo(json.dumps({"quality": quality, **_to_json(model, _by_level(found))}))
     else:
         out.print(_quality_table(model, _by_level(found)))
 
 
-def ship(
-    weights: WeightsArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="The smaller file, .safetensors.")],
-    pairs: PairsOption = None,
-    clean: CleanOption = None,
-    sigma: SigmaOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.", show_default="all")] = None,
-) -> None:
-    """Write weights in half the size, in float16, if that changes no image by more than 0.001 dB.
+def trials(pairs: Path | None, clean: Path | None, sigma: Sequence[float]) -> "list[Trial]":
+    """The images to measure on: recorded pairs, or clean images with white noise of each level."""
+    from engine.evaluation.benchmarks import recorded, white
 
-    Else in float32, as they were.
-
-    - `denoise ship my.safetensors --clean images/ --out weights/my.safetensors`
-
-    - `denoise ship my.safetensors --pairs val.pkl --out weights/my.safetensors`
-    """
-    from engine.evaluation.evaluate import largest_change
-    from engine.models import checkpoint as files
-
-    trials = [trial.first(limit) for trial in _trials(pairs, clean, None, sigma or [15, 25, 50])]
-    warn_without_kernels()
-    model = load(weights, "cpu", "float32")
-    half = files.rounded(model.net, model.config, files.HALF)
-    change = max(largest_change(model.net, half, trial.samples) for trial in trials)
-    small = change <= LARGEST_CHANGE
-    files.save(output, model.net, model.config, model.metadata, files.HALF if small else files.FULL)
-    warn(
-        f"float16 changes an image by up to {change:.6f} dB:"
-        f" written in {'float16' if small else 'float32'}, {output.stat().st_size:,} bytes"
-    )
-
-
-def demo(
-    weights: WeightsArgument,
-    pairs: PairsOption = None,
-    clean: CleanOption = None,
-    sigma: SigmaOption = None,
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 4,
-    output: Annotated[Path, typer.Option("-o", "--out", help="The drawing, PNG.")] = Path("demo.png"),
-) -> None:
-    """Draw images clean, noisy and denoised side by side, each with its PSNR.
-
-    - `denoise demo photo --clean images/ --sigma 25 --out demo.png`
-
-    - `denoise demo paper --pairs val.pkl --count 6`
-    """
-    from engine.evaluation import figures as report
-
-    trials = _trials(pairs, clean, None, sigma or [25])
-    shown = [pair for trial in trials for pair in trial.first(count).pairs()]
-    warn_without_kernels()
-    report.demo(load(weights, "auto", "auto").net, shown, output)
-
-
-def models(
-    folder: Annotated[
-        Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped ones")
-    ] = None,
-) -> None:
-    """List the weights there are.
-
-    - `denoise models`
-
-    - `denoise models --weights my-weights/`
-    """
-    from engine.models import checkpoint as weights
-    from engine.models.networks import kind_of, parameter_count
-
-    table = Table("name", "kind", "parameters", "digest", "PSNR, dB")
-    for file in sorted((folder or weights.weights_folder()).glob(f"*{weights.SUFFIX}")):
-        model = weights.load(file)
-        parameters = f"{parameter_count(model.net):,}"
-        psnr = model.metadata.get("psnr", "")
-        table.add_row(model.name, kind_of(model.config), parameters, model.digest[:12], psnr)
-    out.print(table)
-
-
-def _trials(pairs: Path | None, clean: Path | None, suite: Path | None, sigma: Sequence[float]) -> "list[Trial]":
-    """What to measure on. Says which sets the suite's folder lacks."""
-    from engine.evaluation.benchmarks import recorded, trials, white
-
-    if [pairs, clean, suite].count(None) != 2:
-        raise typer.BadParameter("give one of the two, or evaluate --suite", param_hint="--pairs / --clean")
-    if clean is not None:
-        return [white(clean, level) for level in sigma]
-    if pairs is not None:
+    if pairs is not None and clean is None:
         return [recorded(pairs)]
-    assert suite is not None
-    found, missing = trials(suite)
+    if clean is not None and pairs is None:
+        return [white(clean, level) for level in sigma]
+    raise typer.BadParameter("give one of the two", param_hint="--pairs / --clean")
+
+
+def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[Trial]":
+    """The trials of the standard sets. Prints which sets the folder lacks."""
+    from engine.evaluation import benchmarks
+
+    if pairs is not None or clean is not None:
+        raise typer.BadParameter("cannot be combined with --pairs or --clean", param_hint="--suite")
+    found, missing = benchmarks.trials(suite)
     if missing:
-        warn(f"left out, not in {suite}: {', '.join(missing)}")
+        warn(f"skipped, not in {suite}: {', '.join(missing)}")
     return found
 
 
-def _watched(trial: "Trial") -> "Iterable[Pair]":
+def _results(trial: "Trial", nets: "dict[str, Module]", model: "Model", memory_budget: int) -> "Iterable[Result]":
+    from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
+    from engine.inference.model_selection import AUTO_MODELS
+
+    images = _with_progress(trial)
+    if model.name in AUTO_MODELS:
+        return denoise_pairs_by(model.name, nets, images, memory_budget)
+    # A single network takes many small images in one batch.
+    return denoise_pairs(nets[model.name], images, memory_budget)
+
+
+def _with_progress(trial: "Trial") -> "Iterable[Pair]":
     title, total = f"{trial.set}, {trial.noise}", len(trial.samples)
     return track(trial.pairs(), title, total, console=err, transient=True, disable=not err.is_terminal)
 
@@ -219,9 +153,9 @@ def _by_level(found: "Iterable[tuple[Trial, list[Score]]]") -> "dict[float | Non
 
 
 def _suite_rows(
-    model: "Model", quality: How, found: "Iterable[tuple[Trial, list[Score]]]"
+    model: "Model", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
-    """A row for each set and noise, with what it was measured with."""
+    """A row for each set and noise, with the weights and precision that were measured."""
     from engine.evaluation.evaluate import mean_quality
 
     about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
@@ -229,14 +163,14 @@ def _suite_rows(
     return [{"set": name, "noise": noise, **asdict(mean), **about} for name, noise, mean in parts]
 
 
-def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
+def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows))
         return
     table = Table("set", "noise", title=_title(model))
     for name in ("images", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
-    chosen = Table("set", "noise", "weights", title=f"What {model.name} chose")
+    chosen = Table("set", "noise", "weights", title=f"Weights that {model.name} chose")
     chosen.add_column("images", justify="right")
     for row in rows:
         numbers = (f"{row['noisy_psnr']:.2f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
@@ -249,11 +183,11 @@ def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> Non
         out.print(chosen)
 
 
-def _write_report(folder: Path, model: "Model", quality: How, sections: "Sequence[Section]") -> None:
+def _write_report(folder: Path, model: "Model", quality: Passes, sections: "Sequence[Section]") -> None:
     from engine.evaluation.html_report import write_page
 
-    about = f"Network {model.name}, SHA-256 {model.digest}, products in {model.precision}, quality {quality}."
-    write_page(folder / "index.html", f"What {model.name} makes of images", about, sections)
+    about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
+    write_page(folder / "index.html", f"Images denoised by {model.name}", about, sections)
 
 
 def _title(model: "Model") -> str:
@@ -261,7 +195,7 @@ def _title(model: "Model") -> str:
 
 
 def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, Any]:
-    """One level's numbers stand at the top, those of several under "sigma"."""
+    """The numbers of a single level are at the top. The numbers of several levels are under "sigma"."""
     about = {"model": model.name, "digest": model.digest, "precision": model.precision}
     qualities = {f"{level:g}": asdict(quality) for level, quality in found.items() if level is not None}
     if len(qualities) > 1:

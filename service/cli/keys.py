@@ -1,18 +1,18 @@
-"""The command `denoise keys`: make keys, list them, take them back."""
+"""`denoise keys`: creates, lists and revokes API keys."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from service.auth import api_keys
+from service.cli.console import out
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="""Keys that requests must carry: make, list and revoke them. A running service takes a change at once.
+    help="""Create, list and revoke API keys. A running service applies changes at once.
 
     - `denoise keys add scanner --keys-file keys`
 
@@ -21,24 +21,28 @@ app = typer.Typer(
 )
 
 FileOption = Annotated[
-    Path, typer.Option("--keys-file", envvar="DENOISE_KEYS_FILE", help="The file that the service is given.")
+    Path, typer.Option("--keys-file", envvar="DENOISE_KEYS_FILE", help="File of keys that the service reads.")
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, . _ -")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the key's owner: letters, digits, . _ -")
+]
 
 
 @app.command()
 def add(
     name: NameArgument,
     keys_file: FileOption,
-    admin: Annotated[bool, typer.Option("--admin", help="May change the service too, as its weights.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Allow administration, such as changing the weights.")
+    ] = False,
     rate: Annotated[
-        int | None, typer.Option(min=1, help="Requests a minute.", show_default="the service's")
+        int | None, typer.Option(min=1, help="Most requests per minute.", show_default="the service's limit")
     ] = None,
     pixels: Annotated[
-        int | None, typer.Option(min=1, help="Pixels an hour.", show_default="the service's")
+        int | None, typer.Option(min=1, help="Most pixels per hour.", show_default="the service's limit")
     ] = None,
 ) -> None:
-    """Make a key and print it, this once: the file holds only its hash.
+    """Create a key and print it. It cannot be shown again, because the file holds only its hash.
 
     - `denoise keys add scanner --keys-file keys`
 
@@ -49,7 +53,7 @@ def add(
 
 @app.command("list")
 def list_(keys_file: FileOption) -> None:
-    """List the keys there are, by name.
+    """List the keys by name.
 
     - `denoise keys list --keys-file keys`
     """
@@ -58,12 +62,12 @@ def list_(keys_file: FileOption) -> None:
         created = f"{key.created:%Y-%m-%d %H:%M}" if key.created else ""
         limits = [f"{limit:,}" if limit else "" for limit in (key.rate, key.pixels)]
         table.add_row(key.name, created, "yes" if key.admin else "", *limits)
-    Console().print(table)
+    out.print(table)
 
 
 @app.command()
 def revoke(name: NameArgument, keys_file: FileOption) -> None:
-    """Take a key back: the next request that carries it is refused.
+    """Revoke a key. The next request that carries it is refused.
 
     - `denoise keys revoke scanner --keys-file keys`
     """

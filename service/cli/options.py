@@ -1,21 +1,54 @@
-"""Kinds of flags that typer has no word for: several values, any value of a recipe, every setting."""
+"""Options that several commands share, and two kinds of flags that typer does not have."""
 
-import inspect
 import re
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from service.settings import Settings
+InputsArgument = Annotated[
+    list[Path], typer.Argument(metavar="IN", help="Image files, folders of images, or - for stdin.")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="Weights: a shipped name, a .safetensors file, or auto or auto-large, which choose by the noise."
+    ),
+]
+WeightsArgument = Annotated[
+    str,
+    typer.Argument(metavar="WEIGHTS", help="Name of shipped weights, or a .safetensors file."),
+]
+ChoiceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="WEIGHTS",
+        help="Name of shipped weights, a .safetensors file, or auto or auto-large, which choose by the noise.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="float32, bfloat16, or auto: the faster of the two on this machine.")
+]
+BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for the network's work on an image, in bytes.")]
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(help="Pairs of noisy and clean images: a .pkl or .pt file, or a folder.", show_default=False),
+]
+CleanOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of clean images, to which white noise is added.", show_default=False),
+]
+SIGMA_HELP = "With --clean: standard deviations of the noise, on the scale of 0 to 255."
+SigmaOption = Annotated[list[float] | None, typer.Option(help=SIGMA_HELP, show_default="15 25 50")]
 
 
 class ManyValues(TyperCommand):
-    """A command that takes `--sigma 15 25 50` for `--sigma 15 --sigma 25 --sigma 50`."""
+    """A command that takes `--sigma 15 25 50` in place of `--sigma 15 --sigma 25 --sigma 50`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeats the flag before every number that follows its first."""
+        """Repeats the flag before every number after the first."""
         spread: list[str] = []
         for arg in args:
             number = re.fullmatch(r"[0-9.]+", arg)
@@ -26,36 +59,18 @@ class ManyValues(TyperCommand):
 
 
 class RecipeFlags(TyperCommand):
-    """A command that takes every value of a recipe as a flag: `--lr 0.4` for `--set lr=0.4`."""
+    """A command that takes every value of a recipe as a flag: `--lr 0.4` in place of `--set lr=0.4`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What the command does not know is a recipe's; the recipe refuses by name what it does not know."""
+        """Turns every flag that the command does not know into --set. The recipe refuses unknown names."""
         own = {"--", "--help", *(name for param in self.params for name in (*param.opts, *param.secondary_opts))}
-        rest: list[str] = []
-        left = iter(args)
-        for arg in left:
+        parsed: list[str] = []
+        remaining = iter(args)
+        for arg in remaining:
             flag, equals, value = arg.partition("=")
             if not flag.startswith("--") or flag in own:
-                rest.append(arg)
+                parsed.append(arg)
                 continue
             key = flag.removeprefix("--").replace("-", "_")
-            rest += ["--set", f"{key}={value if equals else next(left, '')}"]
-        return super().parse_args(ctx, rest)
-
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a flag for each of the service's settings; not given, they are left to the environment.
-
-    But none for secrets: a command line can be read by everyone on the machine.
-    """
-    own = inspect.signature(command)
-    parameters = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    for name, field in Settings.model_fields.items():
-        if not field.repr:
-            continue
-        shown = False if field.default is None else str(field.default)
-        option = typer.Option(None, help=field.description, show_default=shown)
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter(name, kind, default=option, annotation=field.annotation))
-    vars(command)["__signature__"] = own.replace(parameters=parameters)
-    return command
+            parsed += ["--set", f"{key}={value if equals else next(remaining, '')}"]
+        return super().parse_args(ctx, parsed)

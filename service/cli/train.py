@@ -1,4 +1,4 @@
-"""The commands that train: one network, a table of them; and what their logs say."""
+"""`denoise train` trains a network. `denoise sweep` trains one for every setting in the report's tables."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,45 +9,56 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.live import Live
 
+from engine import defaults
 from service.cli.console import STOPPED, err, warn, warn_without_kernels
-from service.cli.evaluate import PairsOption
-from service.cli.weights import DeviceOption, load
+from service.cli.options import DeviceOption, PairsOption
+from service.cli.weights import load
 
 if TYPE_CHECKING:
     from engine.training.trainer import LogLine
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a .toml file.")
+    str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a .toml file.")
 ]
 DataOption = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of photos or of noisy pairs, or .pkl of pairs.", show_default="synthetic images"),
+    typer.Option(
+        help="Folder of photos, folder of noisy pairs, or .pkl file of pairs.", show_default="synthetic images"
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's value; so does --KEY VALUE."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe. --KEY VALUE does the same."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="one a core")]
+StepsOption = Annotated[
+    int | None, typer.Option(help="Train for this number of steps instead.", show_default="none")
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="one per core")]
 
 
 def train(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="The weights, a .safetensors file.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="Weights file to write, .safetensors.")],
     data: DataOption = None,
-    minutes: Annotated[float | None, typer.Option(help="How long to train.", show_default="the recipe's")] = None,
-    steps: Annotated[int | None, typer.Option(help="How long to train, instead.", show_default="none")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside OUT.")] = False,
-    start: Annotated[
-        Path | None, typer.Option("--start", help="Weights to begin from; a smaller network grows.")
+    minutes: Annotated[
+        float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
     ] = None,
-    terms: Annotated[str, typer.Option(help="The data's licence, to be told with the weights.")] = "not stated",
-    device: DeviceOption = "auto",
+    steps: StepsOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside OUT.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--start", help="Weights to start from. A smaller network is enlarged to the recipe's size."
+        ),
+    ] = None,
+    terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
+    device: DeviceOption = defaults.DEVICE,
     threads: ThreadsOption = None,
     override: SetOption = None,
 ) -> None:
-    """Train a network from noisy images alone. Ctrl-C loses nothing: go on with --resume.
+    """Train a network from noisy images alone. Ctrl-C saves everything, and --resume continues.
 
-    Every value of the recipe is a flag too.
+    Every value of the recipe is also a flag.
 
     - `denoise train paper --minutes 10 --out my.safetensors`
 
@@ -67,7 +78,7 @@ def train(
     with _live_line() as show:
         ended = trainer.run(training, lambda line: show(_describe(line)), warn)
     if not ended:
-        warn("stopped; everything is saved: go on with --resume")
+        warn("stopped, and everything is saved. Use --resume to continue.")
         raise typer.Exit(STOPPED)
 
 
@@ -76,15 +87,15 @@ def sweep(
     recipe: RecipeArgument = "paper",
     data: DataOption = None,
     pairs: PairsOption = None,
-    seconds: Annotated[float, typer.Option(help="How long to train each cell.")] = 60,
-    steps: Annotated[int | None, typer.Option(help="How long, instead.", show_default="none")] = None,
+    seconds: Annotated[float, typer.Option(help="Training time of each network, in seconds.")] = 60,
+    steps: StepsOption = None,
     threads: ThreadsOption = None,
     override: SetOption = None,
 ) -> None:
-    """Train with every batch and learning rate of the report's Table II, and every width of its Figure 4.
+    """Train a network for each batch size and learning rate of the report's Table II, and each width of Figure 4.
 
-    --pairs are what each is measured on, or else images kept from training. A sweep that was stopped goes on
-    where it was.
+    Each network is measured on --pairs, or without them on images held out from training. If a sweep was
+    stopped, the same command continues it.
 
     - `denoise sweep --seconds 30 --out sweep/`
 
@@ -100,7 +111,7 @@ def sweep(
 
     def measure(weights: Path) -> float:
         assert pairs is not None
-        return evaluate_pairs(load(str(weights), "auto", "auto").net, read_pairs(pairs)).psnr
+        return evaluate_pairs(load(str(weights), defaults.DEVICE, defaults.PRECISION).net, read_pairs(pairs)).psnr
 
     with _live_line() as show:
         ended = figures.sweep(
@@ -112,32 +123,17 @@ def sweep(
             warn,
         )
     if not ended:
-        warn("stopped: the same command goes on")
+        warn("stopped. Run the same command to continue.")
         raise typer.Exit(STOPPED)
 
 
-def plot(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="Logs of training runs, .jsonl.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The drawing, PNG.", show_default="beside the first log")
-    ] = None,
-) -> None:
-    """Draw a training's loss and PSNR; several in one drawing.
-
-    - `denoise plot my.jsonl other.jsonl --out both.png`
-    """
-    from engine.evaluation import figures
-
-    figures.plot_log(logs, output or logs[0].with_suffix(".png"))
-
-
 def _overrides(pairs: Sequence[str] | None, minutes: float | None, steps: int | None) -> dict[str, str]:
-    """The recipe's values that the command line gives. What comes last wins; steps go before minutes."""
+    """The values of the recipe that the command line sets. The last one wins, and --steps overrides --minutes."""
     values = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:
-            raise typer.BadParameter(f"takes KEY=VALUE; got {pair!r}", param_hint="--set")
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--set")
         values[key] = value
     if minutes is not None:
         values |= {"minutes": str(minutes), "steps": "0"}
@@ -162,7 +158,7 @@ def _describe(line: "LogLine") -> str:
 
 @contextmanager
 def _live_line() -> Iterator[Callable[[str], None]]:
-    """A line that is written over in a terminal; elsewhere, line after line."""
+    """Prints progress: one line that is updated in a terminal, and line after line elsewhere."""
     if not err.is_terminal:
         yield warn
         return

@@ -1,39 +1,17 @@
-"""Which weights a command takes, and where they run."""
+"""Loads the weights that a command names."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
-
-import typer
-
-from service.settings import Settings
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.inference.model_selection import NetworkSelector
     from engine.layers import Module
     from engine.models.checkpoint import Model
 
-MEMORY_BUDGET: int = Settings.model_fields["memory_budget"].default
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="Name of shipped weights, path of a .safetensors file, or auto or auto-large, which look at the "
-        "noise."
-    ),
-]
-WeightsArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="WEIGHTS",
-        help="Path of a .safetensors file, name of shipped weights, or for some commands auto or auto-large.",
-    ),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto (what is faster here), float32 or bfloat16.")]
-BudgetOption = Annotated[int, typer.Option(min=1, help="Memory for an image on its way through, in bytes.")]
-
 
 def load(name: str, device: str, precision: str) -> "Model":
-    """A file's weights, or shipped ones by their name. Raises ValueError for what is no good."""
+    """Weights from a file, or shipped weights by name. Raises ValueError if they cannot be used."""
     from engine.models import checkpoint
     from engine.models import precision as types
 
@@ -42,21 +20,37 @@ def load(name: str, device: str, precision: str) -> "Model":
 
 
 def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Module], Model]":
-    """The networks behind a name, and what is told of them: of a choice, its name and all digests."""
+    """The networks that a name stands for, and a description of them.
+
+    For auto and auto-large, the description has that name and the digests of all networks.
+    """
     from engine.inference import model_selection
 
     models = [load(each, device, precision) for each in model_selection.models_of(name)]
-    told = models[0]
+    description = models[0]
     if name in model_selection.AUTO_MODELS:
-        told = replace(told, name=name, digest="+".join(model.digest for model in models))
-    return {model.name: model.net for model in models}, told
+        description = replace(description, name=name, digest="+".join(model.digest for model in models))
+    return {model.name: model.net for model in models}, description
 
 
 def choice(name: str, device: str, precision: str) -> "tuple[NetworkSelector, Model]":
-    """What chooses an image's network, and what is told of it as by load_all."""
+    """The function that chooses the network for an image, and a description as from load_all."""
     from engine.inference import model_selection
 
-    nets, told = load_all(name, device, precision)
+    nets, description = load_all(name, device, precision)
     if name in model_selection.AUTO_MODELS:
-        return model_selection.auto_selector(nets, name), told
-    return model_selection.fixed_selector(told.net), told
+        return model_selection.auto_selector(nets, name), description
+    return model_selection.fixed_selector(description.net), description
+
+
+def _file(name: str) -> Path:
+    """Raises ValueError naming the shipped weights if there are none of that name."""
+    from engine.models.checkpoint import SUFFIX, weights_folder
+
+    if name.endswith(SUFFIX):
+        return Path(name)
+    shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
+    if name not in shipped:
+        names = ", ".join(shipped) or "none"
+        raise ValueError(f"no weights are named {name!r}. Shipped weights: {names}. Or give a {SUFFIX} file.")
+    return shipped[name]

@@ -1,28 +1,31 @@
-// How strength, luminance and colour go together, as in the service: so that what is shown follows at once.
+// Mixes the noisy and the denoised image in the browser, so that the view follows the sliders at once.
 
-// The share of each channel in brightness, the service's own.
-const [RED, GREEN, BLUE] = [0.299, 0.587, 0.114];
+// Weight of each channel in luminance. The service has the same weights.
+const RED = 0.299;
+const GREEN = 0.587;
+const BLUE = 0.114;
 
 /**
- * What is shown of some pixels; the service mixes before it clips and rounds, so its own may differ by a step of 255,
- * and by more at black and white.
+ * Writes the pixels that the page shows.
  *
- * noisy, clean, shown: RGBA bytes of the same pixels; shown is written. strength, luma, chroma: 0 to 1, as the service
- * takes them. removed: 0, or so many times as strong what is taken away, around middle grey.
+ * The service mixes before it clips and rounds. So its result can differ by 1 of 255, and by more at black and white.
+ *
+ * noisy, clean, shown: RGBA bytes of the same pixels. shown is written. strength, luma, chroma: 0 to 1, as in the
+ * service. removed: 0, or the factor that amplifies the removed noise around mid-grey.
  */
 export function mix(noisy, clean, shown, { strength, luma, chroma, removed }) {
-  const [from, gain] = removed ? [0, -removed] : [1, 1];
-  const ground = removed ? 128 : 0;
+  const [base, gain] = removed ? [0, -removed] : [1, 1];
+  const offset = removed ? 128 : 0;
   const own = gain * strength * chroma;
   const shared = gain * strength * (luma - chroma);
   for (let i = 0; i < noisy.length; i += 4) {
     const red = clean[i] - noisy[i];
     const green = clean[i + 1] - noisy[i + 1];
     const blue = clean[i + 2] - noisy[i + 2];
-    const all = ground + shared * (RED * red + GREEN * green + BLUE * blue);
-    shown[i] = from * noisy[i] + all + own * red;
-    shown[i + 1] = from * noisy[i + 1] + all + own * green;
-    shown[i + 2] = from * noisy[i + 2] + all + own * blue;
+    const grey = offset + shared * (RED * red + GREEN * green + BLUE * blue);
+    shown[i] = base * noisy[i] + grey + own * red;
+    shown[i + 1] = base * noisy[i + 1] + grey + own * green;
+    shown[i + 2] = base * noisy[i + 2] + grey + own * blue;
     shown[i + 3] = noisy[i + 3];
   }
 }

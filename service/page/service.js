@@ -1,16 +1,16 @@
-// What the page asks of the service, and what it hears, refusals in words.
+// Requests to the service. Errors carry a message for the user.
 
-// A server that is started again is asked again, so often and after so many milliseconds.
+// Retries while a server restarts, and the pause between them in milliseconds.
 const TRIES = 60;
-const REST = 1000;
-const UNREACHABLE = "The server cannot be reached, or broke off.";
-// Under this name the key is kept in this tab, and nowhere once it is closed.
+const PAUSE = 1000;
+const UNREACHABLE = "The server cannot be reached, or the connection was lost.";
+// Name under which this tab keeps the key until it is closed.
 const KEY = "key";
 
-let key = kept();
+let key = stored();
 
-/** Where a browser keeps nothing, the key lasts as long as the page. */
-function kept() {
+/** The key that this tab has kept. If the browser keeps nothing, a key lasts until the page is reloaded. */
+function stored() {
   try {
     return sessionStorage.getItem(KEY);
   } catch {
@@ -18,24 +18,24 @@ function kept() {
   }
 }
 
-/** Have all that is asked from now on carry this key. */
+/** Sends this key with every request from now on. */
 export function useKey(text) {
   key = text;
   try {
     sessionStorage.setItem(KEY, text);
   } catch {
-    // Then it is asked for again when the page is loaded again.
+    // The user has to enter it again after a reload.
   }
 }
 
 export const hasKey = () => Boolean(key);
 
 /**
- * The answer, or an Error in words. What was aborted is thrown as it is.
+ * Returns the response, or throws an Error with a message for the user. An aborted request throws its own error.
  *
- * Where a key is wanted, the document hears of it by the event "keywanted".
+ * If the server requires a key, the document receives the event "keyrequired".
  */
-async function ask(address, options) {
+async function request(address, options) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let response;
   try {
@@ -45,74 +45,77 @@ async function ask(address, options) {
     throw new Error(UNREACHABLE);
   }
   if (response.status === 401) {
-    document.dispatchEvent(new Event("keywanted"));
-    throw refusal(key ? "The server does not know this key, or not any more." : "The server wants a key.", 401);
+    document.dispatchEvent(new Event("keyrequired"));
+    throw failure(key ? "The server does not accept this key." : "The server requires an API key.", 401);
   }
-  if (!response.ok) throw refusal(await reasonIn(response), response.status);
+  if (!response.ok) throw failure(await reasonIn(response), response.status);
   return response;
 }
 
-const refusal = (words, status) => Object.assign(new Error(words), { status });
+const failure = (message, status) => Object.assign(new Error(message), { status });
 
-/** Post a body. */
-const post = (address, body, signal) => ask(address, { method: "POST", body, signal });
+const post = (address, body, signal) => request(address, { method: "POST", body, signal });
 
-/** The words in an answer that is no picture. */
+/** The message in an error response. */
 async function reasonIn(response) {
   try {
     return (await response.json()).detail;
   } catch {
-    return `The server answered with ${response.status}.`;
+    return `The server answered with status ${response.status}.`;
   }
 }
 
-/** The address that denoises with these parameters; undefined ones are left to the service. */
+/** The address that denoises with these parameters. Undefined parameters are left out. */
 export function address(parameters, route = "denoise") {
   const given = Object.entries(parameters).filter(([, value]) => value !== undefined);
   return given.length ? `${route}?${new URLSearchParams(given)}` : route;
 }
 
-/** The answer's picture, a blob, and its headers. */
+/** Denoises a file. Returns the result, a blob, and the response's headers. */
 export async function denoise(file, parameters, signal) {
   const response = await post(address(parameters), file, signal);
-  return { picture: await response.blob(), headers: response.headers };
+  return { blob: await response.blob(), headers: response.headers };
 }
 
-/** Whether the service takes pictures as jobs. */
+/** Whether the service runs jobs. */
 export async function takesJobs() {
-  return (await (await ask("health", {})).json()).jobs;
+  return (await (await request("health", {})).json()).jobs;
 }
 
-/** The same for what takes long, as a job, which outlasts a break in the connection. told: hears the share done. */
-export async function denoiseAsJob(file, parameters, told, signal) {
+/**
+ * Denoises a file as a job, which survives a lost connection. Returns the same as denoise.
+ *
+ * onProgress: called with the share that is done.
+ */
+export async function denoiseAsJob(file, parameters, onProgress, signal) {
   const { id } = await (await post(address(parameters, "jobs"), file, signal)).json();
   try {
-    await untilEnded(`jobs/${id}`, told, signal);
-    const response = await ask(`jobs/${id}/result`, { signal });
-    return { picture: await response.blob(), headers: response.headers };
+    await untilEnded(`jobs/${id}`, onProgress, signal);
+    const response = await request(`jobs/${id}/result`, { signal });
+    return { blob: await response.blob(), headers: response.headers };
   } finally {
-    // It is here, or no longer wanted.
-    ask(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
+    // The result has arrived, or nobody wants it.
+    request(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
   }
 }
 
-async function untilEnded(job, told, signal) {
+async function untilEnded(job, onProgress, signal) {
   for (let left = TRIES; left; left -= 1) {
     try {
-      for await (const { progress, ended } of eventsIn(await ask(`${job}/events`, { signal }))) {
+      for await (const { progress, ended } of eventsIn(await request(`${job}/events`, { signal }))) {
         left = TRIES;
-        told(progress);
+        onProgress(progress);
         if (ended) return;
       }
     } catch (error) {
       if (signal.aborted || error.status < 500) throw error;
     }
-    await new Promise((rested) => setTimeout(rested, REST));
+    await new Promise((resume) => setTimeout(resume, PAUSE));
   }
   throw new Error(UNREACHABLE);
 }
 
-/** What server-sent events carry. */
+/** The data of server-sent events. */
 async function* eventsIn(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -128,13 +131,13 @@ async function* eventsIn(response) {
   }
 }
 
-/** What may be asked for as a model: each with its name, kind, and whether it is the default. */
+/** The models that a request can name. */
 export async function models() {
-  return (await ask("models", {})).json();
+  return (await request("models", {})).json();
 }
 
-/** What the service sees in a sample of a picture: its noise in words, and the models that its choices take for it. */
-export async function examine(sample, signal) {
+/** Estimates the noise in a sample. Returns a description, and the model that each choice would take. */
+export async function estimate(sample, signal) {
   const { words, models } = await (await post("estimate", sample, signal)).json();
   return { words, models };
 }

@@ -1,62 +1,63 @@
-// The picture on the screen: zoom, pan, the line between before and after. All in the screen's own pixels.
+// View of the image: zoom, pan, and the line between before and after. Lengths are in pixels of the screen.
 
-import { SIDE } from "./preview.js";
+import { TILE } from "./preview.js";
 
-const MOST_ZOOM = 16;
+const MAX_ZOOM = 16;
+// Pixels that an arrow key moves the image.
 const KEY_STEP = 64;
 
-/** A scale at which every square of the preview is a whole number of the screen's pixels wide: no seams. */
+/** A scale at which every tile is a whole number of screen pixels wide, so that no seams show. */
 function snapped(scale) {
-  return Math.max(1, Math.floor(scale * SIDE + 1e-6)) / SIDE;
+  return Math.max(1, Math.floor(scale * TILE + 1e-6)) / TILE;
 }
 
 /**
- * Shows squares, and what there is of the picture where there are none yet.
+ * Shows the tiles, and the noisy image where there is no tile yet.
  *
- * elements: viewport, canvas, split (a range input) and handle. moved(): called when another part is visible.
+ * elements: viewport, canvas, split (a range input) and handle. onMove(): another part is visible.
  */
 export class View {
-  constructor(elements, moved) {
-    Object.assign(this, elements, { moved });
+  constructor(elements, onMove) {
+    Object.assign(this, elements, { onMove });
     this.context = this.canvas.getContext("2d");
-    this.picture = null;
-    this.wish = this.scale = 1;
+    this.image = null;
+    this.requested = this.scale = 1;
     this.x = this.y = 0;
     this.fitted = true;
     this.pointers = new Map();
     this.listen();
   }
 
-  /** picture: { pixels, overview }, or null. squares: the preview's. */
-  show(picture, squares) {
-    this.picture = picture;
-    this.squares = squares;
-    if (picture) this.fit();
+  /** image: { pixels, overview }, or null. tiles: of the preview. */
+  show(image, tiles) {
+    this.image = image;
+    this.tiles = tiles;
+    if (image) this.fit();
     else this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
-  /** look: as mix takes it. */
+  /** look: the options of mix. */
   setLook(look) {
     this.look = look;
     this.draw();
   }
 
-  // Where it is.
+  // Position and scale.
 
   get fitScale() {
-    const { width, height } = this.picture.pixels;
+    const { width, height } = this.image.pixels;
     const whole = Math.min(this.canvas.width / width, this.canvas.height / height);
     return snapped(Math.min(whole, Math.max(1, Math.floor(devicePixelRatio))));
   }
 
-  /** How many times the picture can be halved and still have a pixel for each of the screen's. */
+  /** How often the image can be halved and still has one pixel for each pixel of the screen. */
   get level() {
     return Math.max(0, Math.floor(Math.log2(1 / this.scale)));
   }
 
-  /** The visible part, in pixels of the picture. */
+  /** The visible part, in pixels of the image. */
   get visible() {
-    const { width, height } = this.picture.pixels;
+    const { width, height } = this.image.pixels;
     return {
       left: Math.max(0, -this.x / this.scale),
       top: Math.max(0, -this.y / this.scale),
@@ -66,51 +67,51 @@ export class View {
   }
 
   fit() {
-    this.wish = this.scale = this.fitScale;
+    this.requested = this.scale = this.fitScale;
     this.fitted = true;
     this.place(0, 0);
   }
 
-  /** Zoom so that what lies at (x, y) on the screen stays there: by default what lies in the middle. */
+  /** Zooms around the point (x, y) on the screen, by default around its middle. */
   zoom(scale, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     const old = this.scale;
-    // Kept as it was wished, or many small steps would come to nothing.
-    this.wish = Math.min(Math.max(scale, Math.min(this.fitScale, 1)), MOST_ZOOM);
-    this.scale = snapped(this.wish);
+    // Without the exact request, many small steps would be rounded away.
+    this.requested = Math.min(Math.max(scale, Math.min(this.fitScale, 1)), MAX_ZOOM);
+    this.scale = snapped(this.requested);
     this.fitted = this.scale === this.fitScale;
     const ratio = this.scale / old;
     this.place(x - (x - this.x) * ratio, y - (y - this.y) * ratio);
   }
 
-  /** The next power of two above, or below. */
+  /** Zooms to the next power of two above or below. */
   step(up) {
     const power = Math.log2(this.scale);
     this.zoom(2 ** (up ? Math.floor(power + 1.001) : Math.ceil(power - 1.001)));
   }
 
-  /** Pixel for pixel, and back. */
+  /** Switches between the actual size and the fitted one. */
   toggle(x, y) {
     if (this.scale === 1 && !this.fitted) this.fit();
     else this.zoom(1, x, y);
   }
 
-  /** Put the picture's corner there, as far as it stays in sight; what is smaller than the view lies in its middle. */
+  /** Moves the image's corner to (x, y). The image stays in sight. If it is smaller than the view, it is centred. */
   place(x, y) {
-    const { width, height } = this.picture.pixels;
-    const kept = (at, room) => Math.round(room > 0 ? room / 2 : Math.min(0, Math.max(room, at)));
-    this.x = kept(x, this.canvas.width - width * this.scale);
-    this.y = kept(y, this.canvas.height - height * this.scale);
+    const { width, height } = this.image.pixels;
+    const clamped = (at, room) => Math.round(room > 0 ? room / 2 : Math.min(0, Math.max(room, at)));
+    this.x = clamped(x, this.canvas.width - width * this.scale);
+    this.y = clamped(y, this.canvas.height - height * this.scale);
     this.viewport.classList.toggle("fitted", !this.canPan);
     this.draw();
-    this.moved();
+    this.onMove();
   }
 
   get canPan() {
-    const { width, height } = this.picture.pixels;
+    const { width, height } = this.image.pixels;
     return width * this.scale > this.canvas.width || height * this.scale > this.canvas.height;
   }
 
-  /** The line between before and after, in percent of the width. */
+  /** Moves the line between before and after. percent: of the width. */
   setSplit(percent) {
     this.split.value = percent;
     this.splitMoved();
@@ -121,14 +122,14 @@ export class View {
     this.draw();
   }
 
-  // What is drawn.
+  // Drawing.
 
   draw() {
-    if (this.due) return;
-    this.due = true;
+    if (this.scheduled) return;
+    this.scheduled = true;
     requestAnimationFrame(() => {
-      this.due = false;
-      if (this.picture) this.drawNow();
+      this.scheduled = false;
+      if (this.image) this.drawNow();
     });
   }
 
@@ -138,33 +139,33 @@ export class View {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = this.scale < 2 && this.scale !== 1;
     context.imageSmoothingQuality = "high";
-    this.drawSide(0, line, (square) => square.before);
-    this.drawSide(line, canvas.width, (square) => square.after(look));
+    this.drawSide(0, line, (tile) => tile.before);
+    this.drawSide(line, canvas.width, (tile) => tile.after(look));
   }
 
-  drawSide(from, to, image) {
+  drawSide(from, to, canvasOf) {
     const { context, canvas, scale, x, y } = this;
-    const { pixels, overview } = this.picture;
+    const { pixels, overview } = this.image;
     context.save();
     context.beginPath();
     context.rect(from, 0, to - from, canvas.height);
     context.clip();
-    // Of what is removed nothing is known yet where there is no square.
+    // Without a tile, the removed noise is not known.
     if (!this.look.removed) context.drawImage(overview, x, y, pixels.width * scale, pixels.height * scale);
-    for (const square of this.squares.values()) {
-      const [left, top] = [x + square.left * scale, y + square.top * scale];
-      const [wide, high] = [square.width * scale, square.height * scale];
+    for (const tile of this.tiles.values()) {
+      const [left, top] = [x + tile.left * scale, y + tile.top * scale];
+      const [wide, high] = [tile.width * scale, tile.height * scale];
       if (left + wide <= from || left >= to || top + high <= 0 || top >= canvas.height) continue;
-      // What lies under a picture's transparent parts would shine through.
+      // The overview would show through transparent parts.
       context.clearRect(left, top, wide, high);
-      const reduction = 2 ** square.level;
-      const [width, height] = [square.width / reduction, square.height / reduction];
-      context.drawImage(image(square), 0, 0, width, height, left, top, wide, high);
+      const reduction = 2 ** tile.level;
+      const [width, height] = [tile.width / reduction, tile.height / reduction];
+      context.drawImage(canvasOf(tile), 0, 0, width, height, left, top, wide, high);
     }
     context.restore();
   }
 
-  // What moves it.
+  // Input.
 
   listen() {
     const { viewport, split, handle } = this;
@@ -172,7 +173,7 @@ export class View {
     split.addEventListener("input", () => this.splitMoved());
     viewport.addEventListener("keydown", (event) => this.key(event));
     viewport.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    viewport.addEventListener("dblclick", (event) => this.picture && this.toggle(...this.at(event)));
+    viewport.addEventListener("dblclick", (event) => this.image && this.toggle(...this.at(event)));
     for (const element of [viewport, handle]) {
       element.addEventListener("pointerdown", (event) => this.down(event, element === handle));
       element.addEventListener("pointermove", (event) => this.drag(event));
@@ -188,21 +189,21 @@ export class View {
     if (!width || !height || (width === canvas.width && height === canvas.height)) return;
     const [dx, dy] = [(width - canvas.width) / 2, (height - canvas.height) / 2];
     Object.assign(canvas, { width, height });
-    if (!this.picture) return;
+    if (!this.image) return;
     if (this.fitted) this.fit();
     else this.place(this.x + dx, this.y + dy);
-    // A canvas whose size is set is blank until it is drawn.
+    // Setting its size clears a canvas.
     this.drawNow();
   }
 
-  /** Where an event is, in the canvas's pixels. */
+  /** The position of an event, in pixels of the canvas. */
   at({ clientX, clientY }) {
     const { left, top } = this.canvas.getBoundingClientRect();
     return [(clientX - left) * devicePixelRatio, (clientY - top) * devicePixelRatio];
   }
 
   key(event) {
-    if (!this.picture || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!this.image || event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     const [dx, dy] = moves[event.key] ?? [];
     if (dx !== undefined) this.place(this.x + dx * KEY_STEP, this.y + dy * KEY_STEP);
@@ -215,17 +216,17 @@ export class View {
   }
 
   wheel(event) {
-    if (!this.picture) return;
+    if (!this.image) return;
     event.preventDefault();
     const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 30 : 1;
-    // Pinching a trackpad comes as a wheel with Ctrl, in smaller steps.
+    // Browsers report a pinch on a trackpad as a wheel with Ctrl, in smaller steps.
     const step = event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002);
-    this.zoom(this.wish * Math.exp(-step), ...this.at(event));
+    this.zoom(this.requested * Math.exp(-step), ...this.at(event));
   }
 
-  /** One pointer moves the line or the picture; where the whole picture is seen, the line. Two zoom. */
+  /** One pointer moves the image, or the line if it starts there or the whole image is visible. Two pointers zoom. */
   down(event, onHandle) {
-    if (!this.picture || event.button) return;
+    if (!this.image || event.button) return;
     event.currentTarget.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, this.at(event));
     if (this.pointers.size === 1) this.movesSplit = onHandle || (!this.canPan && !this.look.removed);
@@ -242,11 +243,11 @@ export class View {
   }
 
   pinch(id, before, now) {
-    // When one is lifted, the other goes on with the picture.
+    // When one pointer is lifted, the other one moves the image.
     this.movesSplit = false;
     const [, other] = [...this.pointers].find(([key]) => key !== id);
-    const apart = (point) => Math.hypot(point[0] - other[0], point[1] - other[1]);
-    const scale = this.wish * (apart(now) / Math.max(apart(before), 1));
+    const distance = (point) => Math.hypot(point[0] - other[0], point[1] - other[1]);
+    const scale = this.requested * (distance(now) / Math.max(distance(before), 1));
     this.zoom(scale, (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
   }
 }

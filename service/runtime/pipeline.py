@@ -10,6 +10,7 @@ from urllib.parse import quote
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
+from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, Depth, Format, chosen
 from engine.imageio.image import File, Image, Outline, Written
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
@@ -17,7 +18,7 @@ from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
 from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.models.checkpoint import Model
-from service.params import DEFAULT, DenoiseParams
+from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.scheduler import Disconnected, Scheduler
 from service.runtime.ticket import Load, Ticket
@@ -101,7 +102,7 @@ class Denoiser:
     def refuse_unknown(self, params: DenoiseParams) -> None:
         """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
         self.models.named(params.model)
-        chosen(params.target, FORMATS[DEFAULT])
+        chosen(params.target, FORMATS[FORMAT])
 
     @contextmanager
     def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:

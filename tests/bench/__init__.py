@@ -1,3 +1,3 @@
-"""How fast the project is beside other software, measured in turns in one process: `python -m tests.bench`."""
+"""Benchmark: compares the speed of this project with other software. Run `python -m tests.bench`."""
 
-import engine as engine  # Before torch: it sets how long torch's threads spin.
+import engine as engine  # Before torch: it limits how long torch's threads spin.

@@ -1,7 +1,7 @@
-"""Group `denoisers`: speed and quality beside classical denoisers, white noise of σ 25, mean over centre crops.
+"""Group `denoisers`: compares speed and quality with classical denoisers, on white noise of σ 25.
 
-The noise is not clipped, and each method that can be told its level is told. Our networks
-find it out. All are given the same noisy crops, float32; OpenCV, which takes bytes, gets them rounded.
+The numbers are means over centre crops. The noise is not clipped. A method that takes the noise level gets it,
+and our networks estimate it. All get the same noisy crops in float32. For OpenCV they are rounded to bytes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +17,22 @@ from engine.inference.denoise import denoise_image
 from engine.layers import Module
 from engine.models import checkpoint
 
-from .rows import PRECISIONS, LeftOut, Options, Row, compared, leave_out
+from .rows import PRECISIONS, Options, Row, Unavailable, compared, report_skipped
 from .timing import interleaved
 
-SIGMA, CROP, SEED = 25.0, 256, 0
+# Standard deviation of the noise, on the scale of 0 to 255.
+SIGMA = 25.0
+# Side of a crop, in pixels.
+CROP = 256
+SEED = 0
 EXAMPLES = Path(__file__).parent.parent.parent / "weights" / "examples"
-# Of the shipped examples those that are noisy already, or were denoised, are no clean images.
+# The other examples are noisy or denoised.
 CLEAN_EXAMPLES = ("city.jpg", "mountain.jpg")
 
-# The strengths of the two non-local means as parts of σ, for OpenCV of brightness and of colour: of all from 0.3
-# to 1.4 those with the best PSNR at σ 25 on six crops of Kodak images.
-H_OPENCV, H_SCIKIT = (0.7, 0.6), 0.5
+# Strengths of non-local means, as shares of σ. They have the best PSNR of all from 0.3 to 1.4, at σ 25 on six
+# crops of Kodak images.
+H_OPENCV = (0.7, 0.6)  # luminance, colour
+H_SCIKIT = 0.5
 
 Denoise = Callable[[Tensor], Tensor]
 
@@ -35,7 +40,7 @@ Denoise = Callable[[Tensor], Tensor]
 def rows(
     options: Options, models: Mapping[str, Module] | None = None, crop: int = CROP, sigma: float = SIGMA
 ) -> Iterator[Row]:
-    """models: networks by name, instead of the shipped weights in each precision. crop: side, in pixels."""
+    """models: networks by name, in place of the shipped weights. crop: side in pixels."""
     clean = _crops(options, crop)
     rng = torch.Generator().manual_seed(SEED)
     noisy = [image + sigma / 255 * torch.randn(image.shape, generator=rng) for image in clean]
@@ -45,8 +50,8 @@ def rows(
             continue
         try:
             peers[name] = make(sigma, options.threads)
-        except LeftOut as why:
-            leave_out(f"σ {sigma:g}", name, why)
+        except Unavailable as why:
+            report_skipped(f"σ {sigma:g}", name, why)
     ours = {
         (name, precision): lambda image, net=net: denoise_image(net, image)
         for (name, precision), net in _models(options, models).items()
@@ -74,22 +79,22 @@ def rows(
 
 
 def bm3d(sigma: float, threads: int) -> Denoise:
-    """BM3D for colour, its usual profile. Source: Dabov et al. 2007; Mäkinen et al. 2020."""
+    """BM3D for colour, with its default profile. Source: Dabov et al. 2007; Mäkinen et al. 2020."""
     try:
         import bm3d as library
     except ImportError as error:
-        raise LeftOut("bm3d is not installed") from error
+        raise Unavailable("bm3d is not installed") from error
     profile = library.BM3DProfile()
     profile.num_threads = threads
     return lambda noisy: _tensor(library.bm3d_rgb(noisy.numpy(), sigma / 255, profile))
 
 
 def opencv(sigma: float, threads: int) -> Denoise:
-    """OpenCV's non-local means for colour: windows of 7 and 21 as its documentation recommends."""
+    """OpenCV's non-local means for colour, with windows of 7 and 21 as in its documentation."""
     try:
         import cv2
     except ImportError as error:
-        raise LeftOut("opencv-python-headless is not installed") from error
+        raise Unavailable("opencv-python-headless is not installed") from error
     cv2.setNumThreads(threads)
     h, h_colour = (part * sigma for part in H_OPENCV)
 
@@ -101,23 +106,23 @@ def opencv(sigma: float, threads: int) -> Denoise:
 
 
 def wavelet(sigma: float, threads: int) -> Denoise:
-    """scikit-image's wavelet shrinkage, thresholds by BayesShrink (Chang et al. 2000), in YCbCr."""
+    """scikit-image's wavelet shrinkage in YCbCr, with BayesShrink (Chang et al. 2000)."""
     try:
         from skimage.restoration import denoise_wavelet
     except ImportError as error:
-        raise LeftOut("scikit-image is not installed") from error
-    told = {"sigma": sigma / 255, "method": "BayesShrink", "convert2ycbcr": True, "rescale_sigma": True}
-    return lambda noisy: _tensor(denoise_wavelet(noisy.clamp(0, 1).numpy(), channel_axis=2, **told))
+        raise Unavailable("scikit-image is not installed") from error
+    parameters = {"sigma": sigma / 255, "method": "BayesShrink", "convert2ycbcr": True, "rescale_sigma": True}
+    return lambda noisy: _tensor(denoise_wavelet(noisy.clamp(0, 1).numpy(), channel_axis=2, **parameters))
 
 
 def nl_means(sigma: float, threads: int) -> Denoise:
-    """scikit-image's non-local means in its fast mode, its documentation's windows: 5, and 6 pixels around."""
+    """scikit-image's fast non-local means, with patches of 5 and a distance of 6 as in its documentation."""
     try:
         from skimage.restoration import denoise_nl_means
     except ImportError as error:
-        raise LeftOut("scikit-image is not installed") from error
-    told = {"h": H_SCIKIT * sigma / 255, "sigma": sigma / 255, "patch_size": 5, "patch_distance": 6}
-    return lambda noisy: _tensor(denoise_nl_means(noisy.numpy(), fast_mode=True, channel_axis=2, **told))
+        raise Unavailable("scikit-image is not installed") from error
+    parameters = {"h": H_SCIKIT * sigma / 255, "sigma": sigma / 255, "patch_size": 5, "patch_distance": 6}
+    return lambda noisy: _tensor(denoise_nl_means(noisy.numpy(), fast_mode=True, channel_axis=2, **parameters))
 
 
 PEERS: Mapping[str, Callable[[float, int], Denoise]] = {
@@ -132,7 +137,7 @@ def _models(options: Options, models: Mapping[str, Module] | None) -> dict[tuple
     if models is not None:
         return {(name, "float32"): net for name, net in models.items()}
     shipped = sorted(checkpoint.weights_folder().glob(f"photo*{checkpoint.SUFFIX}"))
-    # The images have colour, of which that one knows nothing.
+    # The images have colour. photo-grey is for grey images.
     files = [file for file in shipped if file.stem != "photo-grey"]
     return {
         (file.stem, precision): checkpoint.load(file, compute=PRECISIONS[precision]).net
@@ -142,7 +147,7 @@ def _models(options: Options, models: Mapping[str, Module] | None) -> dict[tuple
 
 
 def _crops(options: Options, side: int) -> list[Tensor]:
-    """The middle of each clean image, float32 (side, side, 3)."""
+    """The centre of each clean image, float32 (side, side, 3)."""
     if options.images is None:
         files = [EXAMPLES / name for name in CLEAN_EXAMPLES]
     else:
@@ -152,13 +157,13 @@ def _crops(options: Options, side: int) -> list[Tensor]:
         image = read_rgb(file).float() / 255
         top, left = ((have - side) // 2 for have in image.shape[:2])
         if top < 0 or left < 0:
-            raise SystemExit(f"{file}: smaller than a crop of {side} x {side} pixels")
+            raise SystemExit(f"{file}: the image is smaller than a crop of {side} x {side} pixels")
         crops.append(image[top : top + side, left : left + side].contiguous())
     return crops
 
 
 def _quality(results: list[Tensor], clean: list[Tensor]) -> float:
-    """Mean PSNR in dB, the results clipped as a file would be."""
+    """Mean PSNR in dB. The results are clipped, as in a file."""
     scores = [psnr(a.clamp(0, 1), b) for a, b in zip(results, clean, strict=True)]
     return sum(scores) / len(scores)
 

@@ -1,7 +1,7 @@
-"""Group `forward`: a whole image, from array to array, beside torch.nn, ONNX Runtime and OpenVINO.
+"""Group `forward`: compares a whole image, from array to array, with torch.nn, ONNX Runtime and OpenVINO.
 
-All run the same weights on the same number of threads. Ours is `denoise_image` with its default memory budget,
-so a large image may go through in several windows; the others take it whole.
+All run the same weights on the same number of threads. Ours is `denoise_image` with its default memory budget, so
+it may split a large image into windows. The others take it whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from engine.layers import Arena
 from engine.models.networks import NetworkConfig
 
 from .peers import Denoise, onnx_runtime, openvino, torch_nn
-from .rows import PRECISIONS, LeftOut, Options, Row, check_equal, compared, leave_out
+from .rows import PRECISIONS, Options, Row, Unavailable, check_equal, compared, report_skipped
 from .subjects import NETWORKS, image, network, on
 from .timing import fastest, interleaved
 
@@ -42,22 +42,22 @@ def _rows(
     arena = Arena()
 
     def ours() -> Tensor:
-        # As the service does, and as ONNX Runtime and OpenVINO do: memory is kept from image to image.
+        # Keeps memory from image to image, as the service, ONNX Runtime and OpenVINO do.
         with arena.used():
             return denoise_image(net, given)
 
-    wanted = ours()
+    expected = ours()
     peers: dict[str, Denoise] = {}
     runtimes = (("onnxruntime", onnx_runtime), ("openvino", openvino))
     for peer, make in runtimes if options.device == "cpu" else ():
         try:
             peers[peer] = make(net, size, precision, options.threads)
-        except LeftOut as why:
-            leave_out(f"{case}, {precision}", peer, why)
+        except Unavailable as why:
+            report_skipped(f"{case}, {precision}", peer, why)
     ways = torch_nn(net, precision, options.device)
     works = {peer: partial(denoise, given) for peer, denoise in {**ways, **peers}.items()}
     for peer, work in works.items():
-        check_equal(f"{case}, {peer}", wanted, work(), precision)
+        check_equal(f"{case}, {peer}", expected, work(), precision)
     best = fastest({way: works[way] for way in ways})
 
     named = {f"torch.nn {best}": works[best], **{peer: works[peer] for peer in peers}}

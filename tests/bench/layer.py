@@ -1,8 +1,8 @@
-"""Group `layer`: each convolution of the networks, by itself, beside torch's own and the plain definition.
+"""Group `layer`: compares each convolution of the networks with torch's own and with the plain path.
 
-Geometries are read off the networks as an image of 512 x 512 goes through. GFLOP/s count the direct
-convolution's 2 · multiply-adds, whatever is really computed, so a fast algorithm can pass the processor's
-product rate, which is measured in the same rounds: one large `mm` in the same type.
+The geometries are those of the networks for an image of 512 x 512. GFLOP/s count 2 · multiply-adds of the direct
+convolution, whatever is computed. So a fast algorithm can exceed the processor's product rate. That is measured
+in the same rounds with one large `mm` of the same type.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,23 +17,24 @@ from torch.nn import functional
 from engine.layers import Conv2d, ConvTranspose2d, Module
 from engine.layers.plain import Epilogue
 from engine.models.networks import NetworkConfig
+from engine.models.onnx_export import Convolution, kernel
 
 from .peers import LAYOUTS
 from .plain import plainly
 from .rows import PRECISIONS, Options, Row, check_equal, compared
 from .subjects import NETWORKS, network
 from .timing import fastest, interleaved
-from .twins import kernel
 
-Convolution = Conv2d | ConvTranspose2d
-SIDE, LARGE = 512, 1536
-# Ours and the plain path both round what torch's own bfloat16 kernels may keep in float32, and nine such terms
-# meet in a folded pixel.
+# Side of the square image, in pixels.
+SIDE = 512
+# Side of the matrices in the large product.
+LARGE = 1536
+# Ours and the plain path round terms that torch's bfloat16 kernels can keep in float32. A folded pixel sums nine.
 SLACK = 2.0
 
 
-class Place(NamedTuple):
-    """A convolution's geometry in a network; side: of its square input, in pixels."""
+class ConvCase(NamedTuple):
+    """A convolution to measure. side: of its square input, in pixels."""
 
     kind: str
     kernel_size: int
@@ -53,19 +54,19 @@ class Place(NamedTuple):
         )
 
 
-def places(net: Module, side: int) -> Iterator[tuple[Place, Convolution]]:
-    """Every convolution of a network with its geometry, for a square image."""
-    yield from ((place, layer) for place, layer, _ in _walk(net, Fraction(side)))
+def conv_cases(net: Module, side: int) -> Iterator[tuple[ConvCase, Convolution]]:
+    """Every convolution of a network, for a square image."""
+    yield from ((case, layer) for case, layer, _ in _walk(net, Fraction(side)))
 
 
-def _walk(layer: Module, side: Fraction) -> Iterator[tuple[Place, Convolution, Fraction]]:
+def _walk(layer: Module, side: Fraction) -> Iterator[tuple[ConvCase, Convolution, Fraction]]:
     if isinstance(layer, Conv2d | ConvTranspose2d):
-        window, transposed = layer.geometry, isinstance(layer, ConvTranspose2d)
-        geometry = (window.kernel_size, window.stride, window.padding, window.dilation)
+        conv, transposed = layer.geometry, isinstance(layer, ConvTranspose2d)
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         more = layer.output_padding if isinstance(layer, ConvTranspose2d) else 0
         channels = (layer.in_channels, layer.out_channels, "bias" in layer.params)
         kind = "transposed" if transposed else "conv"
-        yield Place(kind, *geometry, more, *channels, int(side)), layer, side
+        yield ConvCase(kind, *geometry, more, *channels, int(side)), layer, side
     for inner in layer.layers:
         yield from _walk(inner, side)
         side *= inner.factor
@@ -73,27 +74,27 @@ def _walk(layer: Module, side: Fraction) -> Iterator[tuple[Place, Convolution, F
 
 def rows(options: Options, networks: Mapping[str, NetworkConfig] = NETWORKS, side: int = SIDE) -> Iterator[Row]:
     """side: of the square image, in pixels."""
-    users: dict[Place, list[str]] = {}
-    layers: dict[Place, Convolution] = {}
+    users: dict[ConvCase, list[str]] = {}
+    layers: dict[ConvCase, Convolution] = {}
     for name, spec in networks.items():
-        for place, layer in places(network(spec), side):
-            layers.setdefault(place, layer)
-            if name not in users.setdefault(place, []):
-                users[place].append(name)
-    for place, layer in layers.items():
-        case = f"{place} ({' '.join(users[place])})"
+        for conv_case, layer in conv_cases(network(spec), side):
+            layers.setdefault(conv_case, layer)
+            if name not in users.setdefault(conv_case, []):
+                users[conv_case].append(name)
+    for conv_case, layer in layers.items():
+        case = f"{conv_case} ({' '.join(users[conv_case])})"
         for precision in options.precisions:
             if options.wants(case):
-                yield from _rows(case, place, layer, precision, options)
+                yield from _rows(case, conv_case, layer, precision, options)
 
 
-def _rows(case: str, place: Place, layer: Convolution, precision: str, options: Options) -> Iterator[Row]:
+def _rows(case: str, conv_case: ConvCase, layer: Convolution, precision: str, options: Options) -> Iterator[Row]:
     dtype = PRECISIONS[precision]
     rng = torch.Generator().manual_seed(0)
-    x = torch.randn(1, place.side, place.side, place.in_channels, generator=rng).to(dtype)
+    x = torch.randn(1, conv_case.side, conv_case.side, conv_case.in_channels, generator=rng).to(dtype)
     dy = torch.randn(layer.forward(x).shape, generator=rng).to(dtype)
-    pixels = (dy if place.kind == "conv" else x).shape[1:3].numel()
-    gflop = 2 * place.kernel_size**2 * place.in_channels * place.out_channels * pixels / 1e9
+    pixels = (dy if conv_case.kind == "conv" else x).shape[1:3].numel()
+    gflop = 2 * conv_case.kernel_size**2 * conv_case.in_channels * conv_case.out_channels * pixels / 1e9
     product = _product(dtype)
 
     theirs = {way: _Functional(layer, x, dy, layout) for way, layout in LAYOUTS.items()}
@@ -117,11 +118,11 @@ def _rows(case: str, place: Place, layer: Convolution, precision: str, options: 
     }
     for direction, works in passes.items():
         name = f"{direction}, {case}"
-        wanted = works["ours"]().clone()
+        expected = works["ours"]().clone()
         for side in ("plain", *theirs):
             found = works[side]()
-            found = theirs[side].back(wanted, found) if side in theirs else found
-            check_equal(f"{name}, {side}", wanted, found, precision, SLACK)
+            found = theirs[side].back(expected, found) if side in theirs else found
+            check_equal(f"{name}, {side}", expected, found, precision, SLACK)
         best = fastest({way: works[way] for way in theirs})
         timed = {side: works[side] for side in ("ours", "plain", best)}
         seconds = interleaved({**timed, "product": product}, options.rounds)
@@ -141,12 +142,12 @@ def _rows(case: str, place: Place, layer: Convolution, precision: str, options: 
 
 
 def _gradients(layer: Convolution, x: Tensor, dy: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """dL/dx and dL/dW, each by itself."""
+    """Functions for dL/dx and dL/dW."""
     weight, size, none = layer.params["weight"], (x.shape[1], x.shape[2]), Epilogue()
-    # The product alone: what it takes to pack a weight is counted in a step.
+    # The product alone. The group `step` includes the packing of weights.
     if isinstance(layer, Conv2d):
         return lambda: layer._adjoint(dy, weight, size, none, True), lambda: layer._gradient(x, dy, False)
-    # The adjoint of a convolution that goes from its output's channels to its input's.
+    # A transposed convolution is the adjoint of a convolution from its output channels to its input channels.
     return lambda: layer._product(dy, weight.T, size, none, True), lambda: layer._gradient(dy, x, True)
 
 
@@ -157,7 +158,7 @@ def _product(dtype: torch.dtype) -> Callable[[], Tensor]:
 
 
 class _Functional:
-    """The layer by torch's own functions, in a layout. Its results are torch's, (N, C, H, W)."""
+    """The layer by torch's own functions, in one layout. Its results are (N, C, H, W)."""
 
     def __init__(self, layer: Convolution, x: Tensor, dy: Tensor, layout: torch.memory_format) -> None:
         self.layer = layer
@@ -167,11 +168,11 @@ class _Functional:
 
     def forward(self) -> Tensor:
         """y."""
-        window, given = self.layer.geometry, (self.x, self.weight, self.bias)
+        geometry, given = self.layer.geometry, (self.x, self.weight, self.bias)
         if isinstance(self.layer, Conv2d):
-            return functional.conv2d(*given, window.stride, window.padding, window.dilation)
-        more = {"output_padding": self.layer.output_padding, "dilation": window.dilation}
-        return functional.conv_transpose2d(*given, window.stride, window.padding, **more)
+            return functional.conv2d(*given, geometry.stride, geometry.padding, geometry.dilation)
+        more = {"output_padding": self.layer.output_padding, "dilation": geometry.dilation}
+        return functional.conv_transpose2d(*given, geometry.stride, geometry.padding, **more)
 
     def input_gradient(self) -> Tensor:
         """dL/dx."""
@@ -182,14 +183,14 @@ class _Functional:
         return self._backward([False, True, False])[1]
 
     def _backward(self, which: list[bool]) -> tuple[Tensor, ...]:
-        window, transposed = self.layer.geometry, isinstance(self.layer, ConvTranspose2d)
+        geometry, transposed = self.layer.geometry, isinstance(self.layer, ConvTranspose2d)
         more = self.layer.output_padding if isinstance(self.layer, ConvTranspose2d) else 0
-        sides = ([value] * 2 for value in (window.stride, window.padding, window.dilation))
+        sides = ([value] * 2 for value in (geometry.stride, geometry.padding, geometry.dilation))
         given = (self.dy, self.x, self.weight, None)
         return torch.ops.aten.convolution_backward(*given, *sides, transposed, [more] * 2, 1, which)
 
     def back(self, mine: Tensor, theirs: Tensor) -> Tensor:
-        """A result of torch's in the order of ours: of pixels, or of a weight."""
+        """Reorders a result of torch, pixels or a weight, to the order of ours."""
         if mine.dim() == 4:
             return theirs.permute(0, 2, 3, 1)
         order = (2, 3, 1, 0) if isinstance(self.layer, Conv2d) else (0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""What the benchmarks run on."""
+"""Description of the machine: processor, threads, precisions."""
 
 import os
 import platform
@@ -12,15 +12,15 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def flags() -> list[str]:
-    """Of the processor's abilities those that decide how fast products are; none where they are not told."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """The processor's features that decide the speed of products. Empty where the system does not list them."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
     found = next((line for line in lines if line.startswith("flags")), "").split()
     return [flag for flag in FLAGS if flag in found]
 
 
 def processor(device: str = "cpu") -> str:
-    """Architecture, abilities, threads, the kernels in use and torch's version, in a line; or the GPU's name."""
+    """One line: architecture, features, threads, kernels and torch's version. For cuda, the GPU's name."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     parts = [platform.machine(), *flags()]
@@ -29,12 +29,12 @@ def processor(device: str = "cpu") -> str:
 
 
 def precisions(device: str = "cpu") -> tuple[str, ...]:
-    """The types that are measured: those that the device multiplies, and all that the kernels store."""
+    """The types to measure: those that the device multiplies, and those that the kernels store."""
     if device == "cuda" or kernels.chosen():
         return ("float32", "bfloat16")
     return ("float32", "bfloat16") if {"avx512_bf16", "amx_bf16"} & set(flags()) else ("float32",)
 
 
 def default_threads() -> int:
-    """Two, which is what published numbers are for, or as many as there are."""
+    """Two, as for published numbers, or one on a single core."""
     return min(2, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""The plain path: the definition in torch, as it runs where no kernels could be built."""
+"""The plain path: layers in torch alone, as on machines without compiled kernels."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 @contextmanager
 def plain_path() -> Iterator[None]:
-    """No layer uses a kernel meanwhile."""
+    """Inside, no layer uses a kernel."""
     with patch.object(kernels, "chosen", lambda: None):
         yield
 
 
 def plainly(work: Callable[[], T]) -> Callable[[], T]:
-    """The same work by the plain path."""
+    """The same work on the plain path."""
 
     def done() -> T:
         with plain_path():

@@ -1,4 +1,4 @@
-"""What a benchmark gives: rows, how they are printed, and what may be asked for."""
+"""Rows of results: how they are compared, checked and printed. Options of the benchmark."""
 
 import statistics
 import sys
@@ -13,25 +13,25 @@ from torch import Tensor
 from .timing import ratio
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# How far two right results may be apart, as a part of the results' root mean square: over all numbers, and for
-# a single one.
+# Largest difference of two correct results, as a share of their root mean square: the root mean square of all
+# differences, and a single difference.
 TOLERANCES = {"float32": (1e-4, 5e-3), "bfloat16": (3e-2, 0.6)}
 
 
-class Differs(Exception):
-    """Two sides of a row give different results: there is nothing to compare the speed of."""
+class ResultsDiffer(Exception):
+    """Two programs give different results, so their speeds cannot be compared."""
 
 
-class LeftOut(Exception):
-    """A peer is not installed, or cannot do what the row asks for; says which and why."""
+class Unavailable(Exception):
+    """A program is not installed, or cannot run this case."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for.
+    """Options of the benchmark.
 
-    only: text that a case must hold; images: folder of clean ones, count: how many; largest: in megapixels;
-    device: that networks run on, "cpu" or "cuda".
+    only: text that a case must contain. images: folder of clean images. count: how many of them. largest: in
+    megapixels. device: where networks run, "cpu" or "cuda".
     """
 
     rounds: int = 7
@@ -44,13 +44,13 @@ class Options:
     device: str = "cpu"
 
     def wants(self, case: str) -> bool:
-        """Whether a case is to be measured."""
+        """Whether to measure this case."""
         return self.only in case
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ours, peer: in `unit`, None where there is no peer; ratio: above 1, ours is the faster."""
+    """One comparison. ours, peer: speeds in `unit`; peer is None without one. ratio: above 1, ours is faster."""
 
     group: str
     case: str
@@ -63,7 +63,7 @@ class Row:
     more: Mapping[str, float | str | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in the JSON."""
+        """The row for JSON."""
         values = {name: value for name, value in vars(self).items() if name != "more"}
         return {name: rounded(value) for name, value in (values | dict(self.more)).items()}
 
@@ -82,37 +82,37 @@ def compared(
     peer_name: str,
     **more: float | str | None,
 ) -> Row:
-    """The row for two sides' seconds, one number a round, that each did `amount` units of work in."""
+    """The row for two programs. ours, peer: seconds in each round for `amount` units of work."""
     speeds = (amount / statistics.median(seconds) for seconds in (ours, peer))
     return Row(group, case, precision, next(speeds), next(speeds), peer_name, unit, ratio(ours, peer), more)
 
 
 def check_equal(what: str, ours: Tensor, peer: Tensor, precision: str, slack: float = 1.0) -> None:
-    """Raises Differs if two results are not the same up to the rounding of the precision, times slack."""
+    """Raises ResultsDiffer if two results differ by more than the precision's tolerance, times slack."""
     if ours.shape != peer.shape:
-        raise Differs(f"{what}: the results have the shapes {tuple(ours.shape)} and {tuple(peer.shape)}")
+        raise ResultsDiffer(f"{what}: the results have the shapes {tuple(ours.shape)} and {tuple(peer.shape)}")
     ours, peer = ours.detach().float(), peer.detach().float()
     size = float(peer.square().mean().sqrt())
     error = (ours - peer).abs()
     mean, largest = float(error.square().mean().sqrt()), float(error.max())
     allowed, allowed_once = (slack * size * tolerance for tolerance in TOLERANCES[precision])
-    # So written that what is no number is a difference.
+    # NaN must count as a difference, so this is no test for `>`.
     if not (mean <= allowed and largest <= allowed_once):
-        raise Differs(
-            f"{what}, {precision}: the results differ, by {mean:.3g} in the mean and {largest:.3g} at most;"
+        raise ResultsDiffer(
+            f"{what}, {precision}: the results differ, by {mean:.3g} on average and {largest:.3g} at most;"
             f" allowed are {allowed:.3g} and {allowed_once:.3g}"
         )
 
 
-def leave_out(case: str, peer: str, why: object) -> None:
-    """Tell that a row is missing, and why."""
-    print(f"left out: {case}, {peer}: {why}", file=sys.stderr, flush=True)
+def report_skipped(case: str, peer: str, why: object) -> None:
+    """Prints that a row is missing, and why."""
+    print(f"skipped: {case}, {peer}: {why}", file=sys.stderr, flush=True)
 
 
 def table(rows: Iterator[Row]) -> Iterator[str]:
-    """The lines of a markdown table, each as soon as its row is there."""
-    for place, row in enumerate(rows):
-        if not place:
+    """The lines of a Markdown table, each as soon as its row is measured."""
+    for index, row in enumerate(rows):
+        if not index:
             names = ["case", "precision", "ours", "peer", "its name", "unit", "ratio", *row.more]
             yield f"| {' | '.join(names)} |"
             yield f"|{' --- |' * len(names)}"
@@ -121,7 +121,7 @@ def table(rows: Iterator[Row]) -> Iterator[str]:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to four digits: more was not measured."""
+    """Rounds a number to four significant digits."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

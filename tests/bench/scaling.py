@@ -1,7 +1,7 @@
-"""Group `scaling`: time and memory against the number of pixels, network S; there is no peer.
+"""Group `scaling`: time and memory by image size, for network S. There is no other program.
 
-Each size runs in a process of its own, so that its peak of memory is its own. From that peak are taken off the
-image, its result, and the peak of a process that denoises one patch: what remains is the work's.
+Each size runs in its own process, so that its peak of memory is its own. The memory reported is that peak without
+the image, its result, and the peak of a process that denoises one patch.
 """
 
 import json
@@ -23,12 +23,12 @@ from .timing import interleaved
 
 SIZES = ((64, 64), (256, 256), (1024, 1024), (2048, 2048), (4000, 6000))
 ROOT = Path(__file__).parent.parent.parent
-# float32, three channels; the image and its result.
+# The image and its result: float32, three channels.
 BYTES_PER_PIXEL = 2 * 3 * 4
 
 
 def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES, name: str = "S") -> Iterator[Row]:
-    """sizes: (height, width) in pixels; name: of the network."""
+    """sizes: (height, width) in pixels. name: of the network."""
     for precision in options.precisions:
         base: int | None = None
         for height, width in sizes:
@@ -53,7 +53,7 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES, name: str =
 
 
 def measure(name: str, height: int, width: int, precision: str, rounds: int) -> tuple[float, int]:
-    """Median seconds for one image, and the most memory that this process ever had, in bytes."""
+    """Median seconds for one image, and the peak memory of this process in bytes."""
     net = network(NETWORKS[name], PRECISIONS[precision])
     given = torch.full((height, width, 3), 0.5)
     seconds = interleaved({"ours": lambda: denoise_image(net, given)}, rounds)["ours"]
@@ -61,21 +61,21 @@ def measure(name: str, height: int, width: int, precision: str, rounds: int) -> 
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had."""
-    told = Path("/proc/self/status")
-    if told.exists():
-        # getrusage would do, but on Linux it hands the parent's peak down to the child.
-        line = next(line for line in told.read_text().splitlines() if line.startswith("VmHWM"))
+    """The peak memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux, getrusage hands the parent's peak down to the child.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _alone(name: str, height: int, width: int, precision: str, options: Options) -> tuple[float, int]:
-    """`measure` in a fresh process."""
-    told = [name, str(height), str(width), precision, str(options.rounds), str(options.threads)]
+    """`measure` in a new process."""
+    arguments = [name, str(height), str(width), precision, str(options.rounds), str(options.threads)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.scaling", *told],
+        [sys.executable, "-m", "tests.bench.scaling", *arguments],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
@@ -86,7 +86,7 @@ def _alone(name: str, height: int, width: int, precision: str, options: Options)
 
 
 def main(args: Sequence[str]) -> None:
-    """Print what `measure` gives, as JSON; the last argument is the number of threads."""
+    """Prints the result of `measure` as JSON. The last argument is the number of threads."""
     name, height, width, precision, rounds, threads = args
     torch.set_num_threads(int(threads))
     print(json.dumps(measure(name, int(height), int(width), precision, int(rounds))))

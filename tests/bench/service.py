@@ -1,7 +1,7 @@
-"""Group `service`: images a second through HTTP, beside the engine alone; and where the difference goes.
+"""Group `service`: compares images per second over HTTP with the engine alone, and shows what takes the time.
 
-A server of its own on the loopback, with a network of size M whose weights are not trained: its speed does not
-depend on them. It gives back the image as noisy as it came, the most that the PNG coder can be given.
+The benchmark starts a server on the loopback. Its network has size M and is not trained: the speed does not
+depend on the weights. It returns its input, so the PNG encoder gets a noisy image, the hardest to compress.
 """
 
 import http.client
@@ -32,14 +32,14 @@ from engine.inference.denoise import denoise
 from engine.models import checkpoint
 from engine.models.networks import NetworkConfig, build_network
 
-from .rows import PRECISIONS, Differs, Options, Row, compared
+from .rows import PRECISIONS, Options, ResultsDiffer, Row, compared
 from .subjects import NETWORKS, image
 from .timing import interleaved
 
-SIZE = (1224, 1632)
-START = 120.0
-# Images one after the other for each in flight: the first's decoding and the last's encoding overlap with
-# nothing, and shall count for little.
+SIZE = (1224, 1632)  # height, width in pixels
+START = 120.0  # longest wait for the server, in seconds
+# Images that each connection sends, one after the other. The first decoding and the last encoding overlap with
+# nothing, so they should be few among many.
 TURNS = 4
 
 
@@ -49,7 +49,7 @@ def rows(
     size: tuple[int, int] = SIZE,
     in_flight: tuple[int, ...] = (1, 2),
 ) -> Iterator[Row]:
-    """size: (height, width) in pixels; in_flight: how many requests at a time."""
+    """size: (height, width) in pixels. in_flight: numbers of simultaneous requests."""
     for precision in options.precisions:
         case = f"{size[1]} x {size[0]}"
         if options.wants(case):
@@ -74,7 +74,7 @@ def _rows(
         settings = {"WEIGHTS": folder, "MODEL": "photo", "PRECISION": precision, "THREADS": options.threads}
         with served(settings) as (port, _):
             if post(port, png) != encode_png(clean):
-                raise Differs(f"{case}, {precision}: the service's image is not the engine's")
+                raise ResultsDiffer(f"{case}, {precision}: the service and the engine give different images")
             with ExitStack() as stack:
                 senders = {n: stack.enter_context(ThreadPoolExecutor(n)) for n in in_flight}
                 seconds = interleaved(
@@ -115,7 +115,7 @@ def _png(pixels: Tensor) -> bytes:
 
 @contextmanager
 def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
-    """A server, by the command line as its users start it; gives its port and its process's number."""
+    """A server that is started by the command line. Yields its port and process number."""
     process = subprocess.Popen(
         [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", "0"],
         env={**os.environ, **{f"DENOISE_{name}": str(value) for name, value in settings.items()}},
@@ -123,13 +123,13 @@ def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    told: Queue[str] = Queue()
+    lines: Queue[str] = Queue()
     assert process.stderr is not None
-    # Read to the end, or a server that logs more than a pipe holds would stop.
-    reader = Thread(target=_copy, args=(process.stderr, told), daemon=True)
+    # Read all of it. A server whose log fills the pipe would stop.
+    reader = Thread(target=_copy, args=(process.stderr, lines), daemon=True)
     reader.start()
     try:
-        yield _port(process, told), process.pid
+        yield _port(process, lines), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -137,17 +137,17 @@ def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
         process.stderr.close()
 
 
-def _copy(stream: IO[str], told: "Queue[str]") -> None:
+def _copy(stream: IO[str], lines: "Queue[str]") -> None:
     for line in stream:
-        told.put(line)
+        lines.put(line)
 
 
-def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
-    """The port that the server's log says it listens on. Raises RuntimeError with the log if it does not."""
+def _port(process: "subprocess.Popen[str]", lines: "Queue[str]") -> int:
+    """The port in the server's log. Raises RuntimeError with the log if the server does not start."""
     log, deadline = "", time.monotonic() + START
     while time.monotonic() < deadline:
         try:
-            log += told.get(timeout=0.2)
+            log += lines.get(timeout=0.2)
         except Empty:
             if process.poll() is not None:
                 break
@@ -157,14 +157,14 @@ def _port(process: "subprocess.Popen[str]", told: "Queue[str]") -> int:
 
 
 def post(port: int, png: bytes) -> bytes:
-    """The denoised image's file. Raises RuntimeError for another answer."""
+    """Returns the denoised file. Raises RuntimeError for an error response."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     try:
         connection.request("POST", "/denoise", png, {"Content-Type": "application/octet-stream"})
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
     finally:
         connection.close()
-    if answer.status != 200:
-        raise RuntimeError(f"the service answered {answer.status}: {body[:300]!r}")
+    if response.status != 200:
+        raise RuntimeError(f"the service answered {response.status}: {body[:300]!r}")
     return body

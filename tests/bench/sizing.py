@@ -1,6 +1,6 @@
-"""Group `sizing`: images an hour through HTTP, one after another, and the most memory that the service takes.
+"""Group `sizing`: images per hour over HTTP, one after another, and the service's peak memory.
 
-The shipped weights, chosen by `auto`; JPEG files in, PNG files out, as an archive would send them.
+The service uses the shipped weights with `auto`. Images arrive as JPEG and leave as PNG.
 """
 
 import io
@@ -22,14 +22,15 @@ from .subjects import image
 
 # (height, width) in pixels.
 SIZES = ((1224, 1632), (3000, 4000), (4000, 6000))
-# Images beyond so many megapixels are sent a few times only: they take long enough.
-LARGE, FEW = 4.0, 3
-# Seconds between two looks at the memory.
-EVERY = 0.02
+# A larger image, in megapixels, is sent at most FEW times.
+LARGE = 4.0
+FEW = 3
+# Interval at which the memory is read, in seconds.
+INTERVAL = 0.02
 
 
 def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Row]:
-    """sizes: (height, width) of the images, in pixels; those above `options.largest` are left out."""
+    """sizes: (height, width) in pixels. Those above `options.largest` are skipped."""
     for precision in options.precisions:
         for height, width in sizes:
             megapixels, case = height * width / 1e6, f"auto, {width} x {height}"
@@ -39,8 +40,8 @@ def rows(options: Options, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator
 
 
 def _row(case: str, jpeg: bytes, precision: str, rounds: int, threads: int) -> Row:
-    """From a server of its own: the most memory that one took says nothing of the next image."""
-    with served({"PRECISION": precision, "THREADS": threads}) as (port, process), _Watch(process) as watch:
+    """Starts a new server, because the peak memory of an old one says nothing about this image."""
+    with served({"PRECISION": precision, "THREADS": threads}) as (port, process), _PeakMemory(process) as memory:
         post(port, jpeg)
         seconds = []
         for _ in range(rounds):
@@ -48,7 +49,7 @@ def _row(case: str, jpeg: bytes, precision: str, rounds: int, threads: int) -> R
             post(port, jpeg)
             seconds.append(time.perf_counter() - start)
     each = statistics.median(seconds)
-    figures = {"s": each, "GB": watch.most / 1e9 if watch.most else None}
+    figures = {"s": each, "GB": memory.peak / 1e9 if memory.peak else None}
     return Row("sizing", case, precision, 3600 / each, None, None, "images/h", None, figures)
 
 
@@ -59,15 +60,15 @@ def _jpeg(height: int, width: int) -> bytes:
     return file.getvalue()
 
 
-class _Watch:
-    """The most memory, in bytes, that a process and those below it have at once; what they share counts once.
+class _PeakMemory:
+    """Measures the peak memory of a process and its children, in bytes. Shared memory counts once.
 
-    0 where the system does not tell, which is everywhere but on Linux.
+    It is 0 on systems other than Linux.
     """
 
     def __init__(self, process: int) -> None:
-        self.most, self._process, self._done = 0, process, Event()
-        self._thread = Thread(target=self._look)
+        self.peak, self._process, self._done = 0, process, Event()
+        self._thread = Thread(target=self._measure)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -77,24 +78,24 @@ class _Watch:
         self._done.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._done.wait(EVERY):
-            self.most = max(self.most, sum(map(_memory, _family(self._process))))
+    def _measure(self) -> None:
+        while not self._done.wait(INTERVAL):
+            self.peak = max(self.peak, sum(map(_memory, _family(self._process))))
 
 
 def _family(process: int) -> Iterator[int]:
     yield process
     for children in Path(f"/proc/{process}/task").glob("*/children"):
-        # A thread may have ended meanwhile.
+        # The thread may have ended.
         with suppress(OSError):
             for child in children.read_text().split():
                 yield from _family(int(child))
 
 
 def _memory(process: int) -> int:
-    """In bytes: its own, and its part of what it shares; without files, which the system may read anew."""
+    """In bytes: its own memory and its share of shared memory. Without files, which the system can read again."""
     try:
-        told = Path(f"/proc/{process}/smaps_rollup").read_text()
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return 1024 * sum(int(size) for size in re.findall(r"Pss_(?:Anon|Shmem):\s+(\d+) kB", told))
+    return 1024 * sum(int(size) for size in re.findall(r"Pss_(?:Anon|Shmem):\s+(\d+) kB", rollup))

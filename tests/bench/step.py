@@ -1,7 +1,7 @@
-"""Group `step`: a whole training step beside torch.nn with torch.optim, and beside the plain definition.
+"""Group `step`: compares a training step with torch.nn and torch.optim, and with the plain path.
 
-Forward, loss, backward, clipping, optimiser: Adam for the photo networks, SGD for the paper's. The moving
-average of the weights is left out on both sides, since torch.nn has none.
+A step is forward, loss, backward, clipping and optimiser: Adam for the photo networks, SGD for the paper's.
+Neither side averages the weights, because torch.nn does not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.layers import MSE, Arena, Module, parameters
-from engine.models.autoencoder import AutoencoderConfig
-from engine.models.networks import NetworkConfig
+from engine.models.networks import AutoencoderConfig, NetworkConfig
 from engine.optim import SGD, Adam, Optimizer, clip_gradients
 
 from .peers import LAYOUTS
@@ -19,15 +18,17 @@ from .plain import plainly
 from .rows import PRECISIONS, Options, Row, check_equal, compared
 from .subjects import NETWORKS, network, on
 from .timing import fastest, interleaved
-from .twins import Twin, twin
+from .torch_copy import TorchCopy, torch_copy
 
-# Networks by name: patches in a batch, and their side in pixels.
+# Patches in a batch and their side in pixels, by network.
 BATCHES = {"S": (8, 128), "M": (8, 128), "L": (8, 128), "paper": (8, 32)}
-# A rate at which weights hardly move, so that the last round does the same work as the first.
-LR, BETAS, CLIP = 1e-6, (0.9, 0.99), 1.0
-# Gradients have gone through every layer twice, rounded each time. And where rounding decides on which side of
-# zero a ReLU's input lies, a whole value more or less counts: in a network as small as a test's, a hundredth of a
-# gradient.
+# So small that the weights hardly change, and the last round does the same work as the first.
+LR = 1e-6
+BETAS = (0.9, 0.99)
+# Largest norm of the gradient.
+CLIP = 1.0
+# Gradients pass through every layer twice and are rounded each time. Rounding can also move a ReLU's input across
+# zero. In a network as small as a test's, this changes a gradient by a hundredth.
 SLACK = {"float32": 200.0, "bfloat16": 5.0}
 
 
@@ -54,7 +55,7 @@ def _rows(
     sgd = isinstance(spec, AutoencoderConfig)
     ours, definition = (Ours(on(network(spec, PRECISIONS[precision]), device), x, target, sgd) for _ in range(2))
     theirs = {
-        way: Theirs(twin(on(network(spec), device)), x, target, sgd, layout, precision == "bfloat16")
+        way: Theirs(torch_copy(on(network(spec), device)), x, target, sgd, layout, precision == "bfloat16")
         for way, layout in LAYOUTS.items()
     }
 
@@ -64,9 +65,9 @@ def _rows(
         check_equal(f"{case}, plain path, {mine.name}", mine.grad, plain_one.grad, precision, SLACK[precision])
     for way, other in theirs.items():
         other.gradients()
-        # The twins were made of another copy of the network, whose layers come in the same order.
+        # The torch copy was made from another copy of the network, with the same order of layers.
         layers = [s.layer for s in parameters(ours.net) if s.key == "weight"]
-        for layer, (_, module, change) in zip(layers, other.twin.kernels, strict=True):
+        for layer, (_, module, change) in zip(layers, other.copy.kernels, strict=True):
             check_equal(
                 f"{case}, {way}", change(layer.grads["weight"]), module.weight.grad, precision, SLACK[precision]
             )
@@ -84,7 +85,7 @@ def _rows(
 
 
 class Ours:
-    """A network of ours and all that a step needs."""
+    """One of our networks, with its optimiser and data."""
 
     def __init__(self, net: Module, x: Tensor, target: Tensor, sgd: bool) -> None:
         self.net, self.x, self.target, self.mse = net, x, target, MSE()
@@ -99,7 +100,7 @@ class Ours:
             self.net.backward(self.mse.backward(y, self.target))
 
     def step(self) -> None:
-        """All of it."""
+        """Gradients, clipping and the optimiser."""
         self.gradients()
         clip_gradients(self.parameters, CLIP)
         self.optimiser.step()
@@ -107,18 +108,18 @@ class Ours:
 
 
 class Theirs:
-    """The same by torch.nn, autograd and torch.optim; bfloat16 by autocast."""
+    """The same with torch.nn, autograd and torch.optim. bfloat16 runs with autocast."""
 
     def __init__(
         self,
-        made: Twin,
+        made: TorchCopy,
         x: Tensor,
         target: Tensor,
         sgd: bool,
         layout: torch.memory_format,
         autocast: bool,
     ) -> None:
-        self.twin, self.autocast = made, autocast
+        self.copy, self.autocast = made, autocast
         made.module.to(memory_format=layout)
         self.x, self.target = (t.permute(0, 3, 1, 2).contiguous(memory_format=layout) for t in (x, target))
         self.parameters = list(made.module.parameters())
@@ -132,13 +133,13 @@ class Theirs:
         """Forward, loss, backward."""
         self.optimiser.zero_grad()
         with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.autocast):
-            y = self.twin.module(self.x)
+            y = self.copy.module(self.x)
         loss = nn.functional.mse_loss(y.float(), self.target)
         self.loss = loss.item()
         loss.backward()
 
     def step(self) -> None:
-        """All of it."""
+        """Gradients, clipping and the optimiser."""
         self.gradients()
         nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimiser.step()
@@ -146,6 +147,6 @@ class Theirs:
 
 
 def _wait(x: Tensor) -> None:
-    """Until a GPU has done what it was asked for."""
+    """Waits until a GPU has finished."""
     if x.device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,13 +1,11 @@
-"""The networks that are measured, by the names the documentation gives them."""
+"""Networks and images to measure. The names are those of the documentation."""
 
 from collections.abc import Mapping
 
 import torch
 
 from engine.layers import Module, parameters
-from engine.models.autoencoder import AutoencoderConfig
-from engine.models.networks import NetworkConfig, build_network
-from engine.models.unet import UNetConfig
+from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig, build_network
 
 NETWORKS: Mapping[str, NetworkConfig] = {
     "S": UNetConfig((32, 64, 128), (1, 1, 3, 1, 1)),
@@ -18,9 +16,7 @@ NETWORKS: Mapping[str, NetworkConfig] = {
 
 
 def network(spec: NetworkConfig, precision: torch.dtype = torch.float32) -> Module:
-    """A network whose weights are all drawn: as they start, a photo network gives back its input, and a path
-    through it that is wrong would not be noticed.
-    """
+    """A network whose weights are all random. A fresh U-Net returns its input, which would hide errors."""
     rng = torch.Generator().manual_seed(0)
     net = build_network(spec, rng, precision)
     for parameter in parameters(net):
@@ -38,7 +34,7 @@ def on(net: Module, device: str) -> Module:
 
 
 def image(height: int, width: int) -> torch.Tensor:
-    """float32 (height, width, 3) on [0, 1]: gentle waves, and noise of a standard deviation of 25 / 255."""
+    """float32 (height, width, 3) on [0, 1]: smooth waves with noise of standard deviation 25 / 255."""
     rng = torch.Generator().manual_seed(0)
     y, x = torch.arange(height).view(-1, 1, 1) / 40, torch.arange(width).view(1, -1, 1) / 30
     waves = 0.5 + 0.2 * torch.sin(y + torch.tensor([0.0, 1, 2])) + 0.2 * torch.cos(x)

@@ -1,4 +1,4 @@
-"""Works timed in turns, so that a machine whose speed drifts treats all of them alike."""
+"""Interleaved timing: every round runs each program once, so a drift in speed affects all alike."""
 
 import math
 import statistics
@@ -9,9 +9,10 @@ from typing import TypeVar
 Work = Callable[[], object]
 K = TypeVar("K", bound=Hashable)
 
-# A work shorter than LEAST seconds is timed many times over; between two works, REST seconds for the threads of
-# the one before to stop waiting actively for more.
-LEAST, REST = 0.02, 0.01
+# Shorter work is repeated until it takes this long, in seconds.
+LEAST = 0.02
+# Pause between two programs, in seconds, in which the threads of the first stop spinning.
+REST = 0.01
 
 
 def interleaved(
@@ -21,9 +22,9 @@ def interleaved(
     rest: float = REST,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[K, list[float]]:
-    """Seconds that each work takes, one number a round: in every round each has its turn, in the order given.
+    """Seconds that each work takes, one number a round. A round runs all of them in the given order.
 
-    Before the first round each runs once or twice, to warm up and to find how often it has to be repeated.
+    Before the first round, each runs once or twice. This warms up and finds how often to repeat it.
     """
     counts = {name: _repeats(work, least, clock) for name, work in works.items()}
     seconds: dict[K, list[float]] = {name: [] for name in works}
@@ -35,12 +36,12 @@ def interleaved(
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """The median over the rounds of the peer's seconds over ours: above 1, ours is the faster."""
+    """The median over all rounds of the peer's seconds divided by ours. Above 1, ours is faster."""
     return statistics.median(b / a for a, b in zip(ours, peer, strict=True))
 
 
 def fastest(works: Mapping[K, Work], rounds: int = 2) -> K:
-    """Which of several ways to do the same takes least; a few rounds tell, since near ties do not matter."""
+    """The fastest of several programs. A few rounds are enough, because near ties do not matter."""
     if len(works) == 1:
         return next(iter(works))
     seconds = interleaved(works, rounds)
@@ -49,7 +50,7 @@ def fastest(works: Mapping[K, Work], rounds: int = 2) -> K:
 
 def _repeats(work: Work, least: float, clock: Callable[[], float]) -> int:
     once = _seconds(work, 1, clock)
-    # The first time is slow for other reasons too, so what may be short is timed once more.
+    # The first run is also slow for other reasons, so work that may be short is timed once more.
     if once < 10 * least:
         once = _seconds(work, 1, clock)
     return max(1, math.ceil(least / once)) if once else 1

@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from engine.imageio.sandbox.decoder import MEMORY, SECONDS
-from engine.imageio.write import PNG_LEVEL
-from engine.inference.denoise import MEMORY_BUDGET
 from service.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -46,13 +43,6 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     assert settings.weights == tmp_path
     assert settings.max_pixels == 123
     assert settings.threads is None
-
-
-def test_the_engines_own_defaults_are_the_settings():
-    assert Settings.model_fields["memory_budget"].default == MEMORY_BUDGET
-    assert Settings.model_fields["png_level"].default == PNG_LEVEL
-    assert Settings.model_fields["decode_seconds"].default == SECONDS
-    assert Settings.model_fields["decode_memory"].default == MEMORY
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch):

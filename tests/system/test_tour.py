@@ -237,8 +237,8 @@ def test_health_is_answered_while_an_image_is_denoised(client, folder, samples, 
     assert_denoised(answers[0], large, folder)
 
 
-def test_the_page_and_the_openapi_description_are_served(client):
-    assert "Drop a picture" in client.get("/").text
+def test_the_page_and_the_description_are_there(client):
+    assert "Drop images here" in client.get("/").text
     assert client.get("/page/page.js").headers["content-type"].startswith("text/javascript")
     assert "/denoise" in client.get("/openapi.json").json()["paths"]
 

@@ -31,6 +31,7 @@ from typing import Any, Self
 
 import torch
 
+from engine.defaults import DECODE_MEMORY, DECODE_SECONDS, MAX_PAGES
 from engine.imageio.formats import (
     BrokenImage,
     CannotWrite,
@@ -42,13 +43,8 @@ from engine.imageio.formats import (
 )
 from engine.imageio.image import File, Image, Outline
 from engine.imageio.metadata import Metadata
-from engine.imageio.read import MAX_PAGES, load_codecs, outline, read
+from engine.imageio.read import load_codecs, outline, read
 from engine.system.runtime import lower_priority, return_freed_memory
-
-# Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, or 64 MB of JPEG 2000, take 8 s, others less, and 50
-# megapixels of floating point in a TIFF 1.8 GB.
-SECONDS = 60.0
-MEMORY = 2 * 2**30
 
 # Workers that are kept for the next files.
 IDLE = 4
@@ -90,7 +86,7 @@ class Decoder:
     seconds, memory: what one file may take; the latter in bytes, beside what the process has anyway.
     """
 
-    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+    def __init__(self, seconds: float = DECODE_SECONDS, memory: int = DECODE_MEMORY) -> None:
         """Returns at once; the first file waits until the codecs are loaded. Raises OSError."""
         self.seconds, self.memory = seconds, memory
         self._nursery = ForkServer()

@@ -1,249 +1,18 @@
-"""The page in a real browser, before the real service: what people do with it, and what they then see."""
+"""The page: adding images, the estimated noise, errors, layout and accessibility."""
 
-import base64
-import io
 import re
-import shutil
-import threading
-import time
-from contextlib import contextmanager
-from itertools import repeat
-from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
 import pytest
-import uvicorn
-from PIL import Image
 
-from service.app import create_app
-from service.auth.api_keys import add_key, revoke_key
-from service.runtime import pipeline
-from service.settings import Settings
-from tests.support.windows import Net, window
+from tests.support.browser import assert_close, both, by_choice, by_drop, by_paste, choose, named, pixels, settle
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'"
-)
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if BROWSER is None:
-    pytest.skip("there is no Chromium on this machine", allow_module_level=True)
-
-# As root there is no sandbox; and a browser that is not to reach the network need not try.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--force-color-profile=srgb",
-]
-MAX_PIXELS = 3_000_000
-# What a picture loses on its way through the browser's canvas and back, and by being rounded twice.
-CLOSE = 1
-
-
-@contextmanager
-def served(settings):
-    """The address of the service with these settings."""
-    config = uvicorn.Config(
-        create_app(settings), port=0, ws="none", log_level="error", timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory, save_tiny):
-    folder = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(("photo", "photo-gaussian", "photo-grey", "scans")):
-        save_tiny(folder / f"{name}.safetensors", seed=seed)
-    return Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS)
-
-
-@pytest.fixture(scope="module")
-def address(usual, tmp_path_factory):
-    with served(usual.model_copy(update={"spool": tmp_path_factory.mktemp("spool")})) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def api(address):
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield lambda data, **parameters: client.post("denoise", content=data, params=parameters).content
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """visit(**the context's options): the page, opened. In the end nothing may have gone wrong on it.
-
-    at: the service's address; ready: what is there once it is open.
-    """
-    contexts, faults = [], []
-
-    def heard(message):
-        # That a request was answered with an error is the browser's own remark.
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):
-            faults.append(message.text)
-
-    def open_page(at=address, ready="#model option", **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", heard)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.add_init_script(
-            "addEventListener('securitypolicyviolation', (e) => console.error(`refused: ${e.violatedDirective}`))"
-        )
-        page.goto(at)
-        page.wait_for_selector(ready, state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-@pytest.fixture
-def page(visit):
-    return visit()
-
-
-@pytest.fixture(scope="module")
-def noisy(samples):
-    return samples(150, 240)
-
-
-@pytest.fixture(scope="module")
-def file(noisy, file_of):
-    return file_of(noisy)
-
-
-def named(data, name="noisy.png", kind="image/png"):
-    return {"name": name, "mimeType": kind, "buffer": data}
-
-
-def choose(page, *files):
-    page.set_input_files("#file", list(files))
-    settle(page)
-
-
-def arrive(page, *files):
-    """The same, without waiting for what comes of it."""
-    page.set_input_files("#file", list(files))
-    page.wait_for_selector("#notice", state="hidden")
-
-
-def settle(page):
-    page.wait_for_selector("#viewport[aria-busy=false]", state="attached")
-    # What is drawn is drawn with the next frame.
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def pixels(data):
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
-def seen(page):
-    """All of the view, uint8 (H, W, 3)."""
-    address = page.evaluate("document.getElementById('canvas').toDataURL()")
-    return pixels(base64.b64decode(address.split(",")[1]))
-
-
-def middle(view, shape):
-    """What lies in the middle of the view, where a small picture is shown whole."""
-    top, left = round((view.shape[0] - shape[0]) / 2), round((view.shape[1] - shape[1]) / 2)
-    return view[top : top + shape[0], left : left + shape[1]]
-
-
-def split(page, percent):
-    page.locator("#split").evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", percent
-    )
-    settle(page)
-
-
-def where(view, picture):
-    """The part of a picture that fills the view pixel for pixel, near the middle of both."""
-    (high, wide), (height, width) = view.shape[:2], picture.shape[:2]
-    for top in range((height - high) // 2 - 1, (height - high) // 2 + 3):
-        for left in range((width - wide) // 2 - 1, (width - wide) // 2 + 3):
-            part = (slice(top, top + high), slice(left, left + wide))
-            if np.array_equal(view, picture[part]):
-                return part
-    raise AssertionError("what is seen is not the middle of the picture")
-
-
-def both(page, shape):
-    """The picture before and after, as they are seen."""
-    sides = []
-    for percent in (100, 0):
-        split(page, percent)
-        sides.append(middle(seen(page), shape))
-    return sides
-
-
-def assert_close(one, other):
-    assert np.abs(one.astype(int) - other.astype(int)).max() <= CLOSE
-
-
-def set_range(page, name, percent):
-    page.get_by_role("slider", name=name, exact=True).fill(str(percent))
-    settle(page)
-
-
-def download(page, name="Download"):
-    with page.expect_download() as expected:
-        page.get_by_role("button", name=name, exact=True).click()
-    return expected.value.suggested_filename, expected.value.path().read_bytes()
-
-
-TRANSFER = """([base64, name, type]) => {
-    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([bytes], name, { type }));
-    return transfer;
-}"""
-
-
-def transfer(page, data):
-    return page.evaluate_handle(TRANSFER, [base64.b64encode(data).decode(), "noisy.png", "image/png"])
-
-
-def by_choice(page, data):
-    page.set_input_files("#file", named(data))
-
-
-def by_drop(page, data):
-    page.dispatch_event("body", "drop", {"dataTransfer": transfer(page, data)})
-
-
-def by_paste(page, data):
-    paste = "(data) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))"
-    page.evaluate(paste, transfer(page, data))
+expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'").expect
 
 
 @pytest.mark.parametrize("way", [by_choice, by_drop, by_paste])
-def test_a_picture_that_comes_in_is_seen_before_and_after(way, page, file, noisy, api):
+def test_an_added_image_is_shown_before_and_after(way, page, file, noisy, api):
     way(page, file)
     settle(page)
 
@@ -253,449 +22,58 @@ def test_a_picture_that_comes_in_is_seen_before_and_after(way, page, file, noisy
     assert not np.array_equal(before, after)
 
 
-def test_text_that_is_dropped_is_answered_in_words(page):
+def test_dropped_text_is_an_error(page):
     page.dispatch_event("body", "drop", {"dataTransfer": page.evaluate_handle("new DataTransfer()")})
 
-    playwright.expect(page.locator("#status")).to_contain_text("That was no file.")
+    expect(page.locator("#status")).to_contain_text("No file found.")
 
 
-def test_the_line_follows_the_pointer_and_the_arrow_keys(page, file, noisy):
-    choose(page, named(file))
-    stage = page.locator("#stage").bounding_box()
-    left, width, height = stage["x"], stage["width"], stage["y"] + stage["height"] / 2
-    slider = page.get_by_role("slider", name="How much to show of the picture as it came")
-
-    page.mouse.move(left + width / 2, height)
-    page.mouse.down()
-    page.mouse.move(left + width / 2 + 60, height)
-    page.mouse.up()
-    settle(page)
-    dragged = float(slider.input_value())
-    picture = middle(seen(page), noisy.shape)
-    slider.focus()
-    page.keyboard.press("ArrowLeft")
-
-    assert dragged == pytest.approx(50 + 100 * 60 / width, abs=0.5)
-    line = noisy.shape[1] // 2 + 60
-    np.testing.assert_array_equal(picture[:, : line - 3], noisy[:, : line - 3])
-    assert (picture[:, line + 3 :] != noisy[:, line + 3 :]).mean() > 0.3
-    assert float(slider.input_value()) == dragged - 0.5
-
-
-def test_zoomed_in_both_sides_show_the_same_pixels(page, file, noisy, api):
-    choose(page, named(file))
-    for _ in range(3):
-        page.get_by_role("button", name="Zoom in").click()
-    settle(page)
-
-    assert page.locator("#scale").inner_text() == "800 %"
-    clean = pixels(api(file))
-    for percent, expected in ((100, noisy), (0, clean)):
-        split(page, percent)
-        view = seen(page)
-        row, column = view.shape[0] // 2, view.shape[1] // 2
-        block = view[row : row + 80, column : column + 80]
-        # Every pixel is a block of 8 x 8, and what was in the middle still is.
-        np.testing.assert_array_equal(block, np.repeat(np.repeat(block[4::8, 4::8], 8, 0), 8, 1))
-        assert_close(block[4::8, 4::8], expected[75:85, 120:130])
-
-
-def test_two_fingers_zoom_and_one_moves_the_line(visit, file):
-    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    choose(page, named(file))
-    box = page.locator("#viewport").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    touch = page.context.new_cdp_session(page)
-
-    def fingers(kind, *places):
-        points = [{"x": x + dx, "y": y, "id": number} for number, dx in enumerate(places)]
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    fingers("touchStart", 0)
-    for step in range(1, 6):
-        fingers("touchMove", 10 * step)
-    fingers("touchEnd")
-    line = float(page.locator("#split").input_value())
-    fingers("touchStart", -40, 40)
-    for step in range(1, 9):
-        fingers("touchMove", -40 - 10 * step, 40 + 10 * step)
-    fingers("touchEnd")
-    settle(page)
-
-    assert line == pytest.approx(50 + 100 * 50 / box["width"], abs=4)
-    assert 250 <= int(page.locator("#scale").inner_text()[:-2]) <= 320
-    assert float(page.locator("#split").input_value()) == line
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"Strength": 40}, {"Luminance": 0}, {"Colour": 0}, {"Strength": 70, "Luminance": 20, "Colour": 90}],
-)
-def test_strength_luminance_and_colour_change_what_is_seen_and_what_is_saved_alike(
-    settings, page, file, noisy, api
-):
-    names = {"Strength": "strength", "Luminance": "luma", "Colour": "chroma"}
-    parameters = {names[name]: percent / 100 for name, percent in settings.items()}
-
-    choose(page, named(file))
-    for name, percent in settings.items():
-        set_range(page, name, percent)
-    _, after = both(page, noisy.shape)
-    _, saved = download(page)
-
-    expected, clean = api(file, **parameters), pixels(api(file))
-    # The page mixes what it was sent: clipped, where the network went beyond black or white.
-    inside = ((clean > 0) & (clean < 255)).all(2)
-    assert inside.mean() > 0.5
-    assert_close(after[inside], pixels(expected)[inside])
-    assert np.abs(pixels(expected)[inside].astype(int) - clean[inside]).max() > 5
-    assert saved == expected
-
-
-@pytest.mark.parametrize("dimmed", [1, 16])
-def test_what_is_removed_is_seen_around_grey_and_made_strong_where_it_is_weak(dimmed, page, noisy, file_of, api):
-    dim = noisy // dimmed
-    choose(page, named(file_of(dim)))
-    page.get_by_role("radio", name="Removed").check()
-    settle(page)
-    told = re.fullmatch(r"removed(?:, (\d+) times as strong)?", page.locator("#tag-removed").inner_text())
-    gain = int(told[1] or 1)
-
-    removed = dim.astype(int) - pixels(api(file_of(dim)))
-    view = middle(seen(page), dim.shape)
-    assert (gain > 1) == (dimmed > 1)
-    assert np.abs(view - np.clip(128 + gain * removed, 0, 255)).max() <= gain * CLOSE
-    assert removed.any()
-
-
-def test_another_model_is_seen_and_saved(page, file, noisy, api):
-    choose(page, named(file))
-    playwright.expect(page.locator("#noise")).to_contain_text("Model: ")
-    page.get_by_label("Model").select_option("scans")
-    playwright.expect(page.locator("#noise")).not_to_contain_text("Model: ")
-    settle(page)
-    _, after = both(page, noisy.shape)
-    _, saved = download(page)
-
-    assert_close(after, pixels(api(file, model="scans")))
-    assert saved == api(file, model="scans")
-
-
-def test_only_what_is_visible_is_sent(page, samples, file_of, monkeypatch):
-    large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], pipeline.TiledDenoiser
-
-    def noted(net, picture, *args, options, **how):
-        # Without strength a picture is only looked at.
-        if options.strength:
-            shapes.append(picture.samples.shape)
-        return real(net, picture, *args, options=options, **how)
-
-    monkeypatch.setattr(pipeline, "TiledDenoiser", noted)
-
-    page.set_viewport_size({"width": 800, "height": 600})
-    arrive(page, named(file_of(large)))
-    page.get_by_role("button", name="Pixel for pixel").click()
-    settle(page)
-
-    assert shapes
-    assert max(max(shape) for shape in shapes) <= 512 + 2 * 64
-    assert len(shapes) < 3 * 4
-
-
-def test_squares_of_the_preview_meet_where_they_should(page, samples, file_of, api):
-    large = np.tile(samples(400, 500), (2, 2, 1))
-    page.set_viewport_size({"width": 1400, "height": 1150})
-    choose(page, named(file_of(large)))
-
-    before, after = both(page, large.shape)
-    np.testing.assert_array_equal(before, large)
-    assert_close(after, pixels(api(file_of(large))))
-
-
-def test_a_large_picture_is_seen_whole_first_and_moves_by_keys(page, samples, file_of):
-    large = np.tile(samples(400, 500), (3, 4, 1))
-    arrive(page, named(file_of(large)))
-    view = page.locator("#viewport")
-    fitted = page.locator("#scale").inner_text()
-
-    view.focus()
-    page.keyboard.press("1")
-    settle(page)
-    split(page, 100)
-    first = seen(page)
-    view.focus()
-    page.keyboard.press("ArrowRight")
-    settle(page)
-    moved = seen(page)
-
-    assert fitted.endswith(" %")
-    assert int(fitted[:-2]) < 100
-    assert page.locator("#scale").inner_text() == "100 %"
-    np.testing.assert_array_equal(moved[:, :-64], first[:, 64:])
-
-
-def test_a_download_has_the_services_own_bytes(page, file, api):
-    choose(page, named(file, "Night at sea.jpeg"))
-
-    assert download(page) == ("Night at sea-denoised.png", api(file))
-    playwright.expect(page.locator("#status")).to_contain_text("Saved: Night at sea-denoised.png")
-
-
-def test_a_large_picture_is_saved_as_a_job_which_tells_how_far_it_is(page, noisy, file_of, address):
-    # In bytes: what follows the pixels takes no time.
-    large = file_of(noisy, "BMP") + bytes(8_000_000)
-    choose(page, named(large, "large.bmp", "image/bmp"))
-    asked = []
-    page.on("request", lambda request: asked.append((request.method, request.url.removeprefix(address))))
-    page.evaluate(
-        "() => { window.shown = []; new MutationObserver(() => window.shown.push(progress.value))"
-        ".observe(document.getElementById('progress'), { attributeFilter: ['value'] }); }"
-    )
-
-    with httpx.Client(base_url=address, timeout=60) as client:
-        name, data = download(page)
-        expected = client.post("denoise", content=large).content
-        # It is taken away beside what the page does then.
-        while client.get("jobs").json():
-            time.sleep(0.01)
-
-    assert (name, data) == ("large-denoised.png", expected)
-    assert asked[0] == ("POST", "jobs?output=clean")
-    assert page.evaluate("shown.at(-1)") == 1
-
-
-@pytest.mark.parametrize(
-    ("fields", "name", "parameters"),
-    [
-        ({"as": "jpeg", "Quality": "80"}, "noisy-denoised.jpg", {"format": "jpeg", "quality": 80}),
-        ({"as": "webp"}, "noisy-denoised.webp", {"format": "webp"}),
-        ({"as": "tiff", "Save": "residual"}, "noisy-removed.tiff", {"format": "tiff", "output": "residual"}),
-        ({"Save": "compare"}, "noisy-compared.png", {"output": "compare"}),
-    ],
-)
-def test_what_is_saved_can_be_chosen(fields, name, parameters, page, file, api):
-    choose(page, named(file))
-    for label, value in fields.items():
-        page.get_by_label(label, exact=True).select_option(value)
-
-    assert download(page) == (name, api(file, **parameters))
-
-
-def test_all_pictures_are_saved_in_order_and_the_broken_one_is_named(page, file, api):
-    saved = []
-    page.on("download", lambda each: saved.append(each))
-    choose(page, named(file, "a.png"), named(b"no picture", "b.png"), named(file, "c.png"))
-
-    # The browser may tell of a file later than the page tells of its end.
-    with page.expect_event("download", lambda _: len(saved) == 2):
-        page.get_by_role("button", name="Download all 3").click()
-    status = page.locator("#status")
-    playwright.expect(status).to_contain_text("2 of 3 are saved, 1 failed. b.png: This is no picture")
-
-    assert [each.suggested_filename for each in saved] == ["a-denoised.png", "c-denoised.png"]
-    assert [each.path().read_bytes() for each in saved] == [api(file)] * 2
-    names = ["a.png, saved", "b.png, failed", "c.png, saved"]
-    assert [page.get_by_role("radio", name=name, exact=True).count() for name in names] == [1, 1, 1]
-
-
-def test_pictures_are_gone_through_with_the_arrow_keys_and_taken_off(page, file, file_of, samples):
+def test_arrow_keys_select_images_and_a_button_removes_them(page, file, file_of, samples):
     choose(page, named(file, "a.png"), named(file_of(samples(64, 80)), "b.png"))
     page.get_by_role("radio", name="a.png").focus()
     page.keyboard.press("ArrowRight")
     settle(page)
-    playwright.expect(page.get_by_role("heading", name="b.png")).to_be_visible()
-    playwright.expect(page.locator("#facts")).to_contain_text("80 × 64")
+    expect(page.get_by_role("heading", name="b.png")).to_be_visible()
+    expect(page.locator("#facts")).to_contain_text("80 × 64")
 
     for name in ("b.png", "a.png"):
-        playwright.expect(page.get_by_role("heading", name=name)).to_be_visible()
-        page.get_by_role("button", name="Take it off the page").click()
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+        page.get_by_role("button", name="Remove from the page").click()
 
-    playwright.expect(page.locator("#desk")).to_be_hidden()
-    playwright.expect(page.get_by_text("Drop a picture here, or many")).to_be_visible()
+    expect(page.locator("#desk")).to_be_hidden()
+    expect(page.get_by_text("Drop images here")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [(b"no picture", "This is no picture: 10 bytes"), (b"%PDF-1.7", "This is a file of the kind PDF")],
-)
-def test_what_is_no_picture_is_answered_in_the_services_words(data, words, page):
+@pytest.mark.parametrize("data", [b"no image", b"%PDF-1.7"])
+def test_a_file_that_is_no_image_shows_the_services_error(data, page, address):
     choose(page, named(data, "letter.pdf"))
 
-    playwright.expect(page.locator("#status")).to_contain_text(words)
-    playwright.expect(page.get_by_text("This picture cannot be shown.")).to_be_visible()
+    error = httpx.post(f"{address}denoise", content=data).json()["detail"]
+    expect(page.locator("#status")).to_have_text(f"letter.pdf: {error}")
+    expect(page.get_by_text("This image cannot be shown.")).to_be_visible()
 
 
-def test_a_picture_that_is_too_large_can_be_seen_but_not_saved(page, samples, file_of):
-    arrive(page, named(file_of(np.tile(samples(310, 500), (5, 4, 1)))))
-    page.get_by_role("button", name="Download", exact=True).click()
-
-    playwright.expect(page.locator("#status")).to_contain_text("2000 x 1550 = 3100000 pixels")
-
-
-def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
-    choose(page, named(file))
-    begun, ended = threading.Event(), threading.Event()
-
-    def windows():
-        begun.set()
-        try:
-            yield from repeat(window(Net()))
-        finally:
-            ended.set()
-
-    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: SimpleNamespace(windows=windows()))
-    page.get_by_role("button", name="Download", exact=True).click()
-    playwright.expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
-    assert begun.wait(20)
-    page.get_by_role("button", name="Cancel").click()
-
-    playwright.expect(page.locator("#status")).to_have_text("Cancelled.")
-    playwright.expect(page.locator("#work")).to_be_hidden()
-    assert ended.wait(20)
-
-
-def test_an_answer_that_is_no_longer_asked_for_is_dropped(page, file, noisy, api, monkeypatch):
-    choose(page, named(file))
-    real = pipeline.TiledDenoiser
-
-    def slow(*args, **how):
-        time.sleep(0.3)
-        return real(*args, **how)
-
-    monkeypatch.setattr(pipeline, "TiledDenoiser", slow)
-    models = page.get_by_label("Model")
-    models.select_option("scans")
-    page.wait_for_timeout(200)
-    models.select_option("photo")
-    settle(page)
-    page.wait_for_timeout(600)
-
-    _, after = both(page, noisy.shape)
-    assert_close(after, pixels(api(file, model="photo")))
-
-
-def test_a_server_that_has_gone_away_is_told_of(page, file):
-    choose(page, named(file))
-    page.route("**/denoise*", lambda route: route.abort())
-
-    page.get_by_label("Model").select_option("scans")
-    playwright.expect(page.locator("#status")).to_have_text("The server cannot be reached, or broke off.")
-    page.get_by_role("button", name="Download", exact=True).click()
-    playwright.expect(page.locator("#status")).to_have_text(
-        "noisy.png: The server cannot be reached, or broke off."
-    )
-
-
-def test_a_key_is_asked_for_where_one_is_needed_and_kept_in_this_tab_alone(visit, usual, file, noisy, tmp_path):
-    secret = add_key(tmp_path / "keys", "web")
-    with served(usual.model_copy(update={"keys_file": tmp_path / "keys"})) as at:
-        page = visit(at=at, ready="#entry:not([hidden])")
-        status, key, curl = page.locator("#status"), page.get_by_label("Key", exact=True), page.locator("#curl")
-        playwright.expect(status).to_have_text("The server wants a key.")
-        playwright.expect(key).to_be_focused()
-        assert "Authorization" not in curl.inner_text()
-        key.fill("no-key-of-theirs")
-        key.press("Enter")
-        playwright.expect(status).to_have_text("The server does not know this key, or not any more.")
-        key.fill(secret)
-        page.get_by_role("button", name="Enter").click()
-        page.wait_for_selector("#model option", state="attached")
-        choose(page, named(file))
-        before, after = both(page, noisy.shape)
-        _, saved = download(page)
-        page.reload()
-        page.wait_for_selector("#model option", state="attached")
-        other = page.context.new_page()
-        other.goto(at)
-
-        playwright.expect(page.locator("#entry")).to_be_hidden()
-        playwright.expect(other.locator("#entry")).to_be_visible()
-        playwright.expect(curl).to_contain_text('-H "Authorization: Bearer $KEY"')
-        np.testing.assert_array_equal(before, noisy)
-        assert_close(after, pixels(saved))
-        assert secret not in page.content()
-        assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
-
-
-def test_a_key_that_is_revoked_is_asked_for_anew_and_the_picture_stays(visit, usual, file, tmp_path):
-    keys = tmp_path / "keys"
-    first, second = add_key(keys, "first"), add_key(keys, "second")
-    with served(usual.model_copy(update={"keys_file": keys})) as at:
-        page = visit(at=at, ready="#entry:not([hidden])")
-        key, status = page.get_by_label("Key", exact=True), page.locator("#status")
-        key.fill(first)
-        key.press("Enter")
-        choose(page, named(file))
-        revoke_key(keys, "first")
-        page.get_by_role("button", name="Download", exact=True).click()
-        playwright.expect(status).to_contain_text("The server does not know this key, or not any more.")
-        key.fill(second)
-        key.press("Enter")
-        settle(page)
-
-        assert download(page)[0] == "noisy-denoised.png"
-
-
-def test_no_key_is_asked_for_where_none_is_needed(page):
-    playwright.expect(page.get_by_label("Key", exact=True)).to_be_hidden()
-
-
-def test_the_noise_that_is_found_is_told_in_words_with_the_model_for_it(page, file_of):
+def test_the_estimated_noise_and_its_model_are_shown(page, file_of):
     noise = np.random.default_rng(0).normal(128, 20, (200, 300, 3))
     choose(page, named(file_of(noise.clip(0, 255).astype(np.uint8))))
 
-    told = re.compile(
-        r"^Noise of about (19|20|21)\.\d of 255, in fine grains of single pixels\. Model: photo-gaussian$"
-    )
-    playwright.expect(page.locator("#noise")).to_have_text(told)
+    expect(page.locator("#noise")).to_have_text(re.compile(r"\b(19|20|21)\.\d\b.* Model: photo-gaussian$"))
 
 
-def test_a_jpeg_file_is_known_as_one(page, file_of, samples):
+def test_a_jpeg_file_is_recognised(page, file_of, samples):
     choose(page, named(file_of(samples(304, 400), "JPEG", quality=85), "photo.jpg", "image/jpeg"))
 
-    playwright.expect(page.locator("#noise")).to_contain_text("; compressed as JPEG. Model: ")
+    expect(page.locator("#noise")).to_have_text(re.compile("JPEG.* Model: "))
 
 
-def test_where_nothing_is_chosen_by_the_noise_it_is_told_alone(page, file):
-    page.route("**/estimate", lambda route: route.fulfill(json={"words": "Hardly any noise.", "models": {}}))
+def test_without_a_choice_the_noise_is_shown_alone(page, file):
+    page.route("**/estimate", lambda route: route.fulfill(json={"words": "No noise.", "models": {}}))
     choose(page, named(file))
 
-    playwright.expect(page.locator("#noise")).to_have_text("Hardly any noise.")
+    expect(page.locator("#noise")).to_have_text("No noise.")
 
 
-@pytest.fixture(scope="module")
-def mixed(samples):
-    """1,104 x 1,600 pixels, white noise in the middle and around it noise that neighbours share."""
-    rng = np.random.default_rng(0)
-    around = rng.normal(0, 12, (552, 800, 3)).repeat(2, 0).repeat(2, 1)
-    around = sum(np.roll(around, (y, x), (0, 1)) for y in range(3) for x in range(3)) / 9
-    picture = 128 + around
-    picture[40:1064, 288:1312] = 128 + rng.normal(0, 12, (1024, 1024, 3))
-    return picture.clip(0, 255).astype(np.uint8)
-
-
-def test_one_model_is_chosen_for_all_that_is_seen_and_corrected_by_what_is_saved(page, mixed, file_of, api):
-    data = file_of(mixed)
-    arrive(page, named(data))
-    noise = page.locator("#noise")
-    playwright.expect(noise).to_contain_text("Model: photo-gaussian")
-    page.get_by_role("button", name="Pixel for pixel").click()
-    settle(page)
-    split(page, 100)
-    part = where(seen(page), mixed)
-    split(page, 0)
-    first = seen(page)
-    _, saved = download(page)
-    settle(page)
-    last = seen(page)
-
-    assert saved == api(data) == api(data, model="photo")
-    assert_close(first, pixels(api(data, model="photo-gaussian"))[part])
-    assert_close(last, pixels(saved)[part])
-
-
-def test_what_the_browser_cannot_show_is_shown_by_the_service(page, file_of, samples):
+def test_the_service_converts_what_the_browser_cannot_decode(page, file_of, samples):
     grey = samples(60, 90, 1)[..., 0]
     choose(page, named(file_of(grey.astype(np.uint16) * 257, "TIFF"), "scan.tif", "image/tiff"))
 
@@ -703,54 +81,14 @@ def test_what_the_browser_cannot_show_is_shown_by_the_service(page, file_of, sam
     np.testing.assert_array_equal(before, np.repeat(grey[..., np.newaxis], 3, 2))
 
 
-def test_a_page_of_many_is_seen_and_saved_alone(page, file_of, samples, api):
-    first, second = (Image.fromarray(samples(60, 90, seed=seed)) for seed in (0, 1))
-    data = file_of(first, "TIFF", save_all=True, append_images=[second])
-    choose(page, named(data, "book.tif", "image/tiff"))
-
-    page.get_by_role("button", name="Download", exact=True).click()
-    playwright.expect(page.locator("#status")).to_contain_text("The file has 2 pages, and PNG")
-    page.get_by_label("as", exact=True).select_option("same")
-    whole = download(page)
-    page.get_by_label("Page").fill("2")
-    page.get_by_label("Page").blur()
-    settle(page)
-    before, _ = both(page, (60, 90))
-
-    assert whole == ("book-denoised.tiff", api(data, format="same"))
-    np.testing.assert_array_equal(before, np.asarray(second))
-    assert download(page) == ("book-denoised.tiff", api(data, format="same", page=2))
-
-
-def test_a_picture_lies_as_its_orientation_says(page, file_of):
-    lying = np.zeros((1600, 2000, 3), np.uint8)
-    lying[:800, :1000, 0] = lying[800:, :, 1] = lying[:, 1000:, 2] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = file_of(lying, "JPEG", exif=exif, quality=95, subsampling=0)
-    # So that what is seen stays the copy that is made to be seen at once.
-    page.route("**/denoise*", lambda route: route.abort())
-    choose(page, named(data, "turned.jpg", "image/jpeg"))
-    split(page, 100)
-    view = seen(page)
-
-    playwright.expect(page.locator("#facts")).to_contain_text("1600 × 2000")
-    high, wide = view.shape[:2]
-    corners = [
-        view[row, wide // 2 + side] for row in (high // 4, 3 * high // 4) for side in (-high // 4, high // 4)
-    ]
-    expected = np.rot90(lying, -1)[500::1000, 400::800].reshape(4, 3)
-    assert np.abs(np.array(corners).astype(int) - expected).max() < 8
-
-
-def test_every_control_has_a_name_and_is_reached_with_the_tab_key(page, file):
+def test_every_control_has_a_name_and_takes_the_focus(page, file):
     choose(page, named(file))
     reached = []
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.name"))
 
-    wanted = "viewport split look out in fit actual file picture remove model strength luma chroma output format"
+    wanted = "viewport split look out in fit actual file image remove model strength luma chroma output format"
     assert set(wanted.split()) | {"download"} <= set(reached)
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, progress, [role]')]
@@ -762,7 +100,7 @@ def test_every_control_has_a_name_and_is_reached_with_the_tab_key(page, file):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
-def test_nothing_sticks_out_and_everything_can_be_read(scheme, width, visit, file):
+def test_the_layout_fits_the_screen_with_readable_contrast(scheme, width, visit, file):
     page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme)
     for name in ("", "a-very-long-name-without-any-place-to-break-it" * 3 + ".png"):
         if name:
@@ -777,7 +115,7 @@ def test_nothing_sticks_out_and_everything_can_be_read(scheme, width, visit, fil
 
 
 def luminance(colour):
-    """Relative luminance of `rgb(r, g, b)`, as WCAG has it."""
+    """Relative luminance of `rgb(r, g, b)`. Source: WCAG 2."""
     shares = np.array([int(part) for part in colour[4:-1].split(",")]) / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])

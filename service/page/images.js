@@ -1,60 +1,62 @@
-// A file that was dropped, pasted or chosen, and its pixels as the browser has them.
+// Image files on the page, and their pixels as the browser decodes them.
 
 import { denoise } from "./service.js";
 
-// Beyond so many pixels a smaller copy is shown where the whole is, or each move would read all of them.
+// Pixels above which the whole image is drawn from a smaller copy. Each move would read all pixels otherwise.
 const OVERVIEW = 2_000_000;
+// Side of a thumbnail, in pixels.
 const THUMBNAIL = 128;
+// Largest side of the sample that the noise is estimated from, in pixels.
 const SAMPLE = 1024;
 
-/** A picture on the page. state: waiting, working, done or failed; detail: what there is to say about it. */
-export class Picture {
+/** A file that was dropped, pasted or chosen. state: waiting, working, done or failed. detail: a message about it. */
+export class ImageFile {
   constructor(file) {
     this.file = file;
     this.state = "waiting";
     this.detail = "";
   }
 
-  /** What its file is called when it comes back as such a type. */
+  /** The name of the downloaded file. output: clean, compare or residual. type: its media type. */
   savedName(output, type) {
     const ending = { "image/jpeg": "jpg" }[type] ?? type.replace(/^image\//, "").replace(/[^a-z0-9].*$/, "");
-    const what = { clean: "denoised", compare: "compared", residual: "removed" }[output];
-    return `${this.file.name.replace(/\.[^.]*$/, "") || "picture"}-${what}.${ending}`;
+    const suffix = { clean: "denoised", compare: "compared", residual: "removed" }[output];
+    return `${this.file.name.replace(/\.[^.]*$/, "") || "image"}-${suffix}.${ending}`;
   }
 }
 
 /**
- * All pixels, a bitmap, with a small copy to show where the whole is; both are to be closed.
+ * Decodes a file. Returns a bitmap of all pixels, and a small copy for views of the whole image. Close both.
  *
- * What the browser cannot decode (TIFF, HEIC) the service turns into PNG, and any page but the first. Throws an Error
- * in words.
+ * The service converts to PNG what the browser cannot decode (TIFF, HEIC), and every page but the first. Throws an
+ * Error with a message for the user.
  */
 export async function open(file, page, signal) {
   let blob = file;
   let pixels = page > 1 ? null : await createImageBitmap(file).catch(() => null);
   if (!pixels) {
-    const asItIs = { strength: 0, format: "png", page: page ?? 1 };
-    blob = (await denoise(file, asItIs, signal)).picture;
+    const unchanged = { strength: 0, format: "png", page: page ?? 1 };
+    blob = (await denoise(file, unchanged, signal)).blob;
     pixels = await createImageBitmap(blob);
   }
   const reduction = Math.sqrt(OVERVIEW / (pixels.width * pixels.height));
   if (reduction >= 1) return { pixels, overview: pixels };
-  // From the file, not from the bitmap: then it is done beside the page.
+  // From the file, not from the bitmap: then the browser scales it outside the page's thread.
   const options = { resizeWidth: Math.round(pixels.width * reduction), resizeQuality: "high" };
   return { pixels, overview: await createImageBitmap(blob, options) };
 }
 
-/** The middle of a picture, as PNG, from which its noise is told. */
+/** The middle of an image, as PNG, for estimating its noise. */
 export function sampleOf(pixels) {
   const [width, height] = [Math.min(SAMPLE, pixels.width), Math.min(SAMPLE, pixels.height)];
-  // At a multiple of 8, so that JPEG's blocks begin where they did.
+  // At a multiple of 8, so that JPEG blocks stay aligned.
   const [left, top] = [(pixels.width - width) >> 4 << 3, (pixels.height - height) >> 4 << 3];
   const canvas = new OffscreenCanvas(width, height);
   canvas.getContext("2d", { willReadFrequently: true }).drawImage(pixels, -left, -top);
   return canvas.convertToBlob();
 }
 
-/** Let go of the memory at once, not some time later. */
+/** Frees the memory now, not when the garbage collector runs. */
 export function close({ pixels, overview }) {
   pixels.close();
   overview.close();
@@ -62,7 +64,7 @@ export function close({ pixels, overview }) {
 
 let last = Promise.resolve();
 
-/** Draw a file's thumbnail, one at a time: each is decoded whole. What the browser cannot decode stays blank. */
+/** Draws a file's thumbnail. One file at a time, because each is decoded whole. */
 export function drawThumbnail(file, canvas) {
   last = last.then(async () => {
     if (!canvas.isConnected) return;
@@ -71,12 +73,12 @@ export function drawThumbnail(file, canvas) {
       fillThumbnail(canvas, small);
       small.close();
     } catch {
-      // It gets one when it is opened.
+      // The browser cannot decode it. Its thumbnail is drawn when the image is opened.
     }
   });
 }
 
-/** The middle of a bitmap, square. */
+/** Draws the middle square of a bitmap. */
 export function fillThumbnail(canvas, bitmap) {
   const side = Math.min(bitmap.width, bitmap.height);
   canvas.width = canvas.height = THUMBNAIL;

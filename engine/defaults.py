@@ -1,0 +1,50 @@
+"""Defaults and limits that the engine, the command line and the HTTP service share. Imports no torch."""
+
+from typing import Literal
+
+# The three images that a result can show.
+Output = Literal["clean", "residual", "compare"]
+
+# Choice of network.
+MODEL = "auto"
+DEVICE = "auto"
+PRECISION = "auto"
+
+# How much noise is removed, as a share of what the network finds.
+STRENGTH = 1.0
+LUMA = 1.0
+CHROMA = 1.0
+MIN_STRENGTH = 0.0
+MAX_STRENGTH = 1.0
+OUTPUT: Output = "clean"
+
+# Memory for one image's pass through the network, in bytes. With this budget, the service's peak for an image of
+# 24 megapixels is 0.92 GB in bfloat16 and 0.98 GB in float32.
+MEMORY_BUDGET = 256 * 2**20
+
+# Files that are written.
+FORMAT = "png"
+# Level 1 is fast and compresses photographs well; engine/imageio/codecs/png.py has the measurements.
+PNG_LEVEL = 1
+MIN_PNG_LEVEL = 0
+MAX_PNG_LEVEL = 9
+MIN_QUALITY = 1
+MAX_QUALITY = 100
+
+# Files that are read. Pages of a document, or frames of an animation.
+MAX_PAGES = 100
+# Decoding one file. Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, and 64 MB of JPEG 2000, take 8 s.
+# Other formats take less. A TIFF with 50 megapixels of floating point takes 1.8 GB.
+DECODE_SECONDS: float = 60
+DECODE_MEMORY = 2 * 2**30  # bytes
+
+# Descriptions that the command line and the HTTP API show for the options that they have in common.
+QUALITY_HELP = "Quality of JPEG, WebP and AVIF files. Without it, WebP is lossless."
+STRENGTH_HELP = "Share of the noise to remove."
+LUMA_HELP = "Share of the luminance noise to remove. Multiplied by strength."
+CHROMA_HELP = "Share of the colour noise to remove. Multiplied by strength."
+OUTPUT_HELP = (
+    "clean: the image without its noise. residual: the noise that was removed, on mid-grey. compare: the images "
+    "before and after, side by side."
+)
+PAGE_HELP = "Page of a document, or frame of an animation, to read. Counted from 1."

@@ -1,0 +1,54 @@
+"""`denoise estimate`: describes the noise in images."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Column, Table
+
+from service.cli.console import err, out, warn
+from service.cli.options import InputsArgument
+
+
+def estimate(
+    inputs: InputsArgument,
+    page: Annotated[
+        int, typer.Option(min=1, help="Page of a document, or frame of an animation, to read. Counted from 1.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all measurements as JSON.")] = False,
+) -> None:
+    """Estimate the noise in images, and show which weights auto would choose.
+
+    - `denoise estimate scans/ photo.tif`
+
+    - `denoise estimate noisy.jpg --json`
+    """
+    from engine.batch.tasks import estimate_file, files_of
+    from engine.inference.noise_estimation import sentence
+
+    rows: list[dict[str, Any]] = []
+    files = files_of(inputs)
+    for file in track(files, "estimating", console=err, transient=True, disable=not err.is_terminal):
+        try:
+            model, noise = estimate_file(file, page)
+        except (ValueError, OSError, MemoryError) as error:
+            warn(f"{file}: {error}")
+        else:
+            about = {"image": str(file), "words": sentence(noise), "model": model, "scale": 255}
+            rows.append({**about, **asdict(noise)})
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        out.print(_table(rows))
+    if len(rows) < len(files):
+        raise ValueError(f"{len(files) - len(rows)} of {len(files)} images could not be read")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(Column("image", overflow="fold"), "noise", "auto chooses")
+    for row in rows:
+        table.add_row(*(escape(row[name]) for name in ("image", "words", "model")))
+    return table

@@ -1,0 +1,97 @@
+"""Commands for weights files: `models` lists them, `ship` makes them smaller, `export` converts them to ONNX."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.console import out, warn, warn_without_kernels
+from service.cli.evaluate import SIGMAS, LimitOption, trials
+from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument
+from service.cli.weights import load
+
+# Largest change of an image's PSNR for which weights are stored in float16, in dB.
+LARGEST_CHANGE = 0.001
+
+
+def models(
+    folder: Annotated[
+        Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped weights")
+    ] = None,
+) -> None:
+    """List the available weights.
+
+    - `denoise models`
+
+    - `denoise models --weights my-weights/`
+    """
+    from engine.models import checkpoint
+    from engine.models.networks import kind_of, parameter_count
+
+    table = Table("name", "kind", "parameters", "digest", "PSNR, dB")
+    for file in sorted((folder or checkpoint.weights_folder()).glob(f"*{checkpoint.SUFFIX}")):
+        model = checkpoint.load(file)
+        parameters = f"{parameter_count(model.net):,}"
+        psnr = model.metadata.get("psnr", "")
+        table.add_row(model.name, kind_of(model.config), parameters, model.digest[:12], psnr)
+    out.print(table)
+
+
+def ship(
+    weights: WeightsArgument,
+    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    pairs: PairsOption = None,
+    clean: CleanOption = None,
+    sigma: SigmaOption = None,
+    limit: LimitOption = None,
+) -> None:
+    """Halve a weights file by storing float16, if this changes no image's PSNR by more than 0.001 dB.
+
+    Otherwise the file stays float32.
+
+    - `denoise ship my.safetensors --clean images/ --out weights/my.safetensors`
+
+    - `denoise ship my.safetensors --pairs val.pkl --out weights/my.safetensors`
+    """
+    from engine.evaluation.evaluate import largest_change
+    from engine.models import checkpoint
+
+    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
+    warn_without_kernels()
+    model = load(weights, "cpu", "float32")
+    half = checkpoint.rounded(model.net, model.config, checkpoint.HALF)
+    change = max(largest_change(model.net, half, trial.samples) for trial in limited)
+    dtype = checkpoint.HALF if change <= LARGEST_CHANGE else checkpoint.FULL
+    checkpoint.save(output, model.net, model.config, model.metadata, dtype)
+    warn(
+        f"float16 changes an image's PSNR by at most {change:.6f} dB."
+        f" Wrote {checkpoint.DISK_TYPES[dtype]}, {output.stat().st_size:,} bytes."
+    )
+
+
+def export(
+    weights: WeightsArgument,
+    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .onnx.")],
+) -> None:
+    """Export weights to ONNX (opset 17), for ONNX Runtime, OpenVINO and others.
+
+    The input `image` is float32 (N, height, width, 3): RGB on [0, 1], of any size. The output `denoised` has the
+    same shape and is not clipped to [0, 1]. The graph pads the image and crops the result, as `denoise run` does.
+    The metadata holds the weights' name and digest, and the network's stride.
+
+    Needs the package onnx: `pip install 'denoise[onnx]'`.
+
+    - `denoise export photo --out photo.onnx`
+
+    - `denoise export my.safetensors --out my.onnx`
+    """
+    from engine.inference.tiling import GRID
+    from engine.models.onnx_export import onnx_bytes
+    from engine.system.atomic_file import write_atomically
+
+    model = load(weights, "cpu", "float32")
+    metadata = {"name": model.name, "digest": model.digest, "stride": str(model.net.stride)}
+    data = onnx_bytes(model.net, multiple=GRID, metadata=metadata)
+    write_atomically(output, data)
+    warn(f"Wrote {output}, {len(data):,} bytes.")

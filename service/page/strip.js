@@ -1,0 +1,53 @@
+// Strip of images: an item for each file on the page.
+
+import { find } from "./controls.js";
+import { ImageFile, drawThumbnail } from "./images.js";
+
+const WORDS = { waiting: "", working: "processing", done: "saved", failed: "failed" };
+
+/** All images on the page, in order. */
+export const images = [];
+
+/** Adds a file. onSelect(image): the user has selected it. */
+export function add(file, onSelect) {
+  const image = new ImageFile(file);
+  image.item = find("item").content.firstElementChild.cloneNode(true);
+  image.item.querySelector(".file").textContent = file.name;
+  image.item.querySelector(".kind").textContent = file.name.match(/\.(\w{1,4})$/)?.[1].toUpperCase() ?? "";
+  image.item.querySelector("input").addEventListener("change", () => onSelect(image));
+  images.push(image);
+  find("strip").append(image.item);
+  mark(image, "waiting");
+  drawThumbnail(file, image.item.querySelector("canvas"));
+  update();
+  return image;
+}
+
+/** Removes an image. Returns the one to show next, if there is one. */
+export function remove(image) {
+  const index = images.indexOf(image);
+  images.splice(index, 1);
+  image.item.remove();
+  update();
+  return images[index] ?? images[index - 1];
+}
+
+/** Shows the state of an image on its item. */
+export function mark(image, state, detail = "") {
+  Object.assign(image, { state, detail });
+  image.item.dataset.state = state;
+  image.item.querySelector(".state").textContent = WORDS[state] && `, ${WORDS[state]}`;
+  image.item.title = detail ? `${image.file.name}: ${detail}` : image.file.name;
+}
+
+/** Marks an image as the selected one. */
+export function select(image) {
+  image.item.querySelector("input").checked = true;
+  image.item.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+function update() {
+  find("strip").hidden = !images.length;
+  find("download-all").hidden = images.length < 2;
+  find("download-all").textContent = `Download all ${images.length}`;
+}

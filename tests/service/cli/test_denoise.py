@@ -1,0 +1,201 @@
+"""`denoise run`."""
+
+import inspect
+import io
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.imageio.formats import WRITTEN
+from engine.imageio.read import read as read_file
+from engine.layers import kernels
+from service import cli
+from service.cli.denoise import run
+from service.params import DenoiseParams
+
+
+def test_run_denoises_a_folder_and_keeps_names(denoise, model, photos, tmp_path, pixels):
+    code, _, _ = denoise("run", photos, "-o", tmp_path / "clean", "--model", model)
+
+    assert code == 0
+    assert sorted(file.name for file in (tmp_path / "clean").glob("[!.]*")) == ["0.png", "1.png", "2.png"]
+    assert (pixels(tmp_path / "clean" / "1.png") == pixels(photos / "1.png")).all()
+
+
+def test_run_warns_once_if_there_are_no_kernels(denoise, model, photos, tmp_path, monkeypatch):
+    monkeypatch.delenv(kernels.SETTING, raising=False)
+    monkeypatch.setattr(kernels, "chosen", lambda: None)
+
+    code, _, stderr = denoise("run", photos, "-o", tmp_path, "--model", model)
+
+    assert (code, stderr) == (0, f"warning: {kernels.warning()}\n")
+
+
+def test_run_compresses_with_the_given_png_level(denoise, model, tmp_path, pixels):
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    for level in ("0", "9"):
+        command = (tmp_path / "black.png", "-o", tmp_path / f"{level}.png")
+        denoise("run", *command, "--model", model, "--png-level", level)
+
+    assert (tmp_path / "0.png").stat().st_size > 40 * 40 * 3 > (tmp_path / "9.png").stat().st_size
+    assert (pixels(tmp_path / "0.png") == pixels(tmp_path / "9.png")).all()
+
+
+def test_run_has_every_option_of_the_http_api(denoise):
+    _, text, _ = denoise("run", "--help")
+
+    assert all(f"--{name} " in text for name in DenoiseParams.model_fields)
+
+
+@pytest.mark.parametrize("name", ["quality", "strength", "luma", "chroma", "output", "page"])
+def test_run_and_the_http_api_have_the_same_defaults(name):
+    assert inspect.signature(run).parameters[name].default == DenoiseParams.model_fields[name].default
+
+
+def test_run_reports_what_the_format_could_not_hold(denoise, model, tmp_path):
+    Image.fromarray(np.full((40, 40), 30000, np.uint16)).save(tmp_path / "deep.png")
+    params = ["--strength=0", "--luma=0.5", "--chroma=0.5", "--output=compare", "--page=1", "--quality=80"]
+
+    code, _, stderr = denoise("run", tmp_path / "deep.png", "-o", tmp_path / "o.jpg", "--model", model, *params)
+
+    assert code == 0
+    assert "deep.png: " in stderr
+    assert "8 bits" in stderr
+    with Image.open(tmp_path / "o.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (80, 40))
+
+
+def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_path):
+    code, _, stderr = denoise("run", photos, "-o", tmp_path / "o", "--model", model, "--format", "heic")
+
+    assert code == 1
+    assert stderr.startswith("error: HEIC ")
+    assert all(name in stderr for name in WRITTEN)
+
+
+def test_run_reports_a_broken_image_and_does_the_others(denoise, model, photos, tmp_path):
+    (tmp_path / "broken.png").write_bytes((photos / "0.png").read_bytes()[:200])
+
+    code, _, stderr = denoise(
+        "run", tmp_path / "broken.png", photos / "1.png", "-o", tmp_path / "o", "--model", model
+    )
+
+    assert code == 1
+    assert "broken.png: " in stderr
+    assert "error: 1 of 2 images could not be denoised" in stderr
+    assert [file.name for file in (tmp_path / "o").glob("[!.]*")] == ["1.png"]
+
+
+def test_run_overwrites_a_file_only_with_force(denoise, model, photos, tmp_path, pixels):
+    target = tmp_path / "out.png"
+    target.write_text("mine")
+
+    refused, _, stderr = denoise("run", photos / "0.png", "-o", target, "--model", model)
+    kept = target.read_text()
+    allowed, _, _ = denoise("run", photos / "0.png", "-o", target, "--model", model, "--force")
+
+    assert refused == 1
+    assert stderr.startswith("error: ")
+    assert str(target) in stderr
+    assert kept == "mine"
+    assert allowed == 0
+    assert pixels(target).shape == (40, 40, 3)
+
+
+def test_resume_does_missing_and_changed_images(denoise, model, photos, tmp_path, pixels):
+    scans, clean = shutil.copytree(photos, tmp_path / "scans"), tmp_path / "clean"
+    command = ["run", scans, "-o", clean, "--model", model, "--resume"]
+    denoise(*command[:-1])
+    (clean / "0.png").unlink()
+    shutil.copy(photos / "0.png", scans / "1.png")
+    kept = (clean / "2.png").stat()
+
+    code, _, stderr = denoise(*command)
+
+    assert (code, stderr) == (0, "skipping 1 of 3 images, which are done\n")
+    assert (pixels(clean / "1.png") == pixels(clean / "0.png")).all()
+    assert (clean / "2.png").stat() == kept
+
+
+@pytest.mark.parametrize("other", [["--strength", "0.5"], ["--format", "jpeg"], ["--png-level", "9"]])
+def test_resume_repeats_images_whose_options_changed(denoise, model, photos, tmp_path, other):
+    command = ["run", photos, "-o", tmp_path / "o", "--model", model]
+    denoise(*command)
+
+    _, _, stderr = denoise(*command, "--resume", *other)
+
+    assert stderr == "skipping 0 of 3 images, which are done\n"
+
+
+def test_resume_overwrites_unknown_files_only_with_force(denoise, model, photos, tmp_path, pixels):
+    command = ["run", photos, "-o", tmp_path, "--model", model, "--resume"]
+    (tmp_path / "1.png").write_text("mine")
+
+    refused, _, stderr = denoise(*command)
+    kept, others = (tmp_path / "1.png").read_text(), (tmp_path / "0.png").exists()
+    allowed, _, _ = denoise(*command, "--force")
+
+    assert (refused, kept, others, allowed) == (1, "mine", False, 0)
+    assert stderr.startswith("error: ")
+    assert str(tmp_path / "1.png") in stderr
+    assert (pixels(tmp_path / "1.png") == pixels(photos / "1.png")).all()
+
+
+def test_resume_needs_a_folder(denoise, photos, tmp_path):
+    code, _, stderr = denoise("run", photos / "0.png", "-o", tmp_path / "x.png", "--resume")
+
+    assert code == 2
+    assert "give a folder after -o" in stderr
+
+
+def test_watch_needs_one_folder_outside_the_output(denoise, model, photos, tmp_path):
+    within, _, stderr_within = denoise("run", "--watch", photos, "-o", photos / "clean", "--model", model)
+    several, _, stderr_several = denoise("run", "--watch", photos, photos, "-o", tmp_path / "o", "--model", model)
+
+    assert (within, several) == (1, 2)
+    assert stderr_within.startswith("error: ")
+    assert str(photos / "clean") in stderr_within
+    assert "give exactly one folder" in stderr_several
+    assert not (photos / "clean").exists()
+
+
+def test_a_stopped_run_finishes_its_image_and_can_continue(denoise, model, photos, tmp_path, monkeypatch):
+    def decode(data, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(data, **options)
+
+    read = read_file
+    command = ["run", photos, "-o", tmp_path / "o", "--model", model]
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.batch.tasks.read", decode)
+        stopped, _, stderr = denoise(*command)
+    made = [file.name for file in (tmp_path / "o").glob("[!.]*")]
+    ended, _, _ = denoise(*command, "--resume")
+
+    assert (stopped, stderr) == (130, "stopped: 2 of 3 images are left. Use --resume to continue.\n")
+    assert made == ["0.png"]
+    assert ended == 0
+    assert len(list((tmp_path / "o").glob("[!.]*"))) == 3
+
+
+def test_run_reads_and_writes_pipes(model, photos, monkeypatch, capsysbinary, pixels):
+    sent = SimpleNamespace(buffer=io.BytesIO((photos / "0.png").read_bytes()))
+    monkeypatch.setattr("sys.stdin", sent)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "-", "--model", str(model)])
+
+    assert not stopped.value.code
+    assert (pixels(io.BytesIO(capsysbinary.readouterr().out)) == pixels(photos / "0.png")).all()
+
+
+def test_run_without_an_output_is_wrong_usage(denoise, photos):
+    code, _, stderr = denoise("run", photos)
+
+    assert code == 2
+    assert "give a folder, a file name, or - for stdout" in stderr

@@ -1,0 +1,66 @@
+"""`denoise estimate`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """A folder of two files: white noise of 25 in colour, and white noise of 10 in grey as JPEG."""
+    folder = tmp_path / "noisy"
+    folder.mkdir()
+    for name, sigma, size in (("colour.png", 25, (256, 256, 3)), ("grey.jpg", 10, (256, 256))):
+        values = 128 + np.random.default_rng(0).normal(0, sigma, size)
+        Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).save(folder / name, quality=80)
+    return folder
+
+
+def test_estimate_shows_the_noise_and_the_weights_of_each_image(denoise, noisy):
+    code, text, _ = denoise("estimate", noisy)
+
+    rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
+    images, words, weights = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
+    assert code == 0
+    assert images == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
+    assert "JPEG" in words
+    assert weights.startswith("photo-gaussian")
+
+
+def test_estimate_prints_all_measurements_as_json(denoise, noisy):
+    code, text, _ = denoise("estimate", noisy, "--json")
+
+    colour, grey = json.loads(text)
+    assert code == 0
+    assert colour["image"] == str(noisy / "colour.png")
+    assert colour["sigma"] == pytest.approx([25, 25, 25], rel=0.1)
+    assert (colour["correlated"], colour["jpeg_blocks"], colour["model"]) == (False, False, "photo-gaussian")
+    assert len(grey["sigma"]) == 1
+    assert grey["jpeg_blocks"]
+    assert "JPEG" in grey["words"]
+
+
+def test_estimate_reports_a_broken_image_and_exits_with_1(denoise, noisy):
+    (noisy / "broken.png").write_bytes(b"no image")
+
+    code, text, stderr = denoise("estimate", noisy, "--json")
+
+    assert code == 1
+    assert len(json.loads(text)) == 2
+    assert "broken.png: " in stderr
+    assert stderr.endswith("error: 1 of 3 images could not be read\n")
+
+
+def test_estimate_reads_the_given_page(denoise, tmp_path):
+    flat, noise = np.zeros((64, 64), np.uint8), np.random.default_rng(0).integers(256, size=(64, 64))
+    pages = [Image.fromarray(flat), Image.fromarray(noise.astype(np.uint8))]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+
+    (_, first, _), (_, second, _) = (
+        denoise("estimate", tmp_path / "two.tif", "--json", *p) for p in ([], ["--page", 2])
+    )
+
+    assert json.loads(first)[0]["sigma"] is None
+    assert json.loads(second)[0]["sigma"]

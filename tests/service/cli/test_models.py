@@ -1,0 +1,71 @@
+"""`denoise models`, `denoise ship` and `denoise export`."""
+
+import sys
+
+import pytest
+
+from engine.models import checkpoint
+from engine.models.onnx_export import OPSET
+from service.cli import models
+
+
+def test_models_lists_each_file_with_digest_and_psnr(denoise, model):
+    code, text, _ = denoise("models", "--weights", model.parent)
+
+    assert code == 0
+    [row] = [line for line in text.splitlines() if "plain" in line]
+    assert "photo" in row
+    assert checkpoint.load(model).digest[:12] in row
+    assert "31.50" in row
+
+
+def test_ship_halves_weights_that_lose_nothing(denoise, model, photos, tmp_path):
+    out = tmp_path / "out.safetensors"
+
+    code, _, stderr = denoise("ship", model, "--clean", photos, "--sigma", 25, "--out", out)
+
+    shipped = checkpoint.load(out)
+    assert code == 0
+    assert "by at most 0.000000 dB. Wrote float16" in stderr
+    assert shipped.metadata["dtype"] == "float16"
+    assert shipped.metadata["psnr"] == "31.50"
+    assert out.stat().st_size < 0.7 * model.stat().st_size
+
+
+def test_ship_keeps_float32_where_float16_would_lose_quality(denoise, save_tiny, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "LARGEST_CHANGE", 0)
+    out = tmp_path / "out.safetensors"
+
+    code, _, stderr = denoise("ship", save_tiny(tmp_path / "tiny.safetensors"), "--clean", photos, "--out", out)
+
+    assert code == 0
+    assert "Wrote float32" in stderr
+    assert checkpoint.load(out).metadata["dtype"] == "float32"
+
+
+def test_export_writes_a_file_that_names_its_weights(denoise, model, tmp_path):
+    onnx = pytest.importorskip("onnx", reason="comes with the extra onnx")
+
+    code, _, stderr = denoise("export", model, "--out", tmp_path / "plain.onnx")
+
+    exported = onnx.load(tmp_path / "plain.onnx")
+    assert code == 0
+    assert stderr.startswith(f"Wrote {tmp_path / 'plain.onnx'}, ")
+    props = {prop.key: prop.value for prop in exported.metadata_props}
+    assert props == {"name": "plain", "digest": checkpoint.load(model).digest, "stride": "2"}
+
+
+def test_the_help_of_export_names_the_opset(denoise):
+    _, text, _ = denoise("export", "--help")
+
+    assert f"opset {OPSET}" in text
+
+
+def test_export_without_its_package_says_how_to_install_it(denoise, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+    code, _, stderr = denoise("export", model, "--out", tmp_path / "plain.onnx")
+
+    assert code == 1
+    assert stderr == "error: ONNX export needs the package onnx: pip install 'denoise[onnx]'\n"
+    assert not list(tmp_path.iterdir())
