@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: equal results on all sides, and sides that take turns."""
+"""The benchmark: timing, comparison, and copies of networks that compute the same."""
 
 import json
 import sys
@@ -13,10 +13,10 @@ from engine.models.networks import AutoencoderConfig, UNetConfig
 from tests.bench import denoisers, forward, layer, peers, sizing, step
 from tests.bench.__main__ import main
 from tests.bench.plain import plain_path, plainly
-from tests.bench.rows import Differs, Options, Row, check_equal, compared, table
+from tests.bench.rows import Options, ResultsDiffer, Row, check_equal, compared, table
 from tests.bench.subjects import image, network
 from tests.bench.timing import fastest, interleaved
-from tests.bench.twins import twin
+from tests.bench.torch_copy import torch_copy
 
 PHOTO = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
 SPECS = [PHOTO, AutoencoderConfig(8), AutoencoderConfig(8, "text")]
@@ -24,7 +24,7 @@ QUICK = Options(rounds=1, threads=1)
 
 
 class Clock:
-    """A clock that only work moves forward. ran: the names of the work that ran."""
+    """A clock that only the measured works advance. It records which work ran."""
 
     def __init__(self):
         self.now, self.ran = 0.0, []
@@ -33,7 +33,7 @@ class Clock:
         return self.now
 
     def work(self, name, *seconds):
-        """Work that takes the given seconds one after another, then the last of them every time."""
+        """A work that takes the given seconds one after the other, and then the last one forever."""
         left = list(seconds)
 
         def run():
@@ -47,7 +47,7 @@ def timed(clock, sides, rounds):
     return interleaved(sides, rounds, least=0.0, rest=0.0, clock=clock)
 
 
-def test_sides_are_timed_in_turns():
+def test_programs_are_timed_in_turns():
     clock = Clock()
 
     seconds = timed(clock, {name: clock.work(name, 1.0) for name in "abc"}, 2)
@@ -61,7 +61,7 @@ def test_short_work_is_repeated_and_its_time_divided():
 
     seconds = interleaved({"a": clock.work("a", 0.25)}, 1, least=1.0, rest=0.0, clock=clock)
 
-    # Twice to warm up, then as often as fits into a second.
+    # Twice to warm up, then four times to fill a second.
     assert clock.ran == ["a"] * (2 + 4)
     assert seconds == {"a": [0.25]}
 
@@ -73,7 +73,7 @@ def test_a_row_has_medians_and_the_median_of_the_ratios():
     assert row.ratio == 2.0
 
 
-def test_the_fastest_of_several_ways_is_found():
+def test_the_fastest_of_several_programs_is_found():
     ways = {"slow": lambda: sum(range(200_000)), "fast": lambda: None}
 
     assert fastest(ways) == "fast"
@@ -88,22 +88,22 @@ def test_results_that_differ_stop_the_run(capsys):
     assert "error: case, float32: the results differ" in capsys.readouterr().err
 
 
-def test_nan_differs():
-    with pytest.raises(Differs, match="differ"):
+def test_nan_counts_as_a_difference():
+    with pytest.raises(ResultsDiffer, match="differ"):
         check_equal("case", torch.tensor([float("nan")]), torch.tensor([1.0]), "bfloat16")
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_torch_twin_computes_the_same(spec):
+def test_the_torch_copy_computes_the_same(spec):
     net, x = network(spec), torch.rand(2, 16, 24, 3)
 
-    theirs = twin(net).module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    theirs = torch_copy(net).module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     torch.testing.assert_close(theirs, net.forward(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_plain_path_computes_the_same_in_both_directions(spec):
+def test_the_plain_path_computes_the_same_both_ways(spec):
     net, other = network(spec), network(spec)
     x, target = torch.rand(2, 16, 24, 3), torch.rand(2, 16, 24, 3)
 
@@ -119,7 +119,7 @@ def test_the_plain_path_computes_the_same_in_both_directions(spec):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-3)
 
 
-def test_the_plain_path_uses_no_kernels_and_ends_with_its_block():
+def test_the_plain_path_uses_no_kernel_and_ends_with_the_work():
     before = kernels.name()
 
     with plain_path():
@@ -142,7 +142,7 @@ def test_a_runtime_computes_the_same(name, make, spec):
     torch.testing.assert_close(theirs, denoise_image(net, given), atol=1e-4, rtol=1e-4)
 
 
-def test_a_peer_gets_the_image_padded_as_the_engine_pads_it():
+def test_a_peer_gets_the_image_mirrored_as_in_the_engine():
     net, given = network(PHOTO), image(40, 57)
 
     for denoise in peers.torch_nn(net, "float32").values():
@@ -151,7 +151,7 @@ def test_a_peer_gets_the_image_padded_as_the_engine_pads_it():
 
 @pytest.fixture
 def without_runtimes(monkeypatch):
-    """Hides the software of the extra `bench`."""
+    """As if the extra bench were not installed."""
     for name in ("onnx", "onnxruntime", "openvino", "bm3d", "cv2", "skimage", "skimage.restoration"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -171,22 +171,22 @@ def test_the_json_output_is_one_object_with_all_rows(without_runtimes, capsys):
     assert min(row["ours"], row["peer"], row["ratio"]) > 0
 
 
-def test_a_peer_that_is_not_installed_is_named_and_left_out(without_runtimes, capsys):
+def test_a_peer_that_is_not_installed_is_skipped_by_name(without_runtimes, capsys):
     rows = list(forward.rows(QUICK, {"tiny": PHOTO}, [(32, 32)]))
 
     assert len(rows) == 1
-    errors = capsys.readouterr().err
-    assert "left out: tiny, 32 x 32, float32, onnxruntime: onnxruntime is not installed" in errors
-    assert "left out: tiny, 32 x 32, float32, openvino: openvino is not installed" in errors
+    told = capsys.readouterr().err
+    assert "skipped: tiny, 32 x 32, float32, onnxruntime: onnxruntime is not installed" in told
+    assert "skipped: tiny, 32 x 32, float32, openvino: openvino is not installed" in told
 
 
-def test_missing_classical_denoisers_are_left_out(without_runtimes, capsys):
+def test_missing_denoisers_are_skipped(without_runtimes, capsys):
     assert not list(denoisers.rows(QUICK, {"tiny": network(PHOTO)}, crop=32))
     assert "BM3D: bm3d is not installed" in capsys.readouterr().err
 
 
 def test_every_convolution_is_found_with_its_input_size():
-    found = [str(place) for place, _ in layer.places(network(PHOTO), 32)]
+    found = [str(case) for case, _ in layer.conv_cases(network(PHOTO), 32)]
 
     assert found == [
         "conv 3/1/1 12 to 8 at 16²",
@@ -199,7 +199,7 @@ def test_every_convolution_is_found_with_its_input_size():
     ]
 
 
-def test_a_convolution_that_networks_share_is_measured_once(monkeypatch):
+def test_a_shared_convolution_is_measured_once(monkeypatch):
     monkeypatch.setattr(layer, "LARGE", 32)
     options = Options(rounds=1, threads=1, only="2/2/0")
 
@@ -211,8 +211,8 @@ def test_a_convolution_that_networks_share_is_measured_once(monkeypatch):
     assert [row.case for row in rows] == [case for case in cases for _ in range(2)]
 
 
-class FrozenOptimizer:
-    """Stands in for torch's optimisers, which import torch's compiler; that takes seconds."""
+class Still:
+    """Replaces torch's optimisers, which import its compiler and take seconds to do so."""
 
     def __init__(self, parameters, *settings, **more):
         self.parameters = parameters
@@ -225,9 +225,9 @@ class FrozenOptimizer:
         pass
 
 
-def test_a_training_step_is_compared_with_torch_and_plain_path(monkeypatch):
+def test_a_step_is_compared_with_torch_and_the_plain_path(monkeypatch):
     for name in ("Adam", "SGD"):
-        monkeypatch.setattr(torch.optim, name, FrozenOptimizer)
+        monkeypatch.setattr(torch.optim, name, Still)
 
     rows = list(
         step.rows(QUICK, {"tiny": PHOTO, "paper": AutoencoderConfig(8)}, {"tiny": (2, 16), "paper": (2, 16)})
@@ -247,7 +247,7 @@ def test_a_table_is_markdown_with_the_columns_of_its_group():
     ]
 
 
-def test_sizing_counts_images_an_hour_up_to_the_largest_size():
+def test_sizing_counts_images_per_hour_and_skips_large_ones():
     row, *others = sizing.rows(Options(rounds=2, threads=1, largest=0.01), sizes=((40, 50), (200, 200)))
 
     assert not others

@@ -8,7 +8,8 @@ import torch
 
 from engine.imageio.image import to_pixels
 from engine.imageio.read import decode
-from engine.inference.denoise import PATCH, denoise_image
+from engine.inference.denoise import denoise_image
+from engine.inference.tiling import GRID
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
@@ -41,7 +42,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def exported(tiny):
-    return onnx_bytes(tiny, multiple=PATCH, metadata={"name": "tiny", "digest": "ab", "stride": "4"})
+    return onnx_bytes(tiny, multiple=GRID, metadata={"name": "tiny", "digest": "ab", "stride": "4"})
 
 
 @pytest.mark.parametrize("size", [(64, 96), (61, 83), (33, 32), (3, 50), (1, 1)])
@@ -66,7 +67,7 @@ def test_a_batch_is_the_same_as_its_images(exported, tiny, rng):
 def test_the_autoencoder_is_the_same(spec, rng):
     net, image = network(spec), torch.rand(41, 30, 3, generator=rng)
 
-    result = by_onnx_runtime(onnx_bytes(net, multiple=PATCH), image.unsqueeze(0))
+    result = by_onnx_runtime(onnx_bytes(net, multiple=GRID), image.unsqueeze(0))
 
     torch.testing.assert_close(result[0], denoise_image(net, image), atol=1e-4, rtol=0)
 
@@ -75,7 +76,7 @@ def test_shipped_weights_are_the_same():
     net = checkpoint.load(checkpoint.weights_folder() / "photo-small.safetensors").net
     image = to_pixels(decode(NOISY.read_bytes()).samples)[:131, :157].contiguous()
 
-    result = by_onnx_runtime(onnx_bytes(net, multiple=PATCH), image.unsqueeze(0))
+    result = by_onnx_runtime(onnx_bytes(net, multiple=GRID), image.unsqueeze(0))
 
     torch.testing.assert_close(result[0], denoise_image(net, image), atol=1e-4, rtol=0)
 
