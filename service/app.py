@@ -12,11 +12,7 @@ from fastapi_offline import FastAPIOffline
 from engine.imageio.sandbox.decoder import Decoder, require_linux
 from engine.system.runtime import give_back
 from service import version
-from service.api.batch import router as batches
-from service.api.denoise import PAGE, router
-from service.api.estimate import router as estimating
-from service.api.jobs import router as jobs
-from service.api.models import router as models
+from service.api import batch, denoise, estimate, health, jobs, models, page
 from service.auth.dependencies import Keys, allowed, describe_keys
 from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
@@ -89,12 +85,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.closing, app.state.metrics = closing, metrics
     app.add_middleware(RequestLimits, closing=closing, upload_seconds=settings.upload_seconds)
     answer_errors(app)
-    for each in (router, models, estimating, batches, jobs):
-        app.include_router(each)
+    for module in (denoise, health, page, models, estimate, batch, jobs):
+        app.include_router(module.router)
     app.add_middleware(SecurityHeaders)
     allow_origins(app, settings)
     # The last that is added is around the others, and has to see what they answer.
     app.add_middleware(RequestLog, metrics=metrics)
-    app.mount("/page", ETagFiles(directory=PAGE), name="page")
+    app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
     describe_keys(app, keys)
     return app

@@ -1,33 +1,18 @@
-"""What the service answers to: an image to denoise, questions about itself, and the page."""
+"""POST /denoise: one image in, the same image without its noise out."""
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from prometheus_client.exposition import choose_encoder
-from pydantic import BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITTEN
-from engine.layers import kernels
 from service.api.content_negotiation import acceptable
 from service.auth.dependencies import owner
-from service.middleware.etag import with_etag
-from service.middleware.request_limits import Stopping
 from service.params import DenoiseParams
 from service.problems import BUSY, documented
-from service.registry.snapshot import Digests, Fault, Loaded, Previous
 from service.runtime.pipeline import Denoised, Denoiser
-from service.runtime.shutdown import GracefulShutdown
 from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
-from service.telemetry.metrics import Metrics
 
-PAGE = Path(__file__).parents[1] / "page"
-# The page loads nothing from elsewhere, and runs no script but its own file.
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
 _CLEAN = {
     "description": "The image without its noise.",
     "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
@@ -59,26 +44,6 @@ _ERRORS = documented(
 router = APIRouter()
 
 
-class Health(BaseModel):
-    """What the service is, and what it is doing."""
-
-    ready: bool = Field(
-        description="The weights are loaded, before which nothing is answered, and it is not stopping."
-    )
-    model: str = Field(description="What a request gets that names no model.")
-    digests: Digests
-    previous: Previous
-    loaded: Loaded
-    faults: list[Fault] = Field(description="Weights files that are not what is served under their names.")
-    device: str
-    precision: str = Field(description="The type that products run in.")
-    kernels: str = Field(description="The compiled kernels in use on the processor, or plain, which is none.")
-    version: str
-    denoising: int = Field(description="Images that are being decoded, denoised or encoded.")
-    waiting: int = Field(description="Images that wait for their turn.")
-    jobs: bool = Field(description="Whether images can be left here as jobs.")
-
-
 class Answer(Response):
     """Keeps the image until all of it is sent, and as long the schedule counts its memory."""
 
@@ -99,54 +64,3 @@ async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query(
         # It gets no name here, which would keep it until the end.
         made = await denoiser.file(await image(), params, partial(until_gone, request), charge)
     return Answer(made)
-
-
-@router.get("/health")
-async def get_health(request: Request) -> Health:
-    """Whether the service is ready, what it runs, and how busy it is."""
-    denoiser: Denoiser = request.state.denoiser
-    closing: GracefulShutdown = request.state.closing
-    models, schedule = denoiser.models, denoiser.schedule
-    return Health(
-        ready=not closing.begun,
-        model=models.default,
-        **models.history(models.default),
-        faults=list(models.faults.values()),
-        device=models.device,
-        precision=models.precision,
-        kernels=kernels.name(),
-        version=request.app.version,
-        denoising=schedule.in_work,
-        waiting=schedule.waiting,
-        jobs=request.state.worker is not None,
-    )
-
-
-@router.get("/health/live")
-async def get_live() -> dict[str, bool]:
-    """Whether the process answers: if not, start it again."""
-    return {"live": True}
-
-
-@router.get("/health/ready", responses=documented({503: "The service is stopping."}))
-async def get_ready(request: Request) -> dict[str, bool]:
-    """Whether to send images here."""
-    closing: GracefulShutdown = request.state.closing
-    if closing.begun:
-        raise Stopping
-    return {"ready": True}
-
-
-@router.get("/metrics", include_in_schema=False)
-async def get_metrics(request: Request) -> Response:
-    """What is counted, in a format that Prometheus reads."""
-    metrics: Metrics = request.state.denoiser.metrics
-    encode, media_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(metrics.registry), media_type=media_type)
-
-
-@router.get("/", include_in_schema=False)
-def get_page(request: Request) -> Response:
-    """The page: drop an image, see before and after, download."""
-    html = (PAGE / "index.html").read_bytes()
-    return with_etag(request, Response(html, media_type="text/html", headers=PAGE_HEADERS))

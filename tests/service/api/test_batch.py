@@ -26,9 +26,9 @@ from service.archives.zips import Entry, Result
 from service.params import DenoiseParams
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
+from tests.support.problems import MAX_BYTES, MAX_PIXELS, assert_problem
 
 SOON = 20  # seconds; only a test that fails waits so long
-MAX_BYTES, MAX_PIXELS = 20_000, 2_000
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,6 @@ def unzipped(response):
     with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
         assert archive.testzip() is None
         return [(info.filename, archive.read(info)) for info in archive.infolist()]
-
-
-def assert_problem(response, status, *words):
-    problem = response.json()
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (response.status_code, problem["status"]) == (status, status)
-    for word in words:
-        assert word in problem["detail"]
 
 
 @pytest.mark.parametrize("way", WAYS)

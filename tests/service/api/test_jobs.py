@@ -26,6 +26,7 @@ from service.jobs.store import JobStore
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
+from tests.support.problems import assert_problem
 from tests.support.served import request, serving
 
 SOON = 60  # seconds; only a test that fails waits so long
@@ -111,13 +112,6 @@ def wait_until(happened):
 
 def ended(client, job):
     return wait_until(lambda: (now := client.get(job).json())["state"] in ENDED and now)
-
-
-def assert_problem(response, status, *words):
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    for word in words:
-        assert word in response.json()["detail"]
 
 
 def kept(settings):

@@ -19,6 +19,7 @@ from service.registry import registry as shelf
 from service.registry.registry import ModelRegistry
 from service.runtime import pipeline
 from service.settings import Settings
+from tests.support.problems import assert_problem
 
 SOON = 20  # seconds; only a test that fails waits so long
 
@@ -52,13 +53,6 @@ def noisy(samples, file_of):
 
 def digest(file):
     return checkpoint.load(file).digest
-
-
-def assert_problem(response, status, *words):
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.status_code == status
-    for word in words:
-        assert word in response.json()["detail"]
 
 
 def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
@@ -189,6 +183,31 @@ def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path
     assert taken.status_code == (200 if what == "activate" else 409)
 
 
+# The list
+
+
+def test_models_are_listed_with_their_metadata(settings, folder, save_tiny):
+    save_tiny(folder / "scans.safetensors", seed=1, recipe="tiny")
+    with TestClient(create_app(settings)) as client:
+        listed = client.get("/models").json()
+
+    assert [(about["name"], about["default"], about["kind"]) for about in listed] == [
+        ("photo", True, "photo"),
+        ("scans", False, "photo"),
+    ]
+    assert listed[1]["metadata"]["recipe"] == "tiny"
+
+
+def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):
+    auto, *others = choosing.get("/models").json()
+
+    assert (auto["name"], auto["default"], auto["kind"]) == ("auto", True, "choice")
+    assert set(auto["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
+    assert [about["name"] for about in others] == ["photo", "photo-gaussian", "photo-grey", "scans"]
+    assert not any(about["default"] for about in others)
+    assert choosing.get("/health").json()["digests"] == auto["digests"]
+
+
 # Images on their way
 
 
@@ -275,16 +294,6 @@ def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file,
     changed = client.get("/models", headers=held)
     assert changed.status_code == 200
     assert changed.json()[0]["digests"] == {"photo": digest(file)}
-
-
-@pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/page.css", "/page/icon.svg"])
-def test_the_page_is_never_used_unasked(path, client):
-    page = client.get(path)
-
-    again = client.get(path, headers={"If-None-Match": page.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert "no-cache" in page.headers["cache-control"]
-    assert again.headers["cache-control"] == page.headers["cache-control"]
 
 
 def test_the_description_names_what_the_models_routes_answer(client):

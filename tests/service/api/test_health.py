@@ -1,0 +1,40 @@
+"""The health routes."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from engine.inference import denoise
+from engine.layers import kernels
+from engine.models import checkpoint
+from service.runtime import inference_queue
+from tests.support.windows import SOON
+
+
+def test_health_tells_what_runs(client, folder):
+    health = client.get("/health").json()
+
+    assert health["ready"] is True
+    assert (health["model"], health["device"], health["precision"]) == ("photo", "cpu", "float32")
+    assert health["digests"] == {"photo": checkpoint.load(folder / "photo.safetensors").digest}
+    assert (health["denoising"], health["waiting"]) == (0, 0)
+    assert health["version"]
+    assert health["kernels"] == kernels.name()
+
+
+def test_health_is_answered_while_images_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
+    in_network, go_on = threading.Event(), threading.Event()
+
+    def held(pieces):
+        in_network.set()
+        assert go_on.wait(SOON)
+        denoise.run(pieces)
+
+    monkeypatch.setattr(inference_queue, "run", held)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.post, "/denoise", content=noisy)
+        assert in_network.wait(SOON)
+        health = client.get("/health").json()
+        go_on.set()
+
+        assert answer.result().status_code == 200
+    assert (health["denoising"], health["waiting"]) == (1, 0)
