@@ -53,7 +53,7 @@ BUSY = {
 }
 
 
-class ClientError(Exception):
+class ProblemError(Exception):
     """What a request got wrong, in words for who sent it: what came, and what is taken."""
 
     status = 400
@@ -94,7 +94,7 @@ def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any
 def answer_errors(app: FastAPI) -> None:
     """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
     # Exception is a bug: the server raises it again once the answer is sent, and so logs it with its traceback.
-    types: list[type[Exception]] = [ClientError, *ENGINE_STATUS, MemoryError, Exception]
+    types: list[type[Exception]] = [ProblemError, *ENGINE_STATUS, MemoryError, Exception]
     for type_ in types:
         app.add_exception_handler(type_, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -109,7 +109,7 @@ def problem_of(error: Exception) -> ProblemResponse:
     """
     record = current()
     record.error = type(error).__name__
-    if isinstance(error, ClientError):
+    if isinstance(error, ProblemError):
         return ProblemResponse(error.status, str(error), error.headers)
     if type(error) in ENGINE_STATUS:
         return ProblemResponse(ENGINE_STATUS[type(error)], str(error))

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from engine.imageio.formats import FORMATS, WRITTEN, listed
 from service.params import DEFAULT
-from service.problems import ClientError
+from service.problems import ProblemError
 
 
-class NotAcceptable(ClientError):
+class NotAcceptable(ProblemError):
     """An Accept header that has none of the formats that are written."""
 
     status = 406

@@ -20,7 +20,7 @@ from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
-from service.problems import ClientError, Problem, ProblemResponse, documented
+from service.problems import Problem, ProblemError, ProblemResponse, documented
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
 from service.telemetry.tracing import current
@@ -31,25 +31,25 @@ LISTED = 100
 router = APIRouter()
 
 
-class NoJobs(ClientError):
+class NoJobs(ProblemError):
     """A service that was started without a spool."""
 
     status = 404
 
 
-class NoSuchJob(ClientError):
+class NoSuchJob(ProblemError):
     """A job that is not there, or not any more, or another's: who asks is not told which."""
 
     status = 404
 
 
-class NotDone(ClientError):
+class NotDone(ProblemError):
     """A result that is asked for too early."""
 
     status = 409
 
 
-class ResultGone(ClientError):
+class ResultGone(ProblemError):
     """A result that had to make room."""
 
     status = 410

@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import Key, digest, keys_in, read_keys
 from service.auth.rate_limit import RateLimits
-from service.problems import ClientError, documented
+from service.problems import ProblemError, documented
 from service.settings import Settings, separate
 from service.telemetry.logs import log
 from service.telemetry.tracing import current
@@ -27,20 +27,20 @@ TAKEN = "it is taken as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 
 
-class Unauthorized(ClientError):
+class Unauthorized(ProblemError):
     """No key, or none of ours."""
 
     status = 401
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
-class Forbidden(ClientError):
+class Forbidden(ProblemError):
     """What this sender may not do."""
 
     status = 403
 
 
-class KeysUnreadable(ClientError):
+class KeysUnreadable(ProblemError):
     """While nobody can say which keys are good, none is."""
 
     status = 503

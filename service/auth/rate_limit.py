@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.auth.api_keys import Key
-from service.problems import ClientError
+from service.problems import ProblemError
 
 MINUTE, HOUR = 60, 3600
 
 
-class RateLimited(ClientError):
+class RateLimited(ProblemError):
     """More than the key may ask for, for now."""
 
     status = 429

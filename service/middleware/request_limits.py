@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import ClientError, problem_of
+from service.problems import ProblemError, problem_of
 from service.runtime.shutdown import GracefulShutdown
 
 # They are answered whatever happens: whoever watches the service has to know.
@@ -20,7 +20,7 @@ def is_probe(scope: Scope) -> bool:
     return path.removeprefix(scope.get("root_path", "")) in PROBES
 
 
-class Stopping(ClientError):
+class Stopping(ProblemError):
     """What comes once the service has been told to stop."""
 
     status = 503
@@ -31,7 +31,7 @@ class Stopping(ClientError):
         self.headers = {"Retry-After": "5", "Connection": "close"}
 
 
-class TooManyConnections(ClientError):
+class TooManyConnections(ProblemError):
     """One connection more than are served at once."""
 
     status = 503
@@ -41,7 +41,7 @@ class TooManyConnections(ClientError):
         self.headers = {"Retry-After": "1", "Connection": "close"}
 
 
-class UploadTooSlow(ClientError):
+class UploadTooSlow(ProblemError):
     """A body that takes too long to arrive."""
 
     status = 408

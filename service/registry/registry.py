@@ -20,19 +20,19 @@ from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
 from engine.system.runtime import in_own_thread
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.registry.snapshot import Fault, NoSuchModel, Snapshot
 from service.settings import Settings
 from service.telemetry.logs import log
 
 
-class Refused(ClientError):
+class Refused(ProblemError):
     """A weights file that cannot be put in service."""
 
     status = 422
 
 
-class NothingBefore(ClientError):
+class NothingBefore(ProblemError):
     """There are no weights to go back to."""
 
     status = 409

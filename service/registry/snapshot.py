@@ -12,10 +12,10 @@ from engine.inference import model_selection
 from engine.inference.model_selection import CHOICES, behind
 from engine.inference.noise_estimation.estimator import NoiseEstimate, estimate_noise
 from engine.models.checkpoint import Model
-from service.problems import ClientError
+from service.problems import ProblemError
 
 
-class NoSuchModel(ClientError):
+class NoSuchModel(ProblemError):
     """A model's name that there are no weights for."""
 
     status = 404
