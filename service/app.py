@@ -20,7 +20,7 @@ from service.middleware.etag import ETagFiles
 from service.middleware.request_limits import RequestLimits
 from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
-from service.problems import answer_errors
+from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
 from service.runtime.collectors import showing
 from service.runtime.pipeline import Denoiser
@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The server tells the application by these when it is told to stop, and what it refuses by itself.
     app.state.closing, app.state.metrics = closing, metrics
     app.add_middleware(RequestLimits, closing=closing, upload_seconds=settings.upload_seconds)
-    answer_errors(app)
+    add_error_handlers(app)
     for module in (denoise, health, page, models, estimate, batch, jobs):
         app.include_router(module.router)
     app.add_middleware(SecurityHeaders)

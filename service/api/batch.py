@@ -16,7 +16,7 @@ from service.archives.multipart import entries, spooled
 from service.archives.zips import MEDIA_TYPE, NAME, Result, packed
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
-from service.problems import BUSY, documented
+from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.runtime.upload import PICTURE, PICTURES, described, until_gone
@@ -33,13 +33,13 @@ _ZIP = {
     "would. An image's comment has what POST /denoise tells in headers. A zip that is cut short lacks images.",
     "content": {MEDIA_TYPE: {"schema": PICTURE}},
 }
-_ERRORS = documented(
+_ERRORS = describe_problems(
     {
         400: "A form or a zip that is broken or empty.",
         404: "No such model.",
         413: "Too many bytes, as they come or unpacked, or too many files.",
         422: "A form without the field, or a parameter out of its range.",
-        503: BUSY[503],
+        503: BUSY_ERRORS[503],
         507: "No room on the disk where batches are kept until they are answered.",
     }
 )

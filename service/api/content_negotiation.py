@@ -7,12 +7,6 @@ from service.params import DEFAULT
 from service.problems import ProblemError
 
 
-class NotAcceptable(ProblemError):
-    """An Accept header that has none of the formats that are written."""
-
-    status = 406
-
-
 def acceptable(header: str | None) -> str:
     """The format that an Accept header (RFC 9110, section 12.5.1) likes best. Raises NotAcceptable."""
     if not header or not header.strip():
@@ -23,7 +17,7 @@ def acceptable(header: str | None) -> str:
     best = max(names, key=lambda name: _liking(ranges, FORMATS[name].media_type))
     if _liking(ranges, FORMATS[best].media_type) <= 0:
         written = listed([FORMATS[name].media_type for name in WRITTEN])
-        raise NotAcceptable(f"The request accepts {header[:200]!r}; written are {written}.")
+        raise ProblemError(f"The request accepts {header[:200]!r}. The service writes {written}.", 406)
     return best
 
 

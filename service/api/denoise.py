@@ -9,7 +9,7 @@ from engine.imageio.formats import FORMATS, WRITTEN
 from service.api.content_negotiation import acceptable
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
-from service.problems import BUSY, documented
+from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Denoised, Denoiser
 from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
 
@@ -28,7 +28,7 @@ _CLEAN = {
         }.items()
     },
 }
-_ERRORS = documented(
+_ERRORS = describe_problems(
     {
         400: "No image, or a broken one.",
         404: "No such model.",
@@ -37,7 +37,7 @@ _ERRORS = documented(
         415: "A kind of image that is not taken.",
         422: "A form without the field, a parameter out of its range, a format that cannot hold the image, or "
         "a file that takes too long to decode.",
-        **BUSY,
+        **BUSY_ERRORS,
     }
 )
 

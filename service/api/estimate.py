@@ -9,19 +9,19 @@ from pydantic import BaseModel, Field
 
 from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation.estimator import sentence
-from service.problems import BUSY, documented
+from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import PICTURE_BODY, until_gone
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
-_ERRORS = documented(
+_ERRORS = describe_problems(
     {
         400: "No image, or a broken one.",
         413: "Too many bytes or pixels, or too much memory.",
         415: "A kind of image that is not taken.",
         422: "A form without the field, a page that is not there, or a file that takes too long to decode.",
-        **BUSY,
+        **BUSY_ERRORS,
     }
 )
 

@@ -5,8 +5,8 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.layers import kernels
-from service.middleware.request_limits import Stopping
-from service.problems import documented
+from service.middleware.request_limits import stopping_error
+from service.problems import describe_problems
 from service.registry.snapshot import Digests, Fault, Loaded, Previous
 from service.runtime.pipeline import Denoiser
 from service.runtime.shutdown import GracefulShutdown
@@ -62,12 +62,12 @@ async def get_live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", responses=documented({503: "The service is stopping."}))
+@router.get("/health/ready", responses=describe_problems({503: "The service is stopping."}))
 async def get_ready(request: Request) -> dict[str, bool]:
     """Whether to send images here."""
     closing: GracefulShutdown = request.state.closing
     if closing.begun:
-        raise Stopping
+        raise stopping_error()
     return {"ready": True}
 
 

@@ -14,13 +14,13 @@ from pydantic import BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITTEN
 from service.archives.zips import MEDIA_TYPE
-from service.auth.dependencies import Forbidden, owner
+from service.auth.dependencies import owner
 from service.jobs.runner import taken
 from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
-from service.problems import Problem, ProblemError, ProblemResponse, documented
+from service.problems import Problem, ProblemError, ProblemResponse, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
 from service.telemetry.tracing import current
@@ -29,30 +29,6 @@ from service.telemetry.tracing import current
 LISTED = 100
 
 router = APIRouter()
-
-
-class NoJobs(ProblemError):
-    """A service that was started without a spool."""
-
-    status = 404
-
-
-class NoSuchJob(ProblemError):
-    """A job that is not there, or not any more, or another's: who asks is not told which."""
-
-    status = 404
-
-
-class NotDone(ProblemError):
-    """A result that is asked for too early."""
-
-    status = 409
-
-
-class ResultGone(ProblemError):
-    """A result that had to make room."""
-
-    status = 410
 
 
 class Job(BaseModel):
@@ -72,7 +48,11 @@ class Job(BaseModel):
 async def _worker(request: Request) -> Worker:
     worker: Worker | None = request.state.worker
     if worker is None:
-        raise NoJobs("This service keeps no jobs: it was started without a spool. POST /denoise answers at once.")
+        raise ProblemError(
+            "This service runs no jobs, because it was started without a spool folder. Use POST /denoise.",
+            404,
+            kind="NoJobs",
+        )
     return worker
 
 
@@ -82,7 +62,7 @@ Jobs = Annotated[Worker, Depends(_worker)]
 async def _own(request: Request, worker: Jobs, id_: Annotated[str, Path(alias="id")]) -> Record:
     record = await worker.find(id_, owner(request))
     if record is None:
-        raise NoSuchJob(f"There is no job {id_[:50]!r}, or not any more.")
+        raise ProblemError(f"There is no job {id_[:50]!r}. It may have expired.", 404, kind="NoSuchJob")
     return record
 
 
@@ -104,7 +84,7 @@ _NO_JOB = {404: "No such job, or none of the sender's, or a service that keeps n
     openapi_extra=_BODY,
     responses={
         202: _ACCEPTED,
-        **documented(
+        **describe_problems(
             {
                 400: "A form or a zip that is broken or empty.",
                 404: "No such model, or a service that keeps no jobs.",
@@ -139,22 +119,24 @@ async def post_job(
 
 @router.get(
     "/jobs",
-    responses=documented({403: "A service that is open to all.", 404: "A service that keeps no jobs."}),
+    responses=describe_problems({403: "A service that is open to all.", 404: "A service that keeps no jobs."}),
 )
 async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
     """The sender's own jobs, the newest first, and of many only the newest hundred."""
     if request.state.denoiser.settings.open:
-        raise Forbidden("This service is open to all and has no keys: it cannot tell whose jobs are whose.")
+        raise ProblemError(
+            "This service has no API keys, so it cannot tell whose jobs are whose. Ask for a job by its ID.", 403
+        )
     return [_described(record, worker) for record in await worker.newest(owner(request), LISTED)]
 
 
-@router.get("/jobs/{id}", responses=documented(_NO_JOB))
+@router.get("/jobs/{id}", responses=describe_problems(_NO_JOB))
 async def get_job(record: Own, worker: Jobs) -> Job:
     """How far a job is."""
     return _described(record, worker)
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=documented(_NO_JOB))
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=describe_problems(_NO_JOB))
 async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent]:
     """The job, now and whenever it has changed, as events that the server sends, until it has ended.
 
@@ -177,7 +159,7 @@ async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent
         },
         206: {"description": "The part of it that was asked for, by Range."},
         304: {"description": "The sender has it, as If-None-Match told."},
-        **documented({**_NO_JOB, 409: "Not done yet.", 410: "Done, but it had to make room for newer results."}),
+        **describe_problems({**_NO_JOB, 409: "Not done yet.", 410: "Done, but removed to make room."}),
     },
 )
 async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
@@ -185,12 +167,14 @@ async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
     if record.error is not None:
         return ProblemResponse(record.status or 500, record.error)
     if record.state != "done":
-        raise NotDone(f"The job is {record.state}: there is no result yet.")
+        raise ProblemError(f"The job is {record.state}. It has no result yet.", 409, kind="NotDone")
     file = worker.result(record)
     try:
         found: stat_result = await to_thread.run_sync(file.stat)
     except FileNotFoundError as error:
-        raise ResultGone("The job was done, but its result had to make room for newer ones.") from error
+        raise ProblemError(
+            "The job was done, but its result was removed to make room for newer ones.", 410, kind="ResultGone"
+        ) from error
     tag = f'"{record.digest}"'
     headers = {**json.loads(record.headers or "{}"), "ETag": tag, "Cache-Control": "private, no-cache"}
     if is_held(request, tag):
@@ -200,7 +184,7 @@ async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
     )
 
 
-@router.delete("/jobs/{id}", status_code=204, responses=documented({**_NO_JOB, 507: "The disk is full."}))
+@router.delete("/jobs/{id}", status_code=204, responses=describe_problems({**_NO_JOB, 507: "The disk is full."}))
 async def delete_job(record: Own, worker: Jobs) -> None:
     """Remove a job and its result. If it runs it is given up; then nobody hears of it any more."""
     await worker.remove(record.id)

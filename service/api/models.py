@@ -7,11 +7,11 @@ from engine.inference.model_selection import CHOICES
 from engine.models.networks import kind_of
 from service.auth.dependencies import admin
 from service.middleware.etag import with_etag
-from service.problems import documented
+from service.problems import describe_problems
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
 
-_REFUSED = documented({403: "Not with an admin's key.", 404: "No such model."})
+_REFUSED = describe_problems({403: "Not with an admin's key.", 404: "No such model."})
 
 router = APIRouter(prefix="/models")
 
@@ -43,7 +43,7 @@ async def get_models(request: Request) -> Response:
 @router.post(
     "/{name}/activate",
     dependencies=[Depends(admin)],
-    responses={**_REFUSED, **documented({422: "The file cannot be used; what was served still is."})},
+    responses={**_REFUSED, **describe_problems({422: "The file cannot be used; what was served still is."})},
 )
 def post_activate(request: Request, name: str) -> About:
     """Serve the file of that name in the weights folder as it is now, without waiting until it is looked at."""
@@ -55,7 +55,7 @@ def post_activate(request: Request, name: str) -> About:
 @router.post(
     "/{name}/rollback",
     dependencies=[Depends(admin)],
-    responses={**_REFUSED, **documented({409: "No other weights were served before."})},
+    responses={**_REFUSED, **describe_problems({409: "No other weights were served before."})},
 )
 def post_rollback(request: Request, name: str) -> About:
     """Serve the weights that were served before; once more, or the next change of the file, undoes it."""

@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import Key, digest, keys_in, read_keys
 from service.auth.rate_limit import RateLimits
-from service.problems import ProblemError, documented
+from service.problems import ProblemError, describe_problems
 from service.settings import Settings, separate
 from service.telemetry.logs import log
 from service.telemetry.tracing import current
@@ -22,28 +22,8 @@ from service.telemetry.tracing import current
 OPEN = frozenset(
     {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 )
-TAKEN = "it is taken as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 # localhost, a name of this machine's network, an address; with a port or without. No name that others can own.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
-
-
-class Unauthorized(ProblemError):
-    """No key, or none of ours."""
-
-    status = 401
-    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
-
-
-class Forbidden(ProblemError):
-    """What this sender may not do."""
-
-    status = 403
-
-
-class KeysUnreadable(ProblemError):
-    """While nobody can say which keys are good, none is."""
-
-    status = 503
 
 
 class Keys:
@@ -98,14 +78,14 @@ class Keys:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not secret:
-            raise Unauthorized(f"This needs a key, and none came: {TAKEN}.")
+            raise _unauthorized("The request has no API key.")
         came, found = digest(secret), None
         # All of them, and each to its end: the time taken tells nothing of which was nearly right.
         for key in self._now():
             if hmac.compare_digest(key.sha256, came):
                 found = key
         if not found:
-            raise Unauthorized(f"The key that came is unknown or revoked. Where there is another, {TAKEN}.")
+            raise _unauthorized("The API key is unknown or revoked.")
         return found
 
     def _now(self) -> tuple[Key, ...]:
@@ -117,7 +97,9 @@ class Keys:
                 if str(error) != self._fault:
                     log.error("keys unreadable", fault=str(error))
                 self._fault = str(error)
-                raise KeysUnreadable("The keys cannot be read: why is in the server's log.") from error
+                raise ProblemError(
+                    "The service cannot read its API keys. Its log has the reason.", 503, kind="KeysUnreadable"
+                ) from error
             self._fault = ""
         return (*self._given, *self._in_file)
 
@@ -142,15 +124,17 @@ class Keys:
         """
         host = headers.get("host", "")
         if host and not LOCAL_HOST.fullmatch(host):
-            raise Forbidden(
-                f"A service without keys is asked as localhost, not as {host[:200]!r}:"
-                " set keys, or start it with --open."
+            raise ProblemError(
+                f"A service without API keys answers only to localhost, not to {host[:200]!r}."
+                " Set API keys, or start it with --open.",
+                403,
             )
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
         if site in ("cross-site", "same-site") and origin not in self._origins:
-            raise Forbidden(
-                f"A service without keys takes nothing from pages of another site, here {origin or 'not named'}:"
-                " name it in cors_origins, set keys, or start with --open."
+            raise ProblemError(
+                f"A service without API keys refuses pages of other sites, here {origin or 'unknown'}."
+                " Add the site to cors_origins, set API keys, or start the service with --open.",
+                403,
             )
 
 
@@ -165,14 +149,19 @@ async def admin(request: Request, first: Annotated[None, Depends(allowed)]) -> N
     """What stands before routes that change the service itself. Raises Forbidden."""
     key: Key | None = request.state.key
     if not request.state.keys.may_change_the_service(key):
-        who = f"The key {key.name!r} is no admin's" if key else "This service is open to all and has no keys"
-        raise Forbidden(f"{who}; {request.method} {request.url.path} needs an admin's key.")
+        who = f"The API key {key.name!r} is not an admin key" if key else "This service has no API keys"
+        raise ProblemError(f"{who}. {request.method} {request.url.path} needs an admin key.", 403)
 
 
 def owner(request: Request) -> str:
     """The name of the key that asks, to whom belongs what is made; empty where there are no keys."""
     key: Key | None = request.state.key
     return key.name if key else ""
+
+
+def _unauthorized(detail: str) -> ProblemError:
+    how = "Send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+    return ProblemError(f"{detail} {how}", 401, {"WWW-Authenticate": "Bearer"})
 
 
 def refuse_unguarded(host: str, settings: Settings) -> None:
@@ -195,7 +184,9 @@ def _is_loopback(host: str) -> bool:
 def describe_keys(app: FastAPI, keys: Keys) -> None:
     """Have the OpenAPI description say what needs a key, and how it is refused."""
     plain = app.openapi
-    refusals = documented({401: "No key, or an unknown one.", 429: "More than the key may ask for, for now."})
+    refusals = describe_problems(
+        {401: "No API key, or an unknown one.", 429: "The API key has reached its limit."}
+    )
 
     def openapi() -> dict[str, Any]:
         schema = plain()

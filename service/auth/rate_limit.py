@@ -11,17 +11,6 @@ from service.problems import ProblemError
 MINUTE, HOUR = 60, 3600
 
 
-class RateLimited(ProblemError):
-    """More than the key may ask for, for now."""
-
-    status = 429
-
-    def __init__(self, detail: str, seconds: float) -> None:
-        whole = math.ceil(seconds)
-        super().__init__(f"{detail}; more is taken in {whole} s.")
-        self.headers = {"Retry-After": str(whole)}
-
-
 class Bucket:
     """A token bucket: a whole size at once, and refilled evenly within so many seconds.
 
@@ -106,5 +95,11 @@ class RateLimits:
 
 def _refuse_if_empty(bucket: Bucket | None, key: Key | None, what: str) -> None:
     if bucket and (wait := bucket.wait()):
-        who = f"The key {key.name!r} has" if key else "All together have"
-        raise RateLimited(f"{who} used {bucket.used():,} of {bucket.size:,} {what}", wait)
+        who = f"The API key {key.name!r} has" if key else "All clients together have"
+        seconds = math.ceil(wait)
+        raise ProblemError(
+            f"{who} used {bucket.used():,} of {bucket.size:,} {what}. Try again in {seconds} s.",
+            429,
+            {"Retry-After": str(seconds)},
+            kind="RateLimited",
+        )

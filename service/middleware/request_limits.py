@@ -20,35 +20,16 @@ def is_probe(scope: Scope) -> bool:
     return path.removeprefix(scope.get("root_path", "")) in PROBES
 
 
-class Stopping(ProblemError):
-    """What comes once the service has been told to stop."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("The service is stopping, and takes nothing new.")
-        # Whatever starts it again takes a few seconds.
-        self.headers = {"Retry-After": "5", "Connection": "close"}
+def stopping_error() -> ProblemError:
+    """The answer to new requests once the service is stopping."""
+    # A supervisor takes a few seconds to start the next process.
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return ProblemError("The service is stopping. It accepts no new requests.", 503, headers, kind="Stopping")
 
 
-class TooManyConnections(ProblemError):
-    """One connection more than are served at once."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("As many connections are open as are served at once.")
-        self.headers = {"Retry-After": "1", "Connection": "close"}
-
-
-class UploadTooSlow(ProblemError):
-    """A body that takes too long to arrive."""
-
-    status = 408
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The body took more than {seconds:g} seconds to arrive.")
-        self.headers = {"Connection": "close"}
+def _too_many_connections() -> ProblemError:
+    headers = {"Retry-After": "1", "Connection": "close"}
+    return ProblemError("The service has too many open connections.", 503, headers, kind="TooManyConnections")
 
 
 class RequestLimits:
@@ -64,9 +45,9 @@ class RequestLimits:
         if scope["type"] != "http" or is_probe(scope):
             await self.app(scope, receive, send)
         elif self.closing.begun:
-            await problem_of(Stopping())(scope, receive, send)
+            await problem_of(stopping_error())(scope, receive, send)
         elif scope.get("state", {}).get("full"):
-            await problem_of(TooManyConnections())(scope, receive, send)
+            await problem_of(_too_many_connections())(scope, receive, send)
         else:
             with self.closing.work():
                 await self.app(scope, self._timed(receive), _in_pieces(send))
@@ -82,7 +63,12 @@ class RequestLimits:
                 async with asyncio.timeout_at(None if complete else end):
                     message = await receive()
             except TimeoutError:
-                raise UploadTooSlow(self.upload_seconds) from None
+                raise ProblemError(
+                    f"The request body took longer than {self.upload_seconds:g} seconds to arrive.",
+                    408,
+                    {"Connection": "close"},
+                    kind="UploadTooSlow",
+                ) from None
             complete = complete or not message.get("more_body", False)
             return message
 

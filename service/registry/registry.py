@@ -21,21 +21,9 @@ from engine.models.checkpoint import SUFFIX, Model, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
 from engine.system.runtime import in_own_thread
 from service.problems import ProblemError
-from service.registry.snapshot import Fault, NoSuchModel, Snapshot
+from service.registry.snapshot import Fault, Snapshot
 from service.settings import Settings
 from service.telemetry.logs import log
-
-
-class Refused(ProblemError):
-    """A weights file that cannot be put in service."""
-
-    status = 422
-
-
-class NothingBefore(ProblemError):
-    """There are no weights to go back to."""
-
-    status = 409
 
 
 class Stamp(NamedTuple):
@@ -100,13 +88,15 @@ class ModelRegistry:
             # Looked up, not joined to a path: what comes may be any text.
             found = self._found()
             if name not in found:
-                raise NoSuchModel(
-                    f"The weights folder has no file {name + SUFFIX!r}; it has models: {', '.join(found)}."
+                raise ProblemError(
+                    f"The weights folder has no file {name + SUFFIX!r}. Its models are: {', '.join(found)}.",
+                    404,
+                    kind="NoSuchModel",
                 )
             try:
                 self._take(name, found[name], although_known=True)
             except WeightsError as error:
-                raise Refused(f"{_shown(name)}: {error}.") from error
+                raise ProblemError(f"{_shown(name)}: {error}.", 422, kind="WeightsRefused") from error
 
     def roll_back(self, name: str) -> None:
         """Serve what was served before, and keep what is served now as what was before.
@@ -115,9 +105,17 @@ class ModelRegistry:
         """
         with self._changing:
             if name not in self.models.by_name:
-                raise NoSuchModel(f"There are no weights {name!r}; there are: {', '.join(self.models.by_name)}.")
+                raise ProblemError(
+                    f"There are no weights {name!r}. Available: {', '.join(self.models.by_name)}.",
+                    404,
+                    kind="NoSuchModel",
+                )
             if name not in self.models.previous:
-                raise NothingBefore(f"No other weights have been in service as {name!r} since the start.")
+                raise ProblemError(
+                    f"Model {name!r} has had no other weights since the service started.",
+                    409,
+                    kind="NoPreviousWeights",
+                )
             self._serve(name, self.models.previous[name])
 
     @asynccontextmanager

@@ -15,12 +15,6 @@ from engine.models.checkpoint import Model
 from service.problems import ProblemError
 
 
-class NoSuchModel(ProblemError):
-    """A model's name that there are no weights for."""
-
-    status = 404
-
-
 class Fault(BaseModel, frozen=True):
     """A weights file that is not what is served under its name."""
 
@@ -76,7 +70,8 @@ class Snapshot:
         if name is None:
             return self.default
         if name not in self.names:
-            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
+            detail = f"There is no model {name!r}. Available: {', '.join(self.names)}."
+            raise ProblemError(detail, 404, kind="NoSuchModel")
         return name
 
     def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate | None]:

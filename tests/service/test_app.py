@@ -35,7 +35,7 @@ def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, mon
     with caplog.at_level(logging.ERROR):
         response = client.post("/denoise", content=noisy)
 
-    assert_problem(response, 500, "server's log")
+    assert_problem(response, 500, "Quote request ID")
     assert "secret" not in response.text
 
 

@@ -120,7 +120,7 @@ def test_out_of_memory_the_request_fails_and_the_service_does_not(
         failed = client.post("/denoise", content=noisy)
     after = client.post("/denoise", content=noisy)
 
-    assert_problem(failed, 503, "not enough memory")
+    assert_problem(failed, 503, "not have enough memory")
     assert int(failed.headers["retry-after"]) > 0
     assert "out of memory" in caplog.text
     assert after.status_code == 200

@@ -285,7 +285,7 @@ def test_a_job_has_no_deadline(settings, noisy):
 
 def test_jobs_are_off_without_a_spool_and_health_says_so(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"spool": None}))) as client:
-        assert_problem(client.post("/jobs", content=noisy), 404, "keeps no jobs", "without a spool")
+        assert_problem(client.post("/jobs", content=noisy), 404, "runs no jobs", "without a spool")
         assert client.get("/jobs").status_code == 404
         assert client.get("/health").json()["jobs"] is False
 
@@ -590,7 +590,7 @@ def test_where_anybody_may_ask_nobody_is_told_of_the_jobs_there_are(settings, no
     with TestClient(create_app(settings.model_copy(update={"open": True}))) as client:
         job = leave(client, noisy)
 
-        assert_problem(client.get("/jobs"), 403, "open to all")
+        assert_problem(client.get("/jobs"), 403, "no API keys")
         assert client.get(job).status_code == 200
 
 

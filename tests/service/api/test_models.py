@@ -134,8 +134,8 @@ def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
 
 
 def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
-    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' since the start")
-    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
+    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' has had no other weights")
+    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "Available: photo")
     assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
     file.write_bytes(b"no tensors here")
     assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: not weights of ours")
@@ -174,9 +174,9 @@ def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path
     with TestClient(create_app(settings.model_copy(update={"keys_file": keys}))) as client:
         before = client.get("/health").json()["digests"]
         save_tiny(file, seed=1)
-        assert_problem(client.post(f"/models/photo/{what}"), 401, "none came")
+        assert_problem(client.post(f"/models/photo/{what}"), 401, "has no API key")
         refused = client.post(f"/models/photo/{what}", headers={"x-api-key": other})
-        assert_problem(refused, 403, "'web' is no admin's")
+        assert_problem(refused, 403, "'web' is not an admin key")
         assert client.get("/health").json()["digests"] == before
         taken = client.post(f"/models/photo/{what}", headers={"x-api-key": mine})
 

@@ -118,7 +118,7 @@ def test_a_route_that_is_new_needs_a_key_and_one_past_the_guard_is_found(serve, 
 def test_without_a_key_the_answer_says_how_one_is_taken(serve, noisy):
     response = serve(keys=f"web:{GIVEN}").post("/denoise", content=noisy)
 
-    assert_refused(response, 401, "none came", "`Authorization: Bearer KEY` or `X-API-Key: KEY`")
+    assert_refused(response, 401, "has no API key", "`Authorization: Bearer KEY` or `X-API-Key: KEY`")
     assert response.headers["www-authenticate"] == "Bearer"
 
 
@@ -243,7 +243,7 @@ def test_while_the_file_cannot_be_read_no_key_is_good_and_the_log_says_why_once(
 
     assert (before.status_code, health.status_code, after.status_code) == (200, 200, 200)
     for response in broken:
-        assert_refused(response, 503, "server's log")
+        assert_refused(response, 503, "Its log has the reason")
         assert str(file) not in response.text
     [told] = [record.msg for record in caplog.records if record.msg["event"] == "keys unreadable"]
     assert str(file) in told["fault"]
@@ -255,7 +255,7 @@ def test_an_admins_key_may_change_the_service_and_another_is_told_so(serve, aske
 
     assert client.post("/change", headers={"x-api-key": admins}).json() == "boss"
     refused = client.post("/change", headers={"x-api-key": others})
-    assert_refused(refused, 403, "The key 'web' is no admin's", "POST /change needs an admin's key")
+    assert_refused(refused, 403, "The API key 'web' is not an admin key", "POST /change needs an admin key")
     assert client.post("/change").status_code == 401
 
 
@@ -280,7 +280,7 @@ def test_a_service_open_to_all_is_changed_by_nobody(serve, asked, noisy):
     client = serve(asked, open=True)
 
     assert client.post("/denoise", content=noisy).status_code == 200
-    assert_refused(client.post("/change"), 403, "has no keys", "needs an admin's key")
+    assert_refused(client.post("/change"), 403, "has no API keys", "needs an admin key")
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "scanner"])
@@ -322,7 +322,7 @@ def test_the_rate_of_a_key_is_limited_with_a_word_on_when_to_come_again(serve, a
     *taken, refused = [client.get("/asked", headers={"x-api-key": secret}) for _ in range(3)]
 
     assert [answer.status_code for answer in taken] == [200, 200]
-    assert_refused(refused, 429, "The key 'web' has used 2 of 2 requests a minute")
+    assert_refused(refused, 429, "The API key 'web' has used 2 of 2 requests a minute")
     assert 0 < int(refused.headers["retry-after"]) <= 30
 
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from service.auth.api_keys import Key
-from service.auth.rate_limit import Bucket, RateLimited, RateLimits
+from service.auth.rate_limit import Bucket, RateLimits
+from service.problems import ProblemError
 
 
 @pytest.fixture
@@ -20,8 +21,9 @@ def key(name="scanner", **limits):
 
 
 def refusal(limits, whose):
-    with pytest.raises(RateLimited) as told:
+    with pytest.raises(ProblemError) as told:
         limits.admit(whose)
+    assert told.value.status == 429
     return str(told.value), told.value.headers["Retry-After"]
 
 
@@ -55,7 +57,7 @@ def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_
     clock.now += 20
     limits.admit(key())
 
-    assert told == "The key 'scanner' has used 3 of 3 requests a minute; more is taken in 20 s."
+    assert told == "The API key 'scanner' has used 3 of 3 requests a minute. Try again in 20 s."
     assert seconds == "20"
     assert refusal(limits, key())[1] == "20"
 
@@ -80,7 +82,7 @@ def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
     clock.now += 5401
     limits.admit(key())
 
-    assert told == "The key 'scanner' has used 9,000 of 3,600 pixels an hour; more is taken in 5401 s."
+    assert told == "The API key 'scanner' has used 9,000 of 3,600 pixels an hour. Try again in 5401 s."
     assert seconds == "5401"
 
 
@@ -89,7 +91,7 @@ def test_images_that_came_at_once_are_refused_from_the_first_that_is_beyond(cloc
     limits.charge(key(), 900)
     limits.charge(key(), 900)
 
-    with pytest.raises(RateLimited, match="used 1,800 of 1,000 pixels an hour"):
+    with pytest.raises(ProblemError, match="used 1,800 of 1,000 pixels an hour"):
         limits.charge(key(), 1)
 
 
@@ -131,7 +133,7 @@ def test_without_keys_all_share_one_limit(clock):
     limits.admit(None)
     limits.admit(None)
 
-    assert refusal(limits, None)[0].startswith("All together have used 2 of 2 requests a minute")
+    assert refusal(limits, None)[0].startswith("All clients together have used 2 of 2 requests a minute")
 
 
 def test_without_limits_there_is_no_end(clock):

@@ -90,7 +90,7 @@ def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, mon
 
     assert [answer.status_code for answer in answers] == [200, 404, 400, 500]
     assert [answer.headers.get_list("x-request-id") for answer in answers] == [["abc"]] * 4
-    assert "log, for request abc" in answers[-1].json()["detail"]
+    assert "Quote request ID abc" in answers[-1].json()["detail"]
 
 
 def test_a_request_without_an_id_gets_one_that_finds_its_line(client, lines):

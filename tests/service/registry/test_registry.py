@@ -14,9 +14,9 @@ from engine.inference.denoise import denoise_image
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import UNetConfig, build_network
+from service.problems import ProblemError
 from service.registry import registry as module
-from service.registry.registry import ModelRegistry, NothingBefore, Refused
-from service.registry.snapshot import NoSuchModel
+from service.registry.registry import ModelRegistry
 from service.settings import Settings
 
 SPEC = UNetConfig((4, 6), (1, 1, 1))
@@ -383,7 +383,7 @@ def test_a_file_can_be_taken_without_waiting_for_a_look(shelf, file, folder, sav
 def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, shelf, file, save_tiny, digest):
     write(file, save_tiny)
 
-    with pytest.raises(Refused, match=r"^photo\.safetensors: ") as refused:
+    with pytest.raises(ProblemError, match=r"^photo\.safetensors: ") as refused:
         shelf.activate("photo")
 
     assert reason in str(refused.value)
@@ -395,9 +395,9 @@ def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, shelf,
 def test_only_the_folder_s_files_can_be_taken(name, shelf, folder, save_tiny):
     save_tiny(folder.parent / "outside.safetensors")
 
-    with pytest.raises(NoSuchModel, match=r"it has models: photo\.$"):
+    with pytest.raises(ProblemError, match=r"Its models are: photo\.$"):
         shelf.activate(name)
-    with pytest.raises(NoSuchModel):
+    with pytest.raises(ProblemError):
         shelf.activate("../outside")
 
 
@@ -450,9 +450,9 @@ def test_taking_a_file_that_is_served_already_keeps_what_was_before(shelf, file,
 
 
 def test_there_is_no_way_back_without_other_weights_before(shelf):
-    with pytest.raises(NothingBefore, match="'photo'"):
+    with pytest.raises(ProblemError, match="'photo'"):
         shelf.roll_back("photo")
-    with pytest.raises(NoSuchModel, match="there are: photo"):
+    with pytest.raises(ProblemError, match="Available: photo"):
         shelf.roll_back("films")
 
 
