@@ -1,4 +1,4 @@
-"""How an image is wanted back: the parameters of POST /denoise, which are options of `denoise run` as well."""
+"""Denoising parameters: the query parameters of POST /denoise, which `denoise run` takes as options too."""
 
 from typing import Literal
 
@@ -6,33 +6,42 @@ from pydantic import BaseModel, Field
 
 from engine.imageio.formats import SAME, WRITTEN
 
-# What is written where nobody says.
+# The format to write if the client names none.
 DEFAULT = "png"
 Shown = Literal["clean", "residual", "compare"]
 
 
 class DenoiseParams(BaseModel):
-    """How the image is wanted back. `denoise run` has them under the same names."""
+    """The parameters of a denoising request. `denoise run` takes options of the same names."""
 
     model: str | None = Field(
-        None, description="A name that /models lists; auto and auto-large choose by the noise."
+        None, description="A name from /models. auto and auto-large choose by the noise in the image."
     )
     format: str | None = Field(
         None,
-        description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
-        "a single image says otherwise.",
+        description=f"Format of the result; {SAME} keeps the format of the upload. Default: the Accept header "
+        "of a single image, else PNG.",
         json_schema_extra={"enum": [*WRITTEN, SAME]},
     )
     quality: int | None = Field(
-        None, ge=1, le=100, description="Of JPEG, WebP and AVIF. Without it, WebP is lossless."
+        None,
+        ge=1,
+        le=100,
+        description="Quality of JPEG, WebP and AVIF. Default: JPEG 95, AVIF 85, WebP lossless.",
     )
-    strength: float = Field(1, ge=0, le=1, description="Part of the noise found that is taken away.")
-    luma: float = Field(1, ge=0, le=1, description="The same, of brightness alone; strength multiplies it.")
-    chroma: float = Field(1, ge=0, le=1, description="The same, of colour alone; strength multiplies it.")
+    strength: float = Field(1, ge=0, le=1, description="Fraction of the noise to remove.")
+    luma: float = Field(
+        1, ge=0, le=1, description="Fraction of the brightness noise to remove, multiplied by strength."
+    )
+    chroma: float = Field(
+        1, ge=0, le=1, description="Fraction of the colour noise to remove, multiplied by strength."
+    )
     output: Shown = Field(
-        "clean", description="The clean image, what was removed on mid-grey, or before and after side by side."
+        "clean", description="The clean image, the removed noise on mid-grey, or before and after side by side."
     )
-    page: int | None = Field(None, ge=1, description="Only this page, or frame of an animation, counted from 1.")
+    page: int | None = Field(
+        None, ge=1, description="Only this page of a file, or frame of an animation, counted from 1."
+    )
 
     @property
     def target(self) -> str:

@@ -21,7 +21,7 @@ from engine.imageio.formats import (
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
 from service.telemetry.logs import log
-from service.telemetry.tracing import current
+from service.telemetry.tracing import current_request
 
 # The engine does not know HTTP. This table gives the status for each of its errors.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
@@ -123,7 +123,7 @@ def problem_of(error: Exception) -> ProblemResponse:
 
     An error that is neither the service's nor the engine's is a bug: the client gets no details of it.
     """
-    record = current()
+    record = current_request()
     record.error = error.kind if isinstance(error, ProblemError) else type(error).__name__
     if isinstance(error, ProblemError):
         return ProblemResponse(error.status, str(error), error.headers)
@@ -150,7 +150,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     """The framework's own errors: an unknown path, a wrong method, a malformed form."""
     assert isinstance(error, HTTPException)
-    current().error = _phrase(error.status_code)
+    current_request().error = _phrase(error.status_code)
     headers = error.headers
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")):
         # The framework names only the methods of the first route with this path.
@@ -161,12 +161,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    current().error = type(error).__name__
+    current_request().error = type(error).__name__
     faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
     return ProblemResponse(422, "; ".join(faults))
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:
     """The client has closed the connection. This is not a bug, so it gets no traceback."""
-    current().error = type(error).__name__
+    current_request().error = type(error).__name__
     return ProblemResponse(400, "The client closed the connection before the image was done.")

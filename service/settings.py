@@ -15,20 +15,20 @@ SMALL = 1 / 32
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
 
 
-def separate(text: str | None) -> list[str]:
+def split_list(text: str | None) -> list[str]:
     """What stands between the commas."""
     return [part.strip() for part in text.split(",")] if text else []
 
 
 def _origins(text: str | None) -> str | None:
-    for origin in separate(text):
+    for origin in split_list(text):
         if not ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is no origin; taken are ones like https://images.example:8443")
     return text
 
 
 def _networks(text: str | None) -> str | None:
-    for network in separate(text):
+    for network in split_list(text):
         try:
             ipaddress.ip_network(network)
         except ValueError as error:

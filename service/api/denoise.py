@@ -1,4 +1,4 @@
-"""POST /denoise: one image in, the same image without its noise out."""
+"""POST /denoise: removes the noise from one image."""
 
 from functools import partial
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from engine.imageio.formats import FORMATS, WRITTEN
-from service.api.content_negotiation import acceptable
+from service.api.content_negotiation import negotiate_format
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY_ERRORS, describe_problems
@@ -14,29 +14,29 @@ from service.runtime.pipeline import Denoised, Denoiser
 from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
 
 _CLEAN = {
-    "description": "The image without its noise.",
+    "description": "The denoised image.",
     "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
             "X-Denoise-Model": "The model's name, percent-encoded.",
-            "X-Denoise-Digest": "SHA-256 of its weights.",
-            "X-Denoise-Precision": "The type its products ran in.",
-            "X-Denoise-Seconds": "How long the image took, without its upload and the wait for its turn.",
-            "X-Denoise-Noise": "What noise was found, where the model was chosen by it.",
-            "X-Denoise-Changed": "What this format could not hold of the image, if there is anything.",
+            "X-Denoise-Digest": "SHA-256 of the weights.",
+            "X-Denoise-Precision": "The type that the network computed in.",
+            "X-Denoise-Seconds": "Seconds of work on the image, without the upload and the wait in the queue.",
+            "X-Denoise-Noise": "The noise that was found, if the model was chosen by it.",
+            "X-Denoise-Changed": "What was lost because the format cannot hold it, if anything.",
         }.items()
     },
 }
 _ERRORS = describe_problems(
     {
-        400: "No image, or a broken one.",
+        400: "Not an image, or a broken one.",
         404: "No such model.",
-        406: "No format that is accepted is written.",
-        413: "Too many bytes, pixels or pages, or too much memory.",
-        415: "A kind of image that is not taken.",
-        422: "A form without the field, a parameter out of its range, a format that cannot hold the image, or "
-        "a file that takes too long to decode.",
+        406: "The service writes none of the accepted formats.",
+        413: "Too many bytes, pixels or pages, or too much memory needed.",
+        415: "An unsupported kind of image.",
+        422: "A form without the field, an invalid parameter, a format that cannot hold the image, or a file "
+        "that takes too long to decode.",
         **BUSY_ERRORS,
     }
 )
@@ -44,23 +44,24 @@ _ERRORS = describe_problems(
 router = APIRouter()
 
 
-class Answer(Response):
-    """Keeps the image until all of it is sent, and as long the schedule counts its memory."""
+class ImageResponse(Response):
+    """Holds the image until it is sent. The scheduler counts its memory until then."""
 
-    def __init__(self, made: Denoised) -> None:
-        super().__init__(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
-        self._made = made
+    def __init__(self, denoised: Denoised) -> None:
+        written = denoised.written
+        super().__init__(written.data, media_type=written.kind.media_type, headers=denoised.headers)
+        self._denoised = denoised
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
 async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query()]) -> Response:
-    """Return an image of the same size without its noise."""
+    """Denoise an image. The result has the same size."""
     denoiser: Denoiser = request.state.denoiser
     denoiser.refuse_unknown(params)
     if params.format is None:
-        params.format = acceptable(request.headers.get("accept"))
-    charge = request.state.keys.charging(owner(request))
+        params.format = negotiate_format(request.headers.get("accept"))
+    charge = request.state.api_keys.charger(owner(request))
     with denoiser.receiving(request) as image:
-        # It gets no name here, which would keep it until the end.
-        made = await denoiser.file(await image(), params, partial(until_gone, request), charge)
-    return Answer(made)
+        # The upload gets no name here: a name would keep it in memory until the end.
+        denoised = await denoiser.file(await image(), params, partial(until_gone, request), charge)
+    return ImageResponse(denoised)

@@ -16,33 +16,31 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    """What the service is, and what it is doing."""
+    """The state of the service."""
 
-    ready: bool = Field(
-        description="The weights are loaded, before which nothing is answered, and it is not stopping."
-    )
-    model: str = Field(description="What a request gets that names no model.")
+    ready: bool = Field(description="Whether to send images: the service is not stopping.")
+    model: str = Field(description="The model for requests that name none.")
     digests: Digests
     previous: Previous
     loaded: Loaded
-    faults: list[Fault] = Field(description="Weights files that are not what is served under their names.")
+    faults: list[Fault] = Field(description="Weights files that cannot be served.")
     device: str
-    precision: str = Field(description="The type that products run in.")
-    kernels: str = Field(description="The compiled kernels in use on the processor, or plain, which is none.")
+    precision: str = Field(description="The type that networks compute in.")
+    kernels: str = Field(description="The compiled kernels in use; plain means none.")
     version: str
     denoising: int = Field(description="Images that are being decoded, denoised or encoded.")
-    waiting: int = Field(description="Images that wait for their turn.")
-    jobs: bool = Field(description="Whether images can be left here as jobs.")
+    waiting: int = Field(description="Images that wait in the queue.")
+    jobs: bool = Field(description="Whether the service runs jobs.")
 
 
 @router.get("/health")
 async def get_health(request: Request) -> Health:
-    """Whether the service is ready, what it runs, and how busy it is."""
+    """The state of the service: models, device, version and queue."""
     denoiser: Denoiser = request.state.denoiser
-    closing: GracefulShutdown = request.state.closing
-    models, schedule = denoiser.models, denoiser.schedule
+    shutdown: GracefulShutdown = request.state.shutdown
+    models, scheduler = denoiser.models, denoiser.schedule
     return Health(
-        ready=not closing.begun,
+        ready=not shutdown.begun,
         model=models.default,
         **models.history(models.default),
         faults=list(models.faults.values()),
@@ -50,30 +48,30 @@ async def get_health(request: Request) -> Health:
         precision=models.precision,
         kernels=kernels.name(),
         version=request.app.version,
-        denoising=schedule.in_work,
-        waiting=schedule.waiting,
+        denoising=scheduler.in_work,
+        waiting=scheduler.waiting,
         jobs=request.state.worker is not None,
     )
 
 
 @router.get("/health/live")
 async def get_live() -> dict[str, bool]:
-    """Whether the process answers: if not, start it again."""
+    """Whether the process answers. If it does not, restart it."""
     return {"live": True}
 
 
 @router.get("/health/ready", responses=describe_problems({503: "The service is stopping."}))
 async def get_ready(request: Request) -> dict[str, bool]:
     """Whether to send images here."""
-    closing: GracefulShutdown = request.state.closing
-    if closing.begun:
+    shutdown: GracefulShutdown = request.state.shutdown
+    if shutdown.begun:
         raise stopping_error()
     return {"ready": True}
 
 
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
-    """What is counted, in a format that Prometheus reads."""
+    """Metrics in the format that Prometheus reads."""
     metrics: Metrics = request.state.denoiser.metrics
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), media_type=media_type)

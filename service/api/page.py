@@ -18,6 +18,6 @@ router = APIRouter()
 
 @router.get("/", include_in_schema=False)
 def get_page(request: Request) -> Response:
-    """The page: drop an image, see before and after, download."""
+    """The web page."""
     html = (FOLDER / "index.html").read_bytes()
     return with_etag(request, Response(html, media_type="text/html", headers=HEADERS))

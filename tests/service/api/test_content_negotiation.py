@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.content_negotiation import acceptable
+from service.api.content_negotiation import negotiate_format
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from service.api.content_negotiation import acceptable
     ],
 )
 def test_an_accept_header_says_which_format_is_liked_best(header, kind):
-    assert acceptable(header) == kind
+    assert negotiate_format(header) == kind

@@ -124,7 +124,7 @@ def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
 def test_the_answer_is_described_with_its_ranges(client):
     described = client.get("/openapi.json").json()
     route = described["paths"]["/estimate"]["post"]
-    found, component = (described["components"]["schemas"][name] for name in ("Found", "Component"))
+    found, component = (described["components"]["schemas"][name] for name in ("Estimate", "Component"))
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert {"200", "400", "413", "415", "422"} <= set(route["responses"])

@@ -473,8 +473,8 @@ def test_the_end_of_the_service_ends_streams_and_puts_the_running_job_back(setti
         job = leave(client, noisy)
         held.wait()
         heard = pool.submit(client.get, f"{job}/events")
-        wait_until(lambda: app.state.closing.working)
-        client.portal.call(app.state.closing.begin)
+        wait_until(lambda: app.state.shutdown.working)
+        client.portal.call(app.state.shutdown.begin)
 
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
@@ -503,8 +503,8 @@ def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy,
         with ThreadPoolExecutor(1) as pool:
             job = leave(client, noisy)
             assert claiming.wait(SOON)
-            closing = client.app.state.closing
-            client.portal.call(closing.begin)
+            shutdown = client.app.state.shutdown
+            client.portal.call(shutdown.begin)
             stopped = pool.submit(client.portal.call, client.app_state["worker"].stop)
             go.set()
             stopped.result(SOON)
@@ -536,7 +536,7 @@ def test_a_running_job_that_is_taken_away_ends_at_once_and_its_listeners_hear_of
     held.wait()
     with ThreadPoolExecutor(1) as pool:
         heard = pool.submit(client.get, f"{job}/events")
-        wait_until(lambda: client.app.state.closing.working)
+        wait_until(lambda: client.app.state.shutdown.working)
         answer = client.delete(job)
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
@@ -774,7 +774,7 @@ def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next
         wait_until(lambda: json.loads(server.ask(f"GET {job}")[2])["state"] == "done")
 
     assert code == 0
-    assert "cut off" not in told
+    assert "requests aborted" not in told
 
 
 def test_a_spool_that_another_service_has_stops_the_start(client, settings):

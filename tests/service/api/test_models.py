@@ -15,7 +15,7 @@ from engine.inference.denoise import denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.auth.api_keys import add_key
-from service.registry import registry as shelf
+from service.registry import registry as module
 from service.registry.registry import ModelRegistry
 from service.runtime import pipeline
 from service.settings import Settings
@@ -58,20 +58,20 @@ def digest(file):
 def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
     settings, folder, save_tiny, noisy, monkeypatch
 ):
-    looked, look = Semaphore(0), ModelRegistry.look
+    refreshed, refresh = Semaphore(0), ModelRegistry.refresh
 
-    def looks(shelf):
-        look(shelf)
-        looked.release()
+    def counted(registry):
+        refresh(registry)
+        refreshed.release()
 
-    monkeypatch.setattr(ModelRegistry, "look", looks)
+    monkeypatch.setattr(ModelRegistry, "refresh", counted)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))) as client:
         assert client.post("/denoise", params={"model": "scans"}, content=noisy).status_code == 404
         made = save_tiny(folder / "scans.safetensors", seed=1)
-        while looked.acquire(blocking=False):
+        while refreshed.acquire(blocking=False):
             pass
         # One look may have begun before.
-        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        assert all(refreshed.acquire(timeout=SOON) for _ in range(3))
         listed = [about["name"] for about in client.get("/models").json()]
         answer = client.post("/denoise", params={"model": "scans"}, content=noisy)
 
@@ -82,22 +82,22 @@ def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
 
 
 def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch, caplog):
-    looked = Semaphore(0)
+    refreshed = Semaphore(0)
 
-    def wrong(shelf):
-        looked.release()
+    def wrong(registry):
+        refreshed.release()
         raise ArithmeticError("a bug")
 
-    monkeypatch.setattr(ModelRegistry, "look", wrong)
+    monkeypatch.setattr(ModelRegistry, "refresh", wrong)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))):
-        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        assert all(refreshed.acquire(timeout=SOON) for _ in range(3))
 
     assert "a bug" in caplog.text
 
 
 def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
     looks = []
-    monkeypatch.setattr(ModelRegistry, "look", looks.append)
+    monkeypatch.setattr(ModelRegistry, "refresh", looks.append)
 
     with TestClient(create_app(settings)) as client:
         client.post("/denoise", content=noisy)
@@ -270,7 +270,7 @@ def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
         begun.set()
         assert answered.wait(SOON)
 
-    monkeypatch.setattr(shelf, "check", check)
+    monkeypatch.setattr(module, "check", check)
     with ThreadPoolExecutor(1) as pool:
         activated = pool.submit(client.post, "/models/photo/activate")
         assert begun.wait(SOON)

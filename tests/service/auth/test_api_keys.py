@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from service.auth.api_keys import Key, add_key, digest, keys_in, read_keys, revoke_key
+from service.auth.api_keys import ApiKey, add_key, digest, parse_keys, read_keys, revoke_key
 
 SECRET = "x" * 32
 
@@ -135,9 +135,9 @@ def test_a_file_that_others_may_only_read_is_taken_as_secrets_are_mounted(file):
 
 
 def test_keys_of_a_variable_are_hashed(file):
-    first, second = keys_in(f"web:{SECRET}, scanner:{'y' * 40}:y")
+    first, second = parse_keys(f"web:{SECRET}, scanner:{'y' * 40}:y")
 
-    assert first == Key(name="web", sha256=digest(SECRET))
+    assert first == ApiKey(name="web", sha256=digest(SECRET))
     assert (second.name, second.sha256) == ("scanner", digest("y" * 40 + ":y"))
 
 
@@ -154,7 +154,7 @@ def test_keys_of_a_variable_are_hashed(file):
 )
 def test_what_is_no_key_in_a_variable_is_named_by_its_number_and_not_repeated(text, words):
     with pytest.raises(ValueError, match=words) as told:
-        keys_in(text)
+        parse_keys(text)
     assert SECRET[1:] not in str(told.value)
 
 

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.auth.api_keys import add_key, revoke_key
-from service.auth.dependencies import OPEN, Keys, admin, owner, refuse_unguarded
+from service.auth.dependencies import PUBLIC_PATHS, ApiKeys, owner, refuse_unprotected, require_admin
 from service.server.server import Server
 from service.settings import Settings
 from tests.support.served import answer, serving
@@ -25,7 +25,7 @@ from tests.support.served import answer, serving
 GIVEN = "x" * 40
 BEARER = {"authorization": f"Bearer {GIVEN}"}
 # The files of the pages that are open are mounted, and no route's guard stands before them.
-OPEN_FILES = {"/page", "/docs/files"}
+PUBLIC_FILES = {"/page", "/docs/files"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def asked():
     async def get_asked(request: Request) -> str:
         return owner(request)
 
-    @router.post("/change", dependencies=[Depends(admin)])
+    @router.post("/change", dependencies=[Depends(require_admin)])
     async def post_change(request: Request) -> str:
         return owner(request)
 
@@ -87,7 +87,7 @@ def assert_refused(response, status, *words):
         assert word in problem["detail"]
 
 
-def unguarded(client):
+def reachable_without_key(client):
     """The method and path of every route that answers a request without a key."""
     found = set()
     for route in iter_route_contexts(client.app.routes):
@@ -99,11 +99,11 @@ def unguarded(client):
 
 
 def test_every_route_needs_a_key_unless_it_is_named_as_open(serve):
-    answering = unguarded(serve(keys=f"web:{GIVEN}"))
+    answering = reachable_without_key(serve(keys=f"web:{GIVEN}"))
 
     paths = {path for _, path in answering}
     assert ("POST", "/denoise") not in answering
-    assert {"/", "/health", "/docs", "/page"} <= paths <= OPEN | OPEN_FILES
+    assert {"/", "/health", "/docs", "/page"} <= paths <= PUBLIC_PATHS | PUBLIC_FILES
     assert {method for method, _ in answering} <= {"GET", "HEAD", "MOUNT"}
 
 
@@ -112,7 +112,7 @@ def test_a_route_that_is_new_needs_a_key_and_one_past_the_guard_is_found(serve, 
     client.app.add_route("/bare", lambda request: Response())
 
     assert client.get("/asked").status_code == 401
-    assert {path for _, path in unguarded(client)} - OPEN - OPEN_FILES == {"/bare"}
+    assert {path for _, path in reachable_without_key(client)} - PUBLIC_PATHS - PUBLIC_FILES == {"/bare"}
 
 
 def test_without_a_key_the_answer_says_how_one_is_taken(serve, noisy):
@@ -211,7 +211,7 @@ def test_when_the_last_key_is_revoked_nobody_is_let_in(serve, asked, file):
 
 def test_the_file_is_read_again_only_when_it_has_changed(file, monkeypatch):
     secret = add_key(file, "a")
-    keys = Keys(Settings(keys_file=file))
+    keys = ApiKeys(Settings(keys_file=file))
     monkeypatch.setattr("service.auth.dependencies.read_keys", lambda path: pytest.fail("it was read again"))
 
     assert keys.admit({"x-api-key": secret}).name == "a"
@@ -245,7 +245,7 @@ def test_while_the_file_cannot_be_read_no_key_is_good_and_the_log_says_why_once(
     for response in broken:
         assert_refused(response, 503, "Its log has the reason")
         assert str(file) not in response.text
-    [told] = [record.msg for record in caplog.records if record.msg["event"] == "keys unreadable"]
+    [told] = [record.msg for record in caplog.records if record.msg["event"] == "cannot read API keys"]
     assert str(file) in told["fault"]
 
 
@@ -383,7 +383,7 @@ def test_keys_that_cannot_be_meant_stop_the_start(given, words, serve):
 def test_a_name_in_the_file_and_in_the_variable_stops_the_start(serve, file):
     add_key(file, "web")
 
-    with pytest.raises(ValueError, match="there are keys web in the environment as well"):
+    with pytest.raises(ValueError, match="DENOISE_KEYS also has keys named web"):
         serve(keys_file=file, keys=f"web:{GIVEN}")
 
 
@@ -398,15 +398,15 @@ def test_settings_do_not_show_their_keys():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_only_this_machine_reaches_a_loopback_address(host):
-    refuse_unguarded(host, Settings())
+    refuse_unprotected(host, Settings())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "", "images.example", "localhost.example"])
 def test_an_address_that_others_reach_needs_keys_or_open(host, tmp_path):
-    with pytest.raises(ValueError, match=r"no keys: make one with `denoise keys add .* or say --open"):
-        refuse_unguarded(host, Settings())
+    with pytest.raises(ValueError, match=r"no keys: create one with `denoise keys add .* or use --open"):
+        refuse_unprotected(host, Settings())
     for given in ({"open": True}, {"keys": "anything"}, {"keys_file": tmp_path}):
-        refuse_unguarded(host, Settings(**given))
+        refuse_unprotected(host, Settings(**given))
 
 
 def test_the_command_refuses_to_serve_others_without_keys_in_one_line():
@@ -416,7 +416,9 @@ def test_the_command_refuses_to_serve_others_without_keys_in_one_line():
     )  # fmt: skip
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: at --host 0.0.0.0 others can reach the service, and it has no keys")
+    assert ended.stderr.startswith(
+        "error: with --host 0.0.0.0 other machines can reach the service, but it has no keys"
+    )
     assert ended.stderr.count("\n") == 1
 
 

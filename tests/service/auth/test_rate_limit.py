@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.auth.api_keys import Key
-from service.auth.rate_limit import Bucket, RateLimits
+from service.auth.api_keys import ApiKey
+from service.auth.rate_limit import RateLimits, TokenBucket
 from service.problems import ProblemError
 
 
@@ -17,7 +17,7 @@ def clock():
 
 
 def key(name="scanner", **limits):
-    return Key(name=name, sha256="0" * 64, **limits)
+    return ApiKey(name=name, sha256="0" * 64, **limits)
 
 
 def refusal(limits, whose):
@@ -28,7 +28,7 @@ def refusal(limits, whose):
 
 
 def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
-    bucket = Bucket(60, 60, clock.read)
+    bucket = TokenBucket(60, 60, clock.read)
     bucket.take(40)
     clock.now += 10
     later = bucket.left()
@@ -39,13 +39,13 @@ def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
 
 
 def test_what_is_owed_is_waited_for(clock):
-    bucket = Bucket(60, 60, clock.read)
+    bucket = TokenBucket(60, 60, clock.read)
     bucket.take(100)
 
     assert bucket.used() == 100
-    assert bucket.wait() == 41
+    assert bucket.seconds_to_next() == 41
     clock.now += 41
-    assert bucket.wait() == 0
+    assert bucket.seconds_to_next() == 0
 
 
 def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):

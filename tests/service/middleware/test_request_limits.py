@@ -26,7 +26,7 @@ def test_a_service_that_runs_is_live_and_ready(client):
 
 
 def test_a_service_that_stops_is_live_and_not_ready_and_takes_nothing_new(app, client, monkeypatch):
-    monkeypatch.setattr(app.state.closing, "begun", True)
+    monkeypatch.setattr(app.state.shutdown, "begun", True)
 
     ready, refused = client.get("/health/ready"), client.get("/models")
 

@@ -34,7 +34,7 @@ def file(folder):
 
 
 @pytest.fixture
-def shelf(folder):
+def registry(folder):
     return ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
 
@@ -44,18 +44,18 @@ def digest(tmp_path, save_tiny):
     return lambda seed: checkpoint.load(save_tiny(tmp_path / f"{seed}.safetensors", seed=seed)).digest
 
 
-def settle(shelf):
+def settle(registry):
     """Two looks: a file that is at rest is taken at the second."""
-    shelf.look()
-    shelf.look()
+    registry.refresh()
+    registry.refresh()
 
 
-def served(shelf):
-    return {name: model.digest for name, model in shelf.models.by_name.items()}
+def served(registry):
+    return {name: model.digest for name, model in registry.models.by_name.items()}
 
 
-def faults(shelf):
-    return {fault.file: fault.reason for fault in shelf.models.faults.values()}
+def faults(registry):
+    return {fault.file: fault.reason for fault in registry.models.faults.values()}
 
 
 def count_loads(monkeypatch):
@@ -67,24 +67,24 @@ def count_loads(monkeypatch):
 # What is taken
 
 
-def test_a_new_file_is_served_once_two_looks_find_it_the_same(shelf, folder, save_tiny, digest):
+def test_a_new_file_is_served_once_two_looks_find_it_the_same(registry, folder, save_tiny, digest):
     save_tiny(folder / "scans.safetensors", seed=1)
 
-    shelf.look()
-    early = served(shelf)
-    shelf.look()
+    registry.refresh()
+    early = served(registry)
+    registry.refresh()
 
     assert early == {"photo": digest(0)}
-    assert served(shelf) == {"photo": digest(0), "scans": digest(1)}
-    assert shelf.models.names == ["photo", "scans"]
+    assert served(registry) == {"photo": digest(0), "scans": digest(1)}
+    assert registry.models.names == ["photo", "scans"]
 
 
-def test_a_changed_file_is_served_and_what_was_before_is_kept(shelf, file, save_tiny, digest):
-    before = shelf.models
+def test_a_changed_file_is_served_and_what_was_before_is_kept(registry, file, save_tiny, digest):
+    before = registry.models
     save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    after = shelf.models
+    after = registry.models
     assert after.history("photo")["digests"] == {"photo": digest(1)}
     assert after.history("photo")["previous"] == {"photo": digest(0)}
     assert after.loaded["photo"] > before.loaded["photo"]
@@ -92,48 +92,48 @@ def test_a_changed_file_is_served_and_what_was_before_is_kept(shelf, file, save_
     assert before.history("photo")["previous"] == {}
 
 
-def test_a_file_is_left_alone_as_long_as_it_grows(shelf, file, folder, save_tiny, tmp_path):
+def test_a_file_is_left_alone_as_long_as_it_grows(registry, file, folder, save_tiny, tmp_path):
     whole = save_tiny(tmp_path / "whole.safetensors", seed=1).read_bytes()
     with (folder / "scans.safetensors").open("wb", buffering=0) as growing:
         for start in range(0, len(whole), 2000):
             growing.write(whole[start : start + 2000])
-            shelf.look()
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
+            registry.refresh()
+    assert list(served(registry)) == ["photo"]
+    assert not faults(registry)
 
-    shelf.look()
+    registry.refresh()
 
-    assert list(served(shelf)) == ["photo", "scans"]
+    assert list(served(registry)) == ["photo", "scans"]
 
 
-def test_a_file_that_does_not_change_is_not_read_again(shelf, monkeypatch):
+def test_a_file_that_does_not_change_is_not_read_again(registry, monkeypatch):
     loads = count_loads(monkeypatch)
 
-    settle(shelf)
+    settle(registry)
 
     assert loads == []
 
 
-def test_a_file_written_anew_with_the_same_bytes_changes_nothing(shelf, file, save_tiny):
-    before = shelf.models.by_name["photo"]
+def test_a_file_written_anew_with_the_same_bytes_changes_nothing(registry, file, save_tiny):
+    before = registry.models.by_name["photo"]
     save_tiny(file, seed=0)
-    settle(shelf)
+    settle(registry)
 
-    assert shelf.models.by_name["photo"] is before
-    assert not shelf.models.previous
+    assert registry.models.by_name["photo"] is before
+    assert not registry.models.previous
 
 
-def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(shelf, folder, save_tiny):
-    assert shelf.models.names == ["photo"]
+def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(registry, folder, save_tiny):
+    assert registry.models.names == ["photo"]
     for seed, name in enumerate(("photo-gaussian", "photo-grey"), 1):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
-    settle(shelf)
+    settle(registry)
 
-    assert shelf.models.names == ["auto", "photo", "photo-gaussian", "photo-grey"]
-    assert set(shelf.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
+    assert registry.models.names == ["auto", "photo", "photo-gaussian", "photo-grey"]
+    assert set(registry.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
 
 
-def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
+def test_what_else_lies_in_the_folder_disturbs_nothing(registry, folder):
     for name in (
         "mine.checkpoint",
         "mine.jsonl",
@@ -144,19 +144,19 @@ def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
         (folder / name).write_bytes(b"no weights")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.safetensors")
-    settle(shelf)
+    settle(registry)
 
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
+    assert list(served(registry)) == ["photo"]
+    assert not faults(registry)
 
 
 def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_them(folder, caplog):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
 
-    shelf = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
+    registry = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
-    assert list(served(shelf)) == ["photo"]
-    assert "not weights of ours" in faults(shelf)["bad.safetensors"]
+    assert list(served(registry)) == ["photo"]
+    assert "not weights of ours" in faults(registry)["bad.safetensors"]
     assert "bad.safetensors" in caplog.text
 
 
@@ -200,32 +200,34 @@ NO_GOOD = [
 
 @pytest.mark.parametrize(("write", "reason"), NO_GOOD)
 def test_a_file_that_is_no_good_leaves_the_old_weights_serving_and_is_told_of(
-    write, reason, shelf, file, save_tiny, digest, caplog
+    write, reason, registry, file, save_tiny, digest, caplog
 ):
     write(file, save_tiny)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    assert str(file.parent) not in faults(shelf)["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert reason in faults(registry)["photo.safetensors"]
+    assert str(file.parent) not in faults(registry)["photo.safetensors"]
     assert reason in caplog.text
 
 
-def test_a_file_that_is_no_good_is_not_tried_again_until_it_changes(shelf, file, save_tiny, digest, monkeypatch):
+def test_a_file_that_is_no_good_is_not_tried_again_until_it_changes(
+    registry, file, save_tiny, digest, monkeypatch
+):
     loads = count_loads(monkeypatch)
     truncated(file, save_tiny)
     for _ in range(5):
-        shelf.look()
-    since = shelf.models.faults["photo"].since
+        registry.refresh()
+    since = registry.models.faults["photo"].since
     assert loads == ["photo.safetensors"]
 
     save_tiny(file, seed=1)
-    shelf.look()
-    assert shelf.models.faults["photo"].since == since
-    shelf.look()
+    registry.refresh()
+    assert registry.models.faults["photo"].since == since
+    registry.refresh()
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
 def fail(monkeypatch, error):
@@ -247,26 +249,26 @@ def fail(monkeypatch, error):
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_of_and_tried_again_once_its_rights_change(
-    error, reason, shelf, file, save_tiny, digest, monkeypatch
+    error, reason, registry, file, save_tiny, digest, monkeypatch
 ):
     save_tiny(file, seed=1)
     with monkeypatch.context() as patch:
         fail(patch, error)
-        settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    shelf.look()
-    assert served(shelf) == {"photo": digest(0)}, "nothing has changed that would mend it"
+        settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert reason in faults(registry)["photo.safetensors"]
+    registry.refresh()
+    assert served(registry) == {"photo": digest(0)}, "nothing has changed that would mend it"
 
     file.chmod(0o640)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_other(
-    shelf, file, save_tiny, digest, monkeypatch
+    registry, file, save_tiny, digest, monkeypatch
 ):
     read_bytes = module.Path.read_bytes
 
@@ -279,19 +281,19 @@ def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_oth
 
     save_tiny(file, seed=1)
     monkeypatch.setattr(module.Path, "read_bytes", slowly)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert "changed while it was read" in faults(shelf)["photo.safetensors"]
+    settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert "changed while it was read" in faults(registry)["photo.safetensors"]
 
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(2)}
-    first = next(parameters(shelf.models.by_name["photo"].net)).value
+    assert served(registry) == {"photo": digest(2)}
+    first = next(parameters(registry.models.by_name["photo"].net)).value
     assert torch.equal(first, next(parameters(checkpoint.load(file).net)).value)
-    assert not faults(shelf)
+    assert not faults(registry)
 
 
-def test_a_full_disk_in_the_folder_changes_nothing(shelf, file, save_tiny, digest, monkeypatch):
+def test_a_full_disk_in_the_folder_changes_nothing(registry, file, save_tiny, digest, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -299,53 +301,55 @@ def test_a_full_disk_in_the_folder_changes_nothing(shelf, file, save_tiny, diges
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(0)}
+    assert not faults(registry)
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_file_too_large_to_be_weights_is_not_read(shelf, file, digest, monkeypatch):
+def test_a_file_too_large_to_be_weights_is_not_read(registry, file, digest, monkeypatch):
     with file.open("r+b") as grown:
         grown.truncate(2**40)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert f"{2**40} bytes" in faults(shelf)["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert f"{2**40} bytes" in faults(registry)["photo.safetensors"]
 
 
-def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(shelf, file, digest, save_tiny):
+def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(registry, file, digest, save_tiny):
     file.unlink()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert faults(shelf) == {"photo.safetensors": "is gone; what it held is served until a restart"}
+    settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert faults(registry) == {
+        "photo.safetensors": "the file was removed; its weights are served until a restart"
+    }
 
     save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
-def test_a_folder_that_vanishes_takes_nothing_out_of_service(shelf, folder, digest):
+def test_a_folder_that_vanishes_takes_nothing_out_of_service(registry, folder, digest):
     shutil.rmtree(folder)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert list(faults(shelf)) == ["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert list(faults(registry)) == ["photo.safetensors"]
 
 
-def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, folder):
+def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(registry, folder):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
-    settle(shelf)
-    assert list(faults(shelf)) == ["bad.safetensors"]
+    settle(registry)
+    assert list(faults(registry)) == ["bad.safetensors"]
 
     (folder / "bad.safetensors").unlink()
-    shelf.look()
+    registry.refresh()
 
-    assert not faults(shelf)
-    assert list(served(shelf)) == ["photo"]
+    assert not faults(registry)
+    assert list(served(registry)) == ["photo"]
 
 
 @pytest.mark.parametrize(
@@ -357,118 +361,120 @@ def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, fold
         (b"no utf-8 \xff.safetensors", r"'no utf-8 \udcff.safetensors'"),
     ],
 )
-def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, shelf, folder, save_tiny, tmp_path):
+def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, registry, folder, save_tiny, tmp_path):
     save_tiny(tmp_path / "made.safetensors", seed=1).rename(folder / os.fsdecode(name))
-    settle(shelf)
+    settle(registry)
 
-    assert list(served(shelf)) == ["photo"]
-    assert faults(shelf) == {shown: "weights cannot have this name"}
-    assert shelf.models.names == ["photo"]
+    assert list(served(registry)) == ["photo"]
+    assert faults(registry) == {shown: "weights cannot have this name"}
+    assert registry.models.names == ["photo"]
 
 
 # At once, and back
 
 
-def test_a_file_can_be_taken_without_waiting_for_a_look(shelf, file, folder, save_tiny, digest):
+def test_a_file_can_be_taken_without_waiting_for_a_look(registry, file, folder, save_tiny, digest):
     save_tiny(file, seed=1)
     save_tiny(folder / "scans.safetensors", seed=2)
 
-    shelf.activate("photo")
-    shelf.activate("scans")
+    registry.activate("photo")
+    registry.activate("scans")
 
-    assert served(shelf) == {"photo": digest(1), "scans": digest(2)}
+    assert served(registry) == {"photo": digest(1), "scans": digest(2)}
 
 
 @pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, shelf, file, save_tiny, digest):
+def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, registry, file, save_tiny, digest):
     write(file, save_tiny)
 
     with pytest.raises(ProblemError, match=r"^photo\.safetensors: ") as refused:
-        shelf.activate("photo")
+        registry.activate("photo")
 
     assert reason in str(refused.value)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert reason in faults(registry)["photo.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["films", "../photo", "photo.safetensors", "", ".", "/etc/passwd", "auto"])
-def test_only_the_folder_s_files_can_be_taken(name, shelf, folder, save_tiny):
+def test_only_the_folder_s_files_can_be_taken(name, registry, folder, save_tiny):
     save_tiny(folder.parent / "outside.safetensors")
 
     with pytest.raises(ProblemError, match=r"Its models are: photo\.$"):
-        shelf.activate(name)
+        registry.activate(name)
     with pytest.raises(ProblemError):
-        shelf.activate("../outside")
+        registry.activate("../outside")
 
 
-def test_weights_can_be_rolled_back_and_that_undone(shelf, file, save_tiny, digest):
+def test_weights_can_be_rolled_back_and_that_undone(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
-    shelf.activate("photo")
+    registry.activate("photo")
 
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(0)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(1)}
+    registry.roll_back("photo")
+    assert served(registry) == {"photo": digest(0)}
+    assert registry.models.history("photo")["previous"] == {"photo": digest(1)}
 
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(1)}
+    registry.roll_back("photo")
+    assert served(registry) == {"photo": digest(1)}
 
 
 def test_what_was_rolled_back_comes_back_when_its_file_changes_and_not_when_it_is_touched(
-    shelf, file, save_tiny, digest
+    registry, file, save_tiny, digest
 ):
     save_tiny(file, seed=1)
-    settle(shelf)
-    shelf.roll_back("photo")
+    settle(registry)
+    registry.roll_back("photo")
 
     file.touch()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
+    settle(registry)
+    assert served(registry) == {"photo": digest(0)}
 
     save_tiny(file, seed=2)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(2)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
+    settle(registry)
+    assert served(registry) == {"photo": digest(2)}
+    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_what_was_rolled_back_can_be_taken_again_by_name(shelf, file, save_tiny, digest):
+def test_what_was_rolled_back_can_be_taken_again_by_name(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.roll_back("photo")
+    registry.activate("photo")
+    registry.roll_back("photo")
 
-    shelf.activate("photo")
+    registry.activate("photo")
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
+    assert served(registry) == {"photo": digest(1)}
+    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_taking_a_file_that_is_served_already_keeps_what_was_before(shelf, file, save_tiny, digest):
+def test_taking_a_file_that_is_served_already_keeps_what_was_before(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.activate("photo")
+    registry.activate("photo")
+    registry.activate("photo")
 
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
+    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_there_is_no_way_back_without_other_weights_before(shelf):
+def test_there_is_no_way_back_without_other_weights_before(registry):
     with pytest.raises(ProblemError, match="'photo'"):
-        shelf.roll_back("photo")
+        registry.roll_back("photo")
     with pytest.raises(ProblemError, match="Available: photo"):
-        shelf.roll_back("films")
+        registry.roll_back("films")
 
 
-def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(shelf, file, save_tiny, digest):
+def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(
+    registry, file, save_tiny, digest
+):
     layers, alive = [], []
     for seed in range(1, 6):
-        net = shelf.models.by_name["photo"].net
+        net = registry.models.by_name["photo"].net
         # Once through, so that its packed weights are there, too.
         denoise_image(net, torch.rand(40, 40, 3))
         layers.append([weakref.ref(parameter.layer) for parameter in parameters(net)])
         del net
         save_tiny(file, seed=seed)
-        settle(shelf)
+        settle(registry)
         gc.collect()
         alive.append(sum(each.numel() for each in gc.get_objects() if type(each) is torch.Tensor))
 
-    assert served(shelf) == {"photo": digest(5)}
+    assert served(registry) == {"photo": digest(5)}
     assert [any(layer() for layer in net) for net in layers] == [False, False, False, False, True]
     assert len(set(alive[1:])) == 1, "the packed weights of a network go with it"

@@ -13,7 +13,7 @@ import pytest
 
 from engine.imageio.read import decode
 from engine.layers import kernels
-from service.server.server import CUT_SECONDS
+from service.server.server import ABORT_SECONDS
 from service.settings import Settings
 from tests.support.served import SOON, START, answer, request, serving
 
@@ -77,7 +77,7 @@ def test_what_takes_longer_than_the_grace_time_is_cut_off_and_stops_working(fold
 
         server.stop()
 
-        assert server.wait_for("cut off")["working"] == 1
+        assert server.wait_for("requests aborted")["working"] == 1
         server.wait_for_work("cancelled")
         assert server.ended() == 0
         with pytest.raises((EOFError, ConnectionResetError)):
@@ -176,7 +176,7 @@ def test_settings_that_cannot_be_read_are_told_in_one_line(folder, monkeypatch):
 
 def test_the_readmes_unit_and_container_are_given_longer_to_stop_than_the_service_takes():
     readme = (Path(__file__).parents[3] / "README.md").read_text()
-    longest = Settings.model_fields["grace_seconds"].default + CUT_SECONDS
+    longest = Settings.model_fields["grace_seconds"].default + ABORT_SECONDS
 
     waits = re.findall(r"(?:TimeoutStopSec=|--stop-timeout )(\d+)", readme)
 

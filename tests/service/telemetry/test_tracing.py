@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from service.telemetry.tracing import Record, current, request_id, span
+from service.telemetry.tracing import RequestRecord, current_request, request_id, start_span
 
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
 
 
 @pytest.mark.parametrize("sent", ["a", "9a8b-7c.6_5", "Root=1-67891233-abcdef", "x" * 64])
@@ -32,7 +33,7 @@ def test_any_other_id_is_made_anew(sent):
     ],
 )
 def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
-    ours = span([header])
+    ours = start_span([header])
 
     assert (ours.trace_id, ours.parent_id) == (TRACE, PARENT)
     assert re.fullmatch("[0-9a-f]{16}", ours.span_id)
@@ -58,7 +59,7 @@ def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
     ],
 )
 def test_a_header_that_is_wrong_begins_a_new_trace(headers):
-    ours = span(headers)
+    ours = start_span(headers)
 
     assert re.fullmatch("[0-9a-f]{32}", ours.trace_id)
     assert ours.trace_id != TRACE
@@ -66,6 +67,6 @@ def test_a_header_that_is_wrong_begins_a_new_trace(headers):
 
 
 def test_outside_of_a_request_nothing_is_kept():
-    current().pixels += 5
+    current_request().pixels += 5
 
-    assert current() == Record()
+    assert current_request() == RequestRecord()
