@@ -16,18 +16,18 @@ from tests.support.problems import assert_problem
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("GET", "/denoise", 405), ("GET", "/page/none.js", 404)],
 )
-def test_the_frameworks_own_errors_have_the_same_shape(method, path, status, client):
+def test_errors_of_the_framework_are_problems(method, path, status, client):
     assert_problem(client.request(method, path), status, f"{method} {path}")
 
 
-def test_nobody_is_sent_to_where_the_host_header_says(client):
+def test_no_redirect_follows_the_host_header(client):
     response = client.get("/health/", headers={"host": "elsewhere.example"}, follow_redirects=False)
 
     assert_problem(response, 404, "/health/")
     assert "location" not in response.headers
 
 
-def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, monkeypatch, caplog):
+def test_a_bug_is_answered_500_without_details(client, noisy, monkeypatch, caplog):
     def buggy(*args, **kwargs):
         raise RuntimeError("a secret of the house")
 
@@ -39,7 +39,7 @@ def test_a_bug_is_a_500_that_tells_the_log_and_not_the_sender(client, noisy, mon
     assert "secret" not in response.text
 
 
-def test_a_bug_reaches_the_server_which_logs_its_traceback(settings, noisy, monkeypatch):
+def test_a_bug_is_raised_to_the_server(settings, noisy, monkeypatch):
     def buggy(*args, **kwargs):
         raise RuntimeError("a bug")
 
@@ -48,12 +48,12 @@ def test_a_bug_reaches_the_server_which_logs_its_traceback(settings, noisy, monk
         strict.post("/denoise", content=noisy)
 
 
-def test_a_choice_without_the_weights_for_it_stops_the_start(settings):
+def test_auto_without_its_weights_stops_the_start(settings):
     with pytest.raises(ValueError, match=r"photo-gaussian\.safetensors: .* the folder has photo, scans"):
         create_app(settings.model_copy(update={"model": "auto"}))
 
 
-def test_the_description_can_be_read_without_a_network(client):
+def test_docs_load_no_files_from_other_sites(client):
     page = client.get("/docs").text
     files = re.findall(r'(?:src|href)="([^"]+)"', page)
 
@@ -62,7 +62,7 @@ def test_the_description_can_be_read_without_a_network(client):
         assert client.get(file).status_code == 200, file
 
 
-def test_a_default_model_that_is_missing_stops_the_start_and_names_those_there_are(settings):
+def test_a_missing_default_model_stops_the_start(settings):
     missing = settings.model_copy(update={"model": "films"})
 
     with pytest.raises(ValueError, match=r"films\.safetensors: .* the folder has photo, scans"):
@@ -74,14 +74,14 @@ def test_an_empty_folder_stops_the_start(settings, tmp_path):
         create_app(settings.model_copy(update={"weights": tmp_path}))
 
 
-def test_a_default_model_that_does_not_load_stops_the_start_with_the_reason(settings, tmp_path):
+def test_an_invalid_default_model_stops_the_start(settings, tmp_path):
     (tmp_path / "photo.safetensors").write_bytes(b"no tensors here")
 
     with pytest.raises(ValueError, match=rf"^{tmp_path}/photo\.safetensors: not weights of ours"):
         create_app(settings.model_copy(update={"weights": tmp_path}))
 
 
-def test_the_number_of_threads_is_torchs(settings):
+def test_the_threads_setting_is_passed_to_torch(settings):
     before = torch.get_num_threads()
     try:
         create_app(settings.model_copy(update={"threads": 3}))

@@ -30,7 +30,7 @@ def test_an_error_has_a_status_and_a_kind(error, status, kind):
     assert json.loads(answer.body)["detail"] == str(error)
 
 
-def test_an_error_brings_its_headers():
+def test_an_error_sends_its_headers():
     answer = problem_of(ProblemError("Later.", 503, {"Retry-After": "5"}))
 
     assert answer.headers["retry-after"] == "5"

@@ -22,14 +22,14 @@ def rows():
         yield f"| `DENOISE_{name.upper()}` | {default} | {field.description} |"
 
 
-def test_the_readme_lists_every_setting_and_no_other():
+def test_the_readme_lists_every_setting():
     listed = [line for line in README.read_text().splitlines() if line.startswith("| `DENOISE_")]
 
     assert listed == list(rows())[2:]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_a_setting_is_told_in_a_sentence(name):
+def test_a_description_is_one_sentence(name):
     description = Settings.model_fields[name].description
 
     assert description.endswith(".")
@@ -48,7 +48,7 @@ def test_settings_come_from_the_environment(monkeypatch, tmp_path):
     assert settings.threads is None
 
 
-def test_the_engines_own_defaults_are_the_settings():
+def test_defaults_equal_those_of_the_engine():
     assert Settings.model_fields["memory_budget"].default == MEMORY_BUDGET
     assert Settings.model_fields["png_level"].default == PNG_LEVEL
     assert Settings.model_fields["decode_seconds"].default == SECONDS
@@ -91,7 +91,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("root_path", "/denoise/"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(name, value, monkeypatch):
+def test_a_value_out_of_bounds_is_refused_with_its_name(name, value, monkeypatch):
     monkeypatch.setenv(f"DENOISE_{name.upper()}", value)
 
     with pytest.raises(ValidationError, match=name):

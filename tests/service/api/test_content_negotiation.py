@@ -18,5 +18,5 @@ from service.api.content_negotiation import negotiate_format
         ("image/png;q=nonsense, image/avif", "avif"),
     ],
 )
-def test_an_accept_header_says_which_format_is_liked_best(header, kind):
+def test_an_accept_header_selects_the_preferred_format(header, kind):
     assert negotiate_format(header) == kind

@@ -35,7 +35,7 @@ def test_a_form_and_a_raw_body_both_come_back_denoised(way, client, folder, nois
     torch.testing.assert_close(decode(response.content).pixels, expected, atol=0.51 / 255, rtol=0)
 
 
-def test_curls_data_binary_is_taken_though_it_calls_an_image_a_urlencoded_form(client, noisy):
+def test_curls_data_binary_is_accepted(client, noisy):
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
     response = client.post("/denoise", content=noisy, headers=headers)
@@ -43,7 +43,7 @@ def test_curls_data_binary_is_taken_though_it_calls_an_image_a_urlencoded_form(c
     assert response.status_code == 200
 
 
-def test_the_answer_says_which_weights_made_it_and_in_which_time(client, folder, noisy):
+def test_headers_name_the_weights_and_the_time(client, folder, noisy):
     response = client.post("/denoise", content=noisy)
 
     assert response.headers["x-denoise-model"] == "photo"
@@ -72,7 +72,7 @@ def test_grey_alpha_and_size_survive(client, samples, file_of):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "avif"])
-def test_the_image_comes_in_the_format_that_is_asked_for(kind, client, noisy):
+def test_the_result_has_the_requested_format(kind, client, noisy):
     media_type = FORMATS[kind].media_type
 
     by_name = client.post("/denoise", params={"format": kind}, content=noisy)
@@ -84,13 +84,13 @@ def test_the_image_comes_in_the_format_that_is_asked_for(kind, client, noisy):
     assert "x-denoise-changed" not in by_name.headers
 
 
-def test_the_format_that_came_comes_back(client, samples, file_of):
+def test_format_same_keeps_the_format(client, samples, file_of):
     response = client.post("/denoise", params={"format": "same"}, content=file_of(samples(20, 30), "WEBP"))
 
     assert response.headers["content-type"] == "image/webp"
 
 
-def test_16_bits_and_everything_around_the_pixels_come_back(client):
+def test_16_bits_and_metadata_are_kept(client):
     deep = torch.randint(65536, (9, 12, 3)).to(torch.uint16)
     known = Metadata(bytes(300), None, b"<x:xmpmeta/>", (300.0, 300.0))
     file = File(FORMATS["png"], (Image(deep, None, known),))
@@ -103,7 +103,7 @@ def test_16_bits_and_everything_around_the_pixels_come_back(client):
     assert back.metadata == known
 
 
-def test_what_a_format_could_not_hold_is_said_in_a_header(client, file_of):
+def test_a_header_says_what_a_format_cannot_hold(client, file_of):
     deep = file_of(np.zeros((8, 8), np.uint16))
 
     response = client.post("/denoise", params={"format": "jpeg", "quality": 90}, content=deep)
@@ -123,7 +123,7 @@ def test_all_frames_of_an_animation_come_back(client, file_of):
     assert alone.pages[0].samples[0, 0].tolist() == [0x80, 0x40, 0x20]
 
 
-def test_the_residual_and_the_comparison_show_what_the_clean_image_lacks(client, noisy):
+def test_output_residual_and_compare_show_the_removed_noise(client, noisy):
     clean, residual, both = (
         decode(client.post("/denoise", params={"output": output}, content=noisy).content).samples.int()
         for output in ("clean", "residual", "compare")
@@ -134,7 +134,7 @@ def test_the_residual_and_the_comparison_show_what_the_clean_image_lacks(client,
     assert torch.equal(residual, (came - clean + 128).clamp(0, 255))
 
 
-def test_every_wish_is_described_with_its_range(client):
+def test_openapi_has_every_parameter_with_its_range(client):
     parameters = client.get("/openapi.json").json()["paths"]["/denoise"]["post"]["parameters"]
     described = {each["name"]: each for each in parameters}
 
@@ -168,7 +168,7 @@ def test_the_png_level_reaches_the_encoder(settings, noisy):
     assert sizes[0] > sizes[1]
 
 
-def test_without_a_name_the_noise_decides_and_the_answer_says_what_was_found(choosing, file_of):
+def test_auto_chooses_the_model_by_the_noise(choosing, file_of):
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(128, 160, 3, generator=rng) * 20 / 255 + 0.5
 
@@ -178,7 +178,7 @@ def test_without_a_name_the_noise_decides_and_the_answer_says_what_was_found(cho
     assert answer.headers["x-denoise-noise"].startswith("white; sigma ")
 
 
-def test_an_image_too_small_to_judge_gets_the_model_for_cameras(choosing, samples, file_of):
+def test_auto_takes_the_camera_model_for_a_tiny_image(choosing, samples, file_of):
     answer = choosing.post("/denoise", params={"model": "auto"}, content=file_of(samples(9, 30)))
 
     assert answer.headers["x-denoise-model"] == "photo"
@@ -191,7 +191,7 @@ def test_a_named_model_is_not_chosen_by_the_noise(choosing, noisy):
     assert "x-denoise-noise" not in answer.headers
 
 
-def test_the_description_names_both_bodies_the_answers_headers_and_every_error(client):
+def test_openapi_has_bodies_headers_and_errors(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}

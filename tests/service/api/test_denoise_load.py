@@ -37,7 +37,7 @@ def wait_for(semaphore):
     assert semaphore.acquire(timeout=SOON), "the other image had to wait"
 
 
-def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
+def test_decoding_and_encoding_overlap_with_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
     def read(decoder, *args):
@@ -67,7 +67,7 @@ def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, 
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_images_that_share_the_network_are_what_each_is_alone(client, folder, samples, file_of, monkeypatch):
+def test_images_in_one_batch_get_the_result_of_each_alone(client, folder, samples, file_of, monkeypatch):
     sizes = [(21, 34)] * 5 + [(30, 40), (20, 50), (33, 40), (5, 6)]
     sent = [file_of(samples(*size, seed=seed)) for seed, size in enumerate(sizes)]
     begun, batches = Semaphore(0), []
@@ -109,9 +109,7 @@ def test_images_that_share_the_network_are_what_each_is_alone(client, folder, sa
         ),
     ],
 )
-def test_out_of_memory_the_request_fails_and_the_service_does_not(
-    module, name, error, client, noisy, monkeypatch, caplog
-):
+def test_out_of_memory_fails_the_request_not_the_service(module, name, error, client, noisy, monkeypatch, caplog):
     def lacking(*args, **how):
         raise error
 
@@ -152,7 +150,7 @@ def busy(settings, noisy, monkeypatch):
 
 
 @pytest.mark.parametrize("route", ["/denoise", "/estimate"])
-def test_a_full_service_says_so_at_once_and_when_to_come_again(route, busy, noisy, monkeypatch):
+def test_a_full_queue_is_answered_503_with_retry_after(route, busy, noisy, monkeypatch):
     monkeypatch.setattr(scheduler, "SMALL_AT_ONCE", 1)
 
     answer = busy(max_waiting=0).post(route, content=noisy)
@@ -161,13 +159,13 @@ def test_a_full_service_says_so_at_once_and_when_to_come_again(route, busy, nois
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_files_that_take_more_memory_than_there_is_are_refused(settings, noisy):
+def test_uploads_beyond_the_body_memory_are_refused(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"body_memory": len(noisy)}))) as client:
         for way in ({"content": noisy}, {"content": iter([noisy])}):
             assert_problem(client.post("/denoise", **way), 503, "0 bytes of images arrive, wait or are in work")
 
 
-def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(settings, file_of, monkeypatch):
+def test_an_image_that_needs_too_much_memory_is_refused(settings, file_of, monkeypatch):
     monkeypatch.setattr(Decoder, "read", None)
     sent = file_of(np.zeros((40, 50), np.uint16))
     with TestClient(create_app(settings.model_copy(update={"image_memory": 100_000}))) as client:
@@ -177,7 +175,7 @@ def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(set
             assert_problem(response, 413, f"take {2000 * needs} bytes of memory; at most 75000")
 
 
-def test_an_image_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypatch):
+def test_an_image_past_its_deadline_is_answered_504(settings, noisy, monkeypatch):
     endless = SimpleNamespace(pieces=repeat(piece(Net())))
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     with TestClient(create_app(settings.model_copy(update={"deadline": 0.05}))) as client:
@@ -186,7 +184,7 @@ def test_an_image_that_is_not_done_in_time_is_given_up(settings, noisy, monkeypa
     assert_problem(answer, 504, "not done in the 0.05 seconds that one is given")
 
 
-def test_an_image_whose_sender_has_gone_away_is_not_denoised_to_the_end(settings, noisy, monkeypatch):
+def test_an_image_is_cancelled_when_its_client_disconnects(settings, noisy, monkeypatch):
     endless = SimpleNamespace(pieces=repeat(piece(Net())))
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     answers = asyncio.run(asyncio.wait_for(post_and_leave(create_app(settings), noisy), SOON))

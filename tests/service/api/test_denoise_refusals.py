@@ -9,7 +9,7 @@ from service.app import create_app
 from tests.support.problems import MAX_BYTES, assert_problem
 
 
-def test_a_model_that_is_not_there_is_answered_with_those_that_are(client, noisy):
+def test_an_unknown_model_is_refused_with_the_known_ones(client, noisy):
     response = client.post("/denoise", params={"model": "films"}, content=noisy)
 
     assert_problem(response, 404, "'films'", "photo, scans")
@@ -24,7 +24,7 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(client, noisy
     ],
 )
 @pytest.mark.parametrize("way", [lambda data: {"files": {"image": data}}, lambda data: {"content": data}])
-def test_what_is_no_image_is_refused_in_words(way, body, status, words, client):
+def test_a_file_that_is_not_an_image_is_refused(way, body, status, words, client):
     assert_problem(client.post("/denoise", **way(body)), status, *words)
 
 
@@ -32,7 +32,7 @@ def test_an_image_cut_short_is_refused(client, noisy):
     assert_problem(client.post("/denoise", content=noisy[:-300]), 400, "PNG file is broken or cut short")
 
 
-def test_pixels_that_are_not_taken_are_refused(client, file_of):
+def test_an_unsupported_kind_of_pixels_is_refused(client, file_of):
     response = client.post("/denoise", content=file_of(PILImage.new("CMYK", (4, 4)), "TIFF"))
 
     assert_problem(response, 415, "CMYK", "taken are RGB")
@@ -52,19 +52,19 @@ def test_too_many_bytes_are_refused_with_both_numbers(way, client):
     assert_problem(response, 413, f"The body has {announced} bytes", f"at most {MAX_BYTES}")
 
 
-def test_a_form_with_another_field_is_told_which_came_and_which_is_taken(client, noisy):
+def test_a_form_without_the_field_is_refused_with_its_fields(client, noisy):
     response = client.post("/denoise", files={"picture": noisy, "photo": noisy})
 
     assert_problem(response, 422, "'image'", "among: picture, photo")
 
 
-def test_a_form_whose_field_is_text_is_told_so(client):
+def test_a_form_with_the_field_as_text_is_refused(client):
     response = client.post("/denoise", data={"image": "noisy.png"}, files={"other": b""})
 
     assert_problem(response, 422, "'image'", "as text")
 
 
-def test_an_empty_form_is_told_so(client):
+def test_an_empty_form_is_refused(client):
     headers = {"content-type": "multipart/form-data; boundary=cut"}
 
     response = client.post("/denoise", content=b"--cut--\r\n", headers=headers)
@@ -73,13 +73,13 @@ def test_an_empty_form_is_told_so(client):
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=cut"])
-def test_a_body_that_only_says_it_is_a_form_is_refused(boundary, client):
+def test_a_malformed_form_is_refused(boundary, client):
     headers = {"content-type": f"multipart/form-data{boundary}"}
 
     assert_problem(client.post("/denoise", content=b"no form", headers=headers), 400, "POST /denoise")
 
 
-def test_a_request_that_accepts_nothing_that_is_written_is_told_what_is(client, noisy):
+def test_an_unsupported_accept_header_is_refused(client, noisy):
     response = client.post("/denoise", headers={"accept": "image/heic"}, content=noisy)
 
     assert_problem(response, 406, "'image/heic'", "image/png")
@@ -99,7 +99,7 @@ def test_a_request_that_accepts_nothing_that_is_written_is_told_what_is(client, 
         ({"output": "both"}, ["output", "'clean', 'residual' or 'compare'"]),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_with_what_can(params, words, client, noisy):
+def test_invalid_parameters_are_refused_with_valid_values(params, words, client, noisy):
     assert_problem(client.post("/denoise", params=params, content=noisy), 422, *words)
 
 

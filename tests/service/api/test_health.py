@@ -10,7 +10,7 @@ from service.runtime import inference_queue
 from tests.support.windows import SOON
 
 
-def test_health_tells_what_runs(client, folder):
+def test_health_shows_model_device_and_version(client, folder):
     health = client.get("/health").json()
 
     assert health["ready"] is True
@@ -21,7 +21,7 @@ def test_health_tells_what_runs(client, folder):
     assert health["kernels"] == kernels.name()
 
 
-def test_health_is_answered_while_images_are_in_work_and_tells_of_them(client, noisy, monkeypatch):
+def test_health_counts_the_images_in_work(client, noisy, monkeypatch):
     in_network, go_on = threading.Event(), threading.Event()
 
     def held(pieces):

@@ -55,9 +55,7 @@ def digest(file):
     return checkpoint.load(file).digest
 
 
-def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
-    settings, folder, save_tiny, noisy, monkeypatch
-):
+def test_a_new_weights_file_is_served_without_a_restart(settings, folder, save_tiny, noisy, monkeypatch):
     refreshed, refresh = Semaphore(0), ModelRegistry.refresh
 
     def counted(registry):
@@ -81,7 +79,7 @@ def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
     assert (decode(answer.content).pixels - expected).abs().max() < 0.51 / 255
 
 
-def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch, caplog):
+def test_a_failed_check_of_the_folder_is_logged_and_repeated(settings, monkeypatch, caplog):
     refreshed = Semaphore(0)
 
     def wrong(registry):
@@ -95,7 +93,7 @@ def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch
     assert "a bug" in caplog.text
 
 
-def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
+def test_an_interval_of_0_disables_the_checks(settings, noisy, monkeypatch):
     looks = []
     monkeypatch.setattr(ModelRegistry, "refresh", looks.append)
 
@@ -105,7 +103,7 @@ def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, mo
     assert looks == []
 
 
-def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, save_tiny, noisy):
+def test_activate_loads_a_file_at_once(client, file, save_tiny, noisy):
     before = digest(file)
     save_tiny(file, seed=1, recipe="of today")
 
@@ -120,7 +118,7 @@ def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, s
     assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == digest(file)
 
 
-def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
+def test_rollback_returns_to_the_previous_weights(client, file, save_tiny, noisy):
     before = digest(file)
     save_tiny(file, seed=1)
     client.post("/models/photo/activate")
@@ -133,7 +131,7 @@ def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
     assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
 
 
-def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
+def test_activate_and_rollback_refuse_with_a_reason(client, file):
     assert_problem(client.post("/models/photo/rollback"), 409, "'photo' has had no other weights")
     assert_problem(client.post("/models/films/rollback"), 404, "'films'", "Available: photo")
     assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
@@ -143,11 +141,11 @@ def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
 
 @pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
 @pytest.mark.parametrize("what", ["activate", "rollback"])
-def test_a_name_is_no_path(name, what, client):
+def test_a_model_name_is_not_used_as_a_path(name, what, client):
     assert_problem(client.post(f"/models/{name}/{what}"), 404)
 
 
-def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, noisy):
+def test_health_lists_invalid_weights_files(client, file, noisy):
     before = digest(file)
     assert client.get("/health").json()["faults"] == []
     file.write_bytes(b"no tensors here")
@@ -211,9 +209,7 @@ def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):
 # Images on their way
 
 
-def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
-    client, file, save_tiny, file_of, monkeypatch
-):
+def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_of, monkeypatch):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     nets, begun, swapped, begin = [], Event(), Event(), pipeline.Denoising
@@ -263,7 +259,7 @@ def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, sampl
     assert all(before in comment for comment in comments)
 
 
-def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
+def test_requests_are_answered_while_weights_are_checked(client, monkeypatch):
     begun, answered = Event(), Event()
 
     def check(net):
@@ -284,7 +280,7 @@ def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
 # What is kept
 
 
-def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file, save_tiny):
+def test_an_unchanged_list_of_models_is_answered_304(client, file, save_tiny):
     held = {"If-None-Match": client.get("/models").headers["etag"]}
     assert client.get("/models", headers=held).status_code == 304
 
@@ -296,7 +292,7 @@ def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file,
     assert changed.json()[0]["digests"] == {"photo": digest(file)}
 
 
-def test_the_description_names_what_the_models_routes_answer(client):
+def test_openapi_has_the_answers_of_the_models_routes(client):
     paths = client.get("/openapi.json").json()["paths"]
 
     assert "array" in str(paths["/models"]["get"]["responses"]["200"])

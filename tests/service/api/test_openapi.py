@@ -48,12 +48,12 @@ def asked(tmp_path_factory, save_tiny):
     )
 
 
-def test_every_operation_answers_as_it_is_described(asked):
+def test_every_operation_answers_as_described(asked):
     assert asked.run.returncode == 0, asked.run.stdout + asked.run.stderr
     assert f"Tested: {len(asked.described)}\n" in asked.run.stdout
 
 
-def test_every_operation_was_asked_for_something_that_it_has(asked):
+def test_every_operation_was_called_successfully(asked):
     succeeded = {(method, route) for method, route, status in asked.answered if status < 300}
 
     # What is named in a path has to be made before.

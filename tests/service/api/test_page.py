@@ -3,7 +3,7 @@
 import pytest
 
 
-def test_the_page_runs_only_what_the_service_itself_serves(client):
+def test_the_page_runs_only_scripts_of_the_service(client):
     page = client.get("/")
 
     assert page.headers["content-type"].startswith("text/html")
@@ -17,7 +17,7 @@ def test_the_page_runs_only_what_the_service_itself_serves(client):
 
 
 @pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/page.css", "/page/icon.svg"])
-def test_the_page_is_never_used_unasked(path, client):
+def test_the_page_is_revalidated_by_its_etag(path, client):
     page = client.get(path)
 
     again = client.get(path, headers={"If-None-Match": page.headers["etag"]})

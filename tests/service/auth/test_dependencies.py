@@ -98,7 +98,7 @@ def reachable_without_key(client):
     return found
 
 
-def test_every_route_needs_a_key_unless_it_is_named_as_open(serve):
+def test_every_route_needs_a_key_unless_it_is_public(serve):
     answering = reachable_without_key(serve(keys=f"web:{GIVEN}"))
 
     paths = {path for _, path in answering}
@@ -107,7 +107,7 @@ def test_every_route_needs_a_key_unless_it_is_named_as_open(serve):
     assert {method for method, _ in answering} <= {"GET", "HEAD", "MOUNT"}
 
 
-def test_a_route_that_is_new_needs_a_key_and_one_past_the_guard_is_found(serve, asked):
+def test_a_new_route_needs_a_key_and_a_bare_one_is_detected(serve, asked):
     client = serve(asked, keys=f"web:{GIVEN}")
     client.app.add_route("/bare", lambda request: Response())
 
@@ -115,14 +115,14 @@ def test_a_route_that_is_new_needs_a_key_and_one_past_the_guard_is_found(serve, 
     assert {path for _, path in reachable_without_key(client)} - PUBLIC_PATHS - PUBLIC_FILES == {"/bare"}
 
 
-def test_without_a_key_the_answer_says_how_one_is_taken(serve, noisy):
+def test_a_request_without_a_key_learns_how_to_send_one(serve, noisy):
     response = serve(keys=f"web:{GIVEN}").post("/denoise", content=noisy)
 
     assert_refused(response, 401, "has no API key", "`Authorization: Bearer KEY` or `X-API-Key: KEY`")
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_request_without_a_key_is_refused_before_anything_else_about_it(serve):
+def test_the_key_is_checked_before_the_parameters(serve):
     client = serve(keys=f"web:{GIVEN}")
 
     assert client.post("/denoise", params={"quality": 1000, "model": "none"}).status_code == 401
@@ -142,19 +142,19 @@ def test_a_request_without_a_key_is_refused_before_anything_else_about_it(serve)
         {"cookie": f"key={GIVEN}"},
     ],
 )
-def test_what_is_no_key_of_ours_is_refused_and_not_repeated(headers, serve, asked, caplog):
+def test_an_unknown_key_is_refused_and_not_repeated(headers, serve, asked, caplog):
     response = serve(asked, keys=f"web:{GIVEN}").get("/asked", headers=headers)
 
     assert_refused(response, 401, "`Authorization: Bearer KEY`")
     assert GIVEN[1:].lower() not in (response.text + caplog.text).lower()
 
 
-def test_a_key_in_the_address_is_not_taken_for_addresses_are_logged(serve, asked):
+def test_a_key_in_the_query_is_refused(serve, asked):
     assert serve(asked, keys=f"web:{GIVEN}").get("/asked", params={"key": GIVEN}).status_code == 401
 
 
 @pytest.mark.parametrize("headers", [BEARER, {"authorization": f"bearer  {GIVEN}"}, {"x-api-key": GIVEN}])
-def test_a_key_is_taken_in_either_header_and_tells_who_asks(headers, serve, asked):
+def test_a_key_is_accepted_in_either_header(headers, serve, asked):
     client = serve(asked, keys=f"scanner:{'y' * 40},web:{GIVEN}")
 
     assert client.get("/asked", headers=headers).json() == "web"
@@ -166,11 +166,11 @@ def test_a_proxys_own_authorization_does_not_hide_the_key(serve, asked):
     assert serve(asked, keys=f"web:{GIVEN}").get("/asked", headers=headers).json() == "web"
 
 
-def test_an_image_comes_back_for_a_key(serve, noisy):
+def test_a_request_with_a_key_is_answered(serve, noisy):
     assert serve(keys=f"web:{GIVEN}").post("/denoise", content=noisy, headers=BEARER).status_code == 200
 
 
-def test_a_key_is_compared_with_every_one_and_in_constant_time(serve, asked, monkeypatch):
+def test_a_key_is_compared_with_all_in_constant_time(serve, asked, monkeypatch):
     client = serve(asked, keys=f"web:{GIVEN},b:{'b' * 40},c:{'c' * 40}")
     compared, real = [], hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
@@ -182,7 +182,7 @@ def test_a_key_is_compared_with_every_one_and_in_constant_time(serve, asked, mon
         assert len({theirs for _, theirs in compared}) == 1
 
 
-def test_keys_are_made_and_revoked_while_the_service_runs(serve, asked, file):
+def test_keys_are_added_and_revoked_at_run_time(serve, asked, file):
     first = add_key(file, "first")
     client = serve(asked, keys_file=file, keys=f"web:{GIVEN}")
 
@@ -197,7 +197,7 @@ def test_keys_are_made_and_revoked_while_the_service_runs(serve, asked, file):
     assert others == ["second", "web"]
 
 
-def test_when_the_last_key_is_revoked_nobody_is_let_in(serve, asked, file):
+def test_after_the_last_key_is_revoked_nobody_gets_in(serve, asked, file):
     secret = add_key(file, "only")
     client = serve(asked, keys_file=file)
 
@@ -225,9 +225,7 @@ def rewritten(file):
 
 
 @pytest.mark.parametrize("breaks", [rewritten, lambda file: file.unlink(), lambda file: file.chmod(0o666)])
-def test_while_the_file_cannot_be_read_no_key_is_good_and_the_log_says_why_once(
-    breaks, serve, asked, file, caplog
-):
+def test_an_unreadable_key_file_is_answered_503_and_logged_once(breaks, serve, asked, file, caplog):
     secret = add_key(file, "a")
     client = serve(asked, keys_file=file)
     before = client.get("/asked", headers={"x-api-key": secret})
@@ -249,7 +247,7 @@ def test_while_the_file_cannot_be_read_no_key_is_good_and_the_log_says_why_once(
     assert str(file) in told["fault"]
 
 
-def test_an_admins_key_may_change_the_service_and_another_is_told_so(serve, asked, file):
+def test_only_an_admin_key_may_change_the_service(serve, asked, file):
     admins, others = add_key(file, "boss", admin=True), add_key(file, "web")
     client = serve(asked, keys_file=file)
 
@@ -259,7 +257,7 @@ def test_an_admins_key_may_change_the_service_and_another_is_told_so(serve, aske
     assert client.post("/change").status_code == 401
 
 
-def test_a_request_of_an_admin_is_counted_once(serve, asked, file):
+def test_an_admins_request_is_counted_once(serve, asked, file):
     secret = add_key(file, "boss", admin=True, rate=2)
     client = serve(asked, keys_file=file)
 
@@ -276,7 +274,7 @@ def test_without_keys_this_machine_may_do_everything(serve, asked, noisy):
     assert client.post("/change").status_code == 200
 
 
-def test_a_service_open_to_all_is_changed_by_nobody(serve, asked, noisy):
+def test_nobody_may_change_an_open_service(serve, asked, noisy):
     client = serve(asked, open=True)
 
     assert client.post("/denoise", content=noisy).status_code == 200
@@ -284,12 +282,12 @@ def test_a_service_open_to_all_is_changed_by_nobody(serve, asked, noisy):
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "scanner"])
-def test_without_keys_it_is_asked_by_names_that_are_this_machines(host, serve, asked):
+def test_without_keys_local_host_names_are_accepted(host, serve, asked):
     assert serve(asked).get("/asked", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.:80"])
-def test_without_keys_a_name_that_others_can_point_here_is_refused(host, serve, asked, noisy):
+def test_without_keys_other_host_names_are_refused(host, serve, asked, noisy):
     response = serve(asked).post("/denoise", content=noisy, headers={"host": host})
 
     assert_refused(response, 403, repr(host), "--open")
@@ -315,7 +313,7 @@ def test_without_keys_pages_of_other_sites_cannot_post(site, origin, status, ser
     assert client.post("/change", headers=headers).status_code == status
 
 
-def test_the_rate_of_a_key_is_limited_with_a_word_on_when_to_come_again(serve, asked, file):
+def test_the_requests_of_a_key_are_limited(serve, asked, file):
     secret = add_key(file, "web", rate=2)
     client = serve(asked, keys_file=file, key_rate=1)
 
@@ -336,7 +334,7 @@ def test_the_pixels_of_a_key_are_limited(serve, noisy):
     assert client.get("/health").status_code == 200
 
 
-def test_the_images_of_a_batch_are_refused_from_where_the_limit_is(serve, noisy):
+def test_images_of_a_batch_beyond_the_limit_are_refused(serve, noisy):
     client = serve(keys=f"web:{GIVEN}", key_pixels=1000)
     files = [("image", (f"{number}.png", noisy)) for number in range(3)]
 
@@ -350,13 +348,13 @@ def test_the_images_of_a_batch_are_refused_from_where_the_limit_is(serve, noisy)
         assert json.loads(made.read(refused))["status"] == 429
 
 
-def test_what_needs_no_key_is_not_counted(serve):
+def test_public_routes_are_not_counted(serve):
     client = serve(key_rate=1)
 
     assert [client.get("/health").status_code for _ in range(5)] == [200] * 5
 
 
-def test_the_description_says_what_needs_a_key(serve):
+def test_openapi_says_which_routes_need_a_key(serve):
     with_keys = serve(keys=f"web:{GIVEN}").get("/openapi.json").json()
     without = serve().get("/openapi.json").json()
 
@@ -375,41 +373,41 @@ def test_the_description_says_what_needs_a_key(serve):
         ({"keys": f"web:{GIVEN}", "open": True}, "open is for a service without keys"),
     ],
 )
-def test_keys_that_cannot_be_meant_stop_the_start(given, words, serve):
+def test_invalid_key_settings_stop_the_start(given, words, serve):
     with pytest.raises(ValueError, match=words):
         serve(**given)
 
 
-def test_a_name_in_the_file_and_in_the_variable_stops_the_start(serve, file):
+def test_a_name_in_file_and_variable_stops_the_start(serve, file):
     add_key(file, "web")
 
     with pytest.raises(ValueError, match="DENOISE_KEYS also has keys named web"):
         serve(keys_file=file, keys=f"web:{GIVEN}")
 
 
-def test_a_file_that_is_not_there_stops_the_start(serve, file):
+def test_a_missing_key_file_stops_the_start(serve, file):
     with pytest.raises(OSError, match="No such file"):
         serve(keys_file=file)
 
 
-def test_settings_do_not_show_their_keys():
+def test_the_repr_of_settings_has_no_keys():
     assert GIVEN not in repr(Settings(keys=f"web:{GIVEN}"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_only_this_machine_reaches_a_loopback_address(host):
+def test_a_loopback_address_needs_no_keys(host):
     refuse_unprotected(host, Settings())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "", "images.example", "localhost.example"])
-def test_an_address_that_others_reach_needs_keys_or_open(host, tmp_path):
+def test_a_public_address_needs_keys_or_open(host, tmp_path):
     with pytest.raises(ValueError, match=r"no keys: create one with `denoise keys add .* or use --open"):
         refuse_unprotected(host, Settings())
     for given in ({"open": True}, {"keys": "anything"}, {"keys_file": tmp_path}):
         refuse_unprotected(host, Settings(**given))
 
 
-def test_the_command_refuses_to_serve_others_without_keys_in_one_line():
+def test_serve_without_keys_fails_in_one_line():
     ended = subprocess.run(
         [sys.executable, "-m", "service.cli", "serve", "--host", "0.0.0.0", "--port", "0"],
         capture_output=True, text=True, timeout=100, check=False,
@@ -422,7 +420,7 @@ def test_the_command_refuses_to_serve_others_without_keys_in_one_line():
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_running_service_takes_new_keys_refuses_revoked_ones_and_logs_none(folder, file):
+def test_a_running_service_applies_key_changes_and_logs_none(folder, file):
     first = add_key(file, "first")
     with serving(folder, "--keys-file", file, "--log-level", "debug", "--root-path", "/images") as server:
 
@@ -454,7 +452,7 @@ def test_a_running_service_takes_new_keys_refuses_revoked_ones_and_logs_none(fol
         ("192.0.2.7, 2001:db8::/32", "2001:db8::1", "203.0.113.9"),
     ],
 )
-def test_only_a_proxy_that_is_named_is_believed_whom_it_speaks_for(proxies, client, seen, folder):
+def test_only_a_configured_proxy_is_trusted(proxies, client, seen, folder):
     settings = Settings(weights=folder, model="photo", device="cpu", proxies=proxies)
     app = create_app(settings)
 

@@ -27,7 +27,7 @@ def refusal(limits, whose):
     return str(told.value), told.value.headers["Retry-After"]
 
 
-def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
+def test_a_bucket_refills_evenly_up_to_its_size(clock):
     bucket = TokenBucket(60, 60, clock.read)
     bucket.take(40)
     clock.now += 10
@@ -38,7 +38,7 @@ def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
     assert bucket.left() == 60
 
 
-def test_what_is_owed_is_waited_for(clock):
+def test_an_overdrawn_bucket_refills_before_the_next_token(clock):
     bucket = TokenBucket(60, 60, clock.read)
     bucket.take(100)
 
@@ -48,7 +48,7 @@ def test_what_is_owed_is_waited_for(clock):
     assert bucket.seconds_to_next() == 0
 
 
-def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):
+def test_requests_beyond_the_limit_are_refused(clock):
     limits = RateLimits(rate=3, pixels=None, clock=clock.read)
     for _ in range(3):
         limits.admit(key())
@@ -62,7 +62,7 @@ def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_
     assert refusal(limits, key())[1] == "20"
 
 
-def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
+def test_refused_requests_do_not_extend_the_wait(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
     for _ in range(59):
@@ -73,7 +73,7 @@ def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
     limits.admit(key())
 
 
-def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
+def test_an_image_may_exceed_the_limit_once(clock):
     limits = RateLimits(rate=None, pixels=3600, clock=clock.read)
     limits.admit(key())
     limits.charge(key(), 9000)
@@ -86,7 +86,7 @@ def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
     assert seconds == "5401"
 
 
-def test_images_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
+def test_concurrent_images_beyond_the_limit_are_refused(clock):
     limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
     limits.charge(key(), 900)
     limits.charge(key(), 900)
@@ -95,7 +95,7 @@ def test_images_that_came_at_once_are_refused_from_the_first_that_is_beyond(cloc
         limits.charge(key(), 1)
 
 
-def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
+def test_accepted_jobs_may_exceed_the_limit(clock):
     limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
     for _ in range(3):
         limits.charge(key(), 900, accepted=True)
@@ -103,7 +103,7 @@ def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
     assert "used 2,700 of 1,000" in refusal(limits, key())[0]
 
 
-def test_one_keys_use_is_not_anothers(clock):
+def test_each_key_has_its_own_limit(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key("a"))
 
@@ -111,7 +111,7 @@ def test_one_keys_use_is_not_anothers(clock):
     assert refusal(limits, key("a"))
 
 
-def test_a_keys_own_limits_go_before_the_services(clock):
+def test_a_keys_own_limits_override_the_services(clock):
     limits = RateLimits(rate=1, pixels=10, clock=clock.read)
     own = key(rate=2, pixels=100)
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_a_keys_own_limits_go_before_the_services(clock):
     assert "2 of 2 requests" in refusal(limits, own)[0]
 
 
-def test_a_key_whose_limit_was_raised_is_let_in_at_once(clock):
+def test_a_raised_limit_applies_at_once(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
 
@@ -136,14 +136,14 @@ def test_without_keys_all_share_one_limit(clock):
     assert refusal(limits, None)[0].startswith("All clients together have used 2 of 2 requests a minute")
 
 
-def test_without_limits_there_is_no_end(clock):
+def test_without_limits_nothing_is_refused(clock):
     limits = RateLimits(rate=None, pixels=None, clock=clock.read)
     for _ in range(1000):
         limits.admit(key())
         limits.charge(key(), 10**12)
 
 
-def test_a_time_of_day_that_jumps_changes_nothing(monkeypatch):
+def test_a_change_of_the_system_time_has_no_effect(monkeypatch):
     limits = RateLimits(rate=1, pixels=None)
     limits.admit(key())
     monkeypatch.setattr(time, "time", lambda: 4e9)

@@ -67,7 +67,7 @@ def count_loads(monkeypatch):
 # What is taken
 
 
-def test_a_new_file_is_served_once_two_looks_find_it_the_same(registry, folder, save_tiny, digest):
+def test_a_new_file_is_served_after_two_equal_scans(registry, folder, save_tiny, digest):
     save_tiny(folder / "scans.safetensors", seed=1)
 
     registry.refresh()
@@ -79,7 +79,7 @@ def test_a_new_file_is_served_once_two_looks_find_it_the_same(registry, folder, 
     assert registry.models.names == ["photo", "scans"]
 
 
-def test_a_changed_file_is_served_and_what_was_before_is_kept(registry, file, save_tiny, digest):
+def test_a_changed_file_is_served_and_the_old_weights_kept(registry, file, save_tiny, digest):
     before = registry.models
     save_tiny(file, seed=1)
     settle(registry)
@@ -92,7 +92,7 @@ def test_a_changed_file_is_served_and_what_was_before_is_kept(registry, file, sa
     assert before.history("photo")["previous"] == {}
 
 
-def test_a_file_is_left_alone_as_long_as_it_grows(registry, file, folder, save_tiny, tmp_path):
+def test_a_growing_file_is_not_loaded(registry, file, folder, save_tiny, tmp_path):
     whole = save_tiny(tmp_path / "whole.safetensors", seed=1).read_bytes()
     with (folder / "scans.safetensors").open("wb", buffering=0) as growing:
         for start in range(0, len(whole), 2000):
@@ -106,7 +106,7 @@ def test_a_file_is_left_alone_as_long_as_it_grows(registry, file, folder, save_t
     assert list(served(registry)) == ["photo", "scans"]
 
 
-def test_a_file_that_does_not_change_is_not_read_again(registry, monkeypatch):
+def test_an_unchanged_file_is_not_read_again(registry, monkeypatch):
     loads = count_loads(monkeypatch)
 
     settle(registry)
@@ -114,7 +114,7 @@ def test_a_file_that_does_not_change_is_not_read_again(registry, monkeypatch):
     assert loads == []
 
 
-def test_a_file_written_anew_with_the_same_bytes_changes_nothing(registry, file, save_tiny):
+def test_rewriting_the_same_bytes_changes_nothing(registry, file, save_tiny):
     before = registry.models.by_name["photo"]
     save_tiny(file, seed=0)
     settle(registry)
@@ -123,7 +123,7 @@ def test_a_file_written_anew_with_the_same_bytes_changes_nothing(registry, file,
     assert not registry.models.previous
 
 
-def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(registry, folder, save_tiny):
+def test_auto_is_served_once_all_its_weights_are(registry, folder, save_tiny):
     assert registry.models.names == ["photo"]
     for seed, name in enumerate(("photo-gaussian", "photo-grey"), 1):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
@@ -133,7 +133,7 @@ def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(registry,
     assert set(registry.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
 
 
-def test_what_else_lies_in_the_folder_disturbs_nothing(registry, folder):
+def test_other_files_in_the_folder_are_ignored(registry, folder):
     for name in (
         "mine.checkpoint",
         "mine.jsonl",
@@ -150,7 +150,7 @@ def test_what_else_lies_in_the_folder_disturbs_nothing(registry, folder):
     assert not faults(registry)
 
 
-def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_them(folder, caplog):
+def test_other_invalid_files_do_not_stop_the_start(folder, caplog):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
 
     registry = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
@@ -199,7 +199,7 @@ NO_GOOD = [
 
 
 @pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_leaves_the_old_weights_serving_and_is_told_of(
+def test_an_invalid_file_leaves_the_old_weights_in_service(
     write, reason, registry, file, save_tiny, digest, caplog
 ):
     write(file, save_tiny)
@@ -211,9 +211,7 @@ def test_a_file_that_is_no_good_leaves_the_old_weights_serving_and_is_told_of(
     assert reason in caplog.text
 
 
-def test_a_file_that_is_no_good_is_not_tried_again_until_it_changes(
-    registry, file, save_tiny, digest, monkeypatch
-):
+def test_an_invalid_file_is_not_retried_until_it_changes(registry, file, save_tiny, digest, monkeypatch):
     loads = count_loads(monkeypatch)
     truncated(file, save_tiny)
     for _ in range(5):
@@ -248,7 +246,7 @@ def fail(monkeypatch, error):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_of_and_tried_again_once_its_rights_change(
+def test_an_unreadable_file_is_retried_once_its_mode_changes(
     error, reason, registry, file, save_tiny, digest, monkeypatch
 ):
     save_tiny(file, seed=1)
@@ -267,9 +265,7 @@ def test_a_file_that_cannot_be_read_is_told_of_and_tried_again_once_its_rights_c
     assert not faults(registry)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_other(
-    registry, file, save_tiny, digest, monkeypatch
-):
+def test_a_file_replaced_during_the_read_is_never_mixed(registry, file, save_tiny, digest, monkeypatch):
     read_bytes = module.Path.read_bytes
 
     def slowly(path):
@@ -293,7 +289,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_oth
     assert not faults(registry)
 
 
-def test_a_full_disk_in_the_folder_changes_nothing(registry, file, save_tiny, digest, monkeypatch):
+def test_a_full_disk_changes_nothing(registry, file, save_tiny, digest, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -308,7 +304,7 @@ def test_a_full_disk_in_the_folder_changes_nothing(registry, file, save_tiny, di
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_file_too_large_to_be_weights_is_not_read(registry, file, digest, monkeypatch):
+def test_a_file_too_large_for_weights_is_not_read(registry, file, digest, monkeypatch):
     with file.open("r+b") as grown:
         grown.truncate(2**40)
     settle(registry)
@@ -317,7 +313,7 @@ def test_a_file_too_large_to_be_weights_is_not_read(registry, file, digest, monk
     assert f"{2**40} bytes" in faults(registry)["photo.safetensors"]
 
 
-def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(registry, file, digest, save_tiny):
+def test_a_removed_default_model_stays_in_service(registry, file, digest, save_tiny):
     file.unlink()
     settle(registry)
     assert served(registry) == {"photo": digest(0)}
@@ -332,7 +328,7 @@ def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(registr
     assert not faults(registry)
 
 
-def test_a_folder_that_vanishes_takes_nothing_out_of_service(registry, folder, digest):
+def test_a_removed_folder_takes_nothing_out_of_service(registry, folder, digest):
     shutil.rmtree(folder)
     settle(registry)
 
@@ -340,7 +336,7 @@ def test_a_folder_that_vanishes_takes_nothing_out_of_service(registry, folder, d
     assert list(faults(registry)) == ["photo.safetensors"]
 
 
-def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(registry, folder):
+def test_the_fault_of_a_removed_invalid_file_is_cleared(registry, folder):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
     settle(registry)
     assert list(faults(registry)) == ["bad.safetensors"]
@@ -361,7 +357,7 @@ def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(registry, f
         (b"no utf-8 \xff.safetensors", r"'no utf-8 \udcff.safetensors'"),
     ],
 )
-def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, registry, folder, save_tiny, tmp_path):
+def test_an_unusable_model_name_is_refused(name, shown, registry, folder, save_tiny, tmp_path):
     save_tiny(tmp_path / "made.safetensors", seed=1).rename(folder / os.fsdecode(name))
     settle(registry)
 
@@ -373,7 +369,7 @@ def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, registry, folde
 # At once, and back
 
 
-def test_a_file_can_be_taken_without_waiting_for_a_look(registry, file, folder, save_tiny, digest):
+def test_activate_loads_a_file_without_a_scan(registry, file, folder, save_tiny, digest):
     save_tiny(file, seed=1)
     save_tiny(folder / "scans.safetensors", seed=2)
 
@@ -384,7 +380,7 @@ def test_a_file_can_be_taken_without_waiting_for_a_look(registry, file, folder, 
 
 
 @pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, registry, file, save_tiny, digest):
+def test_activate_refuses_an_invalid_file_with_the_reason(write, reason, registry, file, save_tiny, digest):
     write(file, save_tiny)
 
     with pytest.raises(ProblemError, match=r"^photo\.safetensors: ") as refused:
@@ -396,7 +392,7 @@ def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, regist
 
 
 @pytest.mark.parametrize("name", ["films", "../photo", "photo.safetensors", "", ".", "/etc/passwd", "auto"])
-def test_only_the_folder_s_files_can_be_taken(name, registry, folder, save_tiny):
+def test_only_files_of_the_folder_can_be_activated(name, registry, folder, save_tiny):
     save_tiny(folder.parent / "outside.safetensors")
 
     with pytest.raises(ProblemError, match=r"Its models are: photo\.$"):
@@ -405,7 +401,7 @@ def test_only_the_folder_s_files_can_be_taken(name, registry, folder, save_tiny)
         registry.activate("../outside")
 
 
-def test_weights_can_be_rolled_back_and_that_undone(registry, file, save_tiny, digest):
+def test_a_rollback_can_be_undone(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
     registry.activate("photo")
 
@@ -417,9 +413,7 @@ def test_weights_can_be_rolled_back_and_that_undone(registry, file, save_tiny, d
     assert served(registry) == {"photo": digest(1)}
 
 
-def test_what_was_rolled_back_comes_back_when_its_file_changes_and_not_when_it_is_touched(
-    registry, file, save_tiny, digest
-):
+def test_a_rollback_lasts_until_the_file_changes(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
     settle(registry)
     registry.roll_back("photo")
@@ -434,7 +428,7 @@ def test_what_was_rolled_back_comes_back_when_its_file_changes_and_not_when_it_i
     assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_what_was_rolled_back_can_be_taken_again_by_name(registry, file, save_tiny, digest):
+def test_activate_undoes_a_rollback(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
     registry.activate("photo")
     registry.roll_back("photo")
@@ -445,7 +439,7 @@ def test_what_was_rolled_back_can_be_taken_again_by_name(registry, file, save_ti
     assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_taking_a_file_that_is_served_already_keeps_what_was_before(registry, file, save_tiny, digest):
+def test_activating_served_weights_keeps_the_previous_ones(registry, file, save_tiny, digest):
     save_tiny(file, seed=1)
     registry.activate("photo")
     registry.activate("photo")
@@ -453,16 +447,14 @@ def test_taking_a_file_that_is_served_already_keeps_what_was_before(registry, fi
     assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
 
 
-def test_there_is_no_way_back_without_other_weights_before(registry):
+def test_a_rollback_needs_previous_weights(registry):
     with pytest.raises(ProblemError, match="'photo'"):
         registry.roll_back("photo")
     with pytest.raises(ProblemError, match="Available: photo"):
         registry.roll_back("films")
 
 
-def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(
-    registry, file, save_tiny, digest
-):
+def test_older_networks_are_freed(registry, file, save_tiny, digest):
     layers, alive = [], []
     for seed in range(1, 6):
         net = registry.models.by_name["photo"].net

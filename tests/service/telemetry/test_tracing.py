@@ -16,7 +16,7 @@ def test_a_short_safe_id_is_kept(sent):
 
 
 @pytest.mark.parametrize("sent", [None, "", "x" * 65, "a b", 'a"b', "a\nb", "ü", "<a>"])
-def test_any_other_id_is_made_anew(sent):
+def test_an_unsafe_id_is_replaced(sent):
     first, second = request_id(sent), request_id(sent)
 
     assert re.fullmatch("[0-9a-f]{16}", first)
@@ -32,7 +32,7 @@ def test_any_other_id_is_made_anew(sent):
         f"cc-{TRACE}-{PARENT}-01-more",
     ],
 )
-def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
+def test_a_trace_is_continued_by_a_new_span(header):
     ours = start_span([header])
 
     assert (ours.trace_id, ours.parent_id) == (TRACE, PARENT)
@@ -58,7 +58,7 @@ def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
         [f"00-{TRACE}-{PARENT}-0x"],
     ],
 )
-def test_a_header_that_is_wrong_begins_a_new_trace(headers):
+def test_an_invalid_header_starts_a_new_trace(headers):
     ours = start_span(headers)
 
     assert re.fullmatch("[0-9a-f]{32}", ours.trace_id)
@@ -66,7 +66,7 @@ def test_a_header_that_is_wrong_begins_a_new_trace(headers):
     assert ours.parent_id is None
 
 
-def test_outside_of_a_request_nothing_is_kept():
+def test_outside_a_request_nothing_is_recorded():
     current_request().pixels += 5
 
     assert current_request() == RequestRecord()
