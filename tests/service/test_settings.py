@@ -1,4 +1,4 @@
-"""The settings, and the README's list of them."""
+"""Settings: defaults, bounds, and the table in service/README.md."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from engine.imageio.write import PNG_LEVEL
 from engine.inference.denoise import MEMORY_BUDGET
 from service.settings import Settings
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "service" / "README.md"
 
 
 def rows():
-    """The README's table, as the code has it."""
+    """The table of settings, made from the code. Run this module to print it."""
     yield "| Variable | Default | |"
     yield "| --- | --- | --- |"
     for name, field in Settings.model_fields.items():
@@ -33,6 +33,7 @@ def test_a_description_is_one_sentence(name):
     description = Settings.model_fields[name].description
 
     assert description.endswith(".")
+    assert ". " not in description
     assert description[0].isupper()
 
 
@@ -71,7 +72,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("memory_budget", "1000"),
         ("image_memory", "1000"),
         ("deadline", "-1"),
-        # Too little for one body of as many bytes as are taken.
+        # Too little for one body of max_bytes.
         ("body_memory", "80000000"),
         ("png_level", "10"),
         ("threads", "0"),

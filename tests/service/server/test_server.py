@@ -175,7 +175,7 @@ def test_invalid_settings_fail_in_one_line(folder, monkeypatch):
 
 
 def test_the_readmes_stop_timeouts_exceed_the_grace_time():
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "service" / "README.md").read_text()
     longest = Settings.model_fields["grace_seconds"].default + ABORT_SECONDS
 
     waits = re.findall(r"(?:TimeoutStopSec=|--stop-timeout )(\d+)", readme)
