@@ -1,4 +1,4 @@
-"""Batches: what comes of each image, in which order and under which names, and who waits for whom."""
+"""POST /denoise/batch: results, names, order, and clients that disconnect."""
 
 import asyncio
 import io
@@ -28,7 +28,7 @@ from service.runtime.scheduler import Cancelled
 from service.settings import Settings
 from tests.support.problems import MAX_BYTES, MAX_PIXELS, assert_problem
 
-SOON = 20  # seconds; only a test that fails waits so long
+SOON = 20  # seconds; only a failing test waits so long
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def client(settings):
 
 @pytest.fixture(scope="module")
 def shots(samples, file_of):
-    """Three images under the names they come with."""
+    """Three images with their names."""
     return [
         ("day/b.png", file_of(samples(21, 34, seed=1))),
         ("day/a.jpg", file_of(samples(9, 30, seed=2), "JPEG", quality=95)),
@@ -266,7 +266,7 @@ def test_openapi_has_both_bodies_and_every_error(client):
 
 
 class Images:
-    """In place of a Denoiser: an image is done when it is let, or ended when its client is gone."""
+    """Stands in for a Denoiser. An image is done once `finish` is called, or ends when its client disconnects."""
 
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
@@ -341,7 +341,7 @@ def test_a_slow_reader_slows_the_work():
         images.finish(*range(10))
         taken = 0
         async for _ in denoised(images, entries(10), DenoiseParams(), stays, free):
-            # What was begun ahead is done, and the reader is still at this one.
+            # The images that were begun ahead are done while the reader is still at this one.
             ahead = min(10, taken + AT_ONCE)
             while len(images.ended) < ahead:
                 await asyncio.sleep(0)
@@ -414,7 +414,7 @@ def test_nothing_runs_after_a_batch_is_closed(way):
 
 
 async def post(app, body, send, receive=None):
-    """The batch, to the application itself. send: as a server's."""
+    """Send the batch to the application itself. send: the server's side of ASGI."""
     messages = [{"type": "http.request", "body": body}]
 
     async def then_stays():
@@ -429,7 +429,7 @@ async def post(app, body, send, receive=None):
 
 @pytest.fixture
 def spools(monkeypatch):
-    """The temporary files that were made."""
+    """The temporary files that were created."""
     made = []
     temporary = batch.TemporaryFile
 

@@ -1,4 +1,4 @@
-"""POST /denoise: what comes back."""
+"""POST /denoise: results, formats, headers and the choice of the model."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from service.runtime import pipeline as denoising
 
 
 def denoised(folder, data, name="photo"):
-    """What the engine makes of it."""
+    """The engine's own result."""
     net = checkpoint.load(folder / f"{name}.safetensors").net
     return denoise_image(net, decode(data).pixels)
 

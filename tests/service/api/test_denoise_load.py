@@ -28,7 +28,7 @@ from tests.support.windows import SOON, Net, piece
 
 
 def denoised(folder, data, name="photo"):
-    """What the engine makes of it."""
+    """The engine's own result."""
     net = checkpoint.load(folder / f"{name}.safetensors").net
     return denoise_image(net, decode(data).pixels)
 
@@ -46,7 +46,7 @@ def test_decoding_and_encoding_overlap_with_the_network(client, noisy, monkeypat
         return file
 
     def run(pieces):
-        # Whoever is first stays in the network until the other is decoded as well.
+        # The first image stays in the network until the other is decoded.
         if first_in.acquire(blocking=False):
             [wait_for(decoded) for _ in range(2)]
         denoise.run(pieces)
@@ -54,7 +54,7 @@ def test_decoding_and_encoding_overlap_with_the_network(client, noisy, monkeypat
             denoised.release()
 
     def encode(*args):
-        # Whoever is first is encoded until the other has been through the network as well.
+        # The first image is encoded until the other has been through the network.
         if first_out.acquire(blocking=False):
             [wait_for(denoised) for _ in range(2)]
         return encode_file(*args)
@@ -78,7 +78,7 @@ def test_images_in_one_batch_get_the_result_of_each_alone(client, folder, sample
         return denoising
 
     def run(pieces):
-        # Nothing goes through the network before all of them are there.
+        # The network waits until all images are there.
         if not batches:
             [wait_for(begun) for _ in sizes]
         batches.append(len(pieces))
@@ -127,7 +127,7 @@ def test_out_of_memory_fails_the_request_not_the_service(module, name, error, cl
 
 @pytest.fixture
 def busy(settings, noisy, monkeypatch):
-    """busy(**settings): a service whose network is at work, and does not come to an end before the test does."""
+    """busy(**settings): a service whose network works on an image until the test ends."""
     begun, go_on = threading.Event(), threading.Event()
 
     def held(pieces):
@@ -189,5 +189,5 @@ def test_an_image_is_cancelled_when_its_client_disconnects(settings, noisy, monk
     monkeypatch.setattr(denoising, "Denoising", lambda *args, **how: endless)
     answers = asyncio.run(asyncio.wait_for(post_and_leave(create_app(settings), noisy), SOON))
 
-    # Nobody reads it: what counts is that there is one.
+    # Nobody reads the answer, but the application must give one.
     assert answers[0]["status"] == 400

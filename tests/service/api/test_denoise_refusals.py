@@ -1,4 +1,4 @@
-"""POST /denoise: what is refused, and in which words."""
+"""POST /denoise: refusals and their messages."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""POST /estimate: what the service tells of an image's noise."""
+"""POST /estimate: the answers, their ranges and their refusals."""
 
 import numpy as np
 import pytest
@@ -140,7 +140,7 @@ def test_openapi_has_the_ranges_of_the_estimate(client):
     st.integers(2, 40), st.integers(2, 40), st.sampled_from([1, 3]), st.integers(1, 12), st.integers(0, 2**32 - 1)
 )
 def test_every_image_gets_an_estimate_within_the_ranges(client, file_of, height, width, channels, side, seed):
-    """Of random squares: noise, textures that repeat themselves, and much that is black and white."""
+    """The images are noise and repeating textures, with many black and white pixels."""
     rng = np.random.default_rng(seed)
     few = rng.choice([0, 1, 128, 254, 255], (height, width, channels))
     tiled = np.tile(few[:side, :side], (-(-height // side), -(-width // side), 1))[:height, :width]

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: left, watched, fetched, taken away; and what is true where a disk is full or a process ends."""
+"""Jobs over HTTP: submit, follow, fetch, delete; full disks and killed processes."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from service.settings import Settings
 from tests.support.problems import assert_problem
 from tests.support.served import request, serving
 
-SOON = 60  # seconds; only a test that fails waits so long
+SOON = 60  # seconds; only a failing test waits so long
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -63,7 +63,7 @@ def client(settings):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Images stop before they are denoised, until `go` is set, or until they are not wanted any more."""
+    """Images wait before they are denoised, until `go` is set or their job is cancelled."""
     return Held(monkeypatch)
 
 
@@ -96,7 +96,7 @@ def noisy(samples, file_of):
 
 
 def leave(client, body, **params):
-    """The job's address."""
+    """Submit a job. Returns its path."""
     response = client.post("/jobs", content=body, params=params)
     assert response.status_code == 202, response.text
     return response.headers["location"]
@@ -115,7 +115,7 @@ def ended(client, job):
 
 
 def kept(settings):
-    """The files of the spool, beside SQLite's own."""
+    """The files of the spool, without SQLite's."""
     return sorted(file.name for file in settings.spool.iterdir() if not file.name.startswith("jobs.sqlite"))
 
 
@@ -333,7 +333,7 @@ def test_a_range_of_a_result_can_be_requested(client, noisy):
 
 def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file_of):
     body = file_of(samples(40, 50))
-    # Two results of 6 kB fit, and a third does not.
+    # There is room for two results of 6 kB, but not for a third.
     with TestClient(create_app(settings.model_copy(update={"spool_bytes": 32_000, "png_level": 0}))) as client:
         addresses = [leave(client, body) for _ in range(3)]
         states = [ended(client, job)["state"] for job in addresses]
@@ -349,7 +349,7 @@ def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file
 
 @pytest.fixture
 def server(settings):
-    """The address of a server in a thread of this process."""
+    """The URL of a server in a thread of this process."""
     with running(settings) as server:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
@@ -368,7 +368,7 @@ def running(settings):
 
 @contextmanager
 def listening(server, job):
-    """The events of a job as they come: (id, what it carries)."""
+    """The events of a job as they arrive: (id, data)."""
     with httpx.stream("GET", f"{server}{job}/events", timeout=SOON) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -437,7 +437,7 @@ def test_a_listener_that_disconnects_is_noticed(settings, noisy, held):
 
 
 async def listen_and_leave(app, body):
-    """Ends only if the stream does when its listener has gone, while the job goes on."""
+    """Returns only if the stream ends when its listener disconnects, while the job continues."""
     heard = asyncio.Event()
     scope = {"type": "http", "headers": [], "query_string": b"", "root_path": ""}
     sent = []
@@ -512,7 +512,7 @@ def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch)
         assert wait_until(lambda: (now := client.get(job).json())["state"] == "done" and now)
 
 
-# Taken away
+# Deletion
 
 
 def test_a_waiting_job_can_be_deleted(client, noisy, held, settings):
@@ -604,7 +604,7 @@ def test_a_jobs_pixels_count_against_its_key(settings, noisy):
     assert_problem(refused, 429, "pixels an hour")
 
 
-# A full disk
+# Full disks
 
 
 def test_a_full_spool_is_answered_507_with_retry_after(settings, noisy, held):
@@ -641,7 +641,7 @@ def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings,
     real = JobStore.admit
 
     def admit(spool, *what):
-        # As if the disk had no room for another page of the SQLite file.
+        # As if the disk had no room for another page of the database.
         spool._db.execute("PRAGMA max_page_count = 1")
         return real(spool, *what)
 
@@ -699,7 +699,7 @@ def test_a_job_fails_when_its_result_does_not_fit_the_disk(client, noisy, held, 
     assert kept(settings) == []
 
 
-# The process ends
+# Processes that end
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The models over HTTP: which there are, new ones while it runs, and images on their way meanwhile."""
+"""The models routes: listing, new weights while the service runs, and images in work meanwhile."""
 
 import io
 import zipfile
@@ -21,7 +21,7 @@ from service.runtime import pipeline
 from service.settings import Settings
 from tests.support.problems import assert_problem
 
-SOON = 20  # seconds; only a test that fails waits so long
+SOON = 20  # seconds; only a failing test waits so long
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_new_weights_file_is_served_without_a_restart(settings, folder, save_t
         made = save_tiny(folder / "scans.safetensors", seed=1)
         while refreshed.acquire(blocking=False):
             pass
-        # One look may have begun before.
+        # One scan may have begun before the file was there.
         assert all(refreshed.acquire(timeout=SOON) for _ in range(3))
         listed = [about["name"] for about in client.get("/models").json()]
         answer = client.post("/denoise", params={"model": "scans"}, content=noisy)
@@ -94,13 +94,13 @@ def test_a_failed_check_of_the_folder_is_logged_and_repeated(settings, monkeypat
 
 
 def test_an_interval_of_0_disables_the_checks(settings, noisy, monkeypatch):
-    looks = []
-    monkeypatch.setattr(ModelRegistry, "refresh", looks.append)
+    scans = []
+    monkeypatch.setattr(ModelRegistry, "refresh", scans.append)
 
     with TestClient(create_app(settings)) as client:
         client.post("/denoise", content=noisy)
 
-    assert looks == []
+    assert scans == []
 
 
 def test_activate_loads_a_file_at_once(client, file, save_tiny, noisy):
@@ -206,7 +206,7 @@ def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):
     assert choosing.get("/health").json()["digests"] == auto["digests"]
 
 
-# Images on their way
+# Images in work
 
 
 def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_of, monkeypatch):
@@ -244,7 +244,7 @@ def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, sampl
 
     monkeypatch.setattr(pipeline, "Denoising", held)
     before = digest(file)
-    # More than are in work at once.
+    # More images than are in work at once.
     images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(client.post, "/denoise/batch", files=images)
@@ -277,7 +277,7 @@ def test_requests_are_answered_while_weights_are_checked(client, monkeypatch):
     assert activated.result().status_code == 200
 
 
-# What is kept
+# Caching
 
 
 def test_an_unchanged_list_of_models_is_answered_304(client, file, save_tiny):

@@ -10,7 +10,7 @@ from service.problems import ProblemError
 
 @pytest.fixture
 def clock():
-    """A clock that is set by hand: clock.now, in seconds."""
+    """A clock that a test sets: clock.now, in seconds."""
     clock = SimpleNamespace(now=1000.0)
     clock.read = lambda: clock.now
     return clock

@@ -1,4 +1,4 @@
-"""What a client may keep, and how it learns that it still may."""
+"""Entity tags and 304 answers."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What is refused or ended whatever it asks for."""
+"""Request limits of a service that is stopping."""
 
 import pytest
 from fastapi.testclient import TestClient

@@ -1,4 +1,4 @@
-"""What is told of a request: to its sender, in the log, and to Prometheus."""
+"""Request IDs, log lines and metrics of requests."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ def settings(tmp_path_factory, save_tiny):
 
 @pytest.fixture
 def client(settings):
-    """A service that has been asked nothing yet."""
+    """A service that has had no request yet."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
@@ -42,13 +42,13 @@ def noisy(samples, file_of):
 
 @pytest.fixture
 def lines(caplog):
-    """lines(): what the log has of finished requests."""
+    """lines(): the log lines of finished requests."""
     caplog.set_level(logging.INFO, "denoise")
     return lambda: [record.msg for record in caplog.records if record.msg["event"] == "request"]
 
 
 def scraped(client):
-    """{name of a sample: {its labels' values, in the order of the labels' names: value}}"""
+    """{sample: {values of its labels, in the order of their names: value}}"""
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found = {}

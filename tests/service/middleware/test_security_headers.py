@@ -1,4 +1,4 @@
-"""What browsers are told, and addresses under a proxy's path."""
+"""Security headers, CORS, and paths behind a proxy."""
 
 import re
 
@@ -21,7 +21,7 @@ def settings(tmp_path_factory, save_tiny):
 
 @pytest.fixture
 def ask(settings):
-    """ask(method, path, headers, **settings): the answer of a service that has these too."""
+    """ask(method, path, headers, **settings): the answer of a service with these settings."""
 
     def ask(method, path, headers=None, content=None, **given):
         with TestClient(create_app(settings.model_copy(update=given)), raise_server_exceptions=False) as client:

@@ -1,4 +1,4 @@
-"""The weights folder while the service runs: what is taken from it, what is not, and the way back."""
+"""Registry: new, changed, invalid and removed weights files."""
 
 import errno
 import gc
@@ -7,55 +7,15 @@ import shutil
 import weakref
 
 import pytest
-import safetensors.torch
 import torch
 
 from engine.inference.denoise import denoise_image
 from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import UNetConfig, build_network
-from service.problems import ProblemError
 from service.registry import registry as module
 from service.registry.registry import ModelRegistry
 from service.settings import Settings
-
-SPEC = UNetConfig((4, 6), (1, 1, 1))
-
-
-@pytest.fixture
-def folder(tmp_path, save_tiny):
-    save_tiny(tmp_path / "weights" / "photo.safetensors", seed=0)
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def file(folder):
-    return folder / "photo.safetensors"
-
-
-@pytest.fixture
-def registry(folder):
-    return ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
-
-
-@pytest.fixture
-def digest(tmp_path, save_tiny):
-    """digest(seed): of the tiny network's file."""
-    return lambda seed: checkpoint.load(save_tiny(tmp_path / f"{seed}.safetensors", seed=seed)).digest
-
-
-def settle(registry):
-    """Two looks: a file that is at rest is taken at the second."""
-    registry.refresh()
-    registry.refresh()
-
-
-def served(registry):
-    return {name: model.digest for name, model in registry.models.by_name.items()}
-
-
-def faults(registry):
-    return {fault.file: fault.reason for fault in registry.models.faults.values()}
+from tests.support.weights import INVALID, faults, served, settle, truncated
 
 
 def count_loads(monkeypatch):
@@ -64,7 +24,7 @@ def count_loads(monkeypatch):
     return loads
 
 
-# What is taken
+# Valid files
 
 
 def test_a_new_file_is_served_after_two_equal_scans(registry, folder, save_tiny, digest):
@@ -160,45 +120,10 @@ def test_other_invalid_files_do_not_stop_the_start(folder, caplog):
     assert "bad.safetensors" in caplog.text
 
 
-# What is not
+# Invalid files
 
 
-def truncated(file, save_tiny):
-    data = save_tiny(file, seed=1).read_bytes()
-    file.write_bytes(data[: len(data) // 2])
-
-
-def with_weights(value):
-    def write(file, save_tiny):
-        net = build_network(SPEC)
-        for parameter in parameters(net):
-            parameter.layer.params[parameter.key] = torch.full_like(parameter.value, value)
-        checkpoint.save(file, net, SPEC, {})
-
-    return write
-
-
-def of_another_kind(file, save_tiny):
-    safetensors.torch.save_file({"features.0.weight": torch.zeros(3)}, file, {"format": "pt"})
-
-
-def of_no_known_network(file, save_tiny):
-    about = {"format": checkpoint.FORMAT, "network": '{"kind": "transformer"}'}
-    safetensors.torch.save_file({"0.weight": torch.zeros(3)}, file, about)
-
-
-NO_GOOD = [
-    (truncated, "not weights of ours"),
-    (lambda file, save_tiny: file.write_bytes(b""), "not weights of ours"),
-    (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
-    (of_no_known_network, "one of paper, photo; got 'transformer'"),
-    (with_weights(float("nan")), "holds what is no finite number"),
-    (with_weights(1e30), "the check image comes back with what is no finite number"),
-    (with_weights(3.0), "further from the clean one than black or white"),
-]
-
-
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
+@pytest.mark.parametrize(("write", "reason"), INVALID)
 def test_an_invalid_file_leaves_the_old_weights_in_service(
     write, reason, registry, file, save_tiny, digest, caplog
 ):
@@ -229,7 +154,7 @@ def test_an_invalid_file_is_not_retried_until_it_changes(registry, file, save_ti
 
 
 def fail(monkeypatch, error):
-    """As root, nothing is unreadable, and memory does not run out when it is wanted to."""
+    """Let the read fail. For root, no file is unreadable."""
 
     def read_bytes(path):
         raise error
@@ -366,99 +291,14 @@ def test_an_unusable_model_name_is_refused(name, shown, registry, folder, save_t
     assert registry.models.names == ["photo"]
 
 
-# At once, and back
-
-
-def test_activate_loads_a_file_without_a_scan(registry, file, folder, save_tiny, digest):
-    save_tiny(file, seed=1)
-    save_tiny(folder / "scans.safetensors", seed=2)
-
-    registry.activate("photo")
-    registry.activate("scans")
-
-    assert served(registry) == {"photo": digest(1), "scans": digest(2)}
-
-
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_activate_refuses_an_invalid_file_with_the_reason(write, reason, registry, file, save_tiny, digest):
-    write(file, save_tiny)
-
-    with pytest.raises(ProblemError, match=r"^photo\.safetensors: ") as refused:
-        registry.activate("photo")
-
-    assert reason in str(refused.value)
-    assert served(registry) == {"photo": digest(0)}
-    assert reason in faults(registry)["photo.safetensors"]
-
-
-@pytest.mark.parametrize("name", ["films", "../photo", "photo.safetensors", "", ".", "/etc/passwd", "auto"])
-def test_only_files_of_the_folder_can_be_activated(name, registry, folder, save_tiny):
-    save_tiny(folder.parent / "outside.safetensors")
-
-    with pytest.raises(ProblemError, match=r"Its models are: photo\.$"):
-        registry.activate(name)
-    with pytest.raises(ProblemError):
-        registry.activate("../outside")
-
-
-def test_a_rollback_can_be_undone(registry, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    registry.activate("photo")
-
-    registry.roll_back("photo")
-    assert served(registry) == {"photo": digest(0)}
-    assert registry.models.history("photo")["previous"] == {"photo": digest(1)}
-
-    registry.roll_back("photo")
-    assert served(registry) == {"photo": digest(1)}
-
-
-def test_a_rollback_lasts_until_the_file_changes(registry, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    settle(registry)
-    registry.roll_back("photo")
-
-    file.touch()
-    settle(registry)
-    assert served(registry) == {"photo": digest(0)}
-
-    save_tiny(file, seed=2)
-    settle(registry)
-    assert served(registry) == {"photo": digest(2)}
-    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_activate_undoes_a_rollback(registry, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    registry.activate("photo")
-    registry.roll_back("photo")
-
-    registry.activate("photo")
-
-    assert served(registry) == {"photo": digest(1)}
-    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_activating_served_weights_keeps_the_previous_ones(registry, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    registry.activate("photo")
-    registry.activate("photo")
-
-    assert registry.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_a_rollback_needs_previous_weights(registry):
-    with pytest.raises(ProblemError, match="'photo'"):
-        registry.roll_back("photo")
-    with pytest.raises(ProblemError, match="Available: photo"):
-        registry.roll_back("films")
+# Memory
 
 
 def test_older_networks_are_freed(registry, file, save_tiny, digest):
     layers, alive = [], []
     for seed in range(1, 6):
         net = registry.models.by_name["photo"].net
-        # Once through, so that its packed weights are there, too.
+        # Run the network once, which packs its weights.
         denoise_image(net, torch.rand(40, 40, 3))
         layers.append([weakref.ref(parameter.layer) for parameter in parameters(net)])
         del net

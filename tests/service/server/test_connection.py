@@ -1,4 +1,4 @@
-"""Slow and hostile clients, against a process of its own: each ends at its limit, and nothing of it stays."""
+"""Slow and hostile clients: each ends at its limit and leaves nothing behind."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ def server(folder):
 
 @pytest.fixture
 def counted(server):
-    """counted(name, *labels): a value that /metrics tells."""
+    """counted(name, *labels): a value from /metrics."""
 
     def find(name, *labels):
         told = server.ask("GET /metrics")[2].decode()
@@ -47,11 +47,11 @@ def counted(server):
 
 @pytest.fixture(autouse=True)
 def nothing_stays(server, counted, file_of):
-    """After each test there are as many open files as before, and no image in work."""
+    """After each test as many files are open as before, and no image is in work."""
     small = file_of(Image.new("L", (2, 2)))
 
     def settled():
-        """With the way to one process that decodes, which is kept, if a client that went away did not end it."""
+        """Open files, including those of one decoder process, which an earlier client may have ended."""
         assert server.ask("POST /denoise", small)[0] == 200
         return counted("process_open_fds")
 
@@ -64,7 +64,7 @@ def nothing_stays(server, counted, file_of):
 
 
 def dribble(connection, byte=b"x"):
-    """Sends a byte now and then until the other side answers or closes."""
+    """Send a byte now and then until the server answers or closes the connection."""
     connection.settimeout(0.05)
     end = time.monotonic() + SOON
     while time.monotonic() < end:
@@ -89,7 +89,7 @@ def is_closed(connection):
 
 
 def bytes_left(connection):
-    """How many come until the connection ends."""
+    """Number of bytes until the connection ends."""
     count = 0
     try:
         while piece := connection.recv(2**20):
@@ -175,7 +175,7 @@ def test_an_endless_body_is_answered_and_ends(path, status, server):
 
 @pytest.fixture(scope="module")
 def large(file_of):
-    """A request whose answer is larger than what lies between a server and a client that does not read."""
+    """A request whose answer is larger than all buffers between server and client."""
     noise = Image.effect_noise((3000, 2000), 90)
     body = file_of(noise, "JPEG", quality=30)
     return request("POST /denoise?strength=0&format=tiff", body)
@@ -208,7 +208,7 @@ def test_a_slow_but_steady_reader_gets_the_whole_answer(server, large):
 
 @contextmanager
 def held(server, count):
-    """Connections that say nothing. At their end the server has noticed that they have gone."""
+    """Silent connections. On return the server has noticed that they are closed."""
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(server.connect())
@@ -259,7 +259,7 @@ def test_a_client_may_disconnect_during_its_answer(server, large):
 
 
 def test_no_client_caused_an_error_in_the_log(server):
-    """The last of this file: what happened before is in the log."""
+    """Must be the last test of this file, because it reads the log of the others."""
     server.ask("GET /nowhere")
     while server.wait_for("request")["route"] != "none":
         pass

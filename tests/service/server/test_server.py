@@ -1,4 +1,4 @@
-"""The server as a process: how it starts, and how it ends."""
+"""The server as a process: start, shutdown and log."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def noisy(samples, file_of):
 
 
 def start(folder, *flags, env=None):
-    """Runs `denoise serve` to its end; gives its exit code and what it wrote to stderr."""
+    """Run `denoise serve` to its end. Returns its exit code and stderr."""
     command = [sys.executable, "-c", START, "serve", "--weights", str(folder), "--model", "photo", *flags]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SOON, env=env)
     return ended.returncode, ended.stderr

@@ -1,4 +1,4 @@
-"""What the log says, and in which shape."""
+"""Format and level of log lines."""
 
 import io
 import json
@@ -15,10 +15,10 @@ from service.telemetry.logs import log
 
 @pytest.fixture(autouse=True)
 def untouched():
-    """Everybody's logging, as it was before."""
+    """Restore the configuration of logging after each test."""
     loggers = [logging.getLogger(name) for name in (None, "denoise")]
     before = [(each, each.level, each.handlers[:]) for each in loggers]
-    # pytest's own handlers are left alone: replaced, they would be closed.
+    # Keep pytest's handlers: logging would close them on replacement.
     logging.getLogger().handlers.clear()
     yield
     logging.captureWarnings(False)
@@ -29,7 +29,7 @@ def untouched():
 
 @pytest.fixture
 def written():
-    """written(**settings): begins to log by them; written.lines() are what came."""
+    """written(**settings): configures logging. written.lines(): the lines since then."""
 
     class Stream(io.StringIO):
         terminal = False

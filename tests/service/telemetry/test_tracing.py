@@ -1,4 +1,4 @@
-"""Ids that come are taken if they are well-formed, and made if not."""
+"""Request IDs and trace context."""
 
 import re
 
