@@ -538,7 +538,7 @@ def test_every_setting_is_a_flag_of_serve_with_its_description(denoise):
     _, text, _ = denoise("serve", "--help")
 
     assert all(f"--{name.replace('_', '-')} " in text for name in Settings.model_fields if name != "keys")
-    assert "Largest request body" in text
+    assert "Largest request" in text
 
 
 def test_serve_refuses_a_setting_out_of_bounds_by_name(denoise, served):
