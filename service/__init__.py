@@ -1,4 +1,4 @@
-"""Everything that speaks HTTP, and the command line."""
+"""The HTTP service and the command line."""
 
 from importlib import metadata
 
@@ -6,7 +6,7 @@ import engine as engine  # Before torch: it sets how long torch's threads spin.
 
 
 def version() -> str:
-    """The version that is installed."""
+    """The installed version."""
     try:
         return metadata.version("denoise")
     except metadata.PackageNotFoundError:

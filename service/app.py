@@ -1,4 +1,4 @@
-"""The application: what is loaded once, and the rooms a request can go to."""
+"""Application factory: builds the FastAPI application with its routes, middleware and state."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -12,19 +12,15 @@ from fastapi_offline import FastAPIOffline
 from engine.imageio.sandbox.decoder import Decoder, require_linux
 from engine.system.runtime import return_freed_memory
 from service import version
-from service.api.batch import router as batches
-from service.api.denoise import PAGE, router
-from service.api.estimate import router as estimating
-from service.api.jobs import router as jobs
-from service.api.models import router as models
-from service.auth.dependencies import Keys, allowed, describe_keys
+from service.api import batch, denoise, estimate, health, jobs, models, page
+from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
 from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
 from service.middleware.request_limits import RequestLimits
 from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
-from service.problems import answer_errors
+from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
 from service.runtime.collectors import showing
 from service.runtime.pipeline import Denoiser
@@ -35,66 +31,75 @@ from service.telemetry.metrics import Metrics
 
 
 class State(TypedDict):
-    """What every request finds in `request.state`."""
+    """The attributes of `request.state`."""
 
     denoiser: Denoiser
-    closing: GracefulShutdown
-    keys: Keys
-    shelf: ModelRegistry
+    shutdown: GracefulShutdown
+    api_keys: ApiKeys
+    registry: ModelRegistry
     worker: Worker | None
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service, ready but for a server to listen.
+    """Build the application. A server still has to run it.
 
-    Sets torch's number of threads, and how memory is kept, for the whole process. Raises ValueError or
-    OSError saying which keys or weights do not load, what is wrong with the spool, or that this is not Linux:
-    here, and not in the lifespan, so that a failed start ends in a line instead of a server's traceback.
+    Sets torch's number of threads, and how memory is released, for the whole process.
+    Raises ValueError or OSError if keys, weights or the spool cannot be used, or if this is not Linux. In the
+    lifespan these errors would make the server print a traceback.
     """
     require_linux()
-    keys = Keys(settings)
+    api_keys = ApiKeys(settings)
     return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    shelf = ModelRegistry(settings)
-    closing, metrics = GracefulShutdown(), Metrics()
-    # Last: it is the process's own from here on, until the lifespan ends.
+    registry = ModelRegistry(settings)
+    shutdown = GracefulShutdown()
+    metrics = Metrics()
+    # Last, because it locks the spool for this process until the lifespan ends.
     spool = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with Decoder(settings.decode_seconds, settings.decode_memory) as decoder, Scheduler(settings) as schedule:
-            denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings, metrics)
-            charging = partial(keys.charging, accepted=True)
-            at_work = working(spool, denoiser.with_low_priority(), closing, charging) if spool else nullcontext()
-            with showing(metrics.registry, denoiser, closing):
-                async with shelf.watched(settings.weights_interval), at_work as worker:
-                    yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)
+        with (
+            Decoder(settings.decode_seconds, settings.decode_memory) as decoder,
+            Scheduler(settings) as scheduler,
+        ):
+            denoiser = Denoiser(lambda: registry.models, scheduler, decoder, settings, metrics)
+            charger = partial(api_keys.charger, accepted=True)
+            jobs_running = (
+                working(spool, denoiser.with_low_priority(), shutdown, charger) if spool else nullcontext()
+            )
+            with showing(metrics.registry, denoiser, shutdown):
+                async with registry.watching(settings.weights_interval), jobs_running as worker:
+                    yield State(
+                        denoiser=denoiser, shutdown=shutdown, api_keys=api_keys, registry=registry, worker=worker
+                    )
 
-    # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
+    # FastAPI's own /docs loads its script from the Internet. This class serves the files itself.
     app = FastAPIOffline(
         title="denoise",
-        summary="Takes the noise out of images.",
+        summary="Removes noise from images.",
         version=version(),
         lifespan=lifespan,
-        # Before every route there is and will be: to need no key, it has to be named in keys/guard.py.
-        dependencies=[Depends(allowed)],
+        # For all routes. Those without a key are listed in PUBLIC_PATHS.
+        dependencies=[Depends(authenticate)],
         redoc_url=None,
-        # It would be to where the Host header says, which whoever sends a request makes up.
+        # A redirect would go to the host in the Host header, which the client can forge.
         redirect_slashes=False,
         static_url="/docs/files",
         favicon_url="page/icon.svg",
     )
-    # The server tells the application by these when it is told to stop, and what it refuses by itself.
-    app.state.closing, app.state.metrics = closing, metrics
-    app.add_middleware(RequestLimits, closing=closing, upload_seconds=settings.upload_seconds)
-    answer_errors(app)
-    for each in (router, models, estimating, batches, jobs):
-        app.include_router(each)
+    # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
+    app.state.shutdown = shutdown
+    app.state.metrics = metrics
+    app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
+    add_error_handlers(app)
+    for module in (denoise, health, page, models, estimate, batch, jobs):
+        app.include_router(module.router)
     app.add_middleware(SecurityHeaders)
     allow_origins(app, settings)
-    # The last that is added is around the others, and has to see what they answer.
+    # The middleware that is added last is the outermost. The request log must see the answers of all others.
     app.add_middleware(RequestLog, metrics=metrics)
-    app.mount("/page", ETagFiles(directory=PAGE), name="page")
-    describe_keys(app, keys)
+    app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
+    describe_authentication(app, api_keys)
     return app

@@ -1,4 +1,4 @@
-"""How an image is wanted back: the parameters of POST /denoise, which are options of `denoise run` as well."""
+"""Denoising parameters: the query parameters of POST /denoise, which `denoise run` takes as options too."""
 
 from pydantic import BaseModel, Field
 
@@ -7,15 +7,15 @@ from engine.imageio.formats import SAME, WRITTEN
 
 
 class DenoiseParams(BaseModel):
-    """How the image is wanted back. `denoise run` has them under the same names."""
+    """The parameters of a denoising request. `denoise run` takes options of the same names."""
 
     model: str | None = Field(
-        None, description="A name that /models lists; auto and auto-large choose by the noise."
+        None, description="A name from /models. auto and auto-large choose by the noise in the image."
     )
     format: str | None = Field(
         None,
-        description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
-        "a single image says otherwise.",
+        description=f"Format of the result; {SAME} keeps the format of the upload. Default: the Accept header "
+        "of a single image, else PNG.",
         json_schema_extra={"enum": [*WRITTEN, SAME]},
     )
     quality: int | None = Field(

@@ -1,4 +1,4 @@
-"""Every error that is answered, as `application/problem+json` (RFC 9457): one shape, in words."""
+"""Error answers: every error becomes an `application/problem+json` document (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -21,48 +21,64 @@ from engine.imageio.formats import (
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
 from service.telemetry.logs import log
-from service.telemetry.tracing import current
+from service.telemetry.tracing import current_request
 
-# The engine knows no HTTP: what its errors mean here.
+# The engine does not know HTTP. This table gives the status for each of its errors.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
     NotAImage: 400,
     BrokenImage: 400,
+    Crashed: 400,
     ImageTooLarge: 413,
+    TooLargeToDecode: 413,
     UnsupportedImage: 415,
     CannotWrite: 422,
-    Crashed: 400,
-    TooLargeToDecode: 413,
     TooSlowToDecode: 422,
 }
-# Every answer has them, unless it says otherwise. A response to an unexpected error passes no middleware.
-SAFE_HEADERS = {
+# Every answer gets these headers, unless it sets them itself.
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    # No other site may embed an image from here, unless it may read it too.
+    # Another site may embed an image from here only if CORS lets it read the image too.
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Shared caches know nothing of X-API-Key, so they must not store an answer.
+    # Shared caches do not look at X-API-Key, so they must not store an answer.
     "Cache-Control": "private, no-cache",
 }
-# When to come again, in seconds, where nobody can know.
-AGAIN = {"Retry-After": "30"}
-# What whoever works on images answers, as OpenAPI describes it.
-BUSY = {
-    503: "More images wait than may, or memory is short. Retry-After says when to come again.",
-    504: "Not done by the deadline.",
+RETRY_SECONDS = 30  # Retry-After where the service cannot estimate the wait
+# The errors of a busy service, for the OpenAPI description.
+BUSY_ERRORS = {
+    503: "The queue or the memory is full. Retry-After gives the seconds to wait.",
+    504: "The image was not done before the deadline.",
 }
 
 
-class ClientError(Exception):
-    """What a request got wrong, in words for who sent it: what came, and what is taken."""
+class ProblemError(Exception):
+    """An error that the client gets as a problem document. The detail says what came and what is accepted."""
 
-    status = 400
-    # What the answer says beside it: Retry-After, say.
+    # Subclasses set these; a caller may override them for one error.
+    status: int = 400
     headers: Mapping[str, str] = {}
+
+    def __init__(
+        self,
+        detail: str,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
+    ) -> None:
+        """kind: name of the error in the log and in the metric denoise_errors; the default is the class's name,
+        or the phrase of the status, like `NotFound`.
+        """
+        super().__init__(detail)
+        if status is not None:
+            self.status = status
+        if headers is not None:
+            self.headers = headers
+        self.kind = kind or (_phrase(self.status) if type(self) is ProblemError else type(self).__name__)
 
 
 class Problem(BaseModel):
-    """An RFC 9457 problem. Its type is about:blank, so its title is the status's own."""
+    """A problem document of RFC 9457. The type is about:blank, so the title is the phrase of the status."""
 
     type: str = "about:blank"
     title: str
@@ -71,12 +87,12 @@ class Problem(BaseModel):
 
     @classmethod
     def of(cls, status: int, detail: str) -> "Problem":
-        """That status, in words."""
+        """Fill in the title."""
         return cls(title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
 class ProblemResponse(JSONResponse):
-    """The answer that says what went wrong."""
+    """An answer with a problem document."""
 
     media_type = "application/problem+json"
 
@@ -85,67 +101,72 @@ class ProblemResponse(JSONResponse):
         super().__init__(self.problem.model_dump(), status, headers)
 
 
-def documented(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of the errors a route answers, by status."""
+def describe_problems(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a route's errors, by status."""
     content = {ProblemResponse.media_type: {"schema": Problem.model_json_schema()}}
     return {status: {"description": text, "content": content} for status, text in descriptions.items()}
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Have the application answer every error as a problem: ours, the engine's, the framework's, and bugs."""
-    # Exception is a bug: the server raises it again once the answer is sent, and so logs it with its traceback.
-    types: list[type[Exception]] = [ClientError, *ENGINE_STATUS, MemoryError, Exception]
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error as a problem: the service's, the engine's, the framework's, and bugs."""
+    # Exception stands for bugs. The server raises it again after the answer, and logs it with its traceback.
+    types: list[type[Exception]] = [ProblemError, *ENGINE_STATUS, MemoryError, Exception]
     for type_ in types:
         app.add_exception_handler(type_, _problem)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
 def problem_of(error: Exception) -> ProblemResponse:
-    """What is answered to it, and noted for its request's line in the log.
+    """The answer to an error. Also records the error for the request's log line.
 
-    What is neither ours nor the engine's is a bug, of which only the log tells more.
+    An error that is neither the service's nor the engine's is a bug: the client gets no details of it.
     """
-    record = current()
-    record.error = type(error).__name__
-    if isinstance(error, ClientError):
+    record = current_request()
+    record.error = error.kind if isinstance(error, ProblemError) else type(error).__name__
+    if isinstance(error, ProblemError):
         return ProblemResponse(error.status, str(error), error.headers)
     if type(error) in ENGINE_STATUS:
         return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
     if isinstance(error, MemoryError):
         log.error("out of memory", error=str(error))
-        return ProblemResponse(503, "There is not enough memory for the image just now.", AGAIN)
-    told = f"A mistake of ours, not of yours. It is in the server's log, for request {record.request_id}."
-    # The framework sends it from outside of what adds headers to all other answers.
-    return ProblemResponse(500, told, {"X-Request-ID": record.request_id, **SAFE_HEADERS})
+        detail = "The service does not have enough memory for the image now. Try again later."
+        return ProblemResponse(503, detail, {"Retry-After": str(RETRY_SECONDS)})
+    detail = f"Internal server error. Quote request ID {record.request_id} when you report it."
+    # The framework sends this answer outside of the middleware that adds headers.
+    return ProblemResponse(500, detail, {"X-Request-ID": record.request_id, **SECURITY_HEADERS})
 
 
-# `async`, all of them: for others the framework takes a thread, for which they would have to wait.
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase.replace(" ", "")
+
+
+# All handlers are `async`. The framework would run plain functions in a worker thread, and wait for a free one.
 async def _problem(request: Request, error: Exception) -> Response:
     return problem_of(error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    """The framework's own: no such address, a method it does not take, a body that is no form."""
+    """The framework's own errors: an unknown path, a wrong method, a malformed form."""
     assert isinstance(error, HTTPException)
-    current().error = HTTPStatus(error.status_code).phrase.replace(" ", "")
+    current_request().error = _phrase(error.status_code)
     headers = error.headers
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")):
-        # Of all routes of that path: the framework tells of the first alone.
+        # The framework names only the methods of the first route with this path.
         routes = [each for each in iter_route_contexts(request.app.routes) if each.path == route.path]
         headers = {"Allow": ", ".join(sorted({method for each in routes for method in each.methods or ()}))}
     return ProblemResponse(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    current().error = type(error).__name__
+    current_request().error = type(error).__name__
     faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
     return ProblemResponse(422, "; ".join(faults))
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody reads this: the client has closed the connection. It is no bug, and needs no traceback."""
-    current().error = type(error).__name__
-    return ProblemResponse(400, "The connection was closed before the image was done.")
+async def _disconnected(request: Request, error: Exception) -> Response:
+    """The client has closed the connection. This is not a bug, so it gets no traceback."""
+    current_request().error = type(error).__name__
+    return ProblemResponse(400, "The client closed the connection before the image was done.")

@@ -1,4 +1,4 @@
-"""What the operator decides: environment variables `DENOISE_...`, or flags of `denoise serve`."""
+"""Settings of the service: environment variables `DENOISE_...`, or flags of `denoise serve`."""
 
 import ipaddress
 import re
@@ -10,248 +10,253 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine import defaults
 
-# Of the memory for images, and of that for their files: the part that only small ones take, and the part of it
-# all that a small one takes at most.
-FOR_SMALL = 1 / 4
-SMALL = 1 / 32
+# These fractions apply to image_memory and to body_memory.
+FOR_SMALL = 1 / 4  # the part that is reserved for small images and files
+SMALL = 1 / 32  # what a small image or file takes at most
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
 
 
-def separate(text: str | None) -> list[str]:
-    """What stands between the commas."""
+def split_list(text: str | None) -> list[str]:
+    """The values of a comma-separated list."""
     return [part.strip() for part in text.split(",")] if text else []
 
 
-def _origins(text: str | None) -> str | None:
-    for origin in separate(text):
+def _check_origins(text: str | None) -> str | None:
+    for origin in split_list(text):
         if not ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is no origin; taken are ones like https://images.example:8443")
+            raise ValueError(f"{origin!r} is not an origin; write one like https://images.example:8443")
     return text
 
 
-def _networks(text: str | None) -> str | None:
-    for network in separate(text):
+def _check_networks(text: str | None) -> str | None:
+    for network in split_list(text):
         try:
             ipaddress.ip_network(network)
         except ValueError as error:
-            raise ValueError(f"{error}; taken are ones like 192.0.2.7 or 192.0.2.0/24") from None
+            raise ValueError(f"{error}; write one like 192.0.2.7 or 192.0.2.0/24") from None
     return text
 
 
 class Settings(BaseSettings):
-    """Each setting's bounds, default, and what it is, with its unit. An empty variable counts as not set."""
+    """The bounds, default and description of each setting. An empty variable counts as not set."""
 
     model_config = SettingsConfigDict(env_prefix="DENOISE_", env_ignore_empty=True, frozen=True)
 
     weights: Path | None = Field(
         default=None,
-        description="Folder whose `*.safetensors` files are served; if not set, the weights of the installation.",
+        description="Folder of the `*.safetensors` files to serve; if not set, the installed weights.",
     )
     weights_interval: float = Field(
         default=3,
         ge=0,
         le=3600,
-        description="Seconds between looks at that folder for new and changed files, which are then served; "
-        "0 looks only at the start.",
+        description="Seconds between checks of the weights folder for new and changed files; 0 checks only at "
+        "the start.",
     )
     model: str = Field(
         default=defaults.MODEL,
         min_length=1,
-        description="The weights to use where a request names none: a file's name without `.safetensors`, or "
-        "`auto`, which looks at the noise and takes `photo-gaussian` where it is white or may be none at all, "
-        "or `photo-grey` if the image is grey, else `photo`; `auto-large` takes `photo-gaussian-large` instead "
-        "of `photo-gaussian`.",
+        description="Model for requests that name none: the name of a weights file without `.safetensors`, or "
+        "`auto` or `auto-large`, which choose by the noise in the image.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
-        description="Where networks run: `cpu`, `cuda`, or `auto`, which is a GPU where there is one.",
+        description="Device that runs the networks: `cpu`, `cuda`, or `auto` for a GPU if there is one.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="Type that networks multiply in: `float32`, `bfloat16`, or `auto`, the faster one here.",
+        description="Type that networks compute in: `float32`, `bfloat16`, or `auto` for the faster one on this "
+        "machine.",
     )
     max_bytes: int = Field(
         default=64 * 2**20,
         ge=1,
-        description="Largest request body taken, in bytes; of a batch, the largest of its files.",
+        description="Largest request body, in bytes; in a batch, the largest single file.",
     )
     max_batch_bytes: int = Field(
         default=2**30,
         ge=1,
-        description="Largest batch taken, in bytes, as it comes and as it unpacks. Until it is answered it lies "
-        "in a temporary file (`TMPDIR` says where).",
+        description="Largest batch, in bytes, both as uploaded and as unpacked; it is kept in a temporary file "
+        "in `TMPDIR`.",
     )
-    max_batch_files: int = Field(default=1000, ge=1, description="Most images taken in one batch.")
+    max_batch_files: int = Field(
+        default=1000,
+        ge=1,
+        description="Largest number of images in one batch.",
+    )
     max_pixels: int = Field(
         default=50_000_000,
         ge=1,
-        description="Largest width x height taken, in pixels, of all pages together.",
+        description="Largest width x height of a file, in pixels, summed over its pages.",
     )
     max_pages: int = Field(
         default=defaults.MAX_PAGES,
         ge=1,
-        description="Most pages, or frames of an animation, taken from one file.",
+        description="Largest number of pages or animation frames in one file.",
     )
     decode_seconds: float = Field(
         default=defaults.DECODE_SECONDS,
         gt=0,
         le=3600,
-        description="Longest that decoding one file may take, in seconds; it is then given up.",
+        description="Longest time that decoding one file may take, in seconds.",
     )
     decode_memory: int = Field(
         default=defaults.DECODE_MEMORY,
         ge=2**24,
-        description="Most memory that decoding one file may take, in bytes, in a process of its own beside the "
-        "service; 50 million pixels of floating point take 1.8 GB.",
+        description="Most memory that the process that decodes one file may use, in bytes; 50 million pixels of "
+        "floating point take 1.8 GB.",
     )
     memory_budget: int = Field(
         default=defaults.MEMORY_BUDGET,
         ge=2**20,
-        description="Memory for the network's work, in bytes, beside the images themselves.",
+        description="Memory for the network's computation, in bytes, not counting the images.",
     )
     image_memory: int = Field(
         default=2 * 2**30,
         ge=2**24,
-        description="Memory for images in work and for answers until they are sent, in bytes: 20 a pixel, of "
-        "16 bits 40, of floats 60; 40 more for WebP and AVIF; twice as much to compare. A quarter is kept for "
-        "images that take a 32nd or less; one that takes more than the rest is refused.",
+        description="Memory for images in work and for answers that are not sent yet, in bytes, of which a "
+        "quarter is reserved for small images.",
     )
     body_memory: int = Field(
         default=256 * 2**20,
         ge=2**20,
-        description="Memory for the files that are sent, in bytes, until their images are done. A quarter is "
-        "kept for files that take a 32nd or less.",
+        description="Memory for uploaded files until their images are done, in bytes, of which a quarter is "
+        "reserved for small files.",
     )
     max_waiting: int = Field(
         default=100,
         ge=0,
-        description="Most images that wait for their turn, of large and of small ones each; others get 503.",
+        description="Largest number of images that wait, counted separately for large and for small images; "
+        "further ones get 503.",
     )
     waiting_pixels: int = Field(
         default=200_000_000,
         ge=0,
-        description="Most pixels of images that wait for their turn, likewise. One may wait whatever its size.",
+        description="Most pixels that wait, counted separately for large and for small images; one image may "
+        "wait whatever its size.",
     )
     deadline: float = Field(
         default=300,
         ge=0,
         le=86_400,
-        description="How long an image may take from the end of its upload, in seconds, its wait included; then "
-        "it is given up and answered 504. 0 is for ever.",
+        description="Longest time from the end of an upload to the end of the work, in seconds, before the "
+        "answer is 504; 0 means no limit.",
     )
     png_level: int = Field(
         default=defaults.PNG_LEVEL,
         ge=defaults.MIN_PNG_LEVEL,
         le=defaults.MAX_PNG_LEVEL,
-        description="How hard PNGs are compressed: 0 not at all, 1 fast and good for photographs, 9 slowest.",
+        description="Compression level of PNG files, from 0 (none) to 9 (smallest and slowest); 1 is fast and "
+        "good for photographs.",
     )
     threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Processor threads that one image is denoised with; if not set, one for each core.",
+        description="Number of processor threads that denoise one image; if not set, one for each core.",
     )
     max_connections: int = Field(
         default=200,
         ge=1,
-        description="Connections that are served at once; as many more are answered 503, others not at all. Each "
-        "takes a file descriptor.",
+        description="Number of connections that are served at once; as many again get 503, and any beyond are "
+        "closed.",
     )
     idle_seconds: float = Field(
         default=60,
         gt=0,
         le=86_400,
-        description="How long a connection stays open, in seconds, without a request or with half of its head.",
+        description="How long a connection may stay open without a complete request head, in seconds.",
     )
     upload_seconds: float = Field(
-        default=300, gt=0, le=86_400, description="How long the body of a request may take to arrive, in seconds."
+        default=300,
+        gt=0,
+        le=86_400,
+        description="How long the body of a request may take to arrive, in seconds.",
     )
     download_seconds: float = Field(
         default=300,
         gt=0,
         le=86_400,
-        description="How long a client may have us wait while it reads an answer, in seconds.",
+        description="How long a response may stall on a slow client, in seconds.",
     )
     spool: Path | None = Field(
         default=None,
-        description="Folder for jobs, their uploads and their results, which outlast a restart; this service's "
-        "alone. If not set, there are no jobs and nothing is kept.",
+        description="Folder for jobs, their uploads and their results; if not set, the service runs no jobs.",
     )
     spool_bytes: int = Field(
         default=10 * 2**30,
         ge=2**20,
-        description="What the spool may hold, in bytes: half for uploads, beyond which no job is taken, and half "
-        "for results, of which the oldest make room for new ones.",
+        description="Size limit of the spool folder, in bytes: one half for uploads, one half for results.",
     )
     job_hours: float = Field(
         default=24,
         gt=0,
         le=24 * 365,
-        description="How long a job that has ended is kept, with its result, in hours.",
+        description="How long a job and its result are kept after the job has ended, in hours.",
     )
     grace_seconds: float = Field(
         default=30,
         ge=0,
         le=86_400,
-        description="How long work that was accepted may go on after SIGTERM, in seconds, before it is cut off.",
+        description="How long accepted requests may continue after SIGTERM, in seconds, before they are aborted.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
-        description="How the log is written, to standard error: `console`, `json`, or `auto`, which is `console` "
-        "on a terminal.",
+        description="Format of the log on standard error: `console`, `json`, or `auto` for `console` on a "
+        "terminal and `json` elsewhere.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="The least that is logged: `debug`, with the questions about health, `info`, with a line for "
-        "every other request, `warning` or `error`.",
+        description="Lowest level that is logged: `debug` (also health checks), `info` (a line for every other "
+        "request), `warning` or `error`.",
     )
     keys_file: Path | None = Field(
         default=None,
-        description="File of the keys that requests must carry, written by `denoise keys`; what changes "
-        "counts at once.",
+        description="File of API keys, written by `denoise keys`; a change takes effect at once.",
     )
     keys: str | None = Field(
         default=None,
         repr=False,
-        description="More keys, `name:key` with commas between, each of 32 characters or more. No flag of "
-        "`denoise serve`: what a command line holds, others on the machine can read.",
+        description="Further API keys as `name:key`, separated by commas, each key with at least 32 characters.",
     )
     open: bool = Field(
         default=False,
-        description="Whether a service without keys answers whoever comes; else it answers only its own machine.",
+        description="Whether a service without API keys answers other machines; by default it answers only its "
+        "own machine.",
     )
     key_rate: int | None = Field(
         default=None,
         ge=1,
-        description="Requests a minute taken of one key, unless it has its own limit, or of all together where "
-        "there are no keys; if not set, any number.",
+        description="Requests a minute for each API key without a limit of its own, or for all clients together "
+        "if there are no keys; if not set, unlimited.",
     )
     key_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels an hour denoised for one key, likewise. An image that goes beyond is done; then "
-        "nothing is taken until the hours have made up for it.",
+        description="Pixels an hour for each API key without a limit of its own, or for all clients together if "
+        "there are no keys; if not set, unlimited.",
     )
-    cors_origins: Annotated[str | None, AfterValidator(_origins)] = Field(
+    cors_origins: Annotated[str | None, AfterValidator(_check_origins)] = Field(
         default=None,
-        description="Web pages of other origins that may use the service, like `https://images.example`, with "
-        "commas between; if not set, none.",
+        description="Origins of other web pages that may use the service, like `https://images.example`, "
+        "separated by commas; if not set, none.",
     )
-    proxies: Annotated[str | None, AfterValidator(_networks)] = Field(
+    proxies: Annotated[str | None, AfterValidator(_check_networks)] = Field(
         default=None,
-        description="Addresses or networks of proxies, with commas between, whose `X-Forwarded-For` and "
-        "`X-Forwarded-Proto` are believed; if not set, nobody's.",
+        description="Addresses or networks of trusted proxies, separated by commas, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` headers are used; if not set, none.",
     )
     root_path: str | None = Field(
         default=None,
         pattern=r"^(/[A-Za-z0-9._~-]+)+$",
-        description="Path that a proxy serves it under, like `/denoise`; it passes requests on without it.",
+        description="Path under which a proxy serves the service, like `/denoise`; the proxy removes it before "
+        "it passes a request on.",
     )
 
     @field_validator("body_memory")
     @classmethod
-    def _holds_a_body(cls, value: int, info: ValidationInfo) -> int:
-        most = int(value * (1 - FOR_SMALL))
-        if (largest := info.data.get("max_bytes", 0)) > most:
-            raise ValueError(f"three quarters of it, {most} bytes, have to hold a body of max_bytes, {largest}")
+    def _check_body_memory(cls, value: int, info: ValidationInfo) -> int:
+        available = int(value * (1 - FOR_SMALL))
+        if (largest := info.data.get("max_bytes", 0)) > available:
+            raise ValueError(f"three quarters of it, {available} bytes, must hold a body of max_bytes, {largest}")
         return value

@@ -1,4 +1,4 @@
-"""Many images in, one zip out, which is sent while it is made."""
+"""POST /denoise/batch: denoises many images and streams a zip of the results."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
@@ -16,39 +16,38 @@ from service.archives.multipart import entries, spooled
 from service.archives.zips import MEDIA_TYPE, NAME, Result, packed
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
-from service.problems import BUSY, documented
+from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.runtime.upload import PICTURE, PICTURES, described, until_gone
 
 _BODY = described(
-    "Images, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
-    "only file or as it is.",
+    "Images, each as a file of the form's field; or a zip of images, as the form's only file or as the raw body.",
     PICTURES,
     MEDIA_TYPE,
 )
 _ZIP = {
-    "description": "The images without their noise, under their names with the new suffix, in the order in "
-    "which they came. In place of one that could not be denoised NAME.error.json says why, as POST /denoise "
-    "would. An image's comment has what POST /denoise tells in headers. A zip that is cut short lacks images.",
+    "description": "The denoised images in the order of the upload, under their names with the new suffix. For "
+    "an image that failed, NAME.error.json has the problem that POST /denoise would answer. The comment of an "
+    "image has the headers that POST /denoise would send. A zip that is cut short lacks images.",
     "content": {MEDIA_TYPE: {"schema": PICTURE}},
 }
-_ERRORS = documented(
+_ERRORS = describe_problems(
     {
         400: "A form or a zip that is broken or empty.",
         404: "No such model.",
-        413: "Too many bytes, as they come or unpacked, or too many files.",
-        422: "A form without the field, or a parameter out of its range.",
-        503: BUSY[503],
-        507: "No room on the disk where batches are kept until they are answered.",
+        413: "Too many bytes, packed or unpacked, or too many files.",
+        422: "A form without the field, or an invalid parameter.",
+        503: BUSY_ERRORS[503],
+        507: "The disk for temporary files is full.",
     }
 )
 
 router = APIRouter()
 
 
-class _Streamed(StreamingResponse):
-    """A zip that is sent while it is made. Whatever ends it ends the work for it."""
+class _ZipResponse(StreamingResponse):
+    """Streams a zip while it is made. The work ends when the response ends, for whatever reason."""
 
     def __init__(self, results: AsyncGenerator[Result, None]) -> None:
         self._pieces = packed(results)
@@ -56,14 +55,14 @@ class _Streamed(StreamingResponse):
         super().__init__(self._pieces, media_type=MEDIA_TYPE, headers=headers)
 
     async def stream_response(self, send: Send) -> None:
-        """As it is sent; nobody is told that the client is gone."""
+        """Send the zip. If the client disconnects, stop without an error."""
         async with aclosing(self._pieces):
             with suppress(Cancelled):
                 await super().stream_response(send)
 
 
 async def _spool() -> AsyncIterator[IO[bytes]]:
-    """A file that is gone when the answer is sent, or cannot be, or the process is killed."""
+    """A temporary file without a name, so the system removes it even if the process is killed."""
     with TemporaryFile() as spool:
         yield spool
 
@@ -72,15 +71,15 @@ async def _spool() -> AsyncIterator[IO[bytes]]:
 async def post_batch(
     request: Request, params: Annotated[DenoiseParams, Query()], spool: Annotated[IO[bytes], Depends(_spool)]
 ) -> Response:
-    """Return a zip of many images without their noise, each as soon as it is done. The parameters are for all.
+    """Denoise many images. The answer is a zip, to which each image is added as soon as it is done.
 
-    Without format they come as PNG: the Accept header is about the zip.
+    The parameters apply to all images. Without `format` they become PNG: the Accept header applies to the zip.
     """
-    # Images of one batch get the same weights, whatever is put in service meanwhile.
+    # All images of a batch get the same weights, even if new ones are loaded meanwhile.
     denoiser: Denoiser = request.state.denoiser.settled()
     denoiser.refuse_unknown(params)
     denoiser.schedule.refuse_if_full()
     parts = await spooled(request, spool, denoiser.settings)
     batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
-    charge = request.state.keys.charging(owner(request))
-    return _Streamed(denoised(denoiser, batch, params, partial(until_gone, request), charge))
+    charge = request.state.api_keys.charger(owner(request))
+    return _ZipResponse(denoised(denoiser, batch, params, partial(until_gone, request), charge))

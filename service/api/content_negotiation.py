@@ -1,29 +1,23 @@
-"""Which format a request accepts, if it does not ask for one by name."""
+"""Content negotiation: picks the image format by the Accept header (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Iterator
 
 from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, WRITTEN, listed
-from service.problems import ClientError
+from service.problems import ProblemError
 
 
-class NotAcceptable(ClientError):
-    """An Accept header that has none of the formats that are written."""
-
-    status = 406
-
-
-def acceptable(header: str | None) -> str:
-    """The format that an Accept header (RFC 9110, section 12.5.1) likes best. Raises NotAcceptable."""
+def negotiate_format(header: str | None) -> str:
+    """The format that an Accept header prefers. Raises ProblemError with status 406 if it accepts none."""
     if not header or not header.strip():
         return FORMAT
     ranges = dict(_ranges(header))
-    # Of those liked equally the default, and then the order of the table.
+    # Formats of equal weight: the default first, then in the order of the table.
     names = sorted(WRITTEN, key=lambda name: name != FORMAT)
-    best = max(names, key=lambda name: _liking(ranges, FORMATS[name].media_type))
-    if _liking(ranges, FORMATS[best].media_type) <= 0:
+    best = max(names, key=lambda name: _weight(ranges, FORMATS[name].media_type))
+    if _weight(ranges, FORMATS[best].media_type) <= 0:
         written = listed([FORMATS[name].media_type for name in WRITTEN])
-        raise NotAcceptable(f"The request accepts {header[:200]!r}; written are {written}.")
+        raise ProblemError(f"The request accepts {header[:200]!r}. The service writes {written}.", 406)
     return best
 
 
@@ -37,8 +31,8 @@ def _ranges(header: str) -> Iterator[tuple[str, float]]:
             yield name, 0.0
 
 
-def _liking(ranges: dict[str, float], media_type: str) -> float:
-    """By the most specific range that holds it."""
+def _weight(ranges: dict[str, float], media_type: str) -> float:
+    """The weight of the most specific range that includes the type."""
     for name in (media_type, "image/*", "*/*"):
         if name in ranges:
             return ranges[name]

@@ -1,4 +1,4 @@
-"""What noise is in an image, asked without denoising it: POST /estimate."""
+"""POST /estimate: measures the noise of an image without denoising it."""
 
 from dataclasses import asdict
 from functools import partial
@@ -9,19 +9,19 @@ from pydantic import BaseModel, Field
 
 from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation import sentence
-from service.problems import BUSY, documented
+from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import PICTURE_BODY, until_gone
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
-_ERRORS = documented(
+_ERRORS = describe_problems(
     {
-        400: "No image, or a broken one.",
-        413: "Too many bytes or pixels, or too much memory.",
-        415: "A kind of image that is not taken.",
-        422: "A form without the field, a page that is not there, or a file that takes too long to decode.",
-        **BUSY,
+        400: "Not an image, or a broken one.",
+        413: "Too many bytes or pixels, or too much memory needed.",
+        415: "An unsupported kind of image.",
+        422: "A form without the field, a missing page, or a file that takes too long to decode.",
+        **BUSY_ERRORS,
     }
 )
 
@@ -29,38 +29,40 @@ router = APIRouter()
 
 
 class Component(BaseModel):
-    """The noise of brightness, or of colour."""
+    """The noise of brightness or of colour."""
 
     sigma: Sigma = Field(description="Standard deviation, on the scale of 0 to 255.")
     correlation: tuple[Correlation, Correlation, Correlation] = Field(
-        description="Of pixels 1, 2 and 3 apart: 0 for white noise, 1 for what is the same in all."
+        description="Correlation of pixels that are 1, 2 and 3 apart: 0 for white noise, 1 for equal noise."
     )
 
 
-class Found(BaseModel):
-    """The noise in an image. What nothing can be told of is null."""
+class Estimate(BaseModel):
+    """The noise of an image. A value that cannot be measured is null."""
 
-    words: str = Field(description="All of it in a sentence.")
-    scale: Literal[255] = Field(255, description="What white is, for each sigma.")
+    words: str = Field(description="The estimate as a sentence.")
+    scale: Literal[255] = Field(255, description="The value of white that every sigma refers to.")
     sigma: list[Sigma] | None = Field(
-        description="Standard deviation of each channel's noise, red, green and blue or grey alone."
+        description="Standard deviation of the noise of each channel: red, green and blue, or grey."
     )
-    luma: Component | None = Field(description="Of brightness, the mean of the channels.")
+    luma: Component | None = Field(description="Noise of brightness, which is the mean of the channels.")
     chroma: Component | None = Field(
-        description="Of colour: what channels differ by from their mean. Null for grey."
+        description="Noise of colour, which is the difference of each channel from the mean. Null for grey."
     )
     correlated: bool | None = Field(
-        description="Whether neighbouring pixels share noise, as after a camera's processing; false if white."
+        description="Whether the noise of neighbouring pixels is correlated, as after processing in a camera."
     )
     flat: float = Field(
         ge=0,
         le=1,
-        description="Share of the image without detail: where it is little, texture may count as noise.",
+        description="Fraction of the image without detail. If it is small, texture may count as noise.",
     )
-    jpeg_blocks: bool = Field(description="Whether the image is, or lately was, a JPEG file.")
-    model: str | None = Field(description="What `auto` takes for it. Null where `auto` is not served.")
+    jpeg_blocks: bool = Field(description="Whether the image is, or recently was, a JPEG file.")
+    model: str | None = Field(
+        description="The model that `auto` chooses for the image. Null if the service has no `auto`."
+    )
     models: dict[str, str] = Field(
-        description="What each model that is a choice takes for it, `auto` among them, by the choice's name."
+        description="The model that `auto` chooses, and likewise for `auto-large`, by these names."
     )
 
 
@@ -68,12 +70,15 @@ class Found(BaseModel):
 async def post_estimate(
     request: Request,
     page: Annotated[
-        int | None, Query(ge=1, description="Look at this page, or frame, counted from 1, not at the first.")
+        int | None,
+        Query(
+            ge=1, description="Page of the file, or frame of the animation, counted from 1. Default: the first."
+        ),
     ] = None,
-) -> Found:
-    """Tell what noise is in an image, and which model suits it."""
+) -> Estimate:
+    """Measure the noise of an image, and tell which model suits it."""
     denoiser: Denoiser = request.state.denoiser
     with denoiser.receiving(request) as image:
-        # It gets no name here, which would keep it until the end.
+        # The upload gets no name here: a name would keep it in memory until the end.
         estimate, models = await denoiser.estimate(await image(), page or 1, partial(until_gone, request))
-    return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))
+    return Estimate(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

@@ -1,4 +1,4 @@
-"""Long work: images are left here, and the result is fetched when it is done."""
+"""Jobs: routes to submit long work, follow it, and fetch its result."""
 
 import json
 from collections.abc import AsyncIterable
@@ -14,88 +14,72 @@ from pydantic import BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITTEN
 from service.archives.zips import MEDIA_TYPE
-from service.auth.dependencies import Forbidden, owner
+from service.auth.dependencies import owner
 from service.jobs.runner import taken
 from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
-from service.problems import ClientError, Problem, ProblemResponse, documented
+from service.problems import Problem, ProblemError, ProblemResponse, describe_problems
 from service.runtime.pipeline import Denoiser
 from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
-from service.telemetry.tracing import current
+from service.telemetry.tracing import current_request
 
-# So many of the newest jobs are listed.
+# GET /jobs lists this many of the newest jobs.
 LISTED = 100
 
 router = APIRouter()
 
 
-class NoJobs(ClientError):
-    """A service that was started without a spool."""
-
-    status = 404
-
-
-class NoSuchJob(ClientError):
-    """A job that is not there, or not any more, or another's: who asks is not told which."""
-
-    status = 404
-
-
-class NotDone(ClientError):
-    """A result that is asked for too early."""
-
-    status = 409
-
-
-class ResultGone(ClientError):
-    """A result that had to make room."""
-
-    status = 410
-
-
 class Job(BaseModel):
-    """An image, or a batch of them, that was left here."""
+    """A submitted image or batch."""
 
-    id: str = Field(description="Whoever knows it can have the result, where there are no keys.")
-    state: State = Field(description="What was cancelled is told to listeners, and then not there any more.")
-    name: str = Field(description="What the result is called.")
-    progress: float = Field(ge=0, le=1, description="Part of the pixels, or of a batch's images, that is done.")
-    seconds_left: float | None = Field(description="An estimate, once there is something to make it from.")
+    id: str = Field(description="In a service without API keys, anyone who knows the ID can fetch the result.")
+    state: State = Field(description="cancelled is only sent as an event: the job is then deleted.")
+    name: str = Field(description="File name of the result.")
+    progress: float = Field(
+        ge=0, le=1, description="Fraction of the pixels, or of a batch's images, that is done."
+    )
+    seconds_left: float | None = Field(description="Estimate; null until there is progress.")
     created: datetime
-    started: datetime | None = Field(description="When it was last begun: after a restart it is begun anew.")
+    started: datetime | None = Field(
+        description="Time of the last start. A restart of the service starts the job again."
+    )
     ended: datetime | None
-    error: Problem | None = Field(description="What POST /denoise would have answered, if it failed.")
+    error: Problem | None = Field(description="If the job failed, the problem that POST /denoise would answer.")
 
 
 async def _worker(request: Request) -> Worker:
     worker: Worker | None = request.state.worker
     if worker is None:
-        raise NoJobs("This service keeps no jobs: it was started without a spool. POST /denoise answers at once.")
+        raise ProblemError(
+            "This service runs no jobs, because it was started without a spool folder. Use POST /denoise.",
+            404,
+            kind="NoJobs",
+        )
     return worker
 
 
 Jobs = Annotated[Worker, Depends(_worker)]
 
 
-async def _own(request: Request, worker: Jobs, id_: Annotated[str, Path(alias="id")]) -> Record:
+async def _own_job(request: Request, worker: Jobs, id_: Annotated[str, Path(alias="id")]) -> Record:
     record = await worker.find(id_, owner(request))
     if record is None:
-        raise NoSuchJob(f"There is no job {id_[:50]!r}, or not any more.")
+        raise ProblemError(f"There is no job {id_[:50]!r}. It may have expired.", 404, kind="NoSuchJob")
     return record
 
 
-Own = Annotated[Record, Depends(_own)]
+OwnJob = Annotated[Record, Depends(_own_job)]
 
 
 _RESULTS = [*(FORMATS[name].media_type for name in WRITTEN), MEDIA_TYPE]
-_BODY = described("What POST /denoise takes, or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
+_BODY = described("The body of POST /denoise or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
-    "description": "The job, which will be done, whether or not the service is started again meanwhile.",
-    "headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
+    "description": "The job. It will be done, even if the service restarts meanwhile.",
+    "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
 }
-_NO_JOB = {404: "No such job, or none of the sender's, or a service that keeps none."}
+_NO_JOB = {404: "No such job, a job of another key, or a service without jobs."}
 
 
 @router.post(
@@ -104,13 +88,13 @@ _NO_JOB = {404: "No such job, or none of the sender's, or a service that keeps n
     openapi_extra=_BODY,
     responses={
         202: _ACCEPTED,
-        **documented(
+        **describe_problems(
             {
-                400: "A form or a zip that is broken or empty.",
-                404: "No such model, or a service that keeps no jobs.",
+                400: "A broken or empty form or zip.",
+                404: "No such model, or a service without jobs.",
                 413: "Too many bytes or files.",
-                422: "A form without the field, a parameter out of its range, or a format that is not written.",
-                507: "No room for now.",
+                422: "A form without the field, an invalid parameter, or a format that is not written.",
+                507: "The spool is full. See Retry-After.",
             }
         ),
     },
@@ -118,9 +102,9 @@ _NO_JOB = {404: "No such job, or none of the sender's, or a service that keeps n
 async def post_job(
     request: Request, response: Response, worker: Jobs, params: Annotated[DenoiseParams, Query()]
 ) -> Job:
-    """Leave an image, or a batch of them, to be denoised. What is wrong with it is told when it is its turn.
+    """Submit an image or a batch as a job. The job reports errors in the images when it runs.
 
-    Without format it comes as PNG: the Accept header is about the answer to this.
+    Without `format` the result is PNG: the Accept header applies to the answer of this request.
     """
     denoiser: Denoiser = request.state.denoiser
     settings = denoiser.settings
@@ -128,41 +112,45 @@ async def post_job(
 
     async def receive(file: BinaryIO) -> JobRequest:
         name, parts = await taken(request, file, params, settings)
-        return JobRequest(owner(request), name, params.model_dump_json(), parts, current().request_id)
+        return JobRequest(owner(request), name, params.model_dump_json(), parts, current_request().request_id)
 
-    announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isdecimal() else settings.max_batch_bytes
+    content_length = request.headers.get("content-length", "")
+    size = int(content_length) if content_length.isdecimal() else settings.max_batch_bytes
     record = await worker.accept(min(size, settings.max_batch_bytes), receive)
     response.headers["Location"] = request.url_for("get_job", id=record.id).path
-    return _described(record, worker)
+    return _to_job(record, worker)
 
 
 @router.get(
     "/jobs",
-    responses=documented({403: "A service that is open to all.", 404: "A service that keeps no jobs."}),
+    responses=describe_problems(
+        {403: "A service without API keys, started with --open.", 404: "A service without jobs."}
+    ),
 )
 async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
-    """The sender's own jobs, the newest first, and of many only the newest hundred."""
+    """List the newest 100 jobs of the API key, newest first."""
     if request.state.denoiser.settings.open:
-        raise Forbidden("This service is open to all and has no keys: it cannot tell whose jobs are whose.")
-    return [_described(record, worker) for record in await worker.newest(owner(request), LISTED)]
+        raise ProblemError(
+            "This service has no API keys, so it cannot tell whose jobs are whose. Ask for a job by its ID.", 403
+        )
+    return [_to_job(record, worker) for record in await worker.newest(owner(request), LISTED)]
 
 
-@router.get("/jobs/{id}", responses=documented(_NO_JOB))
-async def get_job(record: Own, worker: Jobs) -> Job:
-    """How far a job is."""
-    return _described(record, worker)
+@router.get("/jobs/{id}", responses=describe_problems(_NO_JOB))
+async def get_job(record: OwnJob, worker: Jobs) -> Job:
+    """State and progress of a job."""
+    return _to_job(record, worker)
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=documented(_NO_JOB))
-async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent]:
-    """The job, now and whenever it has changed, as events that the server sends, until it has ended.
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=describe_problems(_NO_JOB))
+async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events with the job, now and after every change, until it has ended.
 
-    Where the stream ends before the job, the service is being stopped: ask again.
+    If the stream ends before the job does, the service is stopping: ask again later.
     """
     last = None
-    async for now in worker.watch(record):
-        job = _described(now, worker)
+    async for changed in worker.watch(record):
+        job = _to_job(changed, worker)
         if last != (last := f"{job.state} {job.progress}"):
             yield ServerSentEvent(data=job, id=last)
 
@@ -172,25 +160,29 @@ async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent
     response_class=Response,
     responses={
         200: {
-            "description": "What POST /denoise or /denoise/batch answers, headers too.",
+            "description": "The answer of POST /denoise or /denoise/batch, with its headers.",
             "content": {media_type: {"schema": PICTURE} for media_type in _RESULTS},
         },
-        206: {"description": "The part of it that was asked for, by Range."},
-        304: {"description": "The sender has it, as If-None-Match told."},
-        **documented({**_NO_JOB, 409: "Not done yet.", 410: "Done, but it had to make room for newer results."}),
+        206: {"description": "The requested Range of the result."},
+        304: {"description": "The client has the result, according to If-None-Match."},
+        **describe_problems(
+            {**_NO_JOB, 409: "Not done yet.", 410: "Done, but removed to make room for newer results."}
+        ),
     },
 )
-async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
-    """The denoised image, or the zip; of a job that failed, what it would have been answered at once."""
+async def get_result(request: Request, record: OwnJob, worker: Jobs) -> Response:
+    """The denoised image or the zip. For a job that failed, the problem that POST /denoise would answer."""
     if record.error is not None:
         return ProblemResponse(record.status or 500, record.error)
     if record.state != "done":
-        raise NotDone(f"The job is {record.state}: there is no result yet.")
+        raise ProblemError(f"The job is {record.state}. It has no result yet.", 409, kind="NotDone")
     file = worker.result(record)
     try:
         found: stat_result = await to_thread.run_sync(file.stat)
     except FileNotFoundError as error:
-        raise ResultGone("The job was done, but its result had to make room for newer ones.") from error
+        raise ProblemError(
+            "The job was done, but its result was removed to make room for newer ones.", 410, kind="ResultGone"
+        ) from error
     tag = f'"{record.digest}"'
     headers = {**json.loads(record.headers or "{}"), "ETag": tag, "Cache-Control": "private, no-cache"}
     if is_held(request, tag):
@@ -200,22 +192,22 @@ async def get_result(request: Request, record: Own, worker: Jobs) -> Response:
     )
 
 
-@router.delete("/jobs/{id}", status_code=204, responses=documented({**_NO_JOB, 507: "The disk is full."}))
-async def delete_job(record: Own, worker: Jobs) -> None:
-    """Remove a job and its result. If it runs it is given up; then nobody hears of it any more."""
+@router.delete("/jobs/{id}", status_code=204, responses=describe_problems({**_NO_JOB, 507: "The disk is full."}))
+async def delete_job(record: OwnJob, worker: Jobs) -> None:
+    """Delete a job and its result. A running job is cancelled."""
     await worker.remove(record.id)
 
 
-def _described(record: Record, worker: Worker) -> Job:
+def _to_job(record: Record, worker: Worker) -> Job:
     running = worker.running if worker.running and worker.running.id == record.id else None
-    share = running.share if running else float(record.state == "done")
-    left = running.seconds_left if running else None
+    progress = running.share if running else float(record.state == "done")
+    seconds_left = running.seconds_left if running else None
     return Job(
         id=record.id,
         state=record.state,
         name=record.name,
-        progress=round(share, 4),
-        seconds_left=None if left is None else round(left, 1),
+        progress=round(progress, 4),
+        seconds_left=None if seconds_left is None else round(seconds_left, 1),
         created=datetime.fromtimestamp(record.created, UTC),
         started=_time(record.started),
         ended=_time(record.ended),

@@ -1,72 +1,81 @@
-"""The models there are, and the weights that serve under their names."""
+"""GET /models, and routes to activate and roll back weights."""
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.inference.model_selection import AUTO_MODELS
 from engine.models.networks import kind_of
-from service.auth.dependencies import admin
+from service.auth.dependencies import require_admin
 from service.middleware.etag import with_etag
-from service.problems import documented
+from service.problems import describe_problems
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
 
-_REFUSED = documented({403: "Not with an admin's key.", 404: "No such model."})
+_ADMIN_ERRORS = describe_problems({403: "Not an admin key.", 404: "No such model."})
 
 router = APIRouter(prefix="/models")
 
 
-class About(BaseModel):
+class ModelInfo(BaseModel):
     """A model that a request may name."""
 
     name: str
     default: bool
-    kind: str = Field(description="The network, or that one of several is chosen by the noise found.")
+    kind: str = Field(
+        description="The kind of network, or `choice` for a name that chooses a model by the noise."
+    )
     digests: Digests
     previous: Previous
     loaded: Loaded
     metadata: dict[str, str]
 
 
-_LIST = TypeAdapter(list[About])
+_MODEL_LIST = TypeAdapter(list[ModelInfo])
 
 
-@router.get("", response_model=list[About], responses={304: {"description": "As the client has it."}})
+@router.get(
+    "", response_model=list[ModelInfo], responses={304: {"description": "The client has the current list."}}
+)
 async def get_models(request: Request) -> Response:
-    """The models there are, each with what is known of its training."""
+    """List the models, with the metadata of their training."""
     models: Snapshot = request.state.denoiser.models
-    listed = _LIST.dump_json([_about(models, name) for name in models.names])
-    return with_etag(request, Response(listed, media_type="application/json"))
+    body = _MODEL_LIST.dump_json([_model_info(models, name) for name in models.names])
+    return with_etag(request, Response(body, media_type="application/json"))
 
 
-# Plain `def`: weights are read and tried in a worker thread, and the event loop answers others.
+# Plain `def`: the framework runs it in a worker thread, so others are answered while weights are checked.
 @router.post(
     "/{name}/activate",
-    dependencies=[Depends(admin)],
-    responses={**_REFUSED, **documented({422: "The file cannot be used; what was served still is."})},
+    dependencies=[Depends(require_admin)],
+    responses={
+        **_ADMIN_ERRORS,
+        **describe_problems({422: "The file is invalid. The previous weights stay in service."}),
+    },
 )
-def post_activate(request: Request, name: str) -> About:
-    """Serve the file of that name in the weights folder as it is now, without waiting until it is looked at."""
-    shelf: ModelRegistry = request.state.shelf
-    shelf.activate(name)
-    return _about(shelf.models, name)
+def post_activate(request: Request, name: str) -> ModelInfo:
+    """Load the file of that name from the weights folder now, without waiting for the next check."""
+    registry: ModelRegistry = request.state.registry
+    registry.activate(name)
+    return _model_info(registry.models, name)
 
 
 @router.post(
     "/{name}/rollback",
-    dependencies=[Depends(admin)],
-    responses={**_REFUSED, **documented({409: "No other weights were served before."})},
+    dependencies=[Depends(require_admin)],
+    responses={**_ADMIN_ERRORS, **describe_problems({409: "There are no previous weights."})},
 )
-def post_rollback(request: Request, name: str) -> About:
-    """Serve the weights that were served before; once more, or the next change of the file, undoes it."""
-    shelf: ModelRegistry = request.state.shelf
-    shelf.roll_back(name)
-    return _about(shelf.models, name)
+def post_rollback(request: Request, name: str) -> ModelInfo:
+    """Return to the previous weights. A second call, or a change of the file, undoes it."""
+    registry: ModelRegistry = request.state.registry
+    registry.roll_back(name)
+    return _model_info(registry.models, name)
 
 
-def _about(models: Snapshot, name: str) -> About:
+def _model_info(models: Snapshot, name: str) -> ModelInfo:
     if name in AUTO_MODELS:
         kind, metadata = "choice", {}
     else:
         kind, metadata = kind_of(models.by_name[name].config), models.by_name[name].metadata
-    return About(name=name, default=name == models.default, kind=kind, metadata=metadata, **models.history(name))
+    return ModelInfo(
+        name=name, default=name == models.default, kind=kind, metadata=metadata, **models.history(name)
+    )

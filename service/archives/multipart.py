@@ -22,12 +22,12 @@ from service.archives.zips import (
     refuse_zip,
     unpacked,
 )
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.runtime.upload import FIELD, BodyTooLarge, WrongField, counted, is_form
 from service.settings import Settings
 
 
-class NoRoom(ClientError):
+class NoRoom(ProblemError):
     """A disk that is full."""
 
     status = 507

@@ -14,7 +14,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from anyio import to_thread
 
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.runtime.upload import FIELD, BodyTooLarge
 
 MEDIA_TYPE = "application/zip"
@@ -38,25 +38,25 @@ _UNPRINTED = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udff
 _DRIVE = re.compile("^([A-Za-z]):")
 
 
-class BrokenBatch(ClientError):
+class BrokenBatch(ProblemError):
     """An upload that cannot be taken apart."""
 
 
-class BrokenEntry(ClientError):
+class BrokenEntry(ProblemError):
     """A file in a zip that cannot be unpacked, or is not what the zip says of it."""
 
 
-class BadName(ClientError):
+class BadName(ProblemError):
     """A name that leads out of the folder that it is unpacked in, or shows as something else than it is."""
 
 
-class BatchTooLarge(ClientError):
+class BatchTooLarge(ProblemError):
     """More files than are taken, or more bytes once they are unpacked."""
 
     status = 413
 
 
-class NotOpened(ClientError):
+class NotOpened(ProblemError):
     """What is in a zip and no plain file, or in a way that is not unpacked."""
 
     status = 415
@@ -66,7 +66,7 @@ class NotOpened(ClientError):
 class Entry:
     """A file of a batch, by the name that it came with.
 
-    read: gives its bytes, or raises ClientError saying why there are none; for a thread, and one at a time.
+    read: gives its bytes, or raises ProblemError saying why there are none; for a thread, and one at a time.
     """
 
     name: str

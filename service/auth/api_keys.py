@@ -1,7 +1,7 @@
-"""The keys that let requests in: a file of their hashes, or a variable.
+"""API keys: creates, hashes, reads and revokes them.
 
-A key is 256 random bits: however fast its SHA-256 is taken, nobody finds it by guessing. A hash that is slow on
-purpose, as passwords need it, would make every request slow and nothing safer.
+A key has 256 random bits, so nobody can guess one from its hash and SHA-256 is enough. A slow hash, as for
+passwords, would slow down every request without adding security.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from engine.system.atomic_file import write_atomically
 
-# By which a key is found where none should be: in a repository, in a mail.
+# Secret scanners find leaked keys by this prefix, in a repository or a mail.
 PREFIX = "denoise_"
 RANDOM_BYTES = 32
-# Of a key that somebody else made. Shorter ones might not hold enough chance.
-SHORTEST = 32
-ENTRY = re.compile(rf"([^:]*):([!-~]{{{SHORTEST},}})")
+# Minimum length of a key that somebody else made, in characters. A shorter one may not be random enough.
+MIN_LENGTH = 32
+ENTRY = re.compile(rf"([^:]*):([!-~]{{{MIN_LENGTH},}})")
 
 
-class Key(BaseModel):
-    """A key, by its hash. What it makes belongs to its name: a new key of the same name has it still."""
+class ApiKey(BaseModel):
+    """An API key, by its hash. Jobs belong to the key's name, so a new key of the same name still has them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,58 +34,61 @@ class Key(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
     created: AwareDatetime | None = None
     admin: bool = False
-    rate: int | None = Field(default=None, ge=1, description="Requests a minute; else the service says.")
-    pixels: int | None = Field(default=None, ge=1, description="Pixels an hour; likewise.")
+    rate: int | None = Field(default=None, ge=1, description="Requests a minute. Default: the service's limit.")
+    pixels: int | None = Field(default=None, ge=1, description="Pixels an hour. Default: the service's limit.")
 
 
 def digest(secret: str) -> str:
-    """The hash by which a key is kept and found."""
+    """The SHA-256 that is stored in place of a key."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file, a JSON object on each line.
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """Read a file with one key a line, each a JSON object.
 
-    Raises OSError if it cannot be read, ValueError naming the line that is none, or that others may write to it.
+    Raises OSError if the file cannot be read.
+    Raises ValueError if other users may write to the file, or if a line is invalid, with the number of the line.
     """
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        # Who only reads it has nothing: no key comes of its hash.
+        # Reading is harmless: a hash does not give the key away.
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ValueError(f"{path}: its mode is {mode:o}, so that others may add keys of theirs; make it 600")
+            raise ValueError(f"{path}: its mode is {mode:o}, so other users could add keys; make it 600")
         lines = file.read().splitlines()
     keys = []
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                keys.append(Key.model_validate_json(line))
+                keys.append(ApiKey.model_validate_json(line))
         except ValidationError as error:
-            raise ValueError(f"{path}: line {number}: {_in_words(error)}") from None
-    _refuse_twins(keys, str(path))
+            raise ValueError(f"{path}: line {number}: {_describe(error)}") from None
+    _refuse_duplicates(keys, str(path))
     return tuple(keys)
 
 
-def keys_in(text: str) -> tuple[Key, ...]:
-    """The keys of `name:key,name:key`. Raises ValueError saying which is none, without telling any."""
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """Read keys from `name:key,name:key`. Raises ValueError with the position of an invalid key, not its text."""
     keys = []
     for number, entry in enumerate(text.split(","), 1):
         parts = ENTRY.fullmatch(entry.strip())
         if not parts:
-            raise ValueError(f"number {number} is not NAME:KEY with at least {SHORTEST} ASCII characters of key")
+            raise ValueError(
+                f"number {number} is not NAME:KEY with a key of at least {MIN_LENGTH} ASCII characters"
+            )
         try:
-            keys.append(Key(name=parts[1], sha256=digest(parts[2])))
+            keys.append(ApiKey(name=parts[1], sha256=digest(parts[2])))
         except ValidationError as error:
-            raise ValueError(f"number {number}: {_in_words(error)}") from None
-    _refuse_twins(keys, "the list")
+            raise ValueError(f"number {number}: {_describe(error)}") from None
+    _refuse_duplicates(keys, "the list")
     return tuple(keys)
 
 
 def add_key(
     path: Path, name: str, admin: bool = False, rate: int | None = None, pixels: int | None = None
 ) -> str:
-    """Add a key to the file, which is made if it is not there. Returns the key itself, which is kept nowhere.
+    """Add a key to the file, which is created if necessary. Returns the key itself, which is stored nowhere.
 
-    Raises ValueError if there is one of that name.
+    Raises ValueError if the file has a key of that name.
     """
     keys = read_keys(path) if path.exists() else ()
     if any(key.name == name for key in keys):
@@ -93,42 +96,42 @@ def add_key(
     secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     now = datetime.now(UTC).replace(microsecond=0)
     try:
-        key = Key(name=name, sha256=digest(secret), created=now, admin=admin, rate=rate, pixels=pixels)
+        key = ApiKey(name=name, sha256=digest(secret), created=now, admin=admin, rate=rate, pixels=pixels)
     except ValidationError as error:
-        raise ValueError(_in_words(error)) from None
+        raise ValueError(_describe(error)) from None
     _write(path, (*keys, key))
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Take a key out of the file. Raises ValueError naming those there are if it has none of that name."""
+    """Remove a key from the file. Raises ValueError with the names of all keys if there is none of that name."""
     keys = read_keys(path)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
-        there = ", ".join(key.name for key in keys) or "none"
-        raise ValueError(f"{path} has no key {name!r}; there are: {there}")
-    _write(path, left)
+    remaining = [key for key in keys if key.name != name]
+    if len(remaining) == len(keys):
+        names = ", ".join(key.name for key in keys) or "none"
+        raise ValueError(f"{path} has no key {name!r}; there are: {names}")
+    _write(path, remaining)
 
 
-def _write(path: Path, keys: Iterable[Key]) -> None:
+def _write(path: Path, keys: Iterable[ApiKey]) -> None:
     before = path.stat() if path.exists() else None
     lines = (key.model_dump_json(exclude_defaults=True) + "\n" for key in keys)
     write_atomically(path, "".join(lines).encode(), mode=0o600)
-    # Where root runs the command, the file stays the service's, which could not read it else.
+    # If root runs the command, the file must keep its owner, or the service could no longer read it.
     if before and before.st_uid != path.stat().st_uid:
         os.chown(path, before.st_uid, before.st_gid)
 
 
-def _refuse_twins(keys: Iterable[Key], where: str) -> None:
-    """Two of one name: which of them a limit or a revocation means, nobody could say."""
+def _refuse_duplicates(keys: Iterable[ApiKey], source: str) -> None:
+    """With two keys of one name, a limit or a revocation would be ambiguous."""
     names = set()
     for key in keys:
         if key.name in names:
-            raise ValueError(f"{where}: there are two keys of the name {key.name!r}")
+            raise ValueError(f"{source}: there are two keys of the name {key.name!r}")
         names.add(key.name)
 
 
-def _in_words(error: ValidationError) -> str:
-    """Without what came: it might be a key."""
+def _describe(error: ValidationError) -> str:
+    """The faults without the input, which might be a key."""
     faults = error.errors(include_input=False, include_url=False)
     return "; ".join(": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in faults)

@@ -1,4 +1,4 @@
-"""Who may ask: a key on every route that is not named as open, or, without any keys, only this machine itself."""
+"""Authentication: the dependencies that check API keys and admin rights."""
 
 import hmac
 import ipaddress
@@ -11,177 +11,167 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 
-from service.auth.api_keys import Key, digest, keys_in, read_keys
+from service.auth.api_keys import ApiKey, digest, parse_keys, read_keys
 from service.auth.rate_limit import RateLimits
-from service.problems import ClientError, documented
-from service.settings import Settings, separate
+from service.problems import ProblemError, describe_problems
+from service.settings import Settings, split_list
 from service.telemetry.logs import log
-from service.telemetry.tracing import current
+from service.telemetry.tracing import current_request
 
-# What anybody may see: that the service is there and well, its page, and its description.
-OPEN = frozenset(
+# Paths that need no API key: the health of the service, the page, and the API description.
+PUBLIC_PATHS = frozenset(
     {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 )
-TAKEN = "it is taken as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-# localhost, a name of this machine's network, an address; with a port or without. No name that others can own.
+# localhost, a name without dots, or an address, each with or without a port. Nobody can register such a name.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 
 
-class Unauthorized(ClientError):
-    """No key, or none of ours."""
-
-    status = 401
-    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
-
-
-class Forbidden(ClientError):
-    """What this sender may not do."""
-
-    status = 403
-
-
-class KeysUnreadable(ClientError):
-    """While nobody can say which keys are good, none is."""
-
-    status = 503
-
-
-class Keys:
-    """The keys as they are now: a file that changes is read again. To be asked on the event loop."""
+class ApiKeys:
+    """The API keys of the service. A key file that changes is read again. Use it on the event loop only."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: of the limits. Raises ValueError or OSError saying what is wrong with the keys."""
-        self._allowances = RateLimits(settings.key_rate, settings.key_pixels, clock)
+        """clock: for the rate limits. Raises ValueError or OSError if the keys cannot be used."""
+        self._rate_limits = RateLimits(settings.key_rate, settings.key_pixels, clock)
         self._path = settings.keys_file
         self._open = settings.open
-        self._origins = separate(settings.cors_origins)
+        self._origins = split_list(settings.cors_origins)
         try:
-            self._given = keys_in(settings.keys) if settings.keys else ()
+            self._from_settings = parse_keys(settings.keys) if settings.keys else ()
         except ValueError as error:
             raise ValueError(f"keys: {error}") from None
-        self._in_file: tuple[Key, ...] = ()
-        self._stamp: tuple[int, ...] | None = None
-        self._fault = ""
-        if self.needed and self._open:
-            raise ValueError("open is for a service without keys, and this one has some: leave one of them out")
+        self._from_file: tuple[ApiKey, ...] = ()
+        self._file_version: tuple[int, ...] | None = None
+        self._last_fault = ""
+        if self.required and self._open:
+            raise ValueError("open is for a service without keys, but keys are set: leave one of them out")
         if self._path:
-            self._read(self._path)
+            self._read_file(self._path)
 
     @property
-    def needed(self) -> bool:
-        """Whether requests must carry one. Also where the file has none: revoking the last lets nobody in."""
-        return self._path is not None or bool(self._given)
+    def required(self) -> bool:
+        """Whether requests need a key. An empty key file counts: then nobody gets in."""
+        return self._path is not None or bool(self._from_settings)
 
-    def admit(self, headers: Mapping[str, str]) -> Key | None:
-        """The key that a request carries, which is counted; None where none is needed.
+    def admit(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """The key of a request, after counting the request against its limit; None if no key is required.
 
-        Raises Unauthorized, TooMuch, KeysUnreadable; without keys, Forbidden.
+        Raises ProblemError with status 401, 429 or 503; without keys, 403.
         """
-        key = self._find(headers) if self.needed else None
-        if not self.needed and not self._open:
+        key = self._find(headers) if self.required else None
+        if not self.required and not self._open:
             self._refuse_strangers(headers)
-        current().key = key.name if key else None
-        self._allowances.admit(key)
+        current_request().key = key.name if key else None
+        self._rate_limits.admit(key)
         return key
 
-    def may_change_the_service(self, key: Key | None) -> bool:
-        """Whether it is an admin's, or there are no keys and only this machine can ask."""
+    def may_administer(self, key: ApiKey | None) -> bool:
+        """Whether it is an admin key, or the service has no keys and only this machine can reach it."""
         return key.admin if key else not self._open
 
-    def charging(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
-        """What counts the pixels of images against the limit of the key of that name; see RateLimits.charge."""
-        known = (*self._given, *self._in_file)
-        key = next((key for key in known if key.name == owner), None)
-        return partial(self._allowances.charge, key, accepted=accepted)
+    def charger(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
+        """A function that charges pixels to the key of that name. See RateLimits.charge."""
+        keys = (*self._from_settings, *self._from_file)
+        key = next((key for key in keys if key.name == owner), None)
+        return partial(self._rate_limits.charge, key, accepted=accepted)
 
-    def _find(self, headers: Mapping[str, str]) -> Key:
+    def _find(self, headers: Mapping[str, str]) -> ApiKey:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         secret = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not secret:
-            raise Unauthorized(f"This needs a key, and none came: {TAKEN}.")
-        came, found = digest(secret), None
-        # All of them, and each to its end: the time taken tells nothing of which was nearly right.
-        for key in self._now():
-            if hmac.compare_digest(key.sha256, came):
+            raise _unauthorized("The request has no API key.")
+        sha256 = digest(secret)
+        found = None
+        # Compare with every key, each to its end, so that the time does not tell which key nearly matched.
+        for key in self._current():
+            if hmac.compare_digest(key.sha256, sha256):
                 found = key
         if not found:
-            raise Unauthorized(f"The key that came is unknown or revoked. Where there is another, {TAKEN}.")
+            raise _unauthorized("The API key is unknown or revoked.")
         return found
 
-    def _now(self) -> tuple[Key, ...]:
+    def _current(self) -> tuple[ApiKey, ...]:
         if self._path:
             try:
-                self._read(self._path)
+                self._read_file(self._path)
             except (ValueError, OSError) as error:
-                # Told once, not with every request until it is mended.
-                if str(error) != self._fault:
-                    log.error("keys unreadable", fault=str(error))
-                self._fault = str(error)
-                raise KeysUnreadable("The keys cannot be read: why is in the server's log.") from error
-            self._fault = ""
-        return (*self._given, *self._in_file)
+                # Log each fault once, not with every request.
+                if str(error) != self._last_fault:
+                    log.error("cannot read API keys", fault=str(error))
+                self._last_fault = str(error)
+                raise ProblemError(
+                    "The service cannot read its API keys. Its log has the reason.", 503, kind="KeysUnreadable"
+                ) from error
+            self._last_fault = ""
+        return (*self._from_settings, *self._from_file)
 
-    def _read(self, path: Path) -> None:
-        """Read the file if it is not the one that was read. Raises ValueError or OSError."""
+    def _read_file(self, path: Path) -> None:
+        """Read the file if it has changed. Raises ValueError or OSError."""
         state = path.stat()
-        # Nobody sets the time of a change of state, as they may that of the contents.
-        stamp = (state.st_ino, state.st_size, state.st_ctime_ns)
-        if stamp == self._stamp:
+        # Unlike the time of modification, ctime cannot be set by a user.
+        version = (state.st_ino, state.st_size, state.st_ctime_ns)
+        if version == self._file_version:
             return
-        self._stamp = None
+        self._file_version = None
         keys = read_keys(path)
-        if twins := {key.name for key in keys} & {key.name for key in self._given}:
-            raise ValueError(f"{path}: there are keys {', '.join(sorted(twins))} in the environment as well")
-        self._in_file, self._stamp = keys, stamp
+        if duplicates := {key.name for key in keys} & {key.name for key in self._from_settings}:
+            raise ValueError(f"{path}: DENOISE_KEYS also has keys named {', '.join(sorted(duplicates))}")
+        self._from_file, self._file_version = keys, version
 
     def _refuse_strangers(self, headers: Mapping[str, str]) -> None:
-        """Without keys the service is this machine's own; but its browser may be sent by a page from anywhere.
+        """Without keys, only this machine may use the service. A foreign web page could use it through a browser.
 
-        Such a page can post without asking first, which the browser tells (Fetch Metadata), or have its own name
-        point to this machine (DNS rebinding), which the name tells.
+        Such a page can post without a preflight request, which the Fetch Metadata headers show. Or its own name
+        can point to this machine (DNS rebinding), which the Host header shows.
         """
         host = headers.get("host", "")
         if host and not LOCAL_HOST.fullmatch(host):
-            raise Forbidden(
-                f"A service without keys is asked as localhost, not as {host[:200]!r}:"
-                " set keys, or start it with --open."
+            raise ProblemError(
+                f"A service without API keys answers only to localhost, not to {host[:200]!r}."
+                " Set API keys, or start it with --open.",
+                403,
             )
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
         if site in ("cross-site", "same-site") and origin not in self._origins:
-            raise Forbidden(
-                f"A service without keys takes nothing from pages of another site, here {origin or 'not named'}:"
-                " name it in cors_origins, set keys, or start with --open."
+            raise ProblemError(
+                f"A service without API keys refuses pages of other sites, here {origin or 'unknown'}."
+                " Add the site to cors_origins, set API keys, or start the service with --open.",
+                403,
             )
 
 
-async def allowed(request: Request) -> None:
-    """What stands before every route: refuses whoever may not ask; `request.state.key` is then who does."""
+async def authenticate(request: Request) -> None:
+    """Dependency of every route. Sets `request.state.key`, and refuses requests without a valid key."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    if path not in OPEN:
-        request.state.key = request.state.keys.admit(request.headers)
+    if path not in PUBLIC_PATHS:
+        request.state.key = request.state.api_keys.admit(request.headers)
 
 
-async def admin(request: Request, first: Annotated[None, Depends(allowed)]) -> None:
-    """What stands before routes that change the service itself. Raises Forbidden."""
-    key: Key | None = request.state.key
-    if not request.state.keys.may_change_the_service(key):
-        who = f"The key {key.name!r} is no admin's" if key else "This service is open to all and has no keys"
-        raise Forbidden(f"{who}; {request.method} {request.url.path} needs an admin's key.")
+async def require_admin(request: Request, authenticated: Annotated[None, Depends(authenticate)]) -> None:
+    """Dependency of routes that change the service itself. Raises ProblemError with status 403."""
+    key: ApiKey | None = request.state.key
+    if not request.state.api_keys.may_administer(key):
+        who = f"The API key {key.name!r} is not an admin key" if key else "This service has no API keys"
+        raise ProblemError(f"{who}. {request.method} {request.url.path} needs an admin key.", 403)
 
 
 def owner(request: Request) -> str:
-    """The name of the key that asks, to whom belongs what is made; empty where there are no keys."""
-    key: Key | None = request.state.key
+    """The name of the request's key, which owns the jobs that it creates; empty if the service has no keys."""
+    key: ApiKey | None = request.state.key
     return key.name if key else ""
 
 
-def refuse_unguarded(host: str, settings: Settings) -> None:
-    """Raises ValueError where other machines would reach a service that has no keys, and nobody said --open."""
+def _unauthorized(detail: str) -> ProblemError:
+    how = "Send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+    return ProblemError(f"{detail} {how}", 401, {"WWW-Authenticate": "Bearer"})
+
+
+def refuse_unprotected(host: str, settings: Settings) -> None:
+    """Raises ValueError if other machines could reach a service that has neither keys nor --open."""
     if settings.open or settings.keys_file or settings.keys or _is_loopback(host):
         return
     raise ValueError(
-        f"at --host {host} others can reach the service, and it has no keys: make one with `denoise keys add NAME"
-        " --keys-file FILE` and set DENOISE_KEYS_FILE=FILE, or say --open to answer whoever comes"
+        f"with --host {host} other machines can reach the service, but it has no keys: create one with"
+        " `denoise keys add NAME --keys-file FILE` and set DENOISE_KEYS_FILE=FILE, or use --open to answer anyone"
     )
 
 
@@ -192,19 +182,21 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def describe_keys(app: FastAPI, keys: Keys) -> None:
-    """Have the OpenAPI description say what needs a key, and how it is refused."""
-    plain = app.openapi
-    refusals = documented({401: "No key, or an unknown one.", 429: "More than the key may ask for, for now."})
+def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
+    """Add to the OpenAPI description which routes need a key, and how a request is refused."""
+    openapi_of_routes = app.openapi
+    refusals = describe_problems(
+        {401: "No API key, or an unknown one.", 429: "The API key has reached its limit. See Retry-After."}
+    )
 
     def openapi() -> dict[str, Any]:
-        schema = plain()
-        if keys.needed:
+        schema = openapi_of_routes()
+        if api_keys.required:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
-            for operation in operations.values() if path not in OPEN else ():
+            for operation in operations.values() if path not in PUBLIC_PATHS else ():
                 operation["responses"] |= {str(status): refusal for status, refusal in refusals.items()}
-                if keys.needed:
+                if api_keys.required:
                     operation["security"] = [{"key": []}]
         return schema
 

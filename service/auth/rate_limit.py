@@ -1,110 +1,108 @@
-"""How much one key may ask for: so many requests a minute, so many pixels an hour."""
+"""Rate limits of API keys: requests a minute and pixels an hour."""
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.auth.api_keys import Key
-from service.problems import ClientError
+from service.auth.api_keys import ApiKey
+from service.problems import ProblemError
 
-MINUTE, HOUR = 60, 3600
-
-
-class RateLimited(ClientError):
-    """More than the key may ask for, for now."""
-
-    status = 429
-
-    def __init__(self, detail: str, seconds: float) -> None:
-        whole = math.ceil(seconds)
-        super().__init__(f"{detail}; more is taken in {whole} s.")
-        self.headers = {"Retry-After": str(whole)}
+MINUTE = 60  # seconds
+HOUR = 3600  # seconds
 
 
-class Bucket:
-    """A token bucket: a whole size at once, and refilled evenly within so many seconds.
+class TokenBucket:
+    """Holds `size` tokens, and refills evenly within `seconds`.
 
-    clock: seconds that only go forward, whatever happens to the time of day.
+    clock: a monotonic clock, so that changes of the system time have no effect.
     """
 
     def __init__(self, size: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.size = size
-        self._speed = size / seconds
+        self._tokens_per_second = size / seconds
         self._clock = clock
-        self._left, self._at = float(size), clock()
+        self._left = float(size)
+        self._updated = clock()
 
     def left(self) -> float:
-        """How much there is; below 0, what is owed."""
+        """Tokens in the bucket; negative if more were taken than there were."""
         now = self._clock()
-        self._left = min(self.size, self._left + (now - self._at) * self._speed)
-        self._at = now
+        self._left = min(self.size, self._left + (now - self._updated) * self._tokens_per_second)
+        self._updated = now
         return self._left
 
     def take(self, amount: int) -> None:
-        """Take so much, more than there is too."""
+        """Take tokens, even more than there are."""
         self._left = self.left() - amount
 
-    def wait(self) -> float:
-        """Seconds until there is one."""
-        return max(0.0, (1 - self.left()) / self._speed)
+    def seconds_to_next(self) -> float:
+        """Seconds until there is a whole token; 0 if there is one."""
+        return max(0.0, (1 - self.left()) / self._tokens_per_second)
 
     def used(self) -> int:
-        """What was taken and is not refilled, rounded up."""
+        """Tokens that were taken and not refilled yet, rounded up."""
         return math.ceil(self.size - self.left())
 
 
 @dataclass(frozen=True)
-class Allowance:
-    """What is left to one key. None: there is no limit."""
+class KeyLimits:
+    """The buckets of one API key. None means no limit."""
 
-    requests: Bucket | None
-    pixels: Bucket | None
+    requests: TokenBucket | None
+    pixels: TokenBucket | None
 
 
 class RateLimits:
-    """What is left to each key. To be asked on the event loop, which does one thing at a time."""
+    """The limits of all API keys. Use it on the event loop only: it has no locks."""
 
     def __init__(self, rate: int | None, pixels: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """rate: requests a minute, pixels: an hour, of keys that have no limits of their own."""
+        """rate: requests a minute, and pixels: pixels an hour, for keys without limits of their own."""
         self._rate = rate
         self._pixels = pixels
         self._clock = clock
-        # By all that is known of a key, so that one whose limits were changed begins anew.
-        self._allowances: dict[Key | None, Allowance] = {}
+        # By the whole key, not its name: a key whose limits were changed starts with full buckets.
+        self._limits: dict[ApiKey | None, KeyLimits] = {}
 
-    def admit(self, key: Key | None) -> None:
-        """Count a request; None is whoever comes without a key, all together. Raises TooMuch."""
-        allowance = self._allowance(key)
-        _refuse_if_empty(allowance.requests, key, "requests a minute")
-        _refuse_if_empty(allowance.pixels, key, "pixels an hour")
-        if allowance.requests:
-            allowance.requests.take(1)
+    def admit(self, key: ApiKey | None) -> None:
+        """Count a request. Without keys (None) all clients share one limit. Raises ProblemError, status 429."""
+        limits = self._limits_of(key)
+        _refuse_if_empty(limits.requests, key, "requests a minute")
+        _refuse_if_empty(limits.pixels, key, "pixels an hour")
+        if limits.requests:
+            limits.requests.take(1)
 
-    def charge(self, key: Key | None, pixels: int, accepted: bool = False) -> None:
-        """Count an image's pixels, which are known only once it is read. Raises TooMuch if none were left.
+    def charge(self, key: ApiKey | None, pixels: int, accepted: bool = False) -> None:
+        """Count an image's pixels, which are known only after its header is read.
 
-        What goes beyond those that were left is owed, and the next one waits the longer. accepted: it is done in
-        any case, for its sender was told so.
+        An image may take more pixels than are left. The next request then waits until they are refilled.
+        accepted: the client was told that the image will be done, so do not refuse it.
+        Raises ProblemError with status 429 if no pixels are left.
         """
-        bucket = self._allowance(key).pixels
+        bucket = self._limits_of(key).pixels
         if not accepted:
             _refuse_if_empty(bucket, key, "pixels an hour")
         if bucket:
             bucket.take(pixels)
 
-    def _allowance(self, key: Key | None) -> Allowance:
-        if key not in self._allowances:
+    def _limits_of(self, key: ApiKey | None) -> KeyLimits:
+        if key not in self._limits:
             rate = key.rate if key and key.rate else self._rate
             pixels = key.pixels if key and key.pixels else self._pixels
-            self._allowances[key] = Allowance(
-                Bucket(rate, MINUTE, self._clock) if rate else None,
-                Bucket(pixels, HOUR, self._clock) if pixels else None,
+            self._limits[key] = KeyLimits(
+                TokenBucket(rate, MINUTE, self._clock) if rate else None,
+                TokenBucket(pixels, HOUR, self._clock) if pixels else None,
             )
-        return self._allowances[key]
+        return self._limits[key]
 
 
-def _refuse_if_empty(bucket: Bucket | None, key: Key | None, what: str) -> None:
-    if bucket and (wait := bucket.wait()):
-        who = f"The key {key.name!r} has" if key else "All together have"
-        raise RateLimited(f"{who} used {bucket.used():,} of {bucket.size:,} {what}", wait)
+def _refuse_if_empty(bucket: TokenBucket | None, key: ApiKey | None, unit: str) -> None:
+    if bucket and (wait := bucket.seconds_to_next()):
+        who = f"The API key {key.name!r} has" if key else "All clients together have"
+        seconds = math.ceil(wait)
+        raise ProblemError(
+            f"{who} used {bucket.used():,} of {bucket.size:,} {unit}. Try again in {seconds} s.",
+            429,
+            {"Retry-After": str(seconds)},
+            kind="RateLimited",
+        )

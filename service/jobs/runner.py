@@ -21,7 +21,7 @@ from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
 from service.archives.zips import Result as Packed
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Disconnected
 from service.runtime.upload import BodyTooLarge
@@ -31,7 +31,7 @@ from service.settings import Settings
 PRIVATE = 0o600
 
 
-class UploadLost(ClientError):
+class UploadLost(ProblemError):
     """A job whose upload has gone from the spool."""
 
     status = 500

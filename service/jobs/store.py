@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Literal
 
-from service.problems import ClientError
+from service.problems import ProblemError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 # So often a job is begun whose process does not live to its end.
@@ -62,7 +62,7 @@ class JobStoreError(ValueError):
     """A spool that cannot be used; says why."""
 
 
-class JobStoreFull(ClientError):
+class JobStoreFull(ProblemError):
     """No room for a job: of what the spool may hold, or on its disk."""
 
     status = 507

@@ -195,8 +195,8 @@ class Worker:
             # Since it was asked for.
             await self._put_back(record.id)
             return
-        known = tracing.Record(record.request)
-        tracing.begin(known)
+        known = tracing.RequestRecord(record.request)
+        tracing.begin_request(known)
         self.running = running = Running(record.id)
         self._tell(record.id)
         try:

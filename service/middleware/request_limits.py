@@ -1,78 +1,60 @@
-"""What is refused or ended whatever it asks for: what is too much, takes too long, or comes at the end."""
+"""Request limits: refuses requests while stopping or overloaded, and ends slow uploads."""
 
 import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import ClientError, problem_of
+from service.problems import ProblemError, problem_of
 from service.runtime.shutdown import GracefulShutdown
 
-# They are answered whatever happens: whoever watches the service has to know.
+# These are always answered, also by a service that is stopping or overloaded.
 PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
 
-# An answer leaves in pieces, in bytes: each is copied on its way, and the client reads one before the next is.
-PIECE = 256 * 1024
+# A response body is sent in pieces of this size: the server copies each piece, and sends the next one only
+# after the client has read it.
+PIECE_BYTES = 256 * 1024
 
 
 def is_probe(scope: Scope) -> bool:
-    """Whether the request asks how the service is."""
+    """Whether the request is for health or metrics."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) in PROBES
 
 
-class Stopping(ClientError):
-    """What comes once the service has been told to stop."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("The service is stopping, and takes nothing new.")
-        # Whatever starts it again takes a few seconds.
-        self.headers = {"Retry-After": "5", "Connection": "close"}
+def stopping_error() -> ProblemError:
+    """The answer to new requests once the service is stopping."""
+    # A supervisor takes a few seconds to start the next process.
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return ProblemError("The service is stopping. It accepts no new requests.", 503, headers, kind="Stopping")
 
 
-class TooManyConnections(ClientError):
-    """One connection more than are served at once."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("As many connections are open as are served at once.")
-        self.headers = {"Retry-After": "1", "Connection": "close"}
-
-
-class UploadTooSlow(ClientError):
-    """A body that takes too long to arrive."""
-
-    status = 408
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The body took more than {seconds:g} seconds to arrive.")
-        self.headers = {"Connection": "close"}
+def _too_many_connections() -> ProblemError:
+    headers = {"Retry-After": "1", "Connection": "close"}
+    return ProblemError("The service has too many open connections.", 503, headers, kind="TooManyConnections")
 
 
 class RequestLimits:
-    """ASGI middleware: passes on what is within the limits."""
+    """ASGI middleware: passes requests on if they are within the limits."""
 
-    def __init__(self, app: ASGIApp, closing: GracefulShutdown, upload_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, shutdown: GracefulShutdown, upload_seconds: float) -> None:
         self.app = app
-        self.closing = closing
+        self.shutdown = shutdown
         self.upload_seconds = upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or have the application answer."""
+        """Refuse the request, or let the application answer it."""
         if scope["type"] != "http" or is_probe(scope):
             await self.app(scope, receive, send)
-        elif self.closing.begun:
-            await problem_of(Stopping())(scope, receive, send)
-        elif scope.get("state", {}).get("full"):
-            await problem_of(TooManyConnections())(scope, receive, send)
+        elif self.shutdown.begun:
+            await problem_of(stopping_error())(scope, receive, send)
+        elif scope.get("state", {}).get("too_many_connections"):
+            await problem_of(_too_many_connections())(scope, receive, send)
         else:
-            with self.closing.work():
-                await self.app(scope, self._timed(receive), _in_pieces(send))
+            with self.shutdown.work():
+                await self.app(scope, self._limit_upload_time(receive), _split_body(send))
 
-    def _timed(self, receive: Receive) -> Receive:
-        """The same messages. Raises UploadTooSlow unless the body's last has come in time."""
+    def _limit_upload_time(self, receive: Receive) -> Receive:
+        """The same messages. Raises ProblemError with status 408 if the body is not complete in time."""
         end = asyncio.get_running_loop().time() + self.upload_seconds
         complete = False
 
@@ -82,22 +64,28 @@ class RequestLimits:
                 async with asyncio.timeout_at(None if complete else end):
                     message = await receive()
             except TimeoutError:
-                raise UploadTooSlow(self.upload_seconds) from None
+                raise ProblemError(
+                    f"The request body took longer than {self.upload_seconds:g} seconds to arrive.",
+                    408,
+                    {"Connection": "close"},
+                    kind="UploadTooSlow",
+                ) from None
             complete = complete or not message.get("more_body", False)
             return message
 
         return receive_in_time
 
 
-def _in_pieces(send: Send) -> Send:
-    """The same bytes, none of the messages large."""
+def _split_body(send: Send) -> Send:
+    """Send the same bytes in small messages."""
 
     async def send_pieces(message: Message) -> None:
-        body, sent = message.get("body", b""), 0
-        while len(body) - sent > PIECE:
-            piece = body[sent : sent + PIECE]
+        body = message.get("body", b"")
+        sent = 0
+        while len(body) - sent > PIECE_BYTES:
+            piece = body[sent : sent + PIECE_BYTES]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            sent += PIECE
+            sent += PIECE_BYTES
         await send({**message, "body": body[sent:]} if sent else message)
 
     return send_pieces

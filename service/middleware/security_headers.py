@@ -1,39 +1,39 @@
-"""What answers tell browsers: to guess nothing, to pass nothing on, and which other pages may read them."""
+"""Security headers for browsers, and CORS."""
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import SAFE_HEADERS
-from service.settings import Settings, separate
+from service.problems import SECURITY_HEADERS
+from service.settings import Settings, split_list
 
 
 class SecurityHeaders:
-    """Adds them to every answer that does not say otherwise."""
+    """ASGI middleware: adds the security headers that an answer does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Run the application with the headers added."""
 
-        async def send_safe(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFE_HEADERS.items():
+                for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, send_safe)
+        await self.app(scope, receive, send_with_headers)
 
 
 def allow_origins(app: FastAPI, settings: Settings) -> None:
-    """Let pages of the origins that are named read what is answered. Without any, browsers let no other page."""
+    """Let pages of the configured origins read answers. Browsers block all other pages."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=separate(settings.cors_origins),
+            allow_origins=split_list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["*"],

@@ -1,4 +1,4 @@
-"""The weights folder, and how what is served changes with it while the service runs."""
+"""Model registry: loads, checks and swaps weights while the service runs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -20,26 +20,14 @@ from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, Model, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
 from engine.system.runtime import in_own_thread
-from service.problems import ClientError
-from service.registry.snapshot import Fault, NoSuchModel, Snapshot
+from service.problems import ProblemError
+from service.registry.snapshot import Fault, Snapshot
 from service.settings import Settings
 from service.telemetry.logs import log
 
 
-class Refused(ClientError):
-    """A weights file that cannot be put in service."""
-
-    status = 422
-
-
-class NothingBefore(ClientError):
-    """There are no weights to go back to."""
-
-    status = 409
-
-
-class Stamp(NamedTuple):
-    """What changes when a file does. The time of a change of owner or mode counts: it may be what was wrong."""
+class FileVersion(NamedTuple):
+    """Changes whenever a file changes. It includes ctime: a new owner or mode may make a file readable."""
 
     inode: int
     size: int
@@ -48,195 +36,202 @@ class Stamp(NamedTuple):
 
 
 class ModelRegistry:
-    """The weights folder, and what of it is in service.
+    """The weights folder, and the models that are served from it.
 
-    `models` is never changed but replaced: whoever took it keeps what it holds, and may read it in any thread.
-    Of each name the weights in service and those before them are kept, besides what is being loaded and checked.
-    What a file held that is gone stays in service until a restart: clients name it, and a new file may follow.
+    `models` is replaced, never changed: a request keeps the snapshot that it took, in any thread.
+    For each name the registry keeps the current and the previous weights.
+    When a file is removed, its weights are served until a restart, because clients may still name them.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Load every file. Raises ValueError saying which of the default's weights are missing or no good.
+        """Load every file. Raises ValueError if weights of the default model are missing or invalid.
 
-        Others that are no good are told of in `models.faults`, as later on: what came while the service ran, and
-        did not stop it, must not stop its next start either.
+        Other invalid files are listed in `models.faults`. They do not stop the start, just as they do not stop a
+        running service.
         """
         self._folder = settings.weights or checkpoint.weights_folder()
         self._device = pick_device(settings.device)
         self._compute = in_own_thread(partial(resolve, settings.precision, self._device))
         self.models = Snapshot({}, settings.model, str(self._device), name_of(self._compute))
-        self._changing = Lock()
-        # Each file when it was last looked at, and when it was last read; the digest of what was read then.
-        self._seen = self._found()
-        self._read: dict[str, Stamp] = {}
+        self._lock = Lock()
+        # The versions at the last scan, the versions that were loaded last, and the digests of those.
+        self._last_scan = self._scan()
+        self._loaded_versions: dict[str, FileVersion] = {}
         self._digests: dict[str, str] = {}
-        _refuse_missing(self._folder, self._seen, settings.model)
-        for name, stamp in self._seen.items():
+        _refuse_missing(self._folder, self._last_scan, settings.model)
+        for name, version in self._last_scan.items():
             try:
-                self._take(name, stamp)
+                self._load(name, version)
             except WeightsError as error:
-                # No other weights stand in for the default's: whoever asks for one must not get another unawares.
+                # The default model must not be replaced by another one without notice.
                 if name in models_of(settings.model):
                     raise WeightsError(f"{self._path(name)}: {error}") from error
 
-    def look(self) -> None:
-        """Take every file that is new or has changed, once two looks find it the same, and so written to its end.
+    def refresh(self) -> None:
+        """Load every new or changed file, once two scans in a row find the same version of it.
 
-        One that cannot be used is told of, and not tried again until it changes.
+        A file that is still being written differs between two scans. An invalid file is not tried again until it
+        changes.
         """
-        with self._changing:
-            found = self._found()
-            for name, stamp in found.items():
-                if stamp != self._read.get(name) and stamp == self._seen.get(name):
+        with self._lock:
+            found = self._scan()
+            for name, version in found.items():
+                if version != self._loaded_versions.get(name) and version == self._last_scan.get(name):
                     with suppress(WeightsError):
-                        self._take(name, stamp)
-            self._seen = found
-            for name in self._read.keys() - found.keys():
-                self._miss(name)
+                        self._load(name, version)
+            self._last_scan = found
+            for name in self._loaded_versions.keys() - found.keys():
+                self._mark_removed(name)
 
     def activate(self, name: str) -> None:
-        """Take a file as it is now. Raises NoSuchModel; Refused if it is no good: what was served still is."""
-        with self._changing:
-            # Looked up, not joined to a path: what comes may be any text.
-            found = self._found()
+        """Load a file now. Raises ProblemError with status 404 or 422; the old weights then stay in service."""
+        with self._lock:
+            # Compared with the files that exist, not joined to a path: the name may be any text.
+            found = self._scan()
             if name not in found:
-                raise NoSuchModel(
-                    f"The weights folder has no file {name + SUFFIX!r}; it has models: {', '.join(found)}."
+                raise ProblemError(
+                    f"The weights folder has no file {name + SUFFIX!r}. Its models are: {', '.join(found)}.",
+                    404,
+                    kind="NoSuchModel",
                 )
             try:
-                self._take(name, found[name], although_known=True)
+                self._load(name, found[name], even_if_known=True)
             except WeightsError as error:
-                raise Refused(f"{_shown(name)}: {error}.") from error
+                raise ProblemError(f"{_printable(name)}: {error}.", 422, kind="WeightsRefused") from error
 
     def roll_back(self, name: str) -> None:
-        """Serve what was served before, and keep what is served now as what was before.
-
-        Raises NoSuchModel, NothingBefore.
-        """
-        with self._changing:
+        """Swap the current and the previous weights. Raises ProblemError with status 404 or 409."""
+        with self._lock:
             if name not in self.models.by_name:
-                raise NoSuchModel(f"There are no weights {name!r}; there are: {', '.join(self.models.by_name)}.")
+                raise ProblemError(
+                    f"There are no weights {name!r}. Available: {', '.join(self.models.by_name)}.",
+                    404,
+                    kind="NoSuchModel",
+                )
             if name not in self.models.previous:
-                raise NothingBefore(f"No other weights have been in service as {name!r} since the start.")
+                raise ProblemError(
+                    f"Model {name!r} has had no other weights since the service started.",
+                    409,
+                    kind="NoPreviousWeights",
+                )
             self._serve(name, self.models.previous[name])
 
     @asynccontextmanager
-    async def watched(self, interval: float) -> AsyncIterator[None]:
-        """Meanwhile, look at the folder every so many seconds; never if that is 0."""
-        looking = asyncio.create_task(self._look_every(interval)) if interval else None
+    async def watching(self, interval: float) -> AsyncIterator[None]:
+        """Refresh every `interval` seconds while the context is open; never if it is 0."""
+        task = asyncio.create_task(self._refresh_forever(interval)) if interval else None
         try:
             yield
         finally:
-            if looking:
-                looking.cancel()
-                await asyncio.wait([looking])
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
 
-    async def _look_every(self, interval: float) -> None:
+    async def _refresh_forever(self, interval: float) -> None:
         while True:
             await asyncio.sleep(interval)
             try:
-                await to_thread.run_sync(self.look)
+                await to_thread.run_sync(self.refresh)
             except Exception:
-                # Files that are no good do not get here. What does is a mistake of ours; the looks go on.
-                log.exception("a look at the weights folder went wrong")
+                # Invalid files do not raise here, so this is a bug. Keep watching.
+                log.exception("cannot check the weights folder")
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{SUFFIX}"
 
-    def _found(self) -> dict[str, Stamp]:
-        """The files of the folder, by name. One that begins with a dot is on its way to another name."""
+    def _scan(self) -> dict[str, FileVersion]:
+        """The files of the folder, by name, without hidden ones: those are renamed once they are complete."""
         paths = sorted(path for path in self._folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
-        stamps = ((path.stem, _stamp(path)) for path in paths)
-        return {name: stamp for name, stamp in stamps if stamp}
+        versions = ((path.stem, _version(path)) for path in paths)
+        return {name: version for name, version in versions if version}
 
-    def _take(self, name: str, stamp: Stamp, although_known: bool = False) -> None:
-        """Read a file, check it and put it in service. Raises WeightsError, and tells of it, if it is no good.
+    def _load(self, name: str, version: FileVersion, even_if_known: bool = False) -> None:
+        """Read a file, check it and serve it. Raises WeightsError, and records the fault, if it is invalid.
 
-        One that holds what it held when it was last read changes nothing: it was only touched, and may have been
-        rolled back.
+        Nothing changes if the content is the same as at the last load. The file may only have been touched, and
+        its weights may have been rolled back since.
         """
-        self._read[name] = stamp
+        self._loaded_versions[name] = version
         try:
-            model = self._load(name, stamp)
-        # RuntimeError is what torch raises when it gets no memory.
+            model = self._read(name, version)
+        # torch raises RuntimeError when it gets no memory.
         except (ValueError, RuntimeError, MemoryError) as error:
-            # Clients are told as well: where the folder lies is none of their business.
+            # Clients see the reason too. They must not learn the path of the folder.
             path, reason = str(self._path(name)), str(error) or type(error).__name__
-            reason = reason.removeprefix(f"{path}: ").replace(path, _shown(name))
-            self._tell(name, reason)
+            reason = reason.removeprefix(f"{path}: ").replace(path, _printable(name))
+            self._record_fault(name, reason)
             raise WeightsError(reason) from error
         known, self._digests[name] = self._digests.get(name), model.digest
-        if model.digest != known or although_known:
+        if model.digest != known or even_if_known:
             self._serve(name, model)
-        self._forget_fault(name)
+        self._clear_fault(name)
 
-    def _load(self, name: str, stamp: Stamp) -> Model:
+    def _read(self, name: str, version: FileVersion) -> Model:
         if name in AUTO_MODELS or not name.isprintable():
             raise WeightsError("weights cannot have this name")
-        model = in_own_thread(partial(_checked, self._path(name), self._device, self._compute))
-        # Written to in place, it may have been read half before and half after.
-        if _stamp(self._path(name)) != stamp:
-            raise WeightsError("was changed while it was read")
+        model = in_own_thread(partial(_read_checked, self._path(name), self._device, self._compute))
+        # If it was overwritten in place meanwhile, the model may be a mixture of two versions.
+        if _version(self._path(name)) != version:
+            raise WeightsError("the file changed while it was read")
         return model
 
     def _serve(self, name: str, model: Model) -> None:
-        """Put weights in service, in one assignment: other threads see all of it or nothing."""
-        was = self.models.by_name.get(name)
-        if was and was.digest == model.digest:
+        """Put weights in service by a single assignment, so that other threads see all of the change or none."""
+        previous = self.models.by_name.get(name)
+        if previous and previous.digest == model.digest:
             return
-        log.info("weights in service", model=name, digest=model.digest, before=was and was.digest)
+        log.info("weights loaded", model=name, digest=model.digest, previous=previous and previous.digest)
         self.models = replace(
             self.models,
             by_name=dict(sorted({**self.models.by_name, name: model}.items())),
             loaded={**self.models.loaded, name: datetime.now(UTC)},
-            previous={**self.models.previous, **({name: was} if was else {})},
+            previous={**self.models.previous, **({name: previous} if previous else {})},
         )
 
-    def _miss(self, name: str) -> None:
-        """Notice that a file is gone."""
-        del self._read[name]
+    def _mark_removed(self, name: str) -> None:
+        del self._loaded_versions[name]
         if name in self.models.by_name:
-            self._tell(name, "is gone; what it held is served until a restart")
+            self._record_fault(name, "the file was removed; its weights are served until a restart")
         else:
-            self._forget_fault(name)
+            self._clear_fault(name)
 
-    def _tell(self, name: str, reason: str) -> None:
+    def _record_fault(self, name: str, reason: str) -> None:
         if (known := self.models.faults.get(name)) and known.reason == reason:
             return
-        fault = Fault(file=_shown(name), reason=reason, since=datetime.now(UTC))
+        fault = Fault(file=_printable(name), reason=reason, since=datetime.now(UTC))
         log.warning("weights file not in service", file=fault.file, reason=fault.reason)
         self.models = replace(self.models, faults={**self.models.faults, name: fault})
 
-    def _forget_fault(self, name: str) -> None:
+    def _clear_fault(self, name: str) -> None:
         faults = {other: fault for other, fault in self.models.faults.items() if other != name}
         self.models = replace(self.models, faults=faults)
 
 
-def _checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
-    """Weights that make an image. Raises WeightsError or ValueError."""
+def _read_checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
+    """Weights that pass the sanity check. Raises WeightsError or ValueError."""
     model = checkpoint.load(path, device, compute)
     check_network(model.net)
     return model
 
 
-def _stamp(path: Path) -> Stamp | None:
-    """None of what is no file, or no longer there."""
+def _version(path: Path) -> FileVersion | None:
+    """None if it is not a regular file, or no longer there."""
     try:
-        found = path.stat()
+        state = path.stat()
     except OSError:
         return None
-    regular = S_ISREG(found.st_mode)
-    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if regular else None
+    regular = S_ISREG(state.st_mode)
+    return FileVersion(state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) if regular else None
 
 
-def _shown(name: str) -> str:
-    """A file's name for people, even if it is none that could be sent to them."""
+def _printable(name: str) -> str:
+    """The file's name, escaped if it has characters that cannot be printed."""
     file = f"{name}{SUFFIX}"
     return file if file.isprintable() else repr(file)
 
 
 def _refuse_missing(folder: Path, names: Collection[str], default: str) -> None:
     if missing := [name for name in models_of(default) if name not in names]:
-        there = ", ".join(names) or "no weights at all"
+        available = ", ".join(names) or "no weights at all"
         path = folder / f"{missing[0]}{SUFFIX}"
-        raise WeightsError(f"{path}: the default model's weights are not there; the folder has {there}")
+        raise WeightsError(f"{path}: the default model needs this file, but the folder has {available}")

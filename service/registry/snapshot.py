@@ -1,4 +1,4 @@
-"""What is served at one moment, and which of it a request means."""
+"""Snapshot of the models that are served at one moment, and the choice of one for a request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,30 +12,26 @@ from engine.inference import model_selection
 from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.models.checkpoint import Model
-from service.problems import ClientError
-
-
-class NoSuchModel(ClientError):
-    """A model's name that there are no weights for."""
-
-    status = 404
+from service.problems import ProblemError
 
 
 class Fault(BaseModel, frozen=True):
-    """A weights file that is not what is served under its name."""
+    """A weights file that cannot be served."""
 
     file: str
     reason: str
-    since: datetime = Field(description="When it was noticed.")
+    since: datetime = Field(description="When the fault was found.")
 
 
-Digests = Annotated[dict[str, str], Field(description="SHA-256 of its weights, or of those it chooses among.")]
-Previous = Annotated[dict[str, str], Field(description="SHA-256 of what was served before, where anything was.")]
-Loaded = Annotated[dict[str, datetime], Field(description="Since when its weights have been served.")]
+Digests = Annotated[
+    dict[str, str], Field(description="SHA-256 of the weights, or of all weights to choose from.")
+]
+Previous = Annotated[dict[str, str], Field(description="SHA-256 of the previous weights, if there are any.")]
+Loaded = Annotated[dict[str, datetime], Field(description="When the weights were loaded.")]
 
 
 class History(TypedDict):
-    """Of the weights that a name may mean, by their own names."""
+    """The weights that a model name stands for, each by its own name."""
 
     digests: Digests
     previous: Previous
@@ -44,9 +40,10 @@ class History(TypedDict):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is served at one moment, by name; what a request gets that names none; where it runs, in which type.
+    """The models in service. It never changes, so a request can keep it.
 
-    loaded: since when each has been served; previous: what was served before it; faults: of files, by name.
+    default: the model for requests that name none. loaded: when each model was loaded. previous: the weights that
+    each model had before. faults: of weights files, by name.
     """
 
     by_name: Mapping[str, Model]
@@ -59,11 +56,11 @@ class Snapshot:
 
     @property
     def names(self) -> list[str]:
-        """What a request may name: the weights, and the choices among those that are there."""
+        """The names that a request may use: `auto` and the like, if their weights are there, and all weights."""
         return [*model_selection.available_auto_models(self.by_name), *self.by_name]
 
     def history(self, name: str) -> History:
-        """Which weights a name may mean, since when they have been served, and which were before."""
+        """Digests, previous digests and load times of the weights that a name stands for."""
         names = models_of(name)
         return History(
             digests={each: self.by_name[each].digest for each in names},
@@ -71,23 +68,24 @@ class Snapshot:
             loaded={each: self.loaded[each] for each in names},
         )
 
-    def named(self, name: str | None) -> str:
-        """The name, or without one the default. Raises NoSuchModel naming those there are."""
+    def resolve_name(self, name: str | None) -> str:
+        """The name, or the default. Raises ProblemError with status 404 if there is no such model."""
         if name is None:
             return self.default
         if name not in self.names:
-            raise NoSuchModel(f"There is no model {name!r}; there are: {', '.join(self.names)}.")
+            detail = f"There is no model {name!r}. Available: {', '.join(self.names)}."
+            raise ProblemError(detail, 404, kind="NoSuchModel")
         return name
 
     def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate | None]:
-        """The weights of that name; of a choice those for the image's noise, and what was found of it."""
+        """The weights of that name. For `auto` and the like, the weights that suit the image, and its noise."""
         if name not in AUTO_MODELS:
             return self.by_name[name], None
         chosen, estimate = model_selection.select_model(image.samples, name)
         return self.by_name[chosen], estimate
 
-    def look(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
-        """What noise is in an image, and by their names which weights the choices there are take for it."""
+    def recommend(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
+        """The noise of an image, and the weights that `auto` and the like would take for it, by their names."""
         estimate = estimate_noise(image.samples)
         return estimate, {
             choice: model_selection.model_for(estimate, choice)

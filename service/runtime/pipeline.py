@@ -101,7 +101,7 @@ class Denoiser:
 
     def refuse_unknown(self, params: DenoiseParams) -> None:
         """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
-        self.models.named(params.model)
+        self.models.resolve_name(params.model)
         chosen(params.target, FORMATS[FORMAT])
 
     @contextmanager
@@ -126,11 +126,11 @@ class Denoiser:
         """A file's bytes -> the denoised file. disconnected: as Scheduler.turn.
 
         body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
-        charge: called with the number of its pixels, once they are known; see Keys.charging.
+        charge: called with the number of its pixels, once they are known; see ApiKeys.charger.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
         Raises what Decoder.read and `encode` raise, NoSuchModel, and what Scheduler.turn raises.
         """
-        name, settings = self.models.named(params.model), self.settings
+        name, settings = self.models.resolve_name(params.model), self.settings
         found, size = await self._look(body, params.page)
         kind, pixels = chosen(params.target, found.kind), found.pixels
         options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
@@ -177,7 +177,7 @@ class Denoiser:
         load = _load(*await self._look(body, page))
         async with self.schedule.turn(disconnected, load) as turn:
             file = await turn.in_thread(partial(self._read, body, page, turn))
-            return await turn.in_thread(partial(self.models.look, file.pages[0]))
+            return await turn.in_thread(partial(self.models.recommend, file.pages[0]))
 
     async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
         """What is in a file, and how many of its bytes are not counted yet."""

@@ -17,7 +17,7 @@ from typing import Self
 
 import torch
 
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.runtime.inference_queue import InferenceQueue, begin
 from service.runtime.ticket import Load, Ticket
 from service.settings import FOR_SMALL, SMALL, Settings
@@ -37,14 +37,14 @@ PATIENCE = 8
 FIRST_PACE = 1_000_000
 
 
-class Cancelled(ClientError):
+class Cancelled(ProblemError):
     """The client is gone. Nobody reads what this says: it is no bug, and needs no traceback."""
 
     def __init__(self) -> None:
         super().__init__("The connection was closed before the image was done.")
 
 
-class QueueFull(ClientError):
+class QueueFull(ProblemError):
     """More than may wait."""
 
     status = 503
@@ -54,7 +54,7 @@ class QueueFull(ClientError):
         self.headers = {"Retry-After": str(seconds)}
 
 
-class OutOfTime(ClientError):
+class OutOfTime(ProblemError):
     """An image that was not done by its deadline."""
 
     status = 504
@@ -65,7 +65,7 @@ class OutOfTime(ClientError):
         )
 
 
-class TooMuchMemory(ClientError):
+class TooMuchMemory(ProblemError):
     """An image that would not fit the memory even if it were alone."""
 
     status = 413

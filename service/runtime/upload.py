@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile as FormFile
 from starlette.types import Message, Receive
 
 from engine.imageio.formats import FORMATS, listed
-from service.problems import ClientError
+from service.problems import ProblemError
 
 FIELD = "image"
 OCTETS = "application/octet-stream"
@@ -30,13 +30,13 @@ PICTURE_BODY = described(
 )
 
 
-class BodyTooLarge(ClientError):
+class BodyTooLarge(ProblemError):
     """More bytes than are taken."""
 
     status = 413
 
 
-class WrongField(ClientError):
+class WrongField(ProblemError):
     """A form without the image where it should be."""
 
     status = 422

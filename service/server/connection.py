@@ -1,4 +1,4 @@
-"""One client's connection: uvicorn's, with an end to what a client may owe us, or leave unread."""
+"""HTTP connection: uvicorn's protocol, with time limits for clients that send or read too slowly."""
 
 import math
 import sys
@@ -16,19 +16,19 @@ from service.settings import Settings
 from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
 
-# Of a request's first line and headers, in bytes. h11's own limit counts only what has come when it looks.
+# Limit of a request's first line and headers. h11's own limit counts only what had arrived when it looks.
 HEAD_BYTES = 16 * 1024
 
 
-class Configuration(Config):
-    """uvicorn's configuration, and ours."""
+class ServerConfig(Config):
+    """uvicorn's configuration, with the service's settings and metrics."""
 
     def __init__(self, app: FastAPI, settings: Settings, **others: Any) -> None:
         super().__init__(
             app,
             http=Connection,
             h11_max_incomplete_event_size=HEAD_BYTES,
-            # Ours comes first, and counts what uvicorn's does not.
+            # Longer than the limit of Connection, which also counts an incomplete head. uvicorn's does not.
             timeout_keep_alive=math.ceil(settings.idle_seconds) + 1,
             **others,
         )
@@ -37,100 +37,101 @@ class Configuration(Config):
 
 
 class Connection(H11Protocol):
-    """Told by uvicorn and by the event loop how the connection fares; keeps a clock for each of two waits.
+    """One client's connection, with two timers.
 
-    One runs while no request is being worked on: the client owes us one, the rest of its head, or what is left of
-    a body that was answered before its end. The other runs while the client does not read what is written.
+    The read timer runs while no request is being answered. The client must then send a request, complete its
+    head, or send the rest of a body that was answered before its end.
+    The write timer runs while the client does not read the answer.
     """
 
-    config: Configuration
-    _owed: TimerHandle | None = None
-    _unread: TimerHandle | None = None
+    config: ServerConfig
+    _read_timer: TimerHandle | None = None
+    _write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
-        """Take it, unless there are so many that even to refuse them costs too much."""
+        """Accept the connection. Beyond twice the limit, close it: even a refusal would cost too much."""
         super().connection_made(cast(Transport, transport))
         settings = self.config.settings
         if len(self.connections) > 2 * settings.max_connections:
             self._abort("TooManyConnections")
         elif len(self.connections) > settings.max_connections:
-            self.app_state = {**self.app_state, "full": True}
-        # Whatever is written waits until what was written before has left: a buffer of one piece, and a clock
-        # that runs whenever the client is behind.
+            self.app_state = {**self.app_state, "too_many_connections": True}
+        # A limit of 0 pauses writing until the client has taken the last piece. So only one piece is buffered,
+        # and the write timer runs whenever the client is behind.
         self.transport.set_write_buffer_limits(high=0)
-        self._expect()
+        self._update_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the timers."""
         super().connection_lost(exc)
-        self._forget()
-        if self._unread:
-            self._unread.cancel()
+        self._stop_read_timer()
+        if self._write_timer:
+            self._write_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Take it, a head in pieces: h11 would take one in whole, however long, that came at once."""
+        """Pass data on. A head goes in pieces: h11 accepts a head of any length that comes at once."""
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            # A request begins.
-            self._forget()
-            self._patience = self.config.settings.download_seconds
+            # A new request begins.
+            self._stop_read_timer()
+            self._write_seconds = self.config.settings.download_seconds
         while data and not self.transport.is_closing():
             size = HEAD_BYTES if self.conn.their_state is h11.IDLE else len(data)
             piece, data = data[:size], data[size:]
             super().data_received(piece)
-        self._expect()
+        self._update_read_timer()
 
     def on_response_complete(self) -> None:
-        """Count from here on to the next request."""
+        """Start to wait for the next request."""
         super().on_response_complete()
-        self._forget()
-        self._expect()
+        self._stop_read_timer()
+        self._update_read_timer()
 
-    def _expect(self) -> None:
-        """Have the clock run, or not, for what the client owes."""
+    def _update_read_timer(self) -> None:
+        """Run the read timer if the client has to send something, else stop it."""
         if self.cycle and not self.cycle.response_complete:
-            self._forget()
-        elif not self._owed:
-            self._owed = self.loop.call_later(self.config.settings.idle_seconds, self._overdue)
+            self._stop_read_timer()
+        elif not self._read_timer:
+            self._read_timer = self.loop.call_later(self.config.settings.idle_seconds, self._on_read_timeout)
 
-    def _forget(self) -> None:
-        if self._owed:
-            self._owed.cancel()
-        self._owed = None
+    def _stop_read_timer(self) -> None:
+        if self._read_timer:
+            self._read_timer.cancel()
+        self._read_timer = None
 
-    def _overdue(self) -> None:
+    def _on_read_timeout(self) -> None:
         if self.transport.is_closing():
             return
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             seconds = self.config.settings.idle_seconds
-            self._refuse(408, "HeadTooSlow", f"The head of the request took more than {seconds:g} seconds.")
+            self._refuse(408, "HeadTooSlow", f"The request head took longer than {seconds:g} seconds to arrive.")
         else:
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as we write."""
+        """The client reads more slowly than the service writes."""
         super().pause_writing()
-        self._behind = self.loop.time()
-        self._unread = self.loop.call_later(self._patience, self._abort, "ReaderTooSlow")
+        self._write_paused = self.loop.time()
+        self._write_timer = self.loop.call_later(self._write_seconds, self._abort, "ReaderTooSlow")
 
     def resume_writing(self) -> None:
-        """It has read all. What it took is taken from what it has, or it could dribble for ever."""
+        """The client has caught up. All its pauses count together, or it could read a byte at a time for ever."""
         super().resume_writing()
-        if self._unread:
-            self._unread.cancel()
-            self._patience -= self.loop.time() - self._behind
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_seconds -= self.loop.time() - self._write_paused
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request: called by uvicorn while it handles h11's error, which knows the status."""
+        """Answer an invalid request. uvicorn calls this while it handles h11's error, which knows the status."""
         error = sys.exception()
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            self._refuse(431, "HeadTooLarge", f"The head of the request has more than {HEAD_BYTES} bytes.")
+            self._refuse(431, "HeadTooLarge", f"The request head has more than {HEAD_BYTES} bytes.")
         else:
             self._refuse(400, "NotHTTP", msg)
 
     def _refuse(self, status: int, kind: str, detail: str) -> None:
         self.config.metrics.errors.labels(kind).inc()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            # An answer is on its way: there is no room for another.
+            # An answer is being sent, so another one cannot follow.
             self.transport.close()
             return
         answer = ProblemResponse(status, detail, {"Connection": "close"})
@@ -141,7 +142,7 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(event))
         self.transport.close()
 
-    def _abort(self, why: str) -> None:
-        self.config.metrics.errors.labels(why).inc()
-        log.warning("connection ended", error=why)
+    def _abort(self, kind: str) -> None:
+        self.config.metrics.errors.labels(kind).inc()
+        log.warning("connection aborted", error=kind)
         self.transport.abort()

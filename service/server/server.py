@@ -1,4 +1,4 @@
-"""The server under the application: where it listens, how it ends."""
+"""HTTP server: binds its sockets, runs the application, and shuts down gracefully."""
 
 import asyncio
 import gc
@@ -18,74 +18,75 @@ from uvicorn.server import HANDLED_SIGNALS
 from engine.layers import kernels
 from service import version
 from service.app import create_app
-from service.auth.dependencies import refuse_unguarded
+from service.auth.dependencies import refuse_unprotected
 from service.runtime.shutdown import GracefulShutdown
-from service.server.connection import Configuration
-from service.settings import Settings, separate
+from service.server.connection import ServerConfig
+from service.settings import Settings, split_list
 from service.telemetry import logs
 from service.telemetry.logs import log
 
-# What was cut off at the end of the grace time has so long to notice it, in seconds: a window in the network is
-# finished, and a file that is being decoded or encoded.
-CUT_SECONDS = 10
+# Aborted requests end within this time, in seconds. Each finishes its current tile in the network, or the file
+# that it is decoding or encoding.
+ABORT_SECONDS = 10
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Answer until told to stop by SIGTERM or Ctrl-C.
+    """Run the service until SIGTERM or Ctrl-C.
 
-    Raises OSError if the address cannot be listened on, ValueError if DENOISE_KERNELS asks for kernels that do
-    not run here, and what refuse_unguarded and create_app raise.
+    Raises OSError if it cannot listen on the address, ValueError if DENOISE_KERNELS names kernels that do not run
+    on this machine, and the errors of refuse_unprotected and create_app.
     """
-    refuse_unguarded(host, settings)
+    refuse_unprotected(host, settings)
     logs.configure(settings)
     with ExitStack() as stack:
-        # Taken before the weights are loaded: who is refused it is told at once.
-        sockets = [stack.enter_context(taken) for taken in bind(host, port)]
-        _announce()
+        # Before the weights are loaded, so that an address in use is reported at once.
+        sockets = [stack.enter_context(each) for each in bind(host, port)]
+        _log_start()
         server = Server(create_app(settings), settings)
-        _answer_promptly()
+        _reduce_latency()
         server.run(sockets)
 
 
-def _announce() -> None:
+def _log_start() -> None:
     log.info("starting", version=version(), kernels=kernels.name())
     if missing := kernels.warning():
         log.warning(missing)
 
 
-def _answer_promptly() -> None:
-    """Have the event loop held up less by the threads that work on images; for the whole process."""
-    # What is loaded now stays: looking for garbage among it stopped every thread for half a second.
+def _reduce_latency() -> None:
+    """Reduce the time that the event loop waits for threads that work on images, for the whole process."""
+    # Exempt everything loaded so far from garbage collection, which stopped all threads for half a second.
     gc.collect()
     gc.freeze()
-    # How long a thread may go on when another wants the interpreter, in seconds: each answer waits several times.
+    # The longest time, in seconds, that a thread keeps the interpreter when another waits. An answer waits for it
+    # several times. Python's default is 0.005.
     sys.setswitchinterval(0.001)
 
 
 def bind(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket for each address that the host's name stands for, that does not listen yet. Raises OSError."""
+    """Bind a socket to each address of the host. Raises OSError."""
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
-        taken = socket.socket(family, kind, protocol)
-        # Those that an earlier server left half closed do not count.
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound = socket.socket(family, kind, protocol)
+        # Connections that an earlier server left half closed must not block the port.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            taken.bind(address)
+            bound.bind(address)
         except OSError as error:
-            taken.close()
+            bound.close()
             raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
-        yield taken
+        yield bound
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but for its end: it finishes what was accepted while it tells who asks that it takes no more."""
+    """uvicorn's server with a graceful shutdown: it finishes accepted requests and refuses new ones meanwhile."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
-            Configuration(
+            ServerConfig(
                 app,
                 settings,
                 lifespan="on",
@@ -94,44 +95,44 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 root_path=settings.root_path or "",
-                # uvicorn's default believes whatever this machine sends: any program of it, and any proxy on it.
+                # uvicorn would trust these headers from any program on this machine.
                 proxy_headers=bool(settings.proxies),
-                forwarded_allow_ips=separate(settings.proxies),
+                forwarded_allow_ips=split_list(settings.proxies),
             )
         )
-        self._closing: GracefulShutdown = app.state.closing
-        self._grace = settings.grace_seconds
+        self._graceful: GracefulShutdown = app.state.shutdown
+        self._grace_seconds = settings.grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and log the addresses."""
         await super().startup(sockets)
-        for name in [taken.getsockname() for taken in sockets or []]:
-            host = f"[{name[0]}]" if ":" in name[0] else name[0]
-            log.info("listening", url=f"http://{host}:{name[1]}")
+        for address, port, *_ in [each.getsockname() for each in sockets or []]:
+            host = f"[{address}]" if ":" in address else address
+            log.info("listening", url=f"http://{host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end. Another signal ends the process at once, as if nobody handled it."""
-        # uvicorn's own would end by this signal in the end; to stop as told is to succeed.
-        self._closing.begin()
+        """Begin to shut down. A second signal ends the process at once, as without a handler."""
+        # uvicorn's handler would end the process by this signal. A requested stop must exit with code 0.
+        self._graceful.begin()
         self.should_exit = True
         for each in HANDLED_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for accepted work, listening all the while; cut off what takes longer than the grace time."""
-        log.info("stopping", working=self._closing.working, grace_seconds=self._grace)
-        self._closing.begin()
-        end = time.monotonic() + self._grace
+        """Wait for accepted requests while still listening. Abort those that take longer than the grace time."""
+        log.info("stopping", working=self._graceful.working, grace_seconds=self._grace_seconds)
+        self._graceful.begin()
+        end = time.monotonic() + self._grace_seconds
         try:
-            async with asyncio.timeout(self._grace):
-                await self._closing.idle()
+            async with asyncio.timeout(self._grace_seconds):
+                await self._graceful.idle()
         except TimeoutError:
-            log.warning("cut off", working=self._closing.working)
-            # To the work this looks as if its client had gone, which ends it at the next window.
+            log.warning("requests aborted", working=self._graceful.working)
+            # A request whose connection is aborted ends at its next tile, as if its client had gone.
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
-            end = time.monotonic() + CUT_SECONDS
-        # The last bytes of an answer may still be on their way.
+            end = time.monotonic() + ABORT_SECONDS
+        # The last bytes of an answer may not be sent yet.
         self.config.timeout_graceful_shutdown = max(1, math.ceil(end - time.monotonic()))
         await super().shutdown(sockets)
         log.info("stopped")

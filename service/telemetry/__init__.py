@@ -1,1 +1,1 @@
-"""What is told of the service to those who run it: its log, its metrics."""
+"""Telemetry: logs, metrics and traces."""

@@ -1,4 +1,4 @@
-"""Which request this is, for its sender, the log and a trace (W3C Trace Context, 2021); what is known of it."""
+"""Request tracing: request IDs, trace context (W3C Trace Context, 2021), and the record of each request."""
 
 import re
 import secrets
@@ -6,42 +6,42 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-_ID = re.compile(r"[0-9A-Za-z._:+/=-]{1,64}")
-# Of a later version what we know stands first, and more may follow a hyphen.
-_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_REQUEST_ID = re.compile(r"[0-9A-Za-z._:+/=-]{1,64}")
+# Later versions of the standard keep these fields at the start, and may add others after a hyphen.
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 def request_id(sent: str | None) -> str:
-    """The id that was sent, if it is short and safe to write anywhere; else a new one."""
-    return sent if sent and _ID.fullmatch(sent) else secrets.token_hex(8)
+    """The client's ID if it is short and has only safe characters, else a new one."""
+    return sent if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Our part of a trace; parent_id: the part that asked for it, if any did. Each in hexadecimal digits."""
+    """The service's part of a trace. All IDs are hexadecimal. parent_id: the caller's span, if there is one."""
 
     trace_id: str
     span_id: str
     parent_id: str | None
 
 
-def span(traceparents: Sequence[str]) -> Span:
-    """A new part of the trace that the one header `traceparent` names; of a new one if it names none."""
-    ours = secrets.token_hex(8)
-    if len(traceparents) == 1 and (found := _PARENT.fullmatch(traceparents[0])):
+def start_span(traceparents: Sequence[str]) -> Span:
+    """A new span in the trace of the `traceparent` header. Without one valid header, in a new trace."""
+    span_id = secrets.token_hex(8)
+    if len(traceparents) == 1 and (found := _TRACEPARENT.fullmatch(traceparents[0])):
         version, trace_id, parent_id, more = found.groups()
-        known = version != "ff" and (version != "00" or more is None)
-        # All zeros are no id.
-        if known and trace_id.strip("0") and parent_id.strip("0"):
-            return Span(trace_id, ours, parent_id)
-    return Span(secrets.token_hex(16), ours, None)
+        valid = version != "ff" and (version != "00" or more is None)
+        # The standard forbids IDs of zeros.
+        if valid and trace_id.strip("0") and parent_id.strip("0"):
+            return Span(trace_id, span_id, parent_id)
+    return Span(secrets.token_hex(16), span_id, None)
 
 
 @dataclass
-class Record:
-    """What those who work on a request find out about it, for the line it gets in the log.
+class RequestRecord:
+    """Facts about a request, collected for its line in the log.
 
-    models: the digest of each that was used, by name; key: the name of the sender's; error: what was wrong.
+    models: digest by name of each model that was used. key: name of the API key. error: kind of the error.
     """
 
     request_id: str = ""
@@ -51,14 +51,14 @@ class Record:
     error: str | None = None
 
 
-_record: ContextVar[Record | None] = ContextVar("record", default=None)
+_record: ContextVar[RequestRecord | None] = ContextVar("record", default=None)
 
 
-def begin(record: Record) -> None:
-    """Have this task, and what it starts, work on that request."""
+def begin_request(record: RequestRecord) -> None:
+    """Make this the record of the current task, and of the tasks that it starts."""
     _record.set(record)
 
 
-def current() -> Record:
-    """The record of the request that is worked on; outside of one, a record that nobody reads."""
-    return _record.get() or Record()
+def current_request() -> RequestRecord:
+    """The record of the current request; outside of a request, a new record that nobody reads."""
+    return _record.get() or RequestRecord()

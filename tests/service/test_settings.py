@@ -1,4 +1,4 @@
-"""The settings, and the README's list of them."""
+"""Settings: defaults, bounds, and the table in service/README.md."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from service.settings import Settings
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "service" / "README.md"
 
 
 def rows():
-    """The README's table, as the code has it."""
+    """The table of settings, made from the code. Run this module to print it."""
     yield "| Variable | Default | |"
     yield "| --- | --- | --- |"
     for name, field in Settings.model_fields.items():
@@ -19,17 +19,18 @@ def rows():
         yield f"| `DENOISE_{name.upper()}` | {default} | {field.description} |"
 
 
-def test_the_readme_lists_every_setting_and_no_other():
+def test_the_readme_lists_every_setting():
     listed = [line for line in README.read_text().splitlines() if line.startswith("| `DENOISE_")]
 
     assert listed == list(rows())[2:]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_a_setting_is_told_in_a_sentence(name):
+def test_a_description_is_one_sentence(name):
     description = Settings.model_fields[name].description
 
     assert description.endswith(".")
+    assert ". " not in description
     assert description[0].isupper()
 
 
@@ -61,7 +62,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("memory_budget", "1000"),
         ("image_memory", "1000"),
         ("deadline", "-1"),
-        # Too little for one body of as many bytes as are taken.
+        # Too little for one body of max_bytes.
         ("body_memory", "80000000"),
         ("png_level", "10"),
         ("threads", "0"),
@@ -81,7 +82,7 @@ def test_a_flag_wins_over_the_environment(monkeypatch):
         ("root_path", "/denoise/"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(name, value, monkeypatch):
+def test_a_value_out_of_bounds_is_refused_with_its_name(name, value, monkeypatch):
     monkeypatch.setenv(f"DENOISE_{name.upper()}", value)
 
     with pytest.raises(ValidationError, match=name):

@@ -247,7 +247,7 @@ def test_the_page_and_the_description_are_there(client):
     ("flags", "reason"),
     [
         (("--model", "broken"), r"broken\.safetensors: cannot load weights"),
-        (("--model", "films"), r"films\.safetensors: the default model's weights are not there"),
+        (("--model", "films"), r"films\.safetensors: the default model needs this file"),
         (("--max-pixels", "0"), "max_pixels"),
     ],
 )

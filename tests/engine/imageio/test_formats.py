@@ -16,7 +16,7 @@ from engine.imageio.formats import (
     rows,
 )
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "service" / "README.md"
 
 
 def test_the_readme_s_table_is_the_code_s():

@@ -1,4 +1,4 @@
-"""Batches: what comes of each image, in which order and under which names, and who waits for whom."""
+"""POST /denoise/batch: results, names, order, and clients that disconnect."""
 
 import asyncio
 import io
@@ -26,9 +26,9 @@ from service.archives.zips import Entry, Result
 from service.params import DenoiseParams
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
+from tests.support.problems import MAX_BYTES, MAX_PIXELS, assert_problem
 
-SOON = 20  # seconds; only a test that fails waits so long
-MAX_BYTES, MAX_PIXELS = 20_000, 2_000
+SOON = 20  # seconds; only a failing test waits so long
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def client(settings):
 
 @pytest.fixture(scope="module")
 def shots(samples, file_of):
-    """Three images under the names they come with."""
+    """Three images with their names."""
     return [
         ("day/b.png", file_of(samples(21, 34, seed=1))),
         ("day/a.jpg", file_of(samples(9, 30, seed=2), "JPEG", quality=95)),
@@ -93,16 +93,8 @@ def unzipped(response):
         return [(info.filename, archive.read(info)) for info in archive.infolist()]
 
 
-def assert_problem(response, status, *words):
-    problem = response.json()
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (response.status_code, problem["status"]) == (status, status)
-    for word in words:
-        assert word in problem["detail"]
-
-
 @pytest.mark.parametrize("way", WAYS)
-def test_each_image_comes_back_as_alone_in_the_order_and_by_the_name_it_came_with(way, client, shots):
+def test_a_batch_gives_each_image_in_order_and_by_name(way, client, shots):
     alone = [client.post("/denoise", content=data).content for _, data in shots]
 
     together = unzipped(client.post("/denoise/batch", **way(shots)))
@@ -110,7 +102,7 @@ def test_each_image_comes_back_as_alone_in_the_order_and_by_the_name_it_came_wit
     assert together == list(zip(["day/b.png", "day/a.png", "c.png"], alone, strict=True))
 
 
-def test_what_is_wanted_holds_for_every_image(client, shots):
+def test_parameters_apply_to_every_image(client, shots):
     params = {"model": "scans", "format": "jpeg", "quality": 70, "strength": 0.5, "output": "compare"}
     alone = [client.post("/denoise", params=params, content=data).content for _, data in shots]
 
@@ -128,7 +120,7 @@ def test_the_format_that_came_keeps_its_suffix(client, samples, file_of):
     assert [name for name, _ in together] == ["a.JPEG", "b.jpg", "c.webp"]
 
 
-def test_an_image_s_comment_has_what_headers_tell_of_it_alone(client, shots, file_of):
+def test_an_images_comment_has_the_headers_of_post_denoise(client, shots, file_of):
     deep = file_of(np.zeros((8, 8), np.uint16))
     params = {"format": "jpeg"}
     alone = client.post("/denoise", params=params, content=deep).headers
@@ -141,7 +133,7 @@ def test_an_image_s_comment_has_what_headers_tell_of_it_alone(client, shots, fil
     assert {name: told[name] for name in names} == {name: alone[name].lower() for name in names}
 
 
-def test_an_image_that_fails_is_told_of_in_its_place_as_it_would_be_alone(client, shots, file_of):
+def test_a_failed_image_is_replaced_by_its_problem(client, shots, file_of):
     bad = [
         ("cut.png", shots[0][1][:-300]),
         ("text.jpg", b"no image"),
@@ -167,7 +159,7 @@ def test_an_image_that_fails_is_told_of_in_its_place_as_it_would_be_alone(client
     assert told[-1]["status"] == 413
 
 
-def test_what_plays_tricks_in_a_zip_is_told_of_in_its_place(client, shots):
+def test_malicious_files_in_a_zip_are_replaced_by_a_problem(client, shots):
     data = shots[0][1]
     sent = [
         ("../../up.png", data),
@@ -207,7 +199,7 @@ def test_names_that_clash_get_a_number(client, shots):
     ]
 
 
-def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
+def test_a_bug_fails_one_image_and_is_logged(client, shots, monkeypatch, caplog):
     def buggy(decoder, data, *args):
         if data == shots[0][1]:
             raise RuntimeError("a secret of the house")
@@ -234,7 +226,7 @@ def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkey
     ],
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, params, status, words, client, shots):
+def test_invalid_parameters_of_a_batch_are_refused(way, params, status, words, client, shots):
     assert_problem(client.post("/denoise/batch", params=params, **way(shots)), status, *words)
 
 
@@ -253,18 +245,18 @@ def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, params,
         ({"files": {"photo": b""}}, 422, ["'image'", "photo"]),
     ],
 )
-def test_a_batch_that_cannot_be_taken_is_refused_before_the_zip_begins(sent, status, words, client):
+def test_an_invalid_batch_is_refused_before_the_zip_begins(sent, status, words, client):
     assert_problem(client.post("/denoise/batch", **sent), status, *words)
 
 
-def test_an_accept_header_is_about_the_zip(client, shots):
+def test_the_accept_header_applies_to_the_zip(client, shots):
     for accept in ("application/zip", "image/webp"):
         sent = as_form(shots[:1]) | {"headers": {"accept": accept}}
 
         assert [name for name, _ in unzipped(client.post("/denoise/batch", **sent))] == ["day/b.png"]
 
 
-def test_the_description_names_both_bodies_and_every_error(client):
+def test_openapi_has_both_bodies_and_every_error(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise/batch"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
@@ -274,7 +266,7 @@ def test_the_description_names_both_bodies_and_every_error(client):
 
 
 class Images:
-    """In place of a Denoiser: an image is done when it is let, or ended when its client is gone."""
+    """Stands in for a Denoiser. An image is done once `finish` is called, or ends when its client disconnects."""
 
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
@@ -343,13 +335,13 @@ def test_an_image_that_is_done_first_waits_for_those_before_it():
     run(main())
 
 
-def test_a_reader_who_is_slow_slows_the_work():
+def test_a_slow_reader_slows_the_work():
     async def main():
         images = Images()
         images.finish(*range(10))
         taken = 0
         async for _ in denoised(images, entries(10), DenoiseParams(), stays, free):
-            # What was begun ahead is done, and the reader is still at this one.
+            # The images that were begun ahead are done while the reader is still at this one.
             ahead = min(10, taken + AT_ONCE)
             while len(images.ended) < ahead:
                 await asyncio.sleep(0)
@@ -381,7 +373,7 @@ def test_files_are_read_one_at_a_time():
     assert threading.get_ident() not in reads
 
 
-def test_a_client_that_leaves_ends_the_work():
+def test_a_disconnected_client_ends_the_work():
     async def main():
         images, leave = Images(), asyncio.Event()
         results = denoised(images, entries(9), DenoiseParams(), leave.wait, free)
@@ -398,7 +390,7 @@ def test_a_client_that_leaves_ends_the_work():
 
 
 @pytest.mark.parametrize("way", ["closed", "cancelled"])
-def test_when_it_is_left_nothing_of_it_works_any_more(way):
+def test_nothing_runs_after_a_batch_is_closed(way):
     async def main():
         images = Images()
         results = denoised(images, entries(9), DenoiseParams(), stays, free)
@@ -422,7 +414,7 @@ def test_when_it_is_left_nothing_of_it_works_any_more(way):
 
 
 async def post(app, body, send, receive=None):
-    """The batch, to the application itself. send: as a server's."""
+    """Send the batch to the application itself. send: the server's side of ASGI."""
     messages = [{"type": "http.request", "body": body}]
 
     async def then_stays():
@@ -437,7 +429,7 @@ async def post(app, body, send, receive=None):
 
 @pytest.fixture
 def spools(monkeypatch):
-    """The temporary files that were made."""
+    """The temporary files that were created."""
     made = []
     temporary = batch.TemporaryFile
 
@@ -449,7 +441,7 @@ def spools(monkeypatch):
     return made
 
 
-def test_the_upload_is_on_disk_without_a_name_and_gone_with_the_answer(client, shots, spools):
+def test_the_upload_is_a_nameless_file_that_is_closed(client, shots, spools):
     response = client.post("/denoise/batch", **as_zip(shots))
 
     assert response.status_code == 200
@@ -458,7 +450,7 @@ def test_the_upload_is_on_disk_without_a_name_and_gone_with_the_answer(client, s
     assert isinstance(spool.name, int), "a file with a name is left behind by a process that is killed"
 
 
-def test_a_reader_who_leaves_in_the_middle_leaves_nothing_behind(settings, shots, spools):
+def test_a_client_that_leaves_midway_leaves_no_file(settings, shots, spools):
     async def main():
         disconnected, sizes = asyncio.Event(), []
 
@@ -479,7 +471,7 @@ def test_a_reader_who_leaves_in_the_middle_leaves_nothing_behind(settings, shots
     assert [spool.closed for spool in spools] == [True]
 
 
-def test_a_connection_that_breaks_leaves_nothing_behind(settings, shots, spools):
+def test_a_broken_connection_leaves_no_file(settings, shots, spools):
     async def send(message):
         if message["type"] == "http.response.body":
             raise OSError("the connection is gone")
@@ -490,7 +482,7 @@ def test_a_connection_that_breaks_leaves_nothing_behind(settings, shots, spools)
     assert [spool.closed for spool in spools] == [True]
 
 
-def test_an_answer_that_breaks_off_is_no_zip_and_has_no_end(settings, shots, monkeypatch):
+def test_a_zip_that_breaks_off_is_not_valid(settings, shots, monkeypatch):
     sent = []
 
     async def send(message):
@@ -514,7 +506,7 @@ def files_open():
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells which files are open")
-def test_a_batch_of_many_files_needs_few_open(settings, file_of, monkeypatch):
+def test_a_batch_of_many_files_opens_few(settings, file_of, monkeypatch):
     data = file_of(Image.new("L", (2, 2)))
     many = settings.model_copy(update={"max_batch_files": 200})
     with TestClient(create_app(many)) as client:

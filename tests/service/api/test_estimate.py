@@ -1,4 +1,4 @@
-"""POST /estimate: what the service tells of an image's noise."""
+"""POST /estimate: the answers, their ranges and their refusals."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def white(file_of):
 
 
 @pytest.mark.parametrize("way", [lambda data: {"files": {"image": data}}, lambda data: {"content": data}])
-def test_white_noise_is_told_by_level_correlation_and_model(way, client, white):
+def test_white_noise_is_measured_and_gets_its_model(way, client, white):
     found = client.post("/estimate", **way(white)).json()
 
     assert found["scale"] == 255
@@ -46,7 +46,7 @@ def test_white_noise_is_told_by_level_correlation_and_model(way, client, white):
     assert found["words"].startswith("Noise of about ")
 
 
-def test_a_cameras_noise_and_a_jpeg_file_are_told(client, file_of):
+def test_camera_noise_and_jpeg_are_recognised(client, file_of):
     noise = np.random.default_rng(0).normal(0, 24, (200, 300, 3))
     soft = sum(np.roll(noise, (y, x), (0, 1)) for y in range(3) for x in range(3)) / 9
     image = (128 + 3 * soft).clip(0, 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def test_a_cameras_noise_and_a_jpeg_file_are_told(client, file_of):
     assert found["words"].endswith("; compressed as JPEG.")
 
 
-def test_of_a_tiny_image_what_cannot_be_told_is_null(client, samples, file_of):
+def test_unknown_values_of_a_tiny_image_are_null(client, samples, file_of):
     found = client.post("/estimate", content=file_of(samples(9, 30))).json()
 
     assert all(found[name] is None for name in ("sigma", "luma", "chroma", "correlated"))
@@ -73,7 +73,7 @@ def test_grey_has_one_channel_and_no_chroma(client, samples, file_of):
     assert found["chroma"] is None
 
 
-def test_another_page_is_looked_at_if_asked_for(client, file_of):
+def test_a_page_can_be_selected(client, file_of):
     quiet, loud = (np.random.default_rng(0).normal(128, sigma, (64, 64)).clip(0, 255) for sigma in (5, 25))
     pages = [Image.fromarray(page.astype(np.uint8)) for page in (quiet, loud)]
     sent = file_of(pages[0], "TIFF", save_all=True, append_images=pages[1:])
@@ -93,16 +93,14 @@ def test_another_page_is_looked_at_if_asked_for(client, file_of):
         ("image", 0, 422, "greater than or equal to 1"),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused_as_when_it_is_to_be_denoised(
-    body, page, status, words, client, white
-):
+def test_bad_images_are_refused_as_by_post_denoise(body, page, status, words, client, white):
     answer = client.post("/estimate", params={"page": page}, content=white if body == "image" else body)
 
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert words in answer.json()["detail"]
 
 
-def test_without_the_weights_to_choose_among_no_model_is_named(tmp_path, save_tiny, white):
+def test_without_the_weights_of_auto_no_model_is_named(tmp_path, save_tiny, white):
     save_tiny(tmp_path / "photo.safetensors")
     configured = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     with TestClient(create_app(configured)) as client:
@@ -110,7 +108,7 @@ def test_without_the_weights_to_choose_among_no_model_is_named(tmp_path, save_ti
     assert (found["model"], found["models"]) == (None, {})
 
 
-def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
+def test_the_model_of_each_choice_is_listed(tmp_path, save_tiny, white):
     for name in ("photo", "photo-gaussian", "photo-grey", "photo-gaussian-large"):
         save_tiny(tmp_path / f"{name}.safetensors")
     with TestClient(create_app(Settings(weights=tmp_path, device="cpu", precision="float32"))) as client:
@@ -121,10 +119,10 @@ def test_what_each_choice_takes_is_told(tmp_path, save_tiny, white):
     assert listed == ["auto", "auto-large"]
 
 
-def test_the_answer_is_described_with_its_ranges(client):
+def test_openapi_has_the_ranges_of_the_estimate(client):
     described = client.get("/openapi.json").json()
     route = described["paths"]["/estimate"]["post"]
-    found, component = (described["components"]["schemas"][name] for name in ("Found", "Component"))
+    found, component = (described["components"]["schemas"][name] for name in ("Estimate", "Component"))
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert {"200", "400", "413", "415", "422"} <= set(route["responses"])
@@ -141,10 +139,8 @@ def test_the_answer_is_described_with_its_ranges(client):
 @given(
     st.integers(2, 40), st.integers(2, 40), st.sampled_from([1, 3]), st.integers(1, 12), st.integers(0, 2**32 - 1)
 )
-def test_whatever_is_in_an_image_the_answer_is_within_its_ranges(
-    client, file_of, height, width, channels, side, seed
-):
-    """Of random squares: noise, textures that repeat themselves, and much that is black and white."""
+def test_every_image_gets_an_estimate_within_the_ranges(client, file_of, height, width, channels, side, seed):
+    """The images are noise and repeating textures, with many black and white pixels."""
     rng = np.random.default_rng(seed)
     few = rng.choice([0, 1, 128, 254, 255], (height, width, channels))
     tiled = np.tile(few[:side, :side], (-(-height // side), -(-width // side), 1))[:height, :width]

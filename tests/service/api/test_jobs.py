@@ -1,4 +1,4 @@
-"""Jobs over HTTP: left, watched, fetched, taken away; and what is true where a disk is full or a process ends."""
+"""Jobs over HTTP: submit, follow, fetch, delete; full disks and killed processes."""
 
 import asyncio
 import errno
@@ -26,9 +26,10 @@ from service.jobs.store import JobStore
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
+from tests.support.problems import assert_problem
 from tests.support.served import request, serving
 
-SOON = 60  # seconds; only a test that fails waits so long
+SOON = 60  # seconds; only a failing test waits so long
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -62,7 +63,7 @@ def client(settings):
 
 @pytest.fixture
 def held(monkeypatch):
-    """Images stop before they are denoised, until `go` is set, or until they are not wanted any more."""
+    """Images wait before they are denoised, until `go` is set or their job is cancelled."""
     return Held(monkeypatch)
 
 
@@ -95,7 +96,7 @@ def noisy(samples, file_of):
 
 
 def leave(client, body, **params):
-    """The job's address."""
+    """Submit a job. Returns its path."""
     response = client.post("/jobs", content=body, params=params)
     assert response.status_code == 202, response.text
     return response.headers["location"]
@@ -113,19 +114,12 @@ def ended(client, job):
     return wait_until(lambda: (now := client.get(job).json())["state"] in ENDED and now)
 
 
-def assert_problem(response, status, *words):
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    for word in words:
-        assert word in response.json()["detail"]
-
-
 def kept(settings):
-    """The files of the spool, beside SQLite's own."""
+    """The files of the spool, without SQLite's."""
     return sorted(file.name for file in settings.spool.iterdir() if not file.name.startswith("jobs.sqlite"))
 
 
-def test_a_job_gives_what_denoise_gives(client, noisy):
+def test_a_job_gives_the_answer_of_post_denoise(client, noisy):
     at_once = client.post("/denoise", params={"format": "tiff", "strength": 0.5}, content=noisy)
 
     accepted = client.post("/jobs", params={"format": "tiff", "strength": 0.5}, content=noisy)
@@ -154,7 +148,7 @@ def test_a_job_gives_what_denoise_gives(client, noisy):
         ("Größe\u202e.png", {}, "Größe_.png"),
     ],
 )
-def test_a_result_is_called_as_its_image_with_its_new_suffix(sent, params, name, client, noisy):
+def test_a_result_has_the_images_name_with_its_new_suffix(sent, params, name, client, noisy):
     accepted = client.post("/jobs", files={"image": (sent, noisy)}, params=params)
 
     done = ended(client, accepted.headers["location"])
@@ -164,7 +158,7 @@ def test_a_result_is_called_as_its_image_with_its_new_suffix(sent, params, name,
     assert name in unquote(disposition)
 
 
-def test_a_batch_gives_what_denoise_batch_gives(client, noisy, samples, file_of, settings):
+def test_a_batch_job_gives_the_answer_of_denoise_batch(client, noisy, samples, file_of, settings):
     sent = [("image", (f"{number}.png", body)) for number, body in enumerate((noisy, b"no image", noisy))]
     at_once = client.post("/denoise/batch", params={"format": "webp"}, files=sent)
 
@@ -179,7 +173,7 @@ def test_a_batch_gives_what_denoise_batch_gives(client, noisy, samples, file_of,
     assert len(kept(settings)) == 1
 
 
-def test_a_zip_is_a_batch_and_one_that_is_broken_is_refused_at_once(client, noisy, settings):
+def test_a_zip_is_a_batch_and_a_broken_zip_is_refused(client, noisy, settings):
     packed = io.BytesIO()
     with ZipFile(packed, "w") as archive:
         archive.writestr("a.png", noisy)
@@ -199,7 +193,7 @@ def unzipped(data):
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
-def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings, noisy):
+def test_a_jobs_location_has_the_proxys_path(settings, noisy):
     with TestClient(create_app(settings), root_path="/images") as client:
         assert client.post("/images/jobs", content=noisy).headers["location"].startswith("/images/jobs/")
 
@@ -215,9 +209,7 @@ def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings
         ({}, {"content-type": "multipart/form-data; boundary=cut"}, 9, 400, "form"),
     ],
 )
-def test_what_can_be_refused_at_once_is_and_nothing_of_it_is_kept(
-    params, headers, size, status, words, client, settings
-):
+def test_an_invalid_job_is_refused_and_not_kept(params, headers, size, status, words, client, settings):
     response = client.post("/jobs", content=b"x" * size, params=params, headers=headers)
 
     assert_problem(response, status, words)
@@ -226,7 +218,7 @@ def test_what_can_be_refused_at_once_is_and_nothing_of_it_is_kept(
 
 
 @pytest.mark.parametrize("body", [b"no image", b""])
-def test_a_job_that_fails_says_what_denoise_would_have_said(body, client, settings):
+def test_a_failed_job_has_the_problem_of_post_denoise(body, client, settings):
     at_once = client.post("/denoise", content=body)
 
     job = leave(client, body)
@@ -239,7 +231,7 @@ def test_a_job_that_fails_says_what_denoise_would_have_said(body, client, settin
     assert kept(settings) == []
 
 
-def test_a_bug_fails_its_own_job_alone_and_is_told_to_the_log(client, noisy, monkeypatch, caplog):
+def test_a_bug_fails_one_job_and_is_logged(client, noisy, monkeypatch, caplog):
     async def buggy(*args, **how):
         raise RuntimeError("a secret of the house")
 
@@ -256,14 +248,14 @@ def test_a_bug_fails_its_own_job_alone_and_is_told_to_the_log(client, noisy, mon
     assert "a secret of the house" in caplog.text
 
 
-def test_jobs_are_listed_the_newest_first_and_no_more_than_a_page_of_them(client, noisy, monkeypatch):
+def test_the_newest_jobs_are_listed_first(client, noisy, monkeypatch):
     monkeypatch.setattr(routes, "LISTED", 2)
     addresses = [leave(client, noisy) for _ in range(3)]
 
     assert [f"/jobs/{job['id']}" for job in client.get("/jobs").json()] == addresses[:0:-1]
 
 
-def test_one_job_runs_at_a_time_and_the_others_wait(client, noisy, held):
+def test_one_job_runs_at_a_time(client, noisy, held):
     first, second = leave(client, noisy), leave(client, noisy)
     held.wait()
 
@@ -272,7 +264,7 @@ def test_one_job_runs_at_a_time_and_the_others_wait(client, noisy, held):
     assert [ended(client, job)["state"] for job in (first, second)] == ["done", "done"]
 
 
-def test_a_running_job_tells_how_far_it_is_and_how_long_it_takes(client, noisy, held):
+def test_a_running_job_has_progress_and_seconds_left(client, noisy, held):
     job = leave(client, noisy)
     held.wait()
 
@@ -289,18 +281,18 @@ def test_a_job_has_no_deadline(settings, noisy):
         assert ended(client, leave(client, noisy))["state"] == "done"
 
 
-def test_jobs_are_off_without_a_spool_and_health_says_so(settings, noisy):
+def test_without_a_spool_there_are_no_jobs(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"spool": None}))) as client:
-        assert_problem(client.post("/jobs", content=noisy), 404, "keeps no jobs", "without a spool")
+        assert_problem(client.post("/jobs", content=noisy), 404, "runs no jobs", "without a spool")
         assert client.get("/jobs").status_code == 404
         assert client.get("/health").json()["jobs"] is False
 
 
-def test_health_says_that_jobs_are_taken(client):
+def test_health_says_that_jobs_are_enabled(client):
     assert client.get("/health").json()["jobs"] is True
 
 
-def test_a_method_that_is_not_taken_is_answered_with_all_that_are(client):
+def test_a_wrong_method_is_answered_with_all_methods(client):
     allowed = {path: client.patch(path).headers["allow"] for path in ("/jobs", "/jobs/any", "/jobs/any/events")}
 
     assert allowed == {"/jobs": "GET, POST", "/jobs/any": "DELETE, GET", "/jobs/any/events": "GET"}
@@ -310,14 +302,14 @@ def test_a_method_that_is_not_taken_is_answered_with_all_that_are(client):
 # Results
 
 
-def test_a_result_is_asked_for_too_early(client, noisy, held):
+def test_a_result_before_the_end_is_answered_409(client, noisy, held):
     job = leave(client, noisy)
     held.wait()
 
     assert_problem(client.get(f"{job}/result"), 409, "The job is running")
 
 
-def test_a_result_that_the_client_has_is_not_sent_again(client, noisy):
+def test_a_result_with_a_known_etag_is_answered_304(client, noisy):
     job = leave(client, noisy)
     ended(client, job)
     tag = client.get(f"{job}/result").headers["etag"]
@@ -328,7 +320,7 @@ def test_a_result_that_the_client_has_is_not_sent_again(client, noisy):
     assert client.get(f"{job}/result", headers={"if-none-match": '"other"'}).status_code == 200
 
 
-def test_a_part_of_a_result_can_be_asked_for(client, noisy):
+def test_a_range_of_a_result_can_be_requested(client, noisy):
     job = leave(client, noisy)
     ended(client, job)
     whole = client.get(f"{job}/result")
@@ -339,9 +331,9 @@ def test_a_part_of_a_result_can_be_asked_for(client, noisy):
     assert rest.content == whole.content[100:]
 
 
-def test_a_result_that_made_room_for_newer_ones_is_gone_and_its_job_says_so(settings, samples, file_of):
+def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file_of):
     body = file_of(samples(40, 50))
-    # Two results of 6 kB fit, and a third does not.
+    # There is room for two results of 6 kB, but not for a third.
     with TestClient(create_app(settings.model_copy(update={"spool_bytes": 32_000, "png_level": 0}))) as client:
         addresses = [leave(client, body) for _ in range(3)]
         states = [ended(client, job)["state"] for job in addresses]
@@ -357,7 +349,7 @@ def test_a_result_that_made_room_for_newer_ones_is_gone_and_its_job_says_so(sett
 
 @pytest.fixture
 def server(settings):
-    """The address of a server in a thread of this process."""
+    """The URL of a server in a thread of this process."""
     with running(settings) as server:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
@@ -376,7 +368,7 @@ def running(settings):
 
 @contextmanager
 def listening(server, job):
-    """The events of a job as they come: (id, what it carries)."""
+    """The events of a job as they arrive: (id, data)."""
     with httpx.stream("GET", f"{server}{job}/events", timeout=SOON) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -394,7 +386,7 @@ def events(lines):
             event = {}
 
 
-def test_events_tell_a_job_s_way_in_order_to_all_who_listen_and_end_with_it(server, noisy, held):
+def test_all_listeners_get_a_jobs_events_in_order(server, noisy, held):
     with httpx.Client(base_url=server) as client:
         first, second = leave(client, noisy), leave(client, noisy)
     held.wait()
@@ -415,7 +407,7 @@ def test_events_tell_a_job_s_way_in_order_to_all_who_listen_and_end_with_it(serv
     assert [job["state"] for job in last] == ["done"]
 
 
-def test_progress_only_grows_and_every_event_has_an_id_of_its_own(server, file_of, held):
+def test_progress_grows_and_event_ids_are_unique(server, file_of, held):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     with httpx.Client(base_url=server) as client:
@@ -432,7 +424,7 @@ def test_progress_only_grows_and_every_event_has_an_id_of_its_own(server, file_o
     assert len(set(ids)) == len(ids)
 
 
-def test_a_silent_stream_says_now_and_then_that_it_is_there(server, noisy, held, monkeypatch):
+def test_a_silent_stream_sends_pings(server, noisy, held, monkeypatch):
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.01)
     with httpx.Client(base_url=server) as client:
         job = leave(client, noisy)
@@ -440,12 +432,12 @@ def test_a_silent_stream_says_now_and_then_that_it_is_there(server, noisy, held,
         assert ": ping" in response.iter_lines()
 
 
-def test_a_listener_that_leaves_is_noticed(settings, noisy, held):
+def test_a_listener_that_disconnects_is_noticed(settings, noisy, held):
     asyncio.run(listen_and_leave(create_app(settings), noisy))
 
 
 async def listen_and_leave(app, body):
-    """Ends only if the stream does when its listener has gone, while the job goes on."""
+    """Returns only if the stream ends when its listener disconnects, while the job continues."""
     heard = asyncio.Event()
     scope = {"type": "http", "headers": [], "query_string": b"", "root_path": ""}
     sent = []
@@ -473,14 +465,14 @@ async def listen_and_leave(app, body):
         assert state["worker"].running
 
 
-def test_the_end_of_the_service_ends_streams_and_puts_the_running_job_back(settings, noisy, held):
+def test_shutdown_ends_streams_and_requeues_the_running_job(settings, noisy, held):
     app = create_app(settings)
     with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
         job = leave(client, noisy)
         held.wait()
         heard = pool.submit(client.get, f"{job}/events")
-        wait_until(lambda: app.state.closing.working)
-        client.portal.call(app.state.closing.begin)
+        wait_until(lambda: app.state.shutdown.working)
+        client.portal.call(app.state.shutdown.begin)
 
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
@@ -491,7 +483,7 @@ def test_the_end_of_the_service_ends_streams_and_puts_the_running_job_back(setti
         assert ended(client, job)["state"] == "done"
 
 
-def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy, monkeypatch):
+def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch):
     real, claiming, go = JobStore.claim, threading.Event(), threading.Event()
 
     def claim(spool):
@@ -509,8 +501,8 @@ def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy,
         with ThreadPoolExecutor(1) as pool:
             job = leave(client, noisy)
             assert claiming.wait(SOON)
-            closing = client.app.state.closing
-            client.portal.call(closing.begin)
+            shutdown = client.app.state.shutdown
+            client.portal.call(shutdown.begin)
             stopped = pool.submit(client.portal.call, client.app_state["worker"].stop)
             go.set()
             stopped.result(SOON)
@@ -520,10 +512,10 @@ def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy,
         assert wait_until(lambda: (now := client.get(job).json())["state"] == "done" and now)
 
 
-# Taken away
+# Deletion
 
 
-def test_a_waiting_job_can_be_taken_away(client, noisy, held, settings):
+def test_a_waiting_job_can_be_deleted(client, noisy, held, settings):
     first, second = leave(client, noisy), leave(client, noisy)
     held.wait()
 
@@ -535,14 +527,12 @@ def test_a_waiting_job_can_be_taken_away(client, noisy, held, settings):
     assert ended(client, first)["state"] == "done"
 
 
-def test_a_running_job_that_is_taken_away_ends_at_once_and_its_listeners_hear_of_it(
-    client, noisy, held, settings
-):
+def test_a_running_job_can_be_deleted_and_listeners_are_told(client, noisy, held, settings):
     job = leave(client, noisy)
     held.wait()
     with ThreadPoolExecutor(1) as pool:
         heard = pool.submit(client.get, f"{job}/events")
-        wait_until(lambda: client.app.state.closing.working)
+        wait_until(lambda: client.app.state.shutdown.working)
         answer = client.delete(job)
         told = [job for _, job in events(heard.result(SOON).text.splitlines())]
 
@@ -553,7 +543,7 @@ def test_a_running_job_that_is_taken_away_ends_at_once_and_its_listeners_hear_of
     assert kept(settings) == []
 
 
-def test_a_running_job_that_is_taken_away_is_given_up_at_its_next_window(spooled, noisy):
+def test_a_deleted_running_job_stops_at_its_next_window(spooled, noisy):
     with spooled(held=True) as server:
         job = server.ask("POST /jobs", noisy)[1]["location"]
         server.wait_for_work()
@@ -565,7 +555,7 @@ def test_a_running_job_that_is_taken_away_is_given_up_at_its_next_window(spooled
         assert server.ask(f"GET {job}")[0] == 404
 
 
-def test_a_result_can_be_taken_away(client, noisy, settings):
+def test_a_result_can_be_deleted(client, noisy, settings):
     job = leave(client, noisy)
     ended(client, job)
 
@@ -574,7 +564,7 @@ def test_a_result_can_be_taken_away(client, noisy, settings):
     assert kept(settings) == []
 
 
-def test_others_jobs_are_as_if_they_were_not_there(settings, noisy):
+def test_jobs_of_other_keys_are_invisible(settings, noisy):
     keys = {name: name * 11 for name in ("ann", "bob")}
     ann, bob = ({"x-api-key": key} for key in keys.values())
     given = ",".join(f"{name}:{key}" for name, key in keys.items())
@@ -592,15 +582,15 @@ def test_others_jobs_are_as_if_they_were_not_there(settings, noisy):
         assert client.get(job).status_code == 401
 
 
-def test_where_anybody_may_ask_nobody_is_told_of_the_jobs_there_are(settings, noisy):
+def test_an_open_service_lists_no_jobs(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"open": True}))) as client:
         job = leave(client, noisy)
 
-        assert_problem(client.get("/jobs"), 403, "open to all")
+        assert_problem(client.get("/jobs"), 403, "no API keys")
         assert client.get(job).status_code == 200
 
 
-def test_a_job_s_pixels_count_against_its_key_and_an_accepted_job_is_done(settings, noisy):
+def test_a_jobs_pixels_count_against_its_key(settings, noisy):
     ann = {"x-api-key": "a" * 40}
     limited = settings.model_copy(update={"keys": f"ann:{'a' * 40}", "key_pixels": 10, "key_rate": None})
     with TestClient(create_app(limited)) as client:
@@ -614,10 +604,10 @@ def test_a_job_s_pixels_count_against_its_key_and_an_accepted_job_is_done(settin
     assert_problem(refused, 429, "pixels an hour")
 
 
-# A full disk
+# Full disks
 
 
-def test_a_spool_that_is_full_takes_no_more_and_says_until_when(settings, noisy, held):
+def test_a_full_spool_is_answered_507_with_retry_after(settings, noisy, held):
     most = 2 * len(noisy)
     with TestClient(create_app(settings.model_copy(update={"spool_bytes": 2 * most}))) as client:
         jobs = [leave(client, noisy) for _ in range(2)]
@@ -636,9 +626,7 @@ def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_upload_that_the_disk_has_no_room_for_is_refused_and_nothing_of_it_is_left(
-    client, noisy, settings, monkeypatch
-):
+def test_an_upload_to_a_full_disk_is_refused_and_removed(client, noisy, settings, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         refused = client.post("/jobs", content=noisy)
@@ -649,13 +637,11 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused_and_nothing_of_it_is
     assert ended(client, leave(client, noisy))["state"] == "done"
 
 
-def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
-    client, noisy, held, settings, monkeypatch
-):
+def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings, monkeypatch):
     real = JobStore.admit
 
     def admit(spool, *what):
-        # As if the disk had no room for another page of the SQLite file.
+        # As if the disk had no room for another page of the database.
         spool._db.execute("PRAGMA max_page_count = 1")
         return real(spool, *what)
 
@@ -668,7 +654,7 @@ def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
     assert len(kept(settings)) == len(client.get("/jobs").json()) == len(answers) - 1
 
 
-def test_a_job_is_not_forgotten_because_its_end_cannot_be_written_down_at_first(client, noisy, monkeypatch):
+def test_recording_the_end_of_a_job_is_retried(client, noisy, monkeypatch):
     real, failed = JobStore.finish, []
 
     def finish(*what):
@@ -684,7 +670,7 @@ def test_a_job_is_not_forgotten_because_its_end_cannot_be_written_down_at_first(
     assert failed
 
 
-def test_the_worker_goes_on_when_the_spool_can_be_read_again(client, noisy, monkeypatch):
+def test_the_worker_continues_once_the_spool_is_readable(client, noisy, monkeypatch):
     real, failed = JobStore.claim, []
 
     def claim(*what):
@@ -700,9 +686,7 @@ def test_the_worker_goes_on_when_the_spool_can_be_read_again(client, noisy, monk
     assert failed
 
 
-def test_a_result_that_the_disk_has_no_room_for_fails_its_job_in_words(
-    client, noisy, held, settings, monkeypatch
-):
+def test_a_job_fails_when_its_result_does_not_fit_the_disk(client, noisy, held, settings, monkeypatch):
     job = leave(client, noisy)
     held.wait()
     with monkeypatch.context() as patch:
@@ -715,7 +699,7 @@ def test_a_result_that_the_disk_has_no_room_for_fails_its_job_in_words(
     assert kept(settings) == []
 
 
-# The process ends
+# Processes that end
 
 
 @pytest.fixture
@@ -724,7 +708,7 @@ def spooled(folder, tmp_path):
     return lambda held=False: serving(folder, "--spool", tmp_path / "spool", held=held)
 
 
-def test_a_job_that_a_killed_process_had_begun_is_done_by_the_next_and_delivered_once(spooled, noisy, settings):
+def test_a_job_of_a_killed_process_is_done_by_the_next(spooled, noisy, settings):
     with spooled(held=True) as server:
         _, headers, _ = server.ask("POST /jobs", noisy)
         running, waiting = headers["location"], server.ask("POST /jobs", noisy)[1]["location"]
@@ -744,7 +728,7 @@ def test_a_job_that_a_killed_process_had_begun_is_done_by_the_next_and_delivered
     assert kept(settings) == sorted(f"{job[6:]}.result" for job in (running, waiting))
 
 
-def test_a_job_that_kills_its_process_is_given_up_and_the_next_one_done(spooled, noisy):
+def test_a_job_that_kills_its_process_twice_fails(spooled, noisy):
     with spooled(held=True) as server:
         poison = server.ask("POST /jobs", noisy)[1]["location"]
         server.wait_for_work()
@@ -764,7 +748,7 @@ def test_a_job_that_kills_its_process_is_given_up_and_the_next_one_done(spooled,
     assert "ended 2 times while it was at this job" in failed["error"]["detail"]
 
 
-def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next_does_the_job(spooled, noisy):
+def test_shutdown_waits_for_no_job_and_no_listener(spooled, noisy):
     with spooled(held=True) as server, server.connect() as listener:
         job = server.ask("POST /jobs", noisy)[1]["location"]
         server.wait_for_work()
@@ -780,9 +764,9 @@ def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next
         wait_until(lambda: json.loads(server.ask(f"GET {job}")[2])["state"] == "done")
 
     assert code == 0
-    assert "cut off" not in told
+    assert "requests aborted" not in told
 
 
-def test_a_spool_that_another_service_has_stops_the_start(client, settings):
+def test_a_spool_in_use_stops_the_start(client, settings):
     with pytest.raises(ValueError, match="another process has it; each needs its own"):
         create_app(settings)

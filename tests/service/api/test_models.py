@@ -1,4 +1,4 @@
-"""The models over HTTP: which there are, new ones while it runs, and images on their way meanwhile."""
+"""The models routes: listing, new weights while the service runs, and images in work meanwhile."""
 
 import io
 import zipfile
@@ -15,12 +15,13 @@ from engine.inference.denoise import denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.auth.api_keys import add_key
-from service.registry import registry as shelf
+from service.registry import registry as module
 from service.registry.registry import ModelRegistry
 from service.runtime import pipeline
 from service.settings import Settings
+from tests.support.problems import assert_problem
 
-SOON = 20  # seconds; only a test that fails waits so long
+SOON = 20  # seconds; only a failing test waits so long
 
 
 @pytest.fixture
@@ -54,30 +55,21 @@ def digest(file):
     return checkpoint.load(file).digest
 
 
-def assert_problem(response, status, *words):
-    assert response.headers["content-type"] == "application/problem+json"
-    assert response.status_code == status
-    for word in words:
-        assert word in response.json()["detail"]
+def test_a_new_weights_file_is_served_without_a_restart(settings, folder, save_tiny, noisy, monkeypatch):
+    refreshed, refresh = Semaphore(0), ModelRegistry.refresh
 
+    def counted(registry):
+        refresh(registry)
+        refreshed.release()
 
-def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
-    settings, folder, save_tiny, noisy, monkeypatch
-):
-    looked, look = Semaphore(0), ModelRegistry.look
-
-    def looks(shelf):
-        look(shelf)
-        looked.release()
-
-    monkeypatch.setattr(ModelRegistry, "look", looks)
+    monkeypatch.setattr(ModelRegistry, "refresh", counted)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))) as client:
         assert client.post("/denoise", params={"model": "scans"}, content=noisy).status_code == 404
         made = save_tiny(folder / "scans.safetensors", seed=1)
-        while looked.acquire(blocking=False):
+        while refreshed.acquire(blocking=False):
             pass
-        # One look may have begun before.
-        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        # One scan may have begun before the file was there.
+        assert all(refreshed.acquire(timeout=SOON) for _ in range(3))
         listed = [about["name"] for about in client.get("/models").json()]
         answer = client.post("/denoise", params={"model": "scans"}, content=noisy)
 
@@ -87,31 +79,31 @@ def test_a_file_put_into_the_folder_is_listed_and_denoises_without_a_restart(
     assert (decode(answer.content).pixels - expected).abs().max() < 0.51 / 255
 
 
-def test_a_look_that_goes_wrong_is_logged_and_not_the_last(settings, monkeypatch, caplog):
-    looked = Semaphore(0)
+def test_a_failed_check_of_the_folder_is_logged_and_repeated(settings, monkeypatch, caplog):
+    refreshed = Semaphore(0)
 
-    def wrong(shelf):
-        looked.release()
+    def wrong(registry):
+        refreshed.release()
         raise ArithmeticError("a bug")
 
-    monkeypatch.setattr(ModelRegistry, "look", wrong)
+    monkeypatch.setattr(ModelRegistry, "refresh", wrong)
     with TestClient(create_app(settings.model_copy(update={"weights_interval": 0.001}))):
-        assert all(looked.acquire(timeout=SOON) for _ in range(3))
+        assert all(refreshed.acquire(timeout=SOON) for _ in range(3))
 
     assert "a bug" in caplog.text
 
 
-def test_the_folder_is_not_looked_at_where_the_interval_is_0(settings, noisy, monkeypatch):
-    looks = []
-    monkeypatch.setattr(ModelRegistry, "look", looks.append)
+def test_an_interval_of_0_disables_the_checks(settings, noisy, monkeypatch):
+    scans = []
+    monkeypatch.setattr(ModelRegistry, "refresh", scans.append)
 
     with TestClient(create_app(settings)) as client:
         client.post("/denoise", content=noisy)
 
-    assert looks == []
+    assert scans == []
 
 
-def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, save_tiny, noisy):
+def test_activate_loads_a_file_at_once(client, file, save_tiny, noisy):
     before = digest(file)
     save_tiny(file, seed=1, recipe="of today")
 
@@ -126,7 +118,7 @@ def test_a_file_is_activated_at_once_and_the_answer_describes_it(client, file, s
     assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == digest(file)
 
 
-def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
+def test_rollback_returns_to_the_previous_weights(client, file, save_tiny, noisy):
     before = digest(file)
     save_tiny(file, seed=1)
     client.post("/models/photo/activate")
@@ -139,9 +131,9 @@ def test_weights_are_rolled_back_by_one_call(client, file, save_tiny, noisy):
     assert client.post("/denoise", content=noisy).headers["x-denoise-digest"] == before
 
 
-def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
-    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' since the start")
-    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "there are: photo")
+def test_activate_and_rollback_refuse_with_a_reason(client, file):
+    assert_problem(client.post("/models/photo/rollback"), 409, "'photo' has had no other weights")
+    assert_problem(client.post("/models/films/rollback"), 404, "'films'", "Available: photo")
     assert_problem(client.post("/models/films/activate"), 404, "'films.safetensors'", "photo")
     file.write_bytes(b"no tensors here")
     assert_problem(client.post("/models/photo/activate"), 422, "photo.safetensors: cannot load weights")
@@ -149,11 +141,11 @@ def test_what_cannot_be_done_is_answered_with_the_reason(client, file):
 
 @pytest.mark.parametrize("name", ["..%2Fphoto", "%2Fetc%2Fpasswd", "photo.safetensors", "..", "%00"])
 @pytest.mark.parametrize("what", ["activate", "rollback"])
-def test_a_name_is_no_path(name, what, client):
+def test_a_model_name_is_not_used_as_a_path(name, what, client):
     assert_problem(client.post(f"/models/{name}/{what}"), 404)
 
 
-def test_health_tells_which_file_is_not_served_why_and_since_when(client, file, noisy):
+def test_health_lists_invalid_weights_files(client, file, noisy):
     before = digest(file)
     assert client.get("/health").json()["faults"] == []
     file.write_bytes(b"no tensors here")
@@ -180,21 +172,44 @@ def test_only_an_admin_changes_weights(what, settings, file, save_tiny, tmp_path
     with TestClient(create_app(settings.model_copy(update={"keys_file": keys}))) as client:
         before = client.get("/health").json()["digests"]
         save_tiny(file, seed=1)
-        assert_problem(client.post(f"/models/photo/{what}"), 401, "none came")
+        assert_problem(client.post(f"/models/photo/{what}"), 401, "has no API key")
         refused = client.post(f"/models/photo/{what}", headers={"x-api-key": other})
-        assert_problem(refused, 403, "'web' is no admin's")
+        assert_problem(refused, 403, "'web' is not an admin key")
         assert client.get("/health").json()["digests"] == before
         taken = client.post(f"/models/photo/{what}", headers={"x-api-key": mine})
 
     assert taken.status_code == (200 if what == "activate" else 409)
 
 
-# Images on their way
+# The list
 
 
-def test_an_image_ends_with_the_weights_it_began_with_and_the_next_gets_the_new_ones(
-    client, file, save_tiny, file_of, monkeypatch
-):
+def test_models_are_listed_with_their_metadata(settings, folder, save_tiny):
+    save_tiny(folder / "scans.safetensors", seed=1, recipe="tiny")
+    with TestClient(create_app(settings)) as client:
+        listed = client.get("/models").json()
+
+    assert [(about["name"], about["default"], about["kind"]) for about in listed] == [
+        ("photo", True, "photo"),
+        ("scans", False, "photo"),
+    ]
+    assert listed[1]["metadata"]["recipe"] == "tiny"
+
+
+def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):
+    auto, *others = choosing.get("/models").json()
+
+    assert (auto["name"], auto["default"], auto["kind"]) == ("auto", True, "choice")
+    assert set(auto["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
+    assert [about["name"] for about in others] == ["photo", "photo-gaussian", "photo-grey", "scans"]
+    assert not any(about["default"] for about in others)
+    assert choosing.get("/health").json()["digests"] == auto["digests"]
+
+
+# Images in work
+
+
+def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_of, monkeypatch):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     nets, begun, swapped, begin = [], Event(), Event(), pipeline.TiledDenoiser
@@ -229,7 +244,7 @@ def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, sampl
 
     monkeypatch.setattr(pipeline, "TiledDenoiser", held)
     before = digest(file)
-    # More than are in work at once.
+    # More images than are in work at once.
     images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(client.post, "/denoise/batch", files=images)
@@ -244,14 +259,14 @@ def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, sampl
     assert all(before in comment for comment in comments)
 
 
-def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
+def test_requests_are_answered_while_weights_are_checked(client, monkeypatch):
     begun, answered = Event(), Event()
 
     def check(net):
         begun.set()
         assert answered.wait(SOON)
 
-    monkeypatch.setattr(shelf, "check_network", check)
+    monkeypatch.setattr(module, "check_network", check)
     with ThreadPoolExecutor(1) as pool:
         activated = pool.submit(client.post, "/models/photo/activate")
         assert begun.wait(SOON)
@@ -262,10 +277,10 @@ def test_others_are_answered_while_weights_are_checked(client, monkeypatch):
     assert activated.result().status_code == 200
 
 
-# What is kept
+# Caching
 
 
-def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file, save_tiny):
+def test_an_unchanged_list_of_models_is_answered_304(client, file, save_tiny):
     held = {"If-None-Match": client.get("/models").headers["etag"]}
     assert client.get("/models", headers=held).status_code == 304
 
@@ -277,17 +292,7 @@ def test_the_list_of_models_is_sent_again_only_when_it_has_changed(client, file,
     assert changed.json()[0]["digests"] == {"photo": digest(file)}
 
 
-@pytest.mark.parametrize("path", ["/", "/page/page.js", "/page/page.css", "/page/icon.svg"])
-def test_the_page_is_never_used_unasked(path, client):
-    page = client.get(path)
-
-    again = client.get(path, headers={"If-None-Match": page.headers["etag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert "no-cache" in page.headers["cache-control"]
-    assert again.headers["cache-control"] == page.headers["cache-control"]
-
-
-def test_the_description_names_what_the_models_routes_answer(client):
+def test_openapi_has_the_answers_of_the_models_routes(client):
     paths = client.get("/openapi.json").json()["paths"]
 
     assert "array" in str(paths["/models"]["get"]["responses"]["200"])

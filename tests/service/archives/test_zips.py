@@ -29,7 +29,7 @@ from service.archives.zips import (
     safe,
     unpacked,
 )
-from service.problems import ClientError
+from service.problems import ProblemError
 from service.runtime.upload import BodyTooLarge
 
 MOST = 2**20
@@ -256,7 +256,7 @@ def test_each_of_many_broken_zips_is_read_or_refused_in_our_words():
         try:
             for entry in opened(bytes(data)):
                 assert len(entry.read()) <= MOST
-        except ClientError:
+        except ProblemError:
             refused += 1
 
     assert refused > 1000

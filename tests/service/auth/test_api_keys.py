@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from service.auth.api_keys import Key, add_key, digest, keys_in, read_keys, revoke_key
+from service.auth.api_keys import ApiKey, add_key, digest, parse_keys, read_keys, revoke_key
 
 SECRET = "x" * 32
 
@@ -15,7 +15,7 @@ def file(tmp_path):
     return tmp_path / "keys"
 
 
-def test_a_key_is_shown_once_and_only_its_hash_is_kept(file):
+def test_only_the_hash_of_a_key_is_stored(file):
     secret = add_key(file, "scanner")
 
     [key] = read_keys(file)
@@ -26,18 +26,18 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(file):
     assert key.created.utcoffset().total_seconds() == 0
 
 
-def test_two_keys_are_never_the_same(file):
+def test_two_keys_differ(file):
     assert add_key(file, "a") != add_key(file, "b")
 
 
-def test_a_key_keeps_its_limits_and_whether_it_is_an_admins(file):
+def test_a_key_keeps_its_limits_and_admin_flag(file):
     add_key(file, "web", admin=True, rate=60, pixels=10**9)
 
     [key] = read_keys(file)
     assert (key.admin, key.rate, key.pixels) == (True, 60, 10**9)
 
 
-def test_only_the_owner_can_read_the_file_whatever_it_was_before(file):
+def test_only_the_owner_can_read_the_key_file(file):
     add_key(file, "a")
     file.chmod(0o644)
     add_key(file, "b")
@@ -46,7 +46,7 @@ def test_only_the_owner_can_read_the_file_whatever_it_was_before(file):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_the_file_stays_the_services_when_root_writes_to_it(file):
+def test_the_file_keeps_its_owner_when_root_writes_it(file):
     add_key(file, "a")
     os.chown(file, 1234, 5678)
 
@@ -55,7 +55,7 @@ def test_the_file_stays_the_services_when_root_writes_to_it(file):
     assert (file.stat().st_uid, file.stat().st_gid) == (1234, 5678)
 
 
-def test_a_name_is_given_once(file):
+def test_a_name_can_be_used_once(file):
     add_key(file, "scanner")
 
     with pytest.raises(ValueError, match="has a key 'scanner' already: revoke it first"):
@@ -63,13 +63,13 @@ def test_a_name_is_given_once(file):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "ä", "x" * 65, "a\n"])
-def test_a_name_that_could_be_misread_is_refused(name, file):
+def test_an_ambiguous_name_is_refused(name, file):
     with pytest.raises(ValueError, match="name: String should match pattern"):
         add_key(file, name)
     assert not file.exists()
 
 
-def test_a_key_that_is_revoked_is_gone_and_the_others_are_as_they_were(file):
+def test_revoking_a_key_keeps_the_others(file):
     for name in ("a", "b", "c"):
         add_key(file, name)
     a, _, c = read_keys(file)
@@ -79,7 +79,7 @@ def test_a_key_that_is_revoked_is_gone_and_the_others_are_as_they_were(file):
     assert read_keys(file) == (a, c)
 
 
-def test_revoking_a_key_that_is_not_there_names_those_that_are(file):
+def test_revoking_an_unknown_key_lists_the_known_ones(file):
     add_key(file, "a")
     add_key(file, "b")
 
@@ -101,7 +101,7 @@ def line(**others):
         (line(key=SECRET), "key: Extra inputs"),
     ],
 )
-def test_a_line_that_is_no_keys_is_named_by_its_number_and_not_repeated(wrong, words, file):
+def test_an_invalid_line_is_refused_by_number_only(wrong, words, file):
     add_key(file, "a")
     file.write_text(f"{file.read_text()}\n{wrong}\n")
 
@@ -110,7 +110,7 @@ def test_a_line_that_is_no_keys_is_named_by_its_number_and_not_repeated(wrong, w
     assert SECRET not in str(told.value)
 
 
-def test_a_name_twice_in_a_file_is_refused(file):
+def test_a_duplicate_name_is_refused(file):
     add_key(file, "a")
     file.write_text(file.read_text() * 2)
 
@@ -119,7 +119,7 @@ def test_a_name_twice_in_a_file_is_refused(file):
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_a_file_that_others_may_write_to_is_refused_with_its_mode(mode, file):
+def test_a_file_writable_by_others_is_refused(mode, file):
     add_key(file, "a")
     file.chmod(mode)
 
@@ -127,7 +127,7 @@ def test_a_file_that_others_may_write_to_is_refused_with_its_mode(mode, file):
         read_keys(file)
 
 
-def test_a_file_that_others_may_only_read_is_taken_as_secrets_are_mounted(file):
+def test_a_file_readable_by_others_is_accepted(file):
     add_key(file, "a")
     file.chmod(0o444)
 
@@ -135,9 +135,9 @@ def test_a_file_that_others_may_only_read_is_taken_as_secrets_are_mounted(file):
 
 
 def test_keys_of_a_variable_are_hashed(file):
-    first, second = keys_in(f"web:{SECRET}, scanner:{'y' * 40}:y")
+    first, second = parse_keys(f"web:{SECRET}, scanner:{'y' * 40}:y")
 
-    assert first == Key(name="web", sha256=digest(SECRET))
+    assert first == ApiKey(name="web", sha256=digest(SECRET))
     assert (second.name, second.sha256) == ("scanner", digest("y" * 40 + ":y"))
 
 
@@ -152,13 +152,13 @@ def test_keys_of_a_variable_are_hashed(file):
         (f"web:{SECRET},web:{SECRET}", "two keys of the name 'web'"),
     ],
 )
-def test_what_is_no_key_in_a_variable_is_named_by_its_number_and_not_repeated(text, words):
+def test_an_invalid_entry_is_refused_by_number_only(text, words):
     with pytest.raises(ValueError, match=words) as told:
-        keys_in(text)
+        parse_keys(text)
     assert SECRET[1:] not in str(told.value)
 
 
-def test_a_hash_is_not_shown_where_its_key_is_printed(file):
+def test_the_repr_of_a_key_has_no_hash(file):
     secret = add_key(file, "a")
 
     assert digest(secret) not in repr(read_keys(file))

@@ -3,30 +3,32 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.auth.api_keys import Key
-from service.auth.rate_limit import Bucket, RateLimited, RateLimits
+from service.auth.api_keys import ApiKey
+from service.auth.rate_limit import RateLimits, TokenBucket
+from service.problems import ProblemError
 
 
 @pytest.fixture
 def clock():
-    """A clock that is set by hand: clock.now, in seconds."""
+    """A clock that a test sets: clock.now, in seconds."""
     clock = SimpleNamespace(now=1000.0)
     clock.read = lambda: clock.now
     return clock
 
 
 def key(name="scanner", **limits):
-    return Key(name=name, sha256="0" * 64, **limits)
+    return ApiKey(name=name, sha256="0" * 64, **limits)
 
 
 def refusal(limits, whose):
-    with pytest.raises(RateLimited) as told:
+    with pytest.raises(ProblemError) as told:
         limits.admit(whose)
+    assert told.value.status == 429
     return str(told.value), told.value.headers["Retry-After"]
 
 
-def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
-    bucket = Bucket(60, 60, clock.read)
+def test_a_bucket_refills_evenly_up_to_its_size(clock):
+    bucket = TokenBucket(60, 60, clock.read)
     bucket.take(40)
     clock.now += 10
     later = bucket.left()
@@ -36,17 +38,17 @@ def test_a_bucket_is_refilled_evenly_and_never_beyond_its_size(clock):
     assert bucket.left() == 60
 
 
-def test_what_is_owed_is_waited_for(clock):
-    bucket = Bucket(60, 60, clock.read)
+def test_an_overdrawn_bucket_refills_before_the_next_token(clock):
+    bucket = TokenBucket(60, 60, clock.read)
     bucket.take(100)
 
     assert bucket.used() == 100
-    assert bucket.wait() == 41
+    assert bucket.seconds_to_next() == 41
     clock.now += 41
-    assert bucket.wait() == 0
+    assert bucket.seconds_to_next() == 0
 
 
-def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_numbers(clock):
+def test_requests_beyond_the_limit_are_refused(clock):
     limits = RateLimits(rate=3, pixels=None, clock=clock.read)
     for _ in range(3):
         limits.admit(key())
@@ -55,12 +57,12 @@ def test_a_minutes_requests_are_taken_at_once_and_the_next_is_refused_with_both_
     clock.now += 20
     limits.admit(key())
 
-    assert told == "The key 'scanner' has used 3 of 3 requests a minute; more is taken in 20 s."
+    assert told == "The API key 'scanner' has used 3 of 3 requests a minute. Try again in 20 s."
     assert seconds == "20"
     assert refusal(limits, key())[1] == "20"
 
 
-def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
+def test_refused_requests_do_not_extend_the_wait(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
     for _ in range(59):
@@ -71,7 +73,7 @@ def test_who_asks_again_too_early_does_not_wait_the_longer(clock):
     limits.admit(key())
 
 
-def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
+def test_an_image_may_exceed_the_limit_once(clock):
     limits = RateLimits(rate=None, pixels=3600, clock=clock.read)
     limits.admit(key())
     limits.charge(key(), 9000)
@@ -80,20 +82,20 @@ def test_an_image_beyond_the_limit_is_done_and_then_waited_for(clock):
     clock.now += 5401
     limits.admit(key())
 
-    assert told == "The key 'scanner' has used 9,000 of 3,600 pixels an hour; more is taken in 5401 s."
+    assert told == "The API key 'scanner' has used 9,000 of 3,600 pixels an hour. Try again in 5401 s."
     assert seconds == "5401"
 
 
-def test_images_that_came_at_once_are_refused_from_the_first_that_is_beyond(clock):
+def test_concurrent_images_beyond_the_limit_are_refused(clock):
     limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
     limits.charge(key(), 900)
     limits.charge(key(), 900)
 
-    with pytest.raises(RateLimited, match="used 1,800 of 1,000 pixels an hour"):
+    with pytest.raises(ProblemError, match="used 1,800 of 1,000 pixels an hour"):
         limits.charge(key(), 1)
 
 
-def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
+def test_accepted_jobs_may_exceed_the_limit(clock):
     limits = RateLimits(rate=None, pixels=1000, clock=clock.read)
     for _ in range(3):
         limits.charge(key(), 900, accepted=True)
@@ -101,7 +103,7 @@ def test_what_was_accepted_is_done_beyond_the_limit_too_and_owed(clock):
     assert "used 2,700 of 1,000" in refusal(limits, key())[0]
 
 
-def test_one_keys_use_is_not_anothers(clock):
+def test_each_key_has_its_own_limit(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key("a"))
 
@@ -109,7 +111,7 @@ def test_one_keys_use_is_not_anothers(clock):
     assert refusal(limits, key("a"))
 
 
-def test_a_keys_own_limits_go_before_the_services(clock):
+def test_a_keys_own_limits_override_the_services(clock):
     limits = RateLimits(rate=1, pixels=10, clock=clock.read)
     own = key(rate=2, pixels=100)
     for _ in range(2):
@@ -119,7 +121,7 @@ def test_a_keys_own_limits_go_before_the_services(clock):
     assert "2 of 2 requests" in refusal(limits, own)[0]
 
 
-def test_a_key_whose_limit_was_raised_is_let_in_at_once(clock):
+def test_a_raised_limit_applies_at_once(clock):
     limits = RateLimits(rate=1, pixels=None, clock=clock.read)
     limits.admit(key())
 
@@ -131,17 +133,17 @@ def test_without_keys_all_share_one_limit(clock):
     limits.admit(None)
     limits.admit(None)
 
-    assert refusal(limits, None)[0].startswith("All together have used 2 of 2 requests a minute")
+    assert refusal(limits, None)[0].startswith("All clients together have used 2 of 2 requests a minute")
 
 
-def test_without_limits_there_is_no_end(clock):
+def test_without_limits_nothing_is_refused(clock):
     limits = RateLimits(rate=None, pixels=None, clock=clock.read)
     for _ in range(1000):
         limits.admit(key())
         limits.charge(key(), 10**12)
 
 
-def test_a_time_of_day_that_jumps_changes_nothing(monkeypatch):
+def test_a_change_of_the_system_time_has_no_effect(monkeypatch):
     limits = RateLimits(rate=1, pixels=None)
     limits.admit(key())
     monkeypatch.setattr(time, "time", lambda: 4e9)

@@ -1,4 +1,4 @@
-"""What a client may keep, and how it learns that it still may."""
+"""Entity tags and 304 answers."""
 
 import os
 
@@ -30,14 +30,14 @@ def client(folder):
         yield client
 
 
-def test_an_answer_has_a_tag_of_its_body(client):
+def test_the_tag_depends_on_the_body(client):
     first, second, other = (client.get("/text", params={"text": text}) for text in ("a", "a", "b"))
 
     assert first.headers["etag"] == second.headers["etag"] != other.headers["etag"]
 
 
 @pytest.mark.parametrize("given", ["{}", "W/{}", '"other", {}', '"other",W/{}', "*"])
-def test_who_has_the_answer_gets_its_headers_alone(given, client):
+def test_a_known_tag_is_answered_304_without_a_body(given, client):
     tag = client.get("/text").headers["etag"]
 
     answer = client.get("/text", headers={"If-None-Match": given.format(tag)})
@@ -49,7 +49,7 @@ def test_who_has_the_answer_gets_its_headers_alone(given, client):
 
 
 @pytest.mark.parametrize("given", ['"other"', "", "{}x", '"'])
-def test_who_has_another_answer_gets_the_whole(given, client):
+def test_an_unknown_tag_is_answered_in_full(given, client):
     tag = client.get("/text").headers["etag"]
 
     answer = client.get("/text", headers={"If-None-Match": given.format(tag)})
@@ -57,7 +57,7 @@ def test_who_has_another_answer_gets_the_whole(given, client):
     assert (answer.status_code, answer.text) == (200, "as ever")
 
 
-def test_a_file_has_the_type_of_its_name(client):
+def test_a_files_type_follows_from_its_name(client):
     answer = client.get("/files/page.js")
 
     assert answer.text == "one();"
@@ -65,7 +65,7 @@ def test_a_file_has_the_type_of_its_name(client):
     assert client.get("/files/none.js").status_code == 404
 
 
-def test_a_file_of_equal_size_and_time_is_told_from_the_one_before(client, folder):
+def test_tags_differ_for_files_of_equal_size_and_time(client, folder):
     file = folder / "page.js"
     before, times = client.get("/files/page.js"), (file.stat().st_atime_ns, file.stat().st_mtime_ns)
     held = {"If-None-Match": before.headers["etag"]}

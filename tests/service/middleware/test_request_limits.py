@@ -1,4 +1,4 @@
-"""What is refused or ended whatever it asks for."""
+"""Request limits of a service that is stopping."""
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,13 +20,13 @@ def client(app):
         yield client
 
 
-def test_a_service_that_runs_is_live_and_ready(client):
+def test_a_running_service_is_live_and_ready(client):
     assert client.get("/health/live").json() == {"live": True}
     assert client.get("/health/ready").json() == {"ready": True}
 
 
-def test_a_service_that_stops_is_live_and_not_ready_and_takes_nothing_new(app, client, monkeypatch):
-    monkeypatch.setattr(app.state.closing, "begun", True)
+def test_a_stopping_service_refuses_new_requests(app, client, monkeypatch):
+    monkeypatch.setattr(app.state.shutdown, "begun", True)
 
     ready, refused = client.get("/health/ready"), client.get("/models")
 

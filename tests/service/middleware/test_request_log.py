@@ -1,4 +1,4 @@
-"""What is told of a request: to its sender, in the log, and to Prometheus."""
+"""Request IDs, log lines and metrics of requests."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ def settings(tmp_path_factory, save_tiny):
 
 @pytest.fixture
 def client(settings):
-    """A service that has been asked nothing yet."""
+    """A service that has had no request yet."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
@@ -42,13 +42,13 @@ def noisy(samples, file_of):
 
 @pytest.fixture
 def lines(caplog):
-    """lines(): what the log has of finished requests."""
+    """lines(): the log lines of finished requests."""
     caplog.set_level(logging.INFO, "denoise")
     return lambda: [record.msg for record in caplog.records if record.msg["event"] == "request"]
 
 
 def scraped(client):
-    """{name of a sample: {its labels' values, in the order of the labels' names: value}}"""
+    """{sample: {values of its labels, in the order of their names: value}}"""
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found = {}
@@ -62,7 +62,7 @@ def buggy(*args, **kwargs):
     raise RuntimeError("a bug")
 
 
-def test_a_finished_request_is_one_line_with_what_an_operator_asks_for(client, settings, noisy, lines):
+def test_a_request_is_logged_in_one_line(client, settings, noisy, lines):
     sent = {"image": ("holiday.png", noisy)}
     answer = client.post("/denoise", files=sent, headers={"x-request-id": "abc"})
 
@@ -77,7 +77,7 @@ def test_a_finished_request_is_one_line_with_what_an_operator_asks_for(client, s
     assert "holiday" not in str(line)
 
 
-def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, monkeypatch):
+def test_the_clients_request_id_is_in_every_answer(client, noisy, monkeypatch):
     headers = {"x-request-id": "abc"}
     monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
 
@@ -90,10 +90,10 @@ def test_the_id_that_came_goes_back_with_whatever_is_answered(client, noisy, mon
 
     assert [answer.status_code for answer in answers] == [200, 404, 400, 500]
     assert [answer.headers.get_list("x-request-id") for answer in answers] == [["abc"]] * 4
-    assert "log, for request abc" in answers[-1].json()["detail"]
+    assert "Quote request ID abc" in answers[-1].json()["detail"]
 
 
-def test_a_request_without_an_id_gets_one_that_finds_its_line(client, lines):
+def test_a_request_without_an_id_gets_a_new_one(client, lines):
     first, second = client.get("/models"), client.get("/models")
 
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
@@ -102,7 +102,7 @@ def test_a_request_without_an_id_gets_one_that_finds_its_line(client, lines):
     ]
 
 
-def test_the_trace_that_came_is_in_the_line_and_leaves_with_the_request(client, lines):
+def test_the_trace_is_logged_for_its_request_only(client, lines):
     client.get("/models", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
     client.get("/models")
 
@@ -113,14 +113,14 @@ def test_the_trace_that_came_is_in_the_line_and_leaves_with_the_request(client, 
     assert "parent_id" not in other
 
 
-def test_questions_about_health_do_not_fill_the_log(client, lines):
+def test_health_checks_are_not_logged_at_info(client, lines):
     for path in ("/health", "/health/live", "/health/ready", "/metrics"):
         assert client.get(path).status_code == 200
 
     assert lines() == []
 
 
-def test_requests_are_counted_by_route_and_made_up_paths_and_methods_are_one(client):
+def test_unknown_paths_and_methods_share_one_label(client):
     for path in ("/models", "/models", "/a", "/b", "/page/page.js"):
         client.get(path)
     client.request("BREW", "/c")
@@ -147,7 +147,7 @@ def test_images_are_counted_by_model_and_timed_by_stage(client, noisy):
     assert counts == dict.fromkeys(("read", "wait", "decode", "denoise", "encode", "send"), 2)
 
 
-def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
+def test_errors_are_counted_by_kind(client, noisy, monkeypatch):
     monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
     client.post("/denoise", content=b"no image")
     client.post("/denoise", content=bytes(20_001))
@@ -162,7 +162,7 @@ def test_errors_are_counted_by_what_was_wrong(client, noisy, monkeypatch):
     assert found["denoise_requests_total"]["POST", "/denoise", "500"] == 1
 
 
-def test_the_weights_the_queue_and_the_process_are_told_as_they_are(client, settings):
+def test_weights_queue_and_process_have_metrics(client, settings):
     found = scraped(client)
 
     digest = checkpoint.load(settings.weights / "photo.safetensors").digest
@@ -173,7 +173,7 @@ def test_the_weights_the_queue_and_the_process_are_told_as_they_are(client, sett
     assert found["process_resident_memory_bytes"][()] > 0
 
 
-def test_two_services_in_one_process_count_apart(client, settings):
+def test_two_services_in_one_process_count_separately(client, settings):
     client.get("/models")
     with TestClient(create_app(settings)) as other:
         other.get("/models")
@@ -183,7 +183,7 @@ def test_two_services_in_one_process_count_apart(client, settings):
     assert scraped(client)["denoise_requests_total"]["GET", "/models", "200"] == 1
 
 
-def test_a_client_that_goes_away_is_told_of_as_one_that_got_no_answer(settings, noisy, lines, monkeypatch):
+def test_a_disconnected_client_is_logged_with_status_499(settings, noisy, lines, monkeypatch):
     endless = SimpleNamespace(windows=repeat(window(Net())))
     monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: endless)
     asyncio.run(post_and_leave(create_app(settings), noisy))
@@ -192,7 +192,7 @@ def test_a_client_that_goes_away_is_told_of_as_one_that_got_no_answer(settings, 
     assert (line["status"], line["error"]) == (499, "Cancelled")
 
 
-def test_no_time_that_is_told_follows_a_clock_that_jumps(client, noisy, lines, monkeypatch):
+def test_durations_ignore_changes_of_the_system_time(client, noisy, lines, monkeypatch):
     jumps = iter(range(10**9, 0, -(10**6)))
     monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
 

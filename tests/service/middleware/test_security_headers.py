@@ -1,4 +1,4 @@
-"""What browsers are told, and addresses under a proxy's path."""
+"""Security headers, CORS, and paths behind a proxy."""
 
 import re
 
@@ -21,7 +21,7 @@ def settings(tmp_path_factory, save_tiny):
 
 @pytest.fixture
 def ask(settings):
-    """ask(method, path, headers, **settings): the answer of a service that has these too."""
+    """ask(method, path, headers, **settings): the answer of a service with these settings."""
 
     def ask(method, path, headers=None, content=None, **given):
         with TestClient(create_app(settings.model_copy(update=given)), raise_server_exceptions=False) as client:
@@ -41,11 +41,11 @@ def assert_safe(response):
 @pytest.mark.parametrize(
     "path", ["/", "/page/page.js", "/docs", "/docs/files/swagger-ui.css", "/health", "/none"]
 )
-def test_every_answer_tells_browsers_to_guess_and_to_pass_on_nothing(path, ask):
+def test_every_answer_has_the_security_headers(path, ask):
     assert_safe(ask("GET", path))
 
 
-def test_a_bugs_answer_tells_them_too(ask, samples, file_of, monkeypatch):
+def test_an_answer_to_a_bug_has_the_security_headers(ask, samples, file_of, monkeypatch):
     def buggy(*args, **kwargs):
         raise RuntimeError
 
@@ -63,14 +63,14 @@ PREFLIGHT = {
 }
 
 
-def test_pages_of_other_origins_are_not_told_that_they_may_read(ask):
+def test_without_origins_there_are_no_cors_headers(ask):
     plain, preflight = ask("GET", "/health", {"origin": ORIGIN}), ask("OPTIONS", "/denoise", PREFLIGHT)
 
     assert not [name for name in (*plain.headers, *preflight.headers) if name.startswith("access-control")]
     assert preflight.status_code == 405
 
 
-def test_an_origin_that_is_named_may_post_with_a_key_and_read_headers_and_refusals(ask):
+def test_a_configured_origin_may_post_and_read_answers(ask):
     given = {"cors_origins": f"http://localhost:3000, {ORIGIN}", "keys": f"web:{'x' * 40}"}
     preflight = ask("OPTIONS", "/denoise", PREFLIGHT, **given)
     refused = ask("POST", "/denoise", {"origin": ORIGIN}, **given)
@@ -85,13 +85,13 @@ def test_an_origin_that_is_named_may_post_with_a_key_and_read_headers_and_refusa
     assert refused.headers["access-control-expose-headers"] == "*"
 
 
-def test_an_origin_that_is_not_named_gets_nothing(ask):
+def test_another_origin_gets_no_cors_headers(ask):
     other = PREFLIGHT | {"origin": "https://images.example.evil.example"}
 
     assert "access-control-allow-origin" not in ask("OPTIONS", "/denoise", other, cors_origins=ORIGIN).headers
 
 
-def test_under_a_proxys_path_the_page_and_the_description_find_their_files(settings):
+def test_page_and_docs_find_their_files_under_a_root_path(settings):
     with TestClient(create_app(settings), root_path="/images") as client:
         page, docs = client.get("/images/"), client.get("/images/docs")
         files = [("/images/", file) for file in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)]
@@ -105,7 +105,7 @@ def test_under_a_proxys_path_the_page_and_the_description_find_their_files(setti
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/images/health"), ("GET", "/images/models")])
-def test_under_a_proxys_path_the_same_needs_a_key(method, path, settings):
+def test_a_root_path_does_not_change_who_needs_a_key(method, path, settings):
     app = create_app(settings.model_copy(update={"keys": f"web:{'x' * 40}"}))
     with TestClient(app, root_path="/images") as client:
         answer = client.request(method, path)

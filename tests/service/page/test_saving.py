@@ -25,7 +25,7 @@ from tests.support.browser import (
     split,
     where,
 )
-from tests.support.windows import Net, piece
+from tests.support.windows import Net, window
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'").expect
 
@@ -144,11 +144,11 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
     def windows():
         begun.set()
         try:
-            yield from repeat(piece(Net()))
+            yield from repeat(window(Net()))
         finally:
             ended.set()
 
-    monkeypatch.setattr(pipeline, "Denoising", lambda *args, **how: SimpleNamespace(pieces=windows()))
+    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: SimpleNamespace(windows=windows()))
     page.get_by_role("button", name="Download", exact=True).click()
     expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
     assert begun.wait(20)

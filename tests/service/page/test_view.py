@@ -111,15 +111,15 @@ def test_removed_noise_is_shown_on_grey_and_amplified(dimmed, page, noisy, file_
 
 def test_only_visible_tiles_are_sent(page, samples, file_of, monkeypatch):
     large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], pipeline.Denoising
+    shapes, real = [], pipeline.TiledDenoiser
 
-    def noted(net, image, *args, finish, **how):
+    def noted(net, image, *args, options, **how):
         # Without strength, the page only reads the image.
-        if finish.strength:
+        if options.strength:
             shapes.append(image.samples.shape)
-        return real(net, image, *args, finish=finish, **how)
+        return real(net, image, *args, options=options, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", noted)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", noted)
 
     page.set_viewport_size({"width": 800, "height": 600})
     arrive(page, named(file_of(large)))
@@ -165,13 +165,13 @@ def test_a_large_image_is_fitted_first_and_moves_by_keys(page, samples, file_of)
 
 def test_an_outdated_response_is_dropped(page, file, noisy, api, monkeypatch):
     choose(page, named(file))
-    real = pipeline.Denoising
+    real = pipeline.TiledDenoiser
 
     def slow(*args, **how):
         time.sleep(0.3)
         return real(*args, **how)
 
-    monkeypatch.setattr(pipeline, "Denoising", slow)
+    monkeypatch.setattr(pipeline, "TiledDenoiser", slow)
     models = page.get_by_label("Model")
     models.select_option("scans")
     page.wait_for_timeout(200)

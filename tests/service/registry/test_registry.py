@@ -1,4 +1,4 @@
-"""The weights folder while the service runs: what is taken from it, what is not, and the way back."""
+"""Registry: new, changed, invalid and removed weights files."""
 
 import errno
 import gc
@@ -7,56 +7,15 @@ import shutil
 import weakref
 
 import pytest
-import safetensors.torch
 import torch
 
 from engine.inference.denoise import denoise_image
 from engine.layers import parameters
 from engine.models import checkpoint
-from engine.models.networks import build_network
-from engine.models.unet import UNetConfig
 from service.registry import registry as module
-from service.registry.registry import ModelRegistry, NothingBefore, Refused
-from service.registry.snapshot import NoSuchModel
+from service.registry.registry import ModelRegistry
 from service.settings import Settings
-
-SPEC = UNetConfig((4, 6), (1, 1, 1))
-
-
-@pytest.fixture
-def folder(tmp_path, save_tiny):
-    save_tiny(tmp_path / "weights" / "photo.safetensors", seed=0)
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def file(folder):
-    return folder / "photo.safetensors"
-
-
-@pytest.fixture
-def shelf(folder):
-    return ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
-
-
-@pytest.fixture
-def digest(tmp_path, save_tiny):
-    """digest(seed): of the tiny network's file."""
-    return lambda seed: checkpoint.load(save_tiny(tmp_path / f"{seed}.safetensors", seed=seed)).digest
-
-
-def settle(shelf):
-    """Two looks: a file that is at rest is taken at the second."""
-    shelf.look()
-    shelf.look()
-
-
-def served(shelf):
-    return {name: model.digest for name, model in shelf.models.by_name.items()}
-
-
-def faults(shelf):
-    return {fault.file: fault.reason for fault in shelf.models.faults.values()}
+from tests.support.weights import INVALID, faults, served, settle, truncated
 
 
 def count_loads(monkeypatch):
@@ -65,27 +24,27 @@ def count_loads(monkeypatch):
     return loads
 
 
-# What is taken
+# Valid files
 
 
-def test_a_new_file_is_served_once_two_looks_find_it_the_same(shelf, folder, save_tiny, digest):
+def test_a_new_file_is_served_after_two_equal_scans(registry, folder, save_tiny, digest):
     save_tiny(folder / "scans.safetensors", seed=1)
 
-    shelf.look()
-    early = served(shelf)
-    shelf.look()
+    registry.refresh()
+    early = served(registry)
+    registry.refresh()
 
     assert early == {"photo": digest(0)}
-    assert served(shelf) == {"photo": digest(0), "scans": digest(1)}
-    assert shelf.models.names == ["photo", "scans"]
+    assert served(registry) == {"photo": digest(0), "scans": digest(1)}
+    assert registry.models.names == ["photo", "scans"]
 
 
-def test_a_changed_file_is_served_and_what_was_before_is_kept(shelf, file, save_tiny, digest):
-    before = shelf.models
+def test_a_changed_file_is_served_and_the_old_weights_kept(registry, file, save_tiny, digest):
+    before = registry.models
     save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    after = shelf.models
+    after = registry.models
     assert after.history("photo")["digests"] == {"photo": digest(1)}
     assert after.history("photo")["previous"] == {"photo": digest(0)}
     assert after.loaded["photo"] > before.loaded["photo"]
@@ -93,48 +52,48 @@ def test_a_changed_file_is_served_and_what_was_before_is_kept(shelf, file, save_
     assert before.history("photo")["previous"] == {}
 
 
-def test_a_file_is_left_alone_as_long_as_it_grows(shelf, file, folder, save_tiny, tmp_path):
+def test_a_growing_file_is_not_loaded(registry, file, folder, save_tiny, tmp_path):
     whole = save_tiny(tmp_path / "whole.safetensors", seed=1).read_bytes()
     with (folder / "scans.safetensors").open("wb", buffering=0) as growing:
         for start in range(0, len(whole), 2000):
             growing.write(whole[start : start + 2000])
-            shelf.look()
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
+            registry.refresh()
+    assert list(served(registry)) == ["photo"]
+    assert not faults(registry)
 
-    shelf.look()
+    registry.refresh()
 
-    assert list(served(shelf)) == ["photo", "scans"]
+    assert list(served(registry)) == ["photo", "scans"]
 
 
-def test_a_file_that_does_not_change_is_not_read_again(shelf, monkeypatch):
+def test_an_unchanged_file_is_not_read_again(registry, monkeypatch):
     loads = count_loads(monkeypatch)
 
-    settle(shelf)
+    settle(registry)
 
     assert loads == []
 
 
-def test_a_file_written_anew_with_the_same_bytes_changes_nothing(shelf, file, save_tiny):
-    before = shelf.models.by_name["photo"]
+def test_rewriting_the_same_bytes_changes_nothing(registry, file, save_tiny):
+    before = registry.models.by_name["photo"]
     save_tiny(file, seed=0)
-    settle(shelf)
+    settle(registry)
 
-    assert shelf.models.by_name["photo"] is before
-    assert not shelf.models.previous
+    assert registry.models.by_name["photo"] is before
+    assert not registry.models.previous
 
 
-def test_the_choice_by_the_noise_is_there_once_all_it_chooses_among_is(shelf, folder, save_tiny):
-    assert shelf.models.names == ["photo"]
+def test_auto_is_served_once_all_its_weights_are(registry, folder, save_tiny):
+    assert registry.models.names == ["photo"]
     for seed, name in enumerate(("photo-gaussian", "photo-grey"), 1):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
-    settle(shelf)
+    settle(registry)
 
-    assert shelf.models.names == ["auto", "photo", "photo-gaussian", "photo-grey"]
-    assert set(shelf.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
+    assert registry.models.names == ["auto", "photo", "photo-gaussian", "photo-grey"]
+    assert set(registry.models.history("auto")["digests"]) == {"photo", "photo-gaussian", "photo-grey"}
 
 
-def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
+def test_other_files_in_the_folder_are_ignored(registry, folder):
     for name in (
         "mine.checkpoint",
         "mine.jsonl",
@@ -145,92 +104,57 @@ def test_what_else_lies_in_the_folder_disturbs_nothing(shelf, folder):
         (folder / name).write_bytes(b"no weights")
     (folder / "folder.safetensors").mkdir()
     os.mkfifo(folder / "pipe.safetensors")
-    settle(shelf)
+    settle(registry)
 
-    assert list(served(shelf)) == ["photo"]
-    assert not faults(shelf)
+    assert list(served(registry)) == ["photo"]
+    assert not faults(registry)
 
 
-def test_the_service_starts_without_other_files_that_are_no_good_and_tells_of_them(folder, caplog):
+def test_other_invalid_files_do_not_stop_the_start(folder, caplog):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
 
-    shelf = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
+    registry = ModelRegistry(Settings(weights=folder, model="photo", device="cpu", precision="float32"))
 
-    assert list(served(shelf)) == ["photo"]
-    assert "cannot load weights" in faults(shelf)["bad.safetensors"]
+    assert list(served(registry)) == ["photo"]
+    assert "cannot load weights" in faults(registry)["bad.safetensors"]
     assert "bad.safetensors" in caplog.text
 
 
-# What is not
+# Invalid files
 
 
-def truncated(file, save_tiny):
-    data = save_tiny(file, seed=1).read_bytes()
-    file.write_bytes(data[: len(data) // 2])
-
-
-def with_weights(value):
-    def write(file, save_tiny):
-        net = build_network(SPEC)
-        for parameter in parameters(net):
-            parameter.layer.params[parameter.key] = torch.full_like(parameter.value, value)
-        checkpoint.save(file, net, SPEC, {})
-
-    return write
-
-
-def of_another_kind(file, save_tiny):
-    safetensors.torch.save_file({"features.0.weight": torch.zeros(3)}, file, {"format": "pt"})
-
-
-def of_no_known_network(file, save_tiny):
-    about = {"format": checkpoint.FORMAT, "network": '{"kind": "transformer"}'}
-    safetensors.torch.save_file({"0.weight": torch.zeros(3)}, file, about)
-
-
-NO_GOOD = [
-    (truncated, "cannot load weights"),
-    (lambda file, save_tiny: file.write_bytes(b""), "cannot load weights"),
-    (of_another_kind, "format 'pt'; this version reads 'denoise-1'"),
-    (of_no_known_network, "one of paper, photo; got 'transformer'"),
-    (with_weights(float("nan")), "has values that are not finite numbers"),
-    (with_weights(1e30), "gave values that are not finite numbers"),
-    (with_weights(3.0), "further from the clean one than a black or a white"),
-]
-
-
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_leaves_the_old_weights_serving_and_is_told_of(
-    write, reason, shelf, file, save_tiny, digest, caplog
+@pytest.mark.parametrize(("write", "reason"), INVALID)
+def test_an_invalid_file_leaves_the_old_weights_in_service(
+    write, reason, registry, file, save_tiny, digest, caplog
 ):
     write(file, save_tiny)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    assert str(file.parent) not in faults(shelf)["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert reason in faults(registry)["photo.safetensors"]
+    assert str(file.parent) not in faults(registry)["photo.safetensors"]
     assert reason in caplog.text
 
 
-def test_a_file_that_is_no_good_is_not_tried_again_until_it_changes(shelf, file, save_tiny, digest, monkeypatch):
+def test_an_invalid_file_is_not_retried_until_it_changes(registry, file, save_tiny, digest, monkeypatch):
     loads = count_loads(monkeypatch)
     truncated(file, save_tiny)
     for _ in range(5):
-        shelf.look()
-    since = shelf.models.faults["photo"].since
+        registry.refresh()
+    since = registry.models.faults["photo"].since
     assert loads == ["photo.safetensors"]
 
     save_tiny(file, seed=1)
-    shelf.look()
-    assert shelf.models.faults["photo"].since == since
-    shelf.look()
+    registry.refresh()
+    assert registry.models.faults["photo"].since == since
+    registry.refresh()
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
 def fail(monkeypatch, error):
-    """As root, nothing is unreadable, and memory does not run out when it is wanted to."""
+    """Let the read fail. For root, no file is unreadable."""
 
     def read_bytes(path):
         raise error
@@ -247,28 +171,26 @@ def fail(monkeypatch, error):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "can't allocate memory"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_of_and_tried_again_once_its_rights_change(
-    error, reason, shelf, file, save_tiny, digest, monkeypatch
+def test_an_unreadable_file_is_retried_once_its_mode_changes(
+    error, reason, registry, file, save_tiny, digest, monkeypatch
 ):
     save_tiny(file, seed=1)
     with monkeypatch.context() as patch:
         fail(patch, error)
-        settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-    shelf.look()
-    assert served(shelf) == {"photo": digest(0)}, "nothing has changed that would mend it"
+        settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert reason in faults(registry)["photo.safetensors"]
+    registry.refresh()
+    assert served(registry) == {"photo": digest(0)}, "nothing has changed that would mend it"
 
     file.chmod(0o640)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_other(
-    shelf, file, save_tiny, digest, monkeypatch
-):
+def test_a_file_replaced_during_the_read_is_never_mixed(registry, file, save_tiny, digest, monkeypatch):
     read_bytes = module.Path.read_bytes
 
     def slowly(path):
@@ -280,19 +202,19 @@ def test_a_file_that_is_replaced_while_it_is_read_is_served_as_one_or_as_the_oth
 
     save_tiny(file, seed=1)
     monkeypatch.setattr(module.Path, "read_bytes", slowly)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert "changed while it was read" in faults(shelf)["photo.safetensors"]
+    settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert "changed while it was read" in faults(registry)["photo.safetensors"]
 
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(2)}
-    first = next(parameters(shelf.models.by_name["photo"].net)).value
+    assert served(registry) == {"photo": digest(2)}
+    first = next(parameters(registry.models.by_name["photo"].net)).value
     assert torch.equal(first, next(parameters(checkpoint.load(file).net)).value)
-    assert not faults(shelf)
+    assert not faults(registry)
 
 
-def test_a_full_disk_in_the_folder_changes_nothing(shelf, file, save_tiny, digest, monkeypatch):
+def test_a_full_disk_changes_nothing(registry, file, save_tiny, digest, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -300,53 +222,55 @@ def test_a_full_disk_in_the_folder_changes_nothing(shelf, file, save_tiny, diges
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(0)}
+    assert not faults(registry)
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_file_too_large_to_be_weights_is_not_read(shelf, file, digest, monkeypatch):
+def test_a_file_too_large_for_weights_is_not_read(registry, file, digest, monkeypatch):
     with file.open("r+b") as grown:
         grown.truncate(2**40)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert f"{2**40} bytes" in faults(shelf)["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert f"{2**40} bytes" in faults(registry)["photo.safetensors"]
 
 
-def test_the_default_model_that_vanishes_stays_in_service_and_is_told_of(shelf, file, digest, save_tiny):
+def test_a_removed_default_model_stays_in_service(registry, file, digest, save_tiny):
     file.unlink()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-    assert faults(shelf) == {"photo.safetensors": "is gone; what it held is served until a restart"}
+    settle(registry)
+    assert served(registry) == {"photo": digest(0)}
+    assert faults(registry) == {
+        "photo.safetensors": "the file was removed; its weights are served until a restart"
+    }
 
     save_tiny(file, seed=1)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(1)}
-    assert not faults(shelf)
+    assert served(registry) == {"photo": digest(1)}
+    assert not faults(registry)
 
 
-def test_a_folder_that_vanishes_takes_nothing_out_of_service(shelf, folder, digest):
+def test_a_removed_folder_takes_nothing_out_of_service(registry, folder, digest):
     shutil.rmtree(folder)
-    settle(shelf)
+    settle(registry)
 
-    assert served(shelf) == {"photo": digest(0)}
-    assert list(faults(shelf)) == ["photo.safetensors"]
+    assert served(registry) == {"photo": digest(0)}
+    assert list(faults(registry)) == ["photo.safetensors"]
 
 
-def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, folder):
+def test_the_fault_of_a_removed_invalid_file_is_cleared(registry, folder):
     (folder / "bad.safetensors").write_bytes(b"no tensors here")
-    settle(shelf)
-    assert list(faults(shelf)) == ["bad.safetensors"]
+    settle(registry)
+    assert list(faults(registry)) == ["bad.safetensors"]
 
     (folder / "bad.safetensors").unlink()
-    shelf.look()
+    registry.refresh()
 
-    assert not faults(shelf)
-    assert list(served(shelf)) == ["photo"]
+    assert not faults(registry)
+    assert list(served(registry)) == ["photo"]
 
 
 @pytest.mark.parametrize(
@@ -358,118 +282,31 @@ def test_a_file_that_never_was_any_good_is_forgotten_when_it_is_gone(shelf, fold
         (b"no utf-8 \xff.safetensors", r"'no utf-8 \udcff.safetensors'"),
     ],
 )
-def test_a_name_that_cannot_be_asked_for_is_refused(name, shown, shelf, folder, save_tiny, tmp_path):
+def test_an_unusable_model_name_is_refused(name, shown, registry, folder, save_tiny, tmp_path):
     save_tiny(tmp_path / "made.safetensors", seed=1).rename(folder / os.fsdecode(name))
-    settle(shelf)
+    settle(registry)
 
-    assert list(served(shelf)) == ["photo"]
-    assert faults(shelf) == {shown: "weights cannot have this name"}
-    assert shelf.models.names == ["photo"]
-
-
-# At once, and back
+    assert list(served(registry)) == ["photo"]
+    assert faults(registry) == {shown: "weights cannot have this name"}
+    assert registry.models.names == ["photo"]
 
 
-def test_a_file_can_be_taken_without_waiting_for_a_look(shelf, file, folder, save_tiny, digest):
-    save_tiny(file, seed=1)
-    save_tiny(folder / "scans.safetensors", seed=2)
-
-    shelf.activate("photo")
-    shelf.activate("scans")
-
-    assert served(shelf) == {"photo": digest(1), "scans": digest(2)}
+# Memory
 
 
-@pytest.mark.parametrize(("write", "reason"), NO_GOOD)
-def test_a_file_that_is_no_good_is_refused_with_the_reason(write, reason, shelf, file, save_tiny, digest):
-    write(file, save_tiny)
-
-    with pytest.raises(Refused, match=r"^photo\.safetensors: ") as refused:
-        shelf.activate("photo")
-
-    assert reason in str(refused.value)
-    assert served(shelf) == {"photo": digest(0)}
-    assert reason in faults(shelf)["photo.safetensors"]
-
-
-@pytest.mark.parametrize("name", ["films", "../photo", "photo.safetensors", "", ".", "/etc/passwd", "auto"])
-def test_only_the_folder_s_files_can_be_taken(name, shelf, folder, save_tiny):
-    save_tiny(folder.parent / "outside.safetensors")
-
-    with pytest.raises(NoSuchModel, match=r"it has models: photo\.$"):
-        shelf.activate(name)
-    with pytest.raises(NoSuchModel):
-        shelf.activate("../outside")
-
-
-def test_weights_can_be_rolled_back_and_that_undone(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(0)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(1)}
-
-    shelf.roll_back("photo")
-    assert served(shelf) == {"photo": digest(1)}
-
-
-def test_what_was_rolled_back_comes_back_when_its_file_changes_and_not_when_it_is_touched(
-    shelf, file, save_tiny, digest
-):
-    save_tiny(file, seed=1)
-    settle(shelf)
-    shelf.roll_back("photo")
-
-    file.touch()
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(0)}
-
-    save_tiny(file, seed=2)
-    settle(shelf)
-    assert served(shelf) == {"photo": digest(2)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_what_was_rolled_back_can_be_taken_again_by_name(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.roll_back("photo")
-
-    shelf.activate("photo")
-
-    assert served(shelf) == {"photo": digest(1)}
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_taking_a_file_that_is_served_already_keeps_what_was_before(shelf, file, save_tiny, digest):
-    save_tiny(file, seed=1)
-    shelf.activate("photo")
-    shelf.activate("photo")
-
-    assert shelf.models.history("photo")["previous"] == {"photo": digest(0)}
-
-
-def test_there_is_no_way_back_without_other_weights_before(shelf):
-    with pytest.raises(NothingBefore, match="'photo'"):
-        shelf.roll_back("photo")
-    with pytest.raises(NoSuchModel, match="there are: photo"):
-        shelf.roll_back("films")
-
-
-def test_of_each_name_two_networks_are_kept_and_the_others_memory_is_free_again(shelf, file, save_tiny, digest):
+def test_older_networks_are_freed(registry, file, save_tiny, digest):
     layers, alive = [], []
     for seed in range(1, 6):
-        net = shelf.models.by_name["photo"].net
-        # Once through, so that its packed weights are there, too.
+        net = registry.models.by_name["photo"].net
+        # Run the network once, which packs its weights.
         denoise_image(net, torch.rand(40, 40, 3))
         layers.append([weakref.ref(parameter.layer) for parameter in parameters(net)])
         del net
         save_tiny(file, seed=seed)
-        settle(shelf)
+        settle(registry)
         gc.collect()
         alive.append(sum(each.numel() for each in gc.get_objects() if type(each) is torch.Tensor))
 
-    assert served(shelf) == {"photo": digest(5)}
+    assert served(registry) == {"photo": digest(5)}
     assert [any(layer() for layer in net) for net in layers] == [False, False, False, False, True]
     assert len(set(alive[1:])) == 1, "the packed weights of a network go with it"

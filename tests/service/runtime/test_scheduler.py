@@ -84,7 +84,7 @@ class Crowd:
             await asyncio.sleep(0)
 
     async def error_of(self, name):
-        with pytest.raises(schedule.ClientError) as caught:
+        with pytest.raises(schedule.ProblemError) as caught:
             await self.tasks.pop(name)
         return caught.value
 

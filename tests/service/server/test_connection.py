@@ -1,4 +1,4 @@
-"""Slow and hostile clients, against a process of its own: each ends at its limit, and nothing of it stays."""
+"""Slow and hostile clients: each ends at its limit and leaves nothing behind."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ def server(folder):
 
 @pytest.fixture
 def counted(server):
-    """counted(name, *labels): a value that /metrics tells."""
+    """counted(name, *labels): a value from /metrics."""
 
     def find(name, *labels):
         told = server.ask("GET /metrics")[2].decode()
@@ -47,11 +47,11 @@ def counted(server):
 
 @pytest.fixture(autouse=True)
 def nothing_stays(server, counted, file_of):
-    """After each test there are as many open files as before, and no image in work."""
+    """After each test as many files are open as before, and no image is in work."""
     small = file_of(Image.new("L", (2, 2)))
 
     def settled():
-        """With the way to one process that decodes, which is kept, if a client that went away did not end it."""
+        """Open files, including those of one decoder process, which an earlier client may have ended."""
         assert server.ask("POST /denoise", small)[0] == 200
         return counted("process_open_fds")
 
@@ -64,7 +64,7 @@ def nothing_stays(server, counted, file_of):
 
 
 def dribble(connection, byte=b"x"):
-    """Sends a byte now and then until the other side answers or closes."""
+    """Send a byte now and then until the server answers or closes the connection."""
     connection.settimeout(0.05)
     end = time.monotonic() + SOON
     while time.monotonic() < end:
@@ -89,7 +89,7 @@ def is_closed(connection):
 
 
 def bytes_left(connection):
-    """How many come until the connection ends."""
+    """Number of bytes until the connection ends."""
     count = 0
     try:
         while piece := connection.recv(2**20):
@@ -109,7 +109,7 @@ def assert_refused(connection, status, *words):
     assert is_closed(connection)
 
 
-def test_a_connection_is_kept_for_the_next_request_and_not_for_ever(server):
+def test_an_idle_connection_is_kept_for_a_while(server):
     with server.connect() as connection:
         for _ in range(2):
             connection.sendall(request("GET /health/live"))
@@ -118,12 +118,12 @@ def test_a_connection_is_kept_for_the_next_request_and_not_for_ever(server):
         assert is_closed(connection)
 
 
-def test_a_connection_that_says_nothing_is_closed(server):
+def test_a_silent_connection_is_closed(server):
     with server.connect() as connection:
         assert is_closed(connection)
 
 
-def test_a_head_that_dribbles_is_answered_408(server):
+def test_a_slow_head_is_answered_408(server):
     with server.connect() as connection:
         connection.sendall(POST + b"x-slow: ")
 
@@ -132,7 +132,7 @@ def test_a_head_that_dribbles_is_answered_408(server):
         assert_refused(connection, 408, "head", "2 seconds")
 
 
-def test_a_body_that_dribbles_is_answered_408(server):
+def test_a_slow_body_is_answered_408(server):
     with server.connect() as connection:
         connection.sendall(POST + b"content-length: 1000000\r\n\r\n")
 
@@ -151,7 +151,7 @@ def test_a_flood_of_headers_is_answered_431(count, server):
         assert_refused(connection, 431, "16384 bytes")
 
 
-def test_what_is_no_http_is_answered_400(server):
+def test_invalid_http_is_answered_400(server):
     with server.connect() as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
 
@@ -175,14 +175,14 @@ def test_an_endless_body_is_answered_and_ends(path, status, server):
 
 @pytest.fixture(scope="module")
 def large(file_of):
-    """A request whose answer is larger than what lies between a server and a client that does not read."""
+    """A request whose answer is larger than all buffers between server and client."""
     noise = Image.effect_noise((3000, 2000), 90)
     body = file_of(noise, "JPEG", quality=30)
     return request("POST /denoise?strength=0&format=tiff", body)
 
 
 @pytest.mark.parametrize("reads", [0, 100], ids=["not at all", "in dribbles"])
-def test_a_client_that_does_not_read_its_answer_loses_it(reads, server, large, counted):
+def test_a_client_that_does_not_read_is_disconnected(reads, server, large, counted):
     before = counted("denoise_errors_total", "ReaderTooSlow")
     with server.connect(buffer=4096) as connection:
         connection.sendall(large)
@@ -196,7 +196,7 @@ def test_a_client_that_does_not_read_its_answer_loses_it(reads, server, large, c
         assert bytes_left(connection) < WHOLE
 
 
-def test_a_client_that_reads_steadily_gets_it_whole(server, large):
+def test_a_slow_but_steady_reader_gets_the_whole_answer(server, large):
     with server.connect(buffer=65536) as connection:
         connection.sendall(large)
 
@@ -208,7 +208,7 @@ def test_a_client_that_reads_steadily_gets_it_whole(server, large):
 
 @contextmanager
 def held(server, count):
-    """Connections that say nothing. At their end the server has noticed that they have gone."""
+    """Silent connections. On return the server has noticed that they are closed."""
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(server.connect())
@@ -220,7 +220,7 @@ def held(server, count):
                 break
 
 
-def test_more_connections_than_are_served_are_told_so_and_still_told_of_health(server):
+def test_connections_beyond_the_limit_get_503_except_health(server):
     with held(server, CONNECTIONS):
         refused = server.ask("GET /models")
         health = server.ask("GET /health/ready")
@@ -230,7 +230,7 @@ def test_more_connections_than_are_served_are_told_so_and_still_told_of_health(s
     assert server.ask("GET /models")[0] == 200
 
 
-def test_a_flood_of_connections_is_not_answered_and_soon_over(server):
+def test_a_flood_of_connections_is_closed(server):
     with held(server, 2 * CONNECTIONS), server.connect() as last:
         assert is_closed(last)
 
@@ -239,7 +239,7 @@ def test_a_flood_of_connections_is_not_answered_and_soon_over(server):
 
 @pytest.mark.parametrize("stage", ["nothing", "half a head", "half a body", "all"])
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
-def test_a_client_may_go_away_at_any_time(stage, reset, server, large):
+def test_a_client_may_disconnect_at_any_time(stage, reset, server, large):
     head = large.index(b"\r\n\r\n")
     sent = {"nothing": 0, "half a head": head // 2, "half a body": len(large) // 2, "all": len(large)}[stage]
     with server.connect() as connection:
@@ -250,7 +250,7 @@ def test_a_client_may_go_away_at_any_time(stage, reset, server, large):
     assert server.ask("GET /health/live")[0] == 200
 
 
-def test_a_client_may_go_away_in_the_middle_of_its_answer(server, large):
+def test_a_client_may_disconnect_during_its_answer(server, large):
     with server.connect(buffer=4096) as connection:
         connection.sendall(large)
         assert connection.recv(12) == b"HTTP/1.1 200"
@@ -258,8 +258,8 @@ def test_a_client_may_go_away_in_the_middle_of_its_answer(server, large):
     assert server.ask("GET /health/live")[0] == 200
 
 
-def test_nothing_that_a_client_did_was_a_mistake_of_ours(server):
-    """The last of this file: what happened before is in the log."""
+def test_no_client_caused_an_error_in_the_log(server):
+    """Must be the last test of this file, because it reads the log of the others."""
     server.ask("GET /nowhere")
     while server.wait_for("request")["route"] != "none":
         pass

@@ -1,4 +1,4 @@
-"""The server as a process: how it starts, and how it ends."""
+"""The server as a process: start, shutdown and log."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 
 from engine.imageio.read import decode
 from engine.layers import kernels
-from service.server.server import CUT_SECONDS
+from service.server.server import ABORT_SECONDS
 from service.settings import Settings
 from tests.support.served import SOON, START, answer, request, serving
 
@@ -31,13 +31,13 @@ def noisy(samples, file_of):
 
 
 def start(folder, *flags, env=None):
-    """Runs `denoise serve` to its end; gives its exit code and what it wrote to stderr."""
+    """Run `denoise serve` to its end. Returns its exit code and stderr."""
     command = [sys.executable, "-c", START, "serve", "--weights", str(folder), "--model", "photo", *flags]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SOON, env=env)
     return ended.returncode, ended.stderr
 
 
-def test_sigterm_lets_an_image_in_work_be_answered_whole_and_refuses_new_ones(folder, noisy):
+def test_sigterm_finishes_images_in_work_and_refuses_new(folder, noisy):
     with serving(folder, held=True) as server, ThreadPoolExecutor(1) as pool:
         image = pool.submit(server.ask, "POST /denoise", noisy)
         server.wait_for_work()
@@ -59,7 +59,7 @@ def test_sigterm_lets_an_image_in_work_be_answered_whole_and_refuses_new_ones(fo
     assert decode(body).pixels.shape == (21, 34, 3)
 
 
-def test_a_connection_with_nothing_to_answer_does_not_hold_up_the_end(folder):
+def test_idle_connections_do_not_delay_the_shutdown(folder):
     with serving(folder) as server, server.connect() as silent, server.connect() as idle:
         idle.sendall(request("GET /health/live"))
         assert answer(idle)[0] == 200
@@ -70,14 +70,14 @@ def test_a_connection_with_nothing_to_answer_does_not_hold_up_the_end(folder):
         assert silent.recv(1) == idle.recv(1) == b""
 
 
-def test_what_takes_longer_than_the_grace_time_is_cut_off_and_stops_working(folder, noisy):
+def test_requests_past_the_grace_time_are_aborted(folder, noisy):
     with serving(folder, "--grace-seconds", "0.1", held=True) as server, server.connect() as connection:
         connection.sendall(request("POST /denoise", noisy))
         server.wait_for_work()
 
         server.stop()
 
-        assert server.wait_for("cut off")["working"] == 1
+        assert server.wait_for("requests aborted")["working"] == 1
         server.wait_for_work("cancelled")
         assert server.ended() == 0
         with pytest.raises((EOFError, ConnectionResetError)):
@@ -85,7 +85,7 @@ def test_what_takes_longer_than_the_grace_time_is_cut_off_and_stops_working(fold
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(sig, folder, noisy):
+def test_a_second_signal_ends_the_process_at_once(sig, folder, noisy):
     with serving(folder, held=True) as server, server.connect() as connection:
         connection.sendall(request("POST /denoise", noisy))
         server.wait_for_work()
@@ -107,7 +107,7 @@ Ticket.in_network = broken
 """
 
 
-def test_a_bug_is_in_the_log_with_its_traceback_and_the_request_that_met_it(folder, noisy):
+def test_a_bug_is_logged_with_traceback_and_request_id(folder, noisy):
     with serving(folder, code=BROKEN) as server:
         status, headers, body = server.ask("POST /denoise", noisy)
         line = server.wait_for("Exception in ASGI application")
@@ -119,7 +119,7 @@ def test_a_bug_is_in_the_log_with_its_traceback_and_the_request_that_met_it(fold
     assert headers["x-request-id"] in json.loads(body)["detail"]
 
 
-def test_the_first_line_of_the_log_says_which_kernels_run(folder):
+def test_the_first_log_line_names_the_kernels(folder):
     with serving(folder) as server:
         first = server.log[0]
 
@@ -136,7 +136,7 @@ kernels.LIBRARIES = Path(os.devnull)
 """
 
 
-def test_a_server_without_kernels_says_so_and_what_to_do(folder):
+def test_a_server_without_kernels_logs_a_warning(folder):
     with serving(folder, code=WITHOUT_KERNELS) as server:
         first, second = server.log[:2]
 
@@ -145,7 +145,7 @@ def test_a_server_without_kernels_says_so_and_what_to_do(folder):
     assert "no compiled kernels" in second["event"]
 
 
-def test_a_port_in_use_is_told_in_one_line_before_anything_is_loaded(folder):
+def test_a_port_in_use_fails_in_one_line(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, told = start(folder, "--port", str(port))
@@ -154,7 +154,7 @@ def test_a_port_in_use_is_told_in_one_line_before_anything_is_loaded(folder):
     assert told == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
 
 
-def test_a_host_that_is_none_is_told_in_one_line(folder):
+def test_an_invalid_host_fails_in_one_line(folder):
     code, told = start(folder, "--host", "256.0.0.1")
 
     assert code == 1
@@ -162,7 +162,7 @@ def test_a_host_that_is_none_is_told_in_one_line(folder):
     assert told.count("\n") == 1
 
 
-def test_settings_that_cannot_be_read_are_told_in_one_line(folder, monkeypatch):
+def test_invalid_settings_fail_in_one_line(folder, monkeypatch):
     monkeypatch.setenv("DENOISE_MAX_PIXELS", "many")
     monkeypatch.setenv("DENOISE_GRACE_SECONDS", "-1")
 
@@ -174,9 +174,9 @@ def test_settings_that_cannot_be_read_are_told_in_one_line(folder, monkeypatch):
     assert told.count("\n") == 1
 
 
-def test_the_readmes_unit_and_container_are_given_longer_to_stop_than_the_service_takes():
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    longest = Settings.model_fields["grace_seconds"].default + CUT_SECONDS
+def test_the_readmes_stop_timeouts_exceed_the_grace_time():
+    readme = (Path(__file__).parents[3] / "service" / "README.md").read_text()
+    longest = Settings.model_fields["grace_seconds"].default + ABORT_SECONDS
 
     waits = re.findall(r"(?:TimeoutStopSec=|--stop-timeout )(\d+)", readme)
 

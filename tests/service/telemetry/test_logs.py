@@ -1,4 +1,4 @@
-"""What the log says, and in which shape."""
+"""Format and level of log lines."""
 
 import io
 import json
@@ -15,10 +15,10 @@ from service.telemetry.logs import log
 
 @pytest.fixture(autouse=True)
 def untouched():
-    """Everybody's logging, as it was before."""
+    """Restore the configuration of logging after each test."""
     loggers = [logging.getLogger(name) for name in (None, "denoise")]
     before = [(each, each.level, each.handlers[:]) for each in loggers]
-    # pytest's own handlers are left alone: replaced, they would be closed.
+    # Keep pytest's handlers: logging would close them on replacement.
     logging.getLogger().handlers.clear()
     yield
     logging.captureWarnings(False)
@@ -29,7 +29,7 @@ def untouched():
 
 @pytest.fixture
 def written():
-    """written(**settings): begins to log by them; written.lines() are what came."""
+    """written(**settings): configures logging. written.lines(): the lines since then."""
 
     class Stream(io.StringIO):
         terminal = False
@@ -47,7 +47,7 @@ def written():
     return Stream()
 
 
-def test_a_line_of_json_has_what_happened_when_and_the_values_told(written):
+def test_a_json_line_has_event_time_and_values(written):
     written(log_format="json")
 
     log.info("weights loaded", model="photo")
@@ -57,7 +57,7 @@ def test_a_line_of_json_has_what_happened_when_and_the_values_told(written):
     assert line["timestamp"].endswith("Z")
 
 
-def test_the_servers_and_the_libraries_lines_have_the_same_shape(written):
+def test_lines_of_server_and_libraries_have_the_same_format(written):
     written(log_format="json")
 
     logging.getLogger("uvicorn.error").warning("no %s", "request")
@@ -70,7 +70,7 @@ def test_the_servers_and_the_libraries_lines_have_the_same_shape(written):
     assert "old" in library["event"]
 
 
-def test_what_is_bound_to_a_request_is_in_every_line_of_it(written):
+def test_every_line_of_a_request_has_its_id(written):
     written(log_format="json")
 
     with structlog.contextvars.bound_contextvars(request_id="abc"):
@@ -99,7 +99,7 @@ def test_a_traceback_has_no_values_of_variables(form, written):
     assert secret not in told
 
 
-def test_a_terminal_gets_lines_to_read_and_a_file_gets_json(written):
+def test_a_terminal_gets_text_and_a_file_gets_json(written):
     written(terminal=True)
     log.info("to a terminal")
     first = written.getvalue()
@@ -111,7 +111,7 @@ def test_a_terminal_gets_lines_to_read_and_a_file_gets_json(written):
     assert json.loads(written.getvalue().splitlines()[-1])["event"] == "to a file"
 
 
-def test_less_than_the_level_is_not_written(written):
+def test_lines_below_the_level_are_not_written(written):
     written(log_format="json", log_level="warning")
 
     log.info("no")
@@ -120,7 +120,7 @@ def test_less_than_the_level_is_not_written(written):
     assert [line["event"] for line in written.lines()] == ["yes"]
 
 
-def test_codecs_never_tell_what_is_in_an_image(written):
+def test_metadata_logged_by_codecs_is_not_written(written):
     written(log_format="json", log_level="debug")
 
     logging.getLogger("PIL.TiffImagePlugin").debug("tag: Artist (315) - value: Somebody")

@@ -1,12 +1,13 @@
-"""Ids that come are taken if they are well-formed, and made if not."""
+"""Request IDs and trace context."""
 
 import re
 
 import pytest
 
-from service.telemetry.tracing import Record, current, request_id, span
+from service.telemetry.tracing import RequestRecord, current_request, request_id, start_span
 
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
 
 
 @pytest.mark.parametrize("sent", ["a", "9a8b-7c.6_5", "Root=1-67891233-abcdef", "x" * 64])
@@ -15,7 +16,7 @@ def test_a_short_safe_id_is_kept(sent):
 
 
 @pytest.mark.parametrize("sent", [None, "", "x" * 65, "a b", 'a"b', "a\nb", "ü", "<a>"])
-def test_any_other_id_is_made_anew(sent):
+def test_an_unsafe_id_is_replaced(sent):
     first, second = request_id(sent), request_id(sent)
 
     assert re.fullmatch("[0-9a-f]{16}", first)
@@ -31,8 +32,8 @@ def test_any_other_id_is_made_anew(sent):
         f"cc-{TRACE}-{PARENT}-01-more",
     ],
 )
-def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
-    ours = span([header])
+def test_a_trace_is_continued_by_a_new_span(header):
+    ours = start_span([header])
 
     assert (ours.trace_id, ours.parent_id) == (TRACE, PARENT)
     assert re.fullmatch("[0-9a-f]{16}", ours.span_id)
@@ -57,15 +58,15 @@ def test_a_trace_is_gone_on_with_by_a_span_of_our_own(header):
         [f"00-{TRACE}-{PARENT}-0x"],
     ],
 )
-def test_a_header_that_is_wrong_begins_a_new_trace(headers):
-    ours = span(headers)
+def test_an_invalid_header_starts_a_new_trace(headers):
+    ours = start_span(headers)
 
     assert re.fullmatch("[0-9a-f]{32}", ours.trace_id)
     assert ours.trace_id != TRACE
     assert ours.parent_id is None
 
 
-def test_outside_of_a_request_nothing_is_kept():
-    current().pixels += 5
+def test_outside_a_request_nothing_is_recorded():
+    current_request().pixels += 5
 
-    assert current() == Record()
+    assert current_request() == RequestRecord()

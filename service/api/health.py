@@ -1,0 +1,77 @@
+"""Health and metrics: GET /health, /health/live, /health/ready and /metrics."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel, Field
+
+from engine.layers import kernels
+from service.middleware.request_limits import stopping_error
+from service.problems import describe_problems
+from service.registry.snapshot import Digests, Fault, Loaded, Previous
+from service.runtime.pipeline import Denoiser
+from service.runtime.shutdown import GracefulShutdown
+from service.telemetry.metrics import Metrics
+
+router = APIRouter()
+
+
+class Health(BaseModel):
+    """The state of the service."""
+
+    ready: bool = Field(description="Whether to send images: the service is not stopping.")
+    model: str = Field(description="The model for requests that name none.")
+    digests: Digests
+    previous: Previous
+    loaded: Loaded
+    faults: list[Fault] = Field(description="Weights files that cannot be served.")
+    device: str
+    precision: str = Field(description="The type that networks compute in.")
+    kernels: str = Field(description="The compiled kernels in use; plain means none.")
+    version: str
+    denoising: int = Field(description="Images that are being decoded, denoised or encoded.")
+    waiting: int = Field(description="Images that wait in the queue.")
+    jobs: bool = Field(description="Whether the service runs jobs.")
+
+
+@router.get("/health")
+async def get_health(request: Request) -> Health:
+    """The state of the service: models, device, version and queue."""
+    denoiser: Denoiser = request.state.denoiser
+    shutdown: GracefulShutdown = request.state.shutdown
+    models, scheduler = denoiser.models, denoiser.schedule
+    return Health(
+        ready=not shutdown.begun,
+        model=models.default,
+        **models.history(models.default),
+        faults=list(models.faults.values()),
+        device=models.device,
+        precision=models.precision,
+        kernels=kernels.name(),
+        version=request.app.version,
+        denoising=scheduler.in_work,
+        waiting=scheduler.waiting,
+        jobs=request.state.worker is not None,
+    )
+
+
+@router.get("/health/live")
+async def get_live() -> dict[str, bool]:
+    """Whether the process answers. If it does not, restart it."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=describe_problems({503: "The service is stopping."}))
+async def get_ready(request: Request) -> dict[str, bool]:
+    """Whether to send images here."""
+    shutdown: GracefulShutdown = request.state.shutdown
+    if shutdown.begun:
+        raise stopping_error()
+    return {"ready": True}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def get_metrics(request: Request) -> Response:
+    """Metrics in the format that Prometheus reads."""
+    metrics: Metrics = request.state.denoiser.metrics
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(metrics.registry), media_type=media_type)
