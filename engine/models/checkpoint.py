@@ -18,7 +18,7 @@ from engine.system.atomic_file import write_atomically
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
-# In bytes; photo-medium has 13 million. A file far larger is none of ours, and might fill the memory.
+# In bytes; photo-gaussian has 13 million. A file far larger is none of ours, and might fill the memory.
 LARGEST = 2**30
 # What the numbers of a file may be kept in; a loaded network always has them in float32.
 FULL, HALF = torch.float32, torch.float16

@@ -51,7 +51,7 @@ def train(
 
     - `denoise train paper --minutes 10 --out my.safetensors`
 
-    - `denoise train photo --data photos/ --minutes 120 --batch 16 --out my.safetensors`
+    - `denoise train photo-small --data photos/ --minutes 120 --batch 16 --out my.safetensors`
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """

@@ -51,13 +51,13 @@ def test_the_paper_recipe_is_the_reports():
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        ("photo", UNetConfig()),
-        ("photo-medium", UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))),
-        ("photo-large", UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))),
+        ("photo-small", UNetConfig()),
+        ("photo-gaussian", UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))),
+        ("photo-gaussian-large", UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))),
     ],
 )
 def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spec):
-    recipe, small = read_recipe(name), read_recipe("photo")
+    recipe, small = read_recipe(name), read_recipe("photo-small")
 
     assert recipe.spec() == spec
     assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.03, rounded=0.25)
@@ -65,7 +65,7 @@ def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spe
 
 
 def test_the_recipe_for_grey_is_that_for_colour_begun_from_its_weights():
-    recipe, colour = read_recipe("photo-grey"), read_recipe("photo-medium")
+    recipe, colour = read_recipe("photo-grey"), read_recipe("photo-gaussian")
 
     assert recipe.grey == 1
     assert recipe.lr < colour.lr
@@ -73,7 +73,7 @@ def test_the_recipe_for_grey_is_that_for_colour_begun_from_its_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "white"), [("photo-camera", "photo-medium"), ("photo-camera-large", "photo-large")]
+    ("name", "white"), [("photo", "photo-gaussian"), ("photo-large", "photo-gaussian-large")]
 )
 def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, white):
     recipe, other = read_recipe(name), read_recipe(white)
@@ -89,8 +89,8 @@ def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, whi
 def test_every_share_of_a_recipe_reaches_its_noise():
     shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6", "soft": "0.7"}
 
-    camera = read_recipe("photo-camera", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
-    gaussian = read_recipe("photo", shares).noise_model()
+    camera = read_recipe("photo", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
+    gaussian = read_recipe("photo-gaussian", shares).noise_model()
 
     assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3, soft=0.7)
     assert gaussian == GaussianNoise(0, 55, 16, grey=0.6, rounded=0.5)
@@ -122,7 +122,7 @@ def test_a_recipe_of_ones_own_is_read_by_its_path(file):
     ],
 )
 def test_a_value_is_overridden_by_text(key, text, value):
-    recipe = read_recipe("photo", {key: text})
+    recipe = read_recipe("photo-small", {key: text})
 
     assert getattr(recipe, key) == value
     assert type(getattr(recipe, key)) is type(value)
@@ -150,7 +150,7 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-camera-large, photo-grey, photo-large, photo-medium"
+    there = "paper, paper-long, photo, photo-gaussian, photo-gaussian-large, photo-grey, photo-large, photo-small"
 
     with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, pixels, or give a .toml file"):
         read_recipe("fast")
@@ -228,7 +228,7 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
 )
 def test_a_value_out_of_range_is_refused_by_name(key, text, message):
     with pytest.raises(ValueError, match=message):
-        read_recipe("photo", {key: text})
+        read_recipe("photo-small", {key: text})
 
 
 @pytest.mark.parametrize("text", ["0 4", "2.5 4", "2 4.5"])

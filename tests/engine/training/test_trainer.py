@@ -623,7 +623,7 @@ SMALL = ("--set", "steps=3", "--set", "channels=4 6", "--set", "blocks=1 1 1", "
 
 
 def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
-    code = main("photo", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
+    code = main("photo-small", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
 
     assert code == 0
     assert checkpoint.load(tmp_path / "a.safetensors").metadata["terms"] == "CC0"
@@ -631,38 +631,38 @@ def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys)
 
 
 def test_a_bare_machine_begins_from_weights(main, tmp_path, photos):
-    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
 
-    code = main("photo", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
+    code = main("photo-small", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
 
     assert code == 0
     assert checkpoint.load(tmp_path / "b.safetensors").metadata["start"].startswith("a ")
 
 
 def test_a_bare_machine_trains_on_cameras_noise(main, tmp_path, photos):
-    code = main("photo-camera", tmp_path / "a.safetensors", photos, *SMALL)
+    code = main("photo", tmp_path / "a.safetensors", photos, *SMALL)
 
     assert code == 0
     assert json.loads(checkpoint.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
 
 
 def test_a_bare_machine_is_told_what_is_wrong(main, tmp_path):
-    code = main("photo", tmp_path / "a.safetensors", "--set", "epochs=3")
+    code = main("photo-small", tmp_path / "a.safetensors", "--set", "epochs=3")
 
-    assert code.startswith("error: photo.toml: unknown: epochs; a recipe takes ")
+    assert code.startswith("error: photo-small.toml: unknown: epochs; a recipe takes ")
 
 
 def test_a_bare_machine_is_told_that_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
     monkeypatch.delenv(kernels.SETTING, raising=False)
     monkeypatch.setattr(kernels, "chosen", lambda: None)
 
-    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
 
     assert capsys.readouterr().out.startswith(f"warning: {kernels.warning()}\n")
 
 
 def test_a_value_without_its_key_is_refused(main, tmp_path, capsys):
-    code = main("photo", tmp_path / "a.safetensors", "--set", "steps")
+    code = main("photo-small", tmp_path / "a.safetensors", "--set", "steps")
 
     assert code == 2
     assert "--set: KEY=VALUE is wanted; got 'steps'" in capsys.readouterr().err
