@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.data.dead_leaves import dead_leaves, prints
+from engine.data.dead_leaves import dead_leaves
 from engine.data.noise.model import Noise
 from engine.data.patch_store import PatchBatch, PatchStore
-from engine.data.rng import generator_on, seeded
-from engine.imageio.read import image_files, is_image_name, read_rgb
+from engine.data.patterns import patterns
+from engine.data.readers import read_pairs
+from engine.data.rng import generator_on, seeded_generator
+from engine.imageio.read import image_files, read_rgb
 
-PAIR_FILES = (".pkl", ".pt")
 # One image in so many is kept from training, to measure on.
 HELD_OUT = 50
 # Least side of the synthetic images, how many are at hand, and after how many steps a new one takes a place.
@@ -108,7 +109,7 @@ class Synthetic:
         numbers = step // SYNTHETIC_STEPS + torch.randint(self.pool, (count,), generator=rng)
         for number in sorted(set(numbers.tolist())):
             if self.made[number % self.pool] != number:
-                image = self.draw(self.side, self.side, seeded(self.seed, number, 1))
+                image = self.draw(self.side, self.side, seeded_generator(self.seed, number, 1))
                 self.album.put(number % self.pool, image)
                 self.made[number % self.pool] = number
         near = generator_on(self.album.device, rng)
@@ -148,7 +149,7 @@ class DrawnPairs:
 
     def validation(self, count: int) -> Validation:
         """Held-out scenes; their clean image is the reference, to measure against only."""
-        rng = seeded(0)
+        rng = seeded_generator(0)
         noisy, clean = [], []
         for scale, scenes in self._scenes(self.held_out, 0, count, rng):
             noisy.append(self.noise.views(scenes, scale, generator_on(scenes.device, rng)).noisy)
@@ -202,7 +203,7 @@ class RecordedPairs:
 
     def validation(self, count: int) -> Validation:
         """Against the second shot, whose noise is estimated as half the mean square of the two's difference."""
-        noisy, reference = self._cut(self.held_out, count, seeded(0))
+        noisy, reference = self._cut(self.held_out, count, seeded_generator(0))
         noise = 0.5 * float((noisy - reference).square().mean())
         return Validation(noisy, reference, noise)
 
@@ -222,13 +223,13 @@ def open_source(
     zoom: float,
     tries: int,
     device: torch.device | str = "cpu",
-    printed: float = 0.0,
+    pattern_share: float = 0.0,
 ) -> Source:
     """The source that the paths call for. device: where batches are wanted, and made.
 
     A .pkl or .pt file, or one folder of pairs: recorded pairs. Folders of photos: noise drawn from the model, a
-    share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone. Of these or photos, a share `printed`
-    are prints instead.
+    share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone. Of these or photos, a share
+    `pattern_share` are patterns instead.
     Raises ValueError saying what is wrong with which path, and OSError if there is no room for the images.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
@@ -241,8 +242,8 @@ def open_source(
     scenes, held_out = _photographed(data, zoom, tries, device) if data else (leaves, None)
     if data and synthetic:
         scenes = Mixed(scenes, leaves, synthetic)
-    if printed:
-        scenes = Mixed(scenes, Synthetic(prints, seed, side, device), printed)
+    if pattern_share:
+        scenes = Mixed(scenes, Synthetic(patterns, seed, side, device), pattern_share)
     # Never drawn: as many images lie between these and those of training as a run can have.
     return DrawnPairs(scenes, held_out or Synthetic(dead_leaves, seed + 2**40, side, device), noise, patch)
 
@@ -260,66 +261,6 @@ def _photographed(
         Photos(map(read_rgb, training), zoom, tries, device),
         Photos(map(read_rgb, files[::HELD_OUT]), zoom, tries, device),
     )
-
-
-def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:
-    """Recorded pairs, or None if the path is a folder of single photos.
-
-    Raises ValueError if the path is neither a folder nor a file of pairs.
-    """
-    if path.is_file() and path.suffix in PAIR_FILES:
-        return read_pair_file(path)
-    if not path.is_dir():
-        raise ValueError(f"{path}: neither a folder nor a file of pairs ({' or '.join(PAIR_FILES)})")
-    named = _pairs_by_suffix(path) or _pairs_by_folder(path)
-    return [(read_rgb(a), read_rgb(b)) for a, b in named] or None
-
-
-def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """The course's format: (first, second), uint8 (N, 3, H, W) each.
-
-    Only tensors are unpickled, so a file cannot run code. Raises ValueError naming the file and what it holds.
-    """
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # What an unpickler raises over bytes that are no pickle depends on the bytes.
-        raise ValueError(f"{path}: not a file of tensors alone, refused: {error}") from error
-    if not (isinstance(held, tuple | list) and len(held) == 2 and all(map(_is_stack, held))):
-        raise ValueError(f"{path}: holds no (first, second) of uint8 N x 3 x H x W")
-    if held[0].shape != held[1].shape:
-        raise ValueError(f"{path}: shapes differ, {tuple(held[0].shape)} and {tuple(held[1].shape)}")
-    first, second = (stack.permute(0, 2, 3, 1).contiguous() for stack in held)
-    return list(zip(first, second, strict=True))
-
-
-def _is_stack(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
-
-
-def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
-    """name_1.png with name_2.png. Raises ValueError naming a shot that has no partner."""
-    files = {file.stem: file for file in sorted(folder.iterdir()) if _is_image(file)}
-    names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
-    paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
-    if names and (alone := [file.name for stem, file in files.items() if stem not in paired]):
-        raise ValueError(f"{folder}: no partner for {', '.join(alone)}")
-    return [(files[f"{name}_1"], files[f"{name}_2"]) for name in names]
-
-
-def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
-    """Two folders with equal names. Raises ValueError naming a file that only one of them has."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if len(folders) != 2 or any(map(_is_image, folder.iterdir())):
-        return []
-    first, second = ({f.stem: f for f in entry.iterdir() if _is_image(f)} for entry in folders)
-    if alone := sorted(first.keys() ^ second.keys()):
-        raise ValueError(f"{folder}: only one of its two folders has {', '.join(alone)}")
-    return [(first[name], second[name]) for name in sorted(first)]
-
-
-def _is_image(file: Path) -> bool:
-    return file.is_file() and is_image_name(file.name)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.data.dead_leaves import prints
-from engine.data.rng import seeded
+from engine.data.patterns import patterns
+from engine.data.rng import seeded_generator
 from engine.evaluation.evaluate import (
     Pair,
     Sample,
@@ -24,8 +24,12 @@ from engine.imageio.read import image_files, read_rgb
 # The noise of the first image of PolyU in order of name, and of every fifth after it, was measured when noise
 # models were made: the others are reported apart.
 MEASURED_EVERY = 5
-# Of the prints, which are made here: how many, their sides in pixels, and the seed, which is no training's.
-PRINTS, PRINT_SIDE, PRINTS_SEED = 24, 256, 2**50
+# How many images of patterns are drawn.
+PATTERNS = 24
+# Their side in pixels.
+PATTERN_SIDE = 256
+# Their seed, which no training uses.
+PATTERNS_SEED = 2**50
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Trial:
 
 
 def trials(folder: Path) -> tuple[list[Trial], list[str]]:
-    """The trials that the folder has the images for, and those on prints; the names of the sets that it lacks.
+    """The trials that the folder has the images for, and those on patterns; the names of the sets that it lacks.
 
     Raises ValueError naming the folder if it has none of the sets.
     """
@@ -76,7 +80,7 @@ def trials(folder: Path) -> tuple[list[Trial], list[str]]:
         ("paper/val.pkl", recorded),
     ]
     found = [replace(make(there[name]), set=name) for name, make in rows if name not in missing]
-    return [*found, _printed(25), replace(_printed(0), noise="none", level=None)], missing
+    return [*found, _patterned(25), replace(_patterned(0), noise="none", level=None)], missing
 
 
 def white(folder: Path, sigma: float) -> Trial:
@@ -110,14 +114,15 @@ def _noiseless(folder: Path) -> Trial:
     return replace(white(folder, 0), noise="none", level=None)
 
 
-def _printed(sigma: float) -> Trial:
+def _patterned(sigma: float) -> Trial:
     """White noise on stripes, checks, dots and text."""
-    samples = [Sample(f"print {number}", partial(_print, number, sigma)) for number in range(1, PRINTS + 1)]
-    return Trial("prints", f"white {sigma:g}", samples, sigma)
+    samples = [Sample(f"pattern {number}", partial(_pattern, number, sigma)) for number in range(1, PATTERNS + 1)]
+    return Trial("patterns", f"white {sigma:g}", samples, sigma)
 
 
-def _print(number: int, sigma: float) -> Pair:
-    clean = prints(PRINT_SIDE, PRINT_SIDE, seeded(PRINTS_SEED, number)).float() / 255
+def _pattern(number: int, sigma: float) -> Pair:
+    clean = patterns(PATTERN_SIDE, PATTERN_SIDE, seeded_generator(PATTERNS_SEED, number)).float() / 255
+    # The noise is drawn from this name: another would change the figures measured so far.
     return with_noise(clean, f"print {number}", sigma), clean
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.data.sources import PAIR_FILES, read_pair_file
+from engine.data.readers import PAIR_FILES, read_pair_file
 from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import MEMORY_BUDGET, PATCH, denoise_image
 from engine.inference.model_selection import choose

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.data.noise.camera import CameraNoise
-from engine.data.noise.model import GaussianNoise, Noise, RandomPixelNoise
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.noise.model import Noise
+from engine.data.noise.random_pixel import RandomPixelNoise
 from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -41,7 +43,7 @@ class Recipe:
     raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
     soft: float = 0.0  # camera: share of scenes as soft as a camera's image at full size
     synthetic: float = 0.0  # share of dead leaves among photos
-    printed: float = 0.0  # share of scenes full of stripes, checks, dots or text
+    patterns: float = 0.0  # share of scenes full of stripes, checks, dots or text
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places looked at for each cut; the one with the most detail is taken
     adam_lr: float = 1e-3  # muon: for the first and the last layer
@@ -72,7 +74,7 @@ class Recipe:
             "white",
             "raw",
             "soft",
-            "printed",
+            "patterns",
         ):
             _within(name, getattr(self, name), 0, 1)
         _within("zoom", self.zoom, 0.1, 1)

@@ -11,7 +11,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from engine.data.rng import seeded
+from engine.data.rng import seeded_generator
 from engine.data.sources import Batch, Source, Validation
 from engine.layers import MSE, Arena, Layer, parameters
 from engine.models.networks import build_network
@@ -200,7 +200,7 @@ def _drawn_ahead(training: Training, source: Source) -> Iterator[Callable[[], Ba
     recipe, device = training.recipe, training.device
 
     def draw(step: int) -> Batch:
-        batch = source.draw(step, recipe.batch, seeded(recipe.seed, step))
+        batch = source.draw(step, recipe.batch, seeded_generator(recipe.seed, step))
         return Batch(*(_moved(tensor, device) for tensor in batch))
 
     with ThreadPoolExecutor(1, "draw") as drawer:

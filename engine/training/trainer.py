@@ -99,7 +99,7 @@ def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str
         recipe.zoom,
         recipe.tries,
         precision.pick_device(job.device),
-        recipe.printed,
+        recipe.patterns,
     )
     training, origin, seconds = _load_checkpoint(job) if job.resume else _begin(job)
     with stop_signals() as stopping:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.data.noise.gaussian import white_noise
 from engine.data.noise.jpeg import TO_RGB, matrix, through_jpeg
 from engine.data.noise.model import (
     Shots,
@@ -23,7 +24,6 @@ from engine.data.noise.model import (
     parts,
     planner,
     round_to_8_bits,
-    white_noise,
 )
 from engine.data.patch_store import PatchBatch
 from engine.imageio.image import LUMA

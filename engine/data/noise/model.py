@@ -8,7 +8,6 @@ on the scenes' device, and no number of a tensor is looked at: on a GPU nothing 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.data.patch_store import PatchBatch
-from engine.data.rng import seeded
+from engine.data.rng import seeded_generator
 from engine.imageio.image import LUMA
 
 # Of the weights in the loss: levels on the 0-255 scale; FAINT is where less noise hardly leaves less error.
@@ -59,90 +58,6 @@ class Noise(Protocol):
 
     def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """What the views' mean would be: for measuring alone, never for training."""
-
-
-@dataclass(frozen=True)
-class GaussianNoise:
-    """Additive white noise, its level drawn evenly for each scene.
-
-    low, high: standard deviation, 0-255 scale. target_views: the target is the mean of this many noisy views,
-    which is one view with the level divided by the root of their number. grey: share of scenes without colour,
-    all channels of which have the same noise. rounded: share of inputs, never targets, rounded to 8 bits.
-    """
-
-    low: float = 0.0
-    high: float = 55.0
-    target_views: int = 1
-    grey: float = 0.0
-    rounded: float = 0.0
-
-    largest_scale = 1
-
-    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
-        """Views are as large as their scenes."""
-        return [1] * count
-
-    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
-        """White noise of a level for each scene."""
-        clean = self.clean(scenes, scale)
-        noisy, target, weight = paired(
-            clean, white_noise(clean, self.low, self.high, rng), self.target_views, grey_scenes(scenes, self.grey)
-        )
-        if self.rounded:
-            as_sent, _ = parts(len(clean), (self.rounded,), planner(rng))
-            round_to_8_bits(noisy[as_sent])
-        return Views(noisy, target, weight)
-
-    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
-        """The scenes themselves, some without their colour."""
-        return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
-
-
-@dataclass(frozen=True)
-class RandomPixelNoise:
-    """Each noisy pixel is one scene pixel, picked at random from the block that the clean pixel averages.
-
-    low, high: side of the block, drawn evenly for each scene. The noise has mean zero by construction, and is
-    as strong as the scene's detail: what rendering with one sample a pixel gives. target_views: the target is the
-    mean of this many views. All scenes weigh the same: weights by the level of their noise measured no better.
-    """
-
-    low: int = 2
-    high: int = 10
-    target_views: int = 1
-
-    @property
-    def largest_scale(self) -> int:
-        """The largest block's side."""
-        return self.high
-
-    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
-        """Blocks' sides."""
-        return [int(side) for side in torch.randint(self.low, self.high + 1, (count,), generator=rng)]
-
-    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
-        """A pixel of each block for each view."""
-        side, count, views = scenes.side // scale, len(scenes.places.image), 1 + self.target_views
-        corner = torch.arange(side, device=scenes.device) * scale
-        pick = torch.randint(scale, (2, count, views * side, side), generator=rng, device=scenes.device)
-        # One view above the other: they are picked together.
-        pixels = scenes.pixels(corner.repeat(views)[:, None] + pick[0], corner + pick[1])
-        noisy, *targets = pixels.view(count, views, side, side, 3).unbind(1)
-        target = torch.stack(targets).mean(0)
-        return Views(noisy.contiguous(), target, torch.ones(count, device=scenes.device))
-
-    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
-        """The mean of each block."""
-        side = scenes.side // scale
-        return scenes.whole().view(-1, side, scale, side, scale, 3).mean((2, 4))
-
-
-def white_noise(clean: Tensor, low: float, high: float, rng: torch.Generator) -> Shots:
-    """The same level in every pixel and channel, drawn evenly for each scene. low, high: 0-255 scale."""
-    part = torch.rand(len(clean), generator=rng, device=clean.device)
-    sigma = ((low + (high - low) * part) / 255).view(-1, 1, 1, 1)
-    first, second = torch.randn((2, *clean.shape), generator=rng, device=clean.device)
-    return Shots(first.mul_(sigma).add_(clean), second.mul_(sigma), sigma.square().view(-1, 1).expand(-1, 3))
 
 
 def paired(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor | None) -> Views:
@@ -198,7 +113,7 @@ def planner(rng: torch.Generator) -> torch.Generator:
 
     rng: itself where it is on the CPU; elsewhere its seed names another.
     """
-    return rng if rng.device.type == "cpu" else seeded(rng.initial_seed())
+    return rng if rng.device.type == "cpu" else seeded_generator(rng.initial_seed())
 
 
 def parts(count: int, shares: Sequence[float], rng: torch.Generator) -> list[slice]:

@@ -1,10 +1,10 @@
 import torch
 
-from engine.data.rng import generator_on, seeded
+from engine.data.rng import generator_on, seeded_generator
 
 
 def first(*numbers):
-    return int(torch.randint(2**60, (), generator=seeded(*numbers)))
+    return int(torch.randint(2**60, (), generator=seeded_generator(*numbers)))
 
 
 def test_the_same_numbers_name_the_same_generator():
@@ -18,6 +18,6 @@ def test_other_numbers_name_others_even_where_their_lower_32_bits_agree():
 
 
 def test_a_generator_goes_on_by_itself_where_it_is_on_the_device():
-    rng = seeded(1)
+    rng = seeded_generator(1)
 
     assert generator_on(torch.device("cpu"), rng) is rng

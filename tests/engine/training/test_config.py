@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 import pytest
 
 from engine.data.noise.camera import CameraNoise
-from engine.data.noise.model import GaussianNoise, RandomPixelNoise
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.noise.random_pixel import RandomPixelNoise
 from engine.models.networks import AutoencoderConfig, UNetConfig
 from engine.training.config import Recipe, from_dict, read_recipe, shipped
 
@@ -212,7 +213,7 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
         ("decay", "1.5", "decay is at least 0 and at most 1; got 1.5"),
         ("average", "2", "average is at least 0 and at most 1; got 2"),
         ("synthetic", "-0.1", "synthetic is at least 0 and at most 1; got -0.1"),
-        ("printed", "2", "printed is at least 0 and at most 1; got 2"),
+        ("patterns", "2", "patterns is at least 0 and at most 1; got 2"),
         ("grey", "1.1", "grey is at least 0 and at most 1; got 1.1"),
         ("rounded", "-1", "rounded is at least 0 and at most 1; got -1"),
         ("jpeg", "60", "jpeg is at least 0 and at most 1; got 60"),

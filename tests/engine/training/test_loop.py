@@ -4,8 +4,8 @@ import threading
 import pytest
 import torch
 
-from engine.data.noise.model import GaussianNoise
-from engine.data.rng import seeded
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.rng import seeded_generator
 from engine.data.sources import Batch, DrawnPairs, Photos, Validation
 from engine.evaluation.evaluate import psnr
 from engine.layers import parameters
@@ -197,7 +197,7 @@ def test_each_step_gets_the_batch_that_its_number_and_the_seed_name(monkeypatch)
 
     run(begin(recipe(seed=3)), drawn)
 
-    expected = [drawn.draw(step, 4, seeded(3, step)).target for step in range(1, 11)]
+    expected = [drawn.draw(step, 4, seeded_generator(3, step)).target for step in range(1, 11)]
     assert all(map(torch.equal, used, expected))
     assert len(used) == 10
 

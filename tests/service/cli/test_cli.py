@@ -426,7 +426,7 @@ def test_evaluate_gives_a_row_for_each_set_of_the_suite_and_names_the_missing(de
     assert [(row["set"], row["noise"]) for row in rows] == [
         *((name, f"white {sigma}") for name in ("cbsd68", "kodak24") for sigma in (15, 25, 50)),
         ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
-        ("prints", "white 25"), ("prints", "none"),
+        ("patterns", "white 25"), ("patterns", "none"),
     ]  # fmt: skip
     assert all(row["images"] == 2 for row in rows)
     assert rows[1]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)

@@ -1,0 +1,54 @@
+"""White Gaussian noise, of a level drawn for each scene."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.data.noise.model import Shots, Views, grey_scenes, greyed, paired, parts, planner, round_to_8_bits
+from engine.data.patch_store import PatchBatch
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Additive white noise, its level drawn evenly for each scene.
+
+    low, high: standard deviation, 0-255 scale. target_views: the target is the mean of this many noisy views,
+    which is one view with the level divided by the root of their number. grey: share of scenes without colour,
+    all channels of which have the same noise. rounded: share of inputs, never targets, rounded to 8 bits.
+    """
+
+    low: float = 0.0
+    high: float = 55.0
+    target_views: int = 1
+    grey: float = 0.0
+    rounded: float = 0.0
+
+    largest_scale = 1
+
+    def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
+        """Views are as large as their scenes."""
+        return [1] * count
+
+    def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
+        """White noise of a level for each scene."""
+        clean = self.clean(scenes, scale)
+        noisy, target, weight = paired(
+            clean, white_noise(clean, self.low, self.high, rng), self.target_views, grey_scenes(scenes, self.grey)
+        )
+        if self.rounded:
+            as_sent, _ = parts(len(clean), (self.rounded,), planner(rng))
+            round_to_8_bits(noisy[as_sent])
+        return Views(noisy, target, weight)
+
+    def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
+        """The scenes themselves, some without their colour."""
+        return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
+
+
+def white_noise(clean: Tensor, low: float, high: float, rng: torch.Generator) -> Shots:
+    """The same level in every pixel and channel, drawn evenly for each scene. low, high: 0-255 scale."""
+    part = torch.rand(len(clean), generator=rng, device=clean.device)
+    sigma = ((low + (high - low) * part) / 255).view(-1, 1, 1, 1)
+    first, second = torch.randn((2, *clean.shape), generator=rng, device=clean.device)
+    return Shots(first.mul_(sigma).add_(clean), second.mul_(sigma), sigma.square().view(-1, 1).expand(-1, 3))
