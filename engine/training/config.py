@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.gaussian import GaussianNoise
-from engine.data.noise.model import Noise
+from engine.data.noise.model import NoiseModel
 from engine.data.noise.random_pixel import RandomPixelNoise
 from engine.models.networks import AutoencoderConfig, NetworkConfig, UNetConfig
 
@@ -94,7 +94,7 @@ class Recipe:
             return AutoencoderConfig(self.hidden, self.geometry)
         return UNetConfig(self.channels, self.blocks)
 
-    def noise_model(self) -> Noise:
+    def noise_model(self) -> NoiseModel:
         """The noise to draw."""
         low, high = self.noise_range
         if self.noise == "random-pixel":

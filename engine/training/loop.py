@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.data.rng import seeded_generator
-from engine.data.sources import Batch, Source, Validation
+from engine.data.sources import Batch, PairSource, ValidationSet
 from engine.layers import MSE, Arena, Layer, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
@@ -155,7 +155,9 @@ def begin(
     )
 
 
-def train(training: Training, source: Source, done: Callable[[int], float]) -> Generator[Progress, None, None]:
+def train(
+    training: Training, source: PairSource, done: Callable[[int], float]
+) -> Generator[Progress, None, None]:
     """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
 
     done: the part of the run, 0 to 1, that lies behind after so many steps; at 1 the run ends. Updates
@@ -192,7 +194,7 @@ def train(training: Training, source: Source, done: Callable[[int], float]) -> G
 
 
 @contextmanager
-def _drawn_ahead(training: Training, source: Source) -> Iterator[Callable[[], Batch]]:
+def _drawn_ahead(training: Training, source: PairSource) -> Iterator[Callable[[], Batch]]:
     """A function that gives the batches of the coming steps in turn, drawn in a thread meanwhile.
 
     A batch depends on the seed and its step alone: those that nobody asked for are drawn again by a resumed run.
@@ -233,7 +235,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def validate(training: Training, images: Validation) -> float:
+def validate(training: Training, images: ValidationSet) -> float:
     """PSNR in dB of the averaged weights on held-out images, mean over images.
 
     With noisy references it is the estimate for the clean ones: the reference's own noise, independent of the
@@ -244,12 +246,12 @@ def validate(training: Training, images: Validation) -> float:
         error = _errors(training, images)
     finally:
         training.average.swap()
-    if images.noise:
-        error = (error.mean() - images.noise).clamp(min=1e-10)
+    if images.reference_noise:
+        error = (error.mean() - images.reference_noise).clamp(min=1e-10)
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 
-def _errors(training: Training, images: Validation, batch: int = 8) -> Tensor:
+def _errors(training: Training, images: ValidationSet, batch: int = 8) -> Tensor:
     """Mean square error of each image."""
     errors = []
     for start in range(0, len(images.noisy), batch):

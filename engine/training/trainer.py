@@ -19,7 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from engine.data.sources import Source, Validation, open_source
+from engine.data.sources import PairSource, ValidationSet, open_pair_source
 from engine.layers import Layer, parameters
 from engine.models import checkpoint as weights
 from engine.models import precision
@@ -90,16 +90,16 @@ def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str
     if job.start and job.resume:
         raise ValueError(f"a run goes on from its checkpoint or begins from {job.start}; not both")
     recipe = job.recipe
-    source = open_source(
+    source = open_pair_source(
         job.data,
         recipe.noise_model(),
-        recipe.patch,
-        recipe.seed,
-        recipe.synthetic,
-        recipe.zoom,
-        recipe.tries,
-        precision.pick_device(job.device),
-        recipe.patterns,
+        patch=recipe.patch,
+        seed=recipe.seed,
+        synthetic=recipe.synthetic,
+        pattern_share=recipe.patterns,
+        zoom=recipe.zoom,
+        tries=recipe.tries,
+        device=precision.pick_device(job.device),
     )
     training, origin, seconds = _load_checkpoint(job) if job.resume else _begin(job)
     with stop_signals() as stopping:
@@ -126,7 +126,7 @@ class _Keeper:
         job: TrainingJob,
         training: Training,
         origin: _Origin,
-        images: Validation,
+        images: ValidationSet,
         seconds: float,
         report: Callable[[LogLine], None],
         warn: Callable[[str], None],
@@ -152,7 +152,7 @@ class _Keeper:
         recipe = self.job.recipe
         return step / recipe.steps if recipe.steps else self.seconds / (60 * recipe.minutes)
 
-    def keep(self, source: Source, stopping: threading.Event) -> bool:
+    def keep(self, source: PairSource, stopping: threading.Event) -> bool:
         """Run the loop. Returns whether it came to its end."""
         last: Progress | None = None
         with closing(train(self.training, source, self.done)) as steps:

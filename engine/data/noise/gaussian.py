@@ -1,11 +1,20 @@
-"""White Gaussian noise, of a level drawn for each scene."""
+"""White Gaussian noise, with a level drawn for each scene."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.data.noise.model import Shots, Views, grey_scenes, greyed, paired, parts, planner, round_to_8_bits
+from engine.data.noise.model import (
+    Shots,
+    Views,
+    cpu_generator,
+    grey_mask,
+    make_views,
+    remove_colour,
+    round_to_8_bits,
+    split_batch,
+)
 from engine.data.patch_store import PatchBatch
 
 
@@ -14,8 +23,8 @@ class GaussianNoise:
     """Additive white noise, its level drawn evenly for each scene.
 
     low, high: standard deviation, 0-255 scale. target_views: the target is the mean of this many noisy views,
-    which is one view with the level divided by the root of their number. grey: share of scenes without colour,
-    all channels of which have the same noise. rounded: share of inputs, never targets, rounded to 8 bits.
+    which equals one view with the level divided by the root of their number. grey: share of scenes without
+    colour, which have the same noise in all channels. rounded: share of inputs, never targets, rounded to 8 bits.
     """
 
     low: float = 0.0
@@ -31,19 +40,18 @@ class GaussianNoise:
         return [1] * count
 
     def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
-        """White noise of a level for each scene."""
+        """Two views of each scene, both with its level."""
         clean = self.clean(scenes, scale)
-        noisy, target, weight = paired(
-            clean, white_noise(clean, self.low, self.high, rng), self.target_views, grey_scenes(scenes, self.grey)
-        )
+        shots = white_noise(clean, self.low, self.high, rng)
+        views = make_views(clean, shots, self.target_views, grey_mask(scenes, self.grey))
         if self.rounded:
-            as_sent, _ = parts(len(clean), (self.rounded,), planner(rng))
-            round_to_8_bits(noisy[as_sent])
-        return Views(noisy, target, weight)
+            rounded, _ = split_batch(len(clean), (self.rounded,), cpu_generator(rng))
+            round_to_8_bits(views.noisy[rounded])
+        return views
 
     def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """The scenes themselves, some without their colour."""
-        return greyed(scenes.whole(), grey_scenes(scenes, self.grey))
+        return remove_colour(scenes.read(), grey_mask(scenes, self.grey))
 
 
 def white_noise(clean: Tensor, low: float, high: float, rng: torch.Generator) -> Shots:

@@ -23,7 +23,7 @@ def test_an_empty_size_is_refused():
         dead_leaves(0, 8, generator())
 
 
-def test_the_same_state_gives_the_same_image_whatever_the_global_state():
+def test_the_image_depends_on_the_generator_alone():
     torch.manual_seed(1)
     first = dead_leaves(64, 64, generator(7))
     torch.manual_seed(2)
@@ -32,7 +32,7 @@ def test_the_same_state_gives_the_same_image_whatever_the_global_state():
     assert torch.equal(first, second)
 
 
-def test_drawing_moves_the_generator_on_so_that_the_next_image_differs():
+def test_the_next_image_of_a_generator_differs():
     rng = generator()
     first, second = dead_leaves(64, 64, rng), dead_leaves(64, 64, rng)
 
@@ -53,7 +53,7 @@ def luma():
     return torch.stack([dead_leaves(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
 
 
-def test_images_use_the_range_without_being_washed_out_or_clipped(luma):
+def test_images_have_contrast_without_being_clipped(luma):
     assert (luma.std((1, 2)) > 0.08).all()
     assert ((luma < 0.004) | (luma > 0.996)).float().mean() < 0.05
 

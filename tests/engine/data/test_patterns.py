@@ -22,7 +22,7 @@ def test_an_empty_size_is_refused():
         patterns(0, 8, generator())
 
 
-def test_the_same_state_gives_the_same_image_whatever_the_global_state():
+def test_the_image_depends_on_the_generator_alone():
     torch.manual_seed(1)
     first = patterns(64, 64, generator(7))
     torch.manual_seed(2)
@@ -31,7 +31,7 @@ def test_the_same_state_gives_the_same_image_whatever_the_global_state():
     assert torch.equal(first, second)
 
 
-def test_drawing_moves_the_generator_on_so_that_the_next_image_differs():
+def test_the_next_image_of_a_generator_differs():
     rng = generator()
     first, second = patterns(64, 64, rng), patterns(64, 64, rng)
 
@@ -46,7 +46,7 @@ def test_drawing_leaves_the_global_random_state_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_patterns_have_what_photographs_lack_strong_waves_down_to_two_pixels_a_period():
+def test_patterns_have_strong_waves_down_to_two_pixels():
     def finest(draw):
         """Of 16 x 16 squares, the amplitude of the strongest of the finest waves."""
         images = torch.stack([draw(128, 128, generator(seed)) for seed in range(4)]).float().mean(3) / 255
@@ -58,7 +58,7 @@ def test_patterns_have_what_photographs_lack_strong_waves_down_to_two_pixels_a_p
     assert (finest(dead_leaves) > 0.1).float().mean() < 0.01
 
 
-def test_a_patterns_period_and_contrast_differ_from_leaf_to_leaf():
+def test_contrast_differs_from_leaf_to_leaf():
     spread = torch.stack(
         [
             patterns(64, 64, generator(seed)).float().mean(2).unfold(0, 8, 8).unfold(1, 8, 8).std((2, 3))
@@ -70,7 +70,7 @@ def test_a_patterns_period_and_contrast_differ_from_leaf_to_leaf():
     assert spread.max() > 60
 
 
-def test_some_patterns_are_pages_of_text_with_paper_between_the_lines():
+def test_some_images_are_pages_of_text():
     pages = 0
     for seed in range(30):
         rows = patterns(96, 96, generator(seed)).float().mean(2)

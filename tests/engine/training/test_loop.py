@@ -6,7 +6,7 @@ import torch
 
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.rng import seeded_generator
-from engine.data.sources import Batch, DrawnPairs, Photos, Validation
+from engine.data.sources import Batch, GeneratedPairs, Photos, ValidationSet
 from engine.evaluation.evaluate import psnr
 from engine.layers import parameters
 from engine.training import loop as train_module
@@ -47,7 +47,7 @@ def waves(seed, side=64):
 
 def source(noise=None, patch=16):
     photos = Photos([waves(n) for n in range(6)])
-    return DrawnPairs(photos, Photos([waves(50)]), noise or GaussianNoise(SIGMA, SIGMA), patch)
+    return GeneratedPairs(photos, Photos([waves(50)]), noise or GaussianNoise(SIGMA, SIGMA), patch)
 
 
 def run(training, pairs=None, steps=None):
@@ -66,7 +66,7 @@ class Fixed:
     def __init__(self, *batches):
         self.batches = batches
 
-    def draw(self, step, batch, rng):
+    def draw(self, step, count, rng):
         return self.batches[(step - 1) % len(self.batches)]
 
 
@@ -173,7 +173,7 @@ class Drawing:
     def __init__(self, fails=None):
         self.steps, self.threads, self.fails = [], set(), fails
 
-    def draw(self, step, batch, rng):
+    def draw(self, step, count, rng):
         if step == self.fails:
             raise RuntimeError(f"the disk is gone at step {step}")
         self.steps.append(step)
@@ -351,7 +351,7 @@ def test_a_loss_on_a_gpu_that_is_no_number_is_found_before_anything_is_saved(mon
 def test_a_step_on_a_gpu_waits_for_nothing():
     training = begin(recipe(optimiser="muon", clip=1.0), device="cuda")
     photos = Photos([waves(n) for n in range(6)], zoom=0.6, device="cuda")
-    pairs = DrawnPairs(photos, photos, GaussianNoise(SIGMA, SIGMA), 16)
+    pairs = GeneratedPairs(photos, photos, GaussianNoise(SIGMA, SIGMA), 16)
     steps = train(training, pairs, lambda step: step / 10)
     next(steps)
 
@@ -431,7 +431,7 @@ def test_noisy_references_give_nearly_the_psnr_that_clean_ones_would():
     noisy, reference = (clean + 0.05 * torch.randn(clean.shape, generator=rng) for _ in range(2))
     training = begin(recipe())
 
-    estimate = validate(training, Validation(noisy, reference, 0.05**2))
+    estimate = validate(training, ValidationSet(noisy, reference, 0.05**2))
 
     # A fresh network gives back its input.
     assert estimate == pytest.approx(-20 * math.log10(0.05), abs=0.1)

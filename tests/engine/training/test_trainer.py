@@ -483,13 +483,13 @@ def test_a_disk_that_stays_full_leaves_the_last_save_whole(run, tmp_path, monkey
 
 
 def test_a_run_that_diverges_keeps_the_last_good_weights(run, tmp_path, monkeypatch):
-    draw = sources.DrawnPairs.draw
+    draw = sources.GeneratedPairs.draw
 
-    def poisoned(source, step, batch, rng):
-        drawn = draw(source, step, batch, rng)
+    def poisoned(source, step, count, rng):
+        drawn = draw(source, step, count, rng)
         return drawn._replace(target=drawn.target + torch.nan) if step == 7 else drawn
 
-    monkeypatch.setattr(sources.DrawnPairs, "draw", poisoned)
+    monkeypatch.setattr(sources.GeneratedPairs, "draw", poisoned)
     with pytest.raises(Diverged, match=r"the loss at step 7 is nan: lower lr .* the last good weights are kept"):
         run(save_every=0.0)
 

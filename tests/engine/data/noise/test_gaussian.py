@@ -15,7 +15,7 @@ NUMBERS = SIDE * SIDE * 3
 
 @pytest.mark.parametrize("scene", [BLACK, GREY, WHITE])
 @pytest.mark.parametrize("target_views", [1, 4])
-def test_gaussian_noise_has_mean_zero_and_the_level_asked_for_even_at_black_and_white(scene, target_views):
+def test_noise_has_mean_zero_and_its_level_at_black_and_white(scene, target_views):
     noise = GaussianNoise(25, 25, target_views)
     noisy, target, _ = noise.views(scene_batch(scene), 1, generator())
     clean = noise.clean(scene_batch(scene), 1)
@@ -26,7 +26,7 @@ def test_gaussian_noise_has_mean_zero_and_the_level_asked_for_even_at_black_and_
         assert residual.std().item() == pytest.approx(sigma, rel=0.02)
 
 
-def test_gaussian_noise_is_never_clipped():
+def test_noise_is_never_clipped():
     for scene, beyond in ((BLACK, lambda view: view < 0), (WHITE, lambda view: view > 1)):
         noisy, target, _ = GaussianNoise(50, 50).views(scene_batch(scene), 1, generator())
 
@@ -34,7 +34,7 @@ def test_gaussian_noise_is_never_clipped():
         assert beyond(target).float().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_two_gaussian_views_are_independent():
+def test_the_two_views_are_independent():
     noise = GaussianNoise(25, 25)
     noisy, target, _ = noise.views(scene_batch(GREY), 1, generator())
     clean = noise.clean(scene_batch(GREY), 1)
@@ -42,7 +42,7 @@ def test_the_two_gaussian_views_are_independent():
     assert abs(correlation(noisy - clean, target - clean)) < 4 / NUMBERS**0.5
 
 
-def test_gaussian_levels_are_drawn_evenly_between_the_limits():
+def test_levels_are_drawn_evenly_between_the_limits():
     noise, rng = GaussianNoise(10, 30), generator()
     levels = (noise.views(scene_batch(*[GREY[:32, :32]] * 300), 1, rng).noisy - 100 / 255).std((1, 2, 3)) * 255
 
@@ -58,7 +58,7 @@ def test_a_scenes_weight_comes_from_its_level(level, weight):
     assert weights.tolist() == pytest.approx([weight] * 3, rel=1e-5)
 
 
-def test_every_scene_has_a_gaussian_level_and_a_weight_of_its_own():
+def test_every_scene_has_its_own_level_and_weight():
     views = GaussianNoise(5, 50).views(scene_batch(*[GREY[:64, :64]] * 8), 1, generator())
 
     levels = (views.noisy - 100 / 255).std((1, 2, 3)) * 255
@@ -67,7 +67,7 @@ def test_every_scene_has_a_gaussian_level_and_a_weight_of_its_own():
     assert all(abs(correlation(views.noisy[0], other)) < 0.05 for other in views.noisy[1:])
 
 
-def test_gaussian_views_are_as_large_as_their_scene():
+def test_views_are_as_large_as_their_scene():
     noise = GaussianNoise()
     views = noise.views(scene_batch(speckled(20)), 1, generator())
 
@@ -77,7 +77,7 @@ def test_gaussian_views_are_as_large_as_their_scene():
     assert views.noisy.dtype == views.target.dtype == torch.float32
 
 
-def test_a_share_of_the_scenes_is_grey_and_has_one_noise_in_all_channels():
+def test_grey_scenes_have_the_same_noise_in_all_channels():
     noise, scenes = GaussianNoise(20, 20, grey=0.2), scene_batch(*[speckled(8, seed) for seed in range(500)])
 
     clean, views = noise.clean(scenes, 1), noise.views(scenes, 1, generator())
@@ -86,17 +86,17 @@ def test_a_share_of_the_scenes_is_grey_and_has_one_noise_in_all_channels():
     assert torch.equal(grey[0], grey[1])
     assert torch.equal(grey[0], grey[2])
     assert 0.15 < grey[0].float().mean() < 0.25
-    luma = scenes.whole()[grey[0]] @ torch.tensor([0.299, 0.587, 0.114])
+    luma = scenes.read()[grey[0]] @ torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(clean[grey[0]][..., 0], luma)
-    assert torch.equal(clean[~grey[0]], scenes.whole()[~grey[0]])
+    assert torch.equal(clean[~grey[0]], scenes.read()[~grey[0]])
     assert (views.noisy - clean)[grey[0]].std().item() == pytest.approx(20 / 255, rel=0.03)
 
 
 def test_grey_scenes_are_found_all_over_an_image():
-    # 100 places, side by side, in one image.
-    place = torch.arange(100)
-    places = CropBoxes(torch.zeros_like(place), place // 10, place % 10, torch.full((100,), 8.0))
-    scenes = PatchBatch(PatchStore([speckled(SIDE)]), places, 8, torch.zeros(3, 100, dtype=torch.bool))
+    # 100 positions, side by side, in one image.
+    number = torch.arange(100)
+    boxes = CropBoxes(torch.zeros_like(number), number // 10, number % 10, torch.full((100,), 8.0))
+    scenes = PatchBatch(PatchStore([speckled(SIDE)]), boxes, 8, torch.zeros(3, 100, dtype=torch.bool))
 
     clean = GaussianNoise(grey=0.3).clean(scenes, 1)
 
@@ -106,12 +106,12 @@ def test_grey_scenes_are_found_all_over_an_image():
     assert grey.any(1).sum() > 7
 
 
-def test_a_share_of_the_inputs_is_rounded_to_8_bits_and_no_target():
+def test_a_share_of_the_inputs_is_rounded_and_no_target():
     noise, rng, scenes = GaussianNoise(50, 50, rounded=0.25), generator(), scene_batch(*[BLACK[:16, :16]] * 10)
-    sent = []
+    rounded = []
     for _ in range(100):
         views = noise.views(scenes, 1, rng)
-        sent.append((views.noisy == (views.noisy * 255).round().clamp(0, 255) / 255).flatten(1).all(1))
+        rounded.append((views.noisy == (views.noisy * 255).round().clamp(0, 255) / 255).flatten(1).all(1))
         assert (views.target < 0).flatten(1).any(1).all()
 
-    assert torch.cat(sent).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.cat(rounded).float().mean().item() == pytest.approx(0.25, abs=0.02)

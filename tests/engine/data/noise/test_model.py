@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.data.noise.gaussian import GaussianNoise
-from engine.data.noise.model import parts, planner
+from engine.data.noise.model import cpu_generator, split_batch
 from engine.data.noise.random_pixel import RandomPixelNoise
 from tests.support.scenes import generator, scene_batch, speckled
 
@@ -28,9 +28,9 @@ def test_the_mean_error_of_targets_is_zero_at_every_brightness(noise, scale):
 # Parts of a batch
 
 
-def test_parts_cover_a_batch_and_have_their_shares_on_average():
+def test_slices_cover_a_batch_and_have_their_shares():
     rng = generator()
-    drawn = [parts(8, (0.25, 0.3), rng) for _ in range(2000)]
+    drawn = [split_batch(8, (0.25, 0.3), rng) for _ in range(2000)]
 
     for slices in drawn:
         assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])]
@@ -41,19 +41,19 @@ def test_parts_cover_a_batch_and_have_their_shares_on_average():
     assert sum(part[1].stop - part[1].start for part in drawn) / 2000 == pytest.approx(2.4, abs=0.05)
 
 
-def test_the_only_scene_of_a_batch_is_in_each_part_at_times():
+def test_the_only_scene_of_a_batch_is_in_each_slice_at_times():
     rng = generator()
-    drawn = [parts(1, (0.25, 0.0, 0.25), rng) for _ in range(2000)]
+    drawn = [split_batch(1, (0.25, 0.0, 0.25), rng) for _ in range(2000)]
 
     counts = [sum(slices[place].stop - slices[place].start for slices in drawn) for place in range(4)]
     assert counts[1] == 0
     assert counts == pytest.approx([500, 0, 500, 1000], abs=80)
 
 
-def test_what_is_decided_on_the_cpu_goes_on_from_a_generator_there():
+def test_a_generator_on_the_cpu_is_used_for_decisions_there():
     rng = generator()
 
-    assert planner(rng) is rng
+    assert cpu_generator(rng) is rng
 
 
 # Both

@@ -9,7 +9,7 @@ SIDE = 200
 NUMBERS = SIDE * SIDE * 3
 
 
-def test_the_clean_image_of_random_pixel_noise_is_the_mean_of_each_block_by_hand():
+def test_the_clean_image_is_the_mean_of_each_block_by_hand():
     scene = torch.tensor([[0, 51], [102, 255]], dtype=torch.uint8).repeat(1, 2)
     scene[:, 2:] = 255
     scene = scene.repeat(2, 1).unsqueeze(2).expand(4, 4, 3)
@@ -21,7 +21,7 @@ def test_the_clean_image_of_random_pixel_noise_is_the_mean_of_each_block_by_hand
 
 def test_each_noisy_pixel_is_a_pixel_of_its_own_block():
     side, scale = 6, 4
-    # Every pixel says where it stands.
+    # Every pixel holds its own position.
     place = torch.arange(side * scale)
     scene = torch.stack(torch.broadcast_tensors(place.view(-1, 1), place, torch.tensor(7)), 2).to(torch.uint8)
 
@@ -37,7 +37,7 @@ def test_each_noisy_pixel_is_a_pixel_of_its_own_block():
 
 
 @pytest.mark.parametrize("scale", [2, 5])
-def test_random_pixel_noise_has_mean_zero(scale):
+def test_noise_has_mean_zero(scale):
     noise, rng = RandomPixelNoise(), generator(1)
     scenes = scene_batch(*[speckled(8 * scale)] * 2000)
     residuals = noise.views(scenes, scale, rng).noisy - noise.clean(scenes, scale)
@@ -47,7 +47,7 @@ def test_random_pixel_noise_has_mean_zero(scale):
     assert (residuals.mean(0).abs() <= 5 * spread).all()
 
 
-def test_a_target_of_several_random_pixel_views_is_their_mean():
+def test_a_target_of_several_views_is_their_mean():
     noise, scenes = RandomPixelNoise(target_views=9), scene_batch(*[speckled(64)] * 200)
     noisy, target, _ = noise.views(scenes, 4, generator(1))
     noise_left, target_left = (view - noise.clean(scenes, 4) for view in (noisy, target))
@@ -57,7 +57,7 @@ def test_a_target_of_several_random_pixel_views_is_their_mean():
 
 
 @pytest.mark.parametrize("target_views", [1, 3])
-def test_the_two_random_pixel_views_are_independent(target_views):
+def test_the_two_views_are_independent(target_views):
     noise = RandomPixelNoise(target_views=target_views)
     scenes = scene_batch(speckled(4 * SIDE))
     clean = noise.clean(scenes, 4)
