@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from engine.layers import kernels
-from engine.training.config import read_recipe
+from engine.training.recipe import read_recipe
 from engine.training.trainer import TrainingJob, run
 
 

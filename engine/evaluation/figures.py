@@ -18,8 +18,9 @@ from engine.inference.denoise import denoise_image
 from engine.layers import Layer
 from engine.system.atomic_file import write_atomically
 from engine.training import trainer
-from engine.training.config import Recipe
+from engine.training.log import LogLine
 from engine.training.loop import Diverged
+from engine.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +92,7 @@ def sweep(
     data: Sequence[Path],
     out: Path,
     measure: Callable[[Path], float] | None,
-    report: Callable[[str, trainer.LogLine], None],
+    report: Callable[[str, LogLine], None],
     warn: Callable[[str], None],
 ) -> bool:
     """Train every cell for the time or the steps of the base recipe; write sweep.md and sweep.png into `out`.

@@ -14,7 +14,7 @@ from service.cli.evaluate import PairsOption
 from service.cli.weights import DeviceOption, load
 
 if TYPE_CHECKING:
-    from engine.training.trainer import LogLine
+    from engine.training.log import LogLine
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or path of a .toml file.")
@@ -56,7 +56,7 @@ def train(
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
     from engine.training import trainer
-    from engine.training.config import read_recipe
+    from engine.training.recipe import read_recipe
 
     _use_threads(threads)
     values = _overrides(override, minutes, steps)
@@ -92,7 +92,7 @@ def sweep(
     """
     from engine.evaluation import figures
     from engine.evaluation.evaluate import evaluate_pairs, read_pairs
-    from engine.training.config import read_recipe
+    from engine.training.recipe import read_recipe
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))

@@ -20,8 +20,8 @@ from engine.evaluation.figures import (
     sweep_table,
 )
 from engine.models.networks import UNetConfig, build_network
-from engine.training.config import read_recipe
 from engine.training.loop import Diverged
+from engine.training.recipe import read_recipe
 
 
 @pytest.fixture
