@@ -24,8 +24,9 @@ from service.cli.weights import (
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Pair, Quality, Score
+    from engine.evaluation.evaluate import Quality, Score
     from engine.evaluation.html_report import Section
+    from engine.evaluation.samples import Pair
     from engine.models.checkpoint import Model
 
 # What weights may lose by being kept in float16, in dB, of any image.
@@ -159,12 +160,12 @@ def demo(
 
     - `denoise demo paper --pairs val.pkl --count 6`
     """
-    from engine.evaluation import figures as report
+    from engine.evaluation import figures
 
     trials = _trials(pairs, clean, None, sigma or [25])
     shown = [pair for trial in trials for pair in trial.first(count).pairs()]
     warn_without_kernels()
-    report.demo(load(weights, "auto", "auto").net, shown, output)
+    figures.demo(load(weights, "auto", "auto").net, shown, output)
 
 
 def models(
@@ -222,11 +223,11 @@ def _suite_rows(
     model: "Model", quality: How, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
     """A row for each set and noise, with what it was measured with."""
-    from engine.evaluation.evaluate import mean_quality
+    from engine.evaluation.evaluate import rows_of
 
     about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
-    parts = ((name, trial.noise, mean_quality(s)) for trial, scores in found for name, s in trial.parts(scores))
-    return [{"set": name, "noise": noise, **asdict(mean), **about} for name, noise, mean in parts]
+    rows = [row for trial, scores in found for row in rows_of(trial, scores)]
+    return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
 
 
 def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
@@ -250,10 +251,10 @@ def _tell_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> Non
 
 
 def _write_report(folder: Path, model: "Model", quality: How, sections: "Sequence[Section]") -> None:
-    from engine.evaluation.html_report import write_page
+    from engine.evaluation.html_report import write_report
 
     about = f"Network {model.name}, SHA-256 {model.digest}, products in {model.precision}, quality {quality}."
-    write_page(folder / "index.html", f"What {model.name} makes of images", about, sections)
+    write_report(folder / "index.html", f"What {model.name} makes of images", about, sections)
 
 
 def _title(model: "Model") -> str:

@@ -90,8 +90,9 @@ def sweep(
 
     - `denoise sweep --steps 2000 --data photos/ --pairs val.pkl --hidden 64 --out sweep/`
     """
-    from engine.evaluation import figures
-    from engine.evaluation.evaluate import evaluate_pairs, read_pairs
+    from engine.evaluation import sweep as sweeps
+    from engine.evaluation.evaluate import evaluate_pairs
+    from engine.evaluation.samples import recorded_pairs
     from engine.training.recipe import read_recipe
 
     _use_threads(threads)
@@ -100,10 +101,10 @@ def sweep(
 
     def measure(weights: Path) -> float:
         assert pairs is not None
-        return evaluate_pairs(load(str(weights), "auto", "auto").net, read_pairs(pairs)).psnr
+        return evaluate_pairs(load(str(weights), "auto", "auto").net, recorded_pairs(pairs)).psnr
 
     with _live_line() as show:
-        ended = figures.sweep(
+        ended = sweeps.sweep(
             base,
             data or (),
             output,
@@ -126,9 +127,9 @@ def plot(
 
     - `denoise plot my.jsonl other.jsonl --out both.png`
     """
-    from engine.evaluation import figures
+    from engine.training.plots import plot_logs
 
-    figures.plot_log(logs, output or logs[0].with_suffix(".png"))
+    plot_logs(logs, output or logs[0].with_suffix(".png"))
 
 
 def _overrides(pairs: Sequence[str] | None, minutes: float | None, steps: int | None) -> dict[str, str]:

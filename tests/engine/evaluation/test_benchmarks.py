@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from engine.evaluation.benchmarks import Trial, recorded, trials, white
-from engine.evaluation.evaluate import Sample, Score
+from engine.evaluation.evaluate import Score
+from engine.evaluation.samples import Sample
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 
@@ -63,7 +64,7 @@ def test_sets_that_are_not_there_are_left_out_and_named(tmp_path):
     assert missing == ["cbsd68", "polyu", "paper/val.pkl"]
 
 
-def test_a_folder_with_none_of_the_sets_is_refused_with_their_names(tmp_path):
+def test_a_folder_with_none_of_the_sets_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has none of the sets cbsd68, kodak24, polyu, paper/val\.pkl"):
         trials(tmp_path)
 

@@ -7,7 +7,7 @@ import torch
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.rng import seeded_generator
 from engine.data.sources import Batch, GeneratedPairs, Photos, ValidationSet
-from engine.evaluation.evaluate import psnr
+from engine.evaluation.metrics import psnr
 from engine.layers import parameters
 from engine.training import loop as train_module
 from engine.training.loop import (

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.evaluation.evaluate import evaluate_pairs, gaussian_pairs
+from engine.evaluation.evaluate import evaluate_pairs
+from engine.evaluation.samples import gaussian_pairs
 from engine.imageio.read import read as read_file
 from engine.inference.self_ensemble import Ensemble
 from engine.layers import kernels
@@ -675,9 +676,9 @@ def test_train_that_is_stopped_says_how_to_go_on(denoise, tmp_path, monkeypatch)
 
 
 def test_sweep_leaves_a_table_and_a_plot(denoise, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.evaluation.figures.BATCHES", (2,))
-    monkeypatch.setattr("engine.evaluation.figures.RATES", (0.5,))
-    monkeypatch.setattr("engine.evaluation.figures.WIDTHS", (4,))
+    monkeypatch.setattr("engine.evaluation.sweep.BATCHES", (2,))
+    monkeypatch.setattr("engine.evaluation.sweep.RATES", (0.5,))
+    monkeypatch.setattr("engine.evaluation.sweep.WIDTHS", (4,))
 
     code, _, _ = denoise("sweep", "--steps", 2, "--data", photos, *SMALL, "--lr", 0.5, "--out", tmp_path)
 
