@@ -148,7 +148,7 @@ def _batches(pairs: Iterable[Pair], max_pixels: int) -> Iterator[Pair]:
 
 
 def _denoise(net: Layer, noisy: Tensor, memory_budget: int) -> Tensor:
-    """What denoise_image returns for each image; in one pass through the network where that is the same."""
+    """denoise_image of each image. Whole patches go through the network in one batch, with the same result."""
     is_whole = noisy.shape[1] % PATCH == noisy.shape[2] % PATCH == 0
     if is_whole and len(noisy) > 1:
         return net.forward(noisy.to(next(parameters(net)).value.device)).cpu()

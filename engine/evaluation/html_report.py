@@ -151,7 +151,7 @@ def _detail(clean: Tensor) -> Tensor:
 
 
 def _section_values(number: int, section: Section) -> dict[str, Any]:
-    """What the template shows of a section."""
+    """The template's values for a section."""
     examples = section.examples()
     names = [sample.name for sample in section.trial.samples]
     anchors = {index: f"image-{number}-{index}" for index in examples}
@@ -179,7 +179,7 @@ def _section_values(number: int, section: Section) -> dict[str, Any]:
 
 
 def _crop_values(example: Example) -> list[dict[str, Any]]:
-    """What the template shows of an example."""
+    """The template's values for the crops of an example."""
     return [
         {
             "reason": crop.reason,

@@ -38,7 +38,7 @@ SPEED_LINES = 61
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What to train, on which data, until when, and where to write it.
+    """The recipe, data and files of a run.
 
     terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda". start: weights
     from which a new run begins, instead of random ones; those of a smaller network are grown to the recipe's.

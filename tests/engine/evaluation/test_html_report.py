@@ -38,7 +38,7 @@ def section(errors=(0.05,), noise="white 25", level=25.0, set_="set", names=None
 
 
 class Page(HTMLParser):
-    """The page's text, its elements and their attributes; refuses what is closed wrongly."""
+    """The page's text, its elements and their attributes; fails if a tag is closed wrongly."""
 
     def __init__(self, text):
         super().__init__()
@@ -76,7 +76,7 @@ def pixels(image):
         return np.asarray(opened)
 
 
-# What is shown of an image
+# Examples
 
 
 def test_the_densest_place_is_where_most_weight_lies_together():

@@ -295,7 +295,7 @@ def test_a_state_that_lacks_a_tensor_is_refused_by_name():
         state.load_tensors(tensors)
 
 
-# Going wrong
+# Divergence
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

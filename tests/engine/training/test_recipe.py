@@ -147,7 +147,7 @@ def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
     assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict())), "test") == recipe
 
 
-# What is refused
+# Refusals
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():

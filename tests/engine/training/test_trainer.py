@@ -74,7 +74,7 @@ def recorded(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, photos):
-    """run(name="a", ...): a whole run into tmp_path, telling every step; returns whether it came to its end."""
+    """run(name="a", ...): a whole run into tmp_path, reporting every step; returns whether it came to its end."""
 
     def start(name="a", recipe=RECIPE, data=None, report=lambda line: None, warn=pytest.fail, **values):
         often = {"log_every": 0, "validate_every": 1e9, "save_every": 1e9, "device": "cpu"}
@@ -87,7 +87,7 @@ def run(tmp_path, photos):
 
 
 def at(step, action):
-    """A report that does something once, after a step: the last step of a run is told twice."""
+    """A report that does something once, after a step: the last step of a run is reported twice."""
     actions = [action]
     return lambda line: actions.pop()() if line.step == step and actions else None
 
@@ -276,7 +276,7 @@ def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
     assert not (tmp_path / "a.checkpoint").exists()
 
 
-def test_what_holds_no_weights_is_no_start(run, tmp_path):
+def test_a_file_without_weights_is_refused_as_a_start(run, tmp_path):
     run("first")
 
     with pytest.raises(checkpoint.WeightsError, match=r"first.checkpoint: not weights of ours"):
@@ -292,7 +292,7 @@ def test_a_run_is_not_both_resumed_and_begun(run, tmp_path):
         run(resume=True, start=tmp_path / "a.safetensors")
 
 
-# What is kept
+# Saved files
 
 
 def test_the_weights_are_the_averaged_ones_and_load(run, tmp_path):
@@ -305,19 +305,19 @@ def test_the_weights_are_the_averaged_ones_and_load(run, tmp_path):
         assert not torch.equal(parameter.value, state[f"weights.{parameter.name}"])
 
 
-def test_the_weights_tell_where_they_come_from(run, tmp_path, photos):
+def test_the_weights_record_where_they_come_from(run, tmp_path, photos):
     run(terms="CC0")
 
-    told = checkpoint.load(tmp_path / "a.safetensors").metadata
+    metadata = checkpoint.load(tmp_path / "a.safetensors").metadata
 
-    assert json.loads(told["recipe"])["lr"] == 0.006
-    assert told["data"] == "holiday"
-    assert told["terms"] == "CC0"
-    assert told["steps"] == "12"
-    assert told["megapixels"] == "0.0"
-    assert date.fromisoformat(told["date"])
-    assert float(told["psnr"]) > 5
-    assert float(told["seconds"]) >= 0
+    assert json.loads(metadata["recipe"])["lr"] == 0.006
+    assert metadata["data"] == "holiday"
+    assert metadata["terms"] == "CC0"
+    assert metadata["steps"] == "12"
+    assert metadata["megapixels"] == "0.0"
+    assert date.fromisoformat(metadata["date"])
+    assert float(metadata["psnr"]) > 5
+    assert float(metadata["seconds"]) >= 0
 
 
 def test_weights_made_without_data_say_so(run, tmp_path):
@@ -418,7 +418,7 @@ def test_a_new_run_begins_a_new_log(run, tmp_path):
     assert log_of(tmp_path / "a.jsonl")[0]["step"] == 1
 
 
-# Going wrong
+# Failures
 
 
 class Disk:
@@ -500,7 +500,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(run, tmp_path, monkeypa
     assert about(tmp_path / "a.checkpoint")["step"] == "6"
 
 
-def test_weights_that_are_no_numbers_are_never_saved(run, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch):
     update = ParameterEMA.update
 
     def poisoned(average):
@@ -623,7 +623,7 @@ def main(tmp_path, monkeypatch):
 SMALL = ("--set", "steps=3", "--set", "channels=4 6", "--set", "blocks=1 1 1", "--set", "patch=8")
 
 
-def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
+def test_the_job_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
     code = main("photo-small", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
 
     assert code == 0
@@ -631,7 +631,7 @@ def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys)
     assert "step=3" in capsys.readouterr().out
 
 
-def test_a_bare_machine_begins_from_weights(main, tmp_path, photos):
+def test_the_job_begins_from_weights(main, tmp_path, photos):
     main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
 
     code = main("photo-small", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
@@ -640,20 +640,20 @@ def test_a_bare_machine_begins_from_weights(main, tmp_path, photos):
     assert checkpoint.load(tmp_path / "b.safetensors").metadata["start"].startswith("a ")
 
 
-def test_a_bare_machine_trains_on_cameras_noise(main, tmp_path, photos):
+def test_the_job_trains_on_camera_noise(main, tmp_path, photos):
     code = main("photo", tmp_path / "a.safetensors", photos, *SMALL)
 
     assert code == 0
     assert json.loads(checkpoint.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
 
 
-def test_a_bare_machine_is_told_what_is_wrong(main, tmp_path):
+def test_the_job_says_what_is_wrong(main, tmp_path):
     code = main("photo-small", tmp_path / "a.safetensors", "--set", "epochs=3")
 
     assert code.startswith("error: photo-small.toml: unknown: epochs; a recipe takes ")
 
 
-def test_a_bare_machine_is_told_that_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
+def test_the_job_warns_if_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
     monkeypatch.delenv(kernels.SETTING, raising=False)
     monkeypatch.setattr(kernels, "chosen", lambda: None)
 
@@ -666,4 +666,4 @@ def test_a_value_without_its_key_is_refused(main, tmp_path, capsys):
     code = main("photo-small", tmp_path / "a.safetensors", "--set", "steps")
 
     assert code == 2
-    assert "--set: KEY=VALUE is wanted; got 'steps'" in capsys.readouterr().err
+    assert "--set: expected KEY=VALUE; got 'steps'" in capsys.readouterr().err
