@@ -1,4 +1,4 @@
-"""`python -m engine.job`: train where only torch, numpy, Pillow and safetensors are installed."""
+"""`python -m engine.job`: trains with only torch, numpy, Pillow and safetensors installed."""
 
 import argparse
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from engine.layers import kernels
-from engine.training.config import read_recipe
+from engine.training.recipe import read_recipe
 from engine.training.trainer import TrainingJob, run
 
 
 def main() -> None:
-    """`python -m engine.job RECIPE OUT [DATA ...] [--set KEY=VALUE ...]`: plain lines, for bare machines."""
+    """`python -m engine.job RECIPE OUT [DATA ...] [--set KEY=VALUE ...]`: prints a line at a time."""
     parser = argparse.ArgumentParser(prog="python -m engine.job")
     parser.add_argument("recipe")
     parser.add_argument("out", type=Path)
@@ -40,7 +40,7 @@ def main() -> None:
 def _key_and_value(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"KEY=VALUE is wanted; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE; got {text!r}")
     return key, value
 
 

@@ -1,6 +1,6 @@
-"""Images end to end in one run of bytes, from which a batch of squares is cut at once.
+"""Patch store: images end to end in one run of bytes, from which batches of patches are cut.
 
-It is all arithmetic on indices, without a look at any number in a tensor: on a GPU nothing waits for a batch.
+All of it is arithmetic on indices that reads no value back from a tensor: a GPU never has to synchronise.
 """
 
 import math
@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Most bytes of images held in memory. Beyond it they go to a temporary file, mapped to memory and gone at exit.
-IN_MEMORY = 2**30
-# A GPU takes the images if they fill no more than this part of what it has free.
-PART_OF_GPU = 0.5
-# Most points, along a side, at which a square is looked at for its detail.
-PROBES = 24
+# Most bytes of images held in memory. More go to a memory-mapped temporary file that is deleted at exit.
+MAX_BYTES_IN_MEMORY = 2**30
+# The images go to a GPU if they fill no more than this part of its free memory.
+MAX_PART_OF_GPU = 0.5
+# Detail is measured at no more than this many points along a side.
+MAX_DETAIL_POINTS = 24
 
 
 class CropBoxes(NamedTuple):
-    """Squares in an album's images, one for each number of these tensors of equal shape.
+    """Square boxes in the images of a store, one for each element of these tensors of equal shape.
 
-    image: which one; top, left: its corner; all whole. side: float32, as it may end within a pixel. In pixels.
+    image: its index. top, left: the corner, in whole pixels. side: in pixels, float32, as a box may end within
+    a pixel.
     """
 
     image: Tensor
@@ -31,185 +32,186 @@ class CropBoxes(NamedTuple):
     left: Tensor
     side: Tensor
 
-    def chosen(self, index: Tensor) -> "CropBoxes":
-        """Of places (N, M) those at (n, index[n]): (N,)."""
+    def select(self, index: Tensor) -> "CropBoxes":
+        """From boxes (N, M) those at (n, index[n]): (N,)."""
         return CropBoxes(*(part.gather(1, index[:, None]).squeeze(1) for part in self))
 
 
 class PatchStore:
-    """Images, uint8 (H, W, C) of any size and the same C, and how to cut squares from them.
+    """Images, uint8 (H, W, C) of any size and the same C, from which patches are cut.
 
-    zoom: the least factor by which a square is scaled down as it is cut. device: where squares are wanted; the
-    images themselves stay on the CPU if they are too many for it. Raises ValueError if there are no images,
+    zoom: the smallest factor by which a crop is scaled down to a patch. device: where patches are used; the
+    images themselves stay on the CPU if they are too large for it. Raises ValueError if there are no images,
     and OSError if they fit neither in memory nor in a temporary file.
     """
 
     def __init__(self, images: Iterable[Tensor], zoom: float = 1.0, device: torch.device | str = "cpu") -> None:
-        bytes_, shapes = _end_to_end(images)
+        data, shapes = _concatenate(images)
         self.zoom, self.channels = zoom, shapes[0][2]
-        self.target = torch.device(device)
-        self.device = _home(bytes_.numel(), self.target)
-        self.bytes = bytes_.to(self.device)
+        self.output_device = torch.device(device)
+        self.device = _storage_device(data.numel(), self.output_device)
+        self.data = data.to(self.device)
         sizes = torch.tensor(shapes, dtype=torch.int64)
         areas = sizes[:, 0] * sizes[:, 1]
-        self.start = (areas.cumsum(0) - areas).to(self.device)
-        self.height, self.width = sizes[:, 0].to(self.device), sizes[:, 1].to(self.device)
-        self.shortest = [min(height, width) for height, width, _ in shapes]
-        self.fitting: dict[int, Tensor] = {}
+        # Of each image's first pixel, in pixels.
+        self.offsets = (areas.cumsum(0) - areas).to(self.device)
+        self.heights, self.widths = sizes[:, 0].to(self.device), sizes[:, 1].to(self.device)
+        self.shorter_sides = [min(height, width) for height, width, _ in shapes]
+        self._large_enough: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """How many images."""
-        return len(self.shortest)
+        return len(self.shorter_sides)
 
-    def put(self, number: int, image: Tensor) -> None:
-        """Another image, of equal size, in the place of one."""
-        begin = number * image.numel()
-        self.bytes[begin : begin + image.numel()].copy_(image.flatten())
+    def replace(self, index: int, image: Tensor) -> None:
+        """Replace an image of a store whose images all have one size."""
+        begin = index * image.numel()
+        self.data[begin : begin + image.numel()].copy_(image.flatten())
 
-    def picks(self, shape: tuple[int, ...], side: int, rng: torch.Generator) -> Tensor:
-        """Numbers of images, each as likely, of those from which such a square can be cut.
+    def random_images(self, shape: tuple[int, ...], side: int, rng: torch.Generator) -> Tensor:
+        """Random indices of images that are large enough for a patch of that side.
 
-        rng: on the album's device. Raises ValueError if there is none.
+        rng: on the store's device. Raises ValueError if no image is large enough.
         """
-        if side not in self.fitting:
-            fitting = [number for number, shortest in enumerate(self.shortest) if shortest >= side]
+        if side not in self._large_enough:
+            fitting = [index for index, shorter in enumerate(self.shorter_sides) if shorter >= side]
             if not fitting:
                 raise ValueError(f"no photo is large enough to cut {side} x {side} pixels from")
-            self.fitting[side] = torch.tensor(fitting, device=self.device)
-        fits = self.fitting[side]
-        return fits[torch.randint(len(fits), shape, generator=rng, device=self.device)]
+            self._large_enough[side] = torch.tensor(fitting, device=self.device)
+        indices = self._large_enough[side]
+        return indices[torch.randint(len(indices), shape, generator=rng, device=self.device)]
 
-    def places(self, image: Tensor, side: int, rng: torch.Generator) -> CropBoxes:
-        """A random place in each of these images, for squares of a side after zooming.
+    def random_boxes(self, image: Tensor, side: int, rng: torch.Generator) -> CropBoxes:
+        """A random box in each of these images, for patches of that side.
 
-        The zoom is drawn evenly between the least and 1, for each place. rng: on the album's device.
+        The zoom of each box is drawn evenly between the smallest and 1. rng: on the store's device.
         """
         zoom, down, right = torch.rand((3, *image.shape), generator=rng, device=self.device)
-        height, width = self.height[image], self.width[image]
-        extent = (side / (self.zoom + (1 - self.zoom) * zoom)).minimum(torch.minimum(height, width))
-        whole = extent.ceil()
+        height, width = self.heights[image], self.widths[image]
+        box_side = (side / (self.zoom + (1 - self.zoom) * zoom)).minimum(torch.minimum(height, width))
+        whole = box_side.ceil()
         top, left = (
             # The product may be rounded up to the limit itself.
             torch.minimum((part * (length - whole + 1)).floor(), length - whole).long()
             for part, length in ((down, height), (right, width))
         )
-        return CropBoxes(image, top, left, extent)
+        return CropBoxes(image, top, left, box_side)
 
-    def detail(self, places: CropBoxes, side: int) -> Tensor:
+    def detail(self, boxes: CropBoxes, side: int) -> Tensor:
         """Standard deviation of the green channel's diagonal differences: large where there is fine structure.
 
-        places: (N, M) -> (N, M). Looked at in at most PROBES x PROBES points, spread over the square.
+        boxes: (N, M) -> (N, M). Measured at up to MAX_DETAIL_POINTS² points, spread over the box.
         """
-        count = max(1, min(PROBES, side - 1))
-        extent = places.side[..., None]
-        # Differences over about one pixel of the zoomed square.
-        gap = (extent / side).round()
-        steps = ((extent - gap) * torch.arange(count, device=self.device) / count).long()
-        near, far = (self._green(places, steps + more) for more in (torch.zeros_like(steps), gap.long()))
+        count = max(1, min(MAX_DETAIL_POINTS, side - 1))
+        box_side = boxes.side[..., None]
+        # The difference spans about one pixel of the patch.
+        gap = (box_side / side).round()
+        steps = ((box_side - gap) * torch.arange(count, device=self.device) / count).long()
+        near, far = (self._read_green(boxes, steps + more) for more in (torch.zeros_like(steps), gap.long()))
         return (far - near).std((-2, -1), correction=0)
 
-    def cut(self, places: CropBoxes, side: int, rng: torch.Generator) -> "PatchBatch":
-        """The squares at places (N,), each flipped and turned to one of its eight positions by chance.
+    def random_patches(self, boxes: CropBoxes, side: int, rng: torch.Generator) -> "PatchBatch":
+        """The patches in boxes (N,), each flipped and turned to one of its eight orientations at random.
 
-        rng: on the album's device.
+        rng: on the store's device.
         """
-        turn = torch.rand((3, len(places.image)), generator=rng, device=self.device) < 0.5
-        return PatchBatch(self, places, side, turn)
+        orientation = torch.rand((3, len(boxes.image)), generator=rng, device=self.device) < 0.5
+        return PatchBatch(self, boxes, side, orientation)
 
-    def square(self, places: CropBoxes, side: int, turn: Tensor) -> Tensor:
-        """float32 (N, side, side, C) on [0, 1]: a pixel is the mean of the area it covers."""
+    def read(self, boxes: CropBoxes, side: int, orientation: Tensor) -> Tensor:
+        """float32 (N, side, side, C) on [0, 1]: each pixel is the mean of the area it covers."""
         order = torch.arange(side, device=self.device)
         if self.zoom == 1:
-            return self.pixels(places, side, turn, order.view(1, -1, 1), order)
-        y, x = (torch.where(reverse[:, None], side - 1 - order, order) for reverse in turn[:2])
-        count, span = len(places.image), self._span(side)
-        last = places.side.ceil().long() - 1
+            return self.read_pixels(boxes, side, orientation, order.view(1, -1, 1), order)
+        y, x = (torch.where(reverse[:, None], side - 1 - order, order) for reverse in orientation[:2])
+        count, span = len(boxes.image), self._source_side(side)
+        last = boxes.side.ceil().long() - 1
         rows = torch.minimum(torch.arange(span, device=self.device), last[:, None])
-        # What lies beside a square, or after its image, is read along with it, and then given no weight.
-        square = self._runs(span)[self._pixel(places, rows, torch.zeros_like(rows)) * self.channels]
-        scale = places.side[:, None] / side
-        lines = _average(square.float(), y * scale, scale, self._taps).view(count, side, span, self.channels)
-        # Columns as lines: a line's numbers are one run of memory, which makes it fast to pick.
+        # Rows also hold pixels beside the box, or of the next image. They get no weight.
+        source = self._row_view(span)[self._pixel_index(boxes, rows, torch.zeros_like(rows)) * self.channels]
+        scale = boxes.side[:, None] / side
+        lines = _area_mean(source.float(), y * scale, scale, self._taps).view(count, side, span, self.channels)
+        # Columns as lines: the numbers of a line are contiguous in memory, which makes them fast to gather.
         columns = lines.transpose(1, 2).reshape(count, span, side * self.channels)
-        turned = _average(columns, x * scale, scale, self._taps).view(count, side, side, self.channels)
-        return torch.where(turn[2].view(-1, 1, 1, 1), turned, turned.transpose(1, 2)).div_(255)
+        transposed = _area_mean(columns, x * scale, scale, self._taps).view(count, side, side, self.channels)
+        is_transposed = orientation[2].view(-1, 1, 1, 1)
+        return torch.where(is_transposed, transposed, transposed.transpose(1, 2)).div_(255)
 
-    def pixels(self, places: CropBoxes, side: int, turn: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """float32 (N, I, J, C) on [0, 1]: pixels of squares without zoom; y, x: which, as (N, I, J)."""
-        reverse_y, reverse_x, turned = turn.view(3, -1, 1, 1)
-        down, right = torch.where(turned, x, y), torch.where(turned, y, x)
+    def read_pixels(self, boxes: CropBoxes, side: int, orientation: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """float32 (N, I, J, C) on [0, 1]: the pixels (y, x), each (N, I, J), of patches without zoom."""
+        reverse_y, reverse_x, transpose = orientation.view(3, -1, 1, 1)
+        down, right = torch.where(transpose, x, y), torch.where(transpose, y, x)
         down, right = (
             torch.where(reverse_y, side - 1 - down, down),
             torch.where(reverse_x, side - 1 - right, right),
         )
-        index = self._pixel(places, down, right)
-        picked = self.bytes.view(-1, self.channels).index_select(0, index.flatten())
-        return picked.view(*index.shape, -1).float().div_(255)
+        index = self._pixel_index(boxes, down, right)
+        pixels = self.data.view(-1, self.channels).index_select(0, index.flatten())
+        return pixels.view(*index.shape, -1).float().div_(255)
 
-    def _green(self, places: CropBoxes, steps: Tensor) -> Tensor:
-        """Green, float32 (N, M, K, K), of the pixels at steps (N, M, K) down and right of the places' corners."""
-        pixel = self._pixel(places, steps[..., :, None], steps[..., None, :])
-        return self.bytes[pixel * self.channels + 1].float()
+    def _read_green(self, boxes: CropBoxes, steps: Tensor) -> Tensor:
+        """Green, float32 (N, M, K, K), at steps (N, M, K) down and right of the boxes' corners."""
+        pixel = self._pixel_index(boxes, steps[..., :, None], steps[..., None, :])
+        return self.data[pixel * self.channels + 1].float()
 
-    def _pixel(self, places: CropBoxes, down: Tensor, right: Tensor) -> Tensor:
-        """Numbers of the pixels so far from the places' corners, down and right of more dimensions."""
-        more = (..., *[None] * (down.dim() - places.top.dim()))
-        start = self.start[places.image] + places.top * self.width[places.image] + places.left
-        return start[more] + down * self.width[places.image][more] + right
+    def _pixel_index(self, boxes: CropBoxes, down: Tensor, right: Tensor) -> Tensor:
+        """Indices of the pixels at these offsets from the boxes' corners; the offsets have more dimensions."""
+        more = (..., *[None] * (down.dim() - boxes.top.dim()))
+        corner = self.offsets[boxes.image] + boxes.top * self.widths[boxes.image] + boxes.left
+        return corner[more] + down * self.widths[boxes.image][more] + right
 
     @property
     def _taps(self) -> int:
-        """Most pixels, along a side, that one pixel of a zoomed square covers a part of."""
+        """Most source pixels, along a side, that one pixel of a zoomed patch overlaps."""
         return math.ceil(1 / self.zoom) + 1
 
-    def _span(self, side: int) -> int:
-        """Most pixels, along a side, from which a square of that side is made."""
-        return min(math.ceil(side / self.zoom), max(self.shortest))
+    def _source_side(self, side: int) -> int:
+        """Most source pixels, along a side, from which a patch of that side is made."""
+        return min(math.ceil(side / self.zoom), max(self.shorter_sides))
 
-    def _runs(self, span: int) -> Tensor:
-        """Row i: as many pixels as a span has, from byte i on. A view: nothing is copied."""
+    def _row_view(self, span: int) -> Tensor:
+        """Row i holds `span` pixels, from byte i on. A view: nothing is copied."""
         length = span * self.channels
-        return self.bytes.as_strided((self.bytes.numel() - length + 1, length), (1, 1))
+        return self.data.as_strided((self.data.numel() - length + 1, length), (1, 1))
 
 
 class PatchBatch(NamedTuple):
-    """Squares of an album, cut when somebody looks.
+    """Patches of a store, read when they are needed.
 
-    turn: bool (3, N), whether rows are in reverse, whether columns are, and whether rows then become columns.
+    orientation: bool (3, N), whether rows are reversed, columns are reversed, and the two are then transposed.
     """
 
-    album: PatchStore
-    places: CropBoxes
+    store: PatchStore
+    boxes: CropBoxes
     side: int
-    turn: Tensor
+    orientation: Tensor
 
     @property
     def device(self) -> torch.device:
-        """Where pixels are wanted."""
-        return self.album.target
+        """Where the pixels are used."""
+        return self.store.output_device
 
-    def whole(self) -> Tensor:
+    def read(self) -> Tensor:
         """All pixels: float32 (N, side, side, C) on [0, 1]."""
-        return self._moved(self.album.square(self.places, self.side, self.turn))
+        return self._to_device(self.store.read(self.boxes, self.side, self.orientation))
 
-    def pixels(self, y: Tensor, x: Tensor) -> Tensor:
-        """Some pixels, float32 (N, I, J, C) on [0, 1]: those in rows y and columns x, (N, I, J) each."""
-        y, x = y.to(self.album.device), x.to(self.album.device)
-        if self.album.zoom < 1:
-            sample = torch.arange(len(y), device=self.album.device).view(-1, 1, 1)
-            return self._moved(self.album.square(self.places, self.side, self.turn)[sample, y, x])
-        return self._moved(self.album.pixels(self.places, self.side, self.turn, y, x))
+    def read_pixels(self, y: Tensor, x: Tensor) -> Tensor:
+        """Some pixels, float32 (N, I, J, C) on [0, 1]: those in rows y and columns x, each (N, I, J)."""
+        y, x = y.to(self.store.device), x.to(self.store.device)
+        if self.store.zoom < 1:
+            sample = torch.arange(len(y), device=self.store.device).view(-1, 1, 1)
+            return self._to_device(self.store.read(self.boxes, self.side, self.orientation)[sample, y, x])
+        return self._to_device(self.store.read_pixels(self.boxes, self.side, self.orientation, y, x))
 
-    def _moved(self, pixels: Tensor) -> Tensor:
-        if self.album.device == self.device:
+    def _to_device(self, pixels: Tensor) -> Tensor:
+        if self.store.device == self.device:
             return pixels
         return pixels.pin_memory().to(self.device, non_blocking=True)
 
 
-def _end_to_end(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """The bytes of all images, and some to spare, as wide as an image and more; and the images' shapes."""
+def _concatenate(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """The bytes of all images and their shapes. Spare bytes, more than a row of an image, follow the last."""
     shapes: list[tuple[int, int, int]] = []
-    with SpooledTemporaryFile(IN_MEMORY) as file:
+    with SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as file:
         for image in images:
             height, width, channels = image.shape
             shapes.append((height, width, channels))
@@ -219,16 +221,16 @@ def _end_to_end(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, 
         file.write(bytes((max(width for _, width, _ in shapes) + 2) * shapes[0][2]))
         size = file.tell()
         file.seek(0)
-        if size > IN_MEMORY:
-            # The file has no name: it is gone with the last view of the map.
+        if size > MAX_BYTES_IN_MEMORY:
+            # The file has no name, so it is deleted with the last view of the map.
             return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))), shapes
-        bytes_ = torch.empty(size, dtype=torch.uint8)
-        file.readinto(bytes_.numpy().data)
-        return bytes_, shapes
+        data = torch.empty(size, dtype=torch.uint8)
+        file.readinto(data.numpy().data)
+        return data, shapes
 
 
-def _average(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:
-    """Lines (N, L, K) -> (N, M, K): means over a width (N, 1), from where each begins (N, M), in lines."""
+def _area_mean(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:
+    """Lines (N, L, K) -> (N, M, K): means over a width (N, 1) from each begin (N, M), both in lines."""
     count, length, size = lines.shape
     flat, first = lines.flatten(0, 1), begin.floor()
     base = first.long() + length * torch.arange(count, device=lines.device)[:, None]
@@ -237,13 +239,13 @@ def _average(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:
         line = first + tap
         covered = torch.minimum(begin + width, line + 1) - torch.maximum(begin, line)
         weight = (covered.clamp(min=0) / width).view(-1, 1)
-        # Beyond the end there is no line to take, and its weight is 0.
+        # There is no line beyond the last, and its weight is 0.
         total.addcmul_(flat.index_select(0, (base + tap).clamp(max=len(flat) - 1).flatten()), weight)
     return total.view(count, -1, size)
 
 
-def _home(size: int, device: torch.device) -> torch.device:
-    """Where so many bytes of images are kept: on the device, unless they would crowd a GPU."""
-    if device.type == "cuda" and size > PART_OF_GPU * torch.cuda.mem_get_info(device)[0]:
+def _storage_device(size: int, device: torch.device) -> torch.device:
+    """Where that many bytes of images are stored: on the device, or on the CPU if they would crowd a GPU."""
+    if device.type == "cuda" and size > MAX_PART_OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return torch.device("cpu")
     return device

@@ -1,26 +1,32 @@
-"""Where random numbers come from: generators named by whole numbers, so that nothing has to be kept."""
+"""Random generators made from whole numbers, so that a run stores no generator state."""
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A generator on the CPU for these whole numbers; any other numbers give another.
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """A CPU generator seeded by these whole numbers. Different numbers give a different generator.
 
-    torch's generator looks at a seed's lower 32 bits alone, and seeds side by side may be alike: the numbers are
-    mixed first. Source: O'Neill's seed sequences, as numpy has them.
+    torch uses only the lower 32 bits of a seed, and neighbouring seeds may give similar streams, so the numbers
+    are mixed first. Source: O'Neill's seed sequences, as implemented in numpy.
     """
-    # Words of 32 bits, two for each number and their count before them: or (2**32,) would be (0, 1).
+    # The count comes first, then two words of 32 bits a number. Without the count, (2**32,) would equal (0, 1).
     words = [len(numbers), *(word for n in numbers for word in (n % 2**32, (n >> 32) % 2**32))]
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def generator_on(device: torch.device, rng: torch.Generator) -> torch.Generator:
-    """A generator for tensors of that device that goes on from rng: rng itself, or one that it seeds.
+    """A generator on the device that continues from rng: rng itself, or a new one seeded by it.
 
-    So rng alone decides what is drawn, and a GPU draws by itself, without being waited for.
+    So rng alone decides what is drawn, and a GPU draws without synchronising with the CPU.
     """
     if rng.device.type == device.type:
         return rng
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+
+
+def uniform(low: float, high: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Uniform random numbers between the limits, on rng's device."""
+    return low + (high - low) * torch.rand(shape, generator=rng, device=rng.device)

@@ -1,6 +1,6 @@
-"""Where training pairs come from: two noisy views of one scene, and no clean target.
+"""Sources of training pairs: two noisy views of one scene, and no clean target.
 
-Photos and synthetic images get their noise as they are drawn; recorded pairs bring their own.
+Photos and synthetic images get their noise as they are drawn. Recorded pairs already have theirs.
 """
 
 from collections import Counter
@@ -11,17 +11,24 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.data.dead_leaves import dead_leaves, prints
-from engine.data.noise.model import Noise
+from engine.data.dead_leaves import dead_leaves
+from engine.data.noise.model import NoiseModel
 from engine.data.patch_store import PatchBatch, PatchStore
-from engine.data.rng import generator_on, seeded
-from engine.imageio.read import image_files, is_image_name, read_rgb
+from engine.data.patterns import patterns
+from engine.data.readers import read_pairs
+from engine.data.rng import generator_on, seeded_generator
+from engine.imageio.read import image_files, read_rgb
 
-PAIR_FILES = (".pkl", ".pt")
-# One image in so many is kept from training, to measure on.
-HELD_OUT = 50
-# Least side of the synthetic images, how many are at hand, and after how many steps a new one takes a place.
-SYNTHETIC_SIDE, SYNTHETIC_POOL, SYNTHETIC_STEPS = 256, 48, 400
+# One image in this many is held out of training, for validation.
+HOLD_OUT_EVERY = 50
+# Smallest side of the synthetic images, in pixels.
+SYNTHETIC_SIDE = 256
+# How many synthetic images are in use at a time.
+SYNTHETIC_POOL = 48
+# After this many steps a new synthetic image replaces the oldest.
+SYNTHETIC_STEPS = 400
+# Share of crops for which detail decides. The others keep skies and walls among the training data.
+DETAIL_SHARE = 0.75
 
 
 class Batch(NamedTuple):
@@ -32,142 +39,142 @@ class Batch(NamedTuple):
     weight: Tensor
 
 
-class Validation(NamedTuple):
-    """Images kept from training. noise: mean square of the reference's own noise, 0 where it is clean."""
+class ValidationSet(NamedTuple):
+    """Images held out of training. reference_noise: mean square of the reference's noise, 0 if it is clean."""
 
     noisy: Tensor
     reference: Tensor
-    noise: float
+    reference_noise: float
 
 
-class Source(Protocol):
-    """Gives pairs without end."""
+class PairSource(Protocol):
+    """An endless supply of pairs."""
 
-    def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
         """The batch of a step: the same for the same step and state of rng, which is on the CPU."""
 
-    def validation(self, count: int) -> Validation:
-        """The same images at every call, none of them ever drawn."""
+    def validation(self, count: int) -> ValidationSet:
+        """The same images at every call, none of which `draw` ever returns."""
 
 
-class Scenes(Protocol):
-    """Gives images to put noise on."""
+class SceneSource(Protocol):
+    """A supply of images to add noise to."""
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
-        """As many squares of that side, in parts. rng: on the CPU."""
+    def draw(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
+        """That many patches of that side, in one or more batches. rng: on the CPU."""
 
 
 class Photos:
-    """Squares cut from photographs, at random places that prefer detail, turned and flipped by chance.
+    """Patches of photographs, from random places that prefer detail, flipped and turned at random.
 
-    zoom: each cut is first scaled down by a factor drawn between this and 1, which hides the noise and the
-    halved chroma of compressed files. tries: of so many places the one with the most detail is taken, in three
-    cuts of four: the fourth keeps skies and walls in the diet. device: where the squares are wanted.
+    zoom: each crop is first scaled down by a factor between this and 1, which hides the noise and the halved
+    chroma of compressed files. tries: of this many places the one with the most detail is taken, in a share
+    DETAIL_SHARE of the crops. device: where the patches are used.
     """
 
     def __init__(
         self, photos: Iterable[Tensor], zoom: float = 1.0, tries: int = 3, device: torch.device | str = "cpu"
     ) -> None:
-        self.album, self.tries = PatchStore(photos, zoom, device), tries
+        self.store, self.tries = PatchStore(photos, zoom, device), tries
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
-        """Squares of that side. Raises ValueError if no photo is large enough."""
-        near = generator_on(self.album.device, rng)
-        shape = (count, self.tries)
-        places = self.album.places(self.album.picks(shape, side, near), side, near)
+    def draw(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
+        """Patches of that side. Raises ValueError if no photo is large enough."""
+        rng = generator_on(self.store.device, rng)
+        images = self.store.random_images((count, self.tries), side, rng)
+        boxes = self.store.random_boxes(images, side, rng)
         if self.tries == 1:
-            best = torch.zeros(count, dtype=torch.int64, device=near.device)
+            best = torch.zeros(count, dtype=torch.int64, device=rng.device)
         else:
-            picky = torch.rand(count, generator=near, device=near.device) < 0.75
-            best = self.album.detail(places, side).argmax(1) * picky
-        return [self.album.cut(places.chosen(best), side, near)]
+            by_detail = torch.rand(count, generator=rng, device=rng.device) < DETAIL_SHARE
+            best = self.store.detail(boxes, side).argmax(1) * by_detail
+        return [self.store.random_patches(boxes.select(best), side, rng)]
 
 
-class Synthetic:
-    """Squares cut from synthetic images; every few steps a new image takes the place of the oldest.
+class SyntheticImages:
+    """Patches of synthetic images; every few steps a new image replaces the oldest.
 
-    draw: makes an image of (height, width) from a generator. Image number i is made from the seed and i alone,
-    so a resumed run sees what an uninterrupted one would have. device: where the squares are wanted.
+    make: makes an image of (height, width) from a generator. Image number i depends only on the seed and i, so
+    a resumed run sees the images that an uninterrupted one would. device: where the patches are used.
     """
 
     def __init__(
         self,
-        draw: Callable[[int, int, torch.Generator], Tensor],
+        make: Callable[[int, int, torch.Generator], Tensor],
         seed: int = 0,
         side: int = SYNTHETIC_SIDE,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.draw, self.seed, self.side, self.pool = draw, seed, side, SYNTHETIC_POOL
+        self.make, self.seed, self.side, self.pool = make, seed, side, SYNTHETIC_POOL
         blank = torch.zeros(side, side, 3, dtype=torch.uint8)
-        self.album = PatchStore([blank] * self.pool, device=device)
-        # Image number i is in place i modulo their count.
-        self.made = [-1] * self.pool
+        self.store = PatchStore([blank] * self.pool, device=device)
+        # The number of the image at each index of the store: number i is at index i modulo the pool's size.
+        self.numbers = [-1] * self.pool
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
-        """Squares of that side."""
+    def draw(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
+        """Patches of that side."""
         numbers = step // SYNTHETIC_STEPS + torch.randint(self.pool, (count,), generator=rng)
         for number in sorted(set(numbers.tolist())):
-            if self.made[number % self.pool] != number:
-                image = self.draw(self.side, self.side, seeded(self.seed, number, 1))
-                self.album.put(number % self.pool, image)
-                self.made[number % self.pool] = number
-        near = generator_on(self.album.device, rng)
-        which = (numbers % self.pool).to(self.album.device, non_blocking=True)
-        return [self.album.cut(self.album.places(which, side, near), side, near)]
+            index = number % self.pool
+            if self.numbers[index] != number:
+                self.store.replace(index, self.make(self.side, self.side, seeded_generator(self.seed, number, 1)))
+                self.numbers[index] = number
+        rng = generator_on(self.store.device, rng)
+        images = (numbers % self.pool).to(self.store.device, non_blocking=True)
+        return [self.store.random_patches(self.store.random_boxes(images, side, rng), side, rng)]
 
 
-class Mixed:
-    """Mostly from one kind of scenes, and a share from another."""
+class MixedScenes:
+    """Scenes from one source, and a share of them from another."""
 
-    def __init__(self, main: Scenes, other: Scenes, share: float) -> None:
+    def __init__(self, main: SceneSource, other: SceneSource, share: float) -> None:
         self.main, self.other, self.share = main, other, share
 
-    def cut(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
-        """Squares of that side."""
+    def draw(self, count: int, side: int, step: int, rng: torch.Generator) -> list[PatchBatch]:
+        """Patches of that side."""
         others = int((torch.rand(count, generator=rng) < self.share).sum())
-        shares = ((self.main, count - others), (self.other, others))
-        return [squares for scenes, part in shares if part for squares in scenes.cut(part, side, step, rng)]
+        sources = ((self.main, count - others), (self.other, others))
+        return [batch for source, number in sources if number for batch in source.draw(number, side, step, rng)]
 
 
-class DrawnPairs:
-    """Pairs whose noise is drawn on the fly, from a noise model."""
+class GeneratedPairs:
+    """Pairs whose noise is drawn from a noise model."""
 
-    def __init__(self, scenes: Scenes, held_out: Scenes, noise: Noise, patch: int) -> None:
+    def __init__(self, scenes: SceneSource, held_out: SceneSource, noise: NoiseModel, patch: int) -> None:
         self.scenes, self.held_out, self.noise, self.patch = scenes, held_out, noise, patch
 
-    def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
-        """Each sample has a scene and a noise of its own.
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
+        """Each sample has its own scene and its own noise.
 
-        It is the scene that is turned, before the noise: noise keeps the direction that it may have.
+        The scene is flipped and turned before the noise is added, so noise with a direction keeps it.
         """
         views = [
             self.noise.views(scenes, scale, generator_on(scenes.device, rng))
-            for scale, scenes in self._scenes(self.scenes, step, batch, rng)
+            for scale, scenes in self._draw_scenes(self.scenes, step, count, rng)
         ]
-        return Batch(*(_joined(parts) for parts in zip(*views, strict=True)))
+        return Batch(*(_concatenate(parts) for parts in zip(*views, strict=True)))
 
-    def validation(self, count: int) -> Validation:
-        """Held-out scenes; their clean image is the reference, to measure against only."""
-        rng = seeded(0)
+    def validation(self, count: int) -> ValidationSet:
+        """Held-out scenes. The reference is the clean image, which only validation may use."""
+        rng = seeded_generator(0)
         noisy, clean = [], []
-        for scale, scenes in self._scenes(self.held_out, 0, count, rng):
+        for scale, scenes in self._draw_scenes(self.held_out, 0, count, rng):
             noisy.append(self.noise.views(scenes, scale, generator_on(scenes.device, rng)).noisy)
             clean.append(self.noise.clean(scenes, scale))
-        return Validation(_joined(noisy), _joined(clean), 0.0)
+        return ValidationSet(_concatenate(noisy), _concatenate(clean), 0.0)
 
-    def _scenes(
-        self, scenes: Scenes, step: int, count: int, rng: torch.Generator
+    def _draw_scenes(
+        self, source: SceneSource, step: int, count: int, rng: torch.Generator
     ) -> Iterator[tuple[int, PatchBatch]]:
-        """Scales, and scenes for views of each."""
+        """Scales, each with scenes for views of that scale."""
         for scale, number in sorted(Counter(self.noise.draw_scales(count, rng)).items()):
-            for squares in scenes.cut(number, self.patch * scale, step, rng):
-                yield scale, squares
+            for scenes in source.draw(number, self.patch * scale, step, rng):
+                yield scale, scenes
 
 
 class RecordedPairs:
-    """Pairs of shots of the same scene, uint8 (H, W, 3) each, cut to patches.
+    """Patches of pairs of shots of the same scene, uint8 (H, W, 3) each.
 
-    device: where the patches are wanted. Raises ValueError if there are fewer than two pairs, the shots of a pair
+    device: where the patches are used. Raises ValueError if there are fewer than two pairs, the shots of a pair
     differ in size, or a shot is smaller than a patch.
     """
 
@@ -175,154 +182,99 @@ class RecordedPairs:
         self, pairs: Sequence[tuple[Tensor, Tensor]], patch: int, device: torch.device | str = "cpu"
     ) -> None:
         if len(pairs) < 2:
-            raise ValueError(f"at least 2 pairs are needed, 1 to measure on; got {len(pairs)}")
+            raise ValueError(f"at least 2 pairs are needed, 1 of them for validation; got {len(pairs)}")
         for number, (first, second) in enumerate(pairs):
             if first.shape != second.shape:
-                raise ValueError(f"pair {number}: the shots differ in shape, {_size(first)} and {_size(second)}")
+                raise ValueError(f"pair {number}: the shots differ in size, {_size(first)} and {_size(second)}")
             if min(first.shape[:2]) < patch:
                 raise ValueError(
                     f"pair {number}: {_size(first)} pixels are fewer than a patch of {patch} x {patch};"
                     " set a smaller patch"
                 )
-        held_out = max(1, len(pairs) // HELD_OUT)
-        # The two shots are cut, turned and flipped as one image of six channels.
-        self.pairs, self.held_out = (
+        count = max(1, len(pairs) // HOLD_OUT_EVERY)
+        # The two shots are cut, flipped and turned as one image of six channels.
+        self.training, self.held_out = (
             PatchStore((torch.cat(pair, 2) for pair in part), device=device)
-            for part in (pairs[:-held_out], pairs[-held_out:])
+            for part in (pairs[:-count], pairs[-count:])
         )
         self.patch = patch
 
-    def draw(self, step: int, batch: int, rng: torch.Generator) -> Batch:
-        """Either shot is the input, the other the target."""
-        first, second = self._cut(self.pairs, batch, rng)
-        near = generator_on(first.device, rng)
-        swap = torch.rand((batch, 1, 1, 1), generator=near, device=first.device) < 0.5
+    def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
+        """Which shot is the input and which is the target is random."""
+        first, second = self._draw_shots(self.training, count, rng)
+        rng = generator_on(first.device, rng)
+        swap = torch.rand((count, 1, 1, 1), generator=rng, device=first.device) < 0.5
         noisy, target = torch.where(swap, second, first), torch.where(swap, first, second)
-        return Batch(noisy, target, torch.ones(batch, device=first.device))
+        return Batch(noisy, target, torch.ones(count, device=first.device))
 
-    def validation(self, count: int) -> Validation:
-        """Against the second shot, whose noise is estimated as half the mean square of the two's difference."""
-        noisy, reference = self._cut(self.held_out, count, seeded(0))
-        noise = 0.5 * float((noisy - reference).square().mean())
-        return Validation(noisy, reference, noise)
+    def validation(self, count: int) -> ValidationSet:
+        """The reference is the second shot. Half the mean square of the shots' difference estimates its noise."""
+        noisy, reference = self._draw_shots(self.held_out, count, seeded_generator(0))
+        reference_noise = 0.5 * float((noisy - reference).square().mean())
+        return ValidationSet(noisy, reference, reference_noise)
 
-    def _cut(self, album: PatchStore, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        near = generator_on(album.device, rng)
-        places = album.places(album.picks((count,), self.patch, near), self.patch, near)
-        both = album.cut(places, self.patch, near).whole()
+    def _draw_shots(self, store: PatchStore, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        rng = generator_on(store.device, rng)
+        boxes = store.random_boxes(store.random_images((count,), self.patch, rng), self.patch, rng)
+        both = store.random_patches(boxes, self.patch, rng).read()
         return both[..., :3].contiguous(), both[..., 3:].contiguous()
 
 
-def open_source(
+def open_pair_source(
     data: Sequence[Path],
-    noise: Noise,
+    noise: NoiseModel,
+    *,
     patch: int,
     seed: int,
-    synthetic: float,
-    zoom: float,
-    tries: int,
+    synthetic: float = 0.0,
+    pattern_share: float = 0.0,
+    zoom: float = 1.0,
+    tries: int = 3,
     device: torch.device | str = "cpu",
-    printed: float = 0.0,
-) -> Source:
-    """The source that the paths call for. device: where batches are wanted, and made.
+) -> PairSource:
+    """The source of pairs for these paths. device: where batches are made and used.
 
-    A .pkl or .pt file, or one folder of pairs: recorded pairs. Folders of photos: noise drawn from the model, a
-    share `synthetic` of the scenes dead leaves. Nothing: dead leaves alone. Of these or photos, a share `printed`
-    are prints instead.
-    Raises ValueError saying what is wrong with which path, and OSError if there is no room for the images.
+    - .pkl or .pt files, or folders of pairs: recorded pairs.
+    - Folders of photos: pairs with noise from the model. A share `synthetic` of the scenes is dead leaves.
+    - No paths: dead leaves with noise from the model.
+
+    In the last two cases a share `pattern_share` of the scenes is patterns. Raises ValueError saying what is
+    wrong with which path, and OSError if there is no room for the images.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
     if recorded and len(recorded) < len(data):
-        raise ValueError("recorded pairs and photos cannot be mixed; give one or the other")
+        raise ValueError("recorded pairs and photos cannot be mixed; give only one of the two")
     if recorded:
         return RecordedPairs([pair for pairs in recorded for pair in pairs], patch, device)
     side = max(SYNTHETIC_SIDE, patch * noise.largest_scale)
-    leaves = Synthetic(dead_leaves, seed, side, device)
-    scenes, held_out = _photographed(data, zoom, tries, device) if data else (leaves, None)
+    leaves = SyntheticImages(dead_leaves, seed, side, device)
+    scenes, held_out = _open_photos(data, zoom, tries, device) if data else (leaves, None)
     if data and synthetic:
-        scenes = Mixed(scenes, leaves, synthetic)
-    if printed:
-        scenes = Mixed(scenes, Synthetic(prints, seed, side, device), printed)
-    # Never drawn: as many images lie between these and those of training as a run can have.
-    return DrawnPairs(scenes, held_out or Synthetic(dead_leaves, seed + 2**40, side, device), noise, patch)
-
-
-def _photographed(
-    data: Sequence[Path], zoom: float, tries: int, device: torch.device | str
-) -> tuple[Scenes, Scenes]:
-    """Photos to train on and photos to measure on. Raises ValueError if there are too few."""
-    files = [file for folder in data for file in image_files(folder)]
-    if len(files) < 2:
-        raise ValueError(f"at least 2 photos are needed, 1 to measure on; found {len(files)}")
-    training = [file for number, file in enumerate(files) if number % HELD_OUT]
-    # Decoded once, each as it is needed: all of them may be more than memory holds.
-    return (
-        Photos(map(read_rgb, training), zoom, tries, device),
-        Photos(map(read_rgb, files[::HELD_OUT]), zoom, tries, device),
+        scenes = MixedScenes(scenes, leaves, synthetic)
+    if pattern_share:
+        scenes = MixedScenes(scenes, SyntheticImages(patterns, seed, side, device), pattern_share)
+    # No run draws as many images as lie between this seed and that of training, so it never draws these.
+    return GeneratedPairs(
+        scenes, held_out or SyntheticImages(dead_leaves, seed + 2**40, side, device), noise, patch
     )
 
 
-def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:
-    """Recorded pairs, or None if the path is a folder of single photos.
-
-    Raises ValueError if the path is neither a folder nor a file of pairs.
-    """
-    if path.is_file() and path.suffix in PAIR_FILES:
-        return read_pair_file(path)
-    if not path.is_dir():
-        raise ValueError(f"{path}: neither a folder nor a file of pairs ({' or '.join(PAIR_FILES)})")
-    named = _pairs_by_suffix(path) or _pairs_by_folder(path)
-    return [(read_rgb(a), read_rgb(b)) for a, b in named] or None
-
-
-def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """The course's format: (first, second), uint8 (N, 3, H, W) each.
-
-    Only tensors are unpickled, so a file cannot run code. Raises ValueError naming the file and what it holds.
-    """
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # What an unpickler raises over bytes that are no pickle depends on the bytes.
-        raise ValueError(f"{path}: not a file of tensors alone, refused: {error}") from error
-    if not (isinstance(held, tuple | list) and len(held) == 2 and all(map(_is_stack, held))):
-        raise ValueError(f"{path}: holds no (first, second) of uint8 N x 3 x H x W")
-    if held[0].shape != held[1].shape:
-        raise ValueError(f"{path}: shapes differ, {tuple(held[0].shape)} and {tuple(held[1].shape)}")
-    first, second = (stack.permute(0, 2, 3, 1).contiguous() for stack in held)
-    return list(zip(first, second, strict=True))
+def _open_photos(
+    data: Sequence[Path], zoom: float, tries: int, device: torch.device | str
+) -> tuple[SceneSource, SceneSource]:
+    """Photos for training and photos for validation. Raises ValueError if there are too few."""
+    files = [file for folder in data for file in image_files(folder)]
+    if len(files) < 2:
+        raise ValueError(f"at least 2 photos are needed, 1 of them for validation; found {len(files)}")
+    training = [file for number, file in enumerate(files) if number % HOLD_OUT_EVERY]
+    # Decoded one by one as the store takes them: all together may not fit in memory.
+    return (
+        Photos(map(read_rgb, training), zoom, tries, device),
+        Photos(map(read_rgb, files[::HOLD_OUT_EVERY]), zoom, tries, device),
+    )
 
 
-def _is_stack(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
-
-
-def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
-    """name_1.png with name_2.png. Raises ValueError naming a shot that has no partner."""
-    files = {file.stem: file for file in sorted(folder.iterdir()) if _is_image(file)}
-    names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
-    paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
-    if names and (alone := [file.name for stem, file in files.items() if stem not in paired]):
-        raise ValueError(f"{folder}: no partner for {', '.join(alone)}")
-    return [(files[f"{name}_1"], files[f"{name}_2"]) for name in names]
-
-
-def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
-    """Two folders with equal names. Raises ValueError naming a file that only one of them has."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if len(folders) != 2 or any(map(_is_image, folder.iterdir())):
-        return []
-    first, second = ({f.stem: f for f in entry.iterdir() if _is_image(f)} for entry in folders)
-    if alone := sorted(first.keys() ^ second.keys()):
-        raise ValueError(f"{folder}: only one of its two folders has {', '.join(alone)}")
-    return [(first[name], second[name]) for name in sorted(first)]
-
-
-def _is_image(file: Path) -> bool:
-    return file.is_file() and is_image_name(file.name)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _concatenate(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 

@@ -1,38 +1,47 @@
-"""The page that a network is judged by: what each image gained, the worst ones to look at, PSNR against noise.
+"""HTML report of an evaluation: the gain on each image, the worst images, and PSNR against noise.
 
-One HTML file with everything in it: no scripts, nothing from elsewhere. It follows the reader's light or dark.
+It is one file with everything in it: no scripts, and nothing is loaded from elsewhere. It follows the reader's
+light or dark mode.
 """
 
 import base64
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jinja2
 import torch
 from torch import Tensor
 
 from engine.evaluation.benchmarks import Trial
-from engine.evaluation.evaluate import BEST_PSNR, Result, Score, mean_quality
-from engine.evaluation.svg_chart import Dot, Line, draw
+from engine.evaluation.evaluate import Result, Score, mean_quality, rows_of
+from engine.evaluation.metrics import MAX_PSNR
+from engine.evaluation.svg_chart import Dot, Line, draw_chart
 from engine.imageio.image import Image, to_samples
 from engine.imageio.write import encode_png
 from engine.system.atomic_file import write_atomically
 
-# Images of a trial that are shown, the side of what is shown of them, and how hard that is compressed.
-SHOWN, SIDE, PNG_LEVEL = 6, 96, 6
-# Dots of one trial in the plot: more would hide each other.
-DOTS = 200
+# How many images of a trial are shown.
+EXAMPLES = 6
+# Side of the crops that are shown of an image, in pixels.
+CROP_SIDE = 96
+# Compression of the crops, zlib's 0 to 9.
+PNG_LEVEL = 6
+# Dots of one trial in the chart: more would hide each other.
+MAX_DOTS = 200
+# Largest factor by which a residual is amplified.
+MAX_AMPLIFICATION = 16.0
 
 
 class Crop(NamedTuple):
-    """A part of one image, uint8 (H, W, 3) each. why: what it was chosen for."""
+    """A part of one image, uint8 (H, W, 3) each. reason: why it was chosen; top, left: its corner, in pixels."""
 
-    why: str
-    place: tuple[int, int]
+    reason: str
+    top: int
+    left: int
     noisy: Tensor
     denoised: Tensor
     residual: Tensor
@@ -40,29 +49,30 @@ class Crop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
-    """An image that is shown. strength: by how much its residual is multiplied."""
+class Example:
+    """An image that is shown. amplification: the factor of its residual."""
 
     crops: Sequence[Crop]
-    strength: float
+    amplification: float
 
 
 class Section:
-    """One trial on the page; of its images only the worst are kept, and of these only what is shown."""
+    """One trial of the report. Of its images only the worst are kept, and of these only the crops."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.scores: list[Score] = []
-        self._worst: list[tuple[float, int, Look]] = []
+        # Loss, minus the image's index, and its crops: a heap with the best image first.
+        self._worst: list[tuple[float, int, Example]] = []
 
     def add(self, result: Result) -> Score:
-        """Take in the next of the trial's images."""
-        place, worse = len(self.scores), -gain(result.score)
+        """Take in the result of the trial's next image."""
+        index, loss = len(self.scores), -result.score.gain
         self.scores.append(result.score)
-        if len(self._worst) < SHOWN:
-            heapq.heappush(self._worst, (worse, -place, look(result)))
-        elif worse > self._worst[0][0]:
-            heapq.heapreplace(self._worst, (worse, -place, look(result)))
+        if len(self._worst) < EXAMPLES:
+            heapq.heappush(self._worst, (loss, -index, new_example(result)))
+        elif loss > self._worst[0][0]:
+            heapq.heapreplace(self._worst, (loss, -index, new_example(result)))
         return result.score
 
     @property
@@ -70,25 +80,20 @@ class Section:
         """The set and its noise."""
         return f"{self.trial.set}, {self.trial.noise}"
 
-    def rows(self) -> list[tuple[int, str, Score]]:
-        """Every image, its place in the trial and its name, worst first."""
+    def images(self) -> list[tuple[int, str, Score]]:
+        """The index, name and score of each image, the least gain first."""
         names = (sample.name for sample in self.trial.samples)
-        rows = [(place, *each) for place, each in enumerate(zip(names, self.scores, strict=False))]
-        return sorted(rows, key=lambda row: (gain(row[2]), row[0]))
+        images = [(index, *each) for index, each in enumerate(zip(names, self.scores, strict=False))]
+        return sorted(images, key=lambda image: (image[2].gain, image[0]))
 
-    def looks(self) -> dict[int, Look]:
-        """What is shown, by the image's place in the trial, worst first."""
-        return {-place: shown for _, place, shown in sorted(self._worst, reverse=True)}
-
-
-def gain(score: Score) -> float:
-    """By how many dB the image is better than it came."""
-    return score.psnr - score.noisy_psnr
+    def examples(self) -> dict[int, Example]:
+        """The images that are shown, by their index, the least gain first."""
+        return {-index: example for _, index, example in sorted(self._worst, reverse=True)}
 
 
-def look(result: Result) -> Look:
-    """Where the error is largest, and where else the clean image has most detail, if there is an elsewhere."""
-    high, wide = (min(SIDE, length) for length in result.clean.shape[:2])
+def new_example(result: Result) -> Example:
+    """Crops where the error is largest, and where else, if anywhere, the clean image has most detail."""
+    high, wide = (min(CROP_SIDE, length) for length in result.clean.shape[:2])
     top, left = densest((result.denoised - result.clean).square().mean(2), (high, wide))
     detail = _detail(result.clean)
     detail[top : top + high, left : left + wide] = 0
@@ -96,17 +101,18 @@ def look(result: Result) -> Look:
     reasons.setdefault(densest(detail, (high, wide)), "most detail")
     removed = result.noisy - result.denoised
     # Three standard deviations reach from grey to black or white.
-    strength = float(f"{min(16, 0.5 / (3 * float(removed.std(unbiased=False)) + 1e-6)):.2g}")
-    parts = (result.noisy, result.denoised, 0.5 + strength * removed, result.clean)
+    full_range = 0.5 / (3 * float(removed.std(unbiased=False)) + 1e-6)
+    amplification = float(f"{min(MAX_AMPLIFICATION, full_range):.2g}")
+    parts = (result.noisy, result.denoised, 0.5 + amplification * removed, result.clean)
     crops = []
-    for (y, x), why in reasons.items():
-        shown = (to_samples(part[y : y + high, x : x + wide], torch.uint8, 3) for part in parts)
-        crops.append(Crop(why, (y, x), *shown))
-    return Look(crops, strength)
+    for (y, x), reason in reasons.items():
+        pixels = (to_samples(part[y : y + high, x : x + wide], torch.uint8, 3) for part in parts)
+        crops.append(Crop(reason, y, x, *pixels))
+    return Example(crops, amplification)
 
 
 def densest(weight: Tensor, side: tuple[int, int]) -> tuple[int, int]:
-    """Top and left of the rectangle of that height and width with the largest sum of weight, (H, W)."""
+    """Top and left of the rectangle of that height and width with the largest sum of weight (H, W)."""
     total = torch.zeros(weight.shape[0] + 1, weight.shape[1] + 1, dtype=torch.float64)
     total[1:, 1:] = weight.double().cumsum(0).cumsum(1)
     high, wide = side
@@ -115,16 +121,24 @@ def densest(weight: Tensor, side: tuple[int, int]) -> tuple[int, int]:
     return best // sums.shape[1], best % sums.shape[1]
 
 
-def write_page(path: Path, title: str, about: str, sections: Sequence[Section]) -> None:
-    """The page, whole or not at all. about: a sentence on what was measured and how."""
+def write_report(path: Path, title: str, about: str, sections: Sequence[Section]) -> None:
+    """Write the page, whole or not at all. about: a sentence on what was measured and how.
+
+    Sections without images are left out.
+    """
     shown = [section for section in sections if section.scores]
-    parts = [
-        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>",
-        _means(shown),
-        *_plot(shown),
-        *(_section(number, section) for number, section in enumerate(shown)),
-    ]
-    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(parts))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("engine.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        title=title,
+        about=about,
+        chart=_chart(shown),
+        sections=[_section_values(number, section) for number, section in enumerate(shown)],
+    )
     write_atomically(path, page.encode())
 
 
@@ -136,151 +150,81 @@ def _detail(clean: Tensor) -> Tensor:
     return detail
 
 
-def _means(sections: Sequence[Section]) -> str:
-    rows = []
-    for number, section in enumerate(sections):
-        for name, scores in section.trial.parts(section.scores):
-            mean = mean_quality(scores)
-            numbers = (f"{mean.images}", *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}")
-            link = f'<a href="#trial-{number}">{escape(f"{name}, {section.trial.noise}")}</a>'
-            rows.append(_row(link, *numbers))
-    head = ("images", "noisy, dB", "denoised, dB", "gain, dB", "SSIM")
-    return _table("Means over images", "images and their noise", head, rows)
-
-
-def _section(number: int, section: Section) -> str:
-    looks = section.looks()
-    rows = []
-    for place, name, score in section.rows():
-        shown = escape(name)
-        if place in looks:
-            shown = f'<a href="#image-{number}-{place}">{shown}</a>'
-        rows.append(_row(shown, *_decibels(score.noisy_psnr, score.psnr), f"{score.ssim:.4f}"))
-    head = ("noisy, dB", "denoised, dB", "gain, dB", "SSIM")
-    table = _table("Every image, the least gain first", "image", head, rows)
+def _section_values(number: int, section: Section) -> dict[str, Any]:
+    """The template's values for a section."""
+    examples = section.examples()
     names = [sample.name for sample in section.trial.samples]
-    figures = (_figures(f"{number}-{place}", names[place], look) for place, look in looks.items())
-    return f'<section id="trial-{number}"><h2>{escape(section.title)}</h2>{table}{"".join(figures)}</section>'
+    anchors = {index: f"image-{number}-{index}" for index in examples}
+    rows = [(f"{row.set}, {row.noise}", row.quality) for row in rows_of(section.trial, section.scores)]
+    return {
+        "number": number,
+        "title": section.title,
+        "means": [
+            {"label": label, "numbers": (mean.images, *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}")}
+            for label, mean in rows
+        ],
+        "images": [
+            {
+                "label": name,
+                "link": anchors.get(index),
+                "numbers": (*_decibels(score.noisy_psnr, score.psnr), f"{score.ssim:.4f}"),
+            }
+            for index, name, score in section.images()
+        ],
+        "examples": [
+            {"anchor": anchors[index], "name": names[index], "crops": _crop_values(example)}
+            for index, example in examples.items()
+        ],
+    }
 
 
-def _figures(anchor: str, name: str, shown: Look) -> str:
-    parts = [f'<h3 id="image-{anchor}">{escape(name)}</h3>']
-    for crop in shown.crops:
-        row, col = crop.place
-        figures = (
-            _figure(crop.noisy, "noisy", name, crop.why),
-            _figure(crop.denoised, "denoised", name, crop.why),
-            _figure(crop.residual, f"noisy - denoised, x {shown.strength:g}", name, crop.why),
-            _figure(crop.clean, "clean", name, crop.why),
-        )
-        parts.append(f'<p>{crop.why}: row {row}, column {col}</p><div class="crops">{"".join(figures)}</div>')
-    return "".join(parts)
+def _crop_values(example: Example) -> list[dict[str, Any]]:
+    """The template's values for the crops of an example."""
+    return [
+        {
+            "reason": crop.reason,
+            "top": crop.top,
+            "left": crop.left,
+            "images": [
+                ("noisy", _image_values(crop.noisy)),
+                ("denoised", _image_values(crop.denoised)),
+                (f"noisy - denoised, x {example.amplification:g}", _image_values(crop.residual)),
+                ("clean", _image_values(crop.clean)),
+            ],
+        }
+        for crop in example.crops
+    ]
 
 
-def _figure(samples: Tensor, caption: str, name: str, why: str) -> str:
-    """At twice its size, or what makes it as wide as the others."""
-    scale = max(2, 2 * SIDE // samples.shape[1])
-    size = f'width="{scale * samples.shape[1]}" height="{scale * samples.shape[0]}"'
-    alt = escape(f"{name}, {caption}, where there is the {why}")
-    return f'<figure><img src="{_data(samples)}" {size} alt="{alt}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _data(samples: Tensor) -> str:
+def _image_values(samples: Tensor) -> dict[str, Any]:
+    """An image's data URL, and its size: twice its pixels, or more, so that it is as wide as the others."""
+    scale = max(2, 2 * CROP_SIDE // samples.shape[1])
     png = encode_png(Image(samples.contiguous()), PNG_LEVEL)
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return {"url": url, "width": scale * samples.shape[1], "height": scale * samples.shape[0]}
 
 
 def _decibels(noisy: float, denoised: float) -> tuple[str, str, str]:
-    """What equal images get is no measurement, and neither is what they gain."""
-    if noisy >= BEST_PSNR:
+    """PSNR noisy, PSNR denoised and the gain. An image without noise has only the second."""
+    if noisy >= MAX_PSNR:
         return "-", f"{denoised:.2f}", "-"
     return f"{noisy:.2f}", f"{denoised:.2f}", f"{denoised - noisy:+.2f}"
 
 
-def _row(first: str, *numbers: str) -> str:
-    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{number}</td>" for number in numbers)}</tr>'
-
-
-def _table(caption: str, first: str, head: Sequence[str], rows: Sequence[str]) -> str:
-    columns = "".join(f'<th scope="col">{name}</th>' for name in (first, *head))
-    body = "\n".join(rows)
-    # To be reached, and so scrolled, by keyboard too.
-    return (
-        f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">'
-        f"<table><caption>{caption}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _plot(sections: Sequence[Section]) -> Iterator[str]:
-    """PSNR against noise: by set, whose levels of white noise are one line. Clean images are left out."""
+def _chart(sections: Sequence[Section]) -> str | None:
+    """PSNR against noise, with a line for each set with white noise. Images without noise are left out."""
 
     def name(section: Section) -> str:
         return section.trial.set if section.trial.level is not None else section.title
 
-    noisy = [each for each in sections if mean_quality(each.scores).noisy_psnr < BEST_PSNR]
+    noisy = [each for each in sections if mean_quality(each.scores).noisy_psnr < MAX_PSNR]
     lines = []
     for title, group in groupby(sorted(noisy, key=name), name):
         images, means = list[Dot](), list[Dot]()
         for section in group:
             mean = mean_quality(section.scores)
             means.append(Dot.of(mean.noisy_psnr, mean.psnr))
-            some = section.scores[:: -(-mean.images // DOTS)]
+            some = section.scores[:: -(-mean.images // MAX_DOTS)]
             images += [Dot.of(score.noisy_psnr, score.psnr) for score in some]
         lines.append(Line(title, images, sorted(means)))
-    if lines:
-        yield (
-            f'<section><h2>PSNR against noise</h2><div class="wide">{draw(lines)}</div>'
-            "<p>Small dots are images, large marks the means of a set. The dashed curve is the noisy image:"
-            " what lies above it was gained.</p></section>"
-        )
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body><main>
-{body}
-</main></body>
-</html>
-"""
-
-# The series' colours are of like lightness, and dark or light enough against the ground.
-_STYLE = """
-:root { color-scheme: light dark;
-  --ground: #fff; --text: #1c1e21; --dim: #5a6068; --edge: #d5d9de; --link: #0b57b0;
-  --s0: #0b62b8; --s1: #b34700; --s2: #1d7a3a; --s3: #8a35b0; --s4: #a8174f; --s5: #6b6100 }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #15171a; --text: #e8eaed; --dim: #a3abb5; --edge: #3a3f46; --link: #8ab8ff;
-    --s0: #6cb2ff; --s1: #ff9a52; --s2: #6bd18a; --s3: #d18cf0; --s4: #ff7fab; --s5: #d6c94a }
-}
-body { margin: 0; background: var(--ground); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 60rem; margin: 0 auto; padding: 1rem }
-a { color: var(--link) }
-h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem } h3 { font-size: 1rem; margin-bottom: 0 }
-.scroll { max-height: 30rem; overflow: auto; border: 1px solid var(--edge); border-radius: 6px }
-.scroll:focus-visible { outline: 2px solid var(--link) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-caption { text-align: left; padding: .4rem .6rem; color: var(--dim) }
-thead th { position: sticky; top: 0; background: var(--ground) }
-th, td { padding: .2rem .6rem; border-top: 1px solid var(--edge); text-align: right }
-th:first-child { text-align: left; min-width: 8rem } tbody th { font-weight: normal }
-.crops { display: flex; flex-wrap: wrap; gap: .5rem }
-.crops + p, h3 + p { margin: .5rem 0 .2rem }
-figure { margin: 0 } figcaption, p, .keys { color: var(--dim); font-size: .9rem }
-img { image-rendering: pixelated; display: block; max-width: 100%; height: auto }
-.wide { overflow-x: auto }
-.plot { width: 100%; min-width: 36rem; height: auto; font-size: 12px } .plot text { fill: var(--dim) }
-.grid { stroke: var(--edge) } .noisy { stroke: var(--dim); stroke-dasharray: 5 4; fill: none }
-.line { stroke: currentColor; stroke-width: 2; fill: none } circle { fill: currentColor; opacity: .35 }
-.mark { fill: currentColor; stroke: var(--ground) }
-.keys { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }
-.keys svg { vertical-align: -3px; margin-right: .3rem }
-.series-0 { color: var(--s0) } .series-1 { color: var(--s1) } .series-2 { color: var(--s2) }
-.series-3 { color: var(--s3) } .series-4 { color: var(--s4) } .series-5 { color: var(--s5) }
-"""
+    return draw_chart(lines) if lines else None

@@ -1,4 +1,4 @@
-"""PSNR against noise, drawn as SVG. Its colours are the page's: classes series-0 to series-5."""
+"""SVG chart of PSNR against noise. The page sets its colours, by the classes series-0 to series-5."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-# The drawing, and what of it lies between the axes.
-WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 50, 700, 20, 355
-# Each colour has a shape of its own, for those who do not tell them apart.
+# Size of the drawing, in its own units.
+WIDTH = 720
+HEIGHT = 400
+# The area between the axes.
+LEFT = 50
+RIGHT = 700
+TOP = 20
+BOTTOM = 355
+# Each colour has its own shape of mark, for readers who cannot tell the colours apart.
 SHAPES = (
     "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z",
     "M-5 -5h10v10h-10z",
@@ -28,13 +33,13 @@ class Dot(NamedTuple):
 
     @classmethod
     def of(cls, noisy_psnr: float, psnr: float) -> "Dot":
-        """The noise's root mean square is what the noisy image's PSNR says."""
+        """From the noisy image's PSNR, which gives the root mean square of its noise."""
         return cls(255 * 10 ** (-noisy_psnr / 20), psnr)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A set with one kind of noise: a dot for each image, and the means, joined in the order given."""
+    """A set with one kind of noise: a dot for each image, and the means, joined by a line in this order."""
 
     name: str
     images: Sequence[Dot]
@@ -43,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class _Axes:
-    """From sigma 0..right and PSNR low..high to places in the drawing."""
+    """Maps sigma 0..right and PSNR low..high to coordinates in the drawing."""
 
     right: int
     low: int
@@ -56,20 +61,20 @@ class _Axes:
         return BOTTOM - (BOTTOM - TOP) * (psnr - self.low) / (self.high - self.low)
 
 
-def draw(lines: Sequence[Line]) -> str:
-    """The drawing and under it what its marks mean. Raises ValueError if there is nothing to draw."""
+def draw_chart(lines: Sequence[Line]) -> str:
+    """The chart and, below it, its legend, as HTML. Raises ValueError if there is nothing to draw."""
     dots = [dot for line in lines for dot in (*line.images, *line.means)]
     if not dots:
         raise ValueError("there are no dots to draw")
     psnrs = [dot.psnr for dot in dots]
     right = 5 * (1 + int(max(dot.sigma for dot in dots) // 5))
     axes = _Axes(right, 2 * math.floor(min(psnrs) / 2), 2 * math.floor(max(psnrs) / 2) + 2)
-    drawn = "".join(_line(axes, number, line) for number, line in enumerate(lines))
-    keys = "".join(_key(number, line.name) for number, line in enumerate(lines))
+    curves = "".join(_line(axes, number, line) for number, line in enumerate(lines))
+    legend = "".join(_legend_entry(number, line.name) for number, line in enumerate(lines))
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="PSNR of the denoised images'
         ' against the standard deviation of their noise; the means are in the table above.">'
-        f'{_grid(axes)}{_noisy(axes)}{drawn}</svg><ul class="keys">{keys}</ul>'
+        f'{_grid(axes)}{_noisy_curve(axes)}{curves}</svg><ul class="keys">{legend}</ul>'
     )
 
 
@@ -89,8 +94,8 @@ def _grid(axes: _Axes) -> str:
     )
 
 
-def _noisy(axes: _Axes) -> str:
-    """What images score as they come."""
+def _noisy_curve(axes: _Axes) -> str:
+    """The PSNR of the noisy images."""
     steps = (axes.right * part / 100 for part in range(1, 101))
     curve = ((sigma, 20 * math.log10(255 / sigma)) for sigma in steps)
     inside = [f"{axes.x(sigma):.1f} {axes.y(psnr):.1f}" for sigma, psnr in curve if axes.low <= psnr <= axes.high]
@@ -100,12 +105,12 @@ def _noisy(axes: _Axes) -> str:
 def _line(axes: _Axes, number: int, line: Line) -> str:
     dots = (f'<circle cx="{axes.x(dot.sigma):.1f}" cy="{axes.y(dot.psnr):.1f}" r="2"/>' for dot in line.images)
     means = [(axes.x(dot.sigma), axes.y(dot.psnr)) for dot in line.means]
-    through = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
     marks = "".join(_mark(number, x, y) for x, y in means)
-    return f'<g class="{_series(number)}">{"".join(dots)}<path class="line" d="M{through}"/>{marks}</g>'
+    return f'<g class="{_series(number)}">{"".join(dots)}<path class="line" d="M{path}"/>{marks}</g>'
 
 
-def _key(number: int, name: str) -> str:
+def _legend_entry(number: int, name: str) -> str:
     mark = f'<svg width="16" height="16" viewBox="-8 -8 16 16" aria-hidden="true">{_mark(number, 0, 0)}</svg>'
     return f'<li class="{_series(number)}">{mark}{escape(name)}</li>'
 

@@ -55,7 +55,7 @@ def weights_folder() -> Path:
 
 
 def find(name: str) -> Path:
-    """The file of shipped weights of that name; a name that ends in .safetensors is a path itself.
+    """The file of the shipped weights of that name. A name that ends in .safetensors is taken as a path.
 
     Raises ValueError naming the shipped weights if there are none of that name.
     """
@@ -63,8 +63,8 @@ def find(name: str) -> Path:
         return Path(name)
     shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
     if name not in shipped:
-        there = ", ".join(shipped) or "none"
-        raise ValueError(f"no weights {name!r}; there are {there}, or give a {SUFFIX} file")
+        known = ", ".join(shipped) or "none"
+        raise ValueError(f"no weights are named {name!r}. Shipped weights: {known}. Or give a {SUFFIX} file.")
     return shipped[name]
 
 

@@ -26,8 +26,9 @@ from service.cli.weights import load_all
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Pair, Quality, Result, Score
+    from engine.evaluation.evaluate import Quality, Result, Score
     from engine.evaluation.html_report import Section
+    from engine.evaluation.samples import Pair
     from engine.layers import Module
     from engine.models.checkpoint import Model
 
@@ -156,11 +157,11 @@ def _suite_rows(
     model: "Model", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
     """A row for each set and noise, with the weights and precision that were measured."""
-    from engine.evaluation.evaluate import mean_quality
+    from engine.evaluation.evaluate import rows_of
 
     about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
-    parts = ((name, trial.noise, mean_quality(s)) for trial, scores in found for name, s in trial.parts(scores))
-    return [{"set": name, "noise": noise, **asdict(mean), **about} for name, noise, mean in parts]
+    rows = [row for trial, scores in found for row in rows_of(trial, scores)]
+    return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
 
 
 def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
@@ -184,10 +185,10 @@ def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> No
 
 
 def _write_report(folder: Path, model: "Model", quality: Passes, sections: "Sequence[Section]") -> None:
-    from engine.evaluation.html_report import write_page
+    from engine.evaluation.html_report import write_report
 
     about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
-    write_page(folder / "index.html", f"Images denoised by {model.name}", about, sections)
+    write_report(folder / "index.html", f"Images denoised by {model.name}", about, sections)
 
 
 def _title(model: "Model") -> str:

@@ -44,6 +44,6 @@ def plot(
 
     - `denoise plot my.jsonl other.jsonl --out both.png`
     """
-    from engine.evaluation import figures
+    from engine.training.plots import plot_logs
 
-    figures.plot_log(logs, output or logs[0].with_suffix(".png"))
+    plot_logs(logs, output or logs[0].with_suffix(".png"))

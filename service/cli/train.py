@@ -15,7 +15,7 @@ from service.cli.options import DeviceOption, PairsOption
 from service.cli.weights import load
 
 if TYPE_CHECKING:
-    from engine.training.trainer import LogLine
+    from engine.training.log import LogLine
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a .toml file.")
@@ -62,12 +62,12 @@ def train(
 
     - `denoise train paper --minutes 10 --out my.safetensors`
 
-    - `denoise train photo --data photos/ --minutes 120 --batch 16 --out my.safetensors`
+    - `denoise train photo-small --data photos/ --minutes 120 --batch 16 --out my.safetensors`
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
     from engine.training import trainer
-    from engine.training.config import read_recipe
+    from engine.training.recipe import read_recipe
 
     _use_threads(threads)
     values = _overrides(override, minutes, steps)
@@ -101,9 +101,10 @@ def sweep(
 
     - `denoise sweep --steps 2000 --data photos/ --pairs val.pkl --hidden 64 --out sweep/`
     """
-    from engine.evaluation import figures
-    from engine.evaluation.evaluate import evaluate_pairs, read_pairs
-    from engine.training.config import read_recipe
+    from engine.evaluation import sweep as sweeps
+    from engine.evaluation.evaluate import evaluate_pairs
+    from engine.evaluation.samples import recorded_pairs
+    from engine.training.recipe import read_recipe
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))
@@ -111,10 +112,12 @@ def sweep(
 
     def measure(weights: Path) -> float:
         assert pairs is not None
-        return evaluate_pairs(load(str(weights), defaults.DEVICE, defaults.PRECISION).net, read_pairs(pairs)).psnr
+        return evaluate_pairs(
+            load(str(weights), defaults.DEVICE, defaults.PRECISION).net, recorded_pairs(pairs)
+        ).psnr
 
     with _live_line() as show:
-        ended = figures.sweep(
+        ended = sweeps.sweep(
             base,
             data or (),
             output,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.evaluation.evaluate import psnr
+from engine.evaluation.metrics import psnr
 from engine.imageio.read import image_files, read_rgb
 from engine.inference.denoise import denoise_image
 from engine.layers import Module

@@ -120,7 +120,7 @@ def test_a_strength_out_of_range_is_refused(model):
 
 
 def test_unknown_weights_are_refused_with_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"no weights 'photograph'; there are .*photo-small"):
+    with pytest.raises(ValueError, match=r"no weights are named 'photograph'. Shipped weights: .*photo-small"):
         engine.load_model("photograph")
     with pytest.raises(ValueError, match=r"missing\.safetensors: cannot be read"):
         engine.load_model(tmp_path / "missing.safetensors")

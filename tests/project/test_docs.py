@@ -11,7 +11,7 @@ import typer
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from engine.training.config import Recipe
+from engine.training.recipe import Recipe
 from service import cli
 from service.app import create_app
 from service.settings import Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.evaluation.evaluate import psnr
+from engine.evaluation.metrics import psnr
 from engine.imageio.read import decode, read_rgb
 from engine.inference import model_selection
 from engine.inference.denoise import denoise_image

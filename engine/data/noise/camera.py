@@ -1,7 +1,7 @@
-"""Noise that cameras make: in raw light, in the JPEG that comes out of them, and mixed as people send it.
+"""Camera noise: noise of raw pixels, noise in a camera's JPEG files, and the mixture that users upload.
 
-As in `noise.py`, everything is drawn on the scenes' device and no number of a tensor is looked at; only how many
-scenes of a batch get which kind of noise is decided on the CPU, so that no kind's arithmetic is done in vain.
+As in `noise.model`, everything is drawn on the scenes' device and nothing is read back. Only the number of scenes
+that get each kind of noise is decided on the CPU, so that no kind is computed for scenes that do not use it.
 """
 
 import math
@@ -12,55 +12,77 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.data.noise.gaussian import white_noise
 from engine.data.noise.jpeg import TO_RGB, matrix, through_jpeg
 from engine.data.noise.model import (
     Shots,
     Views,
-    by_place,
-    grey_scenes,
-    greyed,
-    paired,
-    parts,
-    planner,
+    cpu_generator,
+    grey_mask,
+    make_views,
+    position_hash,
+    remove_colour,
     round_to_8_bits,
-    white_noise,
+    split_batch,
 )
 from engine.data.patch_store import PatchBatch
+from engine.data.rng import uniform
 from engine.imageio.image import LUMA
 
-# Standard deviations of luma's noise, 0-255 scale, evenly on a logarithmic scale; one scene in ten has less.
-QUIETEST, LOUDEST, NEARLY_CLEAN = 1.0, 25.0, 0.1
-# Of a camera's JPEG noise: blurs in pixels; chroma's level beside luma's; a part of the variance far slower.
-LUMA_BLUR, CHROMA_BLUR, CHROMA_LEVEL = (0.35, 1.0), (0.7, 3.0), (0.2, 0.9)
-SLOW_BLUR, SLOW_LUMA, SLOW_CHROMA, SLOW_SCENES = (3.0, 7.0), 0.25, 0.6, 0.75
-# The level grows by this power of e, or falls, from black to white.
-SLOPE = 1.5
-# Noise with a level for each channel, beside that with luma and chroma.
-CHANNEL_SHARE, CHANNEL_LEVEL, CHANNEL_BLUR = 0.125, (0.4, 1.6), (0.0, 1.2)
-# Quality of JPEG files; most are near the best. Half of them have chroma of half the size.
-COARSEST, FINEST, HALVED = 60, 98, 0.5
-# Raw channels to linear sRGB, of four cameras, row by row: from the matrices in Brooks et al. 2019.
+# Standard deviation of luma's noise, 0-255 scale, drawn evenly on a logarithmic scale between these two.
+MIN_LUMA_LEVEL = 1.0
+MAX_LUMA_LEVEL = 25.0
+# Share of scenes with a level below the minimum.
+NEARLY_CLEAN_SHARE = 0.1
+# Noise in a camera's JPEG files. Standard deviations of the blurs, in pixels.
+LUMA_BLUR = (0.35, 1.0)
+CHROMA_BLUR = (0.7, 3.0)
+# Chroma's level, as a multiple of luma's.
+CHROMA_LEVEL = (0.2, 0.9)
+# Standard deviation, in pixels, of the blur of the slow part of the noise.
+SLOW_BLUR = (3.0, 7.0)
+# Largest share of the variance that is slow, in luma and in chroma.
+MAX_SLOW_LUMA = 0.25
+MAX_SLOW_CHROMA = 0.6
+# Share of scenes with a slow part.
+SLOW_SCENE_SHARE = 0.75
+# From black to white the level changes by a factor of up to e to this power, up or down.
+MAX_LEVEL_SLOPE = 1.5
+# Of scenes with a camera's JPEG noise, the share whose channels each have a level of their own.
+CHANNEL_SHARE = 0.125
+# Their channels' level, as a multiple of the drawn one.
+CHANNEL_LEVEL = (0.4, 1.6)
+# Their blur, in pixels.
+CHANNEL_BLUR = (0.0, 1.2)
+# Quality of JPEG files, drawn between these two; most are near the maximum.
+MIN_QUALITY = 60
+MAX_QUALITY = 98
+# Share of JPEG files with chroma at half size (4:2:0).
+HALF_CHROMA_SHARE = 0.5
+# Raw channels to linear sRGB, for four cameras, row by row: from the matrices in Brooks et al. 2019.
 CAMERAS_TO_RGB = (
     (1.26, -0.46, 0.20, -0.15, 1.13, 0.02, -0.01, -0.36, 1.37),
     (2.12, -0.97, -0.15, -0.13, 1.59, -0.46, 0.05, -0.44, 1.39),
     (1.71, -0.53, -0.18, -0.29, 1.82, -0.53, 0.03, -0.49, 1.46),
     (1.63, -0.44, -0.19, -0.18, 1.50, -0.32, 0.04, -0.43, 1.39),
 )
-# What demosaicing leaves of each channel's variance, mean over pixels: they are means of one, two or four.
+# The part of each channel's variance that demosaicing leaves, mean over pixels: they average one, two or four.
 DEMOSAICED = (9 / 16, 5 / 8, 9 / 16)
-# A soft scene is magnified by 1 to this, evenly on a logarithmic scale, each pixel blurred by so many of its own.
-MAGNIFIED, PIXEL_BLUR = 3.0, (0.4, 0.8)
+# Largest factor by which a soft scene is magnified; drawn evenly on a logarithmic scale from 1.
+MAX_MAGNIFICATION = 3.0
+# Standard deviation of the interpolating Gaussian of a soft scene, in pixels before magnification.
+INTERPOLATION_BLUR = (0.4, 0.8)
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class CameraNoise:
-    """What people send: cameras' JPEG noise for the most part, raw noise developed, and white noise.
+    """A mixture like that of uploads: mostly noise of cameras' JPEG files, some raw noise, some white noise.
 
     low, high: standard deviation of the white noise, 0-255 scale. target_views, grey: as in GaussianNoise. white,
-    raw: shares of scenes; all others have a camera's JPEG noise. jpeg: share of inputs, but for those with white
-    noise, that are JPEG files; rounded: share of all other inputs that are clipped and rounded to 8 bits. soft:
-    share of scenes as soft as a camera's image at full size: see `softened`.
+    raw: shares of scenes; all others have a camera's JPEG noise. jpeg: share of inputs that become JPEG files,
+    not counting those with white noise. rounded: share of all other inputs that are clipped and rounded to 8
+    bits. soft: share of scenes as soft as a camera's image at full size: see `soften`.
     """
 
     low: float = 0.0
@@ -80,10 +102,10 @@ class CameraNoise:
         return [1] * count
 
     def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
-        """Each kind of noise on a part of the scenes."""
-        clean, plan = self.clean(scenes, scale), planner(rng)
+        """Two views of each scene; each kind of noise gets its part of the batch."""
+        clean, cpu_rng = self.clean(scenes, scale), cpu_generator(rng)
         channel = CHANNEL_SHARE * (1 - self.white - self.raw)
-        white, raw, channels, rest = parts(len(clean), (self.white, self.raw, channel), plan)
+        white, raw, channels, rest = split_batch(len(clean), (self.white, self.raw, channel), cpu_rng)
         kinds: tuple[tuple[slice, Callable[[Tensor], Shots], float], ...] = (
             (white, lambda part: white_noise(part, self.low, self.high, rng), 0.0),
             (raw, lambda part: raw_noise(part, rng), self.jpeg),
@@ -92,39 +114,39 @@ class CameraNoise:
         )
         drawn = [(kind(clean[part]), part, share) for part, kind, share in kinds if part.start < part.stop]
         shots = Shots(*(torch.cat(same) for same in zip(*(shots for shots, _, _ in drawn), strict=True)))
-        views = paired(clean, shots, self.target_views, grey_scenes(scenes, self.grey))
-        for _, part, share in drawn:
-            send(views.noisy[part], share, self.rounded, plan, rng)
+        views = make_views(clean, shots, self.target_views, grey_mask(scenes, self.grey))
+        for _, part, jpeg_share in drawn:
+            apply_file_formats(views.noisy[part], jpeg_share, self.rounded, cpu_rng, rng)
         return views
 
     def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
         """The scenes themselves, some soft, some without their colour."""
-        return greyed(softened(scenes, self.soft), grey_scenes(scenes, self.grey))
+        return remove_colour(soften(scenes, self.soft), grey_mask(scenes, self.grey))
 
 
-def softened(scenes: PatchBatch, share: float) -> Tensor:
-    """Scenes (N, side, side, 3), a share of them as soft as a camera's image at full size.
+def soften(scenes: PatchBatch, share: float) -> Tensor:
+    """Scenes (N, side, side, 3), a share of them made as soft as a camera's image at full size.
 
-    Lens and demosaicing leave little at the scale of a pixel. Photos that were scaled down, as those trained on,
-    are all fine detail instead, and from them alone a network learns to take soft noise for it: in the clean
-    images of PolyU differences over two pixels have 3.1 times the power of those over one, in crops of scaled
-    down photos 2.3 times (medians), and their strength is a sixth.
+    Lens and demosaicing leave little at the scale of a pixel. Training photos were scaled down, so they are all
+    fine detail instead, and a network that sees nothing else takes soft noise for detail. In the clean images of
+    PolyU differences over two pixels have 3.1 times the power of those over one, in crops of scaled down photos
+    2.3 times (medians), and their strength is a sixth.
     """
-    clean = scenes.whole()
+    clean = scenes.read()
     if not share:
         return clean
-    chance, blur, place = (by_place(scenes, prime) for prime in (997, 991, 983))
-    soft = chance < share
-    zoom = torch.where(soft, MAGNIFIED ** (chance / share), 1.0)
-    low, high = PIXEL_BLUR
-    return torch.where(soft.view(-1, 1, 1, 1), magnified(clean, zoom, low + (high - low) * blur, place), clean)
+    number, blur, place = (position_hash(scenes, prime) for prime in (997, 991, 983))
+    is_soft = number < share
+    zoom = torch.where(is_soft, MAX_MAGNIFICATION ** (number / share), 1.0)
+    low, high = INTERPOLATION_BLUR
+    return torch.where(is_soft.view(-1, 1, 1, 1), magnify(clean, zoom, low + (high - low) * blur, place), clean)
 
 
-def magnified(clean: Tensor, zoom: Tensor, blur: Tensor, place: Tensor) -> Tensor:
-    """A part of each scene (N, side, side, C), made as large as the whole; all others are (N,).
+def magnify(clean: Tensor, zoom: Tensor, blur: Tensor, place: Tensor) -> Tensor:
+    """A part of each scene (N, side, side, C), magnified to the whole scene's size; the other arguments are (N,).
 
-    zoom: by how much, at least 1. blur: standard deviation of the Gaussian that interpolates, in scene pixels.
-    place: where the part lies, down and right, 0 at the top left and 1 at the bottom right.
+    zoom: the factor, at least 1. blur: standard deviation of the Gaussian that interpolates, in scene pixels.
+    place: where the part lies, down and right: 0 is the top left, 1 the bottom right.
     """
     count, side = clean.shape[:2]
     order = torch.arange(side, device=clean.device)
@@ -136,35 +158,37 @@ def magnified(clean: Tensor, zoom: Tensor, blur: Tensor, place: Tensor) -> Tenso
 
 
 def processed_noise(clean: Tensor, rng: torch.Generator) -> Shots:
-    """A camera's JPEG noise: made in luma and chroma apart, each blurred, as a camera's own denoising leaves it.
+    """Noise in a camera's JPEG files: separate in luma and chroma, each blurred by the camera's own denoising.
 
-    Ranges: measured on cameras' images; see DESIGN, "what arrives over HTTP". Colours: BT.601, full range.
+    The ranges were measured on images of cameras. Colours: BT.601, full range.
     """
     count = len(clean)
     luma = _luma_levels(count, rng)
-    chroma = luma * _even(*CHROMA_LEVEL, (count, 2), rng)
-    blur = torch.cat((_even(*LUMA_BLUR, (count, 1), rng), _even(*CHROMA_BLUR, (count, 1), rng).expand(-1, 2)), 1)
-    part = _even(0, 1, (count, 2), rng) * (_even(0, 1, (count, 1), rng) < SLOW_SCENES)
-    slow = torch.cat((part[:, :1] * SLOW_LUMA, part[:, 1:].expand(-1, 2) * SLOW_CHROMA), 1)
-    return _correlated(clean, torch.cat((luma, chroma), 1), blur, slow, TO_RGB, rng)
+    chroma = luma * uniform(*CHROMA_LEVEL, (count, 2), rng)
+    blur = torch.cat(
+        (uniform(*LUMA_BLUR, (count, 1), rng), uniform(*CHROMA_BLUR, (count, 1), rng).expand(-1, 2)), 1
+    )
+    part = uniform(0, 1, (count, 2), rng) * (uniform(0, 1, (count, 1), rng) < SLOW_SCENE_SHARE)
+    slow = torch.cat((part[:, :1] * MAX_SLOW_LUMA, part[:, 1:].expand(-1, 2) * MAX_SLOW_CHROMA), 1)
+    return _correlated_noise(clean, torch.cat((luma, chroma), 1), blur, slow, TO_RGB, rng)
 
 
 def channel_noise(clean: Tensor, rng: torch.Generator) -> Shots:
-    """Red, green and blue each with noise of a level of its own, blurred alike or not at all."""
+    """Noise of its own level in each of red, green and blue, with one blur or none."""
     count = len(clean)
-    level = _luma_levels(count, rng) * _even(*CHANNEL_LEVEL, (count, 3), rng)
-    blur = _even(*CHANNEL_BLUR, (count, 1), rng).expand(-1, 3)
-    return _correlated(clean, level, blur, torch.zeros_like(level), IDENTITY, rng)
+    level = _luma_levels(count, rng) * uniform(*CHANNEL_LEVEL, (count, 3), rng)
+    blur = uniform(*CHANNEL_BLUR, (count, 1), rng).expand(-1, 3)
+    return _correlated_noise(clean, level, blur, torch.zeros_like(level), IDENTITY, rng)
 
 
 def _luma_levels(count: int, rng: torch.Generator) -> Tensor:
     """Standard deviations (N, 1) on [0, 1]."""
-    low, part = _even(0, 1, (2, count, 1), rng)
-    usual = QUIETEST * (LOUDEST / QUIETEST) ** part
-    return torch.where(low < NEARLY_CLEAN, QUIETEST * part, usual) / 255
+    choice, part = uniform(0, 1, (2, count, 1), rng)
+    usual = MIN_LUMA_LEVEL * (MAX_LUMA_LEVEL / MIN_LUMA_LEVEL) ** part
+    return torch.where(choice < NEARLY_CLEAN_SHARE, MIN_LUMA_LEVEL * part, usual) / 255
 
 
-def _correlated(
+def _correlated_noise(
     clean: Tensor,
     level: Tensor,
     blur: Tensor,
@@ -172,16 +196,18 @@ def _correlated(
     to_rgb: tuple[tuple[float, ...], ...],
     rng: torch.Generator,
 ) -> Shots:
-    """Noise of three planes, brought to RGB. level, blur (pixels), slow part of the variance: (N, 3) each.
+    """Noise of three planes, converted to RGB. level, blur (pixels), slow part of the variance: (N, 3) each.
 
-    Its level rises or falls with the clean image's brightness.
+    The level rises or falls with the brightness of the clean image.
     """
     count, side = clean.shape[:2]
-    far = _even(*SLOW_BLUR, (count, 1), rng).expand(-1, 3)
+    slow_blur = uniform(*SLOW_BLUR, (count, 1), rng).expand(-1, 3)
     slow, variance = slow[..., None, None], level.square()[..., None, None]
-    power = blurred_power(side, blur) * (variance * (1 - slow)) + blurred_power(side, far) * (variance * slow)
+    power = blurred_power(side, blur) * (variance * (1 - slow)) + blurred_power(side, slow_blur) * (
+        variance * slow
+    )
     mix = matrix(to_rgb, clean.device)
-    slope = _even(-SLOPE, SLOPE, (count, 1, 1, 1), rng)
+    slope = uniform(-MAX_LEVEL_SLOPE, MAX_LEVEL_SLOPE, (count, 1, 1, 1), rng)
     gain = ((clean @ matrix((LUMA,), clean.device).T - 0.5) * slope).exp_()
     first, second = ((plane.permute(0, 2, 3, 1) @ mix.T).mul_(gain) for plane in shaped_noise(power, rng))
     mean_square = level.square() @ mix.square().T * gain.square().mean((1, 2))
@@ -199,40 +225,45 @@ def blurred_power(side: int, blur: Tensor) -> Tensor:
 def shaped_noise(power: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Two independent fields of Gaussian noise with power spectra (..., H, W), whose mean is their variance.
 
-    White noise of complex numbers is white in the frequencies as well: it is drawn there. A spectrum that is the
-    same for a frequency and its opposite shapes real and imaginary part alike, and keeps them apart: one
-    transform gives both fields. They go on beyond a border at the opposite one.
+    Complex white noise is also white in the frequency domain, so it is drawn there. The spectrum is the same for
+    a frequency and its opposite, so the real and the imaginary part are both shaped by it and stay independent:
+    one transform gives both fields. The fields are periodic.
     """
     white = torch.view_as_complex(torch.randn((*power.shape, 2), generator=rng, device=power.device))
     field = torch.fft.ifft2(white.mul_(power.sqrt()), norm="ortho")
     return field.real, field.imag
 
 
-def send(noisy: Tensor, as_jpeg: float, rounded: float, plan: torch.Generator, rng: torch.Generator) -> None:
-    """In place: what senders' files do to inputs: shares of them go through JPEG, or are rounded to 8 bits.
+def apply_file_formats(
+    noisy: Tensor, jpeg_share: float, rounded: float, cpu_rng: torch.Generator, rng: torch.Generator
+) -> None:
+    """In place: some inputs become JPEG files, some are rounded to 8 bits, the others stay as they are.
 
-    rounded: of those that are no JPEG. plan: on the CPU. rng: on the inputs' device.
+    rounded: share of the inputs that do not become JPEG files. rng: on the inputs' device.
     """
-    halved, full, whole, _ = parts(
-        len(noisy), (as_jpeg * HALVED, as_jpeg * (1 - HALVED), (1 - as_jpeg) * rounded), plan
+    half_share, full_share = jpeg_share * HALF_CHROMA_SHARE, jpeg_share * (1 - HALF_CHROMA_SHARE)
+    half, full, to_round, _ = split_batch(
+        len(noisy), (half_share, full_share, (1 - jpeg_share) * rounded), cpu_rng
     )
-    for part, half in ((halved, True), (full, False)):
+    for part, half_chroma in ((half, True), (full, False)):
         if part.start == part.stop:
             continue
-        # A whole image's blocks begin at its corner; those of an image that was cut begin anywhere.
-        cut, top, left = torch.randint(16, (3,), generator=plan).tolist()
-        shift = (top, left) if cut < 8 else (0, 0)
-        quality = FINEST - (FINEST - COARSEST) * _even(0, 1, (part.stop - part.start,), rng).square()
-        noisy[part] = through_jpeg(noisy[part], quality.round(), half, shift)
-    round_to_8_bits(noisy[whole])
+        # The blocks of a whole image begin at its corner, those of a cropped image anywhere.
+        cropped, top, left = torch.randint(16, (3,), generator=cpu_rng).tolist()
+        shift = (top, left) if cropped < 8 else (0, 0)
+        quality = (
+            MAX_QUALITY - (MAX_QUALITY - MIN_QUALITY) * uniform(0, 1, (part.stop - part.start,), rng).square()
+        )
+        noisy[part] = through_jpeg(noisy[part], quality.round(), half_chroma, shift)
+    round_to_8_bits(noisy[to_round])
 
 
 class Camera(NamedTuple):
-    """From light to an image, for each of N cameras. Light is on [0, 1], of raw channels after white balance.
+    """N cameras, each of which develops light to an image. Light is on [0, 1], in white-balanced raw channels.
 
-    shot, read (N, 3): a raw channel's noise has the variance shot · light + read. to_rgb (N, 3, 3): from raw
-    channels to linear sRGB, rows' sums being 1. gamma (N,): the exponent's inverse. toned (N,): whether a curve
-    with more contrast follows.
+    shot, read (N, 3): the noise of a raw channel has the variance shot · light + read. to_rgb (N, 3, 3): from raw
+    channels to linear sRGB; its rows sum to 1. gamma (N,): the inverse of the exponent. toned (N,): whether a
+    curve that adds contrast follows.
     """
 
     shot: Tensor
@@ -250,50 +281,50 @@ class Camera(NamedTuple):
     def undevelop(self, image: Tensor) -> Tensor:
         """An image on [0, 1] -> linear sRGB: undoes `develop`."""
         gamma, toned = self.gamma.view(-1, 1, 1, 1), self.toned.view(-1, 1, 1, 1)
-        # Sums of channels and the curve itself may, by rounding, end a little outside.
+        # Rounding may put sums of channels, and the curve's result, slightly outside [0, 1].
         curve = 0.5 - ((1 - 2 * image).clamp_(-1, 1).asin_() / 3).sin_()
         return torch.where(toned, curve, image).clamp_(0, 1).pow_(gamma)
 
     def variance(self, linear: Tensor) -> Tensor:
-        """Of the noise of each raw pixel and channel (N, H, W, 3), under a linear sRGB image."""
+        """Variance of the noise of each raw pixel and channel (N, H, W, 3), for a linear sRGB image."""
         light = (linear.flatten(1, 2) @ inverse(self.to_rgb).mT).clamp_(min=0)
         return (light * self.shot[:, None] + self.read[:, None]).view_as(linear)
 
 
 def draw_cameras(count: int, rng: torch.Generator) -> Camera:
-    """Half of them phones, half larger cameras.
+    """Random cameras: half of them phones, half larger cameras.
 
     Sources: phones' noise, gains and matrices, Brooks et al., "Unprocessing images for learned raw denoising",
     CVPR 2019 (noise as in Plötz & Roth, "Benchmarking denoising algorithms with real photographs", CVPR 2017);
-    larger cameras' noise, the profiles of 374 of them in darktable, already after white balance.
+    larger cameras' noise, the profiles of 374 of them in darktable, which already include white balance.
     """
     phone_shot, phone_read = _shot_and_read((1e-4, 1.2e-2), (2.18, 1.2, 0.26), (count, 1), rng)
     ones = torch.ones(count, device=rng.device)
-    gain = torch.stack((_even(1.9, 2.4, (count,), rng), ones, _even(1.5, 1.9, (count,), rng)), 1)
-    # Exposure is made up for by a gain, too.
+    gain = torch.stack((uniform(1.9, 2.4, (count,), rng), ones, uniform(1.5, 1.9, (count,), rng)), 1)
+    # Another gain makes up for the exposure.
     gain = gain / (0.8 + 0.1 * torch.randn((count, 1), generator=rng, device=rng.device)).clamp_(0.5, 1.1)
     other_shot, _ = _shot_and_read((1.8e-5, 7.7e-4), (1.24, -3.2, 0.0), (count, 1), rng)
     other_shot = other_shot * matrix(((2.2, 1.0, 1.85),), rng.device)
-    other_read = _read(other_shot, (1.24, -3.2, 1.1), (count, 1), rng)
-    is_phone = _even(0, 1, (count, 1), rng) < 0.5
-    blend = _even(0, 1, (count, len(CAMERAS_TO_RGB)), rng)
+    other_read = _read_noise(other_shot, (1.24, -3.2, 1.1), (count, 1), rng)
+    is_phone = uniform(0, 1, (count, 1), rng) < 0.5
+    blend = uniform(0, 1, (count, len(CAMERAS_TO_RGB)), rng)
     to_rgb = (blend / blend.sum(1, keepdim=True)) @ matrix(CAMERAS_TO_RGB, rng.device)
     return Camera(
         torch.where(is_phone, phone_shot * gain, other_shot),
         torch.where(is_phone, phone_read * gain.square(), other_read),
         to_rgb.view(-1, 3, 3),
-        _even(2.0, 2.4, (count,), rng),
-        _even(0, 1, (count,), rng) < 0.5,
+        uniform(2.0, 2.4, (count,), rng),
+        uniform(0, 1, (count,), rng) < 0.5,
     )
 
 
 def raw_noise(clean: Tensor, rng: torch.Generator) -> Shots:
-    """Shot and read noise of a camera's raw pixels, taken through the rest of the camera.
+    """Shot and read noise of a camera's raw pixels, developed to an image.
 
-    Only the noise is demosaiced: to do so with the clean image would blur it, and the network would learn to
-    undo that as well. The input ends as a camera's image does, clipped. The curves make its mean another than
-    the clean image's, so the other shot's noise does not take that way: it is white, has mean zero, and is as
-    strong in each pixel as the clean image and the camera make it.
+    Only the noise is demosaiced. Demosaicing the clean image too would blur it, and the network would learn to
+    undo the blur. The input is clipped, as a camera's image is. The curves give its noise a mean, so the second
+    shot's noise does not go through them: it is white, has mean zero, and has in each pixel the strength that the
+    clean image and the camera give.
     """
     camera = draw_cameras(len(clean), rng)
     linear = camera.undevelop(clean)
@@ -303,58 +334,55 @@ def raw_noise(clean: Tensor, rng: torch.Generator) -> Shots:
     noisy = camera.develop(linear + (noise.flatten(1, 2) @ camera.to_rgb.mT).view_as(clean))
     variance = (variance * matrix((DEMOSAICED,), clean.device)).flatten(1, 2) @ camera.to_rgb.square().mT
     spread = variance.sqrt_().view_as(clean)
-    # The slope of the curve over the noise's own width: at black it has no end.
+    # The slope of the curve over the width of the noise: at black its derivative is infinite.
     level = (camera.develop(linear + spread) - camera.develop(linear - spread)).div_(2)
     other = torch.randn(clean.shape, generator=rng, device=clean.device)
     return Shots(noisy, other.mul_(level), level.square().mean((1, 2)))
 
 
 def demosaic(raw: Tensor, corner: Tensor) -> Tensor:
-    """Of each pixel of raw (N, H, W, 3) one channel is kept, as on a sensor; the others come from its neighbours.
+    """Keep one channel of each pixel of raw (N, H, W, 3), as a sensor does, and interpolate the other two.
 
-    corner: the row and the column of the first red pixel, (2, N), 0 or 1. Its row goes on with green; the next is
-    green and blue. The channels that a pixel misses are means of the two or four nearest that have them; beyond a
-    border those at the opposite one, so that H and W must be even.
+    corner: the row and the column of the first red pixel, (2, N), 0 or 1. Red and green alternate in its row,
+    green and blue in the next. A missing channel is the mean of the two or four nearest pixels that have it. The
+    image is taken as periodic, so H and W must be even.
     """
     height, width = raw.shape[1:3]
     top, left = corner[..., None]
     row = ((torch.arange(height, device=raw.device) + top) % 2)[:, :, None]
     column = ((torch.arange(width, device=raw.device) + left) % 2)[:, None]
-    seen = torch.stack(((1 - row) * (1 - column), (row + column) % 2, row * column), 3)
-    red, green, blue = (raw * seen).unbind(3)
-    crossed = sum((green.roll(way, axis) for way in (-1, 1) for axis in (1, 2)), 4 * green) / 4
-    return torch.stack((_between(red), crossed, _between(blue)), 3)
+    sampled = torch.stack(((1 - row) * (1 - column), (row + column) % 2, row * column), 3)
+    red, green, blue = (raw * sampled).unbind(3)
+    green = sum((green.roll(way, axis) for way in (-1, 1) for axis in (1, 2)), 4 * green) / 4
+    return torch.stack((_interpolate(red), green, _interpolate(blue)), 3)
 
 
-def _between(plane: Tensor) -> Tensor:
-    """Every other row and column of a plane is known, the rest zero: what lies between becomes the means."""
+def _interpolate(plane: Tensor) -> Tensor:
+    """Fill a plane of which every other row and column is known and the rest is zero."""
     for axis in (1, 2):
         plane = plane + (plane.roll(1, axis) + plane.roll(-1, axis)) / 2
     return plane
 
 
 def inverse(matrices: Tensor) -> Tensor:
-    """Of matrices (N, 3, 3), by Cramer's rule: a library's would make a GPU wait for its check."""
+    """Inverse of matrices (N, 3, 3) by Cramer's rule: torch's own would synchronise with a GPU to check them."""
     rows = matrices.unbind(1)
     columns = torch.stack([torch.linalg.cross(rows[i - 2], rows[i - 1]) for i in range(3)], 2)
     return columns / (rows[0] * columns[..., 0]).sum(1).view(-1, 1, 1)
 
 
 def _shot_and_read(
-    limits: tuple[float, float], law: tuple[float, float, float], shape: tuple[int, ...], rng: torch.Generator
+    limits: tuple[float, float], line: tuple[float, float, float], shape: tuple[int, ...], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Variances of noise: shot, evenly on a logarithmic scale, and read by its law."""
-    shot = _even(math.log(limits[0]), math.log(limits[1]), shape, rng).exp_()
-    return shot, _read(shot, law, shape, rng)
+    """Variances of shot noise, drawn evenly on a logarithmic scale, and of the read noise that goes with it."""
+    shot = uniform(math.log(limits[0]), math.log(limits[1]), shape, rng).exp_()
+    return shot, _read_noise(shot, line, shape, rng)
 
 
-def _read(shot: Tensor, law: tuple[float, float, float], shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """log read = slope · log shot + offset ± deviation, natural logarithms."""
-    slope, offset, deviation = law
-    wander = torch.randn(shape, generator=rng, device=rng.device)
-    return (slope * shot.log() + offset + deviation * wander).exp_()
-
-
-def _even(low: float, high: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """Numbers drawn evenly between the limits, on rng's device."""
-    return low + (high - low) * torch.rand(shape, generator=rng, device=rng.device)
+def _read_noise(
+    shot: Tensor, line: tuple[float, float, float], shape: tuple[int, ...], rng: torch.Generator
+) -> Tensor:
+    """Variance of read noise: log read = slope · log shot + offset ± deviation, in natural logarithms."""
+    slope, offset, deviation = line
+    scatter = torch.randn(shape, generator=rng, device=rng.device)
+    return (slope * shot.log() + offset + deviation * scatter).exp_()

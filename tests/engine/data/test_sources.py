@@ -1,21 +1,17 @@
-import io
-import os
-import pickle
-
 import pytest
 import torch
 from PIL import Image
 
 from engine.data import sources
-from engine.data.noise.model import GaussianNoise, RandomPixelNoise
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.noise.random_pixel import RandomPixelNoise
 from engine.data.sources import (
-    DrawnPairs,
-    Mixed,
+    GeneratedPairs,
+    MixedScenes,
     Photos,
     RecordedPairs,
-    Synthetic,
-    open_source,
-    read_pairs,
+    SyntheticImages,
+    open_pair_source,
 )
 
 # No noise: what is drawn is the photo itself.
@@ -31,9 +27,9 @@ def plain(value, height=20, width=24):
     return torch.full((height, width, 3), value, dtype=torch.uint8)
 
 
-def cut(scenes, count, side, rng, step=1):
+def draw(scenes, count, side, rng, step=1):
     """(count, side, side, 3) on 0-255."""
-    return torch.cat([part.whole() for part in scenes.cut(count, side, step, rng)]) * 255
+    return torch.cat([batch.read() for batch in scenes.draw(count, side, step, rng)]) * 255
 
 
 def speckled(height, width, seed=0):
@@ -45,8 +41,10 @@ def write(path, image):
     Image.fromarray(image.numpy()).save(path)
 
 
-def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, printed=0.0):
-    return open_source(data, noise, patch, seed, synthetic, zoom, tries, printed=printed)
+def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, patterns=0.0):
+    return open_pair_source(
+        data, noise, patch=patch, seed=seed, synthetic=synthetic, pattern_share=patterns, zoom=zoom, tries=tries
+    )
 
 
 def seen_in_training(source, steps=60):
@@ -72,15 +70,15 @@ def cheap_leaves(monkeypatch):
         return image
 
     monkeypatch.setattr(sources, "dead_leaves", make)
-    monkeypatch.setattr(sources, "prints", lambda height, width, rng: make(height, width, rng) // 8)
+    monkeypatch.setattr(sources, "patterns", lambda height, width, rng: make(height, width, rng) // 8)
     return made
 
 
 # A folder of photos
 
 
-def test_no_photo_that_is_measured_on_is_ever_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "HELD_OUT", 3)
+def test_no_held_out_photo_is_ever_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "HOLD_OUT_EVERY", 3)
     for number in range(7):
         write(tmp_path / f"{number}.png", plain(30 * number))
 
@@ -102,7 +100,7 @@ def test_several_folders_of_photos_are_one(tmp_path):
 def test_a_single_photo_is_too_few(tmp_path):
     write(tmp_path / "only.png", plain(1))
 
-    with pytest.raises(ValueError, match="at least 2 photos are needed, 1 to measure on; found 1"):
+    with pytest.raises(ValueError, match="at least 2 photos are needed, 1 of them for validation; found 1"):
         open_with(tmp_path)
 
 
@@ -115,7 +113,7 @@ def test_photos_smaller_than_a_patch_are_refused_when_drawn(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere: neither a folder nor a file of pairs \(.pkl or .pt\)"):
+    with pytest.raises(ValueError, match=r"nowhere: expected a folder or a file of pairs \(.pkl or .pt\)"):
         open_with(tmp_path / "nowhere")
 
 
@@ -137,14 +135,14 @@ def test_a_batch_has_its_shape_its_type_and_its_weights(tmp_path):
     assert len(batch.weight.unique()) == 6
 
 
-def test_validation_has_clean_references_and_is_the_same_each_time(tmp_path):
+def test_validation_is_clean_and_the_same_each_time(tmp_path):
     for name in "ab":
         write(tmp_path / f"{name}.png", speckled(30, 30))
     source = open_with(tmp_path, noise=GaussianNoise(25, 25))
 
     first, second = source.validation(5), source.validation(5)
 
-    assert first.noise == 0
+    assert first.reference_noise == 0
     assert torch.equal(first.noisy, second.noisy)
     assert (first.reference * 255 - (first.reference * 255).round()).abs().max() < 1e-4
     assert (first.noisy - first.reference).std().item() == pytest.approx(25 / 255, rel=0.15)
@@ -162,7 +160,7 @@ def test_a_step_draws_the_same_batch_from_the_same_state(tmp_path, noise):
     assert all(map(torch.equal, first, second))
 
 
-def test_random_pixel_views_come_from_cuts_of_the_drawn_scale(tmp_path):
+def test_random_pixel_views_come_from_patches_of_their_scale(tmp_path):
     for name in "ab":
         write(tmp_path / f"{name}.png", speckled(40, 40))
 
@@ -172,32 +170,32 @@ def test_random_pixel_views_come_from_cuts_of_the_drawn_scale(tmp_path):
     assert source.validation(2).noisy.shape == (2, 8, 8, 3)
 
 
-# Where photos are cut
+# Crops of photos
 
 
-def test_of_several_places_the_one_with_the_most_detail_is_taken_in_three_cuts_of_four():
+def test_three_crops_in_four_are_where_there_is_most_detail():
     photo = torch.cat((plain(100, 40, 40), speckled(40, 8)), 1)
 
     def share_with_detail(tries):
-        cuts = cut(Photos([photo], tries=tries), 400, 8, generator())
-        return (cuts.std((1, 2, 3)) > 0).float().mean().item()
+        patches = draw(Photos([photo], tries=tries), 400, 8, generator())
+        return (patches.std((1, 2, 3)) > 0).float().mean().item()
 
     # Eight places of 41 touch the speckles.
     assert share_with_detail(1) == pytest.approx(8 / 41, abs=0.08)
     assert share_with_detail(6) == pytest.approx(0.75 * (1 - (33 / 41) ** 6) + 0.25 * 8 / 41, abs=0.08)
 
 
-def test_zoom_scales_photos_down_before_they_are_cut():
+def test_zoom_scales_crops_down():
     # Stripes of one pixel: averaging neighbours takes contrast from them.
     stripes = (torch.arange(100) % 2 * 255).to(torch.uint8).view(1, 100, 1).expand(100, 100, 3).contiguous()
     rng = generator()
-    contrasts = cut(Photos([stripes], zoom=0.5), 50, 16, rng).std((1, 2, 3))
+    contrasts = draw(Photos([stripes], zoom=0.5), 50, 16, rng).std((1, 2, 3))
 
-    assert (cut(Photos([stripes]), 5, 16, rng).std((1, 2, 3)) > 127).all()
+    assert (draw(Photos([stripes]), 5, 16, rng).std((1, 2, 3)) > 127).all()
     assert contrasts.min() < 60
     assert contrasts.max() > 80
     # Larger than half the photo: zoomed by less.
-    assert cut(Photos([stripes], zoom=0.5), 20, 80, rng).shape == (20, 80, 80, 3)
+    assert draw(Photos([stripes], zoom=0.5), 20, 80, rng).shape == (20, 80, 80, 3)
 
 
 # Synthetic images
@@ -214,7 +212,7 @@ def test_without_data_images_are_made(monkeypatch):
     assert images.reference.std() > 0
 
 
-def test_no_made_image_that_is_measured_on_is_ever_drawn(cheap_leaves):
+def test_no_held_out_synthetic_image_is_ever_drawn(cheap_leaves):
     source = open_with(noise=GaussianNoise(25, 25))
     source.validation(40)
     measured = set(cheap_leaves)
@@ -228,29 +226,32 @@ def test_no_made_image_that_is_measured_on_is_ever_drawn(cheap_leaves):
     assert not measured & set(cheap_leaves)
 
 
-def test_a_made_image_is_the_same_for_a_run_that_begins_later(cheap_leaves):
-    old, fresh = Synthetic(sources.dead_leaves, seed=3, side=16), Synthetic(sources.dead_leaves, seed=3, side=16)
+def test_a_synthetic_image_does_not_depend_on_earlier_ones(cheap_leaves):
+    old, fresh = (
+        SyntheticImages(sources.dead_leaves, seed=3, side=16),
+        SyntheticImages(sources.dead_leaves, seed=3, side=16),
+    )
     for step in range(1, 500):
-        old.cut(1, 8, step, generator(step))
+        old.draw(1, 8, step, generator(step))
 
-    assert torch.equal(cut(old, 5, 8, generator(7), 500), cut(fresh, 5, 8, generator(7), 500))
+    assert torch.equal(draw(old, 5, 8, generator(7), 500), draw(fresh, 5, 8, generator(7), 500))
 
 
-def test_made_images_are_kept_for_a_while_and_then_replaced(cheap_leaves, monkeypatch):
+def test_synthetic_images_are_replaced_after_a_while(cheap_leaves, monkeypatch):
     monkeypatch.setattr(sources, "SYNTHETIC_POOL", 4)
     monkeypatch.setattr(sources, "SYNTHETIC_STEPS", 100)
-    leaves = Synthetic(sources.dead_leaves, seed=0, side=16)
+    leaves = SyntheticImages(sources.dead_leaves, seed=0, side=16)
     rng = generator()
 
     for step in range(1, 100):
-        leaves.cut(1, 8, step, rng)
+        leaves.draw(1, 8, step, rng)
     assert len(cheap_leaves) == 4
 
     for step in range(100, 1000):
-        leaves.cut(1, 8, step, rng)
+        leaves.draw(1, 8, step, rng)
     # Four, and one more every hundred steps, each made once.
     assert len(cheap_leaves) == len(set(cheap_leaves)) == 13
-    assert sorted(leaves.made) == [9, 10, 11, 12]
+    assert sorted(leaves.numbers) == [9, 10, 11, 12]
 
 
 def test_images_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monkeypatch):
@@ -259,28 +260,28 @@ def test_images_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monke
     assert open_with(noise=RandomPixelNoise(10, 10)).draw(1, 1, generator()).noisy.shape == (1, 8, 8, 3)
 
 
-def test_a_share_of_the_scenes_is_synthetic_where_asked(tmp_path, cheap_leaves):
+def test_a_share_of_the_scenes_is_synthetic(tmp_path, cheap_leaves):
     for name in "ab":
         write(tmp_path / f"{name}.png", plain(128))
     source = open_with(tmp_path, synthetic=0.25)
 
-    assert isinstance(source.scenes, Mixed)
+    assert isinstance(source.scenes, MixedScenes)
     batch = source.draw(1, 400, generator())
     assert (batch.noisy.flatten(1).std(1) > 0).float().mean().item() == pytest.approx(0.25, abs=0.08)
-    # What is measured on are photos alone.
+    # Validation uses photos alone.
     assert source.validation(30).noisy.std() == 0
 
 
 @pytest.mark.parametrize("photographed", [False, True])
-def test_a_share_of_the_scenes_is_printed_where_asked(tmp_path, cheap_leaves, photographed):
+def test_a_share_of_the_scenes_is_patterns(tmp_path, cheap_leaves, photographed):
     if photographed:
         for name in "ab":
             write(tmp_path / f"{name}.png", plain(128))
-    source = open_with(*[tmp_path] * photographed, synthetic=0.5, printed=0.25)
+    source = open_with(*[tmp_path] * photographed, synthetic=0.5, patterns=0.25)
 
     batch = source.draw(1, 400, generator())
 
-    # Prints are the dark ones here.
+    # Patterns are the dark ones here.
     dark = batch.noisy.flatten(1).amax(1) < 0.13
     assert dark.float().mean().item() == pytest.approx(0.25, abs=0.08)
     assert source.validation(30).noisy.flatten(1).amax(1).min() > 0.13
@@ -289,9 +290,9 @@ def test_a_share_of_the_scenes_is_printed_where_asked(tmp_path, cheap_leaves, ph
 # Augmentation
 
 
-def test_drawn_pairs_augment_every_sample_by_itself():
+def test_every_sample_has_its_own_orientation():
     photo = torch.arange(64, dtype=torch.uint8).view(8, 8, 1).expand(8, 8, 3).contiguous()
-    source = DrawnPairs(Photos([photo]), Photos([photo]), SILENT, patch=8)
+    source = GeneratedPairs(Photos([photo]), Photos([photo]), SILENT, patch=8)
 
     batch = source.draw(1, 100, generator())
 
@@ -307,7 +308,7 @@ def recorded(count, patch=8):
     return RecordedPairs([(plain(10 * n), plain(10 * n + 1)) for n in range(count)], patch)
 
 
-def test_either_shot_of_a_pair_is_the_input_and_the_other_the_target():
+def test_either_shot_of_a_pair_is_the_input():
     batch = recorded(4).draw(1, 200, generator())
 
     firsts, seconds = ((255 * view[:, 0, 0, 0]).round().int().tolist() for view in batch[:2])
@@ -317,8 +318,8 @@ def test_either_shot_of_a_pair_is_the_input_and_the_other_the_target():
     assert batch.weight.eq(1).all()
 
 
-def test_no_recorded_pair_that_is_measured_on_is_ever_drawn(monkeypatch):
-    monkeypatch.setattr(sources, "HELD_OUT", 3)
+def test_no_held_out_recorded_pair_is_ever_drawn(monkeypatch):
+    monkeypatch.setattr(sources, "HOLD_OUT_EVERY", 3)
 
     source = recorded(7)
 
@@ -326,16 +327,16 @@ def test_no_recorded_pair_that_is_measured_on_is_ever_drawn(monkeypatch):
     assert seen_in_training(source) == {10 * n + shot for n in range(5) for shot in (0, 1)}
 
 
-def test_the_noise_of_recorded_references_is_half_the_mean_square_of_the_shots_difference():
+def test_the_references_noise_is_estimated_from_both_shots():
     scene = speckled(60, 60).float() * 0.5 + 60
     shots = [(scene + 10 * torch.randn(60, 60, 3, generator=generator(n))).to(torch.uint8) for n in range(4)]
 
     images = RecordedPairs([(shots[0], shots[1]), (shots[2], shots[3])], 32).validation(8)
 
-    assert images.noise == pytest.approx((10 / 255) ** 2, rel=0.05)
+    assert images.reference_noise == pytest.approx((10 / 255) ** 2, rel=0.05)
 
 
-def test_both_shots_are_cut_at_the_same_place():
+def test_both_shots_are_cropped_at_the_same_place():
     shot = speckled(40, 60)
 
     batch = RecordedPairs([(shot, shot), (shot, shot)], 8).draw(1, 20, generator())
@@ -347,8 +348,8 @@ def test_both_shots_are_cut_at_the_same_place():
 @pytest.mark.parametrize(
     ("shots", "message"),
     [
-        ([(plain(1), plain(2))], "at least 2 pairs are needed, 1 to measure on; got 1"),
-        ([(plain(1), plain(2)), (plain(1), plain(2, 21, 24))], "pair 1: .* differ in shape, 24 x 20 and 24 x 21"),
+        ([(plain(1), plain(2))], "at least 2 pairs are needed, 1 of them for validation; got 1"),
+        ([(plain(1), plain(2)), (plain(1), plain(2, 21, 24))], "pair 1: .* differ in size, 24 x 20 and 24 x 21"),
         (
             [(plain(1, 6), plain(2, 6))] * 2,
             "pair 0: 24 x 6 pixels are fewer than a patch of 8 x 8; set a smaller",
@@ -360,7 +361,7 @@ def test_pairs_that_do_not_fit_are_refused(shots, message):
         RecordedPairs(shots, 8)
 
 
-def test_both_shots_are_turned_and_flipped_alike_in_all_eight_ways():
+def test_both_shots_have_the_same_orientation():
     shot = torch.arange(64, dtype=torch.uint8).view(8, 8, 1).expand(8, 8, 3).contiguous()
 
     batch = RecordedPairs([(shot, shot + 64)] * 2, 8).draw(1, 100, generator())
@@ -371,25 +372,11 @@ def test_both_shots_are_turned_and_flipped_alike_in_all_eight_ways():
     assert 0.3 < (difference[:, 0, 0, 0] > 0).float().mean() < 0.7
 
 
-# Files of pairs
+# Files and folders of pairs
 
 
 def stack(count=3, height=10, width=12, seed=0):
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator(seed))
-
-
-@pytest.mark.parametrize("suffix", [".pkl", ".pt"])
-@pytest.mark.parametrize("container", [tuple, list])
-def test_a_file_of_pairs_in_the_courses_format_is_read(tmp_path, suffix, container):
-    first, second = stack(seed=1), stack(seed=2)
-    torch.save(container((first, second)), tmp_path / f"pairs{suffix}")
-
-    read = read_pairs(tmp_path / f"pairs{suffix}")
-
-    assert len(read) == 3
-    assert read[1][0].shape == (10, 12, 3)
-    assert torch.equal(read[1][0].permute(2, 0, 1), first[1])
-    assert torch.equal(read[2][1].permute(2, 0, 1), second[2])
 
 
 def test_a_file_of_pairs_is_a_source(tmp_path):
@@ -399,139 +386,6 @@ def test_a_file_of_pairs_is_a_source(tmp_path):
 
     assert isinstance(source, RecordedPairs)
     assert source.draw(1, 2, generator()).noisy.shape == (2, 8, 8, 3)
-
-
-class Malicious:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-def pickled(value):
-    return pickle.dumps(value, protocol=2)
-
-
-def saved(value):
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize("dump", [pickled, saved])
-@pytest.mark.parametrize(
-    "wrap", [lambda evil: evil, lambda evil: (stack(), evil), lambda evil: (stack(), {"a": [evil]})]
-)
-def test_a_malicious_pickle_is_refused_and_never_run(tmp_path, dump, wrap):
-    trace, path = tmp_path / "trace", tmp_path / "pairs.pkl"
-    path.write_bytes(dump(wrap(Malicious(trace))))
-
-    with pytest.raises(ValueError, match=r"pairs.pkl: not a file of tensors alone, refused"):
-        read_pairs(path)
-
-    assert not trace.exists()
-    # The file is what it pretends to be: a careless reader does run it.
-    if dump is pickled:
-        pickle.loads(path.read_bytes())
-        assert trace.exists()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"hello",
-        b"\x80\x02}",
-        b"PK\x03\x04",
-        bytes(range(256)),
-        pickled((1, 2))[:-3],
-        saved((stack(), stack()))[:200],
-    ],
-)
-def test_a_file_that_is_broken_is_refused(tmp_path, data):
-    path = tmp_path / "pairs.pkl"
-    path.write_bytes(data)
-
-    with pytest.raises(ValueError, match=r"pairs.pkl: not a file of tensors alone"):
-        read_pairs(path)
-
-
-@pytest.mark.parametrize(
-    "held",
-    [
-        stack(),
-        (stack(),),
-        (stack(), stack(), stack()),
-        (stack().float(), stack().float()),
-        (stack().permute(0, 2, 3, 1), stack()),
-        (stack()[0], stack()[0]),
-        {"noisy": stack(), "clean": stack()},
-        (stack(), 3),
-    ],
-)
-def test_a_file_that_holds_something_else_is_refused(tmp_path, held):
-    torch.save(held, tmp_path / "pairs.pt")
-
-    with pytest.raises(ValueError, match=r"pairs.pt: holds no \(first, second\) of uint8 N x 3 x H x W"):
-        read_pairs(tmp_path / "pairs.pt")
-
-
-def test_stacks_of_different_shapes_are_refused(tmp_path):
-    torch.save((stack(3), stack(4)), tmp_path / "pairs.pt")
-
-    with pytest.raises(ValueError, match=r"pairs.pt: shapes differ, \(3, 3, 10, 12\) and \(4, 3, 10, 12\)"):
-        read_pairs(tmp_path / "pairs.pt")
-
-
-# Folders of pairs
-
-
-def test_a_folder_of_names_that_end_in_1_and_2_holds_pairs(tmp_path):
-    for name, value in (("cat_1", 1), ("cat_2", 2), ("a_dog_1", 11), ("a_dog_2", 12)):
-        write(tmp_path / f"{name}.png", plain(value))
-    (tmp_path / "notes.txt").write_text("taken on Sunday")
-    (tmp_path / "._cat_1.png").write_bytes(b"another system's notes")
-
-    read = read_pairs(tmp_path)
-
-    assert [(int(a[0, 0, 0]), int(b[0, 0, 0])) for a, b in read] == [(11, 12), (1, 2)]
-
-
-@pytest.mark.parametrize("extra", ["cat_3", "cow_1", "cow_2", "cow", "catty"])
-def test_a_shot_without_partner_among_pairs_is_refused_by_name(tmp_path, extra):
-    for name in ("cat_1", "cat_2", extra):
-        write(tmp_path / f"{name}.png", plain(1))
-
-    with pytest.raises(ValueError, match=rf"no partner for {extra}.png$"):
-        read_pairs(tmp_path)
-
-
-def test_two_folders_with_equal_names_hold_pairs(tmp_path):
-    for folder, value in (("first", 1), ("second", 2)):
-        for number in range(2):
-            write(tmp_path / folder / f"shot{number}.png", plain(10 * number + value))
-
-    read = read_pairs(tmp_path)
-
-    assert [(int(a[0, 0, 0]), int(b[0, 0, 0])) for a, b in read] == [(1, 2), (11, 12)]
-
-
-def test_two_folders_with_other_names_are_refused_by_name(tmp_path):
-    for folder, name in (("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")):
-        write(tmp_path / folder / f"{name}.png", plain(1))
-
-    with pytest.raises(ValueError, match="only one of its two folders has y, z"):
-        read_pairs(tmp_path)
-
-
-def test_a_folder_of_photos_holds_no_pairs(tmp_path):
-    for name in ("cat", "dog_1", "dog"):
-        write(tmp_path / f"{name}.png", plain(1))
-
-    assert read_pairs(tmp_path) is None
 
 
 def test_pairs_and_photos_are_not_mixed(tmp_path):
@@ -548,4 +402,4 @@ def test_several_recorded_sources_are_one(tmp_path):
 
     source = open_with(tmp_path / "a.pt", tmp_path / "b.pkl")
 
-    assert len(source.pairs) + len(source.held_out) == 7
+    assert len(source.training) + len(source.held_out) == 7

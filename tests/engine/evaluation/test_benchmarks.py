@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from engine.evaluation.benchmarks import Trial, recorded, trials, white
-from engine.evaluation.evaluate import Sample, Score
+from engine.evaluation.evaluate import Score
+from engine.evaluation.samples import Sample
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 
@@ -49,7 +50,7 @@ def test_every_set_and_noise_is_there_in_the_order_of_the_table(folder):
         ("cbsd68", "white 15"), ("cbsd68", "white 25"), ("cbsd68", "white 50"),
         ("kodak24", "white 15"), ("kodak24", "white 25"), ("kodak24", "white 50"),
         ("polyu", "camera"), ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
-        ("paper/val.pkl", "recorded"), ("prints", "white 25"), ("prints", "none"),
+        ("paper/val.pkl", "recorded"), ("patterns", "white 25"), ("patterns", "none"),
     ]  # fmt: skip
     assert missing == []
 
@@ -59,11 +60,11 @@ def test_sets_that_are_not_there_are_left_out_and_named(tmp_path):
 
     found, missing = trials(tmp_path)
 
-    assert {trial.set for trial in found} == {"kodak24", "prints"}
+    assert {trial.set for trial in found} == {"kodak24", "patterns"}
     assert missing == ["cbsd68", "polyu", "paper/val.pkl"]
 
 
-def test_a_folder_with_none_of_the_sets_is_refused_with_their_names(tmp_path):
+def test_a_folder_with_none_of_the_sets_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has none of the sets cbsd68, kodak24, polyu, paper/val\.pkl"):
         trials(tmp_path)
 
@@ -105,8 +106,8 @@ def test_images_without_noise_come_as_they_are(folder):
     assert torch.equal(noisy, clean)
 
 
-def test_prints_are_made_the_same_each_time_and_differ(folder):
-    noisy, pure = of(folder, "prints", "white 25").first(3), of(folder, "prints", "none").first(3)
+def test_patterns_are_drawn_the_same_each_time_and_differ(folder):
+    noisy, pure = of(folder, "patterns", "white 25").first(3), of(folder, "patterns", "none").first(3)
     cleans = [clean for _, clean in noisy.pairs()]
 
     assert all(torch.equal(clean, again) for clean, (again, _) in zip(cleans, pure.pairs(), strict=True))

@@ -11,9 +11,11 @@ from PIL import Image
 
 from engine.evaluation import html_report
 from engine.evaluation.benchmarks import Trial
-from engine.evaluation.evaluate import Result, Sample, Score, psnr
-from engine.evaluation.html_report import Section, densest, look, write_page
-from engine.evaluation.svg_chart import Dot, Line, draw
+from engine.evaluation.evaluate import Result, Score
+from engine.evaluation.html_report import Section, densest, new_example, write_report
+from engine.evaluation.metrics import psnr
+from engine.evaluation.samples import Sample
+from engine.evaluation.svg_chart import Dot, Line, draw_chart
 
 
 def result(seed=0, side=(40, 48), error=0.05, noise=0.1):
@@ -36,7 +38,7 @@ def section(errors=(0.05,), noise="white 25", level=25.0, set_="set", names=None
 
 
 class Page(HTMLParser):
-    """The page's text, its elements and their attributes; refuses what is closed wrongly."""
+    """The page's text, its elements and their attributes; fails if a tag is closed wrongly."""
 
     def __init__(self, text):
         super().__init__()
@@ -63,7 +65,7 @@ class Page(HTMLParser):
 
 
 def page(tmp_path, *sections):
-    write_page(tmp_path / "out" / "index.html", "A <title>", "about & more", sections)
+    write_report(tmp_path / "out" / "index.html", "A <title>", "about & more", sections)
     return Page((tmp_path / "out" / "index.html").read_text("utf-8"))
 
 
@@ -74,7 +76,7 @@ def pixels(image):
         return np.asarray(opened)
 
 
-# What is shown of an image
+# Examples
 
 
 def test_the_densest_place_is_where_most_weight_lies_together():
@@ -87,21 +89,21 @@ def test_the_densest_place_is_where_most_weight_lies_together():
     assert densest(weight, (9, 12)) == (0, 0)
 
 
-def test_crops_are_where_the_error_is_largest_and_where_else_most_detail_is(monkeypatch):
-    monkeypatch.setattr(html_report, "SIDE", 8)
+def test_crops_show_the_largest_error_and_the_most_detail(monkeypatch):
+    monkeypatch.setattr(html_report, "CROP_SIDE", 8)
     clean = torch.full((40, 48, 3), 0.5)
     clean[4:12:2, 4:12] = 0.9
     denoised = clean.clone()
     denoised[30:38, 20:28] += 0.2
     noisy = clean + 0.1
 
-    shown = look(Result(noisy, clean, denoised, Score(20, 1, 20, 1, 1, 1)))
+    shown = new_example(Result(noisy, clean, denoised, Score(20, 1, 20, 1, 1, 1)))
 
     error, detail = shown.crops
-    assert (error.why, error.place) == ("largest error", (30, 20))
-    assert detail.why == "most detail"
-    assert abs(detail.place[0] - 4) <= 2
-    assert detail.place[1] == 4
+    assert (error.reason, error.top, error.left) == ("largest error", 30, 20)
+    assert detail.reason == "most detail"
+    assert abs(detail.top - 4) <= 2
+    assert detail.left == 4
     assert error.clean.shape == (8, 8, 3)
     assert int(error.denoised[0, 0, 0]) == round(0.7 * 255)
     # Half an image's residual is lighter than grey, the part that came out too light darker.
@@ -109,23 +111,23 @@ def test_crops_are_where_the_error_is_largest_and_where_else_most_detail_is(monk
 
 
 def test_an_image_that_fits_is_shown_once_and_whole():
-    shown = look(result(side=(20, 30)))
+    shown = new_example(result(side=(20, 30)))
 
-    assert [(crop.why, tuple(crop.clean.shape)) for crop in shown.crops] == [("largest error", (20, 30, 3))]
+    assert [(crop.reason, tuple(crop.clean.shape)) for crop in shown.crops] == [("largest error", (20, 30, 3))]
 
 
-def test_the_residual_is_strengthened_until_it_is_seen_but_not_without_end():
-    assert look(result(error=0, noise=0.1)).strength == pytest.approx(0.5 / 0.3, rel=0.1)
-    assert look(result(error=0, noise=0.0)).strength == 16
+def test_the_residual_is_amplified_up_to_a_limit():
+    assert new_example(result(error=0, noise=0.1)).amplification == pytest.approx(0.5 / 0.3, rel=0.1)
+    assert new_example(result(error=0, noise=0.0)).amplification == 16
 
 
 def test_only_the_worst_images_are_shown_worst_first(monkeypatch):
-    monkeypatch.setattr(html_report, "SHOWN", 2)
+    monkeypatch.setattr(html_report, "EXAMPLES", 2)
 
     made = section([0.01, 0.09, 0.02, 0.08, 0.03])
 
-    assert list(made.looks()) == [1, 3]
-    assert [name for _, name, _ in made.rows()] == [f"image {n}" for n in (1, 3, 4, 2, 0)]
+    assert list(made.examples()) == [1, 3]
+    assert [name for _, name, _ in made.images()] == [f"image {n}" for n in (1, 3, 4, 2, 0)]
 
 
 # The page
@@ -156,7 +158,7 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
 
 
-def test_every_link_leads_somewhere_and_every_place_is_named_once(tmp_path):
+def test_every_link_has_its_target_and_every_id_is_unique(tmp_path):
     found = page(tmp_path, section([0.02, 0.05]), section([0.03], "camera", None))
 
     places = [attrs["id"] for _, attrs in found.seen if "id" in attrs]
@@ -164,13 +166,13 @@ def test_every_link_leads_somewhere_and_every_place_is_named_once(tmp_path):
     assert len(places) == len(set(places))
 
 
-def test_every_image_is_shown_with_its_size_and_said_in_words(tmp_path):
+def test_every_image_has_its_size_and_a_description(tmp_path):
     images = page(tmp_path, section(names=["an image"])).all("img")
 
     assert len(images) == 4
     for image, kind in zip(images, ("noisy", "denoised", "noisy - denoised", "clean"), strict=True):
         assert image["alt"].startswith(f"an image, {kind}")
-        assert image["alt"].endswith("where there is the largest error")
+        assert image["alt"].endswith("at the largest error")
         assert pixels(image).shape == (40, 48, 3)
         assert int(image["width"]) / int(image["height"]) == pytest.approx(48 / 40)
 
@@ -195,7 +197,7 @@ def test_the_page_follows_the_readers_light_or_dark(tmp_path):
     assert colours[0] == colours[1]
 
 
-def test_images_without_noise_have_no_gain_and_no_place_in_the_plot(tmp_path):
+def test_images_without_noise_have_no_gain_and_no_dot(tmp_path):
     samples = [Sample("x", lambda: (torch.zeros(1), torch.zeros(1)))]
     made = Section(Trial("set", "none", samples))
     clean = torch.rand(20, 20, 3)
@@ -249,25 +251,25 @@ def test_levels_of_one_set_are_one_line_in_the_plot(tmp_path):
 
 
 def test_a_plots_line_goes_through_its_means_from_left_to_right():
-    drawn = draw([Line("a & b", [Dot(25, 31)], [Dot(15, 34), Dot(25, 31), Dot(50, 28)])])
+    chart = draw_chart([Line("a & b", [Dot(25, 31)], [Dot(15, 34), Dot(25, 31), Dot(50, 28)])])
 
-    [line] = re.findall(r'class="line" d="M([^"]*)"', drawn)
+    [line] = re.findall(r'class="line" d="M([^"]*)"', chart)
     places = [tuple(map(float, place.split())) for place in line.split("L")]
     assert [x for x, _ in places] == sorted(x for x, _ in places)
     # Less PSNR is further down.
     assert [y for _, y in places] == sorted(y for _, y in places)
-    assert "a &amp; b" in drawn
-    assert drawn.count("<circle") == 1
+    assert "a &amp; b" in chart
+    assert chart.count("<circle") == 1
 
 
 def test_everything_in_a_plot_lies_within_it():
-    drawn = draw([Line("x", [Dot(0.5, 55.0), Dot(80, 10.1)], [Dot(40, 30)]), Line("y", [], [Dot(10, 38)])])
+    chart = draw_chart([Line("x", [Dot(0.5, 55.0), Dot(80, 10.1)], [Dot(40, 30)]), Line("y", [], [Dot(10, 38)])])
 
-    for x, y in re.findall(r'cx="([^"]*)" cy="([^"]*)"', drawn):
+    for x, y in re.findall(r'cx="([^"]*)" cy="([^"]*)"', chart):
         assert 50 <= float(x) <= 700
         assert 20 <= float(y) <= 355
 
 
 def test_a_plot_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no dots"):
-        draw([])
+        draw_chart([])

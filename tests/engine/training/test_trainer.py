@@ -21,15 +21,16 @@ from engine.models import checkpoint
 from engine.models.unet import UNetConfig
 from engine.optim import ParameterEMA
 from engine.training import loop, trainer
-from engine.training.config import Recipe
+from engine.training.log import LogLine
 from engine.training.loop import Diverged
-from engine.training.trainer import LogLine, TrainingJob
+from engine.training.recipe import Recipe
+from engine.training.trainer import Trainer, TrainingJob
 
 RECIPE = Recipe(
     network="photo",
     noise="gaussian",
     noise_range=(0, 55),
-    optimiser="muon",
+    optimizer="muon",
     lr=0.006,
     batch=2,
     patch=8,
@@ -49,7 +50,7 @@ def speckled(seed, *shape):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(trainer, "VALIDATION_PICTURES", 4)
+    monkeypatch.setattr(trainer, "VALIDATION_IMAGES", 4)
     monkeypatch.setattr(sources, "SYNTHETIC_SIDE", 24)
     monkeypatch.setattr(sources, "SYNTHETIC_POOL", 2)
     monkeypatch.setattr(sources, "SYNTHETIC_STEPS", 4)
@@ -73,7 +74,7 @@ def recorded(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, photos):
-    """run(name="a", ...): a whole run into tmp_path, telling every step; returns whether it came to its end."""
+    """run(name="a", ...): a whole run into tmp_path, reporting every step; returns whether it came to its end."""
 
     def start(name="a", recipe=RECIPE, data=None, report=lambda line: None, warn=pytest.fail, **values):
         often = {"log_every": 0, "validate_every": 1e9, "save_every": 1e9, "device": "cpu"}
@@ -86,7 +87,7 @@ def run(tmp_path, photos):
 
 
 def at(step, action):
-    """A report that does something once, after a step: the last step of a run is told twice."""
+    """A report that does something once, after a step: the last step of a run is reported twice."""
     actions = [action]
     return lambda line: actions.pop()() if line.step == step and actions else None
 
@@ -111,10 +112,10 @@ def log_of(path):
 # Stopping and resuming
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 @pytest.mark.parametrize("data", ["photos", "recorded", "synthetic", "mixed"])
-def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_was_not(run, tmp_path, request, optimiser, data):
-    recipe = replace(RECIPE, optimiser=optimiser, synthetic=0.5 if data == "mixed" else 0.0)
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(run, tmp_path, request, optimizer, data):
+    recipe = replace(RECIPE, optimizer=optimizer, synthetic=0.5 if data == "mixed" else 0.0)
     folder = {"recorded": "recorded", "photos": "photos", "mixed": "photos"}.get(data)
     paths = (request.getfixturevalue(folder),) if folder else ()
 
@@ -133,7 +134,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_was_not(run, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_the_step_in_hand_with_everything_saved(run, tmp_path, number):
+def test_a_signal_stops_after_the_step_with_everything_saved(run, tmp_path, number):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     ended = run(report=at(4, lambda: stop(number)))
@@ -144,7 +145,7 @@ def test_a_signal_stops_after_the_step_in_hand_with_everything_saved(run, tmp_pa
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
 
 
-def test_a_second_signal_does_what_it_would_without_us(run):
+def test_a_second_signal_interrupts_at_once(run):
     def twice():
         ours = signal.getsignal(signal.SIGINT)
         stop(signal.SIGINT)
@@ -184,7 +185,7 @@ def test_a_run_of_minutes_counts_those_before_the_stop(run, tmp_path):
     assert after["step"] == before["step"]
 
 
-def test_a_run_elsewhere_than_in_the_main_thread_needs_no_signals(run):
+def test_a_run_outside_the_main_thread_needs_no_signals(run):
     ended = []
     thread = threading.Thread(target=lambda: ended.append(run()))
     thread.start()
@@ -237,7 +238,7 @@ def test_the_weights_to_begin_from_are_not_changed(run, tmp_path):
     assert (tmp_path / "first.safetensors").read_bytes() == before
 
 
-def test_the_weights_tell_what_their_run_began_from_even_when_it_was_resumed(run, tmp_path):
+def test_the_weights_record_what_their_run_began_from(run, tmp_path):
     run("first")
     first = checkpoint.load(tmp_path / "first.safetensors")
 
@@ -251,7 +252,7 @@ def test_the_weights_tell_what_their_run_began_from_even_when_it_was_resumed(run
     assert "start" not in first.metadata
 
 
-def test_a_run_that_began_from_weights_was_stopped_and_resumed_ends_as_one_that_was_not(run, tmp_path):
+def test_a_resumed_run_that_began_from_weights_ends_the_same(run, tmp_path):
     run("first", replace(RECIPE, seed=5))
     start = tmp_path / "first.safetensors"
 
@@ -268,14 +269,14 @@ def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
 
     with pytest.raises(
         ValueError, match=r'first.safetensors: holds the network .*"channels": \[4, 6\].*; '
-    ) as told:
+    ) as error:
         run(recipe=replace(RECIPE, channels=(3, 8)), start=tmp_path / "first.safetensors")
 
-    assert '; the recipe trains {"kind": "photo", "channels": [3, 8], "blocks": [1, 1, 1]}' in str(told.value)
+    assert '; the recipe trains {"kind": "photo", "channels": [3, 8], "blocks": [1, 1, 1]}' in str(error.value)
     assert not (tmp_path / "a.checkpoint").exists()
 
 
-def test_what_holds_no_weights_is_no_start(run, tmp_path):
+def test_a_file_without_weights_is_refused_as_a_start(run, tmp_path):
     run("first")
 
     with pytest.raises(checkpoint.WeightsError, match=r"first.checkpoint: cannot load weights"):
@@ -287,11 +288,11 @@ def test_what_holds_no_weights_is_no_start(run, tmp_path):
 def test_a_run_is_not_both_resumed_and_begun(run, tmp_path):
     run()
 
-    with pytest.raises(ValueError, match=r"goes on from its checkpoint or begins from .*a.safetensors; not both"):
+    with pytest.raises(ValueError, match=r"continues from its checkpoint and cannot begin from .*a.safetensors"):
         run(resume=True, start=tmp_path / "a.safetensors")
 
 
-# What is kept
+# Saved files
 
 
 def test_the_weights_are_the_averaged_ones_and_load(run, tmp_path):
@@ -304,19 +305,19 @@ def test_the_weights_are_the_averaged_ones_and_load(run, tmp_path):
         assert not torch.equal(parameter.value, state[f"weights.{parameter.name}"])
 
 
-def test_the_weights_tell_where_they_come_from(run, tmp_path, photos):
+def test_the_weights_record_where_they_come_from(run, tmp_path, photos):
     run(terms="CC0")
 
-    told = checkpoint.load(tmp_path / "a.safetensors").metadata
+    metadata = checkpoint.load(tmp_path / "a.safetensors").metadata
 
-    assert json.loads(told["recipe"])["lr"] == 0.006
-    assert told["data"] == "holiday"
-    assert told["terms"] == "CC0"
-    assert told["steps"] == "12"
-    assert told["megapixels"] == "0.0"
-    assert date.fromisoformat(told["date"])
-    assert float(told["psnr"]) > 5
-    assert float(told["seconds"]) >= 0
+    assert json.loads(metadata["recipe"])["lr"] == 0.006
+    assert metadata["data"] == "holiday"
+    assert metadata["terms"] == "CC0"
+    assert metadata["steps"] == "12"
+    assert metadata["megapixels"] == "0.0"
+    assert date.fromisoformat(metadata["date"])
+    assert float(metadata["psnr"]) > 5
+    assert float(metadata["seconds"]) >= 0
 
 
 def test_weights_made_without_data_say_so(run, tmp_path):
@@ -334,7 +335,7 @@ def test_a_checkpoint_from_before_the_rate_falls_is_kept(run, tmp_path):
     assert about(tmp_path / "a.checkpoint")["step"] == "12"
 
 
-def test_a_run_resumed_while_the_rate_falls_keeps_the_checkpoint_from_before(run, tmp_path):
+def test_a_run_resumed_in_decay_keeps_the_constant_checkpoint(run, tmp_path):
     recipe = replace(RECIPE, decay=0.5)
     run(recipe=recipe, report=at(9, stop))
     before = (tmp_path / "a.constant.checkpoint").read_bytes()
@@ -360,7 +361,7 @@ def test_a_longer_run_goes_on_from_the_constant_checkpoint(run, tmp_path):
 # The log
 
 
-def test_the_log_has_an_object_a_line_and_the_psnr_where_it_was_measured(run, tmp_path):
+def test_the_log_has_the_psnr_where_it_was_measured(run, tmp_path):
     run(validate_every=0.0)
     run("rarely")
 
@@ -376,7 +377,7 @@ def test_the_log_has_an_object_a_line_and_the_psnr_where_it_was_measured(run, tm
     assert rarely[-1]["seconds_left"] == 0
 
 
-def test_a_run_by_the_clock_that_ends_a_little_late_has_no_time_left(run, tmp_path):
+def test_a_run_of_minutes_that_ends_late_has_no_time_left(run, tmp_path):
     run(recipe=replace(RECIPE, steps=0, minutes=0.002))
 
     assert log_of(tmp_path / "a.jsonl")[-1]["seconds_left"] == 0
@@ -417,7 +418,7 @@ def test_a_new_run_begins_a_new_log(run, tmp_path):
     assert log_of(tmp_path / "a.jsonl")[0]["step"] == 1
 
 
-# Going wrong
+# Failures
 
 
 class Disk:
@@ -446,7 +447,7 @@ class Disk:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_disk_that_is_full_for_a_while_stops_nothing_and_loses_nothing(run, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_a_while_loses_nothing(run, tmp_path, monkeypatch):
     disk = Disk(monkeypatch, tmp_path / "a.jsonl")
     warnings, kept = [], {}
 
@@ -483,13 +484,13 @@ def test_a_disk_that_stays_full_leaves_the_last_save_whole(run, tmp_path, monkey
 
 
 def test_a_run_that_diverges_keeps_the_last_good_weights(run, tmp_path, monkeypatch):
-    draw = sources.DrawnPairs.draw
+    draw = sources.GeneratedPairs.draw
 
-    def poisoned(source, step, batch, rng):
-        drawn = draw(source, step, batch, rng)
+    def poisoned(source, step, count, rng):
+        drawn = draw(source, step, count, rng)
         return drawn._replace(target=drawn.target + torch.nan) if step == 7 else drawn
 
-    monkeypatch.setattr(sources.DrawnPairs, "draw", poisoned)
+    monkeypatch.setattr(sources.GeneratedPairs, "draw", poisoned)
     with pytest.raises(Diverged, match=r"the loss at step 7 is nan: lower lr .* the last good weights are kept"):
         run(save_every=0.0)
 
@@ -499,7 +500,7 @@ def test_a_run_that_diverges_keeps_the_last_good_weights(run, tmp_path, monkeypa
     assert about(tmp_path / "a.checkpoint")["step"] == "6"
 
 
-def test_weights_that_are_no_numbers_are_never_saved(run, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, monkeypatch):
     update = ParameterEMA.update
 
     def poisoned(average):
@@ -508,7 +509,7 @@ def test_weights_that_are_no_numbers_are_never_saved(run, tmp_path, monkeypatch)
             average.parameters[0].value[0, 0] = torch.nan
 
     monkeypatch.setattr(ParameterEMA, "update", poisoned)
-    with pytest.raises(Diverged, match="a weight is no finite number after step 7; the last save is kept"):
+    with pytest.raises(Diverged, match="a weight is not a finite number after step 7; the last save is kept"):
         run(save_every=0.0)
 
     assert about(tmp_path / "a.checkpoint")["step"] == "6"
@@ -519,7 +520,9 @@ def test_a_checkpoint_is_not_overwritten_by_a_new_run(run, tmp_path):
     run()
     before = (tmp_path / "a.checkpoint").read_bytes()
 
-    with pytest.raises(ValueError, match=r"a.checkpoint exists: resume that run, or remove it to start anew"):
+    with pytest.raises(
+        ValueError, match=r"a.checkpoint exists: resume that run, or remove the file to start a new one"
+    ):
         run()
 
     assert (tmp_path / "a.checkpoint").read_bytes() == before
@@ -528,18 +531,18 @@ def test_a_checkpoint_is_not_overwritten_by_a_new_run(run, tmp_path):
 def test_a_run_is_not_resumed_with_another_recipe(run):
     run()
 
-    with pytest.raises(ValueError, match=r"began with another recipe; these differ: lr, seed$"):
+    with pytest.raises(ValueError, match=r"the run began with another recipe; these differ: lr, seed$"):
         run(recipe=replace(RECIPE, lr=0.1, seed=4), resume=True)
 
 
 def test_a_run_is_not_resumed_with_other_data(run, recorded):
     run()
 
-    with pytest.raises(ValueError, match=r"began with other data, holiday; got recorded.pkl$"):
+    with pytest.raises(ValueError, match=r"the run began with other data, holiday; got recorded.pkl$"):
         run(data=(recorded,), resume=True)
 
 
-def test_weights_that_were_there_are_kept_until_the_run_has_ended(run, tmp_path):
+def test_older_weights_are_kept_until_the_run_has_ended(run, tmp_path):
     out = tmp_path / "a.safetensors"
     run("good")
     (tmp_path / "good.safetensors").replace(out)
@@ -565,10 +568,8 @@ def test_a_stopped_run_leaves_its_own_weights_as_they_are_then(run, tmp_path):
 
 def test_nothing_is_saved_while_the_loss_rises(run, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop.DivergenceMonitor, "rising", property(lambda watch: 3 <= watch.steps < 8))
-    monkeypatch.setattr(
-        trainer._Keeper, "_save", lambda keeper, path, ended=False: saved.append(keeper.training.step)
-    )
+    monkeypatch.setattr(loop.DivergenceMonitor, "rising", property(lambda monitor: 3 <= monitor.steps < 8))
+    monkeypatch.setattr(Trainer, "_save", lambda trainer, path, ended=False: saved.append(trainer.state.step))
 
     run(save_every=0.0)
 
@@ -622,47 +623,47 @@ def main(tmp_path, monkeypatch):
 SMALL = ("--set", "steps=3", "--set", "channels=4 6", "--set", "blocks=1 1 1", "--set", "patch=8")
 
 
-def test_a_bare_machine_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
-    code = main("photo", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
+def test_the_job_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
+    code = main("photo-small", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
 
     assert code == 0
     assert checkpoint.load(tmp_path / "a.safetensors").metadata["terms"] == "CC0"
     assert "step=3" in capsys.readouterr().out
 
 
-def test_a_bare_machine_begins_from_weights(main, tmp_path, photos):
-    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+def test_the_job_begins_from_weights(main, tmp_path, photos):
+    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
 
-    code = main("photo", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
+    code = main("photo-small", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
 
     assert code == 0
     assert checkpoint.load(tmp_path / "b.safetensors").metadata["start"].startswith("a ")
 
 
-def test_a_bare_machine_trains_on_cameras_noise(main, tmp_path, photos):
-    code = main("photo-camera", tmp_path / "a.safetensors", photos, *SMALL)
+def test_the_job_trains_on_camera_noise(main, tmp_path, photos):
+    code = main("photo", tmp_path / "a.safetensors", photos, *SMALL)
 
     assert code == 0
     assert json.loads(checkpoint.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
 
 
-def test_a_bare_machine_is_told_what_is_wrong(main, tmp_path):
-    code = main("photo", tmp_path / "a.safetensors", "--set", "epochs=3")
+def test_the_job_says_what_is_wrong(main, tmp_path):
+    code = main("photo-small", tmp_path / "a.safetensors", "--set", "epochs=3")
 
-    assert code.startswith("error: photo.toml: unknown: epochs; a recipe takes ")
+    assert code.startswith("error: photo-small.toml: unknown: epochs; a recipe takes ")
 
 
-def test_a_bare_machine_is_told_that_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
+def test_the_job_warns_if_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
     monkeypatch.delenv(kernels.SETTING, raising=False)
     monkeypatch.setattr(kernels, "chosen", lambda: None)
 
-    main("photo", tmp_path / "a.safetensors", photos, *SMALL)
+    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
 
     assert capsys.readouterr().out.startswith(f"warning: {kernels.warning()}\n")
 
 
 def test_a_value_without_its_key_is_refused(main, tmp_path, capsys):
-    code = main("photo", tmp_path / "a.safetensors", "--set", "steps")
+    code = main("photo-small", tmp_path / "a.safetensors", "--set", "steps")
 
     assert code == 2
-    assert "--set: KEY=VALUE is wanted; got 'steps'" in capsys.readouterr().err
+    assert "--set: expected KEY=VALUE; got 'steps'" in capsys.readouterr().err

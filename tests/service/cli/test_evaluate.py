@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from engine.evaluation.evaluate import evaluate_pairs, gaussian_pairs
+from engine.evaluation.evaluate import evaluate_pairs
+from engine.evaluation.samples import gaussian_pairs
 from engine.inference.self_ensemble import SelfEnsemble
 from engine.models import checkpoint
 
@@ -91,7 +92,7 @@ def test_a_suite_has_a_row_for_each_set_and_names_missing_ones(denoise, model, s
     assert [(row["set"], row["noise"]) for row in rows] == [
         *((name, f"white {sigma}") for name in ("cbsd68", "kodak24") for sigma in (15, 25, 50)),
         ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
-        ("prints", "white 25"), ("prints", "none"),
+        ("patterns", "white 25"), ("patterns", "none"),
     ]  # fmt: skip
     assert all(row["images"] == 2 for row in rows)
     assert rows[1]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)

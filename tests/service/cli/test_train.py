@@ -65,9 +65,9 @@ def test_a_stopped_training_says_how_to_continue(denoise, tmp_path, monkeypatch)
 
 
 def test_sweep_writes_a_table_and_a_plot(denoise, photos, tmp_path, monkeypatch, pixels):
-    monkeypatch.setattr("engine.evaluation.figures.BATCHES", (2,))
-    monkeypatch.setattr("engine.evaluation.figures.RATES", (0.5,))
-    monkeypatch.setattr("engine.evaluation.figures.WIDTHS", (4,))
+    monkeypatch.setattr("engine.evaluation.sweep.BATCHES", (2,))
+    monkeypatch.setattr("engine.evaluation.sweep.RATES", (0.5,))
+    monkeypatch.setattr("engine.evaluation.sweep.WIDTHS", (4,))
 
     code, _, _ = denoise("sweep", "--steps", 2, "--data", photos, *SMALL, "--lr", 0.5, "--out", tmp_path)
 

@@ -13,28 +13,15 @@ from engine.data.noise.camera import (
     demosaic,
     draw_cameras,
     inverse,
-    magnified,
+    magnify,
     processed_noise,
     raw_noise,
     shaped_noise,
 )
 from engine.data.noise.jpeg import TO_YCC
-from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
+from tests.support.scenes import generator, scene_batch
 
 PAIRS = 10_000
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def squares(scenes, device="cpu"):
-    """The scenes (N, side, side, 3), uint8, as they are; their numbers say which of them are grey."""
-    number, corner = torch.arange(len(scenes), device=device), torch.zeros(len(scenes), dtype=torch.int64)
-    side = scenes.shape[1]
-    places = CropBoxes(number, corner.to(device), corner.to(device), torch.full((len(scenes),), float(side)))
-    turn = torch.zeros(3, len(scenes), dtype=torch.bool, device=device)
-    return PatchBatch(PatchStore(scenes, device=device), places, side, turn)
 
 
 def speckled(count, side, seed=0):
@@ -76,7 +63,7 @@ def in_8_bits(images):
 )
 def test_the_mean_error_of_targets_is_zero_at_every_brightness(shares, colour):
     noise = CameraNoise(**shares, target_views=4, grey=1.0 if colour == "grey" else 0.1)
-    scenes = squares(speckled(PAIRS, 8))
+    scenes = scene_batch(*speckled(PAIRS, 8))
     clean = noise.clean(scenes, 1)
 
     error = noise.views(scenes, 1, generator()).target - clean
@@ -90,7 +77,7 @@ def test_the_mean_error_of_targets_is_zero_at_every_brightness(shares, colour):
 
 
 @pytest.mark.parametrize("noise", [processed_noise, channel_noise, raw_noise])
-def test_the_noise_of_the_other_shot_has_mean_zero_in_black_and_in_white(noise):
+def test_the_second_shots_noise_has_mean_zero_at_the_limits(noise):
     for value in (0.0, 1.0):
         sums = noise(torch.full((PAIRS, 4, 4, 3), value), generator(1)).noise.sum((1, 2))
 
@@ -98,7 +85,7 @@ def test_the_noise_of_the_other_shot_has_mean_zero_in_black_and_in_white(noise):
 
 
 @pytest.mark.parametrize("noise", [processed_noise, channel_noise, raw_noise])
-def test_its_power_is_known_before_it_is_drawn(noise):
+def test_the_power_of_the_noise_is_known(noise):
     clean = speckled(200, 8, 3).float() / 255
     shots = noise(clean.repeat(1, 8, 8, 1), generator())
 
@@ -138,7 +125,7 @@ def test_the_two_shots_are_independent(noise):
 
 
 def test_a_target_of_four_views_has_half_the_noise():
-    scenes = squares(flat(100, 16, 100))
+    scenes = scene_batch(*flat(100, 16, 100))
     one, four = (CameraNoise(white=0, raw=0, target_views=n, grey=0) for n in (1, 4))
     clean = one.clean(scenes, 1)
 
@@ -148,7 +135,7 @@ def test_a_target_of_four_views_has_half_the_noise():
 
 
 def test_a_scenes_weight_comes_from_the_power_of_what_was_drawn():
-    scenes = squares(flat(60, 64, 100))
+    scenes = scene_batch(*flat(60, 64, 100))
     noise = CameraNoise(grey=0, white=0.5)
     views = noise.views(scenes, 1, generator())
 
@@ -179,10 +166,10 @@ def test_without_a_blur_noise_is_white():
     assert all(abs(correlation(first, lag)) < 0.01 for lag in (1, 2, 3))
 
 
-def test_luma_and_chroma_have_the_correlation_and_the_level_asked_for(monkeypatch):
+def test_luma_and_chroma_have_their_correlation_and_level(monkeypatch):
     for name, value in {
-        "LUMA_BLUR": (0.8, 0.8), "CHROMA_BLUR": (2.0, 2.0), "CHROMA_LEVEL": (0.4, 0.4), "SLOW_SCENES": 0,
-        "QUIETEST": 5.0, "LOUDEST": 5.0, "NEARLY_CLEAN": 0, "SLOPE": 0.0,
+        "LUMA_BLUR": (0.8, 0.8), "CHROMA_BLUR": (2.0, 2.0), "CHROMA_LEVEL": (0.4, 0.4), "SLOW_SCENE_SHARE": 0,
+        "MIN_LUMA_LEVEL": 5.0, "MAX_LUMA_LEVEL": 5.0, "NEARLY_CLEAN_SHARE": 0, "MAX_LEVEL_SLOPE": 0.0,
     }.items():  # fmt: skip
         monkeypatch.setattr(camera, name, value)
     clean = torch.full((60, 96, 96, 3), 0.5)
@@ -200,13 +187,13 @@ def test_luma_and_chroma_have_the_correlation_and_the_level_asked_for(monkeypatc
 
 
 def test_a_slow_part_shows_in_far_pixels(monkeypatch):
-    for name, value in {"SLOW_SCENES": 1.1, "SLOW_BLUR": (5.0, 5.0), "SLOPE": 0.0}.items():
+    for name, value in {"SLOW_SCENE_SHARE": 1.1, "SLOW_BLUR": (5.0, 5.0), "MAX_LEVEL_SLOPE": 0.0}.items():
         monkeypatch.setattr(camera, name, value)
     # Always the largest part: an even draw from 1 to 1.
-    even = camera._even
+    even = camera.uniform
     monkeypatch.setattr(
         camera,
-        "_even",
+        "uniform",
         lambda low, high, shape, rng: even(high if low == 0 and shape[1:] == (2,) else low, high, shape, rng),
     )
     clean = torch.full((100, 96, 96, 3), 0.5)
@@ -223,7 +210,7 @@ def test_drawn_noise_covers_what_was_measured_on_cameras():
 
     level = luma.std((1, 2)) * 255
     near = [torch.tensor([correlation(plane, 1) for plane in part]) for part in (luma, blue)]
-    # DESIGN: a level of about 4, chroma 0.4 of it, correlated by 0.60 in luma and 0.91 in chroma.
+    # Measured: a level of about 4, chroma 0.4 of it, correlated by 0.60 in luma and 0.91 in chroma.
     for numbers, measured in (
         (level, 4.0), (blue.std((1, 2)) * 255 / level, 0.4), (near[0], 0.6), (near[1], 0.91),
     ):  # fmt: skip
@@ -233,7 +220,7 @@ def test_drawn_noise_covers_what_was_measured_on_cameras():
     assert level.max() > 20
 
 
-def test_noise_rises_in_some_scenes_and_falls_in_others_with_brightness():
+def test_noise_rises_or_falls_with_brightness():
     clean = torch.zeros(200, 32, 32, 3)
     clean[:, :, 16:] = 1
     noise = processed_noise(clean, generator()).noise
@@ -244,7 +231,7 @@ def test_noise_rises_in_some_scenes_and_falls_in_others_with_brightness():
     assert ratio.max() > 2
 
 
-def test_channels_have_levels_of_their_own_and_no_noise_in_common():
+def test_channels_have_independent_noise_of_different_levels():
     clean = torch.full((200, 32, 32, 3), 0.5)
     noise = channel_noise(clean, generator()).noise
 
@@ -266,7 +253,7 @@ def test_developing_undoes_undeveloping():
     assert not cameras.toned.all()
 
 
-def test_what_is_over_white_or_under_black_is_clipped_as_it_is_developed():
+def test_developing_clips_light_outside_the_range():
     cameras = draw_cameras(20, generator())
     beyond = torch.tensor([-0.3, 1.4]).view(1, 1, 2, 1).expand(20, 1, 2, 3)
 
@@ -312,7 +299,7 @@ def test_demosaicing_by_hand(top, left):
                 assert got[y, x, channel] == mean
 
 
-def test_demosaicing_leaves_the_part_of_the_variance_that_is_said():
+def test_demosaicing_leaves_the_stated_part_of_the_variance():
     raw = torch.randn(20, 64, 64, 1, generator=generator()).expand(-1, -1, -1, 3)
 
     left = demosaic(raw, torch.randint(2, (2, 20), generator=generator())).var((0, 1, 2))
@@ -329,7 +316,7 @@ def test_raw_noise_is_correlated_as_demosaicing_leaves_it():
     assert abs(correlation(shots.noise[..., 1], 1)) < 0.03
 
 
-# What is sent
+# File formats
 
 
 @pytest.mark.parametrize(
@@ -343,30 +330,30 @@ def test_raw_noise_is_correlated_as_demosaicing_leaves_it():
         (CameraNoise(jpeg=1, rounded=1), 1.0),
     ],
 )
-def test_a_share_of_the_inputs_is_of_8_bits_and_no_target(noise, share):
-    rng, scenes = generator(), squares(speckled(10, 16))
-    sent = []
+def test_a_share_of_the_inputs_has_8_bits_and_no_target(noise, share):
+    rng, scenes = generator(), scene_batch(*speckled(10, 16))
+    eight_bits = []
     for _ in range(60):
         views = noise.views(scenes, 1, rng)
-        sent.append(in_8_bits(views.noisy))
+        eight_bits.append(in_8_bits(views.noisy))
         assert not in_8_bits(views.target).any()
-        assert views.noisy[sent[-1]].ge(0).all()
-        assert views.noisy[sent[-1]].le(1).all()
+        assert views.noisy[eight_bits[-1]].ge(0).all()
+        assert views.noisy[eight_bits[-1]].le(1).all()
 
-    assert torch.cat(sent).float().mean().item() == pytest.approx(share, abs=0.02)
+    assert torch.cat(eight_bits).float().mean().item() == pytest.approx(share, abs=0.02)
 
 
-def test_targets_are_the_same_whatever_file_the_inputs_come_in():
-    scenes = squares(speckled(12, 16))
+def test_targets_do_not_depend_on_the_inputs_file_format():
+    scenes = scene_batch(*speckled(12, 16))
 
-    plain, sent = (
+    plain, compressed = (
         CameraNoise(white=0.2, jpeg=jpeg, rounded=rounded).views(scenes, 1, generator(3))
         for jpeg, rounded in ((0, 0), (1, 1))
     )
 
-    assert torch.equal(plain.target, sent.target)
-    assert torch.equal(plain.weight, sent.weight)
-    assert not torch.equal(plain.noisy, sent.noisy)
+    assert torch.equal(plain.target, compressed.target)
+    assert torch.equal(plain.weight, compressed.weight)
+    assert not torch.equal(plain.noisy, compressed.noisy)
 
 
 def test_every_kind_of_noise_has_its_share_of_the_scenes(monkeypatch):
@@ -378,7 +365,7 @@ def test_every_kind_of_noise_has_its_share_of_the_scenes(monkeypatch):
 
     for name in counts:
         monkeypatch.setattr(camera, name, partial(counted, name, getattr(camera, name)))
-    rng, noise, scenes = generator(), CameraNoise(white=0.25, raw=0.125), squares(speckled(8, 8))
+    rng, noise, scenes = generator(), CameraNoise(white=0.25, raw=0.125), scene_batch(*speckled(8, 8))
     for _ in range(400):
         noise.views(scenes, 1, rng)
 
@@ -389,7 +376,7 @@ def test_every_kind_of_noise_has_its_share_of_the_scenes(monkeypatch):
 
 
 def test_a_share_of_the_scenes_is_grey_and_so_are_their_views():
-    scenes, noise = squares(speckled(3000, 8)), CameraNoise(grey=0.1)
+    scenes, noise = scene_batch(*speckled(3000, 8)), CameraNoise(grey=0.1)
     clean, views = noise.clean(scenes, 1), noise.views(scenes, 1, generator())
 
     grey = [(t == t[..., :1]).flatten(1).all(1) for t in (clean, views.noisy, views.target)]
@@ -398,14 +385,14 @@ def test_a_share_of_the_scenes_is_grey_and_so_are_their_views():
     assert grey[0].float().mean().item() == pytest.approx(0.1, abs=0.01)
 
 
-def test_without_a_share_of_grey_scenes_are_as_they_are():
-    scenes = squares(speckled(50, 8))
+def test_without_a_grey_share_scenes_are_unchanged():
+    scenes = scene_batch(*speckled(50, 8))
 
-    assert torch.equal(CameraNoise(grey=0).clean(scenes, 1), scenes.whole())
+    assert torch.equal(CameraNoise(grey=0).clean(scenes, 1), scenes.read())
 
 
 def test_a_share_of_the_scenes_is_soft_in_their_views_as_well():
-    scenes = squares(speckled(3000, 8))
+    scenes = scene_batch(*speckled(3000, 8))
     noise = CameraNoise(low=0, high=0, white=1, raw=0, rounded=0, grey=0.1, soft=0.4)
     clean, views = noise.clean(scenes, 1), noise.views(scenes, 1, generator())
     sharp, grey = (CameraNoise(grey=share).clean(scenes, 1) for share in (0, 0.1))
@@ -418,9 +405,9 @@ def test_a_share_of_the_scenes_is_soft_in_their_views_as_well():
     assert 1 - colourless.float().mean().item() == pytest.approx(0.4, abs=0.03)
 
 
-def test_soft_scenes_have_less_between_neighbours_than_further_apart():
-    clean = squares(speckled(200, 32)).whole()
-    soft = CameraNoise(grey=0, soft=1).clean(squares(speckled(200, 32)), 1)
+def test_soft_scenes_differ_little_between_neighbours():
+    clean = scene_batch(*speckled(200, 32)).read()
+    soft = CameraNoise(grey=0, soft=1).clean(scene_batch(*speckled(200, 32)), 1)
 
     def growth(x):
         """How much more power differences over two pixels have than over one."""
@@ -435,25 +422,25 @@ def test_a_part_of_a_scene_is_magnified():
     down = torch.arange(16.0).view(1, 16, 1, 1).expand(2, 16, 16, 3) + torch.tensor([0.0, 100]).view(2, 1, 1, 1)
     zoom, blur, place = torch.tensor([2.0, 4.0]), torch.tensor([0.4, 0.4]), torch.tensor([0.0, 1.0])
 
-    large = magnified(down, zoom, blur, place)
+    large = magnify(down, zoom, blur, place)
 
     # The upper half and the lowest quarter: between the centres of their pixels a slope remains a slope.
     assert large[0, 1:15, 5, 0].tolist() == pytest.approx([i / 2 - 0.25 for i in range(1, 15)], abs=0.1)
     assert large[1, 2:14, 5, 0].tolist() == pytest.approx([112 + i / 4 - 0.375 for i in range(2, 14)], abs=0.1)
-    turned = magnified(down.transpose(1, 2), zoom, blur, place)
+    turned = magnify(down.transpose(1, 2), zoom, blur, place)
     torch.testing.assert_close(turned.transpose(1, 2), large)
 
 
-def test_what_is_magnified_by_1_with_little_blur_stays():
-    clean = squares(speckled(3, 16)).whole()
+def test_magnifying_by_1_with_little_blur_changes_nothing():
+    clean = scene_batch(*speckled(3, 16)).read()
     ones = torch.ones(3)
 
-    torch.testing.assert_close(magnified(clean, ones, 0.1 * ones, 0.5 * ones), clean)
+    torch.testing.assert_close(magnify(clean, ones, 0.1 * ones, 0.5 * ones), clean)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
-def test_the_same_state_draws_the_same_views_of_any_number_of_scenes(count):
-    noise, scenes = CameraNoise(), squares(speckled(count, 16))
+def test_the_same_state_draws_the_same_views(count):
+    noise, scenes = CameraNoise(), scene_batch(*speckled(count, 16))
 
     first, second, other = (noise.views(scenes, 1, generator(seed)) for seed in (5, 5, 6))
 
@@ -473,12 +460,12 @@ def test_all_numbers_are_finite_in_black_and_in_white():
     noise, rng = CameraNoise(), generator()
     for value in (0, 255):
         for _ in range(20):
-            assert all(part.isfinite().all() for part in noise.views(squares(flat(8, 16, value)), 1, rng))
+            assert all(part.isfinite().all() for part in noise.views(scene_batch(*flat(8, 16, value)), 1, rng))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_draws_without_being_waited_for():
-    scenes, noise = squares(speckled(16, 32), "cuda"), CameraNoise()
+def test_a_gpu_draws_without_synchronising():
+    scenes, noise = scene_batch(*speckled(16, 32), device="cuda"), CameraNoise()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for seed in range(3):

@@ -18,9 +18,9 @@ def image(height, width, seed=0):
     return (waves + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def by_pillow(pixels, quality, halved):
+def by_pillow(pixels, quality, half_chroma):
     file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality, subsampling=2 if halved else 0)
+    Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality, subsampling=2 if half_chroma else 0)
     return torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8).view(pixels.shape)
 
 
@@ -28,14 +28,14 @@ def steps_of_255(images):
     return torch.equal(images, (images * 255).round() / 255)
 
 
-@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("half_chroma", [False, True])
 @pytest.mark.parametrize(("quality", "part"), [(20, 0.2), (60, 0.2), (75, 0.2), (90, 0.3), (98, 0.6)])
-def test_what_comes_back_is_what_pillows_jpeg_gives(quality, part, halved):
+def test_the_result_is_that_of_pillows_jpeg(quality, part, half_chroma):
     # Sides that are no multiples of a block.
     pixels = image(150, 203)
-    expected = by_pillow(pixels, quality, halved).float()
+    expected = by_pillow(pixels, quality, half_chroma).float()
 
-    got = through_jpeg(pixels[None] / 255, torch.tensor([float(quality)]), halved)[0] * 255
+    got = through_jpeg(pixels[None] / 255, torch.tensor([float(quality)]), half_chroma)[0] * 255
 
     # libjpeg's transform is of whole numbers: it rounds a frequency another way now and then.
     loss = (expected - pixels.float()).abs().mean()
@@ -54,23 +54,23 @@ def test_every_image_of_a_batch_has_a_quality_of_its_own():
         assert torch.equal(together[number : number + 1], alone)
 
 
-@pytest.mark.parametrize("halved", [False, True])
-def test_an_image_that_was_cut_has_its_blocks_where_the_larger_one_had_them(halved):
+@pytest.mark.parametrize("half_chroma", [False, True])
+def test_a_cropped_image_keeps_the_blocks_of_the_larger_one(half_chroma):
     pixels, quality = image(64, 64)[None] / 255, torch.tensor([50.0])
-    whole = through_jpeg(pixels, quality, halved)
+    whole = through_jpeg(pixels, quality, half_chroma)
 
-    cut = through_jpeg(pixels[:, 5:48, 11:48], quality, halved, (5, 11))
+    cut = through_jpeg(pixels[:, 5:48, 11:48], quality, half_chroma, (5, 11))
 
     # Blocks that the cut goes through are others; chroma's reach one pixel beyond their own.
     assert torch.equal(cut[:, 12:40, 6:34], whole[:, 17:45, 17:45])
 
 
-@pytest.mark.parametrize("halved", [False, True])
-def test_one_colour_stays_as_it_is(halved):
+@pytest.mark.parametrize("half_chroma", [False, True])
+def test_one_colour_stays_as_it_is(half_chroma):
     colours = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.2, 0.2, 0.2]])
     pixels = colours.view(3, 1, 1, 3).expand(3, 20, 20, 3)
 
-    assert torch.equal(through_jpeg(pixels, torch.full((3,), 98.0), halved), pixels)
+    assert torch.equal(through_jpeg(pixels, torch.full((3,), 98.0), half_chroma), pixels)
 
 
 def test_grey_stays_grey():
@@ -82,7 +82,7 @@ def test_grey_stays_grey():
     assert not torch.equal(back, pixels)
 
 
-def test_any_numbers_come_back_as_8_bits_and_are_not_changed_where_they_are():
+def test_any_input_comes_back_as_8_bits_and_is_not_changed():
     pixels = torch.randn(2, 13, 9, 3, generator=torch.Generator().manual_seed(0))
     before = pixels.clone()
 

@@ -93,8 +93,8 @@ def test_constant_bars_do_not_hide_the_noise():
 
 def page(paper, ink):
     """A screen with text, two buttons and no noise."""
-    lines = [text.Line(60 + 18 * n, 13, f"Line {n} of some words, and a number: {n * n}") for n in range(10)]
-    screen = paper + (ink - paper) * text.write(lines, 256, 320).unsqueeze(2).expand(-1, -1, 3)
+    lines = [text.TextLine(60 + 18 * n, 13, f"Line {n} of some words, and a number: {n * n}") for n in range(10)]
+    screen = paper + (ink - paper) * text.render(lines, 256, 320).unsqueeze(2).expand(-1, -1, 3)
     screen[10:40, 20:120], screen[10:40, 140:240] = torch.tensor([0.3, 0.5, 0.7]), torch.tensor([0.5, 0.5, 0.4])
     return in_8_bits(screen)
 

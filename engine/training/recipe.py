@@ -1,4 +1,4 @@
-"""Training recipes: TOML files in `engine/training/recipes/`, every value of which a flag can override."""
+"""Training recipes: TOML files in `engine/training/recipes/`. A flag can override each of their values."""
 
 import tomllib
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.data.noise.camera import CameraNoise
-from engine.data.noise.model import GaussianNoise, Noise, RandomPixelNoise
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.noise.model import NoiseModel
+from engine.data.noise.random_pixel import RandomPixelNoise
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import NetworkConfig
 from engine.models.unet import UNetConfig
@@ -17,53 +19,53 @@ FOLDER = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Raises ValueError naming the value that is out of range and what fits.
+    """How to train. Raises ValueError naming a value that is out of range, and the range.
 
-    Noise levels are on the 0-255 scale, times in minutes, patches' sides in pixels.
+    Noise levels are on the 0-255 scale, times in minutes, the side of a patch in pixels.
     """
 
     network: str  # "paper" or "photo"
     noise: str  # "random-pixel", "gaussian" or "camera"
     noise_range: tuple[float, float]  # random-pixel: side of the block; gaussian, and camera's white noise: sigma
-    optimiser: str  # "sgd", "adam" or "muon"
+    optimizer: str  # "sgd", "adam" or "muon"
     lr: float
     batch: int
     patch: int
-    minutes: float = 10  # how long, unless steps are given
+    minutes: float = 10  # duration, unless steps are given
     steps: int = 0
     hidden: int = 256  # paper: channels
     geometry: str = "weights"  # paper: "text" or "weights"
     channels: tuple[int, ...] = (32, 64, 128)  # photo: widths at 1/2, 1/4, ...
     blocks: tuple[int, ...] = (1, 1, 3, 1, 1)  # photo: residual blocks a level
-    target_views: int = 1  # the target is the mean of so many noisy views
+    target_views: int = 1  # the target is the mean of this many noisy views
     grey: float = 0.0  # gaussian, camera: share of scenes without colour
     rounded: float = 0.0  # gaussian, camera: share of inputs clipped and rounded to 8 bits
-    jpeg: float = 0.6  # camera: share of inputs that are JPEG files, but for those with white noise
+    jpeg: float = 0.6  # camera: share of inputs that become JPEG files, not counting those with white noise
     white: float = 0.25  # camera: share of scenes with white noise
-    raw: float = 0.125  # camera: share with noise of raw pixels; the others have that of cameras' JPEG files
+    raw: float = 0.125  # camera: share with noise of raw pixels; the others have noise of cameras' JPEG files
     soft: float = 0.0  # camera: share of scenes as soft as a camera's image at full size
     synthetic: float = 0.0  # share of dead leaves among photos
-    printed: float = 0.0  # share of scenes full of stripes, checks, dots or text
+    patterns: float = 0.0  # share of scenes that are patterns: stripes, checks, dots or text
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
-    tries: int = 3  # places looked at for each cut; the one with the most detail is taken
+    tries: int = 3  # places tried for each crop; the one with the most detail is taken
     adam_lr: float = 1e-3  # muon: for the first and the last layer
-    weight_decay: float = 0.0  # muon: what each step takes off the weights, beside lr
+    weight_decay: float = 0.0  # muon: each step shrinks the weights by this times lr
     warmup: int = 0  # steps
-    decay: float = 0.3  # part of the run, at its end, over which lr falls to 0
+    decay: float = 0.3  # last part of the run, over which lr falls to 0
     average: float = 0.999  # decay of the moving average of the weights
-    clip: float = 0.0  # largest norm of the gradient; 0 is no limit
-    precision: str = "auto"  # "float32", "bfloat16", or by measurement
+    clip: float = 0.0  # largest norm of the gradient; 0: no limit
+    precision: str = "auto"  # "float32", "bfloat16", or "auto": whichever is faster
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("network", self.network, ("paper", "photo"))
-        _one_of("noise", self.noise, ("random-pixel", "gaussian", "camera"))
-        _one_of("optimiser", self.optimiser, ("sgd", "adam", "muon"))
-        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        _check_choice("network", self.network, ("paper", "photo"))
+        _check_choice("noise", self.noise, ("random-pixel", "gaussian", "camera"))
+        _check_choice("optimizer", self.optimizer, ("sgd", "adam", "muon"))
+        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         for name in ("lr", "batch", "patch", "minutes", "target_views", "tries", "adam_lr"):
-            _within(name, getattr(self, name), 0, float("inf"), above=True)
+            _check_range(name, getattr(self, name), 0, float("inf"), above=True)
         for name in ("steps", "warmup", "clip", "weight_decay"):
-            _within(name, getattr(self, name), 0, float("inf"))
+            _check_range(name, getattr(self, name), 0, float("inf"))
         for name in (
             "synthetic",
             "decay",
@@ -74,28 +76,32 @@ class Recipe:
             "white",
             "raw",
             "soft",
-            "printed",
+            "patterns",
         ):
-            _within(name, getattr(self, name), 0, 1)
-        _within("zoom", self.zoom, 0.1, 1)
+            _check_range(name, getattr(self, name), 0, 1)
+        _check_range("zoom", self.zoom, 0.1, 1)
         low, high = self.noise_range
         if not 0 <= low <= high:
-            raise ValueError(f"noise_range takes the lowest and the highest level; got {low:g} and {high:g}")
+            raise ValueError(
+                f"noise_range takes the lowest level, at least 0, and the highest; got {low:g} and {high:g}"
+            )
         if self.noise == "random-pixel" and (low < 1 or low % 1 or high % 1):
-            raise ValueError(f"noise_range takes whole sides of at least 1; got {low:g} and {high:g}")
+            raise ValueError(
+                f"noise_range of random-pixel noise takes whole numbers of at least 1; got {low:g} and {high:g}"
+            )
         if self.white + self.raw > 1:
-            raise ValueError(f"white and raw are parts of one whole; got {self.white:g} and {self.raw:g}")
-        # Says what is wrong with the network's own values.
-        self.spec()
+            raise ValueError(f"white and raw must add up to 1 at most; got {self.white:g} and {self.raw:g}")
+        # Raises ValueError for values that do not make a network.
+        self.network_config()
 
-    def spec(self) -> NetworkConfig:
-        """The network to train."""
+    def network_config(self) -> NetworkConfig:
+        """The network to train: its kind and size."""
         if self.network == "paper":
             return AutoencoderConfig(self.hidden, self.geometry)
         return UNetConfig(self.channels, self.blocks)
 
-    def noise_model(self) -> Noise:
-        """The noise to draw."""
+    def noise_model(self) -> NoiseModel:
+        """The model of the noise to train on."""
         low, high = self.noise_range
         if self.noise == "random-pixel":
             return RandomPixelNoise(int(low), int(high), self.target_views)
@@ -109,28 +115,33 @@ class Recipe:
         return asdict(self)
 
 
-def shipped() -> list[str]:
-    """Names of the recipes that come with the engine."""
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in `engine/training/recipes/`."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
 def read_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """A shipped recipe by its name or any .toml by its path, with values overridden, given as text.
+    """A shipped recipe by its name, or a .toml file by its path. overrides: values as text, by key.
 
-    Raises ValueError naming a recipe or a key that is not known, or a value that does not fit.
+    Raises ValueError naming a recipe or a key that does not exist, or a value that does not fit.
     """
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not file.is_file():
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(shipped())}, or give a .toml file")
+        raise ValueError(
+            f"no recipe {name!r}; choose one of {', '.join(shipped_recipes())}, or give a .toml file"
+        )
     try:
         values = tomllib.loads(file.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file}: no TOML: {error}") from error
-    return from_dict({**values, **(overrides or {})}, str(file.name))
+        raise ValueError(f"{file}: not valid TOML: {error}") from error
+    return recipe_from_dict({**values, **(overrides or {})}, str(file.name))
 
 
-def from_dict(values: Mapping[str, Any], origin: str) -> Recipe:
-    """A recipe from values that may still be text or lists. Raises ValueError as read_recipe does."""
+def recipe_from_dict(values: Mapping[str, Any], origin: str) -> Recipe:
+    """A recipe from values that may be text or lists. Raises ValueError as read_recipe does.
+
+    origin: where the values come from, for the message.
+    """
     hints = get_type_hints(Recipe)
     known = [field.name for field in fields(Recipe)]
     if unknown := sorted(set(values) - set(known)):
@@ -142,7 +153,7 @@ def from_dict(values: Mapping[str, Any], origin: str) -> Recipe:
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
-    """A value of the kind that the recipe's field has, from TOML or from the text of a flag."""
+    """A value from TOML, or the text of a flag, as the type of the recipe's field."""
     if get_origin(kind) is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
@@ -155,19 +166,19 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         converted = kind(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key} takes {kind.__name__}; got {value!r}") from error
-    # TOML knows its own kinds: int(8.5) and str(8) would only hide a mistake.
+    # TOML has types of its own: int(8.5) and str(8) would hide a mistake.
     if converted != value and not isinstance(value, str):
         raise ValueError(f"{key} takes {kind.__name__}; got {value!r}")
     return converted
 
 
-def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
-        raise ValueError(f"{name} is one of {', '.join(accepted)}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}; got {value!r}")
 
 
-def _within(name: str, value: float, low: float, high: float, above: bool = False) -> None:
+def _check_range(name: str, value: float, low: float, high: float, above: bool = False) -> None:
     if not (low < value if above else low <= value) or not value <= high:
         least = "more than" if above else "at least"
         most = "" if high == float("inf") else f" and at most {high:g}"
-        raise ValueError(f"{name} is {least} {low:g}{most}; got {value:g}")
+        raise ValueError(f"{name} must be {least} {low:g}{most}; got {value:g}")

@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 import pytest
 
 from engine.data.noise.camera import CameraNoise
-from engine.data.noise.model import GaussianNoise, RandomPixelNoise
-from engine.models.autoencoder import AutoencoderConfig
-from engine.models.unet import UNetConfig
-from engine.training.config import Recipe, from_dict, read_recipe, shipped
+from engine.data.noise.gaussian import GaussianNoise
+from engine.data.noise.random_pixel import RandomPixelNoise
+from engine.models.networks import AutoencoderConfig, UNetConfig
+from engine.training.recipe import Recipe, read_recipe, recipe_from_dict, shipped_recipes
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ LEAST = """
 network = "photo"
 noise = "gaussian"
 noise_range = [0, 9]
-optimiser = "sgd"
+optimizer = "sgd"
 lr = 1
 batch = 1
 patch = 8
@@ -34,39 +34,39 @@ patch = 8
 
 
 def test_every_shipped_recipe_loads():
-    assert {"paper", "photo"} <= set(shipped())
-    for name in shipped():
+    assert {"paper", "photo"} <= set(shipped_recipes())
+    for name in shipped_recipes():
         recipe = read_recipe(name)
-        assert recipe.spec()
+        assert recipe.network_config()
         assert recipe.noise_model()
 
 
 def test_the_paper_recipe_is_the_reports():
     recipe = read_recipe("paper")
 
-    assert (recipe.optimiser, recipe.batch, recipe.lr) == ("sgd", 8, 0.8)
-    assert recipe.spec() == AutoencoderConfig(256, recipe.geometry)
+    assert (recipe.optimizer, recipe.batch, recipe.lr) == ("sgd", 8, 0.8)
+    assert recipe.network_config() == AutoencoderConfig(256, recipe.geometry)
     assert recipe.noise_model() == RandomPixelNoise(4, 10, 1)
 
 
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        ("photo", UNetConfig()),
-        ("photo-medium", UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))),
-        ("photo-large", UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))),
+        ("photo-small", UNetConfig()),
+        ("photo-gaussian", UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))),
+        ("photo-gaussian-large", UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))),
     ],
 )
-def test_the_photo_recipes_train_every_size_alike_on_every_level_to_55(name, spec):
-    recipe, small = read_recipe(name), read_recipe("photo")
+def test_the_recipes_for_white_noise_differ_in_size_alone(name, spec):
+    recipe, small = read_recipe(name), read_recipe("photo-small")
 
-    assert recipe.spec() == spec
+    assert recipe.network_config() == spec
     assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.03, rounded=0.25)
     assert replace(recipe, channels=small.channels, blocks=small.blocks, minutes=small.minutes) == small
 
 
-def test_the_recipe_for_grey_is_that_for_colour_begun_from_its_weights():
-    recipe, colour = read_recipe("photo-grey"), read_recipe("photo-medium")
+def test_the_recipe_for_grey_is_that_for_colour():
+    recipe, colour = read_recipe("photo-grey"), read_recipe("photo-gaussian")
 
     assert recipe.grey == 1
     assert recipe.lr < colour.lr
@@ -74,9 +74,9 @@ def test_the_recipe_for_grey_is_that_for_colour_begun_from_its_weights():
 
 
 @pytest.mark.parametrize(
-    ("name", "white"), [("photo-camera", "photo-medium"), ("photo-camera-large", "photo-large")]
+    ("name", "white"), [("photo", "photo-gaussian"), ("photo-large", "photo-gaussian-large")]
 )
-def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, white):
+def test_the_camera_recipes_differ_in_their_noise_alone(name, white):
     recipe, other = read_recipe(name), read_recipe(white)
 
     assert recipe.noise_model() == CameraNoise(
@@ -90,8 +90,8 @@ def test_the_camera_recipes_are_those_for_white_noise_on_cameras_noise(name, whi
 def test_every_share_of_a_recipe_reaches_its_noise():
     shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6", "soft": "0.7"}
 
-    camera = read_recipe("photo-camera", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
-    gaussian = read_recipe("photo", shares).noise_model()
+    camera = read_recipe("photo", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
+    gaussian = read_recipe("photo-gaussian", shares).noise_model()
 
     assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3, soft=0.7)
     assert gaussian == GaussianNoise(0, 55, 16, grey=0.6, rounded=0.5)
@@ -112,7 +112,7 @@ def test_a_recipe_of_ones_own_is_read_by_its_path(file):
     [
         ("batch", "16", 16),
         ("lr", "1e-3", 0.001),
-        ("optimiser", "adam", "adam"),
+        ("optimizer", "adam", "adam"),
         ("channels", "16 32 64", (16, 32, 64)),
         ("channels", "16,32, 64", (16, 32, 64)),
         ("noise_range", "5 20.5", (5.0, 20.5)),
@@ -123,14 +123,14 @@ def test_a_recipe_of_ones_own_is_read_by_its_path(file):
     ],
 )
 def test_a_value_is_overridden_by_text(key, text, value):
-    recipe = read_recipe("photo", {key: text})
+    recipe = read_recipe("photo-small", {key: text})
 
     assert getattr(recipe, key) == value
     assert type(getattr(recipe, key)) is type(value)
 
 
-def test_every_field_of_every_shipped_recipe_comes_back_from_its_own_text():
-    for name in shipped():
+def test_every_value_of_a_recipe_can_be_given_as_text():
+    for name in shipped_recipes():
         recipe = read_recipe(name)
         texts = {
             field.name: " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -144,16 +144,18 @@ def test_every_field_of_every_shipped_recipe_comes_back_from_its_own_text():
 def test_a_recipe_comes_back_from_the_json_of_a_checkpoint():
     recipe = read_recipe("photo")
 
-    assert from_dict(json.loads(json.dumps(recipe.to_dict())), "test") == recipe
+    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict())), "test") == recipe
 
 
-# What is refused
+# Refusals
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are():
-    there = "paper, paper-long, photo, photo-camera, photo-camera-large, photo-grey, photo-large, photo-medium"
+    there = "paper, paper-long, photo, photo-gaussian, photo-gaussian-large, photo-grey, photo-large, photo-small"
 
-    with pytest.raises(ValueError, match=f"no recipe 'fast'; there are {there}, pixels, or give a .toml file"):
+    with pytest.raises(
+        ValueError, match=f"no recipe 'fast'; choose one of {there}, pixels, or give a .toml file"
+    ):
         read_recipe("fast")
 
 
@@ -172,8 +174,8 @@ def test_a_missing_key_is_refused_by_name(file):
         read_recipe(file("lr = 1"))
 
 
-def test_what_is_no_toml_is_refused_with_the_file(file):
-    with pytest.raises(ValueError, match=r"mine.toml: no TOML: .*line 1"):
+def test_a_file_that_is_not_toml_is_refused_by_name(file):
+    with pytest.raises(ValueError, match=r"mine.toml: not valid TOML: .*line 1"):
         read_recipe(file("batch 8"))
 
 
@@ -199,40 +201,48 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("network", "unet", "network is one of paper, photo; got 'unet'"),
-        ("noise", "salt", "noise is one of random-pixel, gaussian, camera; got 'salt'"),
-        ("optimiser", "lion", "optimiser is one of sgd, adam, muon; got 'lion'"),
-        ("precision", "half", "precision is one of auto, float32, bfloat16; got 'half'"),
-        ("lr", "0", "lr is more than 0; got 0"),
-        ("lr", "nan", "lr is more than 0; got nan"),
-        ("batch", "-1", "batch is more than 0; got -1"),
+        ("network", "unet", "network must be one of paper, photo; got 'unet'"),
+        ("noise", "salt", "noise must be one of random-pixel, gaussian, camera; got 'salt'"),
+        ("optimizer", "lion", "optimizer must be one of sgd, adam, muon; got 'lion'"),
+        ("precision", "half", "precision must be one of auto, float32, bfloat16; got 'half'"),
+        ("lr", "0", "lr must be more than 0; got 0"),
+        ("lr", "nan", "lr must be more than 0; got nan"),
+        ("batch", "-1", "batch must be more than 0; got -1"),
         ("batch", "many", "batch takes int; got 'many'"),
-        ("minutes", "0", "minutes is more than 0; got 0"),
-        ("steps", "-1", "steps is at least 0; got -1"),
-        ("weight_decay", "-0.1", "weight_decay is at least 0; got -0.1"),
-        ("decay", "1.5", "decay is at least 0 and at most 1; got 1.5"),
-        ("average", "2", "average is at least 0 and at most 1; got 2"),
-        ("synthetic", "-0.1", "synthetic is at least 0 and at most 1; got -0.1"),
-        ("printed", "2", "printed is at least 0 and at most 1; got 2"),
-        ("grey", "1.1", "grey is at least 0 and at most 1; got 1.1"),
-        ("rounded", "-1", "rounded is at least 0 and at most 1; got -1"),
-        ("jpeg", "60", "jpeg is at least 0 and at most 1; got 60"),
-        ("white", "2", "white is at least 0 and at most 1; got 2"),
-        ("raw", "0.9", "white and raw are parts of one whole; got 0.25 and 0.9"),
-        ("zoom", "0", r"zoom is at least 0.1 and at most 1; got 0"),
+        ("minutes", "0", "minutes must be more than 0; got 0"),
+        ("steps", "-1", "steps must be at least 0; got -1"),
+        ("weight_decay", "-0.1", "weight_decay must be at least 0; got -0.1"),
+        ("decay", "1.5", "decay must be at least 0 and at most 1; got 1.5"),
+        ("average", "2", "average must be at least 0 and at most 1; got 2"),
+        ("synthetic", "-0.1", "synthetic must be at least 0 and at most 1; got -0.1"),
+        ("patterns", "2", "patterns must be at least 0 and at most 1; got 2"),
+        ("grey", "1.1", "grey must be at least 0 and at most 1; got 1.1"),
+        ("rounded", "-1", "rounded must be at least 0 and at most 1; got -1"),
+        ("jpeg", "60", "jpeg must be at least 0 and at most 1; got 60"),
+        ("white", "2", "white must be at least 0 and at most 1; got 2"),
+        ("raw", "0.9", "white and raw must add up to 1 at most; got 0.25 and 0.9"),
+        ("zoom", "0", r"zoom must be at least 0.1 and at most 1; got 0"),
         ("noise_range", "3", "noise_range takes 2 values; got '3'"),
-        ("noise_range", "3 2", "noise_range takes the lowest and the highest level; got 3 and 2"),
-        ("noise_range", "-1 2", "noise_range takes the lowest and the highest level; got -1 and 2"),
+        (
+            "noise_range",
+            "3 2",
+            "noise_range takes the lowest level, at least 0, and the highest; got 3 and 2",
+        ),
+        (
+            "noise_range",
+            "-1 2",
+            "noise_range takes the lowest level, at least 0, and the highest; got -1 and 2",
+        ),
         ("channels", "", "0 levels of channels"),
         ("blocks", "1 2", "3 levels of channels take 5 numbers of blocks; got 2"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(key, text, message):
     with pytest.raises(ValueError, match=message):
-        read_recipe("photo", {key: text})
+        read_recipe("photo-small", {key: text})
 
 
 @pytest.mark.parametrize("text", ["0 4", "2.5 4", "2 4.5"])
 def test_blocks_of_random_pixels_have_whole_sides(text):
-    with pytest.raises(ValueError, match="noise_range takes whole sides of at least 1"):
+    with pytest.raises(ValueError, match="noise_range of random-pixel noise takes whole numbers of at least 1"):
         read_recipe("paper", {"noise_range": text})
