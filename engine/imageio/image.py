@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.imageio.formats import PIXELS_TAKEN, Depth, Format, UnsupportedImage
-from engine.imageio.metadata import NOTHING_KNOWN, Metadata
+from engine.imageio.metadata import NO_METADATA, Metadata
 
 # Rows that are worked on at a time.
 STRIP = 256
@@ -33,7 +33,7 @@ class Image:
 
     samples: Tensor
     alpha: Tensor | None = None
-    metadata: Metadata = NOTHING_KNOWN
+    metadata: Metadata = NO_METADATA
 
     @property
     def grey(self) -> bool:

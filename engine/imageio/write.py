@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from engine.imageio import metadata
-from engine.imageio.codecs.png import encoded
+from engine.imageio.codecs.png import animated_png, encoded
 from engine.imageio.formats import FORMATS, CannotWrite, Format, Holds, listed
 from engine.imageio.image import (
     DEPTHS,
@@ -24,6 +23,9 @@ from engine.imageio.image import (
     to_integers,
 )
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.pillow import save_options
+from engine.imageio.metadata.png import add_png_metadata
+from engine.imageio.metadata.tiff import add_tiff_exif, tiff_byte_order, tifffile_tags
 
 # Fast, and good for photographs: see png.py.
 PNG_LEVEL = 1
@@ -133,18 +135,18 @@ def _array(image: Image) -> NDArray[Any]:
 
 
 def _png(pages: Sequence[Image], file: File, level: int) -> bytes:
-    first = metadata.into_png(encoded(_array(pages[0]), level), pages[0].metadata)
+    first = add_png_metadata(encoded(_array(pages[0]), level), pages[0].metadata)
     if len(pages) == 1:
         return first
     rest = (encoded(_array(page), level) for page in pages[1:])
-    return metadata.animated_png([first, *rest], file.durations or (), file.plays)
+    return animated_png([first, *rest], file.durations or (), file.plays)
 
 
 def _by_pillow(pages: Sequence[Image], file: File, kind: Format, quality: int | None) -> bytes:
     known = pages[0].metadata
     if kind.name == "jpeg":
-        known = metadata.within(known, JPEG_BLOCK)
-    options = metadata.into_options(known, dots=kind.name == "jpeg")
+        known = known.without_blocks_over(JPEG_BLOCK)
+    options = save_options(known, has_dpi=kind.name == "jpeg")
     # Of colours as many as of brightness: cleaned images have fine ones.
     options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
     if kind.name == "webp":
@@ -164,7 +166,7 @@ def _tiff(pages: Sequence[Image]) -> bytes:
 
     known = pages[0].metadata
     packed = BytesIO()
-    with tifffile.TiffWriter(packed, byteorder=metadata.byte_order(known)) as writer:
+    with tifffile.TiffWriter(packed, byteorder=tiff_byte_order(known)) as writer:
         for page in pages:
             writer.write(
                 _array(page),
@@ -178,9 +180,9 @@ def _tiff(pages: Sequence[Image]) -> bytes:
                 iccprofile=page.metadata.icc_profile,
                 resolution=page.metadata.resolution,
                 resolutionunit="INCH" if page.metadata.resolution else None,
-                extratags=metadata.tiff_tags(page.metadata),
+                extratags=tifffile_tags(page.metadata),
                 metadata=None,
                 software=False,
                 maxworkers=1,
             )
-    return metadata.into_tiff(packed.getvalue(), known)
+    return add_tiff_exif(packed.getvalue(), known)

@@ -5,7 +5,7 @@ Source: ISO/IEC 18181-1:2024, annex D.
 
 from dataclasses import dataclass
 
-from engine.imageio.metadata import boxes
+from engine.imageio.metadata.isobmff import boxes
 
 _D65, _SRGB, _SRGB_CURVE, _ALPHA, _GREY, _CUSTOM = 1, 1, 13, 0, 1, 2
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}

@@ -7,11 +7,12 @@ from typing import cast
 
 import numpy as np
 
-from engine.imageio import metadata
 from engine.imageio.codecs import jpegxl_header
 from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedImage
 from engine.imageio.image import Frame, Image, from_array
-from engine.imageio.metadata import NOTHING_KNOWN
+from engine.imageio.metadata import NO_METADATA
+from engine.imageio.metadata.isobmff import boxes, read_box_metadata
+from engine.imageio.metadata.pillow import metadata_from_info
 
 
 def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
@@ -23,7 +24,7 @@ def open_heic(kind: Format, data: bytes) -> Iterator[Frame]:
     depth = int(cast(int, image.info["bit_depth"]))
 
     def load() -> tuple[Image, tuple[str, ...]]:
-        known = metadata.from_info(image.info)
+        known = metadata_from_info(image.info)
         words = ("only the main one of several images",) if len(file) > 1 else ()
         values = np.asarray(image)
         if image.premultiplied_alpha:
@@ -42,9 +43,9 @@ def open_jp2(kind: Format, data: bytes) -> Iterator[Frame]:
 
     boxed = data.startswith(b"\0")
     # Where the image begins: what lies before it may look like one.
-    start = next((body for kind, body in metadata.boxes(data) if kind == b"jp2c"), b"") if boxed else data
+    start = next((body for kind, body in boxes(data) if kind == b"jp2c"), b"") if boxed else data
     size, bits = _jp2_header(start, _jp2_space(data) if boxed else None)
-    known = metadata.from_boxes(data) if boxed else NOTHING_KNOWN
+    known = read_box_metadata(data) if boxed else NO_METADATA
 
     def load() -> tuple[Image, tuple[str, ...]]:
         return from_array(imagecodecs.jpeg2k_decode(data), bits, known), ()
@@ -72,7 +73,7 @@ def _jp2_header(data: bytes, space: int | None) -> tuple[tuple[int, int], int]:
 
 def _jp2_space(data: bytes) -> int | None:
     """The number of the colour space, or None where a profile says it."""
-    for kind, body in metadata.boxes(data):
+    for kind, body in boxes(data):
         if kind == b"colr":
             return struct.unpack_from(">I", body, 3)[0] if body[:1] == b"\1" else None
     return 16
@@ -83,7 +84,7 @@ def open_jxl(kind: Format, data: bytes) -> Iterator[Frame]:
     import imagecodecs
 
     header = jpegxl_header.read_header(data)
-    known = metadata.from_boxes(data) if data.startswith(b"\0") else NOTHING_KNOWN
+    known = read_box_metadata(data) if data.startswith(b"\0") else NO_METADATA
     if header.fault:
         raise UnsupportedImage(f"The JPEG XL file has {header.fault}; {PIXELS_TAKEN}.")
 

@@ -13,10 +13,12 @@ from PIL import Image as PILImage
 from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from engine.imageio import metadata
 from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import STRIP, Frame, Image, from_array
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.limits import MAX_BYTES
+from engine.imageio.metadata.pillow import metadata_from_info
+from engine.imageio.metadata.png import png_chunks, png_without_metadata, read_png_metadata
 
 # Pillow's modes.
 _GREY, _GREY_16 = {"1", "L", "LA", "La"}, {"I;16", "I;16B", "I;16L"}
@@ -38,7 +40,7 @@ PILImage.MAX_IMAGE_PIXELS = None
 # service together hold some 100 MB of nothing; blocks above 32 MiB it always gives back.
 PILImage.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # Pillow's way, in its documentation
 # Of a profile or a text, unpacked; Pillow's own limit is below what printers' profiles have.
-PngImagePlugin.MAX_TEXT_CHUNK = metadata.MOST_BYTES
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_BYTES
 
 
 def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
@@ -108,7 +110,7 @@ def _refuse_missing_rows(data: bytes) -> None:
         wide, high = -((left - width) // across), -((top - height) // down)
         missing += high * (1 + (wide * bits + 7) // 8) if wide else 0
     unpacking = zlib.decompressobj()
-    for packed in (body for kind, body, _ in metadata.png_chunks(data) if kind == b"IDAT"):
+    for packed in (body for kind, body, _ in png_chunks(data) if kind == b"IDAT"):
         while packed and missing > 0:
             missing -= len(unpacking.decompress(packed, _PIECE))
             packed = unpacking.unconsumed_tail
@@ -118,7 +120,7 @@ def _refuse_missing_rows(data: bytes) -> None:
 
 
 def _known(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
-    return metadata.from_png(data) if kind.name == "png" else metadata.from_info(image.info)
+    return read_png_metadata(data) if kind.name == "png" else metadata_from_info(image.info)
 
 
 def upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
@@ -222,7 +224,7 @@ def converted(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     samples = _samples(upright(image), "RGB", 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
-    known = replace(metadata.from_info(image.info).upright(), icc_profile=None)
+    known = replace(metadata_from_info(image.info).upright(), icc_profile=None)
     return Image(samples, None, known), (f"{name} to sRGB",)
 
 
@@ -230,7 +232,7 @@ def _deep(kind: Format, data: bytes, bits: int, known: Metadata) -> Image:
     import imagecodecs
 
     if kind.name == "png":
-        values = imagecodecs.png_decode(metadata.bare_png(data))
+        values = imagecodecs.png_decode(png_without_metadata(data))
     else:
         values = imagecodecs.avif_decode(data)
     return from_array(values, bits, known, known.orientation)

@@ -7,12 +7,14 @@ each row: 65 ms, 1.09 to 1.99.
 
 import struct
 import zlib
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.imageio.metadata import png_chunk
+from engine.imageio.metadata.png import png_chunk, png_chunks
 
 Rows = NDArray[np.uint8]
 
@@ -113,3 +115,28 @@ def _deflated(rows: Rows, level: int) -> bytes:
         # Training does without it.
         return zlib.compress(rows.data, level)
     return bytes(deflate_encode(cast(Any, rows), level=level))
+
+
+def animated_png(frames: Sequence[bytes], durations: Sequence[int], plays: int) -> bytes:
+    """One animated PNG of PNG files of equal size and mode: the first one's header, and the pixels of all.
+
+    durations: of each frame, in milliseconds. plays: how often, 0 for ever.
+    """
+    first, *rest = ([(kind, body, whole) for kind, body, whole in png_chunks(frame)] for frame in frames)
+    size = first[0][1][:8]
+    numbers = count()
+
+    def control(duration: int) -> bytes:
+        # At the corner, each frame in place of the one before.
+        place = struct.pack(">IIHHBB", 0, 0, min(duration, 65535), 1000, 0, 0)
+        return png_chunk(b"fcTL", struct.pack(">I", next(numbers)) + size + place)
+
+    head = b"".join(whole for kind, _, whole in first if kind not in (b"IDAT", b"IEND"))
+    about = png_chunk(b"acTL", struct.pack(">II", len(frames), plays))
+    parts = [frames[0][:8], head, about, control(durations[0])]
+    parts += [whole for kind, _, whole in first if kind == b"IDAT"]
+    for frame, duration in zip(rest, durations[1:], strict=True):
+        parts.append(control(duration))
+        bodies = (body for kind, body, _ in frame if kind == b"IDAT")
+        parts += [png_chunk(b"fdAT", struct.pack(">I", next(numbers)) + body) for body in bodies]
+    return b"".join([*parts, png_chunk(b"IEND", b"")])

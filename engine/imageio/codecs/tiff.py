@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from engine.imageio import metadata
 from engine.imageio.codecs.pillow import (
     CONVERTED,
     converted,
@@ -19,6 +18,7 @@ from engine.imageio.codecs.pillow import (
 )
 from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import Frame, Image, from_array
+from engine.imageio.metadata.tiff import read_tiff_metadata
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -57,7 +57,7 @@ def _tiff_loader(
     kind: Format, data: bytes, page: "TiffPage", number: int
 ) -> Callable[[], tuple[Image, tuple[str, ...]]]:
     def load() -> tuple[Image, tuple[str, ...]]:
-        known = metadata.from_tiff(data, page.offset)
+        known = read_tiff_metadata(data, page.offset)
         _refuse_strange(page)
         bits = page.bitspersample
         if bits <= 8 and not _is_plain(page):

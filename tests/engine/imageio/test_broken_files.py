@@ -21,7 +21,8 @@ from engine.imageio.formats import (
     UnsupportedImage,
 )
 from engine.imageio.image import File, Image
-from engine.imageio.metadata import Metadata, new_exif
+from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.exif import new_exif
 from engine.imageio.read import read
 from engine.imageio.write import encode
 

@@ -29,7 +29,7 @@ from engine.imageio.formats import (
     UnsupportedImage,
 )
 from engine.imageio.image import STRIP, File, Image, to_pixels, to_samples
-from engine.imageio.metadata import NOTHING_KNOWN, Metadata
+from engine.imageio.metadata import NO_METADATA, Metadata
 from engine.imageio.read import decode, image_files, outline, read, read_rgb
 from engine.imageio.write import encode, encode_png
 
@@ -299,7 +299,7 @@ def test_an_image_of_just_the_limit_is_taken(file_of):
 # Every depth, and what can be written
 
 
-def drawn(seed, dtype, channels, alpha, size=(7, 5), known=NOTHING_KNOWN):
+def drawn(seed, dtype, channels, alpha, size=(7, 5), known=NO_METADATA):
     """An image of noise; floats reach beyond [0, 1]."""
     rng = np.random.default_rng(seed)
 
