@@ -176,7 +176,7 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
     told = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
     if not told and format_ != SAME:
-        raise ValueError(f"{out} ends in no suffix of a format that is written; {KINDS_WRITTEN}")
+        raise ValueError(f"{out} ends in no suffix of a format that is written. {KINDS_WRITTEN}")
     if format_ and format_ not in (SAME, *told):
         raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as an image of that format does")
     return [Task(source, out, format_ or told[0]) for source in files_of(inputs)]

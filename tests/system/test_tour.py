@@ -162,9 +162,9 @@ def test_an_image_cut_short_is_refused(format_, way, client, images, file_of):
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"", 400, ["0 bytes came"]),
-        (b"\x07" * 5000, 400, ["5000 bytes", "taken are JPEG"]),
-        (b"%PDF-1.7 ...", 415, ["PDF", "taken are JPEG"]),
+        (b"", 400, ["empty: 0 bytes"]),
+        (b"\x07" * 5000, 400, ["5000 bytes", "Supported formats: JPEG"]),
+        (b"%PDF-1.7 ...", 415, ["PDF", "Supported formats: JPEG"]),
     ],
 )
 def test_what_is_no_image_is_refused(body, status, words, way, client):

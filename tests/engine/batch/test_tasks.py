@@ -104,7 +104,7 @@ def test_a_folder_that_is_there_is_a_folder_even_if_its_name_has_a_suffix(shots,
     [
         (["a.png", "b.jpg"], "x.png", "takes one image, and here may be several; give a folder"),
         ([""], "x.png", "takes one image"),
-        (["a.png"], "x.gif", r"x\.gif ends in no suffix of a format that is written; written are jpeg, png"),
+        (["a.png"], "x.gif", r"x\.gif ends in no suffix of a format that is written\. Output formats: jpeg, png"),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
         (["a.png"], "plain", "is a file; give a folder"),
         (["a.png", "sub/A.tif"], "clean", r"would all be written to one file: .*a\.png, .*A\.tif"),

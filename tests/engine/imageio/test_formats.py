@@ -13,17 +13,17 @@ from engine.imageio.formats import (
     CannotWrite,
     chosen,
     kind_of,
-    rows,
+    table_rows,
 )
 
 README = Path(__file__).parents[3] / "README.md"
 
 
-def test_the_readme_s_table_is_the_code_s():
-    assert "\n".join(rows()) in README.read_text()
+def test_the_readme_has_the_table():
+    assert "\n".join(table_rows()) in README.read_text()
 
 
-def test_the_readme_names_every_format_that_is_written():
+def test_the_readme_names_every_output_format():
     [row] = [line for line in README.read_text().splitlines() if line.startswith("| `format` |")]
 
     assert re.findall("`([a-z]+)`", row)[1 : len(WRITTEN) + 2] == [*WRITTEN, SAME]
@@ -36,7 +36,7 @@ def test_no_suffix_belongs_to_two_formats():
     assert all(kind.title in KINDS_TAKEN for kind in FORMATS.values())
 
 
-def test_the_format_that_came_is_chosen_by_the_word_same():
+def test_same_stands_for_the_format_of_the_input():
     assert chosen(SAME, FORMATS["tiff"]).name == "tiff"
     assert chosen("webp", FORMATS["tiff"]).name == "webp"
 
@@ -44,16 +44,16 @@ def test_the_format_that_came_is_chosen_by_the_word_same():
 @pytest.mark.parametrize(
     ("name", "came", "message"),
     [
-        ("bmp", "png", "BMP is read and not written; written are jpeg, png, webp, tiff and avif"),
-        (SAME, "heic", "HEIC is read and not written; written are jpeg"),
-        ("xcf", "png", "There is no format 'xcf'; written are jpeg.* and same for what came"),
+        ("bmp", "png", "BMP can be read but not written. Output formats: jpeg, png, webp, tiff and avif."),
+        (SAME, "heic", "HEIC can be read but not written. Output formats: jpeg"),
+        ("xcf", "png", "There is no format 'xcf'. Output formats: jpeg.*, or same to keep the input's format."),
     ],
 )
-def test_what_cannot_be_written_is_refused_with_what_can(name, came, message):
+def test_a_format_that_is_not_written_is_refused(name, came, message):
     with pytest.raises(CannotWrite, match=message):
         chosen(name, FORMATS[came])
 
 
-def test_a_camera_s_film_is_no_image():
-    with pytest.raises(ValueError, match="film or other ISO media; taken are JPEG, PNG"):
+def test_a_video_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"a video or other ISO media file\. Supported formats: JPEG, PNG"):
         kind_of(b"\0\0\0\x20ftypisom\0\0\0\0")

@@ -228,8 +228,8 @@ def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkey
     ("params", "status", "words"),
     [
         ({"model": "films"}, 404, ["'films'", "photo, scans"]),
-        ({"format": "bmp"}, 422, ["BMP is read and not written"]),
-        ({"format": ""}, 422, ["no format ''", "written are jpeg, png"]),
+        ({"format": "bmp"}, 422, ["BMP can be read but not written"]),
+        ({"format": ""}, 422, ["no format ''", "Output formats: jpeg, png"]),
         ({"strength": 2}, 422, ["strength"]),
     ],
 )

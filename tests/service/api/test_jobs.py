@@ -208,7 +208,7 @@ def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings
     ("params", "headers", "size", "status", "words"),
     [
         ({"model": "films"}, {}, 9, 404, "'films'"),
-        ({"format": "bmp"}, {}, 9, 422, "BMP is read and not written"),
+        ({"format": "bmp"}, {}, 9, 422, "BMP can be read but not written"),
         ({"strength": 2}, {}, 9, 422, "strength"),
         ({}, {}, 20_001, 413, "at most 20000 are taken"),
         ({}, {}, 100_001, 413, "at most 100000 are taken"),

@@ -162,7 +162,9 @@ def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_pa
     code, _, told = denoise("run", photos, "-o", tmp_path / "o", "--model", model, "--format", "heic")
 
     assert code == 1
-    assert told.startswith("error: HEIC is read and not written; written are jpeg, png, webp, tiff and avif")
+    assert told.startswith(
+        "error: HEIC can be read but not written. Output formats: jpeg, png, webp, tiff and avif"
+    )
 
 
 def test_run_reports_a_broken_image_finishes_the_rest_and_exits_with_1(denoise, model, photos, tmp_path):
@@ -322,7 +324,7 @@ def test_estimate_tells_of_a_broken_image_and_ends_with_1(denoise, noisy):
 
     assert code == 1
     assert len(json.loads(text)) == 2
-    assert "broken.png: This is no image" in told
+    assert "broken.png: This is not an image" in told
     assert told.endswith("error: 1 of 3 images not looked at\n")
 
 
