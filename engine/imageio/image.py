@@ -174,10 +174,11 @@ def _to_depth(values: NDArray[Any], bits: int) -> NDArray[Any]:
     if bits in (8, 16):
         return values.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
     white, dtype = (255, np.uint8) if bits < 8 else (65535, np.uint16)
+    most = 2**bits - 1
     scaled = np.empty(values.shape, dtype)
     for top in range(0, len(values), STRIP):
         strip = values[top : top + STRIP].astype(np.uint32)
-        scaled[top : top + STRIP] = (strip * white + 2 ** (bits - 1)) // (2**bits - 1)
+        scaled[top : top + STRIP] = (strip * white + most // 2) // most
     return scaled
 
 
