@@ -64,7 +64,7 @@ def outline(
 
 @contextmanager
 def _codec_errors(kind: Format) -> Iterator[None]:
-    """Turns every error of a codec into BrokenImage."""
+    """Turns the errors of codecs into BrokenImage, and a codec that is not installed into UnsupportedImage."""
     try:
         # Codecs warn about what is odd in a file. The caller gets the image or an error.
         with warnings.catch_warnings():
@@ -75,6 +75,11 @@ def _codec_errors(kind: Format) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise BrokenImage(
             f"The {kind.title} file's header is broken, cut short or of an unsupported kind."
+        ) from error
+    except ModuleNotFoundError as error:
+        raise UnsupportedImage(
+            f"Reading this {kind.title} file needs the Python package {error.name}, which is not installed. "
+            "Install it, or convert the file to PNG or JPEG with 8 bits a channel."
         ) from error
     # Codecs raise nearly anything for broken bytes: OSError, SyntaxError, ValueError, TypeError and struct.error
     # have been seen.

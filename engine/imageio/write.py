@@ -30,14 +30,24 @@ def encode(file: File, kind: Format, quality: int | None = None, png_level: int 
     (smallest).
     """
     fitted, words = _fit(file, kind)
+    try:
+        data = _encode(fitted, kind, quality, png_level)
+    except ModuleNotFoundError as error:
+        raise CannotWrite(
+            f"Writing {kind.title} needs the Python package {error.name}, which is not installed. "
+            "Install it, or choose another format."
+        ) from error
+    return Written(kind, data, (*file.changed, *words))
+
+
+def _encode(file: File, kind: Format, quality: int | None, png_level: int) -> bytes:
     match kind.name:
         case "png":
-            data = write_png(fitted, png_level)
+            return write_png(file, png_level)
         case "tiff":
-            data = write_tiff(fitted.pages)
+            return write_tiff(file.pages)
         case _:
-            data = save_pillow(fitted, kind, quality)
-    return Written(kind, data, (*file.changed, *words))
+            return save_pillow(file, kind, quality)
 
 
 def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
