@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from engine.imageio.formats import SAME, WRITTEN
+from engine.imageio.formats import SAME, WRITABLE_FORMATS
 
 # What is written where nobody says.
 DEFAULT = "png"
@@ -21,7 +21,7 @@ class DenoiseParams(BaseModel):
         None,
         description=f"What to write; {SAME} is the format that came. Without it PNG, unless the Accept header of "
         "a single image says otherwise.",
-        json_schema_extra={"enum": [*WRITTEN, SAME]},
+        json_schema_extra={"enum": [*WRITABLE_FORMATS, SAME]},
     )
     quality: int | None = Field(
         None, ge=1, le=100, description="Of JPEG, WebP and AVIF. Without it, WebP is lossless."

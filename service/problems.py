@@ -16,7 +16,8 @@ from engine.imageio.formats import (
     BrokenImage,
     CannotWrite,
     ImageTooLarge,
-    NotAImage,
+    NotAnImage,
+    PageNotFound,
     UnsupportedImage,
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
@@ -25,10 +26,11 @@ from service.telemetry.tracing import current
 
 # The engine knows no HTTP: what its errors mean here.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
-    NotAImage: 400,
+    NotAnImage: 400,
     BrokenImage: 400,
     ImageTooLarge: 413,
     UnsupportedImage: 415,
+    PageNotFound: 422,
     CannotWrite: 422,
     Crashed: 400,
     TooLargeToDecode: 413,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.batch.journal import Journal, stamp
-from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
-from engine.imageio.image import Written
+from engine.imageio.formats import FORMATS, SAME, SUPPORTED_OUTPUTS, WRITABLE_FORMATS, output_format, suffix_of
+from engine.imageio.image import EncodedImage
 from engine.imageio.read import image_files, read
 from engine.imageio.write import PNG_LEVEL, encode
 from engine.inference import model_selection
@@ -67,8 +67,9 @@ def plan(inputs: Sequence[Path], out: Path, force: bool = False, format_: str | 
 
     `out` is a folder, made if need be, in which images keep their names with the format's suffix. For one input
     file it may be a file's name instead, which its suffix tells, or a pipe. force: write over what is there.
-    format_: one of WRITTEN, or SAME; without one a file's suffix says it, and else it is PNG. Raises ValueError,
-    before any work, naming an input that is not there, inputs that would have one output, and outputs that exist.
+    format_: one of WRITABLE_FORMATS, or SAME; without one a file's suffix says it, and else it is PNG. Raises
+    ValueError, before any work, naming an input that is not there, inputs that would have one output, and outputs
+    that exist.
     """
     tasks = _to_folder(inputs, out, format_ or PNG) if is_folder(out) else _to_file(inputs, out, format_)
     _refuse_clashes(tasks)
@@ -135,14 +136,14 @@ def denoise_file(
 
 def denoise_bytes(
     choose: Choose, data: bytes, format_: str = PNG, order: DenoiseOptions | None = None
-) -> Written:
+) -> EncodedImage:
     """An image file's bytes -> the denoised one's, by the network chosen for its first page.
 
     Raises ValueError if it cannot be read or written.
     """
     order = order or DenoiseOptions()
     file = read(data, page=order.page)
-    kind = chosen(format_, file.kind)
+    kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second name for each large thing would keep it until the end.
     file = replace(file, pages=())
@@ -174,9 +175,9 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
         raise ValueError(f"{out} takes one image, and here may be several; give a folder")
     if out == PIPE:
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
-    told = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
+    told = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
     if not told and format_ != SAME:
-        raise ValueError(f"{out} ends in no suffix of a format that is written. {KINDS_WRITTEN}")
+        raise ValueError(f"{out} ends in no suffix of a format that is written. {SUPPORTED_OUTPUTS}")
     if format_ and format_ not in (SAME, *told):
         raise ValueError(f"{out} does not end in {suffix_of(FORMATS[format_])}, as an image of that format does")
     return [Task(source, out, format_ or told[0]) for source in files_of(inputs)]

@@ -15,7 +15,7 @@ Depth = Literal["8", "16", "float"]
 SAME = "same"
 
 
-class NotAImage(ValueError):
+class NotAnImage(ValueError):
     """Bytes that do not begin like any image format."""
 
 
@@ -31,12 +31,16 @@ class ImageTooLarge(ValueError):
     """More pixels or pages than the limit. Raised from the header, before any pixel is decoded."""
 
 
+class PageNotFound(ValueError):
+    """A page number beyond the last page."""
+
+
 class CannotWrite(ValueError):
-    """An image that the output format cannot hold, a format that is only read, or a page that is not there."""
+    """An image that the output format cannot hold, or a format that is only read."""
 
 
 @dataclass(frozen=True)
-class Holds:
+class Capabilities:
     """What can be read from a format, or written to it. pages: frames of an animation, or pages of any kind."""
 
     depths: tuple[Depth, ...]
@@ -61,8 +65,8 @@ class Format:
     media_type: str
     suffixes: tuple[str, ...]
     signature: bytes
-    reads: Holds
-    writes: Holds | None = None
+    reads: Capabilities
+    writes: Capabilities | None = None
     quality: int | None = None
     largest: int = 2**31 - 1
 
@@ -73,67 +77,67 @@ _FILE_TYPE = rb"....ftyp"
 _TABLE = (
     Format(
         "jpeg", "JPEG", "image/jpeg", (".jpg", ".jpeg"), rb"\xff\xd8\xff",
-        Holds(("8",), metadata=_ALL_METADATA),
-        Holds(("8",), metadata=_ALL_METADATA),
+        Capabilities(("8",), metadata=_ALL_METADATA),
+        Capabilities(("8",), metadata=_ALL_METADATA),
         quality=95, largest=65_500,
     ),
     Format(
         "png", "PNG", "image/png", (".png", ".apng"), rb"\x89PNG\r\n\x1a\n",
-        Holds(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
-        Holds(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
     ),
     Format(
         "webp", "WebP", "image/webp", (".webp",), rb"RIFF....WEBP",
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         largest=16_383,
     ),
     Format(
         "tiff", "TIFF", "image/tiff", (".tif", ".tiff"), rb"II[*+]\0|MM\0[*+]",
-        Holds(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
-        Holds(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
     ),
     Format(
         "avif", "AVIF", "image/avif", (".avif",), _FILE_TYPE + rb"avi[fs]",
-        Holds(("8", "16"), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8", "16"), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         quality=85, largest=65_536,
     ),
     Format(
         "heic", "HEIC", "image/heic", (".heic", ".heif"), _FILE_TYPE + rb"(hei[cxms]|hev[cx]|mif1|msf1)",
-        Holds(("8", "16"), alpha=True, metadata=_ALL_METADATA),
+        Capabilities(("8", "16"), alpha=True, metadata=_ALL_METADATA),
     ),
     Format(
         "jxl", "JPEG XL", "image/jxl", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ",
-        Holds(("8", "16", "float"), alpha=True, metadata=("EXIF", "XMP")),
+        Capabilities(("8", "16", "float"), alpha=True, metadata=("EXIF", "XMP")),
     ),
     Format(
         "jp2", "JPEG 2000", "image/jp2", (".jp2", ".j2k"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-        Holds(("8", "16"), alpha=True, metadata=("ICC", "XMP")),
+        Capabilities(("8", "16"), alpha=True, metadata=("ICC", "XMP")),
     ),
     Format(
         "bmp", "BMP", "image/bmp", (".bmp",), rb"BM",
-        Holds(("8",), alpha=True, metadata=("resolution",)),
+        Capabilities(("8",), alpha=True, metadata=("resolution",)),
     ),
     Format(
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
-        Holds(("8",), alpha=True, pages="frames", metadata=("XMP",)),
+        Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
     ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}
-WRITTEN = tuple(kind.name for kind in _TABLE if kind.writes)
+WRITABLE_FORMATS = tuple(kind.name for kind in _TABLE if kind.writes)
 SUFFIXES = frozenset(suffix for kind in _TABLE for suffix in kind.suffixes)
 
 
-def listed(words: list[str], conjunction: str = "and") -> str:
+def join_words(words: list[str], conjunction: str = "and") -> str:
     """The words as in "one, two and three"."""
     return f" {conjunction} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-KINDS_TAKEN = f"Supported formats: {listed([kind.title for kind in _TABLE])}"
-KINDS_WRITTEN = f"Output formats: {listed(list(WRITTEN))}"
-PIXELS_TAKEN = (
+SUPPORTED_FORMATS = f"Supported formats: {join_words([kind.title for kind in _TABLE])}"
+SUPPORTED_OUTPUTS = f"Output formats: {join_words(list(WRITABLE_FORMATS))}"
+SUPPORTED_PIXELS = (
     "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, and floating point of 32 bits"
 )
 # Other kinds of files that people send.
@@ -145,26 +149,30 @@ _OTHER_KINDS = {
 }
 
 
-def kind_of(data: bytes) -> Format:
-    """The format that the bytes begin as. Raises NotAImage or UnsupportedImage."""
+def detect_format(data: bytes) -> Format:
+    """The format that the bytes begin as. Raises NotAnImage or UnsupportedImage."""
     if not data:
-        raise NotAImage(f"The file is empty: 0 bytes. {KINDS_TAKEN}.")
+        raise NotAnImage(f"The file is empty: 0 bytes. {SUPPORTED_FORMATS}.")
     for kind in _TABLE:
         if re.match(kind.signature, data, re.DOTALL):
             return kind
     for name, signature in _OTHER_KINDS.items():
         if re.match(signature, data, re.DOTALL):
-            raise UnsupportedImage(f"This is {name}. {KINDS_TAKEN}.")
-    raise NotAImage(f"This is not an image: {len(data)} bytes that begin with {data[:12]!r}. {KINDS_TAKEN}.")
+            raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
+    raise NotAnImage(
+        f"This is not an image: {len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
+    )
 
 
-def chosen(name: str, came: Format) -> Format:
+def output_format(name: str, came: Format) -> Format:
     """The output format by name; `same` stands for the input's format. Raises CannotWrite."""
     kind = came if name == SAME else FORMATS.get(name)
     if kind is None:
-        raise CannotWrite(f"There is no format {name!r}. {KINDS_WRITTEN}, or {SAME} to keep the input's format.")
+        raise CannotWrite(
+            f"There is no format {name!r}. {SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."
+        )
     if kind.writes is None:
-        raise CannotWrite(f"{kind.title} can be read but not written. {KINDS_WRITTEN}.")
+        raise CannotWrite(f"{kind.title} can be read but not written. {SUPPORTED_OUTPUTS}.")
     return kind
 
 
@@ -182,10 +190,10 @@ def table_rows() -> Iterator[str]:
         yield f"| {kind.title} | {_describe(kind.reads)} | {written} | {', '.join(kind.reads.metadata)} |"
 
 
-def _describe(holds: Holds) -> str:
-    parts = [f"{'/'.join(holds.depths)}{' bits' if holds.depths[-1] != 'float' else ''}"]
-    parts += [word for word, applies in (("RGB only", not holds.grey), ("alpha", holds.alpha)) if applies]
-    parts += [holds.pages] if holds.pages else []
+def _describe(supports: Capabilities) -> str:
+    parts = [f"{'/'.join(supports.depths)}{' bits' if supports.depths[-1] != 'float' else ''}"]
+    parts += [word for word, applies in (("RGB only", not supports.grey), ("alpha", supports.alpha)) if applies]
+    parts += [supports.pages] if supports.pages else []
     return ", ".join(parts)
 
 

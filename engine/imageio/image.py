@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.imageio.formats import PIXELS_TAKEN, Depth, Format, UnsupportedImage
+from engine.imageio.formats import SUPPORTED_PIXELS, Depth, Format, UnsupportedImage
 from engine.imageio.metadata import NO_METADATA, Metadata
 
 # Rows that are converted at a time.
@@ -53,7 +53,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class File:
+class ImageSequence:
     """The pages of an image file, or the frames of an animation. A sequence of one is a still image.
 
     durations: of each frame, in milliseconds; None if it is not an animation.
@@ -69,7 +69,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Written:
+class EncodedImage:
     """An image file's bytes. changed: differences from the file that was read, in words."""
 
     kind: Format
@@ -78,7 +78,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Outline:
+class ImageInfo:
     """What an image file's headers say. pixels: of all pages together. depth: of the deepest page."""
 
     kind: Format
@@ -87,7 +87,7 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Frame:
+class LazyFrame:
     """A page or frame that is not decoded yet.
 
     size: (width, height).
@@ -132,24 +132,24 @@ def to_array(image: Image) -> NDArray[Any]:
     return array
 
 
-def from_array(values: NDArray[Any], bits: int, known: Metadata, orientation: int = 1) -> Image:
+def from_array(values: NDArray[Any], bits: int, metadata: Metadata, orientation: int = 1) -> Image:
     """The Image of an array (H, W) or (H, W, channels), alpha last, turned as EXIF's orientation says.
 
     values: floats, or unsigned integers of so many bits. Raises UnsupportedImage.
     """
     values = values.reshape(*values.shape[:2], -1)
     if values.shape[2] not in (1, 2, 3, 4):
-        raise UnsupportedImage(f"The image has {values.shape[2]} channels. {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image has {values.shape[2]} channels. {SUPPORTED_PIXELS}.")
     values = _to_depth(_turn_upright(values, orientation), bits)
     has_alpha = values.shape[2] in (2, 4)
     colour = np.ascontiguousarray(values[..., :-1] if has_alpha else values)
     alpha = np.ascontiguousarray(values[..., -1]) if has_alpha else None
     _refuse_non_finite(colour)
     image = Image(torch.from_numpy(colour), None if alpha is None else torch.from_numpy(alpha))
-    return replace(image, metadata=known.upright())
+    return replace(image, metadata=metadata.upright())
 
 
-def in_mode(image: Image, colour: bool, alpha: bool) -> Image:
+def convert_mode(image: Image, colour: bool, alpha: bool) -> Image:
     """The image with three channels if `colour`, and with alpha if `alpha`. Never removes a channel."""
     samples, mask = image.samples, image.alpha
     if colour and image.grey:

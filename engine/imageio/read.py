@@ -16,20 +16,20 @@ from engine.imageio.codecs.jpegxl import open_jxl
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.tiff import open_tiff
 from engine.imageio.formats import (
-    KINDS_TAKEN,
     SUFFIXES,
+    SUPPORTED_FORMATS,
     BrokenImage,
-    CannotWrite,
     Format,
     ImageTooLarge,
+    PageNotFound,
     UnsupportedImage,
-    kind_of,
+    detect_format,
 )
-from engine.imageio.image import File, Frame, Image, Outline, in_mode, to_samples
+from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, convert_mode, to_samples
 
 # Pages or frames of one file.
 MAX_PAGES = 100
-_OPENERS: dict[str, Callable[[Format, bytes], Iterator[Frame]]] = {
+_OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
     "heic": open_heic,
     "jp2": open_jp2,
@@ -42,24 +42,26 @@ def decode(data: bytes, max_pixels: int | None = None) -> Image:
     return read(data, max_pixels, page=1).pages[0]
 
 
-def read(data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None) -> File:
+def read(
+    data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+) -> ImageSequence:
     """All pages of an image file, turned upright; or one page, counted from 1.
 
-    max_pixels: of the pages read, together. Raises NotAImage, BrokenImage, UnsupportedImage, ImageTooLarge, or
-    CannotWrite if the file lacks that page; all are ValueErrors.
+    max_pixels: of the pages read, together. Raises NotAnImage, BrokenImage, UnsupportedImage, ImageTooLarge or
+    PageNotFound; all are ValueErrors.
     """
-    kind = kind_of(data)
+    kind = detect_format(data)
     with _codec_errors(kind):
         return _read(kind, data, max_pixels, max_pages, page)
 
 
-def outline(
+def read_info(
     data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
-) -> Outline:
+) -> ImageInfo:
     """The size and depth of what `read` would return, from headers alone. Raises the errors of `read`."""
-    kind = kind_of(data)
+    kind = detect_format(data)
     with _codec_errors(kind):
-        return _outline(kind, data, max_pixels, max_pages, page)
+        return _read_info(kind, data, max_pixels, max_pages, page)
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def _codec_errors(kind: Format) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (ImageTooLarge, UnsupportedImage, BrokenImage, CannotWrite, MemoryError):
+    except (ImageTooLarge, UnsupportedImage, BrokenImage, PageNotFound, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BrokenImage(
@@ -87,11 +89,11 @@ def _codec_errors(kind: Format) -> Iterator[None]:
         raise BrokenImage(f"The {kind.title} file is broken or cut short: {error}") from error
 
 
-def _frames(kind: Format, data: bytes) -> Iterator[Frame]:
+def _frames(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     return _OPENERS.get(kind.name, open_pillow)(kind, data)
 
 
-def _outline(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> Outline:
+def _read_info(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> ImageInfo:
     pages = pixels = bits = 0
     for count, frame in enumerate(_frames(kind, data), 1):
         remaining = frame.remaining()
@@ -106,10 +108,10 @@ def _outline(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, 
         _refuse_more_pixels(frame.size, pixels, pages, max_pixels)
         if page or remaining > 1:
             break
-    return Outline(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float")
+    return ImageInfo(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float")
 
 
-def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> File:
+def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> ImageSequence:
     pages: list[Image] = []
     durations: list[int | None] = []
     changed: dict[str, None] = {}
@@ -128,9 +130,11 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
         if page:
             break
     if not pages:
-        raise CannotWrite(f"There is no page {page}: the {kind.title} file has {count} page{'s' * (count != 1)}.")
+        raise PageNotFound(
+            f"There is no page {page}: the {kind.title} file has {count} page{'s' * (count != 1)}."
+        )
     timed = tuple(each or 0 for each in durations) if len(pages) > 1 and None not in durations else None
-    return File(kind, _in_one_mode(pages) if timed else tuple(pages), timed, plays, tuple(changed))
+    return ImageSequence(kind, _in_one_mode(pages) if timed else tuple(pages), timed, plays, tuple(changed))
 
 
 def _refuse_more_pages(pages: int, max_pages: int) -> None:
@@ -154,7 +158,7 @@ def _in_one_mode(frames: Sequence[Image]) -> tuple[Image, ...]:
     """An animation's frames in one mode: the first of a GIF may be a palette of greys, the second in colour."""
     colour = any(not frame.grey for frame in frames)
     alpha = any(frame.alpha is not None for frame in frames)
-    return tuple(in_mode(frame, colour, alpha) for frame in frames)
+    return tuple(convert_mode(frame, colour, alpha) for frame in frames)
 
 
 def read_rgb(path: Path) -> Tensor:
@@ -188,5 +192,5 @@ def image_files(folder: Path) -> list[Path]:
         raise ValueError(f"{folder}: no such folder")
     files = sorted(file for file in folder.iterdir() if is_image_name(file.name))
     if not files:
-        raise ValueError(f"{folder}: no images in this folder. {KINDS_TAKEN}.")
+        raise ValueError(f"{folder}: no images in this folder. {SUPPORTED_FORMATS}.")
     return files

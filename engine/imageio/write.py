@@ -9,8 +9,17 @@ from torch import Tensor
 from engine.imageio.codecs.pillow import JPEG_BLOCK, save_pillow
 from engine.imageio.codecs.png import write_png
 from engine.imageio.codecs.tiff import write_tiff
-from engine.imageio.formats import FORMATS, CannotWrite, Format, Holds, listed
-from engine.imageio.image import DEPTHS, STRIP, WHITE, File, Image, Written, in_mode, to_integers
+from engine.imageio.formats import FORMATS, CannotWrite, Capabilities, Format, join_words
+from engine.imageio.image import (
+    DEPTHS,
+    STRIP,
+    WHITE,
+    EncodedImage,
+    Image,
+    ImageSequence,
+    convert_mode,
+    to_integers,
+)
 from engine.imageio.metadata import Metadata
 
 # Fast, and good for photographs: codecs/png.py has the measurements.
@@ -20,7 +29,9 @@ _DTYPES = {depth: dtype for dtype, depth in DEPTHS.items()}
 _DEPTH_WORDS = {"8": "8 bits a channel", "16": "16 bits a channel", "float": "floating point"}
 
 
-def encode(file: File, kind: Format, quality: int | None = None, png_level: int = PNG_LEVEL) -> Written:
+def encode(
+    file: ImageSequence, kind: Format, quality: int | None = None, png_level: int = PNG_LEVEL
+) -> EncodedImage:
     """The pages as a file of that format.
 
     A depth that the format cannot hold is reduced, and `changed` says so. Transparency and pages that it cannot
@@ -29,7 +40,7 @@ def encode(file: File, kind: Format, quality: int | None = None, png_level: int 
     quality: 1 to 100; None for the format's own, and for lossless WebP. png_level: deflate's, 0 (none) to 9
     (smallest).
     """
-    fitted, words = _fit(file, kind)
+    fitted, changes = _fit(file, kind)
     try:
         data = _encode(fitted, kind, quality, png_level)
     except ModuleNotFoundError as error:
@@ -37,10 +48,10 @@ def encode(file: File, kind: Format, quality: int | None = None, png_level: int 
             f"Writing {kind.title} needs the Python package {error.name}, which is not installed. "
             "Install it, or choose another format."
         ) from error
-    return Written(kind, data, (*file.changed, *words))
+    return EncodedImage(kind, data, (*file.changed, *changes))
 
 
-def _encode(file: File, kind: Format, quality: int | None, png_level: int) -> bytes:
+def _encode(file: ImageSequence, kind: Format, quality: int | None, png_level: int) -> bytes:
     match kind.name:
         case "png":
             return write_png(file, png_level)
@@ -52,69 +63,69 @@ def _encode(file: File, kind: Format, quality: int | None, png_level: int) -> by
 
 def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
     """One image as PNG."""
-    return encode(File(FORMATS["png"], (image,)), FORMATS["png"], png_level=level).data
+    return encode(ImageSequence(FORMATS["png"], (image,)), FORMATS["png"], png_level=level).data
 
 
-def _fit(file: File, kind: Format) -> tuple[File, list[str]]:
+def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     """The file as the format can hold it, and the changes, in words."""
-    holds = kind.writes
-    if holds is None:
+    supports = kind.writes
+    if supports is None:
         raise CannotWrite(f"{kind.title} can be read but not written.")
-    _refuse_pages(file, kind, holds)
-    _refuse_alpha(file, kind, holds)
+    _refuse_pages(file, kind, supports)
+    _refuse_alpha(file, kind, supports)
     longest = max(max(page.samples.shape[:2]) for page in file.pages)
     if longest > kind.largest:
         raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
-    pages = [in_mode(page, colour=not holds.grey, alpha=False) for page in file.pages]
-    deepest = _DTYPES[holds.depths[-1]]
-    fitted = tuple(page if page.depth in holds.depths else _reduce_depth(page, deepest) for page in pages)
-    return replace(file, pages=fitted), _changes(file, kind, holds)
+    pages = [convert_mode(page, colour=not supports.grey, alpha=False) for page in file.pages]
+    deepest = _DTYPES[supports.depths[-1]]
+    fitted = tuple(page if page.depth in supports.depths else _reduce_depth(page, deepest) for page in pages)
+    return replace(file, pages=fitted), _changes(file, kind, supports)
 
 
-def _changes(file: File, kind: Format, holds: Holds) -> list[str]:
+def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[str]:
     """What of the file the format cannot hold, in words."""
     first = file.pages[0]
-    words = []
-    if file.durations and holds.pages == "pages":
-        words.append("without the frames' timing")
+    changes = []
+    if file.durations and supports.pages == "pages":
+        changes.append("without the frames' timing")
     if file.durations and kind.name == "avif" and file.plays:
-        words.append("repeats endlessly")
+        changes.append("repeats endlessly")
     if first.alpha is not None and kind.name == "avif":
-        words.append("transparency compressed with the colours")
-    if first.depth not in holds.depths:
+        changes.append("transparency compressed with the colours")
+    if first.depth not in supports.depths:
         clipped = ", clipped to black and white" if first.depth == "float" else ""
-        words.append(f"{_DEPTH_WORDS[first.depth]} to {_DEPTH_WORDS[holds.depths[-1]]}{clipped}")
-    if first.grey and not holds.grey:
-        words.append("grey to RGB")
-    return words + _dropped_metadata(first.metadata, kind)
+        changes.append(f"{_DEPTH_WORDS[first.depth]} to {_DEPTH_WORDS[supports.depths[-1]]}{clipped}")
+    if first.grey and not supports.grey:
+        changes.append("grey to RGB")
+    return changes + _dropped_metadata(first.metadata, kind)
 
 
-def _refuse_pages(file: File, kind: Format, holds: Holds) -> None:
-    if len(file.pages) == 1 or holds.pages == "pages" or (holds.pages and file.durations):
+def _refuse_pages(file: ImageSequence, kind: Format, supports: Capabilities) -> None:
+    if len(file.pages) == 1 or supports.pages == "pages" or (supports.pages and file.durations):
         return
     able = _formats_that(lambda other: other.pages == "pages" or bool(file.durations and other.pages))
-    what = "holds several only as an animation" if holds.pages else "holds only one"
+    what = "holds several only as an animation" if supports.pages else "holds only one"
     raise CannotWrite(
         f"The file has {len(file.pages)} pages, and {kind.title} {what}. Select one page, or choose {able}."
     )
 
 
-def _refuse_alpha(file: File, kind: Format, holds: Holds) -> None:
-    if holds.alpha or all(page.alpha is None for page in file.pages):
+def _refuse_alpha(file: ImageSequence, kind: Format, supports: Capabilities) -> None:
+    if supports.alpha or all(page.alpha is None for page in file.pages):
         return
     able = _formats_that(lambda other: other.alpha)
     raise CannotWrite(f"The image has transparency, which {kind.title} cannot hold. Choose {able}.")
 
 
-def _formats_that(can: Callable[[Holds], bool]) -> str:
+def _formats_that(can: Callable[[Capabilities], bool]) -> str:
     """The formats that can, as in "PNG, WebP or TIFF"."""
-    return listed([kind.title for kind in FORMATS.values() if kind.writes and can(kind.writes)], "or")
+    return join_words([kind.title for kind in FORMATS.values() if kind.writes and can(kind.writes)], "or")
 
 
-def _dropped_metadata(known: Metadata, kind: Format) -> list[str]:
+def _dropped_metadata(metadata: Metadata, kind: Format) -> list[str]:
     """What of the metadata the format cannot hold, in words."""
     if kind.name == "jpeg":
-        blocks = {"EXIF": known.exif, "XMP": known.xmp}
+        blocks = {"EXIF": metadata.exif, "XMP": metadata.xmp}
         large = [name for name, block in blocks.items() if len(block or b"") > JPEG_BLOCK]
         return [f"without {name}, too large for JPEG" for name in large]
     return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from engine.imageio.formats import FORMATS, WRITTEN, listed
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS, join_words
 from service.params import DEFAULT
 from service.problems import ClientError
 
@@ -19,10 +19,10 @@ def acceptable(header: str | None) -> str:
         return DEFAULT
     ranges = dict(_ranges(header))
     # Of those liked equally the default, and then the order of the table.
-    names = sorted(WRITTEN, key=lambda name: name != DEFAULT)
+    names = sorted(WRITABLE_FORMATS, key=lambda name: name != DEFAULT)
     best = max(names, key=lambda name: _liking(ranges, FORMATS[name].media_type))
     if _liking(ranges, FORMATS[best].media_type) <= 0:
-        written = listed([FORMATS[name].media_type for name in WRITTEN])
+        written = join_words([FORMATS[name].media_type for name in WRITABLE_FORMATS])
         raise NotAcceptable(f"The request accepts {header[:200]!r}; written are {written}.")
     return best
 

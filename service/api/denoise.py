@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
-from engine.imageio.formats import FORMATS, WRITTEN
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from engine.layers import kernels
 from service.api.content_negotiation import acceptable
 from service.auth.dependencies import owner
@@ -30,7 +30,7 @@ PAGE_HEADERS = {
 }
 _CLEAN = {
     "description": "The image without its noise.",
-    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
+    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITABLE_FORMATS},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
-from engine.imageio.formats import FORMATS, WRITTEN
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from service.archives.zips import MEDIA_TYPE
 from service.auth.dependencies import Forbidden, owner
 from service.jobs.runner import taken
@@ -89,7 +89,7 @@ async def _own(request: Request, worker: Jobs, id_: Annotated[str, Path(alias="i
 Own = Annotated[Record, Depends(_own)]
 
 
-_RESULTS = [*(FORMATS[name].media_type for name in WRITTEN), MEDIA_TYPE]
+_RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE]
 _BODY = described("What POST /denoise takes, or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
     "description": "The job, which will be done, whether or not the service is started again meanwhile.",

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress, track
 from rich.table import Column, Table
 
-from engine.imageio.formats import FORMATS, WRITTEN, chosen
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS, output_format
 from service.cli.console import STOPPED, err, error, out, warn, warn_without_kernels
 from service.cli.weights import MEMORY_BUDGET, BudgetOption, DeviceOption, ModelOption, PrecisionOption, choice
 from service.params import DenoiseParams, Shown
@@ -40,7 +40,9 @@ LevelOption = Annotated[int, typer.Option(min=0, max=9, help=Settings.model_fiel
 _WISHES = DenoiseParams.model_fields
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", help=f"{' '.join(WRITTEN)}, or same.", show_default="as OUT is named, or png"),
+    typer.Option(
+        "--format", help=f"{' '.join(WRITABLE_FORMATS)}, or same.", show_default="as OUT is named, or png"
+    ),
 ]
 QualityOption = Annotated[
     int | None,
@@ -98,7 +100,7 @@ def run(
     if target == folder.PIPE and sys.stdout.isatty():
         raise typer.BadParameter("an image is no text for a terminal: redirect it, or use -o")
     if format_:
-        chosen(format_, FORMATS[WRITTEN[0]])
+        output_format(format_, FORMATS[WRITABLE_FORMATS[0]])
     order = folder.DenoiseOptions(quality, page, png_level, Finish(strength, luma, chroma, shown), memory_budget)
     weights = partial(choice, model, device, precision)
     warn_without_kernels()

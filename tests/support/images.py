@@ -8,7 +8,7 @@ from PIL import ExifTags
 from PIL import Image as PILImage
 
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Image
+from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.write import encode
 
@@ -16,7 +16,7 @@ PROFILE = bytes(range(256)) * 2
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="1"/></x:xmpmeta>'
 
 
-def noise_image(seed, dtype, channels, alpha, size=(7, 5), known=NO_METADATA):
+def noise_image(seed, dtype, channels, alpha, size=(7, 5), metadata=NO_METADATA):
     """An image of noise; floats reach beyond [0, 1]."""
     rng = np.random.default_rng(seed)
 
@@ -25,7 +25,7 @@ def noise_image(seed, dtype, channels, alpha, size=(7, 5), known=NO_METADATA):
             return torch.from_numpy((rng.standard_normal(shape) * 2).astype(dtype))
         return torch.from_numpy(rng.integers(np.iinfo(dtype).max + 1, size=shape).astype(dtype))
 
-    return Image(values(*size, channels), values(*size) if alpha else None, known)
+    return Image(values(*size, channels), values(*size) if alpha else None, metadata)
 
 
 def same_samples(one, other):
@@ -43,10 +43,10 @@ def with_alpha(image):
     return np.concatenate((samples, image.alpha.numpy()[..., None]), 2)
 
 
-def encoded_with(kind, known):
+def encoded_with(kind, metadata):
     """The bytes of a small image of this format with this metadata."""
-    image = noise_image(0, np.uint8, 3, False, (6, 9), known)
-    return encode(File(FORMATS["png"], (image,)), FORMATS[kind]).data
+    image = noise_image(0, np.uint8, 3, False, (6, 9), metadata)
+    return encode(ImageSequence(FORMATS["png"], (image,)), FORMATS[kind]).data
 
 
 def camera_exif(orientation=6, thumbnail=b"", maker=b"\1\2\3 the maker's own", order="little"):

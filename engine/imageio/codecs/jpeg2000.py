@@ -6,8 +6,8 @@ Source: ISO/IEC 15444-1:2019, annex A for the codestream, annex I for the boxes.
 import struct
 from collections.abc import Iterator
 
-from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedImage
-from engine.imageio.image import Frame, Image, from_array
+from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.image import Image, LazyFrame, from_array
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
@@ -19,19 +19,19 @@ _ENUMERATED = b"\1"
 _MAX_CHANNELS = 4
 
 
-def open_jp2(kind: Format, data: bytes) -> Iterator[Frame]:
+def open_jp2(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The image of a JP2 file, or of a bare codestream."""
     import imagecodecs
 
     has_boxes = data.startswith(b"\0")
     codestream = next((body for kind, body in boxes(data) if kind == b"jp2c"), b"") if has_boxes else data
     size, bits = _read_header(codestream, _colour_space(data) if has_boxes else None)
-    known = read_box_metadata(data) if has_boxes else NO_METADATA
+    metadata = read_box_metadata(data) if has_boxes else NO_METADATA
 
     def load() -> tuple[Image, tuple[str, ...]]:
-        return from_array(imagecodecs.jpeg2k_decode(data), bits, known), ()
+        return from_array(imagecodecs.jpeg2k_decode(data), bits, metadata), ()
 
-    yield Frame(size, bits, load)
+    yield LazyFrame(size, bits, load)
 
 
 def _read_header(codestream: bytes, colour_space: int | None) -> tuple[tuple[int, int], int]:
@@ -52,7 +52,7 @@ def _read_header(codestream: bytes, colour_space: int | None) -> tuple[tuple[int
     elif colour_space not in (_SRGB, _GREY, None):
         fault = f"colour space {colour_space}, which is neither sRGB nor grey"
     if fault:
-        raise UnsupportedImage(f"The JPEG 2000 file has {fault}. {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The JPEG 2000 file has {fault}. {SUPPORTED_PIXELS}.")
     return (right - left, bottom - top), bits
 
 

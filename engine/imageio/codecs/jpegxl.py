@@ -6,8 +6,8 @@ So the header is read here. Source: ISO/IEC 18181-1:2024, annex D.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedImage
-from engine.imageio.image import Frame, Image, from_array
+from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.image import Image, LazyFrame, from_array
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
@@ -24,21 +24,21 @@ _ALPHA = 0  # ExtraChannelType
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
-def open_jxl(kind: Format, data: bytes) -> Iterator[Frame]:
+def open_jxl(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The image of a file with boxes, or of a bare codestream."""
     import imagecodecs
 
     header = read_header(data)
-    known = read_box_metadata(data) if data.startswith(b"\0") else NO_METADATA
+    metadata = read_box_metadata(data) if data.startswith(b"\0") else NO_METADATA
     if header.fault:
-        raise UnsupportedImage(f"The JPEG XL file has {header.fault}. {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The JPEG XL file has {header.fault}. {SUPPORTED_PIXELS}.")
 
     def load() -> tuple[Image, tuple[str, ...]]:
         # The decoder turns the image upright.
         values = imagecodecs.jpegxl_decode(data)
-        return from_array(values, 8 * values.dtype.itemsize, known), ()
+        return from_array(values, 8 * values.dtype.itemsize, metadata), ()
 
-    yield Frame(header.size, header.bits, load)
+    yield LazyFrame(header.size, header.bits, load)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from engine.imageio.codecs.png import refuse_missing_rows
-from engine.imageio.formats import PIXELS_TAKEN, Format, UnsupportedImage
-from engine.imageio.image import STRIP, File, Frame, Image, from_array, to_array
+from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
 from engine.imageio.metadata import Metadata
 from engine.imageio.metadata.limits import MAX_BYTES
 from engine.imageio.metadata.pillow import metadata_from_info, save_options
@@ -48,7 +48,7 @@ PILImage.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # as Pil
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_BYTES
 
 
-def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
+def open_pillow(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The frames of a file in any format that Pillow opens."""
     with PILImage.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
         number = 1 if image.info.get("default_image") else 0
@@ -60,7 +60,7 @@ def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
                 image.seek(number)
             except EOFError:
                 return
-            yield Frame(
+            yield LazyFrame(
                 image.size,
                 _bits(kind, data, image),
                 lambda: _load(kind, data, image),
@@ -93,20 +93,20 @@ def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image,
         return convert_to_srgb(image)
     if kind.name == "png" and _ends_in_zeros(image):
         refuse_missing_rows(data)
-    known = _metadata(kind, data, image)
+    metadata = _metadata(kind, data, image)
     # Pillow draws the next frame over this one, so a frame is copied.
     is_animated = getattr(image, "is_animated", False)
-    return from_pil(turn_upright(image, copy=is_animated), known.upright()), ()
+    return from_pil(turn_upright(image, copy=is_animated), metadata.upright()), ()
 
 
-def _load_deep(kind: Format, data: bytes, bits: int, known: Metadata) -> Image:
+def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
     import imagecodecs
 
     if kind.name == "png":
         values = imagecodecs.png_decode(png_without_metadata(data))
     else:
         values = imagecodecs.avif_decode(data)
-    return from_array(values, bits, known, known.orientation)
+    return from_array(values, bits, metadata, metadata.orientation)
 
 
 def _ends_in_zeros(image: PILImage.Image) -> bool:
@@ -133,7 +133,7 @@ def refuse_unsupported(image: ImageFile.ImageFile, bits: int) -> None:
         return
     name = "colour" if image.mode in _COLOUR else _OTHER_MODES.get(image.mode, image.mode)
     if bits > 8 or image.mode not in _GREY | _COLOUR:
-        raise UnsupportedImage(f"The image's pixels are {name} of {bits} bits a channel. {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image's pixels are {name} of {bits} bits a channel. {SUPPORTED_PIXELS}.")
 
 
 def _refuse_animation(kind: Format, image: PILImage.Image) -> None:
@@ -164,7 +164,7 @@ def _find_all(data: bytes, name: bytes) -> Iterator[int]:
         at = data.find(name, at + 1, _AVIF_HEADER)
 
 
-def from_pil(image: PILImage.Image, known: Metadata) -> Image:
+def from_pil(image: PILImage.Image, metadata: Metadata) -> Image:
     """The Image of a Pillow image that is upright."""
     mode, channels = ("L", 1) if image.mode in _GREY else ("RGB", 3)
     alpha = None
@@ -174,9 +174,9 @@ def from_pil(image: PILImage.Image, known: Metadata) -> Image:
     else:
         colour = _samples(image, channels, lambda strip: strip.convert(mode))
     # GIF and small PNG files hold a grey image as a palette of greys. A colour profile would be one for RGB.
-    if image.mode in _PALETTE and not known.icc_profile and _is_grey(colour):
+    if image.mode in _PALETTE and not metadata.icc_profile and _is_grey(colour):
         colour = colour[..., :1].contiguous()
-    return Image(colour, alpha, known)
+    return Image(colour, alpha, metadata)
 
 
 def _samples(image: PILImage.Image, channels: int, convert: Callable[[PILImage.Image], PILImage.Image]) -> Tensor:
@@ -204,7 +204,7 @@ def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]
     if is_cmyk and not profile:
         raise UnsupportedImage(
             "The image's pixels are CMYK of 8 bits a channel, without the colour profile that defines the inks. "
-            f"Embed the profile, or convert the image to RGB. {PIXELS_TAKEN}."
+            f"Embed the profile, or convert the image to RGB. {SUPPORTED_PIXELS}."
         )
     source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
     transform = ImageCms.buildTransform(
@@ -216,16 +216,16 @@ def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
     samples = _samples(turn_upright(image), 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
-    known = replace(metadata_from_info(image.info).upright(), icc_profile=None)
-    return Image(samples, None, known), (f"{name} to sRGB",)
+    metadata = replace(metadata_from_info(image.info).upright(), icc_profile=None)
+    return Image(samples, None, metadata), (f"{name} to sRGB",)
 
 
-def save_pillow(file: File, kind: Format, quality: int | None) -> bytes:
+def save_pillow(file: ImageSequence, kind: Format, quality: int | None) -> bytes:
     """The pages as a JPEG, WebP or AVIF file. quality: 1 to 100; None for the format's own."""
-    known = file.pages[0].metadata
+    metadata = file.pages[0].metadata
     if kind.name == "jpeg":
-        known = known.without_blocks_over(JPEG_BLOCK)
-    options: dict[str, Any] = save_options(known, has_dpi=kind.name == "jpeg")
+        metadata = metadata.without_blocks_over(JPEG_BLOCK)
+    options: dict[str, Any] = save_options(metadata, has_dpi=kind.name == "jpeg")
     # Colour at full resolution: denoised images have fine colour detail.
     options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
     if kind.name == "webp":

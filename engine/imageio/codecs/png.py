@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.imageio.formats import BrokenImage
-from engine.imageio.image import File, to_array
+from engine.imageio.image import ImageSequence, to_array
 from engine.imageio.metadata.png import add_png_metadata, png_chunk, png_chunks
 
 Rows = NDArray[np.uint8]
@@ -51,7 +51,7 @@ _CHUNK_BYTES = 2**30
 _INFLATE_BYTES = 2**20
 
 
-def write_png(file: File, level: int) -> bytes:
+def write_png(file: ImageSequence, level: int) -> bytes:
     """The pages as PNG, animated if there are more than one."""
     first, *rest = (encode(to_array(page), level) for page in file.pages)
     first = add_png_metadata(first, file.pages[0].metadata)

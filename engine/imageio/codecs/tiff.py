@@ -16,8 +16,8 @@ from engine.imageio.codecs.pillow import (
     refuse_unsupported,
     turn_upright,
 )
-from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
-from engine.imageio.image import Frame, Image, from_array, to_array
+from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
+from engine.imageio.image import Image, LazyFrame, from_array, to_array
 from engine.imageio.metadata.tiff import (
     add_tiff_exif,
     read_tiff_metadata,
@@ -57,7 +57,7 @@ _MAX_EXTRA_ROWS = 65536
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
-def open_tiff(kind: Format, data: bytes) -> Iterator[Frame]:
+def open_tiff(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The pages, without previews and masks."""
     import tifffile
 
@@ -71,7 +71,7 @@ def open_tiff(kind: Format, data: bytes) -> Iterator[Frame]:
             assert isinstance(page, tifffile.TiffPage)
             if not page.subfiletype & (_PREVIEW | _MASK) or not number:
                 bits = 32 if page.dtype and page.dtype.kind == "f" else page.bitspersample
-                yield Frame((page.imagewidth, page.imagelength), bits, _loader(data, page, number))
+                yield LazyFrame((page.imagewidth, page.imagelength), bits, _loader(data, page, number))
             number += 1
     if not number:
         raise BrokenImage("The TIFF file's header is broken, cut short or of an unsupported kind.")
@@ -79,7 +79,7 @@ def open_tiff(kind: Format, data: bytes) -> Iterator[Frame]:
 
 def _loader(data: bytes, page: "TiffPage", number: int) -> Callable[[], tuple[Image, tuple[str, ...]]]:
     def load() -> tuple[Image, tuple[str, ...]]:
-        known = read_tiff_metadata(data, page.offset)
+        metadata = read_tiff_metadata(data, page.offset)
         _refuse_unsupported(page)
         bits = page.bitspersample
         if bits <= 8 and not _is_plain(page):
@@ -91,10 +91,10 @@ def _loader(data: bytes, page: "TiffPage", number: int) -> Callable[[], tuple[Im
                 refuse_unsupported(image, bits)
                 if image.mode in CONVERTED:
                     return convert_to_srgb(image)
-                return from_pil(turn_upright(image), known.upright()), ()
+                return from_pil(turn_upright(image), metadata.upright()), ()
         values = _read_samples(data, page)
         changed = ("float16 to float32",) if values.dtype == np.float16 else ()
-        return from_array(values, bits, known, known.orientation), changed
+        return from_array(values, bits, metadata, metadata.orientation), changed
 
     return load
 
@@ -134,7 +134,7 @@ def _refuse_unsupported(page: "TiffPage") -> None:
     elif page.imagedepth != 1:
         fault = "a volume"
     if fault:
-        raise UnsupportedImage(f"The image's pixels are {fault}. {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image's pixels are {fault}. {SUPPORTED_PIXELS}.")
 
 
 def _read_samples(data: bytes, page: "TiffPage") -> NDArray[Any]:
@@ -185,9 +185,9 @@ def write_tiff(pages: Sequence[Image]) -> bytes:
     """The pages as a TIFF file, compressed with deflate."""
     import tifffile
 
-    known = pages[0].metadata
+    metadata = pages[0].metadata
     encoded = BytesIO()
-    with tifffile.TiffWriter(encoded, byteorder=tiff_byte_order(known)) as writer:
+    with tifffile.TiffWriter(encoded, byteorder=tiff_byte_order(metadata)) as writer:
         for page in pages:
             writer.write(
                 to_array(page),
@@ -206,4 +206,4 @@ def write_tiff(pages: Sequence[Image]) -> bytes:
                 software=False,
                 maxworkers=1,
             )
-    return add_tiff_exif(encoded.getvalue(), known)
+    return add_tiff_exif(encoded.getvalue(), metadata)

@@ -18,7 +18,7 @@ from engine.batch.tasks import (
     plan,
     remaining,
 )
-from engine.imageio.formats import kind_of
+from engine.imageio.formats import detect_format
 from engine.inference.denoise import Finish
 from engine.inference.model_selection import always
 from engine.models.networks import UNetConfig, build_network
@@ -80,7 +80,7 @@ def test_images_are_written_in_the_format_of_their_task_and_what_it_lacks_is_tol
     outcomes = list(denoise_files(always(net), plan([shots], tmp_path / "clean", format_="jpeg")))
 
     assert [outcome.changed for outcome in outcomes] == [(), (), ("16 bits a channel to 8 bits a channel",)]
-    assert {kind_of(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
+    assert {detect_format(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
 
 
 def test_an_order_says_how_the_images_are_finished(shots, net):

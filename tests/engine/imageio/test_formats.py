@@ -7,12 +7,12 @@ import pytest
 
 from engine.imageio.formats import (
     FORMATS,
-    KINDS_TAKEN,
     SAME,
-    WRITTEN,
+    SUPPORTED_FORMATS,
+    WRITABLE_FORMATS,
     CannotWrite,
-    chosen,
-    kind_of,
+    detect_format,
+    output_format,
     table_rows,
 )
 
@@ -26,19 +26,19 @@ def test_the_readme_has_the_table():
 def test_the_readme_names_every_output_format():
     [row] = [line for line in README.read_text().splitlines() if line.startswith("| `format` |")]
 
-    assert re.findall("`([a-z]+)`", row)[1 : len(WRITTEN) + 2] == [*WRITTEN, SAME]
+    assert re.findall("`([a-z]+)`", row)[1 : len(WRITABLE_FORMATS) + 2] == [*WRITABLE_FORMATS, SAME]
 
 
 def test_no_suffix_belongs_to_two_formats():
     suffixes = [suffix for kind in FORMATS.values() for suffix in kind.suffixes]
 
     assert len(suffixes) == len(set(suffixes))
-    assert all(kind.title in KINDS_TAKEN for kind in FORMATS.values())
+    assert all(kind.title in SUPPORTED_FORMATS for kind in FORMATS.values())
 
 
 def test_same_stands_for_the_format_of_the_input():
-    assert chosen(SAME, FORMATS["tiff"]).name == "tiff"
-    assert chosen("webp", FORMATS["tiff"]).name == "webp"
+    assert output_format(SAME, FORMATS["tiff"]).name == "tiff"
+    assert output_format("webp", FORMATS["tiff"]).name == "webp"
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_same_stands_for_the_format_of_the_input():
 )
 def test_a_format_that_is_not_written_is_refused(name, came, message):
     with pytest.raises(CannotWrite, match=message):
-        chosen(name, FORMATS[came])
+        output_format(name, FORMATS[came])
 
 
 def test_a_video_is_refused_by_name():
     with pytest.raises(ValueError, match=r"a video or other ISO media file\. Supported formats: JPEG, PNG"):
-        kind_of(b"\0\0\0\x20ftypisom\0\0\0\0")
+        detect_format(b"\0\0\0\x20ftypisom\0\0\0\0")

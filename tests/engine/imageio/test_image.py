@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.imageio.formats import UnsupportedImage
-from engine.imageio.image import Image, from_array, in_mode, to_pixels, to_samples
+from engine.imageio.image import Image, convert_mode, from_array, to_pixels, to_samples
 from engine.imageio.metadata import NO_METADATA, Metadata
 from tests.support.images import camera_exif, with_alpha
 
@@ -81,8 +81,8 @@ def test_an_array_of_five_channels_is_refused():
 def test_a_mode_adds_channels_and_removes_none():
     grey = Image(torch.full((2, 3, 1), 7, dtype=torch.uint8))
 
-    colour = in_mode(grey, colour=True, alpha=True)
-    unchanged = in_mode(colour, colour=False, alpha=False)
+    colour = convert_mode(grey, colour=True, alpha=True)
+    unchanged = convert_mode(colour, colour=False, alpha=False)
 
     assert colour.samples.tolist() == [[[7] * 3] * 3] * 2
     assert colour.alpha.tolist() == [[255] * 3] * 2

@@ -14,13 +14,13 @@ from PIL import Image as PILImage
 from engine.imageio.formats import (
     FORMATS,
     BrokenImage,
-    CannotWrite,
     ImageTooLarge,
-    NotAImage,
+    NotAnImage,
+    PageNotFound,
     UnsupportedImage,
 )
-from engine.imageio.image import STRIP, File
-from engine.imageio.read import decode, image_files, outline, read, read_rgb
+from engine.imageio.image import STRIP, ImageSequence
+from engine.imageio.read import decode, image_files, read, read_info, read_rgb
 from engine.imageio.write import encode
 from tests.support.images import noise_image, same_samples
 
@@ -30,8 +30,8 @@ PILLOW_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (b"", NotAImage, "The file is empty: 0 bytes. Supported formats: JPEG, PNG, WebP"),
-        (b"hello, I am text", NotAImage, re.escape("16 bytes that begin with b'hello, I am '. Supported")),
+        (b"", NotAnImage, "The file is empty: 0 bytes. Supported formats: JPEG, PNG, WebP"),
+        (b"hello, I am text", NotAnImage, re.escape("16 bytes that begin with b'hello, I am '. Supported")),
         (b"\0\0\0\x1cftypisom\0\0\0\0", UnsupportedImage, "a video or other ISO media file. Supported formats"),
         (b"%PDF-1.7", UnsupportedImage, "This is a PDF file. Supported formats"),
         (b"\x89PNG\r\n\x1a\n", BrokenImage, "PNG file's header is broken"),
@@ -65,7 +65,7 @@ def test_a_file_with_changed_bytes_raises_only_our_errors(kind, samples, file_of
             data[random.randrange(4, min(len(data), 200))] = random.choice([0, 1, 127, 255])
         try:
             decode(bytes(data), max_pixels=10_000)
-        except (NotAImage, BrokenImage, UnsupportedImage, ImageTooLarge):
+        except (NotAnImage, BrokenImage, UnsupportedImage, ImageTooLarge):
             refused += 1
 
     assert refused > 5
@@ -98,12 +98,12 @@ def test_images_of_many_strips_are_decoded_whole(samples, file_of):
 
 def test_one_page_can_be_read_alone():
     pages = tuple(noise_image(seed, np.uint8, 3, False) for seed in range(3))
-    data = encode(File(FORMATS["tiff"], pages), FORMATS["tiff"]).data
+    data = encode(ImageSequence(FORMATS["tiff"], pages), FORMATS["tiff"]).data
 
     [page] = read(data, page=2).pages
 
     assert same_samples(page, pages[1])
-    with pytest.raises(CannotWrite, match="There is no page 4: the TIFF file has 3 pages"):
+    with pytest.raises(PageNotFound, match="There is no page 4: the TIFF file has 3 pages"):
         read(data, page=4)
     with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
         read(data, max_pages=2)
@@ -156,16 +156,16 @@ def written_here():
         if kind.writes and not kind.quality:
             for depth in kind.writes.depths:
                 page = noise_image(0, dtypes[depth], 3, False)
-                yield f"{kind.name}, {depth}", encode(File(kind, (page,)), kind).data
+                yield f"{kind.name}, {depth}", encode(ImageSequence(kind, (page,)), kind).data
     pages = (
         noise_image(1, np.uint8, 1, False),
         noise_image(2, np.uint16, 3, True, (4, 9)),
         noise_image(3, np.uint8, 3, False),
     )
-    yield "pages", encode(File(FORMATS["tiff"], pages), FORMATS["tiff"]).data
+    yield "pages", encode(ImageSequence(FORMATS["tiff"], pages), FORMATS["tiff"]).data
     frames = tuple(noise_image(seed, np.uint8, 3, False) for seed in range(3))
     for kind in ("png", "webp", "avif"):
-        yield f"frames, {kind}", encode(File(FORMATS["gif"], frames, (40, 50, 60)), FORMATS[kind]).data
+        yield f"frames, {kind}", encode(ImageSequence(FORMATS["gif"], frames, (40, 50, 60)), FORMATS[kind]).data
 
 
 def written_by_pillow(pixels):
@@ -190,7 +190,7 @@ def written_by_pillow(pixels):
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in every_kind()])
 def test_headers_tell_what_reading_will_return(data):
     for page in (None, 1, len(read(data).pages)):
-        file, told = read(data, page=page), outline(data, page=page)
+        file, told = read(data, page=page), read_info(data, page=page)
 
         assert told.kind == file.kind
         assert told.pixels == sum(each.samples.shape[:2].numel() for each in file.pages)
@@ -200,7 +200,7 @@ def test_headers_tell_what_reading_will_return(data):
 def test_headers_are_read_where_pixels_are_missing(samples, file_of):
     cut = file_of(samples(300, 200))[:5000]
 
-    assert outline(cut).pixels == 300 * 200
+    assert read_info(cut).pixels == 300 * 200
     with pytest.raises(BrokenImage):
         read(cut)
 
@@ -210,13 +210,13 @@ def test_headers_alone_raise_the_errors_of_reading(file_of):
     animation = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
     with pytest.raises(ImageTooLarge, match="first 3 pages have 90 pixels; at most 89 are taken"):
-        outline(animation, max_pixels=89)
+        read_info(animation, max_pixels=89)
     with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
-        outline(animation, max_pages=2)
-    with pytest.raises(NotAImage, match="This is not an image"):
-        outline(b"not an image")
+        read_info(animation, max_pages=2)
+    with pytest.raises(NotAnImage, match="This is not an image"):
+        read_info(b"not an image")
     with pytest.raises(BrokenImage, match="PNG file's header is broken"):
-        outline(b"\x89PNG\r\n\x1a\n")
+        read_info(b"\x89PNG\r\n\x1a\n")
 
 
 # Files and folders
@@ -237,7 +237,7 @@ def test_a_broken_file_is_named(tmp_path):
     file = tmp_path / "notes.png"
     file.write_bytes(b"no image")
 
-    with pytest.raises(NotAImage, match=r"notes\.png: This is not an image"):
+    with pytest.raises(NotAnImage, match=r"notes\.png: This is not an image"):
         read_rgb(file)
 
 

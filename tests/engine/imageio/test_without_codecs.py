@@ -19,13 +19,13 @@ sys.meta_path.insert(0, Blocked())
 READ_AND_WRITE = """
 import torch
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Image
+from engine.imageio.image import ImageSequence, Image
 from engine.imageio.read import read
 from engine.imageio.write import encode
 
 noise = torch.randint(256, (9, 7, 3), dtype=torch.uint8)
 for name, most in (("png", 0), ("jpeg", 60)):
-    written = encode(File(FORMATS[name], (Image(noise),)), FORMATS[name], quality=100)
+    written = encode(ImageSequence(FORMATS[name], (Image(noise),)), FORMATS[name], quality=100)
     back = read(written.data).pages[0]
     assert (back.samples.int() - noise.int()).abs().max() <= most, name
 """
@@ -34,7 +34,7 @@ import sys
 from pathlib import Path
 import torch
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Image
+from engine.imageio.image import ImageSequence, Image
 from engine.imageio.read import read
 from engine.imageio.write import encode
 
@@ -44,7 +44,7 @@ for path in sys.argv[1:]:
     except ValueError as error:
         print(type(error).__name__, error)
 try:
-    encode(File(FORMATS["png"], (Image(torch.zeros(2, 2, 3, dtype=torch.uint8)),)), FORMATS["tiff"])
+    encode(ImageSequence(FORMATS["png"], (Image(torch.zeros(2, 2, 3, dtype=torch.uint8)),)), FORMATS["tiff"])
 except ValueError as error:
     print(type(error).__name__, error)
 """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from engine.imageio.formats import FORMATS, CannotWrite
-from engine.imageio.image import File, Image
+from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import decode, read
 from engine.imageio.write import encode, encode_png
@@ -35,20 +35,22 @@ LOSSLESS = [kind for kind in FORMATS.values() if kind.writes and not kind.qualit
         st.none() | st.tuples(st.sampled_from([72.0, 300.0]), st.sampled_from([72.0, 300.0])),
     ),
 )
-def test_lossless_formats_return_every_bit(which, channels, alpha, size, seed, known):
+def test_lossless_formats_return_every_bit(which, channels, alpha, size, seed, metadata):
     kind, depth = which
-    image = noise_image(seed, DTYPES[depth], channels if kind.writes.grey else 3, alpha, size, known)
+    image = noise_image(seed, DTYPES[depth], channels if kind.writes.grey else 3, alpha, size, metadata)
 
-    written = encode(File(kind, (image,)), kind)
+    written = encode(ImageSequence(kind, (image,)), kind)
     back = read(written.data)
 
     assert same_samples(back.pages[0], image)
     assert back.kind == kind
     assert (written.changed, back.changed) == ((), ())
-    assert back.pages[0].metadata.icc_profile == known.icc_profile
-    assert back.pages[0].metadata.xmp == known.xmp
+    assert back.pages[0].metadata.icc_profile == metadata.icc_profile
+    assert back.pages[0].metadata.xmp == metadata.xmp
     # PNG stores whole dots per metre.
-    assert back.pages[0].metadata.resolution == (known.resolution and pytest.approx(known.resolution, rel=2e-4))
+    assert back.pages[0].metadata.resolution == (
+        metadata.resolution and pytest.approx(metadata.resolution, rel=2e-4)
+    )
 
 
 @pytest.mark.parametrize("level", range(10))
@@ -71,7 +73,7 @@ def test_images_of_one_pixel_or_line_are_written_and_read(size, grey):
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_an_animation_keeps_its_frames_and_their_timing(kind):
     frames = tuple(noise_image(seed, np.uint8, 3, False, (20, 30)) for seed in range(4))
-    animation = File(FORMATS["gif"], frames, (40, 50, 60, 70), 3)
+    animation = ImageSequence(FORMATS["gif"], frames, (40, 50, 60, 70), 3)
 
     data = encode(animation, FORMATS[kind]).data
     back = read(data)
@@ -90,7 +92,7 @@ def test_the_pages_of_a_tiff_keep_their_own_sizes_and_depths():
         noise_image(3, np.float32, 3, False),
     )
 
-    back = read(encode(File(FORMATS["tiff"], pages), FORMATS["tiff"]).data)
+    back = read(encode(ImageSequence(FORMATS["tiff"], pages), FORMATS["tiff"]).data)
 
     assert len(back.pages) == 3
     assert all(map(same_samples, back.pages, pages))
@@ -102,7 +104,7 @@ def test_the_pages_of_a_tiff_keep_their_own_sizes_and_depths():
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
 def test_a_depth_that_the_format_cannot_hold_is_reported(kind):
-    deep = File(FORMATS["png"], (noise_image(0, np.uint16, 3, False),))
+    deep = ImageSequence(FORMATS["png"], (noise_image(0, np.uint16, 3, False),))
 
     written = encode(deep, FORMATS[kind])
 
@@ -112,7 +114,7 @@ def test_a_depth_that_the_format_cannot_hold_is_reported(kind):
 def test_floats_become_16_bits_in_a_png_clipped_and_rounded():
     floats = Image(torch.tensor([-1.0, 0.25, 2.0]).view(1, 3, 1))
 
-    written = encode(File(FORMATS["tiff"], (floats,)), FORMATS["png"])
+    written = encode(ImageSequence(FORMATS["tiff"], (floats,)), FORMATS["png"])
 
     assert written.changed == ("floating point to 16 bits a channel, clipped to black and white",)
     assert decode(written.data).samples.flatten().tolist() == [0, 16384, 65535]
@@ -120,7 +122,7 @@ def test_floats_become_16_bits_in_a_png_clipped_and_rounded():
 
 def test_what_an_animation_loses_in_tiff_and_avif_is_reported():
     frames = tuple(noise_image(seed, np.uint8, 3, True) for seed in range(2))
-    animation = File(FORMATS["gif"], frames, (40, 50), 3)
+    animation = ImageSequence(FORMATS["gif"], frames, (40, 50), 3)
 
     tiff, avif = (encode(animation, FORMATS[kind]).changed for kind in ("tiff", "avif"))
 
@@ -129,9 +131,11 @@ def test_what_an_animation_loses_in_tiff_and_avif_is_reported():
 
 
 def test_metadata_too_large_for_jpeg_is_left_out_and_reported():
-    known = Metadata(xmp=b"<x:xmpmeta>" + bytes(70_000) + b"</x:xmpmeta>")
+    metadata = Metadata(xmp=b"<x:xmpmeta>" + bytes(70_000) + b"</x:xmpmeta>")
 
-    written = encode(File(FORMATS["png"], (noise_image(0, np.uint8, 3, False, known=known),)), FORMATS["jpeg"])
+    written = encode(
+        ImageSequence(FORMATS["png"], (noise_image(0, np.uint8, 3, False, metadata=metadata),)), FORMATS["jpeg"]
+    )
 
     assert written.changed == ("without XMP, too large for JPEG",)
     assert decode(written.data).metadata.xmp is None
@@ -141,7 +145,7 @@ def test_transparency_is_refused_with_the_formats_that_hold_it():
     with pytest.raises(
         CannotWrite, match=r"transparency, which JPEG cannot hold\. Choose PNG, WebP, TIFF or AVIF"
     ):
-        encode(File(FORMATS["png"], (noise_image(0, np.uint8, 3, True),)), FORMATS["jpeg"])
+        encode(ImageSequence(FORMATS["png"], (noise_image(0, np.uint8, 3, True),)), FORMATS["jpeg"])
 
 
 @pytest.mark.parametrize(
@@ -163,22 +167,22 @@ def test_pages_are_refused_with_the_formats_that_hold_them(kind, durations, mess
     pages = noise_image(0, np.uint8, 3, False), noise_image(1, np.uint8, 3, False)
 
     with pytest.raises(CannotWrite, match=message):
-        encode(File(FORMATS["tiff"], pages, durations), FORMATS[kind])
+        encode(ImageSequence(FORMATS["tiff"], pages, durations), FORMATS[kind])
 
 
 def test_a_side_that_is_too_long_is_refused():
     with pytest.raises(CannotWrite, match="A side of the image has 16384 pixels; WebP holds at most 16383"):
-        encode(File(FORMATS["png"], (noise_image(0, np.uint8, 3, False, (1, 16384)),)), FORMATS["webp"])
+        encode(ImageSequence(FORMATS["png"], (noise_image(0, np.uint8, 3, False, (1, 16384)),)), FORMATS["webp"])
 
 
 def test_a_format_that_is_only_read_is_refused():
     with pytest.raises(CannotWrite, match="BMP can be read but not written"):
-        encode(File(FORMATS["png"], (noise_image(0, np.uint8, 3, False),)), FORMATS["bmp"])
+        encode(ImageSequence(FORMATS["png"], (noise_image(0, np.uint8, 3, False),)), FORMATS["bmp"])
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
 def test_higher_quality_makes_a_larger_file(kind, samples):
-    file = File(FORMATS["png"], (Image(torch.from_numpy(samples(64, 64))),))
+    file = ImageSequence(FORMATS["png"], (Image(torch.from_numpy(samples(64, 64))),))
 
     low, high = (len(encode(file, FORMATS[kind], quality).data) for quality in (30, 95))
 

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from engine.imageio.formats import FORMATS, BrokenImage
-from engine.imageio.image import Written
+from engine.imageio.image import EncodedImage
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
 from service.api import batch
@@ -291,7 +291,7 @@ class Images:
         done.cancel()
         if left:
             raise Cancelled
-        return SimpleNamespace(written=Written(FORMATS["png"], body), headers={})
+        return SimpleNamespace(written=EncodedImage(FORMATS["png"], body), headers={})
 
     def finish(self, *bodies):
         for body in bodies:

@@ -136,13 +136,13 @@ def test_any_block_is_made_upright_or_refused(data):
         block[data.draw(st.integers(0, len(block) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(block[: data.draw(st.integers(0, len(block)))])
 
-    known = Metadata(exif=cut)
+    metadata = Metadata(exif=cut)
     try:
-        upright = known.upright()
+        upright = metadata.upright()
     except MetadataTooLarge:
         return
 
-    assert upright.exif is None or upright.orientation == 1 or known.orientation == upright.orientation
+    assert upright.exif is None or upright.orientation == 1 or metadata.orientation == upright.orientation
     exif_resolution(upright.exif)
     encoded_with("tiff", upright)
     encoded_with("webp", Metadata(exif=upright.exif, resolution=(300.0, 300.0)).without_blocks_over(10**6))

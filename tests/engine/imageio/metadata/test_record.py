@@ -15,9 +15,9 @@ FORMATS_WITH_METADATA = ["jpeg", "png", "webp", "tiff", "avif"]
 @pytest.mark.parametrize("order", ["little", "big"])
 @pytest.mark.parametrize("kind", FORMATS_WITH_METADATA)
 def test_every_block_comes_back_and_pillow_reads_it(kind, order):
-    known = Metadata(PROFILE, camera_exif(1, order=order), XMP, (300.0, 200.0))
+    metadata = Metadata(PROFILE, camera_exif(1, order=order), XMP, (300.0, 200.0))
 
-    data = encoded_with(kind, known)
+    data = encoded_with(kind, metadata)
     back = read(data).pages[0].metadata
     with PILImage.open(io.BytesIO(data)) as image:
         image.load()
@@ -27,15 +27,15 @@ def test_every_block_comes_back_and_pillow_reads_it(kind, order):
     assert back.icc_profile == profile == PROFILE
     assert back.xmp == xmp == XMP
     assert back.resolution == pytest.approx((300, 200), rel=1e-4)
-    assert exif_tags(back.exif) == exif_tags(seen) == exif_tags(known.exif)
+    assert exif_tags(back.exif) == exif_tags(seen) == exif_tags(metadata.exif)
     assert not back.lost
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_exif_comes_back_byte_for_byte(kind):
-    known = Metadata(exif=camera_exif(1))
+    metadata = Metadata(exif=camera_exif(1))
 
-    assert read(encoded_with(kind, known)).pages[0].metadata.exif == known.exif
+    assert read(encoded_with(kind, metadata)).pages[0].metadata.exif == metadata.exif
 
 
 @pytest.mark.parametrize("kind", FORMATS_WITH_METADATA)
