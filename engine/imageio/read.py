@@ -130,27 +130,26 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
         if page:
             break
     if not pages:
-        raise PageNotFound(
-            f"There is no page {page}: the {kind.title} file has {count} page{'s' * (count != 1)}."
-        )
+        existing = f"{count} page" if count == 1 else f"{count} pages"
+        raise PageNotFound(f"There is no page {page}: the {kind.title} file has {existing}.")
     timed = tuple(each or 0 for each in durations) if len(pages) > 1 and None not in durations else None
     return ImageSequence(kind, _in_one_mode(pages) if timed else tuple(pages), timed, plays, tuple(changed))
 
 
 def _refuse_more_pages(pages: int, max_pages: int) -> None:
     if pages > max_pages:
-        raise ImageTooLarge(f"The file has more than {max_pages} pages, which are taken; page= takes one.")
+        raise ImageTooLarge(f"The file has more than {max_pages} pages, the limit. Select one page.")
 
 
 def _refuse_more_pixels(size: tuple[int, int], pixels: int, pages: int, max_pixels: int | None) -> None:
     width, height = size
     if not width or not height:
-        raise BrokenImage(f"The image has {width} x {height} pixels.")
+        raise BrokenImage(f"The {width} x {height} image has no pixels.")
     if max_pixels is not None and pixels > max_pixels:
         raise ImageTooLarge(
-            f"The image has {width} x {height} = {pixels} pixels; at most {max_pixels} are taken."
+            f"The image has {width} x {height} = {pixels} pixels; the limit is {max_pixels}."
             if pages == 1
-            else f"The first {pages} pages have {pixels} pixels; at most {max_pixels} are taken. page= takes one."
+            else f"The first {pages} pages have {pixels} pixels; the limit is {max_pixels}. Select one page."
         )
 
 

@@ -74,7 +74,7 @@ def test_a_file_with_changed_bytes_raises_only_our_errors(kind, samples, file_of
 def test_an_image_is_refused_by_its_header_alone(file_of):
     header = file_of(PILImage.new("L", (20, 10)))[:45]
 
-    with pytest.raises(ImageTooLarge, match="20 x 10 = 200 pixels; at most 199 are taken"):
+    with pytest.raises(ImageTooLarge, match="20 x 10 = 200 pixels; the limit is 199"):
         decode(header, max_pixels=199)
 
 
@@ -105,9 +105,9 @@ def test_one_page_can_be_read_alone():
     assert same_samples(page, pages[1])
     with pytest.raises(PageNotFound, match="There is no page 4: the TIFF file has 3 pages"):
         read(data, page=4)
-    with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
+    with pytest.raises(ImageTooLarge, match=r"more than 2 pages, the limit\. Select one page\."):
         read(data, max_pages=2)
-    with pytest.raises(ImageTooLarge, match="first 3 pages have 105 pixels; at most 104 are taken"):
+    with pytest.raises(ImageTooLarge, match="first 3 pages have 105 pixels; the limit is 104"):
         read(data, max_pixels=104)
 
 
@@ -209,9 +209,9 @@ def test_headers_alone_raise_the_errors_of_reading(file_of):
     frames = [PILImage.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
     animation = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
-    with pytest.raises(ImageTooLarge, match="first 3 pages have 90 pixels; at most 89 are taken"):
+    with pytest.raises(ImageTooLarge, match="first 3 pages have 90 pixels; the limit is 89"):
         read_info(animation, max_pixels=89)
-    with pytest.raises(ImageTooLarge, match="more than 2 pages, which are taken; page= takes one"):
+    with pytest.raises(ImageTooLarge, match=r"more than 2 pages, the limit\. Select one page\."):
         read_info(animation, max_pages=2)
     with pytest.raises(NotAnImage, match="This is not an image"):
         read_info(b"not an image")

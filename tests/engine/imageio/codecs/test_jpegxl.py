@@ -28,5 +28,5 @@ def test_linear_light_is_refused_rather_than_shown_too_dark():
 def test_a_jpeg_xl_is_refused_by_its_header():
     data = imagecodecs.jpegxl_encode(np.zeros((300, 200, 3), np.uint8), lossless=True)
 
-    with pytest.raises(ImageTooLarge, match="200 x 300 = 60000 pixels; at most 59999"):
+    with pytest.raises(ImageTooLarge, match="200 x 300 = 60000 pixels; the limit is 59999"):
         decode(data[:40], max_pixels=59999)
