@@ -27,7 +27,7 @@ from engine.imageio.formats import (
 )
 from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, convert_mode, to_samples
 
-# Pages or frames of one file.
+# Default limit of pages or frames in one file.
 MAX_PAGES = 100
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
@@ -119,7 +119,8 @@ def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, pag
     for count, frame in enumerate(_frames(kind, data), 1):
         if page and count < page:
             continue
-        _refuse_more_pages(count, max_pages)
+        if not page:
+            _refuse_more_pages(count, max_pages)
         pixels += frame.size[0] * frame.size[1]
         _refuse_more_pixels(frame.size, pixels, len(pages) + 1, max_pixels)
         image, words = frame.load()

@@ -101,8 +101,10 @@ def test_one_page_can_be_read_alone():
     data = encode(ImageSequence(FORMATS["tiff"], pages), FORMATS["tiff"]).data
 
     [page] = read(data, page=2).pages
+    [last] = read(data, max_pages=2, page=3).pages
 
     assert same_samples(page, pages[1])
+    assert same_samples(last, pages[2])
     with pytest.raises(PageNotFound, match="There is no page 4: the TIFF file has 3 pages"):
         read(data, page=4)
     with pytest.raises(ImageTooLarge, match=r"more than 2 pages, the limit\. Select one page\."):
@@ -190,11 +192,11 @@ def written_by_pillow(pixels):
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in every_kind()])
 def test_headers_tell_what_reading_will_return(data):
     for page in (None, 1, len(read(data).pages)):
-        file, told = read(data, page=page), read_info(data, page=page)
+        file, info = read(data, page=page), read_info(data, page=page)
 
-        assert told.kind == file.kind
-        assert told.pixels == sum(each.samples.shape[:2].numel() for each in file.pages)
-        assert told.depth == max((each.depth for each in file.pages), key=["8", "16", "float"].index)
+        assert info.kind == file.kind
+        assert info.pixels == sum(each.samples.shape[:2].numel() for each in file.pages)
+        assert info.depth == max((each.depth for each in file.pages), key=["8", "16", "float"].index)
 
 
 def test_headers_are_read_where_pixels_are_missing(samples, file_of):
