@@ -164,9 +164,9 @@ def detect_format(data: bytes) -> Format:
     )
 
 
-def output_format(name: str, came: Format) -> Format:
-    """The output format by name; `same` stands for the input's format. Raises CannotWrite."""
-    kind = came if name == SAME else FORMATS.get(name)
+def output_format(name: str, source: Format) -> Format:
+    """The format of that name; `same` is the source's own. Raises CannotWrite."""
+    kind = source if name == SAME else FORMATS.get(name)
     if kind is None:
         raise CannotWrite(
             f"There is no format {name!r}. {SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."

@@ -79,7 +79,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image file's headers say. pixels: of all pages together. depth: of the deepest page."""
+    """What an image file's headers say. pixels: of all pages together. depth: the largest of any page."""
 
     kind: Format
     pixels: int
@@ -95,8 +95,8 @@ class LazyFrame:
     load: decodes it; returns the image and its changes, in words.
     duration: in milliseconds; None if it is not animated.
     plays: number of times the animation plays, 0 for endless.
-    remaining: number of frames from this one on, if all have one size and going on would decode this one;
-        1 otherwise.
+    remaining: number of frames from this one on, where all have one size and the next cannot be reached without
+        decoding this one; 1 elsewhere.
     """
 
     size: tuple[int, int]

@@ -34,11 +34,11 @@ def encode(
 ) -> EncodedImage:
     """The pages as a file of that format.
 
-    A depth that the format cannot hold is reduced, and `changed` says so. Transparency and pages that it cannot
-    hold are refused: raises CannotWrite, which names the formats that can.
+    A depth that the format cannot hold is reduced, and `changed` says so. Raises CannotWrite for transparency and
+    pages that it cannot hold, naming the formats that can.
 
-    quality: 1 to 100; None for the format's own, and for lossless WebP. png_level: deflate's, 0 (none) to 9
-    (smallest).
+    quality: 1 to 100; None for the format's default. WebP is lossless by default.
+    png_level: of deflate, 0 (none) to 9 (smallest).
     """
     fitted, changes = _fit(file, kind)
     try:

@@ -73,15 +73,15 @@ def test_a_missing_codec_is_named(tmp_path, file_of, samples):
     tiff.write_bytes(file_of(samples(4, 5), "TIFF"))
     png.write_bytes(file_of(samples(4, 5, 1).astype("uint16") * 257))
 
-    told = run_without_codecs(REFUSED, str(tiff), str(png)).splitlines()
+    output = run_without_codecs(REFUSED, str(tiff), str(png)).splitlines()
 
-    assert told[0].startswith(
+    assert output[0].startswith(
         "UnsupportedImage Reading this TIFF file needs the Python package tifffile, which is"
     )
-    assert told[1].startswith(
+    assert output[1].startswith(
         "UnsupportedImage Reading this PNG file needs the Python package imagecodecs, which"
     )
-    assert told[2].startswith(
+    assert output[2].startswith(
         "CannotWrite Writing TIFF needs the Python package tifffile, which is not installed."
     )
 
@@ -96,6 +96,6 @@ Image.new("RGB", (4, 5)).save(file, "PNG")
 read(file.getvalue())
 print({"tifffile", "imagecodecs", "pillow_heif"} & set(sys.modules))
 """
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert told.stdout.strip() == "set()"
+    assert output.stdout.strip() == "set()"

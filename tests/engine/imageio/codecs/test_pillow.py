@@ -1,4 +1,4 @@
-"""Images of 8 bits a channel through Pillow, and AVIF of 10 bits beside it."""
+"""Images of 8 bits a channel through Pillow, and AVIF of 10 bits through imagecodecs."""
 
 from dataclasses import replace
 from io import BytesIO
