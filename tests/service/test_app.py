@@ -144,7 +144,7 @@ def test_pixels_that_are_not_taken_are_refused(client, file_of):
 def test_too_many_pixels_are_refused_with_both_numbers(client, file_of):
     response = client.post("/denoise", content=file_of(np.zeros((50, 41), np.uint8)))
 
-    assert_problem(response, 413, "41 x 50 = 2050 pixels", "at most 2000")
+    assert_problem(response, 413, "41 x 50 = 2050 pixels", "the limit is 2000")
 
 
 @pytest.mark.parametrize("way", [lambda data: {"files": {"image": data}}, lambda data: {"content": data}])

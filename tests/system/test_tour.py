@@ -186,7 +186,7 @@ def test_a_model_that_is_not_there_is_refused(client, images, file_of):
 def test_too_many_pixels_are_refused(client, file_of):
     response = client.post("/denoise", content=file_of(np.zeros((2000, 2000), np.uint8)))
 
-    assert_problem(response, 413, "2000 x 2000 = 4000000 pixels", f"at most {MAX_PIXELS}")
+    assert_problem(response, 413, "2000 x 2000 = 4000000 pixels", f"the limit is {MAX_PIXELS}")
 
 
 @pytest.mark.parametrize("way", WAYS)
