@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.defaults import MEMORY_BUDGET, STRENGTH
-from engine.imageio.formats import FORMATS, WRITTEN
-from engine.imageio.image import File, Image, from_array
-from engine.imageio.metadata import NOTHING_KNOWN as NO_METADATA
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
+from engine.imageio.image import Image, ImageSequence, from_array
+from engine.imageio.metadata import NO_METADATA
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
@@ -140,16 +140,16 @@ def write_image(
     Raises ValueError for a suffix that is not written, or an image that the format cannot hold, and OSError.
     """
     path = Path(path)
-    found = [name for name in WRITTEN if path.suffix.lower() in FORMATS[name].suffixes]
+    found = [name for name in WRITABLE_FORMATS if path.suffix.lower() in FORMATS[name].suffixes]
     if not found:
-        endings = ", ".join(FORMATS[name].suffixes[0] for name in WRITTEN)
+        endings = ", ".join(FORMATS[name].suffixes[0] for name in WRITABLE_FORMATS)
         raise ValueError(f"{path}: no format is written with this suffix. Choose one of {endings}.")
     pages = _pages(np.asarray(image.cpu()) if isinstance(image, Tensor) else image)
     if metadata_from is not None:
         known = read(Path(metadata_from).read_bytes(), page=1).pages[0].metadata
         pages = [replace(page, metadata=known) for page in pages]
     kind = FORMATS[found[0]]
-    write_atomically(path, encode(File(kind, tuple(pages)), kind, quality).data)
+    write_atomically(path, encode(ImageSequence(kind, tuple(pages)), kind, quality).data)
 
 
 def _load(path: Path, device: str, kind: str) -> checkpoint.Model:

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, Field
 
 from engine import defaults
-from engine.imageio.formats import SAME, WRITTEN
+from engine.imageio.formats import SAME, WRITABLE_FORMATS
 
 
 class DenoiseParams(BaseModel):
@@ -16,7 +16,7 @@ class DenoiseParams(BaseModel):
         None,
         description=f"Format of the result; {SAME} keeps the format of the upload. Default: the Accept header "
         "of a single image, else PNG.",
-        json_schema_extra={"enum": [*WRITTEN, SAME]},
+        json_schema_extra={"enum": [*WRITABLE_FORMATS, SAME]},
     )
     quality: int | None = Field(
         None, ge=defaults.MIN_QUALITY, le=defaults.MAX_QUALITY, description=defaults.QUALITY_HELP

@@ -16,7 +16,8 @@ from engine.imageio.formats import (
     BrokenImage,
     CannotWrite,
     ImageTooLarge,
-    NotAImage,
+    NotAnImage,
+    PageNotFound,
     UnsupportedImage,
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
@@ -25,12 +26,13 @@ from service.telemetry.tracing import current_request
 
 # The engine does not know HTTP. This table gives the status for each of its errors.
 ENGINE_STATUS: Mapping[type[Exception], int] = {
-    NotAImage: 400,
+    NotAnImage: 400,
     BrokenImage: 400,
     Crashed: 400,
     ImageTooLarge: 413,
     TooLargeToDecode: 413,
     UnsupportedImage: 415,
+    PageNotFound: 422,
     CannotWrite: 422,
     TooSlowToDecode: 422,
 }

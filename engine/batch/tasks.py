@@ -9,8 +9,8 @@ from typing import Any
 
 from engine.batch.journal import Journal, file_stamp
 from engine.defaults import MEMORY_BUDGET, PNG_LEVEL
-from engine.imageio.formats import FORMATS, KINDS_WRITTEN, SAME, WRITTEN, chosen, suffix_of
-from engine.imageio.image import Written
+from engine.imageio.formats import FORMATS, SAME, SUPPORTED_OUTPUTS, WRITABLE_FORMATS, output_format, suffix_of
+from engine.imageio.image import EncodedImage
 from engine.imageio.read import image_files, read
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
@@ -77,7 +77,7 @@ def plan_tasks(
 
     out: a folder, created if needed, in which images keep their names with the format's suffix. For one input
     file also a file's name, or PIPE.
-    format_: one of WRITTEN, or SAME. By default a file's suffix decides; outputs in a folder are PNG.
+    format_: one of WRITABLE_FORMATS, or SAME. By default a file's suffix decides; outputs in a folder are PNG.
     Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist.
     """
     tasks = _to_folder(inputs, out, format_ or PNG) if is_folder(out) else _to_file(inputs, out, format_)
@@ -155,14 +155,14 @@ def denoise_file(
 
 def denoise_bytes(
     select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
-) -> Written:
+) -> EncodedImage:
     """An image file's bytes -> the denoised file's. The network is selected by the first page.
 
     Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
     file = read(data, page=options.page)
-    kind = chosen(format_, file.kind)
+    kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
@@ -194,9 +194,9 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
         raise ValueError(f"{out} is one file, but the inputs may be several images; give an output folder")
     if out == PIPE:
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
-    by_suffix = [name for name in WRITTEN if out.suffix.lower() in FORMATS[name].suffixes]
+    by_suffix = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
     if not by_suffix and format_ != SAME:
-        raise ValueError(f"{out}: images cannot be written with the suffix {out.suffix}; {KINDS_WRITTEN}")
+        raise ValueError(f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}")
     if format_ and format_ not in (SAME, *by_suffix):
         suffix = suffix_of(FORMATS[format_])
         raise ValueError(f"{out}: the suffix does not fit the format {format_}; it must be {suffix}")

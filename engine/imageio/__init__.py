@@ -1,6 +1,7 @@
-"""Bytes to pixels and back: float32 on [0, 1] inside, a file's own depth outside. Codecs are known here alone.
+"""Reads and writes image files.
 
-A whole image is kept in the depth of its file, as `samples`; `pixels` are what networks work with. Pillow reads
-and writes what has 8 bits; what has more goes through imagecodecs and tifffile, because Pillow drops the lower
-bits of 16-bit colour without a word. A codec that few images need is imported when one comes.
+- An `Image` keeps the depth of its file, as `samples`. Networks work with `pixels`: float32 on [0, 1].
+- Pillow reads and writes 8 bits a channel. imagecodecs and tifffile read and write more, because Pillow silently
+  drops the lower bits of 16-bit colour.
+- Every codec but Pillow is imported when a file needs it. No other package imports codecs.
 """

@@ -1,6 +1,7 @@
-"""The one table of image formats: what each can hold, read and written. Knows no codec, and no torch.
+"""Image formats: the one table of what each can hold, read and written. Imports no codec and no torch.
 
-Refusals, the OpenAPI description, the command line's choices and the README's table are made from it.
+Errors, the OpenAPI description, the command line's choices and the README's table are made from it.
+`python -m engine.imageio.formats` prints the README's table.
 """
 
 import re
@@ -8,34 +9,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-# Bits of a sample, or floating point of 32 bits.
+# Bits per sample, or floating point of 32 bits.
 Depth = Literal["8", "16", "float"]
+# The name of the output format that stands for the input's format.
 SAME = "same"
 
 
-class NotAImage(ValueError):
-    """Bytes that do not begin as any image does."""
+class NotAnImage(ValueError):
+    """Bytes that do not begin like any image format."""
 
 
 class BrokenImage(ValueError):
-    """A kind of image that is taken, but cut short or corrupt."""
+    """A file in a supported format that is cut short or corrupt."""
 
 
 class UnsupportedImage(ValueError):
-    """A kind of file, or of pixels, that is not taken; says which, and what is."""
+    """A format or kind of pixels that is not supported."""
 
 
 class ImageTooLarge(ValueError):
-    """More pixels or pages than allowed: known from the header, before any of them is decoded."""
+    """More pixels or pages than the limit. Raised from the header, before any pixel is decoded."""
+
+
+class PageNotFound(ValueError):
+    """A page number beyond the last page."""
 
 
 class CannotWrite(ValueError):
-    """What a format cannot hold, or a page that is not there; says what can be had instead."""
+    """An image that the output format cannot hold, or a format that is only read."""
 
 
 @dataclass(frozen=True)
-class Holds:
-    """What can be read from a format, or written to it. pages: an animation's frames, or a document's pages."""
+class Capabilities:
+    """What can be read from a format, or written to it. pages: frames of an animation, or pages of any kind."""
 
     depths: tuple[Depth, ...]
     grey: bool = True
@@ -46,10 +52,12 @@ class Holds:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
-    writes: None for what is only read. quality: when none is asked for; None for what loses nothing then.
-    largest: the longest side that can be written.
+    signature: regular expression for a file's first bytes.
+    writes: None if the format is only read.
+    quality: the default; None if the default is lossless.
+    largest: the longest side that can be written, in pixels.
     """
 
     name: str
@@ -57,130 +65,137 @@ class Format:
     media_type: str
     suffixes: tuple[str, ...]
     signature: bytes
-    reads: Holds
-    writes: Holds | None = None
+    reads: Capabilities
+    writes: Capabilities | None = None
     quality: int | None = None
     largest: int = 2**31 - 1
 
 
-_ALL = ("ICC", "EXIF", "XMP", "resolution")
-_TYPES = rb"....ftyp"
+_ALL_METADATA = ("ICC", "EXIF", "XMP", "resolution")
+# Files whose type follows: AVIF, HEIC and videos.
+_FILE_TYPE = rb"....ftyp"
 _TABLE = (
     Format(
         "jpeg", "JPEG", "image/jpeg", (".jpg", ".jpeg"), rb"\xff\xd8\xff",
-        Holds(("8",), metadata=_ALL),
-        Holds(("8",), metadata=_ALL),
+        Capabilities(("8",), metadata=_ALL_METADATA),
+        Capabilities(("8",), metadata=_ALL_METADATA),
         quality=95, largest=65_500,
     ),
     Format(
         "png", "PNG", "image/png", (".png", ".apng"), rb"\x89PNG\r\n\x1a\n",
-        Holds(("8", "16"), alpha=True, pages="frames", metadata=_ALL),
-        Holds(("8", "16"), alpha=True, pages="frames", metadata=_ALL),
+        Capabilities(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8", "16"), alpha=True, pages="frames", metadata=_ALL_METADATA),
     ),
     Format(
         "webp", "WebP", "image/webp", (".webp",), rb"RIFF....WEBP",
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL),
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         largest=16_383,
     ),
     Format(
         "tiff", "TIFF", "image/tiff", (".tif", ".tiff"), rb"II[*+]\0|MM\0[*+]",
-        Holds(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL),
-        Holds(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL),
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
     ),
     Format(
-        "avif", "AVIF", "image/avif", (".avif",), _TYPES + rb"avi[fs]",
-        Holds(("8", "16"), grey=False, alpha=True, pages="frames", metadata=_ALL),
-        Holds(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL),
+        "avif", "AVIF", "image/avif", (".avif",), _FILE_TYPE + rb"avi[fs]",
+        Capabilities(("8", "16"), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
+        Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         quality=85, largest=65_536,
     ),
     Format(
-        "heic", "HEIC", "image/heic", (".heic", ".heif"), _TYPES + rb"(hei[cxms]|hev[cx]|mif1|msf1)",
-        Holds(("8", "16"), alpha=True, metadata=_ALL),
+        "heic", "HEIC", "image/heic", (".heic", ".heif"), _FILE_TYPE + rb"(hei[cxms]|hev[cx]|mif1|msf1)",
+        Capabilities(("8", "16"), alpha=True, metadata=_ALL_METADATA),
     ),
     Format(
         "jxl", "JPEG XL", "image/jxl", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ",
-        Holds(("8", "16", "float"), alpha=True, metadata=("EXIF", "XMP")),
+        Capabilities(("8", "16", "float"), alpha=True, metadata=("EXIF", "XMP")),
     ),
     Format(
         "jp2", "JPEG 2000", "image/jp2", (".jp2", ".j2k"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-        Holds(("8", "16"), alpha=True, metadata=("ICC", "XMP")),
+        Capabilities(("8", "16"), alpha=True, metadata=("ICC", "XMP")),
     ),
     Format(
         "bmp", "BMP", "image/bmp", (".bmp",), rb"BM",
-        Holds(("8",), alpha=True, metadata=("resolution",)),
+        Capabilities(("8",), alpha=True, metadata=("resolution",)),
     ),
     Format(
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
-        Holds(("8",), alpha=True, pages="frames", metadata=("XMP",)),
+        Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
     ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}
-WRITTEN = tuple(kind.name for kind in _TABLE if kind.writes)
+WRITABLE_FORMATS = tuple(kind.name for kind in _TABLE if kind.writes)
 SUFFIXES = frozenset(suffix for kind in _TABLE for suffix in kind.suffixes)
 
 
-def listed(names: list[str]) -> str:
-    """One, two and three."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+def join_words(words: list[str], conjunction: str = "and") -> str:
+    """The words as in "one, two and three"."""
+    return f" {conjunction} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-KINDS_TAKEN = f"taken are {listed([kind.title for kind in _TABLE])}"
-KINDS_WRITTEN = f"written are {listed(list(WRITTEN))}"
-PIXELS_TAKEN = "taken are RGB and grey of up to 16 bits a channel, palettes, and floating point of 32"
-# What people send instead.
-_OTHERS = {
-    "Photoshop": rb"8BPS",
-    "PDF": rb"%PDF-",
-    "SVG or other XML": rb"\s*<(svg|\?xml)",
-    "film or other ISO media": _TYPES,
+SUPPORTED_FORMATS = f"Supported formats: {join_words([kind.title for kind in _TABLE])}"
+SUPPORTED_OUTPUTS = f"Output formats: {join_words(list(WRITABLE_FORMATS))}"
+SUPPORTED_PIXELS = (
+    "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, and floating point of 32 bits"
+)
+# Other kinds of files that people send.
+_OTHER_KINDS = {
+    "a Photoshop file": rb"8BPS",
+    "a PDF file": rb"%PDF-",
+    "an SVG or other XML file": rb"\s*<(svg|\?xml)",
+    "a video or other ISO media file": _FILE_TYPE,
 }
 
 
-def kind_of(data: bytes) -> Format:
-    """The format that the bytes begin as. Raises NotAImage or UnsupportedImage, with what is taken."""
+def detect_format(data: bytes) -> Format:
+    """The format that the bytes begin as. Raises NotAnImage or UnsupportedImage."""
     if not data:
-        raise NotAImage(f"There is no image: 0 bytes came; {KINDS_TAKEN}.")
+        raise NotAnImage(f"The file is empty: 0 bytes. {SUPPORTED_FORMATS}.")
     for kind in _TABLE:
         if re.match(kind.signature, data, re.DOTALL):
             return kind
-    for other, signature in _OTHERS.items():
+    for name, signature in _OTHER_KINDS.items():
         if re.match(signature, data, re.DOTALL):
-            raise UnsupportedImage(f"This is a file of the kind {other}; {KINDS_TAKEN}.")
-    raise NotAImage(f"This is no image: {len(data)} bytes that begin with {data[:12]!r}; {KINDS_TAKEN}.")
+            raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
+    raise NotAnImage(
+        f"This is not an image: {len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
+    )
 
 
-def chosen(name: str, came: Format) -> Format:
-    """The format to write. name: one of WRITTEN, or `same`, which is the one that came. Raises CannotWrite."""
-    kind = came if name == SAME else FORMATS.get(name)
+def output_format(name: str, source: Format) -> Format:
+    """The format of that name; `same` is the source's own. Raises CannotWrite."""
+    kind = source if name == SAME else FORMATS.get(name)
     if kind is None:
-        raise CannotWrite(f"There is no format {name!r}; {KINDS_WRITTEN}, and {SAME} for what came.")
+        raise CannotWrite(
+            f"There is no format {name!r}. {SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."
+        )
     if kind.writes is None:
-        raise CannotWrite(f"{kind.title} is read and not written; {KINDS_WRITTEN}.")
+        raise CannotWrite(f"{kind.title} can be read but not written. {SUPPORTED_OUTPUTS}.")
     return kind
 
 
 def suffix_of(kind: Format) -> str:
-    """With which a file of that format is named."""
+    """The suffix that files of that format get."""
     return kind.suffixes[0]
 
 
-def rows() -> Iterator[str]:
-    """The README's table."""
+def table_rows() -> Iterator[str]:
+    """The README's table of formats, line by line."""
     yield "| | read | written | metadata kept |"
     yield "| --- | --- | --- | --- |"
     for kind in _TABLE:
-        written = f"{_told(kind.writes)}, {'lossy' if kind.quality else 'lossless'}" if kind.writes else "no"
-        yield f"| {kind.title} | {_told(kind.reads)} | {written} | {', '.join(kind.reads.metadata)} |"
+        written = f"{_describe(kind.writes)}, {'lossy' if kind.quality else 'lossless'}" if kind.writes else "no"
+        yield f"| {kind.title} | {_describe(kind.reads)} | {written} | {', '.join(kind.reads.metadata)} |"
 
 
-def _told(holds: Holds) -> str:
-    parts = [f"{'/'.join(holds.depths)}{' bits' if holds.depths[-1] != 'float' else ''}"]
-    parts += [word for word, there in (("RGB only", not holds.grey), ("alpha", holds.alpha)) if there]
-    parts += [holds.pages] if holds.pages else []
+def _describe(supports: Capabilities) -> str:
+    parts = [f"{'/'.join(supports.depths)}{' bits' if supports.depths[-1] != 'float' else ''}"]
+    parts += [word for word, applies in (("RGB only", not supports.grey), ("alpha", supports.alpha)) if applies]
+    parts += [supports.pages] if supports.pages else []
     return ", ".join(parts)
 
 
 if __name__ == "__main__":
-    print(*rows(), sep="\n")
+    print(*table_rows(), sep="\n")

@@ -1,184 +1,139 @@
-"""Images as a file of a format that is written, with all that surrounds the pixels and that it can hold."""
+"""Encodes images as a file of any format that is written, with the metadata that the format can hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from PIL import Image as PILImage
 from torch import Tensor
 
 from engine.defaults import PNG_LEVEL
-from engine.imageio import metadata
-from engine.imageio.codecs.png import encoded
-from engine.imageio.formats import FORMATS, CannotWrite, Format, Holds, listed
+from engine.imageio.codecs.pillow import JPEG_BLOCK, save_pillow
+from engine.imageio.codecs.png import write_png
+from engine.imageio.codecs.tiff import write_tiff
+from engine.imageio.formats import FORMATS, CannotWrite, Capabilities, Format, join_words
 from engine.imageio.image import (
     DEPTHS,
     STRIP,
     WHITE,
-    File,
+    EncodedImage,
     Image,
-    Written,
-    in_mode,
+    ImageSequence,
+    convert_mode,
     to_integers,
 )
 from engine.imageio.metadata import Metadata
-
-# What fits in one of a JPEG's segments, its name left out.
-JPEG_BLOCK = 65_000
 
 _DTYPES = {depth: dtype for dtype, depth in DEPTHS.items()}
 _DEPTH_WORDS = {"8": "8 bits a channel", "16": "16 bits a channel", "float": "floating point"}
 
 
-def encode(file: File, kind: Format, quality: int | None = None, png_level: int = PNG_LEVEL) -> Written:
-    """The pages as a file of that kind, with all that surrounds the pixels and that the kind can hold.
+def encode(
+    file: ImageSequence, kind: Format, quality: int | None = None, png_level: int = PNG_LEVEL
+) -> EncodedImage:
+    """The pages as a file of that format.
 
-    Depth that it cannot hold is rounded away, and `changed` says so. Transparency and pages that it cannot hold
-    are refused: raises CannotWrite with the kinds that can. quality: 1 to 100, for those that are not lossless;
-    WebP is unless there is one. png_level: deflate's, 0 (none) to 9 (smallest).
+    A depth that the format cannot hold is reduced, and `changed` says so. Raises CannotWrite for transparency and
+    pages that it cannot hold, naming the formats that can.
+
+    quality: 1 to 100; None for the format's default. WebP is lossless by default.
+    png_level: of deflate, 0 (none) to 9 (smallest).
     """
-    pages, words = _fitted(file, kind)
+    fitted, changes = _fit(file, kind)
+    try:
+        data = _encode(fitted, kind, quality, png_level)
+    except ModuleNotFoundError as error:
+        raise CannotWrite(
+            f"Writing {kind.title} needs the Python package {error.name}, which is not installed. "
+            "Install it, or choose another format."
+        ) from error
+    return EncodedImage(kind, data, (*file.changed, *changes))
+
+
+def _encode(file: ImageSequence, kind: Format, quality: int | None, png_level: int) -> bytes:
     match kind.name:
         case "png":
-            data = _png(pages, file, png_level)
+            return write_png(file, png_level)
         case "tiff":
-            data = _tiff(pages)
+            return write_tiff(file.pages)
         case _:
-            data = _by_pillow(pages, file, kind, quality)
-    return Written(kind, data, (*file.changed, *words))
+            return save_pillow(file, kind, quality)
 
 
 def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
     """One image as PNG."""
-    return encode(File(FORMATS["png"], (image,)), FORMATS["png"], png_level=level).data
+    return encode(ImageSequence(FORMATS["png"], (image,)), FORMATS["png"], png_level=level).data
 
 
-def _fitted(file: File, kind: Format) -> tuple[tuple[Image, ...], list[str]]:
-    """The pages as the kind can hold them, and what that changes."""
-    holds = kind.writes
-    if holds is None:
-        raise CannotWrite(f"{kind.title} is read and not written.")
-    _refuse_pages(file, kind, holds)
-    first = file.pages[0]
-    if any(page.alpha is not None for page in file.pages) and not holds.alpha:
-        able = _able(lambda other: other.alpha)
-        raise CannotWrite(f"The image has transparency, which {kind.title} cannot hold; ask for {able}.")
+def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
+    """The file as the format can hold it, and the changes, in words."""
+    supports = kind.writes
+    if supports is None:
+        raise CannotWrite(f"{kind.title} can be read but not written.")
+    _refuse_pages(file, kind, supports)
+    _refuse_alpha(file, kind, supports)
     longest = max(max(page.samples.shape[:2]) for page in file.pages)
     if longest > kind.largest:
-        raise CannotWrite(f"A side has {longest} pixels; {kind.title} holds at most {kind.largest}.")
-    words = []
-    if file.durations and holds.pages == "pages":
-        words.append("without the frames' timing")
+        raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
+    pages = [convert_mode(page, colour=not supports.grey, alpha=False) for page in file.pages]
+    deepest = _DTYPES[supports.depths[-1]]
+    fitted = tuple(page if page.depth in supports.depths else _reduce_depth(page, deepest) for page in pages)
+    return replace(file, pages=fitted), _changes(file, kind, supports)
+
+
+def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[str]:
+    """What of the file the format cannot hold, in words."""
+    first = file.pages[0]
+    changes = []
+    if file.durations and supports.pages == "pages":
+        changes.append("without the frames' timing")
     if file.durations and kind.name == "avif" and file.plays:
-        words.append("played for ever")
+        changes.append("repeats endlessly")
     if first.alpha is not None and kind.name == "avif":
-        words.append("transparency compressed with the colours")
-    if first.depth not in holds.depths:
-        clipped = ", clipped to what white and black are" if first.depth == "float" else ""
-        words.append(f"{_DEPTH_WORDS[first.depth]} to {_DEPTH_WORDS[holds.depths[-1]]}{clipped}")
-    if first.grey and not holds.grey:
-        words.append("grey to RGB")
-    words += _left_out(first.metadata, kind)
-    deepest = _DTYPES[holds.depths[-1]]
-    fitting = (in_mode(page, not holds.grey, False) for page in file.pages)
-    return tuple(page if page.depth in holds.depths else _rounded(page, deepest) for page in fitting), words
+        changes.append("transparency compressed with the colours")
+    if first.depth not in supports.depths:
+        clipped = ", clipped to black and white" if first.depth == "float" else ""
+        changes.append(f"{_DEPTH_WORDS[first.depth]} to {_DEPTH_WORDS[supports.depths[-1]]}{clipped}")
+    if first.grey and not supports.grey:
+        changes.append("grey to RGB")
+    return changes + _dropped_metadata(first.metadata, kind)
 
 
-def _refuse_pages(file: File, kind: Format, holds: Holds) -> None:
-    if len(file.pages) == 1 or holds.pages == "pages" or (holds.pages and file.durations):
+def _refuse_pages(file: ImageSequence, kind: Format, supports: Capabilities) -> None:
+    if len(file.pages) == 1 or supports.pages == "pages" or (supports.pages and file.durations):
         return
-    able = _able(lambda other: other.pages == "pages" or bool(file.durations and other.pages))
-    what = "an animation's only" if holds.pages else "one"
+    able = _formats_that(lambda other: other.pages == "pages" or bool(file.durations and other.pages))
+    what = "holds several only as an animation" if supports.pages else "holds only one"
     raise CannotWrite(
-        f"The file has {len(file.pages)} pages, and {kind.title} holds {what}; ask for {able}, or page= for one."
+        f"The file has {len(file.pages)} pages, and {kind.title} {what}. Select one page, or choose {able}."
     )
 
 
-def _able(can: Callable[[Holds], bool]) -> str:
-    return listed([kind.title for kind in FORMATS.values() if kind.writes and can(kind.writes)])
+def _refuse_alpha(file: ImageSequence, kind: Format, supports: Capabilities) -> None:
+    if supports.alpha or all(page.alpha is None for page in file.pages):
+        return
+    able = _formats_that(lambda other: other.alpha)
+    raise CannotWrite(f"The image has transparency, which {kind.title} cannot hold. Choose {able}.")
 
 
-def _left_out(known: Metadata, kind: Format) -> list[str]:
-    """What there is no room or no place for, in words."""
+def _formats_that(can: Callable[[Capabilities], bool]) -> str:
+    """The formats that can, as in "PNG, WebP or TIFF"."""
+    return join_words([kind.title for kind in FORMATS.values() if kind.writes and can(kind.writes)], "or")
+
+
+def _dropped_metadata(metadata: Metadata, kind: Format) -> list[str]:
+    """What of the metadata the format cannot hold, in words."""
     if kind.name == "jpeg":
-        blocks = {"EXIF": known.exif, "XMP": known.xmp}
+        blocks = {"EXIF": metadata.exif, "XMP": metadata.xmp}
         large = [name for name, block in blocks.items() if len(block or b"") > JPEG_BLOCK]
         return [f"without {name}, too large for JPEG" for name in large]
     return []
 
 
-def _rounded(image: Image, dtype: torch.dtype) -> Image:
-    """In less depth, a strip at a time."""
-
-    def less(values: Tensor) -> Tensor:
+def _reduce_depth(image: Image, dtype: torch.dtype) -> Image:
+    def reduced(values: Tensor) -> Tensor:
+        # A strip at a time: floats of a whole image would need much memory.
         strips = torch.split(values, STRIP)
         return torch.cat([to_integers(strip.float() / WHITE[strip.dtype], dtype) for strip in strips])
 
-    alpha = None if image.alpha is None else less(image.alpha)
-    return replace(image, samples=less(image.samples), alpha=alpha)
-
-
-def _array(image: Image) -> NDArray[Any]:
-    """(H, W) or (H, W, channels), alpha last."""
-    samples = image.samples
-    if image.alpha is not None:
-        samples = torch.cat((samples, image.alpha.unsqueeze(2)), 2)
-    array: NDArray[Any] = samples.squeeze(2).numpy()
-    return array
-
-
-def _png(pages: Sequence[Image], file: File, level: int) -> bytes:
-    first = metadata.into_png(encoded(_array(pages[0]), level), pages[0].metadata)
-    if len(pages) == 1:
-        return first
-    rest = (encoded(_array(page), level) for page in pages[1:])
-    return metadata.animated_png([first, *rest], file.durations or (), file.plays)
-
-
-def _by_pillow(pages: Sequence[Image], file: File, kind: Format, quality: int | None) -> bytes:
-    known = pages[0].metadata
-    if kind.name == "jpeg":
-        known = metadata.within(known, JPEG_BLOCK)
-    options = metadata.into_options(known, dots=kind.name == "jpeg")
-    # Of colours as many as of brightness: cleaned images have fine ones.
-    options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
-    if kind.name == "webp":
-        # Exact: what lies under full transparency, too.
-        options |= {"lossless": quality is None, "exact": True, "quality": quality or 50}
-    images = [PILImage.fromarray(_array(page)) for page in pages]
-    if file.durations and len(images) > 1:
-        options |= {"save_all": True, "append_images": images[1:], "loop": file.plays}
-        options["duration"] = list(file.durations)
-    packed = BytesIO()
-    images[0].save(packed, kind.title.upper(), **options)
-    return packed.getvalue()
-
-
-def _tiff(pages: Sequence[Image]) -> bytes:
-    import tifffile
-
-    known = pages[0].metadata
-    packed = BytesIO()
-    with tifffile.TiffWriter(packed, byteorder=metadata.byte_order(known)) as writer:
-        for page in pages:
-            writer.write(
-                _array(page),
-                photometric="minisblack" if page.grey else "rgb",
-                extrasamples=None if page.alpha is None else ["unassalpha"],
-                planarconfig=None if page.grey and page.alpha is None else "contig",
-                compression="zlib",
-                compressionargs={"level": 6},
-                predictor=True,
-                rowsperstrip=max(1, 2**20 // max(1, page.samples[0].nbytes)),
-                iccprofile=page.metadata.icc_profile,
-                resolution=page.metadata.resolution,
-                resolutionunit="INCH" if page.metadata.resolution else None,
-                extratags=metadata.tiff_tags(page.metadata),
-                metadata=None,
-                software=False,
-                maxworkers=1,
-            )
-    return metadata.into_tiff(packed.getvalue(), known)
+    alpha = None if image.alpha is None else reduced(image.alpha)
+    return replace(image, samples=reduced(image.samples), alpha=alpha)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from engine.defaults import FORMAT
-from engine.imageio.formats import FORMATS, WRITTEN, listed
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS, join_words
 from service.problems import ProblemError
 
 
@@ -13,10 +13,10 @@ def negotiate_format(header: str | None) -> str:
         return FORMAT
     ranges = dict(_ranges(header))
     # Formats of equal weight: the default first, then in the order of the table.
-    names = sorted(WRITTEN, key=lambda name: name != FORMAT)
+    names = sorted(WRITABLE_FORMATS, key=lambda name: name != FORMAT)
     best = max(names, key=lambda name: _weight(ranges, FORMATS[name].media_type))
     if _weight(ranges, FORMATS[best].media_type) <= 0:
-        written = listed([FORMATS[name].media_type for name in WRITTEN])
+        written = join_words([FORMATS[name].media_type for name in WRITABLE_FORMATS])
         raise ProblemError(f"The request accepts {header[:200]!r}. The service writes {written}.", 406)
     return best
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from engine.imageio.formats import FORMATS, WRITTEN
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from service.api.content_negotiation import negotiate_format
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
@@ -15,7 +15,7 @@ from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
 
 _CLEAN = {
     "description": "The denoised image.",
-    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
+    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITABLE_FORMATS},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
-from engine.imageio.formats import FORMATS, WRITTEN
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from service.archives.zips import MEDIA_TYPE
 from service.auth.dependencies import owner
 from service.jobs.runner import taken
@@ -73,7 +73,7 @@ async def _own_job(request: Request, worker: Jobs, id_: Annotated[str, Path(alia
 OwnJob = Annotated[Record, Depends(_own_job)]
 
 
-_RESULTS = [*(FORMATS[name].media_type for name in WRITTEN), MEDIA_TYPE]
+_RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE]
 _BODY = described("The body of POST /denoise or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
     "description": "The job. It will be done, even if the service restarts meanwhile.",

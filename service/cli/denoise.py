@@ -12,7 +12,7 @@ import typer
 from rich.progress import Progress
 
 from engine import defaults
-from engine.imageio.formats import FORMATS, SAME, WRITTEN, chosen
+from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, output_format
 from service.cli.console import STOPPED, err, error, warn, warn_without_kernels
 from service.cli.options import BudgetOption, DeviceOption, InputsArgument, ModelOption, PrecisionOption
 from service.cli.weights import choice
@@ -40,7 +40,7 @@ FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help=f"{', '.join(WRITTEN)}, or {SAME}: the format of the input.",
+        help=f"{', '.join(WRITABLE_FORMATS)}, or {SAME}: the format of the input.",
         show_default=f"from OUT's name, or {defaults.FORMAT}",
     ),
 ]
@@ -116,7 +116,7 @@ def run(
     if target == tasks.PIPE and sys.stdout.isatty():
         raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
     if format_:
-        chosen(format_, FORMATS[defaults.FORMAT])
+        output_format(format_, FORMATS[defaults.FORMAT])
     options = tasks.DenoiseOptions(
         quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget
     )

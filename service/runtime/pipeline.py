@@ -11,8 +11,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 
 from engine.defaults import FORMAT
-from engine.imageio.formats import FORMATS, Depth, Format, chosen
-from engine.imageio.image import File, Image, Outline, Written
+from engine.imageio.formats import FORMATS, Depth, Format, output_format
+from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
@@ -44,7 +44,7 @@ Stored = Callable[[], bytes]
 class Denoised:
     """A denoised file, and what made it. estimate: the noise found, where the model was chosen by it."""
 
-    written: Written
+    written: EncodedImage
     model: Model
     precision: str
     estimate: NoiseEstimate | None
@@ -102,7 +102,7 @@ class Denoiser:
     def refuse_unknown(self, params: DenoiseParams) -> None:
         """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
         self.models.resolve_name(params.model)
-        chosen(params.target, FORMATS[FORMAT])
+        output_format(params.target, FORMATS[FORMAT])
 
     @contextmanager
     def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
@@ -132,7 +132,7 @@ class Denoiser:
         """
         name, settings = self.models.resolve_name(params.model), self.settings
         found, size = await self._look(body, params.page)
-        kind, pixels = chosen(params.target, found.kind), found.pixels
+        kind, pixels = output_format(params.target, found.kind), found.pixels
         options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
         load = _load(found, size, kind, options)
         lap = self.metrics.laps()
@@ -179,24 +179,24 @@ class Denoiser:
             file = await turn.in_thread(partial(self._read, body, page, turn))
             return await turn.in_thread(partial(self.models.recommend, file.pages[0]))
 
-    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
+    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[ImageInfo, int]:
         """What is in a file, and how many of its bytes are not counted yet."""
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
         # Not in the threads that images are decoded in: whoever is to be turned away is told at once.
         if isinstance(body, bytes):
             with _telling_of_attacks():
-                return await to_thread.run_sync(self.decoder.outline, body, *limits, limiter=self.looks), 0
+                return await to_thread.run_sync(self.decoder.read_info, body, *limits, limiter=self.looks), 0
 
-        def look() -> tuple[Outline, int]:
+        def look() -> tuple[ImageInfo, int]:
             data = body()
-            return self.decoder.outline(data, *limits), len(data)
+            return self.decoder.read_info(data, *limits), len(data)
 
         # One in memory at a time.
         async with self.looking:
             with _telling_of_attacks():
                 return await to_thread.run_sync(look)
 
-    def _read(self, body: bytes | Stored, page: int | None, turn: Ticket) -> File:
+    def _read(self, body: bytes | Stored, page: int | None, turn: Ticket) -> ImageSequence:
         data = body if isinstance(body, bytes) else body()
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
         with _telling_of_attacks():
@@ -224,7 +224,9 @@ def _telling_of_attacks() -> Iterator[None]:
         raise
 
 
-def _load(found: Outline, size: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT) -> Load:
+def _load(
+    found: ImageInfo, size: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT
+) -> Load:
     """size: of the file, if its memory counts here. kind: to be written, if any is."""
     each = PIXEL_BYTES[found.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
     return Load(found.pixels, found.pixels * each * (2 if options.output == "compare" else 1) + size)

@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile as FormFile
 from starlette.types import Message, Receive
 
-from engine.imageio.formats import FORMATS, listed
+from engine.imageio.formats import FORMATS, join_words
 from service.problems import ProblemError
 
 FIELD = "image"
@@ -26,7 +26,7 @@ def described(text: str, field: Mapping[str, Any], *others: str) -> dict[str, An
 
 
 PICTURE_BODY = described(
-    f"{listed([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.", PICTURE, OCTETS
+    f"{join_words([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.", PICTURE, OCTETS
 )
 
 

@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 import torch
 from torch import Tensor
 
-from engine.imageio.formats import FORMATS, chosen
-from engine.imageio.image import File, Image, to_pixels
+from engine.imageio.formats import FORMATS, output_format
+from engine.imageio.image import Image, ImageSequence, to_pixels
 from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference import model_selection
@@ -182,7 +182,7 @@ def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
     rng = torch.Generator().manual_seed(seed)
     pages = tuple(_image(kind, rng) for _ in range(kind.pages))
     format_ = FORMATS[kind.format]
-    body = encode(File(format_, pages), format_, 90 if kind.format == "jpeg" else None).data
+    body = encode(ImageSequence(format_, pages), format_, 90 if kind.format == "jpeg" else None).data
     file, options = read(body), DenoiseParams(**kind.options)
     if options.page:
         file = read(body, page=options.page)
@@ -195,10 +195,10 @@ def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
     return Sample(title, kind.weight, body, kind.options, pixels, expected)
 
 
-def _made(model: Model, file: File, wishes: DenoiseParams) -> bytes:
+def _made(model: Model, file: ImageSequence, wishes: DenoiseParams) -> bytes:
     options = OutputOptions(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
     pages = tuple(denoise(model.net, page, options=options) for page in file.pages)
-    kind = chosen(wishes.target, file.kind)
+    kind = output_format(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data
 
 

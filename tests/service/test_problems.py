@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.imageio.formats import NotAImage
+from engine.imageio.formats import NotAnImage
 from service.problems import ENGINE_STATUS, ProblemError, problem_of
 
 
@@ -37,9 +37,9 @@ def test_an_error_sends_its_headers():
 
 
 def test_an_engine_error_has_its_status_in_the_table():
-    answer = problem_of(NotAImage("no image"))
+    answer = problem_of(NotAnImage("no image"))
 
-    assert answer.status_code == ENGINE_STATUS[NotAImage] == 400
+    assert answer.status_code == ENGINE_STATUS[NotAnImage] == 400
 
 
 def test_a_bug_is_answered_without_details():

@@ -164,9 +164,9 @@ def test_an_image_cut_short_is_refused(format_, upload, client, images, file_of)
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"", 400, ["0 bytes came"]),
-        (b"\x07" * 5000, 400, ["5000 bytes", "taken are JPEG"]),
-        (b"%PDF-1.7 ...", 415, ["PDF", "taken are JPEG"]),
+        (b"", 400, ["empty: 0 bytes"]),
+        (b"\x07" * 5000, 400, ["5000 bytes", "Supported formats: JPEG"]),
+        (b"%PDF-1.7 ...", 415, ["PDF", "Supported formats: JPEG"]),
     ],
 )
 def test_a_body_that_is_not_an_image_is_refused(body, status, words, upload, client):
@@ -188,7 +188,7 @@ def test_an_unknown_model_is_refused(client, images, file_of):
 def test_too_many_pixels_are_refused(client, file_of):
     response = client.post("/denoise", content=file_of(np.zeros((2000, 2000), np.uint8)))
 
-    assert_problem(response, 413, "2000 x 2000 = 4000000 pixels", f"at most {MAX_PIXELS}")
+    assert_problem(response, 413, "2000 x 2000 = 4000000 pixels", f"the limit is {MAX_PIXELS}")
 
 
 @pytest.mark.parametrize("upload", UPLOADS)

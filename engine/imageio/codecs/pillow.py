@@ -1,11 +1,13 @@
-"""What has 8 bits, by Pillow; and PNG and AVIF of more, of which it would drop the lower ones without a word."""
+"""Images of 8 bits a channel, read and written with Pillow; and PNG and AVIF of more bits, read with imagecodecs.
 
-import struct
-import zlib
+Pillow silently drops the lower bits of 16-bit colour.
+"""
+
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,116 +15,112 @@ from PIL import Image as PILImage
 from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from engine.imageio import metadata
-from engine.imageio.formats import PIXELS_TAKEN, BrokenImage, Format, UnsupportedImage
-from engine.imageio.image import STRIP, Frame, Image, from_array
+from engine.imageio.codecs.png import refuse_missing_rows
+from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.limits import MAX_BYTES
+from engine.imageio.metadata.pillow import metadata_from_info, save_options
+from engine.imageio.metadata.png import png_without_metadata, read_png_metadata
 
 # Pillow's modes.
-_GREY, _GREY_16 = {"1", "L", "LA", "La"}, {"I;16", "I;16B", "I;16L"}
+_GREY = {"1", "L", "LA", "La"}
 _PALETTE = {"P", "PA"}
 _COLOUR = {*_PALETTE, "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
-CONVERTED = {"CMYK": "CMYK", "LAB": "CIELAB"}
-# Of a PNG's kinds of colours, and of the pixels of its seven passes: the first, and how far apart they are.
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_ADAM7 = (
-    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
-)  # fmt: skip
-# What is unpacked at once, in bytes.
-_PIECE = 2**20
 _OTHER_MODES = {"I": "grey", "F": "floating-point grey"}
+# Modes that are converted to sRGB.
+CONVERTED = {"CMYK": "CMYK", "LAB": "CIELAB"}
+# Bytes of EXIF or XMP that fit in one segment of a JPEG file, without the segment's name.
+JPEG_BLOCK = 65_000
+# Offset of the bits per channel in a PNG file.
+_PNG_BITS = 24
+# Bytes of an AVIF file in which its AV1 configuration is looked for.
+_AVIF_HEADER = 2**16
+# WebP's quality means effort where nothing is lost.
+_WEBP_LOSSLESS_EFFORT = 50
 
-# Pillow would warn at 90 megapixels and refuse at 179; the limit here is max_pixels.
+# Pillow would warn at 90 megapixels and refuse at 179. Here `max_pixels` is the limit.
 PILImage.MAX_IMAGE_PIXELS = None
-# glibc's malloc would keep blocks of Pillow's own 16 MiB for the thread that freed them, until the threads of a
-# service together hold some 100 MB of nothing; blocks above 32 MiB it always gives back.
-PILImage.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # Pillow's way, in its documentation
-# Of a profile or a text, unpacked; Pillow's own limit is below what printers' profiles have.
-PngImagePlugin.MAX_TEXT_CHUNK = metadata.MOST_BYTES
+# glibc's malloc keeps blocks of 16 MiB, Pillow's default, for the thread that freed them: some 100 MB in all the
+# threads of a service. It always returns blocks above 32 MiB to the system.
+PILImage.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]  # as Pillow's documentation says
+# Pillow's own limit for a decompressed profile or text is smaller than the profiles of some printers.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_BYTES
 
 
-def open_pillow(kind: Format, data: bytes) -> Iterator[Frame]:
-    """The frames of a file of any kind that Pillow opens."""
+def open_pillow(kind: Format, data: bytes) -> Iterator[LazyFrame]:
+    """The frames of a file in any format that Pillow opens."""
     with PILImage.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
         number = 1 if image.info.get("default_image") else 0
         while True:
             try:
-                # Of JPEG files some hold a second, smaller image.
+                # Some JPEG files hold a second, smaller image.
                 if number and not kind.reads.pages:
                     return
                 image.seek(number)
             except EOFError:
                 return
-            yield Frame(
+            yield LazyFrame(
                 image.size,
                 _bits(kind, data, image),
-                lambda: _from_pillow(kind, data, image),
+                lambda: _load(kind, data, image),
                 lambda: _duration(image),
                 int(image.info.get("loop", 0 if kind.name == "avif" else 1)),
-                partial(_alike_from, kind, image, number),
+                partial(_count_from, kind, image, number),
             )
             number += 1
 
 
-def _alike_from(kind: Format, image: PILImage.Image, number: int) -> int:
-    """How many frames there are from that one on."""
+def _count_from(kind: Format, image: PILImage.Image, number: int) -> int:
     frames: int = getattr(image, "n_frames", 1)
     return frames - number if kind.reads.pages else 1
 
 
 def _duration(image: PILImage.Image) -> int | None:
-    """Milliseconds, or None for an image that does not move."""
+    """Milliseconds; None if the image is not animated."""
     if not getattr(image, "is_animated", False):
         return None
     return round(float(image.info.get("duration", 0)))
 
 
-def _from_pillow(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
+def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
     bits = _bits(kind, data, image)
     if bits > 8 and kind.name in ("png", "avif"):
-        _refuse_moving(kind, image)
-        return _deep(kind, data, bits, _known(kind, data, image)), ()
+        _refuse_animation(kind, image)
+        return _load_deep(kind, data, bits, _metadata(kind, data, image)), ()
     refuse_unsupported(image, bits)
     if image.mode in CONVERTED:
-        return converted(image)
-    if kind.name == "png" and _ends_in_nothing(image):
-        _refuse_missing_rows(data)
-    known = _known(kind, data, image)
-    # A frame is copied, for the next one is drawn over it.
-    moving = getattr(image, "is_animated", False)
-    return from_image(upright(image, copy=moving), known.upright()), ()
+        return convert_to_srgb(image)
+    if kind.name == "png" and _ends_in_zeros(image):
+        refuse_missing_rows(data)
+    metadata = _metadata(kind, data, image)
+    # Pillow draws the next frame over this one, so a frame is copied.
+    is_animated = getattr(image, "is_animated", False)
+    return from_pil(turn_upright(image, copy=is_animated), metadata.upright()), ()
 
 
-def _ends_in_nothing(image: PILImage.Image) -> bool:
-    """Whether one of the last two rows is all 0; the last pass of an interlaced image is in every second."""
+def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
+    import imagecodecs
+
+    if kind.name == "png":
+        values = imagecodecs.png_decode(png_without_metadata(data))
+    else:
+        values = imagecodecs.avif_decode(data)
+    return from_array(values, bits, metadata, metadata.orientation)
+
+
+def _ends_in_zeros(image: PILImage.Image) -> bool:
+    """Whether one of the last two rows is all zeros. An interlaced image's last pass is every second row."""
     rows = (image.crop((0, row, image.width, row + 1)) for row in range(max(image.height - 2, 0), image.height))
     return any(row.getbbox() is None for row in rows)
 
 
-def _refuse_missing_rows(data: bytes) -> None:
-    """Pillow takes a PNG for whole whose pixels end before its last row, and leaves the rest at 0."""
-    width, height, bits, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    bits *= _PNG_CHANNELS[colours]
-    missing = 0
-    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        wide, high = -((left - width) // across), -((top - height) // down)
-        missing += high * (1 + (wide * bits + 7) // 8) if wide else 0
-    unpacking = zlib.decompressobj()
-    for packed in (body for kind, body, _ in metadata.png_chunks(data) if kind == b"IDAT"):
-        while packed and missing > 0:
-            missing -= len(unpacking.decompress(packed, _PIECE))
-            packed = unpacking.unconsumed_tail
-    # Of what is packed well, the last bytes give more than was asked for at once.
-    if missing > 0 and missing > len(unpacking.flush()):
-        raise BrokenImage("The PNG file is broken or cut short: rows are missing.")
+def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
+    return read_png_metadata(data) if kind.name == "png" else metadata_from_info(image.info)
 
 
-def _known(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
-    return metadata.from_png(data) if kind.name == "png" else metadata.from_info(image.info)
-
-
-def upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
-    """As its EXIF says. In place, or an image that needs no turn would be copied."""
+def turn_upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
+    """The image as its EXIF orientation says; in place, unless a copy is needed."""
     if copy:
         return ImageOps.exif_transpose(image)
     ImageOps.exif_transpose(image, in_place=True)
@@ -130,107 +128,113 @@ def upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
 
 
 def refuse_unsupported(image: ImageFile.ImageFile, bits: int) -> None:
-    """Raises UnsupportedImage for pixels that are not taken."""
+    """Raises UnsupportedImage for pixels that are not supported."""
     if image.mode in CONVERTED and bits <= 8:
         return
-    fault = "colour" if image.mode in _COLOUR else _OTHER_MODES.get(image.mode, image.mode)
+    name = "colour" if image.mode in _COLOUR else _OTHER_MODES.get(image.mode, image.mode)
     if bits > 8 or image.mode not in _GREY | _COLOUR:
-        raise UnsupportedImage(f"The image's pixels are {fault} of {bits} bits a channel; {PIXELS_TAKEN}.")
+        raise UnsupportedImage(f"The image's pixels are {name} of {bits} bits a channel. {SUPPORTED_PIXELS}.")
 
 
-def _refuse_moving(kind: Format, image: PILImage.Image) -> None:
+def _refuse_animation(kind: Format, image: PILImage.Image) -> None:
     if kind.name == "png" and getattr(image, "is_animated", False):
-        raise UnsupportedImage("The animation has 16 bits a channel; animated PNG is taken with 8.")
+        raise UnsupportedImage("The animated PNG has 16 bits a channel. Animated PNG is supported with 8 bits.")
 
 
 def _bits(kind: Format, data: bytes, image: ImageFile.ImageFile) -> int:
-    """Bits a channel in the file, of which Pillow may drop the lower ones without a word."""
+    """Bits per channel in the file, which may be more than Pillow reads."""
     if kind.name == "png":
-        return data[24]
+        return data[_PNG_BITS]
     if kind.name == "avif":
         return _avif_bits(data)
     return 32 if image.mode in _OTHER_MODES else 8
 
 
 def _avif_bits(data: bytes) -> int:
-    """From the AV1 configuration: a marker, the profile and level, then whether it is 10 bits, or even 12."""
-    flags = max((data[at + 6] for at in _places(data, b"av1C")), default=0)
+    """Bits per channel. Source: AV1 Codec ISO Media File Format Binding 1.2, section 2.3, `av1C`."""
+    # After the box's name: a version, the profile and level, then flags for more than 8 bits and for 12.
+    flags = max((data[at + 6] for at in _find_all(data, b"av1C")), default=0)
     return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
 
-def _places(data: bytes, mark: bytes) -> Iterator[int]:
-    at = data.find(mark, 0, 2**16)
+def _find_all(data: bytes, name: bytes) -> Iterator[int]:
+    at = data.find(name, 0, _AVIF_HEADER)
     while at >= 0 and at + 6 < len(data):
         yield at
-        at = data.find(mark, at + 1, 2**16)
+        at = data.find(name, at + 1, _AVIF_HEADER)
 
 
-def from_image(image: PILImage.Image, known: Metadata) -> Image:
-    """An image that is upright already."""
+def from_pil(image: PILImage.Image, metadata: Metadata) -> Image:
+    """The Image of a Pillow image that is upright."""
     mode, channels = ("L", 1) if image.mode in _GREY else ("RGB", 3)
     alpha = None
     if image.has_transparency_data:
-        both = _samples(image, f"{mode}A", channels + 1)
+        both = _samples(image, channels + 1, lambda strip: strip.convert(f"{mode}A"))
         colour, alpha = both[..., :-1].contiguous(), both[..., -1].contiguous()
     else:
-        colour = _samples(image, mode, channels)
-    # GIF, and small PNG files, hold a grey image as a palette of greys. With a profile it is one for RGB.
-    if image.mode in _PALETTE and not known.icc_profile and _all_grey(colour):
+        colour = _samples(image, channels, lambda strip: strip.convert(mode))
+    # GIF and small PNG files hold a grey image as a palette of greys. A colour profile would be one for RGB.
+    if image.mode in _PALETTE and not metadata.icc_profile and _is_grey(colour):
         colour = colour[..., :1].contiguous()
-    return Image(colour, alpha, known)
+    return Image(colour, alpha, metadata)
 
 
-def _samples(
-    image: PILImage.Image,
-    mode: str,
-    channels: int,
-    convert: Callable[[PILImage.Image], PILImage.Image] | None = None,
-) -> Tensor:
-    """uint8 (H, W, channels), converted a strip at a time: a large image's copies would add up."""
+def _samples(image: PILImage.Image, channels: int, convert: Callable[[PILImage.Image], PILImage.Image]) -> Tensor:
+    """uint8 (H, W, channels), converted a strip at a time: copies of a large image would need much memory."""
     samples = torch.empty(image.height, image.width, channels, dtype=torch.uint8)
     rows = samples.numpy()
     for top in range(0, image.height, STRIP):
         bottom = min(top + STRIP, image.height)
-        strip = image.crop((0, top, image.width, bottom))
-        strip = convert(strip) if convert else strip.convert(mode)
+        strip = convert(image.crop((0, top, image.width, bottom)))
         rows[top:bottom] = np.asarray(strip).reshape(bottom - top, image.width, channels)
     return samples
 
 
-def _all_grey(colour: Tensor) -> bool:
+def _is_grey(colour: Tensor) -> bool:
     return all(bool((strip == strip[..., :1]).all()) for strip in torch.split(colour, STRIP))
 
 
-def converted(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
-    """CMYK by its own profile, or CIELAB, as sRGB: the profile says which colours its inks are."""
+def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
+    """CMYK or CIELAB as sRGB. CMYK needs a colour profile, which defines its inks."""
     from PIL import ImageCms
 
     name = CONVERTED[image.mode]
     profile: bytes = image.info.get("icc_profile") or b""
-    if image.mode == "CMYK" and not profile:
+    is_cmyk = image.mode == "CMYK"
+    if is_cmyk and not profile:
         raise UnsupportedImage(
-            "The image's pixels are CMYK of 8 bits a channel, without the profile that says which colours its "
-            f"inks are; {PIXELS_TAKEN}."
+            "The image's pixels are CMYK of 8 bits a channel, without the colour profile that defines the inks. "
+            f"Embed the profile, or convert the image to RGB. {SUPPORTED_PIXELS}."
         )
-    inks = ImageCms.ImageCmsProfile(BytesIO(profile)) if image.mode == "CMYK" else ImageCms.createProfile("LAB")
+    source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
     transform = ImageCms.buildTransform(
-        inks,
+        source,
         ImageCms.createProfile("sRGB"),
         image.mode,
         "RGB",
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    samples = _samples(upright(image), "RGB", 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
-    known = replace(metadata.from_info(image.info).upright(), icc_profile=None)
-    return Image(samples, None, known), (f"{name} to sRGB",)
+    samples = _samples(turn_upright(image), 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
+    metadata = replace(metadata_from_info(image.info).upright(), icc_profile=None)
+    return Image(samples, None, metadata), (f"{name} to sRGB",)
 
 
-def _deep(kind: Format, data: bytes, bits: int, known: Metadata) -> Image:
-    import imagecodecs
-
-    if kind.name == "png":
-        values = imagecodecs.png_decode(metadata.bare_png(data))
-    else:
-        values = imagecodecs.avif_decode(data)
-    return from_array(values, bits, known, known.orientation)
+def save_pillow(file: ImageSequence, kind: Format, quality: int | None) -> bytes:
+    """The pages as a JPEG, WebP or AVIF file. quality: 1 to 100; None for the format's own."""
+    metadata = file.pages[0].metadata
+    if kind.name == "jpeg":
+        metadata = metadata.without_blocks_over(JPEG_BLOCK)
+    options: dict[str, Any] = save_options(metadata, has_dpi=kind.name == "jpeg")
+    # Colour at full resolution: denoised images have fine colour detail.
+    options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
+    if kind.name == "webp":
+        # Exact: keep the colours of fully transparent pixels.
+        options |= {"lossless": quality is None, "exact": True, "quality": quality or _WEBP_LOSSLESS_EFFORT}
+    first, *rest = (PILImage.fromarray(to_array(page)) for page in file.pages)
+    if file.durations and rest:
+        options |= {"save_all": True, "append_images": rest, "loop": file.plays}
+        options["duration"] = list(file.durations)
+    encoded = BytesIO()
+    first.save(encoded, kind.title.upper(), **options)
+    return encoded.getvalue()

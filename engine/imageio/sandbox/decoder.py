@@ -34,16 +34,16 @@ import torch
 from engine.defaults import DECODE_MEMORY, DECODE_SECONDS, MAX_PAGES
 from engine.imageio.formats import (
     BrokenImage,
-    CannotWrite,
     Format,
     ImageTooLarge,
-    NotAImage,
+    NotAnImage,
+    PageNotFound,
     UnsupportedImage,
-    kind_of,
+    detect_format,
 )
-from engine.imageio.image import File, Image, Outline
+from engine.imageio.image import Image, ImageInfo, ImageSequence
 from engine.imageio.metadata import Metadata
-from engine.imageio.read import load_codecs, outline, read
+from engine.imageio.read import load_codecs, read, read_info
 from engine.system.runtime import lower_priority, return_freed_memory
 
 # Workers that are kept for the next files.
@@ -55,7 +55,7 @@ if sys.platform == "linux":
 # Where parts begin, so that any type of number may lie there.
 _ALIGN = 64
 _TYPES = {str(dtype): dtype for dtype in (torch.uint8, torch.uint16, torch.float32)}
-_REFUSALS = (BrokenImage, CannotWrite, NotAImage, ImageTooLarge, UnsupportedImage)
+_REFUSALS = (BrokenImage, PageNotFound, NotAnImage, ImageTooLarge, UnsupportedImage)
 _NURSERY = f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import nurse; nurse(int(sys.argv[1]))"
 
 # Bytes that lie beside the words; None where there are none.
@@ -108,27 +108,27 @@ class Decoder:
         max_pages: int = MAX_PAGES,
         page: int | None = None,
         check: Callable[[], None] = lambda: None,
-    ) -> File:
+    ) -> ImageSequence:
         """As images.read. check: called again and again meanwhile; what it raises ends the decoding.
 
         Raises what images.read does, TooSlowToDecode, TooLargeToDecode and Crashed; all are ValueErrors.
         """
         made = self._made(data, {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}, False, check)
-        assert isinstance(made, File)
+        assert isinstance(made, ImageSequence)
         return made
 
-    def outline(
+    def read_info(
         self, data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
-    ) -> Outline:
-        """As images.outline. Raises as `read` does."""
+    ) -> ImageInfo:
+        """As images.read_info. Raises as `read` does."""
         made = self._made(data, {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}, True)
-        assert isinstance(made, Outline)
+        assert isinstance(made, ImageInfo)
         return made
 
     def _made(
         self, data: bytes, wishes: dict[str, Any], outlined: bool, check: Callable[[], None] = lambda: None
-    ) -> File | Outline:
-        kind = kind_of(data)
+    ) -> ImageSequence | ImageInfo:
+        kind = detect_format(data)
         worker = self._worker()
         try:
             told = {"outlined": outlined, "memory": self.memory, "wishes": wishes}
@@ -158,7 +158,7 @@ class Decoder:
 
     def _ask(
         self, worker: "_Worker", kind: Format, data: bytes, told: dict[str, Any], check: Callable[[], None]
-    ) -> File | Outline | ValueError:
+    ) -> ImageSequence | ImageInfo | ValueError:
         """What is in the file, or why it is refused."""
         end = time.monotonic() + self.seconds
         _send(worker.socket, told, [data])
@@ -170,9 +170,11 @@ class Decoder:
                     pages.append(_image(parts, **told))
                 case "end":
                     durations, changed = told["durations"], tuple(told["changed"])
-                    return File(kind, tuple(pages), durations and tuple(durations), told["plays"], changed)
-                case "outline":
-                    return Outline(kind, **told)
+                    return ImageSequence(
+                        kind, tuple(pages), durations and tuple(durations), told["plays"], changed
+                    )
+                case "read_info":
+                    return ImageInfo(kind, **told)
                 case "refusal":
                     return _REFUSALS[told["kind"]](told["words"])
                 case "memory":
@@ -358,7 +360,7 @@ def _work(parent: socket.socket) -> None:
             data = bytes(parts.pop() or b"")
             _allow(told["memory"])
             try:
-                made = (outline if told["outlined"] else read)(data, **told["wishes"])
+                made = (read_info if told["outlined"] else read)(data, **told["wishes"])
             except MemoryError:
                 _allow(None)
                 _send(parent, {"what": "memory"})
@@ -383,9 +385,9 @@ def _allow(memory: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _send_made(parent: socket.socket, made: File | Outline) -> None:
-    if isinstance(made, Outline):
-        _send(parent, {"what": "outline", "pixels": made.pixels, "depth": made.depth})
+def _send_made(parent: socket.socket, made: ImageSequence | ImageInfo) -> None:
+    if isinstance(made, ImageInfo):
+        _send(parent, {"what": "read_info", "pixels": made.pixels, "depth": made.depth})
         return
     for page in made.pages:
         _send(parent, *_described(page))

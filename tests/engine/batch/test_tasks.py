@@ -18,7 +18,7 @@ from engine.batch.tasks import (
     plan_tasks,
     remaining_tasks,
 )
-from engine.imageio.formats import kind_of
+from engine.imageio.formats import detect_format
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
 from engine.models.networks import build_network
@@ -81,7 +81,7 @@ def test_an_outcome_lists_what_its_format_cannot_hold(shots, tmp_path, net):
     outcomes = list(denoise_files(fixed_selector(net), plan_tasks([shots], tmp_path / "clean", format_="jpeg")))
 
     assert [outcome.changed for outcome in outcomes] == [(), (), ("16 bits a channel to 8 bits a channel",)]
-    assert {kind_of(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
+    assert {detect_format(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
 
 
 def test_output_options_are_applied(shots, net):

@@ -7,53 +7,53 @@ import pytest
 
 from engine.imageio.formats import (
     FORMATS,
-    KINDS_TAKEN,
     SAME,
-    WRITTEN,
+    SUPPORTED_FORMATS,
+    WRITABLE_FORMATS,
     CannotWrite,
-    chosen,
-    kind_of,
-    rows,
+    detect_format,
+    output_format,
+    table_rows,
 )
 
 README = Path(__file__).parents[3] / "service" / "README.md"
 
 
-def test_the_readme_s_table_is_the_code_s():
-    assert "\n".join(rows()) in README.read_text()
+def test_the_readme_has_the_table():
+    assert "\n".join(table_rows()) in README.read_text()
 
 
-def test_the_readme_names_every_format_that_is_written():
+def test_the_readme_names_every_output_format():
     [row] = [line for line in README.read_text().splitlines() if line.startswith("| `format` |")]
 
-    assert re.findall("`([a-z]+)`", row)[1 : len(WRITTEN) + 2] == [*WRITTEN, SAME]
+    assert re.findall("`([a-z]+)`", row)[1 : len(WRITABLE_FORMATS) + 2] == [*WRITABLE_FORMATS, SAME]
 
 
 def test_no_suffix_belongs_to_two_formats():
     suffixes = [suffix for kind in FORMATS.values() for suffix in kind.suffixes]
 
     assert len(suffixes) == len(set(suffixes))
-    assert all(kind.title in KINDS_TAKEN for kind in FORMATS.values())
+    assert all(kind.title in SUPPORTED_FORMATS for kind in FORMATS.values())
 
 
-def test_the_format_that_came_is_chosen_by_the_word_same():
-    assert chosen(SAME, FORMATS["tiff"]).name == "tiff"
-    assert chosen("webp", FORMATS["tiff"]).name == "webp"
+def test_same_stands_for_the_format_of_the_input():
+    assert output_format(SAME, FORMATS["tiff"]).name == "tiff"
+    assert output_format("webp", FORMATS["tiff"]).name == "webp"
 
 
 @pytest.mark.parametrize(
     ("name", "came", "message"),
     [
-        ("bmp", "png", "BMP is read and not written; written are jpeg, png, webp, tiff and avif"),
-        (SAME, "heic", "HEIC is read and not written; written are jpeg"),
-        ("xcf", "png", "There is no format 'xcf'; written are jpeg.* and same for what came"),
+        ("bmp", "png", "BMP can be read but not written. Output formats: jpeg, png, webp, tiff and avif."),
+        (SAME, "heic", "HEIC can be read but not written. Output formats: jpeg"),
+        ("xcf", "png", "There is no format 'xcf'. Output formats: jpeg.*, or same to keep the input's format."),
     ],
 )
-def test_what_cannot_be_written_is_refused_with_what_can(name, came, message):
+def test_a_format_that_is_not_written_is_refused(name, came, message):
     with pytest.raises(CannotWrite, match=message):
-        chosen(name, FORMATS[came])
+        output_format(name, FORMATS[came])
 
 
-def test_a_camera_s_film_is_no_image():
-    with pytest.raises(ValueError, match="film or other ISO media; taken are JPEG, PNG"):
-        kind_of(b"\0\0\0\x20ftypisom\0\0\0\0")
+def test_a_video_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"a video or other ISO media file\. Supported formats: JPEG, PNG"):
+        detect_format(b"\0\0\0\x20ftypisom\0\0\0\0")

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from engine.imageio.formats import FORMATS, BrokenImage
-from engine.imageio.image import Written
+from engine.imageio.image import EncodedImage
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
 from service.api import batch
@@ -220,8 +220,8 @@ def test_a_bug_fails_one_image_and_is_logged(client, shots, monkeypatch, caplog)
     ("params", "status", "words"),
     [
         ({"model": "films"}, 404, ["'films'", "photo, scans"]),
-        ({"format": "bmp"}, 422, ["BMP is read and not written"]),
-        ({"format": ""}, 422, ["no format ''", "written are jpeg, png"]),
+        ({"format": "bmp"}, 422, ["BMP can be read but not written"]),
+        ({"format": ""}, 422, ["no format ''", "Output formats: jpeg, png"]),
         ({"strength": 2}, 422, ["strength"]),
     ],
 )
@@ -283,7 +283,7 @@ class Images:
         done.cancel()
         if left:
             raise Cancelled
-        return SimpleNamespace(written=Written(FORMATS["png"], body), headers={})
+        return SimpleNamespace(written=EncodedImage(FORMATS["png"], body), headers={})
 
     def finish(self, *bodies):
         for body in bodies:

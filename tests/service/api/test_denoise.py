@@ -6,8 +6,8 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image as PILImage
 
-from engine.imageio.formats import FORMATS, WRITTEN
-from engine.imageio.image import File, Image
+from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
+from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import decode
 from engine.imageio.read import read as read_file
@@ -93,7 +93,7 @@ def test_format_same_keeps_the_format(client, samples, file_of):
 def test_16_bits_and_metadata_are_kept(client):
     deep = torch.randint(65536, (9, 12, 3)).to(torch.uint16)
     known = Metadata(bytes(300), None, b"<x:xmpmeta/>", (300.0, 300.0))
-    file = File(FORMATS["png"], (Image(deep, None, known),))
+    file = ImageSequence(FORMATS["png"], (Image(deep, None, known),))
     sent = encode_file(file, FORMATS["tiff"]).data
 
     response = client.post("/denoise", params={"format": "same", "strength": 0}, content=sent)
@@ -141,7 +141,7 @@ def test_openapi_has_every_parameter_with_its_range(client):
     assert set(described) == set(DenoiseParams.model_fields)
     assert all(each["description"].endswith(".") for each in parameters)
     assert described["strength"]["schema"]["maximum"] == 1
-    assert described["format"]["schema"]["enum"] == [*WRITTEN, "same"]
+    assert described["format"]["schema"]["enum"] == [*WRITABLE_FORMATS, "same"]
 
 
 def test_the_memory_budget_reaches_the_engine(settings, noisy, monkeypatch):

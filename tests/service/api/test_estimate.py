@@ -86,10 +86,10 @@ def test_a_page_can_be_selected(client, file_of):
 @pytest.mark.parametrize(
     ("body", "page", "status", "words"),
     [
-        (b"", 1, 400, "0 bytes came"),
+        (b"", 1, 400, "empty: 0 bytes"),
         (b"%PDF-1.7", 1, 415, "PDF"),
         (b"x" * 400_001, 1, 413, "at most 400000"),
-        ("image", 2, 422, "Page 2 was asked for; the PNG file has 1"),
+        ("image", 2, 422, "There is no page 2: the PNG file has 1 page"),
         ("image", 0, 422, "greater than or equal to 1"),
     ],
 )

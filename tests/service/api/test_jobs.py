@@ -202,7 +202,7 @@ def test_a_jobs_location_has_the_proxys_path(settings, noisy):
     ("params", "headers", "size", "status", "words"),
     [
         ({"model": "films"}, {}, 9, 404, "'films'"),
-        ({"format": "bmp"}, {}, 9, 422, "BMP is read and not written"),
+        ({"format": "bmp"}, {}, 9, 422, "BMP can be read but not written"),
         ({"strength": 2}, {}, 9, 422, "strength"),
         ({}, {}, 20_001, 413, "at most 20000 are taken"),
         ({}, {}, 100_001, 413, "at most 100000 are taken"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.imageio.formats import WRITTEN
+from engine.imageio.formats import WRITABLE_FORMATS
 from engine.imageio.read import read as read_file
 from engine.layers import kernels
 from service import cli
@@ -75,7 +75,7 @@ def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_pa
 
     assert code == 1
     assert stderr.startswith("error: HEIC ")
-    assert all(name in stderr for name in WRITTEN)
+    assert all(name in stderr for name in WRITABLE_FORMATS)
 
 
 def test_run_reports_a_broken_image_and_does_the_others(denoise, model, photos, tmp_path):

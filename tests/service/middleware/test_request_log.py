@@ -157,7 +157,7 @@ def test_errors_are_counted_by_kind(client, noisy, monkeypatch):
 
     found = scraped(client)
 
-    kinds = ("NotAImage", "BodyTooLarge", "RequestValidationError", "RuntimeError", "NotFound")
+    kinds = ("NotAnImage", "BodyTooLarge", "RequestValidationError", "RuntimeError", "NotFound")
     assert found["denoise_errors_total"] == {(kind,): 1 for kind in kinds}
     assert found["denoise_requests_total"]["POST", "/denoise", "500"] == 1
 

@@ -44,7 +44,7 @@ def test_many_clients_take_no_more_memory_than_the_settings_say(tmp_path, save_t
     program = """
 import asyncio, resource, sys, torch
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Image
+from engine.imageio.image import ImageSequence, Image
 from engine.imageio.write import encode
 from service.app import create_app
 from service.settings import Settings
@@ -54,7 +54,7 @@ memory = dict(image_memory=60 * MB, body_memory=40 * MB, max_bytes=10 * MB, memo
 settings = Settings(**memory, **how)
 noise = torch.randint(65536, (1100, 1000, 4)).to(torch.uint16)
 noisy = Image(noise[..., :3].contiguous(), noise[..., 3].contiguous())
-parts = encode(File(FORMATS["png"], (noisy,)), FORMATS["png"]).data
+parts = encode(ImageSequence(FORMATS["png"], (noisy,)), FORMATS["png"]).data
 parts = [parts[start : start + 65536] for start in range(0, len(parts), 65536)]
 
 async def post(app, state):

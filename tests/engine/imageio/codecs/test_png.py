@@ -1,3 +1,5 @@
+"""PNG encoder, against the specification's definition, imagecodecs and Pillow; and 16-bit PNG files."""
+
 import io
 import struct
 import sys
@@ -8,25 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as PILImage
 
 from engine.imageio.codecs import png
-from engine.imageio.codecs.png import (
-    AVERAGE,
-    NONE,
-    PAETH,
-    SUB,
-    UP,
-    difference,
-    encoded,
-    filtered,
-)
+from engine.imageio.codecs.png import AVERAGE, NONE, PAETH, SUB, UP, apply_filter, encode, filter_rows
+from engine.imageio.formats import BrokenImage
+from engine.imageio.metadata.png import png_chunk
+from engine.imageio.read import decode
+from engine.imageio.write import encode_png
+from tests.support.images import with_alpha
 
-seeds = st.integers(0, 2**32 - 1)
+SEEDS = st.integers(0, 2**32 - 1)
 
 
-def drawn(shape, dtype, seed=0):
-    """Smooth in parts, noise in others, so that all filters are worth their while somewhere."""
+def mixed_array(shape, dtype, seed=0):
+    """Smooth in parts and noise in others, so that every filter is the best one somewhere."""
     rng = np.random.default_rng(seed)
     most = np.iinfo(dtype).max
     slope = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) * rng.integers(1, 9)
@@ -34,10 +32,9 @@ def drawn(shape, dtype, seed=0):
     return (values % (most + 1)).astype(dtype)
 
 
-def undone(data):
-    """The numbers of a PNG's rows, by the specification's definition; slow."""
-    _, header, *_ = (data[:8], data[16:29])
-    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
+def decode_by_definition(data):
+    """The bytes of a PNG's rows, decoded as the specification defines it; slow."""
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     pixel = {0: 1, 2: 3, 4: 2, 6: 4}[colour] * depth // 8
     at, packed = 8, b""
     while at < len(data):
@@ -69,23 +66,23 @@ def undone(data):
     st.sampled_from([(), (1,), (2,), (3,), (4,)]),
     st.sampled_from([np.uint8, np.uint16]),
     st.sampled_from([0, 1, 2, 6, 9]),
-    seeds,
+    SEEDS,
 )
-def test_what_is_written_is_undone_by_the_definition_and_read_by_others(high, wide, channels, dtype, level, seed):
-    array = drawn((high, wide, *channels), dtype, seed)
+def test_every_array_is_decoded_by_definition_and_libraries(height, width, channels, dtype, level, seed):
+    array = mixed_array((height, width, *channels), dtype, seed)
 
-    data = encoded(array, level)
+    data = encode(array, level)
 
-    bytes_ = array.astype(array.dtype.newbyteorder(">")).view(np.uint8).reshape(high, -1)
-    assert np.array_equal(undone(data), bytes_)
+    expected = array.astype(array.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
+    assert np.array_equal(decode_by_definition(data), expected)
     assert np.array_equal(imagecodecs.png_decode(data).reshape(array.shape), array)
     if dtype == np.uint8:
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))).reshape(array.shape), array)
+        assert np.array_equal(np.asarray(PILImage.open(io.BytesIO(data))).reshape(array.shape), array)
 
 
 # A row of two pixels of one byte, and the row above it.
 @pytest.mark.parametrize(
-    ("kind", "wanted"),
+    ("kind", "expected"),
     [
         (NONE, [200, 30]),
         (SUB, [200, 30 - 200 + 256]),
@@ -95,19 +92,19 @@ def test_what_is_written_is_undone_by_the_definition_and_read_by_others(high, wi
         (PAETH, [200 - 90, 30 - 250 + 256]),
     ],
 )
-def test_a_filter_worked_by_hand(kind, wanted):
+def test_a_filter_worked_by_hand(kind, expected):
     rows, above = np.array([[200, 30]], np.uint8), np.array([[90, 250]], np.uint8)
 
-    assert difference(kind, rows, above, 1).tolist() == [wanted]
+    assert apply_filter(kind, rows, above, 1).tolist() == [expected]
 
 
-def test_an_image_of_several_strips_is_filtered_as_in_one(monkeypatch):
-    rows = drawn((70, 30), np.uint8)
-    whole = [filtered(rows, 3, level) for level in (1, 6)]
+def test_strips_are_filtered_as_the_whole_image(monkeypatch):
+    rows = mixed_array((70, 30), np.uint8)
+    whole = [filter_rows(rows, 3, level) for level in (1, 6)]
 
-    monkeypatch.setattr(png, "_STRIP", 16)
+    monkeypatch.setattr(png, "_STRIP_ROWS", 16)
 
-    assert all(map(np.array_equal, [filtered(rows, 3, level) for level in (1, 6)], whole))
+    assert all(map(np.array_equal, [filter_rows(rows, 3, level) for level in (1, 6)], whole))
 
 
 @pytest.mark.parametrize(
@@ -119,43 +116,78 @@ def test_an_image_of_several_strips_is_filtered_as_in_one(monkeypatch):
     ],
     ids=["columns", "rows", "tiles"],
 )
-def test_what_an_image_repeats_is_found(array, monkeypatch):
-    size, forced = len(encoded(array, 1)), []
+def test_repetition_is_compressed_well(array, monkeypatch):
+    size, forced = len(encode(array, 1)), []
     for kind in (NONE, SUB, UP, AVERAGE):
-        monkeypatch.setattr(png, "_best", lambda rows, pixel, kind=kind: kind)
-        forced.append(len(encoded(array, 1)))
+        monkeypatch.setattr(png, "_best_filter", lambda rows, pixel, kind=kind: kind)
+        forced.append(len(encode(array, 1)))
 
     assert size <= 1.15 * min(forced)
     assert size < 0.9 * max(forced)
     assert size < array.size / 25
 
 
-def test_at_level_1_a_photograph_is_about_as_large_as_by_pillow():
+def test_level_1_compresses_a_photograph_as_well_as_pillow():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:256, :384] / 40
     smooth = 120 + 60 * np.sin(x[..., None] + [0, 1, 2]) * np.cos(y[..., None])
     array = (smooth + rng.normal(0, 4, (256, 384, 3))).clip(0, 255).astype(np.uint8)
     other = io.BytesIO()
-    Image.fromarray(array).save(other, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    PILImage.fromarray(array).save(other, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
 
-    sizes = [len(encoded(array, level)) for level in (0, 1, 6)]
+    sizes = [len(encode(array, level)) for level in (0, 1, 6)]
 
     assert sizes[1] < 1.05 * len(other.getvalue())
     assert sizes[0] > sizes[1] > 0.9 * sizes[2]
 
 
-def test_large_data_are_cut_into_chunks(monkeypatch):
-    monkeypatch.setattr(png, "_CHUNK", 100)
-    array = drawn((30, 20, 3), np.uint8)
+def test_large_data_are_split_into_chunks(monkeypatch):
+    monkeypatch.setattr(png, "_CHUNK_BYTES", 100)
+    array = mixed_array((30, 20, 3), np.uint8)
 
-    data = encoded(array, 1)
+    data = encode(array, 1)
 
     assert data.count(b"IDAT") > 5
-    assert np.array_equal(undone(data), array.reshape(30, -1))
+    assert np.array_equal(decode_by_definition(data), array.reshape(30, -1))
 
 
 def test_without_imagecodecs_the_file_holds_the_same(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    array = drawn((30, 20, 3), np.uint8)
+    array = mixed_array((30, 20, 3), np.uint8)
 
-    assert np.array_equal(undone(encoded(array, 6)), array.reshape(30, -1))
+    assert np.array_equal(decode_by_definition(encode(array, 6)), array.reshape(30, -1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_comes_back_exactly(kind, file_of):
+    values = np.arange(0, 65536, 257).astype(np.uint16).reshape(16, 16)
+    values[3, 4] = 12345
+
+    image = decode(file_of(values, kind))
+    with PILImage.open(io.BytesIO(encode_png(image))) as returned:
+        mode, back = returned.mode, np.array(returned)
+
+    assert (image.grey, image.depth) == (True, "16")
+    assert image.pixels[3, 4, 0] == pytest.approx(12345 / 65535)
+    assert mode == "I;16"
+    np.testing.assert_array_equal(back, values)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_16_bit_png_is_what_imagecodecs_reads_and_writes(channels):
+    values = np.random.default_rng(0).integers(65536, size=(6, 7, channels), dtype=np.uint16)
+
+    image = decode(imagecodecs.png_encode(values.squeeze()))
+    again = imagecodecs.png_decode(encode_png(image))
+
+    np.testing.assert_array_equal(with_alpha(image), values)
+    np.testing.assert_array_equal(again.reshape(values.shape), values)
+
+
+def test_a_png_whose_last_rows_are_missing_is_broken(samples):
+    whole = encode(samples(20, 30), 1)
+    rows = zlib.decompress(whole[whole.index(b"IDAT") + 4 : -16])
+    short = zlib.compress(rows[: len(rows) // 2])
+
+    with pytest.raises(BrokenImage, match="rows are missing"):
+        decode(whole[:33] + png_chunk(b"IDAT", short) + png_chunk(b"IEND", b""))

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import File, Image
+from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import Metadata
-from engine.imageio.read import outline, read
+from engine.imageio.read import read, read_info
 from engine.imageio.sandbox import decoder
 from engine.imageio.sandbox.decoder import (
     Crashed,
@@ -47,8 +47,8 @@ SICK = """
 import os, signal
 from engine.imageio.sandbox import decoder
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import Outline
-outline, read = decoder.outline, decoder.read
+from engine.imageio.image import ImageInfo
+read_info, read = decoder.read_info, decoder.read
 
 def sicken(what):
     match what:
@@ -64,9 +64,9 @@ def sick_read(data, **wishes):
 
 def sick_outline(data, **wishes):
     sicken(data[8:].removeprefix(b"early ") if data[8:14] == b"early " else b"")
-    return Outline(FORMATS["png"], 600, "8") if len(data) < 20 else outline(data, **wishes)
+    return ImageInfo(FORMATS["png"], 600, "8") if len(data) < 20 else read_info(data, **wishes)
 
-decoder.outline, decoder.read = sick_outline, sick_read
+decoder.read_info, decoder.read = sick_outline, sick_read
 """
 
 
@@ -156,7 +156,7 @@ def test_a_file_is_the_same_as_if_it_were_read_in_this_process(sound, mode, heig
     dtype = {"8": np.uint8, "16": np.uint16, "float": np.float32}[depth]
     drawn = rng.integers(0, 256, (pages, height, width, channels + alpha)).astype(dtype)
     known = Metadata(block, None, b"<x:xmpmeta/>" if block else None, resolution)
-    file = File(
+    file = ImageSequence(
         FORMATS[name],
         tuple(
             Image(
@@ -173,7 +173,7 @@ def test_a_file_is_the_same_as_if_it_were_read_in_this_process(sound, mode, heig
 
     for wishes in ({}, {"max_pixels": 10**6, "max_pages": 5, "page": pages}):
         assert_same(sound.read(data, **wishes), read(data, **wishes))
-        assert sound.outline(data, **wishes) == outline(data, **wishes)
+        assert sound.read_info(data, **wishes) == read_info(data, **wishes)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_file_is_refused_in_the_same_words(sound, png, spoil, wishes):
     refused = answer(read)
     assert isinstance(refused, tuple)
     assert answer(sound.read) == refused
-    assert answer(sound.outline) == answer(outline)
+    assert answer(sound.read_info) == answer(read_info)
     assert_same(sound.read(png), read(png))
 
 

@@ -1,0 +1,151 @@
+"""EXIF blocks: orientation, resolution and thumbnail. A block here begins with its TIFF header, not "Exif".
+
+Source: CIPA DC-008, "Exif 3.0", 2023, section 4.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from engine.imageio.metadata.ifd import (
+    LAYOUT_TAGS,
+    ORIENTATION,
+    RATIONAL,
+    RESOLUTION_UNIT,
+    SHORT,
+    SUB_IFDS,
+    THUMBNAIL_LENGTH,
+    THUMBNAIL_OFFSET,
+    X_RESOLUTION,
+    Y_RESOLUTION,
+    ByteOrder,
+    Entry,
+    byte_order,
+    first_ifd_offset,
+    pack_header,
+    pack_ifd,
+    read_ifd,
+    read_sub_ifds,
+)
+from engine.imageio.metadata.limits import BrokenMetadata, plausible_resolution
+
+# RESOLUTION_UNIT: how many of each unit make an inch.
+_UNITS_PER_INCH = {2: 1.0, 3: 2.54}
+_INCH = 2
+
+
+def new_exif(order: ByteOrder, entries: Iterable[tuple[int, int, int, bytes]]) -> bytes:
+    """A block with one IFD of these entries: (tag, type, length, value)."""
+    return pack_header(order) + pack_ifd(order, {each[0]: Entry(*each, 0) for each in entries}, {}, 8)
+
+
+def exif_from_ifd(data: bytes, ifd: Mapping[int, Entry]) -> bytes | None:
+    """A block of those tags of a TIFF page that do not describe its pixels; None if there are none."""
+    order = byte_order(data)
+    kept = {tag: each for tag, each in ifd.items() if tag not in LAYOUT_TAGS or tag == ORIENTATION}
+    if not kept.keys() - {ORIENTATION}:
+        return _orientation_alone(order, kept[ORIENTATION]) if kept else None
+    sub_ifds = read_sub_ifds(data, ifd)
+    kept = {tag: each for tag, each in kept.items() if tag not in SUB_IFDS or tag in sub_ifds}
+    return pack_header(order) + pack_ifd(order, kept, sub_ifds, 8)
+
+
+def _orientation_alone(order: ByteOrder, entry: Entry) -> bytes | None:
+    """A block with the orientation only; None if that is 1, because it says nothing."""
+    if entry.integer(order) == 1:
+        return None
+    return new_exif(order, [(ORIENTATION, SHORT, 1, entry.value[:2])])
+
+
+def exif_orientation(exif: bytes | None) -> int:
+    """1 to 8, as EXIF counts; 1, upright, if the block does not say or cannot be read."""
+    if not exif:
+        return 1
+    try:
+        entry = read_ifd(exif, first_ifd_offset(exif)).get(ORIENTATION)
+    except BrokenMetadata:
+        return 1
+    value = entry.integer(byte_order(exif)) if entry else 1
+    return value if 1 <= value <= 8 else 1
+
+
+def exif_resolution(exif: bytes | None) -> tuple[float, float] | None:
+    """Dots per inch, (x, y); None if the block does not say or cannot be read."""
+    try:
+        return ifd_resolution(byte_order(exif), read_ifd(exif, first_ifd_offset(exif))) if exif else None
+    except BrokenMetadata:
+        return None
+
+
+def ifd_resolution(order: ByteOrder, ifd: Mapping[int, Entry]) -> tuple[float, float] | None:
+    """Dots per inch, (x, y)."""
+    unit = ifd[RESOLUTION_UNIT].integer(order) if RESOLUTION_UNIT in ifd else _INCH
+    factor = _UNITS_PER_INCH.get(unit)
+    x, y = (ifd[tag].number(order) if tag in ifd else 0.0 for tag in (X_RESOLUTION, Y_RESOLUTION))
+    return plausible_resolution(x * factor, y * factor) if factor else None
+
+
+def exif_with_resolution(exif: bytes | None, resolution: tuple[float, float] | None) -> bytes | None:
+    """The block with this resolution, for formats that have no other place for it. Raises BrokenMetadata."""
+    if not resolution or exif_resolution(exif) == resolution:
+        return exif
+    order = byte_order(exif or b"II")
+    entries = [
+        (X_RESOLUTION, RATIONAL, 1, struct.pack(f"{order}II", *_fraction(resolution[0]))),
+        (Y_RESOLUTION, RATIONAL, 1, struct.pack(f"{order}II", *_fraction(resolution[1]))),
+        (RESOLUTION_UNIT, SHORT, 1, struct.pack(f"{order}H", _INCH)),
+    ]
+    if not exif:
+        return new_exif(order, entries)
+    ifd = read_ifd(exif, first_ifd_offset(exif)) | {each[0]: Entry(*each, 0) for each in entries}
+    # The new first IFD goes to the end, so everything that it points to stays in place.
+    end = len(exif) + len(exif) % 2
+    body = exif[8:].ljust(end - 8, b"\0")
+    return exif[:4] + struct.pack(f"{order}I", end) + body + pack_ifd(order, ifd, {}, end)
+
+
+def _fraction(value: float) -> tuple[int, int]:
+    return Fraction(value).limit_denominator(1000).as_integer_ratio()
+
+
+def upright_exif(exif: bytes) -> bytes | None:
+    """The block of an image that has been turned upright or changed: orientation 1, and no thumbnail.
+
+    Changes bytes in place: the offsets in a camera's maker notes are valid only while nothing moves. Returns None
+    if nothing else is in the block. Raises BrokenMetadata.
+    """
+    offset = first_ifd_offset(exif)
+    ifd, order = read_ifd(exif, offset), byte_order(exif)
+    # Raises MetadataTooLarge here, before anything else reads the block.
+    read_sub_ifds(exif, ifd)
+    if not ifd.keys() - {ORIENTATION}:
+        return None
+    changed = bytearray(exif)
+    if ORIENTATION in ifd and ifd[ORIENTATION].type_code == SHORT:
+        struct.pack_into(f"{order}H", changed, ifd[ORIENTATION].offset, 1)
+    next_at = offset + 2 + 12 * struct.unpack_from(f"{order}H", exif, offset)[0]
+    if next_at + 4 > len(exif):
+        return bytes(changed)
+    (second,) = struct.unpack_from(f"{order}I", exif, next_at)
+    struct.pack_into(f"{order}I", changed, next_at, 0)
+    if not second:
+        return bytes(changed)
+    # The second IFD describes the thumbnail, which shows the image as it was.
+    return bytes(changed[: _erase_thumbnail(changed, exif, second)])
+
+
+def _erase_thumbnail(changed: bytearray, exif: bytes, offset: int) -> int:
+    """Overwrite the thumbnail and its IFD at `offset` with zeros. Returns where the bytes that remain end."""
+    ifd, order = read_ifd(exif, offset), byte_order(exif)
+    spans = [(each.offset, len(each.value)) for each in ifd.values()]
+    spans.append((offset, 2 + 12 * struct.unpack_from(f"{order}H", exif, offset)[0] + 4))
+    if THUMBNAIL_OFFSET in ifd and THUMBNAIL_LENGTH in ifd:
+        spans.append((ifd[THUMBNAIL_OFFSET].integer(order), ifd[THUMBNAIL_LENGTH].integer(order)))
+    for start, size in spans:
+        stop = min(start + size, len(exif))
+        changed[start:stop] = bytes(max(0, stop - start))
+    end = len(exif)
+    for start, size in sorted(spans, reverse=True):
+        # One more byte, which may pad the span to an even length.
+        end = start if start <= end <= start + size + 1 else end
+    return end

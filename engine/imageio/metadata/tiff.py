@@ -1,0 +1,84 @@
+"""Metadata in TIFF files: the tags of a page and the IFDs that they point to."""
+
+import struct
+from dataclasses import replace
+
+from engine.imageio.metadata.exif import exif_from_ifd, ifd_resolution
+from engine.imageio.metadata.ifd import (
+    BYTE,
+    EXIF_IFD,
+    GPS_IFD,
+    ICC_PROFILE,
+    LAYOUT_TAGS,
+    LONG,
+    SUB_IFDS,
+    XMP,
+    ByteOrder,
+    byte_order,
+    first_ifd_offset,
+    interop_only,
+    is_bigtiff,
+    pack_ifd,
+    read_ifd,
+    read_sub_ifds,
+)
+from engine.imageio.metadata.limits import BrokenMetadata, MetadataTooLarge
+from engine.imageio.metadata.record import Metadata
+
+# tifffile writes these tags only by name.
+_TIFFFILE_NAMES = {EXIF_IFD: "ExifTag", GPS_IFD: "GPSTag"}
+
+
+def read_tiff_metadata(data: bytes, offset: int) -> Metadata:
+    """The metadata of the page whose IFD lies at `offset`, its tags as an EXIF block. Raises BrokenMetadata."""
+    page = read_ifd(data, offset, is_bigtiff(data))
+    icc, xmp = (page[tag].value if tag in page else None for tag in (ICC_PROFILE, XMP))
+    resolution = ifd_resolution(byte_order(data), page)
+    found = Metadata(icc_profile=icc or None, xmp=xmp or None, resolution=resolution)
+    try:
+        return replace(found, exif=exif_from_ifd(data, page))
+    except MetadataTooLarge:
+        raise
+    except BrokenMetadata:
+        return replace(found, lost=("unreadable EXIF",))
+
+
+def tiff_byte_order(metadata: Metadata) -> ByteOrder:
+    """The byte order of a TIFF file that is to hold the metadata's EXIF block."""
+    return byte_order(metadata.exif or b"II")
+
+
+def tifffile_tags(metadata: Metadata) -> list[tuple[int | str, int, int, bytes, bool]]:
+    """tifffile's `extratags`: (tag, type, length, value, first page only).
+
+    The offsets of the EXIF and GPS IFDs are 0 until `add_tiff_exif` sets them.
+    """
+    tags: list[tuple[int | str, int, int, bytes, bool]] = []
+    if metadata.xmp:
+        tags.append((XMP, BYTE, len(metadata.xmp), metadata.xmp, True))
+    if metadata.exif:
+        ifd = read_ifd(metadata.exif, first_ifd_offset(metadata.exif))
+        sub_ifds = read_sub_ifds(metadata.exif, ifd)
+        for tag, each in sorted(ifd.items()):
+            if tag in SUB_IFDS:
+                if tag in sub_ifds and tag in _TIFFFILE_NAMES:
+                    tags.append((_TIFFFILE_NAMES[tag], LONG, 1, bytes(4), True))
+            elif tag not in LAYOUT_TAGS:
+                tags.append((tag, each.type_code, each.length, each.value, True))
+    return tags
+
+
+def add_tiff_exif(tiff: bytes, metadata: Metadata) -> bytes:
+    """The file with the EXIF and GPS IFDs at its end, and the tags of its first page that point to them."""
+    if not metadata.exif:
+        return tiff
+    exif, order = metadata.exif, byte_order(tiff)
+    page = read_ifd(tiff, first_ifd_offset(tiff))
+    whole = bytearray(tiff)
+    sub_ifds = read_sub_ifds(exif, read_ifd(exif, first_ifd_offset(exif)))
+    for tag in (EXIF_IFD, GPS_IFD):
+        if tag in sub_ifds and tag in page:
+            whole += b"\0" * (len(whole) % 2)
+            struct.pack_into(f"{order}I", whole, page[tag].offset, len(whole))
+            whole += pack_ifd(order, sub_ifds[tag], interop_only(sub_ifds), len(whole))
+    return bytes(whole)
