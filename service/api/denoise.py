@@ -1,10 +1,11 @@
 """What the service answers to: an image to denoise, questions about itself, and the page."""
 
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
@@ -17,8 +18,9 @@ from service.middleware.request_limits import Stopping
 from service.params import DenoiseParams
 from service.problems import BUSY, documented
 from service.registry.snapshot import Digests, Fault, Loaded, Previous
-from service.runtime.pipeline import Denoised, Denoiser
+from service.runtime.pipeline import Denoiser
 from service.runtime.shutdown import GracefulShutdown
+from service.runtime.ticket import MemoryShare
 from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
 from service.telemetry.metrics import Metrics
 
@@ -79,16 +81,18 @@ class Health(BaseModel):
     jobs: bool = Field(description="Whether images can be left here as jobs.")
 
 
-class Answer(Response):
-    """Keeps the image until all of it is sent, and as long the schedule counts its memory."""
-
-    def __init__(self, made: Denoised) -> None:
-        super().__init__(made.written.data, media_type=made.written.kind.media_type, headers=made.headers)
-        self._made = made
+async def _response_memory() -> AsyncIterator[MemoryShare]:
+    """The share that holds the encoded image. FastAPI ends this block once the response is sent, or cannot be."""
+    with MemoryShare() as share:
+        yield share
 
 
 @router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
-async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query()]) -> Response:
+async def post_denoise(
+    request: Request,
+    params: Annotated[DenoiseParams, Query()],
+    memory: Annotated[MemoryShare, Depends(_response_memory)],
+) -> Response:
     """Return an image of the same size without its noise."""
     denoiser: Denoiser = request.state.denoiser
     denoiser.refuse_unknown(params)
@@ -96,9 +100,10 @@ async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query(
         params.format = acceptable(request.headers.get("accept"))
     charge = request.state.keys.charging(owner(request))
     with denoiser.receiving(request) as image:
-        # It gets no name here, which would keep it until the end.
-        made = await denoiser.file(await image(), params, partial(until_gone, request), charge)
-    return Answer(made)
+        body = await image()
+        denoised = await denoiser.file(body, params, memory, partial(until_gone, request), charge)
+    encoded = denoised.written
+    return Response(encoded.data, media_type=encoded.kind.media_type, headers=denoised.headers)
 
 
 @router.get("/health")

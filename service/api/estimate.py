@@ -74,6 +74,6 @@ async def post_estimate(
     """Tell what noise is in an image, and which model suits it."""
     denoiser: Denoiser = request.state.denoiser
     with denoiser.receiving(request) as image:
-        # It gets no name here, which would keep it until the end.
-        estimate, models = await denoiser.estimate(await image(), page or 1, partial(until_gone, request))
+        body = await image()
+        estimate, models = await denoiser.estimate(body, page or 1, partial(until_gone, request))
     return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from posixpath import splitext
@@ -14,8 +14,9 @@ from engine.imageio.formats import suffix_of
 from service.archives.zips import Entry, Result, refuse_tricks, safe
 from service.params import DenoiseParams
 from service.problems import problem_of
-from service.runtime.pipeline import Denoised, Denoiser
+from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled, Disconnected
+from service.runtime.ticket import MemoryShare
 from service.telemetry.logs import log
 
 ERROR_SUFFIX = ".error.json"
@@ -25,37 +26,44 @@ AT_ONCE = 2
 
 async def denoised(
     denoiser: Denoiser,
-    batch: Iterable[Entry],
+    batch: Sequence[Entry],
     params: DenoiseParams,
     disconnected: Disconnected,
     charge: Callable[[int], None],
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> AsyncGenerator[Result, None]:
     """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
 
-    batch: is asked for the next when there is room; its entries are read one at a time. Whatever else: as
-    Denoiser.file. To be closed if it is left before its end: nothing of it works or reads after that. Raises
-    Cancelled once the client is gone.
+    batch: its entries are read one at a time. on_progress: called with the share of them that is done, up to 1.
+    Whatever else: as Denoiser.file. To be closed if it is left before its end: nothing of it works or reads after
+    that. Raises Cancelled once the client is gone.
     """
-    left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
+    left, taken, ahead = asyncio.Event(), Counter[str](), deque[_Ahead]()
     work = _Work(denoiser, params, left, charge, Lock())
     watching = asyncio.create_task(_watch(disconnected, left))
+    entries, done = iter(batch), 0
     try:
-        for entry in batch:
-            ahead.append(asyncio.create_task(work.one(entry)))
-            if len(ahead) == AT_ONCE:
-                made = await _first(ahead)
-                yield made.named(taken)
-                # Its memory may be what the next waits for.
-                del made
-        while ahead:
-            made = await _first(ahead)
-            yield made.named(taken)
-            del made
+        while True:
+            while len(ahead) < AT_ONCE and (entry := next(entries, None)):
+                ahead.append(work.begin(entry))
+            if not ahead:
+                return
+            first = ahead[0]
+            # Not `await first.task`: a cancellation would reach the task before it has seen that its client left.
+            await asyncio.wait([first.task])
+            # Its memory counts until the reader asks for the next file.
+            with first.memory:
+                yield first.task.result().named(taken)
+            ahead.popleft()
+            done += 1
+            on_progress(done / len(batch))
     finally:
         left.set()
         watching.cancel()
         with CancelScope(shield=True):
-            await asyncio.gather(*ahead, return_exceptions=True)
+            await asyncio.gather(*(each.task for each in ahead), return_exceptions=True)
+        for each in ahead:
+            each.memory.release()
 
 
 async def _watch(disconnected: Disconnected, left: asyncio.Event) -> None:
@@ -63,21 +71,14 @@ async def _watch(disconnected: Disconnected, left: asyncio.Event) -> None:
     left.set()
 
 
-async def _first(ahead: deque[asyncio.Task["_Made"]]) -> "_Made":
-    # To await the task itself would end it, when this is ended, before it has noticed that nobody waits for it.
-    await asyncio.wait([ahead[0]])
-    return ahead.popleft().result()
-
-
 @dataclass(frozen=True)
 class _Made:
-    """A file of the answer that has no place among the others yet. made: while it is there its memory counts."""
+    """A file of the answer that has no place among the others yet."""
 
     stem: str
     suffix: str
     data: bytes
     comment: str = ""
-    made: Denoised | None = None
 
     def named(self, taken: Counter[str]) -> Result:
         """With a number, where its name is taken; names that differ in case alone are one on some systems."""
@@ -90,6 +91,14 @@ class _Made:
 
 
 @dataclass(frozen=True)
+class _Ahead:
+    """A file of the answer on its way. memory: holds the bytes that it has once it is made."""
+
+    task: asyncio.Task[_Made]
+    memory: MemoryShare
+
+
+@dataclass(frozen=True)
 class _Work:
     """What is done with each file of a batch. left: set when its client is gone."""
 
@@ -99,13 +108,18 @@ class _Work:
     charge: Callable[[int], None]
     reading: Lock
 
-    async def one(self, entry: Entry) -> _Made:
+    def begin(self, entry: Entry) -> _Ahead:
+        """Start work on a file."""
+        memory = MemoryShare()
+        return _Ahead(asyncio.create_task(self.one(entry, memory)), memory)
+
+    async def one(self, entry: Entry, memory: MemoryShare) -> _Made:
         """Raises Cancelled. A bug costs its own image alone."""
         name = safe(entry.name)
         try:
             refuse_tricks(entry.name)
             read = partial(self._read, entry)
-            made = await self.denoiser.file(read, self.params, self.left.wait, self.charge)
+            made = await self.denoiser.file(read, self.params, memory, self.left.wait, self.charge)
         except Cancelled:
             raise
         except Exception as error:
@@ -117,7 +131,7 @@ class _Work:
         kind = made.written.kind
         told = "\n".join(f"{header}: {value}" for header, value in made.headers.items())
         suffix = suffix if suffix.lower() in kind.suffixes else suffix_of(kind)
-        return _Made(stem, suffix, made.written.data, told, made)
+        return _Made(stem, suffix, made.written.data, told)
 
     def _read(self, entry: Entry) -> bytes:
         with self.reading:

@@ -226,14 +226,22 @@ async def packed(results: AsyncGenerator[Result, None]) -> AsyncGenerator[bytes,
     # At its end the directory is written, after an error too: but then it is not sent.
     with ZipFile(sent, "w") as archive:
         async with aclosing(results):
-            async for result in results:
-                # Its checksum takes a while.
-                await to_thread.run_sync(archive.writestr, _info(result), result.data)
-                del result
+            while await _add_next(archive, results):
                 for piece in sent.pieces():
                     yield piece
     for piece in sent.pieces():
         yield piece
+
+
+async def _add_next(archive: ZipFile, results: AsyncGenerator[Result, None]) -> bool:
+    """Adds the next file, which nothing here keeps. False: there is none."""
+    try:
+        result = await anext(results)
+    except StopAsyncIteration:
+        return False
+    # In a thread: its checksum takes a while.
+    await to_thread.run_sync(archive.writestr, _info(result), result.data)
+    return True
 
 
 def _info(result: Result) -> ZipInfo:

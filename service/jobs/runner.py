@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,12 +18,12 @@ from engine.system.atomic_file import atomic, write_atomically
 from service.archives.batch import denoised
 from service.archives.multipart import Part, entries, spooled
 from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
-from service.archives.zips import Result as Packed
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
 from service.problems import ClientError
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Disconnected
+from service.runtime.ticket import MemoryShare
 from service.runtime.upload import BodyTooLarge
 from service.settings import Settings
 
@@ -85,32 +85,25 @@ class JobRunner:
             raise UploadLost(LOST) from error
 
     async def _image(self, file: BinaryIO, params: DenoiseParams) -> Result:
-        made = await self.denoiser.file(partial(_whole, file), params, self.disconnected, self.charge, self.told)
-        data, kind = made.written.data, made.written.kind
-        await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
-        digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+        with MemoryShare() as memory:
+            made = await self.denoiser.file(
+                partial(_whole, file), params, memory, self.disconnected, self.charge, self.told
+            )
+            data, kind = made.written.data, made.written.kind
+            await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
+            digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
 
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
         batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
         digest = hashlib.sha256()
-        each = denoised(self.denoiser, batch, params, self.disconnected, self.charge)
+        results = denoised(self.denoiser, batch, params, self.disconnected, self.charge, self.told)
         whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
-        async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
+        async with whole as zip_, aclosing(packed(results)) as pieces:
             async for piece in pieces:
                 await to_thread.run_sync(zip_.write, piece)
                 digest.update(piece)
         return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
-
-    async def _counted(self, results: AsyncGenerator[Packed, None], count: int) -> AsyncGenerator[Packed, None]:
-        done = 0
-        async with aclosing(results):
-            async for each in results:
-                done += 1
-                self.told(done / count)
-                yield each
-                # Not kept while the next is made.
-                del each
 
 
 def _whole(file: BinaryIO) -> bytes:

@@ -20,7 +20,7 @@ from engine.models.checkpoint import Model
 from service.params import DEFAULT, DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.scheduler import Disconnected, Scheduler
-from service.runtime.ticket import Load, Ticket
+from service.runtime.ticket import Load, MemoryShare, Ticket
 from service.runtime.upload import announced, read_image
 from service.settings import Settings
 from service.telemetry.logs import log
@@ -118,6 +118,7 @@ class Denoiser:
         self,
         body: bytes | Stored,
         params: DenoiseParams,
+        memory: MemoryShare,
         disconnected: Disconnected,
         charge: Callable[[int], None],
         told: Callable[[float], None] = lambda share: None,
@@ -125,6 +126,7 @@ class Denoiser:
         """A file's bytes -> the denoised file. disconnected: as Scheduler.turn.
 
         body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
+        memory: holds the encoded image's bytes from here on; the caller releases it.
         charge: called with the number of its pixels, once they are known; see Keys.charging.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
         Raises what Decoder.read and `encode` raise, NoSuchModel, and what Scheduler.turn raises.
@@ -139,14 +141,10 @@ class Denoiser:
             lap("wait")
             file = await turn.in_thread(partial(self._read, body, params.page, turn))
             lap("decode")
-            # A name for each large thing would keep it until the end.
-            del body
             charge(pixels)
-            pages = list(file.pages)
-            file = replace(file, pages=())
             # The first page decides for all: they come from one camera. The weights taken here see all of them,
             # whatever is put in service meanwhile.
-            model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
+            model, estimate = await turn.in_thread(partial(self.models.choose, name, file.pages[0]))
             done = 0
 
             def tell(more: int) -> None:
@@ -154,15 +152,15 @@ class Denoiser:
                 done += more
                 told(done / pixels)
 
-            for number in range(len(pages)):
-                pages[number] = await self._page(turn, model, pages[number], finish, tell)
+            pages = [await self._page(turn, model, page, finish, tell) for page in file.pages]
             lap("denoise", model.name)
             self.schedule.rest_network()
-            file = replace(file, pages=tuple(pages))
-            written = await turn.in_thread(partial(encode, file, kind, params.quality, settings.png_level))
+            written = await turn.in_thread(
+                partial(encode, replace(file, pages=tuple(pages)), kind, params.quality, settings.png_level)
+            )
             lap("encode", model.name)
             made = Denoised(written, model, self.models.precision, estimate, turn.seconds)
-            turn.keep(made, len(written.data))
+            turn.keep(memory, len(written.data))
         self.metrics.image(model, pixels)
         return made
 

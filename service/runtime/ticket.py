@@ -2,13 +2,11 @@
 
 import asyncio
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from anyio import CancelScope
 
@@ -29,6 +27,35 @@ class Load:
     memory: int
 
 
+class MemoryShare:
+    """Bytes of a memory budget that an encoded image holds until they are released. For the event loop only.
+
+    Use it in a `with` block, which ends when the image has been sent, or cannot be sent.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._free: Callable[[int], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def hold(self, size: int, free: Callable[[int], None]) -> None:
+        """Holds bytes that are already counted. free: called once with `size`, by `release`."""
+        self.release()
+        self.size, self._free = size, free
+
+    def release(self) -> None:
+        """Gives the bytes back to their budget. Releasing twice is the same as once."""
+        free, self._free = self._free, None
+        size, self.size = self.size, 0
+        if free:
+            free(size)
+
+
 class Ticket:
     """An image that waits to be let in, or is in work. All is to be called in the event loop.
 
@@ -44,7 +71,7 @@ class Ticket:
         free: Callable[[int], None],
         low_priority: bool,
     ) -> None:
-        """free: called in the event loop with `kept`, once nobody has the answer."""
+        """free: gives back `kept` bytes, when the share that holds them is released."""
         self.load, self.low_priority = load, low_priority
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.flow = Flow(PATIENT_SHARE if low_priority else 1.0)
@@ -81,11 +108,10 @@ class Ticket:
         self.seconds += await _done(self._network.ask(self.flow, piece))
         self.done += piece.pixels
 
-    def keep(self, answer: object, size: int) -> None:
-        """Count so many bytes, instead of the image's memory, from its end until nobody has the answer."""
+    def keep(self, share: MemoryShare, size: int) -> None:
+        """Moves bytes of the image's memory to `share`: they stay counted after the image has left."""
         self.kept = min(size, self.load.memory)
-        loop = asyncio.get_running_loop()
-        weakref.finalize(answer, _in_loop, loop, partial(self._free, self.kept)).atexit = False
+        share.hold(self.kept, self._free)
 
 
 async def _done(asked: "Future[T]") -> T:
@@ -99,11 +125,6 @@ async def _done(asked: "Future[T]") -> T:
         asked.cancel()
         with CancelScope(shield=True):
             await asyncio.wait([done])
-        # They keep an error, which keeps what has a name on its way: a circle.
+        # A future keeps its error, and the error's traceback keeps this frame and those above, with their images.
+        # Without this line all of them would stay in memory until the garbage collector finds the cycle.
         del asked, done
-
-
-def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    """From whatever thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)

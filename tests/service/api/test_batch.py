@@ -279,7 +279,7 @@ class Images:
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, stored, params, disconnected, charge):
+    async def file(self, stored, params, memory, disconnected, charge):
         body = await asyncio.to_thread(stored)
         self.begun.append(body)
         leaving = asyncio.create_task(disconnected())

@@ -71,7 +71,7 @@ class Held:
         self.begun, self.go, self.disconnected = threading.Semaphore(0), threading.Event(), threading.Event()
         real = Denoiser.file
 
-        async def file(denoiser, body, params, disconnected, charge, told=lambda share: None):
+        async def file(denoiser, body, params, memory, disconnected, charge, told=lambda share: None):
             told(0.25)
             self.begun.release()
             leaving = asyncio.ensure_future(disconnected())
@@ -81,7 +81,7 @@ class Held:
                 self.disconnected.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, body, params, disconnected, charge, told)
+            return await real(denoiser, body, params, memory, disconnected, charge, told)
 
         monkeypatch.setattr(Denoiser, "file", file)
 

@@ -13,6 +13,7 @@ from service.params import DenoiseParams
 from service.registry.registry import ModelRegistry
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Scheduler
+from service.runtime.ticket import MemoryShare
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +32,9 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
 
     with Decoder() as decoder, Scheduler(settings) as schedule:
         denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
-        asyncio.run(denoiser.file(body, DenoiseParams(), nobody_leaves, spent.append, shares.append))
+        asyncio.run(
+            denoiser.file(body, DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append)
+        )
 
     assert spent == [4 * 9 * 7]
     assert shares == [0.25, 0.5, 0.75, 1.0]

@@ -24,7 +24,7 @@ from service.runtime.scheduler import (
     Scheduler,
     TooMuchMemory,
 )
-from service.runtime.ticket import Load
+from service.runtime.ticket import Load, MemoryShare
 from service.settings import Settings
 from tests.support.windows import SOON, Net, piece
 
@@ -181,18 +181,16 @@ def test_an_image_that_would_never_fit_is_refused_with_both_numbers():
     assert str(MEMORY * 3 // 4) in str(error)
 
 
-def test_an_answer_counts_until_nobody_has_it():
-    class Answer:
-        """Anything."""
-
+def test_an_answer_counts_until_its_share_is_released():
     async def main(crowd):
-        answer = Answer()
+        share = MemoryShare()
         async with crowd.schedule.turn(nobody_leaves, Load(1, MEMORY // 2)) as turn:
-            turn.keep(answer, MEMORY // 2 - 5)
+            turn.keep(share, MEMORY // 2 - 5)
             in_work = crowd.schedule.memory
         await crowd.come("next", Load(1, MEMORY // 2))
         before = crowd.schedule.memory, crowd.begun
-        del answer
+        share.release()
+        share.release()
         await crowd.settle()
         return in_work, before, crowd.schedule.memory, crowd.begun
 
