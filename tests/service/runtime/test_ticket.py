@@ -182,7 +182,7 @@ def test_a_deadline_that_passes_leaks_nothing(settings, noisy, monkeypatch):
 @pytest.mark.parametrize("path", ["/denoise", "/estimate"])
 def test_a_codec_that_crashes_leaks_nothing(path, settings, noisy, monkeypatch):
     def crash(*args):
-        raise Crashed("The PNG file is broken: decoding it ended by SIGSEGV.")
+        raise Crashed("The PNG file is broken: its decoder process ended with SIGSEGV.")
 
     monkeypatch.setattr(Decoder, "read", crash)
 
