@@ -138,8 +138,11 @@ _OTHERS = {
 }
 
 
-def kind_of(data: bytes) -> Format:
-    """The format that the bytes begin as. Raises NotAImage or UnsupportedImage, with what is taken."""
+def kind_of(data: bytes, size: int | None = None) -> Format:
+    """The format that the bytes begin as. size: of the file, where these are only its beginning.
+
+    Raises NotAImage or UnsupportedImage, with what is taken.
+    """
     if not data:
         raise NotAImage(f"There is no image: 0 bytes came; {KINDS_TAKEN}.")
     for kind in _TABLE:
@@ -148,7 +151,7 @@ def kind_of(data: bytes) -> Format:
     for other, signature in _OTHERS.items():
         if re.match(signature, data, re.DOTALL):
             raise UnsupportedImage(f"This is a file of the kind {other}; {KINDS_TAKEN}.")
-    raise NotAImage(f"This is no image: {len(data)} bytes that begin with {data[:12]!r}; {KINDS_TAKEN}.")
+    raise NotAImage(f"This is no image: {size or len(data)} bytes that begin with {data[:12]!r}; {KINDS_TAKEN}.")
 
 
 def chosen(name: str, came: Format) -> Format:

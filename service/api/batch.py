@@ -11,27 +11,27 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from service.archives.batch import denoised
-from service.archives.multipart import entries, spooled
-from service.archives.zips import MEDIA_TYPE, NAME, Result, packed
+from service.archives.batch import denoise_batch
+from service.archives.multipart import read_entries, store_upload
+from service.archives.zip_writer import MEDIA_TYPE, NAME, ZipMember, write_zip
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY, documented
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Cancelled
-from service.runtime.upload import PICTURE, PICTURES, described, until_gone
+from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, described, until_disconnected
 
 _BODY = described(
     "Images, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
     "only file or as it is.",
-    PICTURES,
+    FILES_SCHEMA,
     MEDIA_TYPE,
 )
 _ZIP = {
     "description": "The images without their noise, under their names with the new suffix, in the order in "
     "which they came. In place of one that could not be denoised NAME.error.json says why, as POST /denoise "
     "would. An image's comment has what POST /denoise tells in headers. A zip that is cut short lacks images.",
-    "content": {MEDIA_TYPE: {"schema": PICTURE}},
+    "content": {MEDIA_TYPE: {"schema": FILE_SCHEMA}},
 }
 _ERRORS = documented(
     {
@@ -50,8 +50,8 @@ router = APIRouter()
 class _Streamed(StreamingResponse):
     """A zip that is sent while it is made. Whatever ends it ends the work for it."""
 
-    def __init__(self, results: AsyncGenerator[Result, None]) -> None:
-        self._pieces = packed(results)
+    def __init__(self, results: AsyncGenerator[ZipMember, None]) -> None:
+        self._pieces = write_zip(results)
         headers = {"Content-Disposition": f'attachment; filename="{NAME}"'}
         super().__init__(self._pieces, media_type=MEDIA_TYPE, headers=headers)
 
@@ -80,7 +80,7 @@ async def post_batch(
     denoiser: Denoiser = request.state.denoiser.settled()
     denoiser.refuse_unknown(params)
     denoiser.schedule.refuse_if_full()
-    parts = await spooled(request, spool, denoiser.settings)
-    batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
+    parts = await store_upload(request, spool, denoiser.settings)
+    batch = await to_thread.run_sync(read_entries, spool, parts, denoiser.settings)
     charge = request.state.keys.charging(owner(request))
-    return _Streamed(denoised(denoiser, batch, params, partial(until_gone, request), charge))
+    return _Streamed(denoise_batch(denoiser, batch, params, partial(until_disconnected, request), charge))

@@ -21,7 +21,7 @@ from service.registry.snapshot import Digests, Fault, Loaded, Previous
 from service.runtime.pipeline import Denoiser
 from service.runtime.shutdown import GracefulShutdown
 from service.runtime.ticket import MemoryShare
-from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
+from service.runtime.upload import FILE_SCHEMA, IMAGE_BODY, receive_upload, until_disconnected
 from service.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -32,7 +32,7 @@ PAGE_HEADERS = {
 }
 _CLEAN = {
     "description": "The image without its noise.",
-    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITTEN},
+    "content": {FORMATS[name].media_type: {"schema": FILE_SCHEMA} for name in WRITTEN},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
@@ -87,7 +87,7 @@ async def _response_memory() -> AsyncIterator[MemoryShare]:
         yield share
 
 
-@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
+@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=IMAGE_BODY)
 async def post_denoise(
     request: Request,
     params: Annotated[DenoiseParams, Query()],
@@ -99,9 +99,8 @@ async def post_denoise(
     if params.format is None:
         params.format = acceptable(request.headers.get("accept"))
     charge = request.state.keys.charging(owner(request))
-    with denoiser.receiving(request) as image:
-        body = await image()
-        denoised = await denoiser.file(body, params, memory, partial(until_gone, request), charge)
+    async with receive_upload(request, denoiser.schedule, denoiser.settings.max_bytes) as image:
+        denoised = await denoiser.file(image, params, memory, partial(until_disconnected, request), charge)
     encoded = denoised.written
     return Response(encoded.data, media_type=encoded.kind.media_type, headers=denoised.headers)
 

@@ -11,7 +11,7 @@ from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation.estimator import sentence
 from service.problems import BUSY, documented
 from service.runtime.pipeline import Denoiser
-from service.runtime.upload import PICTURE_BODY, until_gone
+from service.runtime.upload import IMAGE_BODY, receive_upload, until_disconnected
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
@@ -64,7 +64,7 @@ class Found(BaseModel):
     )
 
 
-@router.post("/estimate", responses=_ERRORS, openapi_extra=PICTURE_BODY)
+@router.post("/estimate", responses=_ERRORS, openapi_extra=IMAGE_BODY)
 async def post_estimate(
     request: Request,
     page: Annotated[
@@ -73,7 +73,6 @@ async def post_estimate(
 ) -> Found:
     """Tell what noise is in an image, and which model suits it."""
     denoiser: Denoiser = request.state.denoiser
-    with denoiser.receiving(request) as image:
-        body = await image()
-        estimate, models = await denoiser.estimate(body, page or 1, partial(until_gone, request))
+    async with receive_upload(request, denoiser.schedule, denoiser.settings.max_bytes) as image:
+        estimate, models = await denoiser.estimate(image, page or 1, partial(until_disconnected, request))
     return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITTEN
-from service.archives.zips import MEDIA_TYPE
+from service.archives.zip_writer import MEDIA_TYPE
 from service.auth.dependencies import Forbidden, owner
 from service.jobs.runner import taken
 from service.jobs.store import JobRequest, Record, State
@@ -22,7 +22,7 @@ from service.middleware.etag import is_held
 from service.params import DenoiseParams
 from service.problems import ClientError, Problem, ProblemResponse, documented
 from service.runtime.pipeline import Denoiser
-from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
+from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, OCTETS, described
 from service.telemetry.tracing import current
 
 # So many of the newest jobs are listed.
@@ -90,7 +90,7 @@ Own = Annotated[Record, Depends(_own)]
 
 
 _RESULTS = [*(FORMATS[name].media_type for name in WRITTEN), MEDIA_TYPE]
-_BODY = described("What POST /denoise takes, or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
+_BODY = described("What POST /denoise takes, or POST /denoise/batch.", FILES_SCHEMA, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
     "description": "The job, which will be done, whether or not the service is started again meanwhile.",
     "headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
@@ -173,7 +173,7 @@ async def get_events(record: Own, worker: Jobs) -> AsyncIterable[ServerSentEvent
     responses={
         200: {
             "description": "What POST /denoise or /denoise/batch answers, headers too.",
-            "content": {media_type: {"schema": PICTURE} for media_type in _RESULTS},
+            "content": {media_type: {"schema": FILE_SCHEMA} for media_type in _RESULTS},
         },
         206: {"description": "The part of it that was asked for, by Range."},
         304: {"description": "The sender has it, as If-None-Match told."},

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -14,17 +14,19 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
 
 from engine.imageio.formats import FORMATS, SAME, Format, suffix_of
+from engine.imageio.sandbox.shared_file import SharedFile
 from engine.system.atomic_file import atomic, write_atomically
-from service.archives.batch import denoised
-from service.archives.multipart import Part, entries, spooled
-from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
+from service.archives.batch import denoise_batch
+from service.archives.multipart import Part, read_entries, starts_as_zip, store_upload
+from service.archives.zip_reader import safe_name
+from service.archives.zip_writer import MEDIA_TYPE, NAME, write_zip
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
 from service.problems import ClientError
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Disconnected
 from service.runtime.ticket import MemoryShare
-from service.runtime.upload import BodyTooLarge
+from service.runtime.upload import BodyTooLarge, ImageSource
 from service.settings import Settings
 
 # Files of the spool are nobody else's to read.
@@ -42,21 +44,20 @@ async def taken(request: Request, file: BinaryIO, params: DenoiseParams, setting
 
     Raises what `spooled` and `entries` raise, and BodyTooLarge.
     """
-    parts = await spooled(request, file, settings)
+    parts = await store_upload(request, file, settings)
     if await to_thread.run_sync(_is_batch, file, parts):
         # A zip that is none is refused at once.
-        await to_thread.run_sync(entries, file, parts, settings)
+        await to_thread.run_sync(read_entries, file, parts, settings)
         return NAME, json.dumps([asdict(part) for part in parts])
     only = parts[0]
     if only.size > settings.max_bytes:
-        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are taken.")
-    name = PurePosixPath(safe(only.name or "image")).name
+        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.")
+    name = PurePosixPath(safe_name(only.name or "image")).name
     return name if params.target == SAME else named(name, FORMATS[params.target]), "[]"
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
-    file.seek(0)
-    return len(parts) > 1 or begins_zip(file.read(4))
+    return len(parts) > 1 or starts_as_zip(file)
 
 
 @dataclass(frozen=True)
@@ -85,30 +86,24 @@ class JobRunner:
             raise UploadLost(LOST) from error
 
     async def _image(self, file: BinaryIO, params: DenoiseParams) -> Result:
+        source = ImageSource.of(SharedFile(file.fileno(), os.fstat(file.fileno()).st_size))
         with MemoryShare() as memory:
-            made = await self.denoiser.file(
-                partial(_whole, file), params, memory, self.disconnected, self.charge, self.told
-            )
+            made = await self.denoiser.file(source, params, memory, self.disconnected, self.charge, self.told)
             data, kind = made.written.data, made.written.kind
             await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
             digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
 
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
-        batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
+        batch = await to_thread.run_sync(read_entries, file, parts, self.denoiser.settings)
         digest = hashlib.sha256()
-        results = denoised(self.denoiser, batch, params, self.disconnected, self.charge, self.told)
+        results = denoise_batch(self.denoiser, batch, params, self.disconnected, self.charge, self.told)
         whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
-        async with whole as zip_, aclosing(packed(results)) as pieces:
+        async with whole as zip_, aclosing(write_zip(results)) as pieces:
             async for piece in pieces:
                 await to_thread.run_sync(zip_.write, piece)
                 digest.update(piece)
         return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
-
-
-def _whole(file: BinaryIO) -> bytes:
-    file.seek(0)
-    return file.read()
 
 
 def named(name: str, kind: Format) -> str:

@@ -1,14 +1,13 @@
 """An image file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Request
 
 from engine.imageio.formats import FORMATS, Depth, Format, chosen
 from engine.imageio.image import File, Image, Outline, Written
@@ -20,8 +19,8 @@ from engine.models.checkpoint import Model
 from service.params import DEFAULT, DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.scheduler import Disconnected, Scheduler
-from service.runtime.ticket import Load, MemoryShare, Ticket
-from service.runtime.upload import announced, read_image
+from service.runtime.ticket import Load, MemoryShare, Ticket, until_done
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
@@ -33,10 +32,6 @@ PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 ENCODER_BYTES = {"webp": 40, "avif": 40}
 # Files whose headers are read at once, apart from those in work: it is done soon.
 LOOKED_AT = 4
-
-
-# Reads a file's bytes, in a thread, and again whenever it is called.
-Stored = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -103,20 +98,9 @@ class Denoiser:
         self.models.named(params.model)
         chosen(params.target, FORMATS[DEFAULT])
 
-    @contextmanager
-    def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
-        """Reads the image in a request's body, and counts its bytes until it is done with.
-
-        Raises QueueFull, before it is read if possible, and what read_image raises.
-        """
-        size = announced(request, self.settings.max_bytes)
-        self.schedule.refuse_if_full()
-        with self.schedule.arriving(size) as arrived:
-            yield partial(read_image, request, self.settings.max_bytes, arrived)
-
     async def file(
         self,
-        body: bytes | Stored,
+        source: ImageSource,
         params: DenoiseParams,
         memory: MemoryShare,
         disconnected: Disconnected,
@@ -125,21 +109,20 @@ class Denoiser:
     ) -> Denoised:
         """A file's bytes -> the denoised file. disconnected: as Scheduler.turn.
 
-        body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
         memory: holds the encoded image's bytes from here on; the caller releases it.
         charge: called with the number of its pixels, once they are known; see Keys.charging.
         told: called after each window with the share of the file's pixels that is denoised, up to 1.
         Raises what Decoder.read and `encode` raise, NoSuchModel, and what Scheduler.turn raises.
         """
         name, settings = self.models.named(params.model), self.settings
-        found, size = await self._look(body, params.page)
+        found = await self._look(source, params.page)
         kind, pixels = chosen(params.target, found.kind), found.pixels
         finish = Finish(params.strength, params.luma, params.chroma, params.output)
-        load = _load(found, size, kind, finish)
+        load = _load(found, source.memory, kind, finish)
         lap = self.metrics.laps()
         async with self.schedule.turn(disconnected, load, self.accepted, self.low_priority) as turn:
             lap("wait")
-            file = await turn.in_thread(partial(self._read, body, params.page, turn))
+            file = await turn.in_thread(partial(self._read, source, params.page, turn))
             lap("decode")
             charge(pixels)
             # The first page decides for all: they come from one camera. The weights taken here see all of them,
@@ -165,39 +148,34 @@ class Denoiser:
         return made
 
     async def estimate(
-        self, body: bytes, page: int, disconnected: Disconnected
+        self, source: ImageSource, page: int, disconnected: Disconnected
     ) -> tuple[NoiseEstimate, dict[str, str]]:
         """The noise of a file's page, counted from 1, and by their names which models the choices take for it.
 
         disconnected: as Scheduler.turn. Raises what Decoder.read and Schedule.turn raise.
         """
-        load = _load(*await self._look(body, page))
+        load = _load(await self._look(source, page), source.memory)
         async with self.schedule.turn(disconnected, load) as turn:
-            file = await turn.in_thread(partial(self._read, body, page, turn))
+            file = await turn.in_thread(partial(self._read, source, page, turn))
             return await turn.in_thread(partial(self.models.look, file.pages[0]))
 
-    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[Outline, int]:
-        """What is in a file, and how many of its bytes are not counted yet."""
+    async def _look(self, source: ImageSource, page: int | None) -> Outline:
+        """What is in a file."""
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
+
+        def look() -> Outline:
+            with _telling_of_attacks(), source.open() as file:
+                return self.decoder.outline(file, *limits)
+
         # Not in the threads that images are decoded in: whoever is to be turned away is told at once.
-        if isinstance(body, bytes):
-            with _telling_of_attacks():
-                return await to_thread.run_sync(self.decoder.outline, body, *limits, limiter=self.looks), 0
+        # Of those that take memory of their own one at a time.
+        async with self.looking if source.memory else nullcontext():
+            return await until_done(asyncio.ensure_future(to_thread.run_sync(look, limiter=self.looks)))
 
-        def look() -> tuple[Outline, int]:
-            data = body()
-            return self.decoder.outline(data, *limits), len(data)
-
-        # One in memory at a time.
-        async with self.looking:
-            with _telling_of_attacks():
-                return await to_thread.run_sync(look)
-
-    def _read(self, body: bytes | Stored, page: int | None, turn: Ticket) -> File:
-        data = body if isinstance(body, bytes) else body()
+    def _read(self, source: ImageSource, page: int | None, turn: Ticket) -> File:
         limits = (self.settings.max_pixels, self.settings.max_pages, page)
-        with _telling_of_attacks():
-            return self.decoder.read(data, *limits, turn.flow.check)
+        with _telling_of_attacks(), source.open() as file:
+            return self.decoder.read(file, *limits, turn.flow.check)
 
     async def _page(
         self, turn: Ticket, model: Model, page: Image, finish: Finish, tell: Callable[[int], None]

@@ -101,11 +101,11 @@ class Ticket:
             finally:
                 self.seconds += time.perf_counter() - start
 
-        return await _done(self._threads.submit(copy_context().run, timed))
+        return await _thread_done(self._threads.submit(copy_context().run, timed))
 
     async def in_network(self, piece: Piece) -> None:
         """Have the window done in its turn, perhaps in one batch with others'. Raises what stopped it."""
-        self.seconds += await _done(self._network.ask(self.flow, piece))
+        self.seconds += await _thread_done(self._network.ask(self.flow, piece))
         self.done += piece.pixels
 
     def keep(self, share: MemoryShare, size: int) -> None:
@@ -114,17 +114,25 @@ class Ticket:
         share.hold(self.kept, self._free)
 
 
-async def _done(asked: "Future[T]") -> T:
-    """What a thread was asked for. Who is cancelled meanwhile goes on only once no thread works on it: what that
-    takes of the memory would be forgotten.
+async def until_done(future: asyncio.Future[T], cancel: Callable[[], object] = lambda: None) -> T:
+    """The result of what a thread does. A caller that is cancelled waits all the same until the thread is done:
+    the thread still uses the caller's memory and files.
+
+    cancel: called at the end; it drops work that no thread has begun.
     """
-    done = asyncio.wrap_future(asked)
     try:
-        return await asyncio.shield(done)
+        return await asyncio.shield(future)
     finally:
-        asked.cancel()
+        cancel()
         with CancelScope(shield=True):
-            await asyncio.wait([done])
+            await asyncio.wait([future])
         # A future keeps its error, and the error's traceback keeps this frame and those above, with their images.
         # Without this line all of them would stay in memory until the garbage collector finds the cycle.
-        del asked, done
+        del future, cancel
+
+
+async def _thread_done(future: "Future[T]") -> T:
+    try:
+        return await until_done(asyncio.wrap_future(future), future.cancel)
+    finally:
+        del future

@@ -158,13 +158,13 @@ def test_too_many_bytes_are_refused_with_both_numbers(way, client):
 def test_a_form_with_another_field_is_told_which_came_and_which_is_taken(client, noisy):
     response = client.post("/denoise", files={"picture": noisy, "photo": noisy})
 
-    assert_problem(response, 422, "'image'", "among: picture, photo")
+    assert_problem(response, 422, "'image'", "is missing; the form has: picture, photo")
 
 
 def test_a_form_whose_field_is_text_is_told_so(client):
     response = client.post("/denoise", data={"image": "noisy.png"}, files={"other": b""})
 
-    assert_problem(response, 422, "'image'", "as text")
+    assert_problem(response, 422, "'image'", "is text, not a file")
 
 
 def test_an_empty_form_is_told_so(client):
@@ -172,7 +172,7 @@ def test_an_empty_form_is_told_so(client):
 
     response = client.post("/denoise", content=b"--cut--\r\n", headers=headers)
 
-    assert_problem(response, 422, "among: nothing")
+    assert_problem(response, 422, "the form has: nothing")
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=cut"])
@@ -383,10 +383,10 @@ def test_the_png_level_reaches_the_encoder(settings, noisy):
 def test_images_are_decoded_and_encoded_while_another_is_in_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
-    def read(decoder, *args):
-        file = read_file(*args[:-1])
+    def read(decoder, file, *args):
+        decoded_file = read_file(file.read(), *args[:-1])
         decoded.release()
-        return file
+        return decoded_file
 
     def run(pieces):
         # Whoever is first stays in the network until the other is decoded as well.

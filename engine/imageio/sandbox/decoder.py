@@ -14,13 +14,16 @@ from engine.imageio.formats import BrokenImage, Format, ImageTooLarge, kind_of
 from engine.imageio.image import File, Outline
 from engine.imageio.read import MAX_PAGES
 from engine.imageio.sandbox.fork_server import REFUSALS, ForkServer, Worker
-from engine.imageio.sandbox.messages import decode_image, receive, send
+from engine.imageio.sandbox.messages import decode_image, receive, send_request
+from engine.imageio.sandbox.shared_file import SharedFile
 
 # How long one file may take, in seconds. Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, or 64 MB of
 # JPEG 2000, take 8 s; other formats take less.
 SECONDS = 60.0
 # How much memory one file may take, in bytes. 50 megapixels of floating point in a TIFF take 1.8 GB.
 MEMORY = 2 * 2**30
+# The first bytes of a file, by which its format is told.
+HEAD_BYTES = 4096
 # Workers that are kept for the next files.
 IDLE = 4
 
@@ -69,7 +72,7 @@ class Decoder:
 
     def read(
         self,
-        data: bytes,
+        file: SharedFile,
         max_pixels: int | None = None,
         max_pages: int = MAX_PAGES,
         page: int | None = None,
@@ -80,27 +83,31 @@ class Decoder:
         Raises what that function raises, TooSlowToDecode, TooLargeToDecode and Crashed; all are ValueErrors.
         """
         options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}
-        decoded = self._decode(data, options, False, check)
+        decoded = self._decode(file, options, False, check)
         assert isinstance(decoded, File)
         return decoded
 
     def outline(
-        self, data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+        self, file: SharedFile, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
     ) -> Outline:
         """As engine.imageio.read.outline. Raises what `read` raises."""
         options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}
-        decoded = self._decode(data, options, True)
+        decoded = self._decode(file, options, True)
         assert isinstance(decoded, Outline)
         return decoded
 
     def _decode(
-        self, data: bytes, options: dict[str, Any], outline_only: bool, check: Callable[[], None] = lambda: None
+        self,
+        file: SharedFile,
+        options: dict[str, Any],
+        outline_only: bool,
+        check: Callable[[], None] = lambda: None,
     ) -> File | Outline:
-        kind = kind_of(data)
+        kind = kind_of(file.read(HEAD_BYTES), file.size)
         worker = self._take_worker()
         try:
             request = {"outline_only": outline_only, "memory": self.memory, "options": options}
-            decoded = self._ask(worker, kind, data, request, check)
+            decoded = self._ask(worker, kind, file, request, check)
         except BaseException as error:
             cause = self.fork_server.end(worker)
             if isinstance(error, EOFError | ConnectionError):
@@ -127,11 +134,11 @@ class Decoder:
             self.fork_server.end(worker)
 
     def _ask(
-        self, worker: Worker, kind: Format, data: bytes, request: dict[str, Any], check: Callable[[], None]
+        self, worker: Worker, kind: Format, file: SharedFile, request: dict[str, Any], check: Callable[[], None]
     ) -> File | Outline | ValueError:
         """What is in the file, or the error that refuses it."""
         end = time.monotonic() + self.seconds
-        send(worker.socket, request, [data])
+        send_request(worker.socket, request, file)
         pages = []
         while True:
             message, parts = self._next_message(worker, kind, end, check)

@@ -34,7 +34,7 @@ from engine.imageio.sandbox.messages import (
     decode_number,
     encode_image,
     encode_number,
-    receive,
+    receive_request,
     send,
     socket_pair,
 )
@@ -228,8 +228,10 @@ def _decode_files(parent: socket.socket) -> None:
     """Decodes one file after another, until the parent is gone."""
     with suppress(EOFError, ConnectionError):
         while True:
-            request, parts = receive(parent)
-            _decode_file(parent, request, bytes(parts.pop() or b""))
+            request, file = receive_request(parent)
+            with os.fdopen(file.fd, "rb"):
+                data = file.read()
+            _decode_file(parent, request, data)
 
 
 def _decode_file(parent: socket.socket, request: dict[str, Any], data: bytes) -> None:

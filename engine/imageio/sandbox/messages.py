@@ -10,20 +10,19 @@ import json
 import mmap
 import os
 import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.sandbox.shared_file import SEALS, MemoryFile, SharedFile
 
 # Raw bytes beside the JSON; None stays None.
 Part = bytes | memoryview | None
 
-if sys.platform == "linux":
-    SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 # Parts start at multiples of this many bytes, so that they can hold any type of number.
 ALIGNMENT = 64
 # A number on the wire has so many bytes.
@@ -48,19 +47,23 @@ def decode_number(data: bytes) -> int:
 
 def send(to: socket.socket, message: dict[str, Any], parts: Sequence[Part] = ()) -> None:
     """Sends a message. parts: raw bytes that go with it."""
-    fd = os.memfd_create("decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            for part in parts:
-                file.write(b"" if part is None else part)
-                file.write(bytes(-file.tell() % ALIGNMENT))
-            start = file.tell()
-            lengths = [None if part is None else memoryview(part).nbytes for part in parts]
-            file.write(json.dumps({**message, "lengths": lengths}).encode())
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        socket.send_fds(to, [encode_number(start)], [fd])
-    finally:
-        os.close(fd)
+    _send(to, message, parts, [])
+
+
+def send_request(to: socket.socket, message: dict[str, Any], file: SharedFile) -> None:
+    """Sends a message about a file, and the file's descriptor."""
+    _send(to, {**message, "start": file.start, "size": file.size}, (), [file.fd])
+
+
+def _send(to: socket.socket, message: dict[str, Any], parts: Sequence[Part], fds: list[int]) -> None:
+    with MemoryFile("decoder") as memory:
+        for part in parts:
+            memory.write(b"" if part is None else part)
+            memory.write(bytes(-memory.size % ALIGNMENT))
+        start = memory.size
+        lengths = [None if part is None else memoryview(part).nbytes for part in parts]
+        memory.write(json.dumps({**message, "lengths": lengths}).encode())
+        socket.send_fds(to, [encode_number(start)], [memory.seal().fd, *fds])
 
 
 def receive(from_: socket.socket, max_bytes: int | None = None) -> tuple[dict[str, Any], list[memoryview | None]]:
@@ -69,19 +72,41 @@ def receive(from_: socket.socket, max_bytes: int | None = None) -> tuple[dict[st
     max_bytes: the largest message allowed. Raises EOFError when the other process has ended, TimeoutError, or
     ValueError for a message that is too large or not sealed.
     """
+    # Further descriptors are not accepted: the system closes them.
     start, fds, _, _ = socket.recv_fds(from_, NUMBER_BYTES, 1)
+    with _closing(fds):
+        return _map_message(start, fds, max_bytes)
+
+
+def receive_request(from_: socket.socket) -> tuple[dict[str, Any], SharedFile]:
+    """The next message about a file, and the file, which the receiver closes. Raises what `receive` raises."""
+    start, fds, _, _ = socket.recv_fds(from_, NUMBER_BYTES, 2)
+    with _closing(fds[:1]):
+        message, _ = _map_message(start, fds, None)
+    return message, SharedFile(fds[1], message["size"], message["start"])
+
+
+@contextmanager
+def _closing(fds: list[int]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _map_message(
+    start: bytes, fds: list[int], max_bytes: int | None
+) -> tuple[dict[str, Any], list[memoryview | None]]:
     if not fds:
         raise EOFError("the other process has ended")
-    try:
-        size = os.fstat(fds[0]).st_size
-        if max_bytes is not None and size > max_bytes:
-            raise ValueError(f"a decoder process sent {size} bytes; at most {max_bytes} are allowed")
-        # If the sender cut mapped memory short, reading it would kill the receiver.
-        if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & SEALS != SEALS:
-            raise ValueError("a decoder process sent memory that is not sealed: it could still change it")
-        mapped = memoryview(mmap.mmap(fds[0], size, access=mmap.ACCESS_COPY))
-    finally:
-        os.close(fds[0])
+    size = os.fstat(fds[0]).st_size
+    if max_bytes is not None and size > max_bytes:
+        raise ValueError(f"a decoder process sent {size} bytes; at most {max_bytes} are allowed")
+    # If the sender cut mapped memory short, reading it would kill the receiver.
+    if fcntl.fcntl(fds[0], fcntl.F_GET_SEALS) & SEALS != SEALS:
+        raise ValueError("a decoder process sent memory that is not sealed: it could still change it")
+    mapped = memoryview(mmap.mmap(fds[0], size, access=mmap.ACCESS_COPY))
     message = json.loads(bytes(mapped[decode_number(start) :]))
     parts: list[memoryview | None] = []
     offset = 0

@@ -7,6 +7,7 @@ import logging
 import threading
 import zipfile
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,15 @@ from engine.imageio.formats import FORMATS, BrokenImage
 from engine.imageio.image import Written
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.sandbox.shared_file import in_memory
 from service.api import batch
 from service.app import create_app
-from service.archives.batch import AT_ONCE, denoised
-from service.archives.zips import Entry, Result
+from service.archives.batch import FILES_AT_ONCE, denoise_batch
+from service.archives.zip_reader import Entry
+from service.archives.zip_writer import ZipMember
 from service.params import DenoiseParams
 from service.runtime.scheduler import Cancelled
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 
 SOON = 20  # seconds; only a test that fails waits so long
@@ -208,7 +212,8 @@ def test_names_that_clash_get_a_number(client, shots):
 
 
 def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
-    def buggy(decoder, data, *args):
+    def buggy(decoder, file, *args):
+        data = file.read()
         if data == shots[0][1]:
             raise RuntimeError("a secret of the house")
         return read_file(data, *args[:-1])
@@ -241,15 +246,15 @@ def test_a_wish_that_cannot_be_met_is_refused_before_the_zip_begins(way, params,
 @pytest.mark.parametrize(
     ("sent", "status", "words"),
     [
-        ({"content": b""}, 400, ["The zip is broken, cut short or none"]),
+        ({"content": b""}, 400, ["The zip is broken, cut short or not a zip"]),
         (
             {"content": zipped([("a", bytes(9))])[:-1]},
             400,
-            ["broken, cut short or none"],
+            ["broken, cut short or not a zip"],
         ),
-        (as_zip([(f"{number}", b"") for number in range(10)]), 413, ["10 files; at most 9 are taken"]),
-        (as_form([(f"{number}", b"") for number in range(10)]), 413, ["More than 9 files"]),
-        (as_zip([("a", bytes(10 * MAX_BYTES))]), 413, ["at most 200000 are taken"]),
+        (as_zip([(f"{number}", b"") for number in range(10)]), 413, ["10 files; at most 9 are allowed"]),
+        (as_form([(f"{number}", b"") for number in range(10)]), 413, ["more than 9 files"]),
+        (as_zip([("a", bytes(10 * MAX_BYTES))]), 413, ["at most 200000 are allowed"]),
         ({"files": {"photo": b""}}, 422, ["'image'", "photo"]),
     ],
 )
@@ -279,8 +284,12 @@ class Images:
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, stored, params, memory, disconnected, charge):
-        body = await asyncio.to_thread(stored)
+    async def file(self, source, params, memory, disconnected, charge):
+        def read():
+            with source.open() as file:
+                return int(file.read())
+
+        body = await asyncio.to_thread(read)
         self.begun.append(body)
         leaving = asyncio.create_task(disconnected())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
@@ -299,7 +308,9 @@ class Images:
 
 
 def entries(count):
-    return [Entry(f"{number}.jpg", lambda number=number: number) for number in range(count)]
+    return [
+        Entry(f"{number}.jpg", ImageSource(partial(in_memory, str(number).encode()))) for number in range(count)
+    ]
 
 
 def free(pixels):
@@ -317,7 +328,7 @@ def run(main):
 def test_an_image_is_sent_before_the_others_are_done():
     async def main():
         images = Images()
-        async with aclosing(denoised(images, entries(3), DenoiseParams(), stays, free)) as results:
+        async with aclosing(denoise_batch(images, entries(3), DenoiseParams(), stays, free)) as results:
             images.finish(0)
             first = await anext(results)
 
@@ -331,7 +342,7 @@ def test_an_image_is_sent_before_the_others_are_done():
 def test_an_image_that_is_done_first_waits_for_those_before_it():
     async def main():
         images = Images()
-        async with aclosing(denoised(images, entries(2), DenoiseParams(), stays, free)) as results:
+        async with aclosing(denoise_batch(images, entries(2), DenoiseParams(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             images.finish(1)
             while 1 not in images.ended:
@@ -348,9 +359,9 @@ def test_a_reader_who_is_slow_slows_the_work():
         images = Images()
         images.finish(*range(10))
         taken = 0
-        async for _ in denoised(images, entries(10), DenoiseParams(), stays, free):
+        async for _ in denoise_batch(images, entries(10), DenoiseParams(), stays, free):
             # What was begun ahead is done, and the reader is still at this one.
-            ahead = min(10, taken + AT_ONCE)
+            ahead = min(10, taken + FILES_AT_ONCE)
             while len(images.ended) < ahead:
                 await asyncio.sleep(0)
             assert len(images.begun) == ahead
@@ -371,8 +382,8 @@ def test_files_are_read_one_at_a_time():
         raise BrokenImage("no")
 
     async def main():
-        batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in denoised(Images(), batch_of, DenoiseParams(), stays, free):
+        batch_of = [Entry("a.jpg", ImageSource(read)) for _ in range(50)]
+        async for _ in denoise_batch(Images(), batch_of, DenoiseParams(), stays, free):
             pass
 
     run(main())
@@ -384,15 +395,15 @@ def test_files_are_read_one_at_a_time():
 def test_a_client_that_leaves_ends_the_work():
     async def main():
         images, leave = Images(), asyncio.Event()
-        results = denoised(images, entries(9), DenoiseParams(), leave.wait, free)
+        results = denoise_batch(images, entries(9), DenoiseParams(), leave.wait, free)
         waiting = asyncio.create_task(anext(results))
-        while len(images.begun) < AT_ONCE:
+        while len(images.begun) < FILES_AT_ONCE:
             await asyncio.sleep(0)
         leave.set()
         with pytest.raises(Cancelled):
             await waiting
 
-        assert sorted(images.ended) == sorted(images.begun) == list(range(AT_ONCE))
+        assert sorted(images.ended) == sorted(images.begun) == list(range(FILES_AT_ONCE))
 
     run(main())
 
@@ -401,13 +412,13 @@ def test_a_client_that_leaves_ends_the_work():
 def test_when_it_is_left_nothing_of_it_works_any_more(way):
     async def main():
         images = Images()
-        results = denoised(images, entries(9), DenoiseParams(), stays, free)
+        results = denoise_batch(images, entries(9), DenoiseParams(), stays, free)
         before = asyncio.all_tasks()
         images.finish(0)
         await anext(results)
         if way == "cancelled":
             waiting = asyncio.create_task(anext(results))
-            while len(images.begun) < AT_ONCE + 1:
+            while len(images.begun) < FILES_AT_ONCE + 1:
                 await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -497,10 +508,10 @@ def test_an_answer_that_breaks_off_is_no_zip_and_has_no_end(settings, shots, mon
         sent.append(message)
 
     async def breaks(*args):
-        yield Result("a.png", b"image")
+        yield ZipMember("a.png", b"image")
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(batch, "denoised", breaks)
+    monkeypatch.setattr(batch, "denoise_batch", breaks)
     with pytest.raises(ZeroDivisionError):
         run(post(create_app(settings), zipped(shots), send))
 
@@ -521,9 +532,9 @@ def test_a_batch_of_many_files_needs_few_open(settings, file_of, monkeypatch):
         before = files_open()
         seen = []
 
-        def read(decoder, *args):
+        def read(decoder, file, *args):
             seen.append(files_open())
-            return read_file(*args[:-1])
+            return read_file(file.read(), *args[:-1])
 
         monkeypatch.setattr(Decoder, "read", read)
         answer = client.post("/denoise/batch", **as_form([("a.png", data)] * 200))

@@ -71,7 +71,7 @@ class Held:
         self.begun, self.go, self.disconnected = threading.Semaphore(0), threading.Event(), threading.Event()
         real = Denoiser.file
 
-        async def file(denoiser, body, params, memory, disconnected, charge, told=lambda share: None):
+        async def file(denoiser, source, params, memory, disconnected, charge, told=lambda share: None):
             told(0.25)
             self.begun.release()
             leaving = asyncio.ensure_future(disconnected())
@@ -81,7 +81,7 @@ class Held:
                 self.disconnected.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, body, params, memory, disconnected, charge, told)
+            return await real(denoiser, source, params, memory, disconnected, charge, told)
 
         monkeypatch.setattr(Denoiser, "file", file)
 
@@ -210,8 +210,8 @@ def test_an_address_is_right_behind_a_proxy_that_serves_it_under_a_path(settings
         ({"model": "films"}, {}, 9, 404, "'films'"),
         ({"format": "bmp"}, {}, 9, 422, "BMP is read and not written"),
         ({"strength": 2}, {}, 9, 422, "strength"),
-        ({}, {}, 20_001, 413, "at most 20000 are taken"),
-        ({}, {}, 100_001, 413, "at most 100000 are taken"),
+        ({}, {}, 20_001, 413, "at most 20000 are allowed"),
+        ({}, {}, 100_001, 413, "at most 100000 are allowed"),
         ({}, {"content-type": "multipart/form-data; boundary=cut"}, 9, 400, "form"),
     ],
 )

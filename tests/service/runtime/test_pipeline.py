@@ -9,11 +9,13 @@ import pytest
 from PIL import Image as PILImage
 
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.sandbox.shared_file import in_memory
 from service.params import DenoiseParams
 from service.registry.registry import ModelRegistry
 from service.runtime.pipeline import Denoiser
 from service.runtime.scheduler import Scheduler
 from service.runtime.ticket import MemoryShare
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -30,10 +32,12 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares, shelf = [], [], ModelRegistry(settings)
 
-    with Decoder() as decoder, Scheduler(settings) as schedule:
+    with Decoder() as decoder, Scheduler(settings) as schedule, in_memory(body) as file:
         denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
         asyncio.run(
-            denoiser.file(body, DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append)
+            denoiser.file(
+                ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append
+            )
         )
 
     assert spent == [4 * 9 * 7]

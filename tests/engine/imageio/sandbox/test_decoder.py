@@ -26,6 +26,7 @@ from engine.imageio.sandbox.decoder import (
     require_linux,
 )
 from engine.imageio.sandbox.fork_server import ForkServer
+from engine.imageio.sandbox.shared_file import in_memory
 from engine.imageio.write import encode
 from tests.support.processes import children, watch
 from tests.support.served import SOON
@@ -33,11 +34,13 @@ from tests.support.sick_codecs import sick
 
 
 def decode(decoder, data, **options):
-    return decoder.read(data, **options)
+    with in_memory(data) as file:
+        return decoder.read(file, **options)
 
 
 def look(decoder, data, **options):
-    return decoder.outline(data, **options)
+    with in_memory(data) as file:
+        return decoder.outline(file, **options)
 
 
 @pytest.fixture(scope="module")

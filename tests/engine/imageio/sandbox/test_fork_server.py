@@ -13,6 +13,7 @@ from engine.imageio.read import read
 from engine.imageio.sandbox.decoder import Crashed, Decoder
 from engine.imageio.sandbox.fork_server import ForkServer, server_command
 from engine.imageio.sandbox.messages import encode_number, socket_pair
+from engine.imageio.sandbox.shared_file import in_memory
 from engine.system.runtime import NICER
 from tests.support.processes import children, watch
 from tests.support.served import SOON
@@ -20,7 +21,8 @@ from tests.support.sick_codecs import SETUP, sick
 
 
 def decode(decoder, data, **options):
-    return decoder.read(data, **options)
+    with in_memory(data) as file:
+        return decoder.read(file, **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +91,14 @@ def test_many_files_leave_nothing_behind(png):
 ALONE = f"""
 import sys
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.sandbox.shared_file import in_memory
 from engine.imageio.sandbox.fork_server import ForkServer
 mine = Decoder(fork_server=ForkServer({SETUP!r}))
-mine.read(sys.stdin.buffer.read(int(sys.argv[1])))
+with in_memory(sys.stdin.buffer.read(int(sys.argv[1]))) as file:
+    mine.read(file)
 print("decoded", flush=True)
-mine.read({sick("hang")!r}, check=lambda: print("hangs", flush=True))
+with in_memory({sick("hang")!r}) as file:
+    mine.read(file, check=lambda: print("hangs", flush=True))
 """
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from engine.imageio.sandbox.messages import (
     encode_image,
     encode_number,
     receive,
+    receive_request,
     send,
+    send_request,
     socket_pair,
 )
+from engine.imageio.sandbox.shared_file import in_memory
 
 
 @pytest.fixture
@@ -39,6 +43,29 @@ def test_a_message_arrives_with_its_parts(ends):
 
     assert message == {"type": "odd", "count": 3}
     assert [None if part is None else bytes(part) for part in parts] == [b"one", None, b"", bytes(1000)]
+
+
+def test_a_request_arrives_with_its_file(ends):
+    ours, theirs = ends
+
+    with in_memory(b"an image") as file:
+        send_request(theirs, {"type": "odd"}, file)
+    message, arrived = receive_request(ours)
+
+    assert message["type"] == "odd"
+    assert arrived.read() == b"an image"
+    os.close(arrived.fd)
+
+
+def test_a_file_that_nobody_asked_for_is_not_accepted(ends):
+    ours, theirs = ends
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with in_memory(b"an image") as file:
+        send_request(theirs, {}, file)
+    receive(ours)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_an_image_arrives_with_its_metadata(ends):
