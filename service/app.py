@@ -26,8 +26,8 @@ from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import answer_errors
 from service.registry.registry import ModelRegistry
-from service.runtime.collectors import showing
-from service.runtime.pipeline import Denoiser
+from service.runtime.collectors import exposing
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
@@ -37,7 +37,10 @@ from service.telemetry.metrics import Metrics
 class State(TypedDict):
     """What every request finds in `request.state`."""
 
-    denoiser: Denoiser
+    pipeline: Pipeline
+    scheduler: Scheduler
+    settings: Settings
+    metrics: Metrics
     closing: GracefulShutdown
     keys: Keys
     shelf: ModelRegistry
@@ -63,13 +66,28 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with Decoder(settings.decode_seconds, settings.decode_memory) as decoder, Scheduler(settings) as schedule:
-            denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings, metrics)
+        with (
+            Decoder(settings.decode_seconds, settings.decode_memory) as decoder,
+            Scheduler(settings) as scheduler,
+        ):
+            pipeline = Pipeline.build(lambda: shelf.models, scheduler, decoder, settings, metrics)
             charging = partial(keys.charging, accepted=True)
-            at_work = working(spool, denoiser.with_low_priority(), closing, charging) if spool else nullcontext()
-            with showing(metrics.registry, denoiser, closing):
+            low_priority = pipeline.with_low_priority()
+            at_work = (
+                working(spool, low_priority, settings, metrics, closing, charging) if spool else nullcontext()
+            )
+            with exposing(metrics.registry, scheduler, lambda: shelf.models, closing):
                 async with shelf.watched(settings.weights_interval), at_work as worker:
-                    yield State(denoiser=denoiser, shelf=shelf, closing=closing, keys=keys, worker=worker)
+                    yield State(
+                        pipeline=pipeline,
+                        scheduler=scheduler,
+                        settings=settings,
+                        metrics=metrics,
+                        shelf=shelf,
+                        closing=closing,
+                        keys=keys,
+                        worker=worker,
+                    )
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(

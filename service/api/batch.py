@@ -17,9 +17,10 @@ from service.archives.zip_writer import MEDIA_TYPE, NAME, ZipMember, write_zip
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY, documented
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline, refuse_unknown
 from service.runtime.scheduler import Cancelled
 from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, described, until_disconnected
+from service.settings import Settings
 
 _BODY = described(
     "Images, as POST /denoise takes them, each as a file of the form's field; or a zip of them, as the form's "
@@ -77,10 +78,11 @@ async def post_batch(
     Without format they come as PNG: the Accept header is about the zip.
     """
     # Images of one batch get the same weights, whatever is put in service meanwhile.
-    denoiser: Denoiser = request.state.denoiser.settled()
-    denoiser.refuse_unknown(params)
-    denoiser.schedule.refuse_if_full()
-    parts = await store_upload(request, spool, denoiser.settings)
-    batch = await to_thread.run_sync(read_entries, spool, parts, denoiser.settings)
+    pipeline: Pipeline = request.state.pipeline.for_one_request()
+    settings: Settings = request.state.settings
+    refuse_unknown(params, pipeline.models())
+    request.state.scheduler.refuse_if_full()
+    parts = await store_upload(request, spool, settings)
+    batch = await to_thread.run_sync(read_entries, spool, parts, settings)
     charge = request.state.keys.charging(owner(request))
-    return _Streamed(denoise_batch(denoiser, batch, params, partial(until_disconnected, request), charge))
+    return _Streamed(denoise_batch(pipeline, batch, params, partial(until_disconnected, request), charge))

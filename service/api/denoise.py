@@ -17,8 +17,10 @@ from service.middleware.etag import with_etag
 from service.middleware.request_limits import Stopping
 from service.params import DenoiseParams
 from service.problems import BUSY, documented
+from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Fault, Loaded, Previous
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline, refuse_unknown
+from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.runtime.ticket import MemoryShare
 from service.runtime.upload import FILE_SCHEMA, IMAGE_BODY, receive_upload, until_disconnected
@@ -94,13 +96,14 @@ async def post_denoise(
     memory: Annotated[MemoryShare, Depends(_response_memory)],
 ) -> Response:
     """Return an image of the same size without its noise."""
-    denoiser: Denoiser = request.state.denoiser
-    denoiser.refuse_unknown(params)
+    pipeline: Pipeline = request.state.pipeline
+    scheduler: Scheduler = request.state.scheduler
+    refuse_unknown(params, request.state.shelf.models)
     if params.format is None:
         params.format = acceptable(request.headers.get("accept"))
     charge = request.state.keys.charging(owner(request))
-    async with receive_upload(request, denoiser.schedule, denoiser.settings.max_bytes) as image:
-        denoised = await denoiser.file(image, params, memory, partial(until_disconnected, request), charge)
+    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
+        denoised = await pipeline.denoise(image, params, memory, partial(until_disconnected, request), charge)
     encoded = denoised.written
     return Response(encoded.data, media_type=encoded.kind.media_type, headers=denoised.headers)
 
@@ -108,9 +111,10 @@ async def post_denoise(
 @router.get("/health")
 async def get_health(request: Request) -> Health:
     """Whether the service is ready, what it runs, and how busy it is."""
-    denoiser: Denoiser = request.state.denoiser
     closing: GracefulShutdown = request.state.closing
-    models, schedule = denoiser.models, denoiser.schedule
+    registry: ModelRegistry = request.state.shelf
+    models = registry.models
+    scheduler: Scheduler = request.state.scheduler
     return Health(
         ready=not closing.begun,
         model=models.default,
@@ -120,8 +124,8 @@ async def get_health(request: Request) -> Health:
         precision=models.precision,
         kernels=kernels.name(),
         version=request.app.version,
-        denoising=schedule.in_work,
-        waiting=schedule.waiting,
+        denoising=scheduler.in_work,
+        waiting=scheduler.waiting,
         jobs=request.state.worker is not None,
     )
 
@@ -144,7 +148,7 @@ async def get_ready(request: Request) -> dict[str, bool]:
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """What is counted, in a format that Prometheus reads."""
-    metrics: Metrics = request.state.denoiser.metrics
+    metrics: Metrics = request.state.metrics
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), media_type=media_type)
 

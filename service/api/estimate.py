@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation.estimator import sentence
 from service.problems import BUSY, documented
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
+from service.runtime.scheduler import Scheduler
 from service.runtime.upload import IMAGE_BODY, receive_upload, until_disconnected
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
@@ -72,7 +73,8 @@ async def post_estimate(
     ] = None,
 ) -> Found:
     """Tell what noise is in an image, and which model suits it."""
-    denoiser: Denoiser = request.state.denoiser
-    async with receive_upload(request, denoiser.schedule, denoiser.settings.max_bytes) as image:
-        estimate, models = await denoiser.estimate(image, page or 1, partial(until_disconnected, request))
+    pipeline: Pipeline = request.state.pipeline
+    scheduler: Scheduler = request.state.scheduler
+    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
+        estimate, models = await pipeline.estimate(image, page or 1, partial(until_disconnected, request))
     return Found(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

@@ -15,14 +15,15 @@ from pydantic import BaseModel, Field
 from engine.imageio.formats import FORMATS, WRITTEN
 from service.archives.zip_writer import MEDIA_TYPE
 from service.auth.dependencies import Forbidden, owner
-from service.jobs.runner import taken
+from service.jobs.runner import store_job_upload
 from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
 from service.problems import ClientError, Problem, ProblemResponse, documented
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import refuse_unknown
 from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, OCTETS, described
+from service.settings import Settings
 from service.telemetry.tracing import current
 
 # So many of the newest jobs are listed.
@@ -122,12 +123,11 @@ async def post_job(
 
     Without format it comes as PNG: the Accept header is about the answer to this.
     """
-    denoiser: Denoiser = request.state.denoiser
-    settings = denoiser.settings
-    denoiser.refuse_unknown(params)
+    settings: Settings = request.state.settings
+    refuse_unknown(params, request.state.shelf.models)
 
     async def receive(file: BinaryIO) -> JobRequest:
-        name, parts = await taken(request, file, params, settings)
+        name, parts = await store_job_upload(request, file, params, settings)
         return JobRequest(owner(request), name, params.model_dump_json(), parts, current().request_id)
 
     announced = request.headers.get("content-length", "")
@@ -143,7 +143,7 @@ async def post_job(
 )
 async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
     """The sender's own jobs, the newest first, and of many only the newest hundred."""
-    if request.state.denoiser.settings.open:
+    if request.state.settings.open:
         raise Forbidden("This service is open to all and has no keys: it cannot tell whose jobs are whose.")
     return [_described(record, worker) for record in await worker.newest(owner(request), LISTED)]
 

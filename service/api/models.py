@@ -34,7 +34,7 @@ _LIST = TypeAdapter(list[About])
 @router.get("", response_model=list[About], responses={304: {"description": "As the client has it."}})
 async def get_models(request: Request) -> Response:
     """The models there are, each with what is known of its training."""
-    models: Snapshot = request.state.denoiser.models
+    models: Snapshot = request.state.shelf.models
     listed = _LIST.dump_json([_about(models, name) for name in models.names])
     return with_etag(request, Response(listed, media_type="application/json"))
 

@@ -17,7 +17,7 @@ from service.archives.zip_reader import Entry, refuse_bad_name, safe_name
 from service.archives.zip_writer import ZipMember
 from service.params import DenoiseParams
 from service.problems import problem_of
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled, Disconnected
 from service.runtime.ticket import MemoryShare
 from service.runtime.upload import ImageSource
@@ -29,7 +29,7 @@ FILES_AT_ONCE = 2
 
 
 async def denoise_batch(
-    denoiser: Denoiser,
+    pipeline: Pipeline,
     entries: Sequence[Entry],
     params: DenoiseParams,
     disconnected: Disconnected,
@@ -38,12 +38,12 @@ async def denoise_batch(
 ) -> AsyncGenerator[ZipMember, None]:
     """Each file denoised, or the problem that it has; in order, under names that differ.
 
-    Entries are opened one at a time. disconnected, charge: as Denoiser.file. on_progress: called with the share
-    of files that the reader has taken, up to 1. Close this generator if you leave it before its end: then it has
-    stopped all work. Raises Cancelled once the client is gone.
+    Entries are opened one at a time. disconnected, charge: as Pipeline.denoise. on_progress: called with the
+    share of files that the reader has taken, up to 1. Close this generator if you leave it before its end: that
+    stops all work. Raises Cancelled once the client is gone.
     """
     left = asyncio.Event()
-    work = _Work(denoiser, params, left, charge, Lock())
+    work = _Work(pipeline, params, left, charge, Lock())
     watching = asyncio.create_task(_set_when(disconnected, left))
     waiting = iter(entries)
     ahead = deque[_Ahead]()
@@ -116,7 +116,7 @@ class _Names:
 class _Work:
     """How each file of a batch is denoised. left: set when the client is gone. opening: held to open an entry."""
 
-    denoiser: Denoiser
+    pipeline: Pipeline
     params: DenoiseParams
     left: asyncio.Event
     charge: Callable[[int], None]
@@ -133,7 +133,7 @@ class _Work:
         source = ImageSource(partial(self._open, entry), entry.source.memory)
         try:
             refuse_bad_name(entry.name)
-            denoised = await self.denoiser.file(source, self.params, memory, self.left.wait, self.charge)
+            denoised = await self.pipeline.denoise(source, self.params, memory, self.left.wait, self.charge)
         except Cancelled:
             raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What is made of a job's upload: an image, or a zip of many, as /denoise and /denoise/batch answer them."""
+"""Job runner: makes a job's result, an image or a zip of many, as /denoise and /denoise/batch answer them."""
 
 import hashlib
 import json
@@ -23,37 +23,39 @@ from service.archives.zip_writer import MEDIA_TYPE, NAME, write_zip
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
 from service.problems import ClientError
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Disconnected
 from service.runtime.ticket import MemoryShare
 from service.runtime.upload import BodyTooLarge, ImageSource
 from service.settings import Settings
 
-# Files of the spool are nobody else's to read.
+# The mode of uploads and results: only the service's user can read them.
 PRIVATE = 0o600
 
 
 class UploadLost(ClientError):
-    """A job whose upload has gone from the spool."""
+    """A job whose upload is missing."""
 
     status = 500
 
 
-async def taken(request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings) -> tuple[str, str]:
-    """Writes the upload into `file`, an empty one: what the result is called, and the files of a batch, as JSON.
+async def store_job_upload(
+    request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings
+) -> tuple[str, str]:
+    """Writes the upload to `file`, which is empty. Returns the result's name, and the files of a batch as JSON.
 
-    Raises what `spooled` and `entries` raise, and BodyTooLarge.
+    Raises what store_upload and read_entries raise, and BodyTooLarge.
     """
     parts = await store_upload(request, file, settings)
     if await to_thread.run_sync(_is_batch, file, parts):
-        # A zip that is none is refused at once.
+        # Refuses a broken zip at once.
         await to_thread.run_sync(read_entries, file, parts, settings)
         return NAME, json.dumps([asdict(part) for part in parts])
     only = parts[0]
     if only.size > settings.max_bytes:
         raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.")
     name = PurePosixPath(safe_name(only.name or "image")).name
-    return name if params.target == SAME else named(name, FORMATS[params.target]), "[]"
+    return name if params.target == SAME else with_suffix(name, FORMATS[params.target]), "[]"
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
@@ -62,21 +64,23 @@ def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
 
 @dataclass(frozen=True)
 class JobRunner:
-    """What it takes to make a job's result of its upload.
+    """Makes one job's result from its upload.
 
-    disconnected: as Scheduler.turn. charge: as Denoiser.file. told: called with the share that is done, up to 1.
+    upload, result: their paths. disconnected: as Scheduler.admit; nobody wants the job any more. charge: as
+    Pipeline.denoise. on_progress: called with the share that is done, up to 1.
     """
 
-    denoiser: Denoiser
+    pipeline: Pipeline
+    settings: Settings
     record: Record
     upload: Path
     result: Path
     disconnected: Disconnected
     charge: Callable[[int], None]
-    told: Callable[[float], None]
+    on_progress: Callable[[float], None]
 
-    async def make(self) -> Result:
-        """The result is then in its place. Raises what Denoiser.file raises, UploadLost and OSError."""
+    async def run(self) -> Result:
+        """Writes the result. Raises what Pipeline.denoise raises, UploadLost and OSError."""
         parts = [Part(**part) for part in json.loads(self.record.parts)]
         params = DenoiseParams.model_validate_json(self.record.params)
         try:
@@ -88,25 +92,28 @@ class JobRunner:
     async def _image(self, file: BinaryIO, params: DenoiseParams) -> Result:
         source = ImageSource.of(SharedFile(file.fileno(), os.fstat(file.fileno()).st_size))
         with MemoryShare() as memory:
-            made = await self.denoiser.file(source, params, memory, self.disconnected, self.charge, self.told)
-            data, kind = made.written.data, made.written.kind
+            denoised = await self.pipeline.denoise(
+                source, params, memory, self.disconnected, self.charge, self.on_progress
+            )
+            data, kind = denoised.written.data, denoised.written.kind
             await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
             digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
-        return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
+        name = with_suffix(self.record.name, kind)
+        return Result(name, kind.media_type, json.dumps(denoised.headers), digest)
 
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
-        batch = await to_thread.run_sync(read_entries, file, parts, self.denoiser.settings)
+        entries = await to_thread.run_sync(read_entries, file, parts, self.settings)
+        members = denoise_batch(self.pipeline, entries, params, self.disconnected, self.charge, self.on_progress)
         digest = hashlib.sha256()
-        results = denoise_batch(self.denoiser, batch, params, self.disconnected, self.charge, self.told)
-        whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
-        async with whole as zip_, aclosing(write_zip(results)) as pieces:
-            async for piece in pieces:
-                await to_thread.run_sync(zip_.write, piece)
-                digest.update(piece)
+        writing = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
+        async with writing as result, aclosing(write_zip(members)) as chunks:
+            async for chunk in chunks:
+                await to_thread.run_sync(result.write, chunk)
+                digest.update(chunk)
         return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
 
 
-def named(name: str, kind: Format) -> str:
-    """The file's name as one of that format has it."""
+def with_suffix(name: str, kind: Format) -> str:
+    """The file's name with the format's suffix, unless it has one already."""
     path = PurePosixPath(name)
     return name if path.suffix.lower() in kind.suffixes else f"{path.stem}{suffix_of(kind)}"

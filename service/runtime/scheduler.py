@@ -160,7 +160,7 @@ class Scheduler:
             self._network.rest()
 
     @asynccontextmanager
-    async def turn(
+    async def admit(
         self, disconnected: Disconnected, load: Load, accepted: bool = False, low_priority: bool = False
     ) -> AsyncIterator[Ticket]:
         """Wait to be let in. disconnected: returns once nobody wants it any more.

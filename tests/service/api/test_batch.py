@@ -279,12 +279,12 @@ def test_the_description_names_both_bodies_and_every_error(client):
 
 
 class Images:
-    """In place of a Denoiser: an image is done when it is let, or ended when its client is gone."""
+    """In place of a Pipeline: an image is done when it is let, or ended when its client is gone."""
 
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, source, params, memory, disconnected, charge):
+    async def denoise(self, source, params, memory, disconnected, charge):
         def read():
             with source.open() as file:
                 return int(file.read())

@@ -23,7 +23,7 @@ from service.api import jobs as routes
 from service.app import create_app
 from service.jobs import worker
 from service.jobs.store import JobStore
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
 from tests.support.served import request, serving
@@ -69,10 +69,10 @@ def held(monkeypatch):
 class Held:
     def __init__(self, monkeypatch):
         self.begun, self.go, self.disconnected = threading.Semaphore(0), threading.Event(), threading.Event()
-        real = Denoiser.file
+        real = Pipeline.denoise
 
-        async def file(denoiser, source, params, memory, disconnected, charge, told=lambda share: None):
-            told(0.25)
+        async def denoise(pipeline, source, params, memory, disconnected, charge, on_progress=lambda share: None):
+            on_progress(0.25)
             self.begun.release()
             leaving = asyncio.ensure_future(disconnected())
             while not self.go.is_set() and not leaving.done():
@@ -81,9 +81,9 @@ class Held:
                 self.disconnected.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, source, params, memory, disconnected, charge, told)
+            return await real(pipeline, source, params, memory, disconnected, charge, on_progress)
 
-        monkeypatch.setattr(Denoiser, "file", file)
+        monkeypatch.setattr(Pipeline, "denoise", denoise)
 
     def wait(self):
         assert self.begun.acquire(timeout=SOON), "no job was begun"
@@ -244,7 +244,7 @@ def test_a_bug_fails_its_own_job_alone_and_is_told_to_the_log(client, noisy, mon
         raise RuntimeError("a secret of the house")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Denoiser, "file", buggy)
+        patch.setattr(Pipeline, "denoise", buggy)
         failed = ended(client, leave(client, noisy))
     good = ended(client, leave(client, noisy))
 
@@ -502,7 +502,7 @@ def test_a_job_that_is_claimed_while_the_end_begins_is_put_back(settings, noisy,
     async def never(*args, **how):
         raise AssertionError("it was begun")
 
-    monkeypatch.setattr(Denoiser, "file", never)
+    monkeypatch.setattr(Pipeline, "denoise", never)
     with TestClient(create_app(settings)) as client:
         wait_until(lambda: client.get("/jobs").json() == [])
         monkeypatch.setattr(JobStore, "claim", claim)
@@ -644,7 +644,7 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused_and_nothing_of_it_is
         refused = client.post("/jobs", content=noisy)
     left = kept(settings)
 
-    assert_problem(refused, 507, "disk that jobs are kept on is full")
+    assert_problem(refused, 507, "disk that jobs are stored on is full")
     assert (left, client.get("/jobs").json()) == ([], [])
     assert ended(client, leave(client, noisy))["state"] == "done"
 
@@ -664,7 +664,7 @@ def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
     while answers[-1].status_code == 202:
         answers.append(client.post("/jobs", content=noisy))
 
-    assert_problem(answers[-1], 507, "disk that jobs are kept on is full")
+    assert_problem(answers[-1], 507, "disk that jobs are stored on is full")
     assert len(kept(settings)) == len(client.get("/jobs").json()) == len(answers) - 1
 
 
@@ -711,7 +711,7 @@ def test_a_result_that_the_disk_has_no_room_for_fails_its_job_in_words(
         failed = ended(client, job)
 
     assert (failed["state"], failed["error"]["status"]) == ("failed", 507)
-    assert "disk that jobs are kept on is full" in failed["error"]["detail"]
+    assert "disk that jobs are stored on is full" in failed["error"]["detail"]
     assert kept(settings) == []
 
 

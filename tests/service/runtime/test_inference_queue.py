@@ -235,7 +235,7 @@ async def nobody_leaves():
 async def main():
     before = nice()
     with Scheduler(Settings()) as schedule:
-        async with schedule.turn(nobody_leaves, Load(1, 1)) as turn:
+        async with schedule.admit(nobody_leaves, Load(1, 1)) as turn:
             here = nice()
             await turn.in_network(Piece(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None))
             computing = nice()

@@ -12,11 +12,12 @@ from engine.imageio.sandbox.decoder import Decoder
 from engine.imageio.sandbox.shared_file import in_memory
 from service.params import DenoiseParams
 from service.registry.registry import ModelRegistry
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
 from service.runtime.ticket import MemoryShare
 from service.runtime.upload import ImageSource
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,9 +34,9 @@ def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path,
     spent, shares, shelf = [], [], ModelRegistry(settings)
 
     with Decoder() as decoder, Scheduler(settings) as schedule, in_memory(body) as file:
-        denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
+        pipeline = Pipeline.build(lambda: shelf.models, schedule, decoder, settings, Metrics())
         asyncio.run(
-            denoiser.file(
+            pipeline.denoise(
                 ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append
             )
         )
@@ -94,7 +95,7 @@ async def main():
         answers = await asyncio.gather(*(post(app, state) for _ in range(24)))
         after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
         await asyncio.sleep(0)
-        schedule = state["denoiser"].schedule
+        schedule = state["scheduler"]
         print(after - before, schedule.memory, schedule.body_bytes, *(status for status, _ in answers))
 
 asyncio.run(main())

@@ -66,7 +66,7 @@ class Crowd:
         self.leave[name] = asyncio.Event()
 
         async def image():
-            async with self.schedule.turn(disconnected, load, **how):
+            async with self.schedule.admit(disconnected, load, **how):
                 self.order.append(name)
                 await self.leave[name].wait()
 
@@ -184,7 +184,7 @@ def test_an_image_that_would_never_fit_is_refused_with_both_numbers():
 def test_an_answer_counts_until_its_share_is_released():
     async def main(crowd):
         share = MemoryShare()
-        async with crowd.schedule.turn(nobody_leaves, Load(1, MEMORY // 2)) as turn:
+        async with crowd.schedule.admit(nobody_leaves, Load(1, MEMORY // 2)) as turn:
             turn.keep(share, MEMORY // 2 - 5)
             in_work = crowd.schedule.memory
         await crowd.come("next", Load(1, MEMORY // 2))
@@ -252,8 +252,8 @@ async def work_on(turn):
 
 def test_long_work_has_no_deadline():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE, low_priority=True) as long:
-            async with schedule.turn(nobody_leaves, LARGE) as short:
+        async with schedule.admit(nobody_leaves, LARGE, low_priority=True) as long:
+            async with schedule.admit(nobody_leaves, LARGE) as short:
                 with pytest.raises(OutOfTime):
                     await work_on(short)
             return await long.in_thread(lambda: "done")
@@ -395,7 +395,7 @@ def test_for_what_a_body_announces_room_is_kept_or_it_is_refused_before_it_is_re
 
 def test_a_client_that_leaves_stops_its_image_before_the_next_window():
     async def main(schedule):
-        async with schedule.turn(leaves, LARGE) as turn:
+        async with schedule.admit(leaves, LARGE) as turn:
             with pytest.raises(Cancelled):
                 await work_on(turn)
             with pytest.raises(Cancelled):
@@ -424,7 +424,7 @@ def test_a_client_that_leaves_waits_no_longer():
 
 def test_an_image_that_is_late_is_given_up_and_told_how_long_it_had():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await work_on(turn)
 
     with pytest.raises(OutOfTime, match=r"in the 0\.05 seconds that one is given") as caught:
@@ -436,9 +436,9 @@ def test_an_image_that_waits_is_given_up_at_its_deadline():
     async def main(schedule):
         async with AsyncExitStack() as stack:
             for _ in range(LARGE_AT_ONCE):
-                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE, low_priority=False))
+                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE, low_priority=False))
             with pytest.raises(OutOfTime):
-                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE))
+                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE))
             return schedule.waiting, schedule.in_work
 
     assert scheduled(main, deadline=0.05) == (0, LARGE_AT_ONCE)
@@ -446,7 +446,7 @@ def test_an_image_that_waits_is_given_up_at_its_deadline():
 
 def test_with_a_deadline_of_0_there_is_none():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_network(piece(Net()))
             return turn.flow.stopped
 
@@ -462,7 +462,7 @@ def test_who_is_cancelled_leaves_its_place_only_when_its_thread_is_done():
 
     async def main(schedule):
         async def image():
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_thread(work)
 
         task = asyncio.create_task(image())
@@ -487,7 +487,7 @@ def test_an_error_in_a_thread_is_the_image_s_own():
         def wrong():
             raise ArithmeticError("no good")
 
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_thread(wrong)
 
     with pytest.raises(ArithmeticError, match="no good"):
@@ -500,7 +500,7 @@ def test_what_torch_says_when_memory_is_out_is_a_memory_error_and_the_place_is_f
             return torch.empty(2**60, dtype=torch.uint8)
 
         with pytest.raises(MemoryError, match="can't allocate memory"):
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_thread(wrong)
         return schedule.in_work, schedule.memory
 
@@ -509,7 +509,7 @@ def test_what_torch_says_when_memory_is_out_is_a_memory_error_and_the_place_is_f
 
 def test_another_mistake_of_torch_s_stays_what_it_is():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_thread(lambda: torch.zeros(2) @ torch.zeros(3))
 
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
@@ -524,7 +524,7 @@ def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
 
     async def main(schedule):
         async def image():
-            async with schedule.turn(leaves, LARGE) as turn:
+            async with schedule.admit(leaves, LARGE) as turn:
                 pixels = Pixels()
                 kept.append(weakref.ref(pixels))
                 while True:
@@ -553,7 +553,7 @@ def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
 
     async def main(schedule):
         async def image(side):
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_network(piece(net, side))
                 return turn.seconds
 

@@ -84,7 +84,7 @@ class Client:
 
 def counted(state):
     """What counts now, and what is in work or waits."""
-    scheduler = state["denoiser"].schedule
+    scheduler = state["scheduler"]
     return scheduler.memory, scheduler.body_bytes, scheduler.in_work, scheduler.waiting
 
 
