@@ -1,4 +1,4 @@
-"""One image's way through the service's threads."""
+"""Tickets: an image that waits for admission or is in work, and the memory that it holds."""
 
 import asyncio
 import time
@@ -15,13 +15,13 @@ from service.runtime.inference_queue import Flow, InferenceQueue
 
 T = TypeVar("T")
 
-# What long work has of the network where others have 1.
-PATIENT_SHARE = 1 / 8
+# Low-priority work's share of the network, where other images have 1.
+LOW_PRIORITY_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
 class Load:
-    """What an image asks for. pixels: of all its pages. memory: in work, in bytes."""
+    """What an image needs. pixels: of all its pages. memory: that it takes in work, in bytes."""
 
     pixels: int
     memory: int
@@ -57,10 +57,11 @@ class MemoryShare:
 
 
 class Ticket:
-    """An image that waits to be let in, or is in work. All is to be called in the event loop.
+    """An image that waits for admission, or is in work. Use it in the event loop only.
 
-    admitted: done when it is let in. seconds: how long it was worked on, without its waits for the network.
-    passed: how many were let in before it that came later. kept: bytes of its answer.
+    admitted: done when the image is admitted. seconds: how long it was worked on, without waits for the network.
+    passed: how many later images were admitted before it. done: pixels that have been denoised. kept: bytes that
+    stay counted after it has left.
     """
 
     def __init__(
@@ -72,26 +73,29 @@ class Ticket:
         low_priority: bool,
     ) -> None:
         """free: gives back `kept` bytes, when the share that holds them is released."""
-        self.load, self.low_priority = load, low_priority
+        self.load = load
+        self.low_priority = low_priority
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.flow = Flow(PATIENT_SHARE if low_priority else 1.0)
+        self.flow = Flow(LOW_PRIORITY_SHARE if low_priority else 1.0)
         self.seconds = 0.0
         self.passed = self.done = self.kept = 0
-        self._network, self._threads, self._free = network, threads, free
+        self._network = network
+        self._threads = threads
+        self._free = free
 
     @property
     def left(self) -> int:
-        """Pixels that are not through the network yet."""
+        """Pixels that have not been denoised yet."""
         return max(0, self.load.pixels - self.done)
 
     def stop(self, why: Callable[[], Exception]) -> None:
-        """Have it end before its next window, or at once while it waits to be let in."""
+        """Ends the image before its next window, or at once if it waits for admission. why: makes the error."""
         self.flow.stopped = self.flow.stopped or why
         if not self.admitted.done():
             self.admitted.set_exception(why())
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do the work in a thread: it is arithmetic, and others are to be answered. Raises what stopped it."""
+        """Does work in a thread: it would hold up the event loop. Raises the error that stopped the image."""
         self.flow.check()
 
         def timed() -> T:
@@ -104,7 +108,7 @@ class Ticket:
         return await _thread_done(self._threads.submit(copy_context().run, timed))
 
     async def in_network(self, piece: Piece) -> None:
-        """Have the window done in its turn, perhaps in one batch with others'. Raises what stopped it."""
+        """Runs a window when it is due, perhaps in a batch. Raises the error that stopped the image."""
         self.seconds += await _thread_done(self._network.ask(self.flow, piece))
         self.done += piece.pixels
 

@@ -761,7 +761,7 @@ def test_a_job_that_kills_its_process_is_given_up_and_the_next_one_done(spooled,
         failed = json.loads(server.ask(f"GET {poison}")[2])
 
     assert failed["state"] == "failed"
-    assert "ended 2 times while it was at this job" in failed["error"]["detail"]
+    assert "ended 2 times while it ran this job" in failed["error"]["detail"]
 
 
 def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next_does_the_job(spooled, noisy):
@@ -784,5 +784,5 @@ def test_a_service_that_is_stopped_waits_for_no_job_and_no_listener_and_the_next
 
 
 def test_a_spool_that_another_service_has_stops_the_start(client, settings):
-    with pytest.raises(ValueError, match="another process has it; each needs its own"):
+    with pytest.raises(ValueError, match="another process uses it; each process needs its own"):
         create_app(settings)

@@ -152,7 +152,7 @@ def test_a_file_too_many_is_refused_as_soon_as_it_begins():
 @pytest.mark.parametrize(
     ("head", "headers"), [(b"", []), (part("a", b"")[:-2], [FORM_TYPE])], ids=["raw", "form"]
 )
-def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+def test_an_unannounced_body_is_refused_at_the_chunk_too_many(head, headers):
     upload = Upload(head, *[b"x" * 10_000] * 500)
 
     with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 100000 are allowed"):
@@ -161,7 +161,7 @@ def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, h
     assert upload.taken < 13
 
 
-def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+def test_an_announced_body_too_large_is_refused_unread():
     upload = Upload(b"x")
 
     with pytest.raises(BodyTooLarge, match="The body has 100001 bytes; at most 100000 are allowed"):

@@ -72,7 +72,7 @@ def test_the_zip_that_is_sent_is_one_that_others_unpack(tmp_path):
     assert max(map(len, sent)) <= CHUNK
 
 
-def test_each_file_s_header_says_how_long_it_is_for_those_who_unpack_while_they_receive():
+def test_each_header_has_its_file_s_size_and_checksum():
     sent, _ = pieces(ZipMember("a.png", b"image"), ZipMember("b.png", b"another"))
 
     assert sent[0].startswith(b"PK\3\4")

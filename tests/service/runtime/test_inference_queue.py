@@ -69,7 +69,7 @@ def named(order, name, side, count=1):
     return [piece(Net(), side, read=read) for _ in range(count)]
 
 
-def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
+def test_a_small_image_passes_waiting_windows_of_large_ones(network):
     held, order = Held(network), []
 
     for name in ("large", "larger", "largest"):
@@ -80,7 +80,7 @@ def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
     assert order == ["small", "large", "larger", "largest"]
 
 
-def test_small_images_without_end_do_not_hold_up_a_large_one_for_ever(network):
+def test_small_images_do_not_starve_a_large_one(network):
     held, order = Held(network), []
 
     held.ask(Flow(), *named(order, "large", 64))
@@ -120,7 +120,7 @@ def test_a_flow_of_less_share_waits_for_others_but_not_for_ever(network):
     assert order.index("patient") < 20
 
 
-def test_windows_of_one_network_and_one_shape_that_wait_share_a_batch(network):
+def test_windows_of_one_network_and_shape_share_a_batch(network):
     held, net, got = Held(network), Net(), []
 
     for _ in range(3):
@@ -196,7 +196,7 @@ def test_what_is_cancelled_while_it_waits_is_dropped(network):
     assert net.batches == [1]
 
 
-def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(network):
+def test_an_error_fails_only_its_own_window_of_a_batch(network):
     held, net, got = Held(network), Net(), []
 
     def broken():
@@ -213,7 +213,7 @@ def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(netw
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for each thread's priority")
-def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer():
+def test_threads_that_compute_have_low_priority():
     program = """
 import asyncio, os, torch
 from engine.inference.denoise import Piece

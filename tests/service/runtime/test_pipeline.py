@@ -26,7 +26,7 @@ async def nobody_leaves():
     await asyncio.Event().wait()
 
 
-def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path, save_tiny, file_of):
+def test_progress_and_charge_count_the_pixels_of_all_pages(tmp_path, save_tiny, file_of):
     save_tiny(tmp_path / "photo.safetensors")
     settings = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     frames = [PILImage.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]

@@ -118,7 +118,7 @@ def test_an_answer_counts_while_it_is_sent_and_no_longer(settings, noisy):
 
 
 @pytest.mark.parametrize("path", ["/denoise", "/denoise/batch"])
-def test_a_connection_that_breaks_while_it_is_answered_leaks_nothing(path, settings, noisy):
+def test_a_connection_that_breaks_leaks_nothing(path, settings, noisy):
     async def main(app, state):
         client = Client(app, path, zipped(noisy, 3) if path.endswith("batch") else noisy)
 
@@ -134,7 +134,7 @@ def test_a_connection_that_breaks_while_it_is_answered_leaks_nothing(path, setti
 
 
 @pytest.mark.parametrize("path", ["/denoise", "/denoise/batch"])
-def test_a_request_that_is_cancelled_while_it_is_answered_leaks_nothing(path, settings, noisy):
+def test_a_request_that_is_cancelled_leaks_nothing(path, settings, noisy):
     async def main(app, state):
         client = Client(app, path, zipped(noisy, 3) if path.endswith("batch") else noisy)
         client.go_on.clear()
@@ -157,7 +157,7 @@ def zipped(data, count):
 
 
 @pytest.mark.parametrize("path", ["/denoise", "/denoise/batch"])
-def test_a_client_that_leaves_while_its_image_is_in_work_leaks_nothing(path, settings, noisy, monkeypatch):
+def test_a_client_that_leaves_leaks_nothing(path, settings, noisy, monkeypatch):
     endless = SimpleNamespace(pieces=repeat(piece(Net())))
     monkeypatch.setattr(pipeline, "Denoising", lambda *args, **how: endless)
 

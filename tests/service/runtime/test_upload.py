@@ -44,7 +44,7 @@ def test_a_form_comes_in_chunks_and_gives_its_field():
 
 
 @pytest.mark.parametrize(("head", "headers"), [(b"", []), (FORM_HEAD, [FORM_TYPE])], ids=["raw", "form"])
-def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+def test_an_unannounced_body_is_refused_at_the_chunk_too_many(head, headers):
     upload = Upload(head, *[b"x" * 1000] * 500)
 
     with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 5500 are allowed"):
@@ -53,7 +53,7 @@ def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, h
     assert upload.taken == 7
 
 
-def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+def test_an_announced_body_too_large_is_refused_unread():
     upload = Upload(b"x")
 
     with pytest.raises(BodyTooLarge, match="The body has 5501 bytes; at most 5500 are allowed"):

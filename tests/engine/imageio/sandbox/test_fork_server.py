@@ -133,7 +133,7 @@ def test_a_server_whose_parent_dies_ends_without_an_error():
     assert process.communicate(timeout=SOON)[1] == b""
 
 
-def test_a_worker_has_low_priority_and_goes_first_if_memory_is_short(own, png):
+def test_a_worker_has_low_priority_and_is_killed_first(own, png):
     decode(own, png)
     (worker,) = children(own.fork_server.pid)
 
