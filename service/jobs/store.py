@@ -146,7 +146,7 @@ class Clock:
 
 
 class JobStore:
-    """Jobs and their files. Only one process can have a store open."""
+    """Jobs and their files. Only one process can have a store open. database: what SQLite keeps about them."""
 
     def __init__(
         self,
@@ -168,18 +168,18 @@ class JobStore:
         self._last_claims: dict[str, int] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _explaining_errors(folder):
-            self._db = _open(folder / "jobs.sqlite")
+            self.database = _open(folder / "jobs.sqlite")
             try:
-                before = self._db.execute("SELECT seen, wall FROM clock").fetchone()
+                before = self.database.execute("SELECT seen, wall FROM clock").fetchone()
                 self._clock = Clock(before, keep / 2, wall, steady)
                 self._recover()
             except BaseException:
-                self._db.close()
+                self.database.close()
                 raise
 
     def close(self) -> None:
         """Releases the store for other processes."""
-        self._db.close()
+        self.database.close()
 
     def upload(self, id_: str) -> Path:
         """The path of a job's upload, which is there until the job ends."""
@@ -192,7 +192,7 @@ class JobStore:
     def check_room(self, size: int) -> None:
         """Raises JobStoreFull unless there is room for `size` more bytes of uploads."""
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE ended IS NULL"
-        jobs, held = self._db.execute(query).fetchone()
+        jobs, held = self.database.execute(query).fetchone()
         if jobs >= MOST:
             raise JobStoreFull(f"{jobs} jobs are waiting, the limit. Try again later.")
         if held + size > self.half:
@@ -214,7 +214,7 @@ class JobStore:
     def claim(self) -> Record | None:
         """Starts the next job: the oldest job of the owner whose last claim is longest ago."""
         query = "SELECT owner, min(number) FROM jobs WHERE state = 'waiting' GROUP BY owner"
-        waiting = self._db.execute(query).fetchall()
+        waiting = self.database.execute(query).fetchall()
         if not waiting:
             return None
         owner, number = min(waiting, key=lambda row: (self._last_claims.get(row[0], 0), row[1]))
@@ -238,8 +238,8 @@ class JobStore:
         size = self.result(id_).stat().st_size
         if size > self.half:
             raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
-        with self._db:
-            self._db.execute("BEGIN")
+        with self.database:
+            self.database.execute("BEGIN")
             there = self._changed(
                 "UPDATE jobs SET state = 'done', bytes = ?, name = ?, media_type = ?, headers = ?, digest = ?,"
                 " ended = ?, expires = ? WHERE ended IS NULL AND id = ?",
@@ -262,13 +262,13 @@ class JobStore:
 
     def find(self, id_: str, owner: str) -> Record | None:
         """The owner's job of this ID, if there is one."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?", (id_, owner))
+        rows = self.database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?", (id_, owner))
         return next(_records(rows), None)
 
     def newest(self, owner: str, count: int) -> list[Record]:
         """The owner's newest jobs, the newest first."""
         query = f"SELECT {_COLUMNS} FROM jobs WHERE owner = ? ORDER BY number DESC LIMIT ?"
-        return list(_records(self._db.execute(query, (owner, count))))
+        return list(_records(self.database.execute(query, (owner, count))))
 
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files."""
@@ -278,10 +278,10 @@ class JobStore:
     def sweep(self) -> None:
         """Removes expired jobs, and the oldest of too many."""
         now = self._clock.now()
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM clock")
-            self._db.execute("INSERT INTO clock VALUES (?, ?)", (now, self._wall()))
+        with self.database:
+            self.database.execute("BEGIN")
+            self.database.execute("DELETE FROM clock")
+            self.database.execute("INSERT INTO clock VALUES (?, ?)", (now, self._wall()))
             old = self._changed(
                 "DELETE FROM jobs WHERE expires <= ? OR number IN"
                 " (SELECT number FROM jobs WHERE ended ORDER BY expires DESC, number DESC LIMIT -1 OFFSET ?)",
@@ -294,7 +294,7 @@ class JobStore:
         """The jobs whose results are removed to make room: the oldest."""
         query = "SELECT id, bytes FROM jobs WHERE state = 'done' ORDER BY expires DESC, number DESC"
         room, pushed_out = self.half, []
-        for id_, size in self._db.execute(query).fetchall():
+        for id_, size in self.database.execute(query).fetchall():
             room -= size
             if room < 0 < size:
                 self._changed("UPDATE jobs SET bytes = 0 WHERE id = ?", id_)
@@ -303,8 +303,8 @@ class JobStore:
 
     def _recover(self) -> None:
         """Repairs what a killed process left: jobs that were running wait again, and stray files are removed."""
-        self._db.execute("UPDATE jobs SET state = 'waiting', started = NULL WHERE state = 'running'")
-        waiting = self._db.execute("SELECT id, attempts FROM jobs WHERE state = 'waiting'").fetchall()
+        self.database.execute("UPDATE jobs SET state = 'waiting', started = NULL WHERE state = 'running'")
+        waiting = self.database.execute("SELECT id, attempts FROM jobs WHERE state = 'waiting'").fetchall()
         for id_, attempts in waiting:
             if attempts >= ATTEMPTS:
                 self.fail(
@@ -315,7 +315,9 @@ class JobStore:
             elif not self.upload(id_).is_file():
                 self.fail(id_, 500, LOST)
         kept = {self.upload(id_) for id_, _ in waiting}
-        kept |= {self.result(id_) for (id_,) in self._db.execute("SELECT id FROM jobs WHERE bytes AND ended")}
+        kept |= {
+            self.result(id_) for (id_,) in self.database.execute("SELECT id FROM jobs WHERE bytes AND ended")
+        }
         _unlink(*(file for file in self._folder.iterdir() if _OURS.fullmatch(file.name) and file not in kept))
 
     def _end(self) -> tuple[float, float]:
@@ -325,7 +327,7 @@ class JobStore:
     def _changed(self, change: str, *values: object) -> list[Record]:
         """Executes a change. Returns the jobs that changed."""
         # All rows are fetched, because the change is not committed before.
-        return list(_records(self._db.execute(f"{change} RETURNING {_COLUMNS}", values)))
+        return list(_records(self.database.execute(f"{change} RETURNING {_COLUMNS}", values)))
 
 
 def _open(file: Path) -> sqlite3.Connection:

@@ -209,7 +209,7 @@ def test_an_upload_without_an_end_is_refused_before_it_ends(client):
             status, text = answer.status, answer.read().decode()
 
     assert status == 413
-    assert f"at most {MAX_BYTES} are taken" in text
+    assert f"at most {MAX_BYTES} are allowed" in text
 
 
 def test_the_server_goes_on_after_all_that(client, folder, images, file_of):

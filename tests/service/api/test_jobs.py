@@ -656,7 +656,7 @@ def test_a_job_that_cannot_be_written_down_is_refused_and_nothing_of_it_is_left(
 
     def admit(spool, *what):
         # As if the disk had no room for another page of the SQLite file.
-        spool._db.execute("PRAGMA max_page_count = 1")
+        spool.database.execute("PRAGMA max_page_count = 1")
         return real(spool, *what)
 
     monkeypatch.setattr(JobStore, "admit", admit)

@@ -63,6 +63,8 @@ def test_after_a_file_that_is_refused_the_service_goes_on(path, what, status, wo
     assert words in answer.json()["detail"]
     assert any(words in str(record.msg) for record in caplog.records)
     assert client.post(path, content=png).status_code == 200
+    scheduler = client.app_state["scheduler"]
+    assert (scheduler.memory, scheduler.body_bytes, scheduler.in_work, scheduler.waiting) == (0, 0, 0, 0)
 
 
 def test_the_service_answers_while_a_file_hangs(client):
