@@ -66,28 +66,19 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with (
-            Decoder(settings.decode_seconds, settings.decode_memory) as decoder,
-            Scheduler(settings) as scheduler,
-        ):
+        decoder = Decoder(settings.decode_seconds, settings.decode_memory)
+        with decoder, Scheduler(settings) as scheduler:
             pipeline = Pipeline.build(lambda: shelf.models, scheduler, decoder, settings, metrics)
-            charging = partial(keys.charging, accepted=True)
-            low_priority = pipeline.with_low_priority()
-            at_work = (
-                working(spool, low_priority, settings, metrics, closing, charging) if spool else nullcontext()
-            )
+            charging, slow = partial(keys.charging, accepted=True), pipeline.with_low_priority()
+            at_work = working(spool, slow, settings, metrics, closing, charging) if spool else nullcontext()
             with exposing(metrics.registry, scheduler, lambda: shelf.models, closing):
                 async with shelf.watched(settings.weights_interval), at_work as worker:
+                    # fmt: off
                     yield State(
-                        pipeline=pipeline,
-                        scheduler=scheduler,
-                        settings=settings,
-                        metrics=metrics,
-                        shelf=shelf,
-                        closing=closing,
-                        keys=keys,
-                        worker=worker,
+                        pipeline=pipeline, scheduler=scheduler, settings=settings, metrics=metrics,
+                        shelf=shelf, closing=closing, keys=keys, worker=worker,
                     )
+                    # fmt: on
 
     # FastAPI's own /docs fetches its script from elsewhere, and would stay blank on a machine without a network.
     app = FastAPIOffline(
