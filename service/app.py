@@ -22,8 +22,8 @@ from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
-from service.runtime.collectors import showing
-from service.runtime.pipeline import Denoiser
+from service.runtime.collectors import exposing
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
@@ -33,7 +33,10 @@ from service.telemetry.metrics import Metrics
 class State(TypedDict):
     """The attributes of `request.state`."""
 
-    denoiser: Denoiser
+    pipeline: Pipeline
+    scheduler: Scheduler
+    settings: Settings
+    metrics: Metrics
     shutdown: GracefulShutdown
     api_keys: ApiKeys
     registry: ModelRegistry
@@ -60,20 +63,19 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with (
-            Decoder(settings.decode_seconds, settings.decode_memory) as decoder,
-            Scheduler(settings) as scheduler,
-        ):
-            denoiser = Denoiser(lambda: registry.models, scheduler, decoder, settings, metrics)
-            charger = partial(api_keys.charger, accepted=True)
-            jobs_running = (
-                working(spool, denoiser.with_low_priority(), shutdown, charger) if spool else nullcontext()
-            )
-            with showing(metrics.registry, denoiser, shutdown):
+        decoder = Decoder(settings.decode_seconds, settings.decode_memory)
+        with decoder, Scheduler(settings) as scheduler:
+            pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
+            charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
+            jobs_running = working(spool, slow, settings, metrics, shutdown, charger) if spool else nullcontext()
+            with exposing(metrics.registry, scheduler, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), jobs_running as worker:
+                    # fmt: off
                     yield State(
-                        denoiser=denoiser, shutdown=shutdown, api_keys=api_keys, registry=registry, worker=worker
+                        pipeline=pipeline, scheduler=scheduler, settings=settings, metrics=metrics,
+                        shutdown=shutdown, api_keys=api_keys, registry=registry, worker=worker,
                     )
+                    # fmt: on
 
     # FastAPI's own /docs loads its script from the Internet. This class serves the files itself.
     app = FastAPIOffline(

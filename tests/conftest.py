@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from engine.imageio.sandbox import decoder
+from engine.imageio.sandbox.fork_server import ForkServer
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import build_network
@@ -18,7 +19,7 @@ torch.set_num_threads(1)
 TINY = UNetConfig(channels=(8, 16), blocks=(1, 1, 1))
 
 
-class Shared(decoder.ForkServer):
+class Shared(ForkServer):
     """One for all applications that the tests make: to load the codecs takes a second or more."""
 
     def close(self):
@@ -26,7 +27,7 @@ class Shared(decoder.ForkServer):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_nursery():
+def shared_fork_server():
     made = []
 
     def shared():
@@ -37,8 +38,8 @@ def shared_nursery():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoder, "ForkServer", shared)
         yield
-    for nursery in made:
-        super(Shared, nursery).close()
+    for server in made:
+        super(Shared, server).close()
 
 
 @pytest.fixture

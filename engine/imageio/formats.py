@@ -149,8 +149,11 @@ _OTHER_KINDS = {
 }
 
 
-def detect_format(data: bytes) -> Format:
-    """The format that the bytes begin as. Raises NotAnImage or UnsupportedImage."""
+def detect_format(data: bytes, size: int | None = None) -> Format:
+    """The format that the bytes begin as. Raises NotAnImage or UnsupportedImage.
+
+    size: of the file, if the bytes are only its beginning.
+    """
     if not data:
         raise NotAnImage(f"The file is empty: 0 bytes. {SUPPORTED_FORMATS}.")
     for kind in _TABLE:
@@ -160,7 +163,7 @@ def detect_format(data: bytes) -> Format:
         if re.match(signature, data, re.DOTALL):
             raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
     raise NotAnImage(
-        f"This is not an image: {len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
+        f"This is not an image: {size or len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
     )
 
 

@@ -11,26 +11,27 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from service.archives.batch import denoised
-from service.archives.multipart import entries, spooled
-from service.archives.zips import MEDIA_TYPE, NAME, Result, packed
+from service.archives.batch import denoise_batch
+from service.archives.multipart import read_entries, store_upload
+from service.archives.zip_writer import MEDIA_TYPE, NAME, ZipMember, write_zip
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY_ERRORS, describe_problems
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline, refuse_unknown
 from service.runtime.scheduler import Cancelled
-from service.runtime.upload import PICTURE, PICTURES, described, until_gone
+from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, described, until_disconnected
+from service.settings import Settings
 
 _BODY = described(
     "Images, each as a file of the form's field; or a zip of images, as the form's only file or as the raw body.",
-    PICTURES,
+    FILES_SCHEMA,
     MEDIA_TYPE,
 )
 _ZIP = {
     "description": "The denoised images in the order of the upload, under their names with the new suffix. For "
     "an image that failed, NAME.error.json has the problem that POST /denoise would answer. The comment of an "
     "image has the headers that POST /denoise would send. A zip that is cut short lacks images.",
-    "content": {MEDIA_TYPE: {"schema": PICTURE}},
+    "content": {MEDIA_TYPE: {"schema": FILE_SCHEMA}},
 }
 _ERRORS = describe_problems(
     {
@@ -49,8 +50,8 @@ router = APIRouter()
 class _ZipResponse(StreamingResponse):
     """Streams a zip while it is made. The work ends when the response ends, for whatever reason."""
 
-    def __init__(self, results: AsyncGenerator[Result, None]) -> None:
-        self._pieces = packed(results)
+    def __init__(self, results: AsyncGenerator[ZipMember, None]) -> None:
+        self._pieces = write_zip(results)
         headers = {"Content-Disposition": f'attachment; filename="{NAME}"'}
         super().__init__(self._pieces, media_type=MEDIA_TYPE, headers=headers)
 
@@ -76,10 +77,11 @@ async def post_batch(
     The parameters apply to all images. Without `format` they become PNG: the Accept header applies to the zip.
     """
     # All images of a batch get the same weights, even if new ones are loaded meanwhile.
-    denoiser: Denoiser = request.state.denoiser.settled()
-    denoiser.refuse_unknown(params)
-    denoiser.schedule.refuse_if_full()
-    parts = await spooled(request, spool, denoiser.settings)
-    batch = await to_thread.run_sync(entries, spool, parts, denoiser.settings)
+    pipeline: Pipeline = request.state.pipeline.for_one_request()
+    settings: Settings = request.state.settings
+    refuse_unknown(params, pipeline.models())
+    request.state.scheduler.refuse_if_full()
+    parts = await store_upload(request, spool, settings)
+    batch = await to_thread.run_sync(read_entries, spool, parts, settings)
     charge = request.state.api_keys.charger(owner(request))
-    return _ZipResponse(denoised(denoiser, batch, params, partial(until_gone, request), charge))
+    return _ZipResponse(denoise_batch(pipeline, batch, params, partial(until_disconnected, request), charge))

@@ -1,21 +1,24 @@
 """POST /denoise: removes the noise from one image."""
 
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from service.api.content_negotiation import negotiate_format
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY_ERRORS, describe_problems
-from service.runtime.pipeline import Denoised, Denoiser
-from service.runtime.upload import PICTURE, PICTURE_BODY, until_gone
+from service.runtime.pipeline import Pipeline, refuse_unknown
+from service.runtime.scheduler import Scheduler
+from service.runtime.ticket import MemoryShare
+from service.runtime.upload import FILE_SCHEMA, IMAGE_BODY, receive_upload, until_disconnected
 
 _CLEAN = {
     "description": "The denoised image.",
-    "content": {FORMATS[name].media_type: {"schema": PICTURE} for name in WRITABLE_FORMATS},
+    "content": {FORMATS[name].media_type: {"schema": FILE_SCHEMA} for name in WRITABLE_FORMATS},
     "headers": {
         name: {"description": text, "schema": {"type": "string"}}
         for name, text in {
@@ -44,24 +47,26 @@ _ERRORS = describe_problems(
 router = APIRouter()
 
 
-class ImageResponse(Response):
-    """Holds the image until it is sent. The scheduler counts its memory until then."""
-
-    def __init__(self, denoised: Denoised) -> None:
-        written = denoised.written
-        super().__init__(written.data, media_type=written.kind.media_type, headers=denoised.headers)
-        self._denoised = denoised
+async def _response_memory() -> AsyncIterator[MemoryShare]:
+    """The share of memory for the encoded image. FastAPI ends this block once the response is sent or fails."""
+    with MemoryShare() as share:
+        yield share
 
 
-@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=PICTURE_BODY)
-async def post_denoise(request: Request, params: Annotated[DenoiseParams, Query()]) -> Response:
+@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=IMAGE_BODY)
+async def post_denoise(
+    request: Request,
+    params: Annotated[DenoiseParams, Query()],
+    memory: Annotated[MemoryShare, Depends(_response_memory)],
+) -> Response:
     """Denoise an image. The result has the same size."""
-    denoiser: Denoiser = request.state.denoiser
-    denoiser.refuse_unknown(params)
+    pipeline: Pipeline = request.state.pipeline
+    scheduler: Scheduler = request.state.scheduler
+    refuse_unknown(params, request.state.registry.models)
     if params.format is None:
         params.format = negotiate_format(request.headers.get("accept"))
     charge = request.state.api_keys.charger(owner(request))
-    with denoiser.receiving(request) as image:
-        # The upload gets no name here: a name would keep it in memory until the end.
-        denoised = await denoiser.file(await image(), params, partial(until_gone, request), charge)
-    return ImageResponse(denoised)
+    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
+        denoised = await pipeline.denoise(image, params, memory, partial(until_disconnected, request), charge)
+    encoded = denoised.written
+    return Response(encoded.data, media_type=encoded.kind.media_type, headers=denoised.headers)

@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation import sentence
 from service.problems import BUSY_ERRORS, describe_problems
-from service.runtime.pipeline import Denoiser
-from service.runtime.upload import PICTURE_BODY, until_gone
+from service.runtime.pipeline import Pipeline
+from service.runtime.scheduler import Scheduler
+from service.runtime.upload import IMAGE_BODY, receive_upload, until_disconnected
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
@@ -66,7 +67,7 @@ class Estimate(BaseModel):
     )
 
 
-@router.post("/estimate", responses=_ERRORS, openapi_extra=PICTURE_BODY)
+@router.post("/estimate", responses=_ERRORS, openapi_extra=IMAGE_BODY)
 async def post_estimate(
     request: Request,
     page: Annotated[
@@ -77,8 +78,8 @@ async def post_estimate(
     ] = None,
 ) -> Estimate:
     """Measure the noise of an image, and tell which model suits it."""
-    denoiser: Denoiser = request.state.denoiser
-    with denoiser.receiving(request) as image:
-        # The upload gets no name here: a name would keep it in memory until the end.
-        estimate, models = await denoiser.estimate(await image(), page or 1, partial(until_gone, request))
+    pipeline: Pipeline = request.state.pipeline
+    scheduler: Scheduler = request.state.scheduler
+    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
+        estimate, models = await pipeline.estimate(image, page or 1, partial(until_disconnected, request))
     return Estimate(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))

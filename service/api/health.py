@@ -7,8 +7,9 @@ from pydantic import BaseModel, Field
 from engine.layers import kernels
 from service.middleware.request_limits import stopping_error
 from service.problems import describe_problems
+from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Fault, Loaded, Previous
-from service.runtime.pipeline import Denoiser
+from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.telemetry.metrics import Metrics
 
@@ -36,9 +37,10 @@ class Health(BaseModel):
 @router.get("/health")
 async def get_health(request: Request) -> Health:
     """The state of the service: models, device, version and queue."""
-    denoiser: Denoiser = request.state.denoiser
+    registry: ModelRegistry = request.state.registry
+    scheduler: Scheduler = request.state.scheduler
     shutdown: GracefulShutdown = request.state.shutdown
-    models, scheduler = denoiser.models, denoiser.schedule
+    models = registry.models
     return Health(
         ready=not shutdown.begun,
         model=models.default,
@@ -72,6 +74,6 @@ async def get_ready(request: Request) -> dict[str, bool]:
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """Metrics in the format that Prometheus reads."""
-    metrics: Metrics = request.state.denoiser.metrics
+    metrics: Metrics = request.state.metrics
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), media_type=media_type)

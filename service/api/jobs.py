@@ -13,16 +13,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
-from service.archives.zips import MEDIA_TYPE
+from service.archives.zip_writer import MEDIA_TYPE
 from service.auth.dependencies import owner
-from service.jobs.runner import taken
+from service.jobs.runner import store_job_upload
 from service.jobs.store import JobRequest, Record, State
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
 from service.problems import Problem, ProblemError, ProblemResponse, describe_problems
-from service.runtime.pipeline import Denoiser
-from service.runtime.upload import OCTETS, PICTURE, PICTURES, described
+from service.runtime.pipeline import refuse_unknown
+from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, OCTETS, described
+from service.settings import Settings
 from service.telemetry.tracing import current_request
 
 # GET /jobs lists this many of the newest jobs.
@@ -74,7 +75,7 @@ OwnJob = Annotated[Record, Depends(_own_job)]
 
 
 _RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE]
-_BODY = described("The body of POST /denoise or POST /denoise/batch.", PICTURES, OCTETS, MEDIA_TYPE)
+_BODY = described("The body of POST /denoise or POST /denoise/batch.", FILES_SCHEMA, OCTETS, MEDIA_TYPE)
 _ACCEPTED = {
     "description": "The job. It will be done, even if the service restarts meanwhile.",
     "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
@@ -106,12 +107,11 @@ async def post_job(
 
     Without `format` the result is PNG: the Accept header applies to the answer of this request.
     """
-    denoiser: Denoiser = request.state.denoiser
-    settings = denoiser.settings
-    denoiser.refuse_unknown(params)
+    settings: Settings = request.state.settings
+    refuse_unknown(params, request.state.registry.models)
 
     async def receive(file: BinaryIO) -> JobRequest:
-        name, parts = await taken(request, file, params, settings)
+        name, parts = await store_job_upload(request, file, params, settings)
         return JobRequest(owner(request), name, params.model_dump_json(), parts, current_request().request_id)
 
     content_length = request.headers.get("content-length", "")
@@ -129,7 +129,7 @@ async def post_job(
 )
 async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
     """List the newest 100 jobs of the API key, newest first."""
-    if request.state.denoiser.settings.open:
+    if request.state.settings.open:
         raise ProblemError(
             "This service has no API keys, so it cannot tell whose jobs are whose. Ask for a job by its ID.", 403
         )
@@ -161,7 +161,7 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     responses={
         200: {
             "description": "The answer of POST /denoise or /denoise/batch, with its headers.",
-            "content": {media_type: {"schema": PICTURE} for media_type in _RESULTS},
+            "content": {media_type: {"schema": FILE_SCHEMA} for media_type in _RESULTS},
         },
         206: {"description": "The requested Range of the result."},
         304: {"description": "The client has the result, according to If-None-Match."},

@@ -38,7 +38,7 @@ _MODEL_LIST = TypeAdapter(list[ModelInfo])
 )
 async def get_models(request: Request) -> Response:
     """List the models, with the metadata of their training."""
-    models: Snapshot = request.state.denoiser.models
+    models: Snapshot = request.state.registry.models
     body = _MODEL_LIST.dump_json([_model_info(models, name) for name in models.names])
     return with_etag(request, Response(body, media_type="application/json"))
 

@@ -1,8 +1,9 @@
-"""What comes of a batch: each file denoised as soon as it can be, in the order in which they came."""
+"""Batch: denoises many files, a few at a time, and gives them back in the order in which they came."""
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from posixpath import splitext
@@ -11,114 +12,144 @@ from threading import Lock
 from anyio import CancelScope
 
 from engine.imageio.formats import suffix_of
-from service.archives.zips import Entry, Result, refuse_tricks, safe
+from engine.imageio.sandbox.shared_file import SharedFile
+from service.archives.zip_reader import Entry, refuse_bad_name, safe_name
+from service.archives.zip_writer import ZipMember
 from service.params import DenoiseParams
 from service.problems import problem_of
-from service.runtime.pipeline import Denoised, Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled, Disconnected
+from service.runtime.ticket import MemoryShare
+from service.runtime.upload import ImageSource
 from service.telemetry.logs import log
 
 ERROR_SUFFIX = ".error.json"
-# One is decoded or encoded while the other is in the network; or one is sent and one is done ahead.
-AT_ONCE = 2
+# One file is decoded or encoded while the other is in the network, or one is sent while the other is denoised.
+FILES_AT_ONCE = 2
 
 
-async def denoised(
-    denoiser: Denoiser,
-    batch: Iterable[Entry],
+async def denoise_batch(
+    pipeline: Pipeline,
+    entries: Sequence[Entry],
     params: DenoiseParams,
     disconnected: Disconnected,
     charge: Callable[[int], None],
-) -> AsyncGenerator[Result, None]:
-    """Each file of a batch denoised, or in its place the problem it has; in order, with names for one folder.
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> AsyncGenerator[ZipMember, None]:
+    """Each file denoised, or the problem that it has; in order, under names that differ.
 
-    batch: is asked for the next when there is room; its entries are read one at a time. Whatever else: as
-    Denoiser.file. To be closed if it is left before its end: nothing of it works or reads after that. Raises
-    Cancelled once the client is gone.
+    Entries are opened one at a time. disconnected, charge: as Pipeline.denoise. on_progress: called with the
+    share of files that the reader has taken, up to 1. Close this generator if you leave it before its end: that
+    stops all work. Raises Cancelled once the client is gone.
     """
-    left, taken, ahead = asyncio.Event(), Counter[str](), deque[asyncio.Task[_Made]]()
-    work = _Work(denoiser, params, left, charge, Lock())
-    watching = asyncio.create_task(_watch(disconnected, left))
+    left = asyncio.Event()
+    work = _Work(pipeline, params, left, charge, Lock())
+    watching = asyncio.create_task(_set_when(disconnected, left))
+    waiting = iter(entries)
+    ahead = deque[_Ahead]()
+    names = _Names()
+    taken = 0
     try:
-        for entry in batch:
-            ahead.append(asyncio.create_task(work.one(entry)))
-            if len(ahead) == AT_ONCE:
-                made = await _first(ahead)
-                yield made.named(taken)
-                # Its memory may be what the next waits for.
-                del made
-        while ahead:
-            made = await _first(ahead)
-            yield made.named(taken)
-            del made
+        while True:
+            while len(ahead) < FILES_AT_ONCE and (entry := next(waiting, None)):
+                ahead.append(work.begin(entry))
+            if not ahead:
+                return
+            first = ahead[0]
+            # Not `await first.task`: a cancellation would reach the task before it has seen that its client left.
+            await asyncio.wait([first.task])
+            # The file's memory counts until the reader asks for the next one.
+            with first.memory:
+                yield names.member(first.task.result())
+            ahead.popleft()
+            taken += 1
+            on_progress(taken / len(entries))
     finally:
         left.set()
         watching.cancel()
         with CancelScope(shield=True):
-            await asyncio.gather(*ahead, return_exceptions=True)
+            await asyncio.gather(*(each.task for each in ahead), return_exceptions=True)
+        for each in ahead:
+            each.memory.release()
 
 
-async def _watch(disconnected: Disconnected, left: asyncio.Event) -> None:
+async def _set_when(disconnected: Disconnected, left: asyncio.Event) -> None:
     await disconnected()
     left.set()
 
 
-async def _first(ahead: deque[asyncio.Task["_Made"]]) -> "_Made":
-    # To await the task itself would end it, when this is ended, before it has noticed that nobody waits for it.
-    await asyncio.wait([ahead[0]])
-    return ahead.popleft().result()
-
-
 @dataclass(frozen=True)
-class _Made:
-    """A file of the answer that has no place among the others yet. made: while it is there its memory counts."""
+class _File:
+    """A file of the answer, before it has its final name."""
 
     stem: str
     suffix: str
     data: bytes
     comment: str = ""
-    made: Denoised | None = None
 
-    def named(self, taken: Counter[str]) -> Result:
-        """With a number, where its name is taken; names that differ in case alone are one on some systems."""
-        stem, first = self.stem, f"{self.stem}{self.suffix}".casefold()
-        while taken[f"{stem}{self.suffix}".casefold()]:
-            taken[first] += 1
-            stem = f"{self.stem}-{taken[first]}"
-        taken[f"{stem}{self.suffix}".casefold()] += 1
-        return Result(f"{stem}{self.suffix}", self.data, self.comment)
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A file that is being denoised, and the share that will hold its bytes."""
+
+    task: asyncio.Task[_File]
+    memory: MemoryShare
+
+
+class _Names:
+    """Gives a number to a file whose name is taken. Some systems do not distinguish upper and lower case."""
+
+    def __init__(self) -> None:
+        self._taken = Counter[str]()
+
+    def member(self, file: _File) -> ZipMember:
+        """The file under a name that no other has."""
+        stem, first = file.stem, f"{file.stem}{file.suffix}".casefold()
+        while self._taken[f"{stem}{file.suffix}".casefold()]:
+            self._taken[first] += 1
+            stem = f"{file.stem}-{self._taken[first]}"
+        self._taken[f"{stem}{file.suffix}".casefold()] += 1
+        return ZipMember(f"{stem}{file.suffix}", file.data, file.comment)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done with each file of a batch. left: set when its client is gone."""
+    """How each file of a batch is denoised. left: set when the client is gone. opening: held to open an entry."""
 
-    denoiser: Denoiser
+    pipeline: Pipeline
     params: DenoiseParams
     left: asyncio.Event
     charge: Callable[[int], None]
-    reading: Lock
+    opening: Lock
 
-    async def one(self, entry: Entry) -> _Made:
-        """Raises Cancelled. A bug costs its own image alone."""
-        name = safe(entry.name)
+    def begin(self, entry: Entry) -> _Ahead:
+        """Starts to denoise a file."""
+        memory = MemoryShare()
+        return _Ahead(asyncio.create_task(self._denoise(entry, memory)), memory)
+
+    async def _denoise(self, entry: Entry, memory: MemoryShare) -> _File:
+        """Raises Cancelled. Any other error, even a bug, becomes the answer for this file alone."""
+        name = safe_name(entry.name)
+        source = ImageSource(partial(self._open, entry), entry.source.memory)
         try:
-            refuse_tricks(entry.name)
-            read = partial(self._read, entry)
-            made = await self.denoiser.file(read, self.params, self.left.wait, self.charge)
+            refuse_bad_name(entry.name)
+            denoised = await self.pipeline.denoise(source, self.params, memory, self.left.wait, self.charge)
         except Cancelled:
             raise
         except Exception as error:
             problem = problem_of(error)
             if problem.status_code == 500:
                 log.exception("image of a batch failed")
-            return _Made(name, ERROR_SUFFIX, bytes(problem.body))
+            return _File(name, ERROR_SUFFIX, bytes(problem.body))
         stem, suffix = splitext(name)
-        kind = made.written.kind
-        told = "\n".join(f"{header}: {value}" for header, value in made.headers.items())
+        kind = denoised.written.kind
         suffix = suffix if suffix.lower() in kind.suffixes else suffix_of(kind)
-        return _Made(stem, suffix, made.written.data, told, made)
+        comment = "\n".join(f"{header}: {value}" for header, value in denoised.headers.items())
+        return _File(stem, suffix, denoised.written.data, comment)
 
-    def _read(self, entry: Entry) -> bytes:
-        with self.reading:
-            return entry.read()
+    @contextmanager
+    def _open(self, entry: Entry) -> Iterator[SharedFile]:
+        with ExitStack() as stack:
+            with self.opening:
+                file = stack.enter_context(entry.source.open())
+            yield file

@@ -1,11 +1,11 @@
-"""What is made of a job's upload: an image, or a zip of many, as /denoise and /denoise/batch answer them."""
+"""Job runner: makes a job's result, an image or a zip of many, as /denoise and /denoise/batch answer them."""
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -14,68 +14,73 @@ from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
 
 from engine.imageio.formats import FORMATS, SAME, Format, suffix_of
+from engine.imageio.sandbox.shared_file import SharedFile
 from engine.system.atomic_file import atomic, write_atomically
-from service.archives.batch import denoised
-from service.archives.multipart import Part, entries, spooled
-from service.archives.zips import MEDIA_TYPE, NAME, begins_zip, packed, safe
-from service.archives.zips import Result as Packed
+from service.archives.batch import denoise_batch
+from service.archives.multipart import Part, read_entries, starts_as_zip, store_upload
+from service.archives.zip_reader import safe_name
+from service.archives.zip_writer import MEDIA_TYPE, NAME, write_zip
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
 from service.problems import ProblemError
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Disconnected
-from service.runtime.upload import BodyTooLarge
+from service.runtime.ticket import MemoryShare
+from service.runtime.upload import BodyTooLarge, ImageSource
 from service.settings import Settings
 
-# Files of the spool are nobody else's to read.
+# The mode of uploads and results: only the service's user can read them.
 PRIVATE = 0o600
 
 
 class UploadLost(ProblemError):
-    """A job whose upload has gone from the spool."""
+    """A job whose upload is missing."""
 
     status = 500
 
 
-async def taken(request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings) -> tuple[str, str]:
-    """Writes the upload into `file`, an empty one: what the result is called, and the files of a batch, as JSON.
+async def store_job_upload(
+    request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings
+) -> tuple[str, str]:
+    """Writes the upload to `file`, which is empty. Returns the result's name, and the files of a batch as JSON.
 
-    Raises what `spooled` and `entries` raise, and BodyTooLarge.
+    Raises what store_upload and read_entries raise, and BodyTooLarge.
     """
-    parts = await spooled(request, file, settings)
+    parts = await store_upload(request, file, settings)
     if await to_thread.run_sync(_is_batch, file, parts):
-        # A zip that is none is refused at once.
-        await to_thread.run_sync(entries, file, parts, settings)
+        # Refuses a broken zip at once.
+        await to_thread.run_sync(read_entries, file, parts, settings)
         return NAME, json.dumps([asdict(part) for part in parts])
     only = parts[0]
     if only.size > settings.max_bytes:
-        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are taken.")
-    name = PurePosixPath(safe(only.name or "image")).name
-    return name if params.target == SAME else named(name, FORMATS[params.target]), "[]"
+        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.")
+    name = PurePosixPath(safe_name(only.name or "image")).name
+    return name if params.target == SAME else with_suffix(name, FORMATS[params.target]), "[]"
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
-    file.seek(0)
-    return len(parts) > 1 or begins_zip(file.read(4))
+    return len(parts) > 1 or starts_as_zip(file)
 
 
 @dataclass(frozen=True)
 class JobRunner:
-    """What it takes to make a job's result of its upload.
+    """Makes one job's result from its upload.
 
-    disconnected: as Scheduler.turn. charge: as Denoiser.file. told: called with the share that is done, up to 1.
+    upload, result: their paths. disconnected: as Scheduler.admit; nobody wants the job any more. charge: as
+    Pipeline.denoise. on_progress: called with the share that is done, up to 1.
     """
 
-    denoiser: Denoiser
+    pipeline: Pipeline
+    settings: Settings
     record: Record
     upload: Path
     result: Path
     disconnected: Disconnected
     charge: Callable[[int], None]
-    told: Callable[[float], None]
+    on_progress: Callable[[float], None]
 
-    async def make(self) -> Result:
-        """The result is then in its place. Raises what Denoiser.file raises, UploadLost and OSError."""
+    async def run(self) -> Result:
+        """Writes the result. Raises what Pipeline.denoise raises, UploadLost and OSError."""
         parts = [Part(**part) for part in json.loads(self.record.parts)]
         params = DenoiseParams.model_validate_json(self.record.params)
         try:
@@ -85,40 +90,30 @@ class JobRunner:
             raise UploadLost(LOST) from error
 
     async def _image(self, file: BinaryIO, params: DenoiseParams) -> Result:
-        made = await self.denoiser.file(partial(_whole, file), params, self.disconnected, self.charge, self.told)
-        data, kind = made.written.data, made.written.kind
-        await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
-        digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
-        return Result(named(self.record.name, kind), kind.media_type, json.dumps(made.headers), digest)
+        source = ImageSource.of(SharedFile(file.fileno(), os.fstat(file.fileno()).st_size))
+        with MemoryShare() as memory:
+            denoised = await self.pipeline.denoise(
+                source, params, memory, self.disconnected, self.charge, self.on_progress
+            )
+            data, kind = denoised.written.data, denoised.written.kind
+            await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
+            digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+        name = with_suffix(self.record.name, kind)
+        return Result(name, kind.media_type, json.dumps(denoised.headers), digest)
 
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
-        batch = await to_thread.run_sync(entries, file, parts, self.denoiser.settings)
+        entries = await to_thread.run_sync(read_entries, file, parts, self.settings)
+        members = denoise_batch(self.pipeline, entries, params, self.disconnected, self.charge, self.on_progress)
         digest = hashlib.sha256()
-        each = denoised(self.denoiser, batch, params, self.disconnected, self.charge)
-        whole = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
-        async with whole as zip_, aclosing(packed(self._counted(each, len(batch)))) as pieces:
-            async for piece in pieces:
-                await to_thread.run_sync(zip_.write, piece)
-                digest.update(piece)
+        writing = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
+        async with writing as result, aclosing(write_zip(members)) as chunks:
+            async for chunk in chunks:
+                await to_thread.run_sync(result.write, chunk)
+                digest.update(chunk)
         return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
 
-    async def _counted(self, results: AsyncGenerator[Packed, None], count: int) -> AsyncGenerator[Packed, None]:
-        done = 0
-        async with aclosing(results):
-            async for each in results:
-                done += 1
-                self.told(done / count)
-                yield each
-                # Not kept while the next is made.
-                del each
 
-
-def _whole(file: BinaryIO) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
-def named(name: str, kind: Format) -> str:
-    """The file's name as one of that format has it."""
+def with_suffix(name: str, kind: Format) -> str:
+    """The file's name with the format's suffix, unless it has one already."""
     path = PurePosixPath(name)
     return name if path.suffix.lower() in kind.suffixes else f"{path.stem}{suffix_of(kind)}"

@@ -1,8 +1,8 @@
-"""The spool: a folder of uploads and results, and beside them an SQLite file that says what they are.
+"""Job store: a folder of uploads and results, and an SQLite file that says which job they belong to.
 
-Only what is committed there counts. A file is written, then told of; a row is changed, then its files removed:
-whenever the process is killed, the worst that is left is a file too many, and the next start removes it. Nothing
-here knows of threads: it waits for the disk, and is to be called from one at a time.
+Only what is committed to SQLite counts. A file is written before its row; a row is changed before its files are
+removed. So a process that is killed leaves at worst a file too many, which the next start removes. The store
+waits for the disk. Call it from one thread at a time.
 """
 
 import re
@@ -17,13 +17,13 @@ from typing import Any, Literal
 from service.problems import ProblemError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-# So often a job is begun whose process does not live to its end.
+# How often a job is started whose process ends before the job does.
 ATTEMPTS = 2
-# Jobs that have not ended, and as many that have: small ones take little room, but all are looked through.
+# The most jobs that have not ended, and the most that have. Even small ones take time to look through.
 MOST = 10_000
-# Seconds for which a process that is just ending may still hold the spool.
+# How long to wait for a process that is just ending to release the store, in seconds.
 PATIENCE = 1
-LOST = "The upload is no longer in the spool: it has to be sent again."
+LOST = "The upload is missing from the spool folder. Send it again."
 
 _VERSION = 2
 _SCHEMA = f"""
@@ -54,16 +54,16 @@ CREATE TABLE clock (seen REAL NOT NULL, wall REAL NOT NULL);
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
-# What may be removed from the folder: files as we name them, and those half written.
+# The files that the store may remove: uploads, results, and half-written ones.
 _OURS = re.compile(r"\.?[\w-]{22}\.(upload|result)(\.\w+\.part)?")
 
 
 class JobStoreError(ValueError):
-    """A spool that cannot be used; says why."""
+    """A folder that cannot be used as a job store."""
 
 
 class JobStoreFull(ProblemError):
-    """No room for a job: of what the spool may hold, or on its disk."""
+    """No room for a job, by the limit or on the disk."""
 
     status = 507
     headers: Mapping[str, str] = {"Retry-After": "60"}
@@ -71,9 +71,9 @@ class JobStoreFull(ProblemError):
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is wanted. name: what the result is called. params, parts: JSON. request: the id of who asked for it.
+    """A job as it was asked for. name: the result's file name. request: the ID of the HTTP request.
 
-    parts: where the upload's files lie in it, if it is a batch; else none.
+    params: JSON. parts: JSON, where the files of a batch lie in the upload; an empty list for a single image.
     """
 
     owner: str
@@ -85,7 +85,7 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of a result beside its bytes. headers: JSON, what an answer says of it. digest: SHA-256."""
+    """What is known about a result. headers: JSON, the response headers that describe it. digest: SHA-256."""
 
     name: str
     media_type: str
@@ -95,10 +95,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """A job as it is kept; the fields of Order and Result are theirs.
+    """A stored job, with the fields of JobRequest and Result.
 
-    bytes: of the upload until the job has ended, then of the result; 0 if there is none, or none any more. Times
-    are in seconds since 1970, by the clock on the wall. status, error: HTTP's, and in words, if it failed.
+    bytes: of the upload until the job has ended, then of the result; 0 if there is none. Times are in seconds
+    since 1970, by the wall clock. status, error: the HTTP status and the text, if the job failed.
     """
 
     id: str
@@ -123,10 +123,10 @@ _COLUMNS = ", ".join(field.name for field in fields(Record))
 
 
 class Clock:
-    """Tells how old things are. It does not jump when somebody sets the clock on the wall.
+    """A clock that does not jump when somebody sets the wall clock. It tells how old jobs are.
 
-    That one is asked only for what passed between two processes, since nothing else went on meanwhile: nothing,
-    if it went back, and at most `most` seconds. before: what both clocks said last, this one first.
+    The wall clock is used only for the time between two processes: it counts as 0 if the wall clock went back,
+    and as at most `most` seconds. before: the last time of this clock and of the wall clock.
     """
 
     def __init__(
@@ -141,12 +141,12 @@ class Clock:
         self._offset = seen + min(max(wall() - then, 0.0), most) - steady()
 
     def now(self) -> float:
-        """In seconds, since the first process began."""
+        """Seconds since the first process started."""
         return self._offset + self._steady()
 
 
 class JobStore:
-    """Jobs, and their files. Whoever opens it has it alone until it is closed, or the process ends."""
+    """Jobs and their files. Only one process can have a store open. database: what SQLite keeps about them."""
 
     def __init__(
         self,
@@ -156,71 +156,74 @@ class JobStore:
         wall: Callable[[], float] = time,
         steady: Callable[[], float] = monotonic,
     ) -> None:
-        """most_bytes: half of them for uploads, half for results. keep: seconds, from a job's end.
+        """most_bytes: half for uploads, half for results. keep: how long a job is kept after its end, in seconds.
 
-        Jobs that were running wait again. Raises SpoolError, or OSError where such a folder cannot be made.
+        Jobs that were running wait again. Raises JobStoreError, or OSError if the folder cannot be created.
         """
         self.half = most_bytes // 2
-        self._folder, self._keep, self._wall = folder, keep, wall
-        self._turns: dict[str, int] = {}
+        self._folder = folder
+        self._keep = keep
+        self._wall = wall
+        # For each owner, the number of the claim that was the owner's last.
+        self._last_claims: dict[str, int] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _in_words(folder):
-            self._db = _open(folder / "jobs.sqlite")
+        with _explaining_errors(folder):
+            self.database = _open(folder / "jobs.sqlite")
             try:
-                before = self._db.execute("SELECT seen, wall FROM clock").fetchone()
+                before = self.database.execute("SELECT seen, wall FROM clock").fetchone()
                 self._clock = Clock(before, keep / 2, wall, steady)
                 self._recover()
             except BaseException:
-                self._db.close()
+                self.database.close()
                 raise
 
     def close(self) -> None:
-        """Leave the spool to others."""
-        self._db.close()
+        """Releases the store for other processes."""
+        self.database.close()
 
     def upload(self, id_: str) -> Path:
-        """Where a job's upload lies until the job has ended."""
+        """The path of a job's upload, which is there until the job ends."""
         return self._folder / f"{id_}.upload"
 
     def result(self, id_: str) -> Path:
-        """Where a job's result lies once the job is done."""
+        """The path of a job's result, which is there once the job is done."""
         return self._folder / f"{id_}.result"
 
     def check_room(self, size: int) -> None:
-        """Raises SpoolFull unless there is some for uploads of so many bytes more."""
+        """Raises JobStoreFull unless there is room for `size` more bytes of uploads."""
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE ended IS NULL"
-        jobs, held = self._db.execute(query).fetchone()
+        jobs, held = self.database.execute(query).fetchone()
         if jobs >= MOST:
-            raise JobStoreFull(f"{jobs} jobs wait already; no more are kept.")
+            raise JobStoreFull(f"{jobs} jobs are waiting, the limit. Try again later.")
         if held + size > self.half:
             raise JobStoreFull(
-                f"There is no room: uploads may have {self.half} bytes, and {held + size} were needed."
+                f"There is no room: uploads may take {self.half} bytes, and would take {held + size}."
             )
 
-    def admit(self, id_: str, order: JobRequest) -> Record:
-        """A new job, whose upload is in its place."""
+    def admit(self, id_: str, job: JobRequest) -> Record:
+        """Adds a job whose upload has been written."""
         return self._changed(
             "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, created, state)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
             id_,
-            *astuple(order),
+            *astuple(job),
             self.upload(id_).stat().st_size,
             self._wall(),
         )[0]
 
     def claim(self) -> Record | None:
-        """The job to do next, running from now on: the oldest of the owner whose turn was longest ago."""
+        """Starts the next job: the oldest job of the owner whose last claim is longest ago."""
         query = "SELECT owner, min(number) FROM jobs WHERE state = 'waiting' GROUP BY owner"
-        waiting = self._db.execute(query).fetchall()
+        waiting = self.database.execute(query).fetchall()
         if not waiting:
             return None
-        owner, number = min(waiting, key=lambda row: (self._turns.get(row[0], 0), row[1]))
-        self._turns[owner] = max(self._turns.values(), default=0) + 1
+        owner, number = min(waiting, key=lambda row: (self._last_claims.get(row[0], 0), row[1]))
+        self._last_claims[owner] = max(self._last_claims.values(), default=0) + 1
         change = "UPDATE jobs SET state = 'running', attempts = attempts + 1, started = ? WHERE number = ?"
         return self._changed(change, self._wall(), number)[0]
 
     def put_back(self, id_: str) -> None:
-        """A running job waits again, as if it had not been begun."""
+        """Lets a running job wait again, as if it had not been started."""
         self._changed(
             "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, started = NULL"
             " WHERE state = 'running' AND id = ?",
@@ -228,15 +231,15 @@ class JobStore:
         )
 
     def finish(self, id_: str, result: Result) -> None:
-        """A job is done: its result is in its place. If the job has been removed, so is the result.
+        """Marks a job as done whose result has been written. If the job was removed, removes the result.
 
-        Where there is not room for all, the oldest results go. Raises SpoolFull if there is none for it alone.
+        The oldest results are removed to make room. Raises JobStoreFull for a result larger than all the room.
         """
         size = self.result(id_).stat().st_size
         if size > self.half:
             raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
-        with self._db:
-            self._db.execute("BEGIN")
+        with self.database:
+            self.database.execute("BEGIN")
             there = self._changed(
                 "UPDATE jobs SET state = 'done', bytes = ?, name = ?, media_type = ?, headers = ?, digest = ?,"
                 " ended = ?, expires = ? WHERE ended IS NULL AND id = ?",
@@ -246,7 +249,7 @@ class JobStore:
         _unlink(self.upload(id_), *map(self.result, pushed_out))
 
     def fail(self, id_: str, status: int, error: str) -> None:
-        """A job has ended without a result."""
+        """Marks a job as failed, and removes its files."""
         self._changed(
             "UPDATE jobs SET state = 'failed', bytes = 0, status = ?, error = ?, ended = ?, expires = ?"
             " WHERE ended IS NULL AND id = ?",
@@ -258,27 +261,27 @@ class JobStore:
         _unlink(self.upload(id_), self.result(id_))
 
     def find(self, id_: str, owner: str) -> Record | None:
-        """A job of that owner's."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?", (id_, owner))
+        """The owner's job of this ID, if there is one."""
+        rows = self.database.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?", (id_, owner))
         return next(_records(rows), None)
 
     def newest(self, owner: str, count: int) -> list[Record]:
-        """That owner's last jobs, the newest first."""
+        """The owner's newest jobs, the newest first."""
         query = f"SELECT {_COLUMNS} FROM jobs WHERE owner = ? ORDER BY number DESC LIMIT ?"
-        return list(_records(self._db.execute(query, (owner, count))))
+        return list(_records(self.database.execute(query, (owner, count))))
 
     def remove(self, id_: str) -> None:
-        """A job, in whatever state, and its files."""
+        """Removes a job in any state, and its files."""
         self._changed("DELETE FROM jobs WHERE id = ?", id_)
         _unlink(self.upload(id_), self.result(id_))
 
     def sweep(self) -> None:
-        """Remove the jobs that have been kept for their time, and the oldest of too many."""
+        """Removes expired jobs, and the oldest of too many."""
         now = self._clock.now()
-        with self._db:
-            self._db.execute("BEGIN")
-            self._db.execute("DELETE FROM clock")
-            self._db.execute("INSERT INTO clock VALUES (?, ?)", (now, self._wall()))
+        with self.database:
+            self.database.execute("BEGIN")
+            self.database.execute("DELETE FROM clock")
+            self.database.execute("INSERT INTO clock VALUES (?, ?)", (now, self._wall()))
             old = self._changed(
                 "DELETE FROM jobs WHERE expires <= ? OR number IN"
                 " (SELECT number FROM jobs WHERE ended ORDER BY expires DESC, number DESC LIMIT -1 OFFSET ?)",
@@ -288,10 +291,10 @@ class JobStore:
         _unlink(*(self.result(each.id) for each in old))
 
     def _push_out(self) -> list[str]:
-        """The jobs whose results no longer have room, the newest having it first."""
+        """The jobs whose results are removed to make room: the oldest."""
         query = "SELECT id, bytes FROM jobs WHERE state = 'done' ORDER BY expires DESC, number DESC"
         room, pushed_out = self.half, []
-        for id_, size in self._db.execute(query).fetchall():
+        for id_, size in self.database.execute(query).fetchall():
             room -= size
             if room < 0 < size:
                 self._changed("UPDATE jobs SET bytes = 0 WHERE id = ?", id_)
@@ -299,38 +302,42 @@ class JobStore:
         return pushed_out
 
     def _recover(self) -> None:
-        """Whatever end the process before has had: no job is running, and no file is left that no job has."""
-        self._db.execute("UPDATE jobs SET state = 'waiting', started = NULL WHERE state = 'running'")
-        waiting = self._db.execute("SELECT id, attempts FROM jobs WHERE state = 'waiting'").fetchall()
+        """Repairs what a killed process left: jobs that were running wait again, and stray files are removed."""
+        self.database.execute("UPDATE jobs SET state = 'waiting', started = NULL WHERE state = 'running'")
+        waiting = self.database.execute("SELECT id, attempts FROM jobs WHERE state = 'waiting'").fetchall()
         for id_, attempts in waiting:
             if attempts >= ATTEMPTS:
                 self.fail(
-                    id_, 500, f"The service ended {attempts} times while it was at this job, and gives it up."
+                    id_,
+                    500,
+                    f"The service ended {attempts} times while it ran this job, which is not started again.",
                 )
             elif not self.upload(id_).is_file():
                 self.fail(id_, 500, LOST)
         kept = {self.upload(id_) for id_, _ in waiting}
-        kept |= {self.result(id_) for (id_,) in self._db.execute("SELECT id FROM jobs WHERE bytes AND ended")}
+        kept |= {
+            self.result(id_) for (id_,) in self.database.execute("SELECT id FROM jobs WHERE bytes AND ended")
+        }
         _unlink(*(file for file in self._folder.iterdir() if _OURS.fullmatch(file.name) and file not in kept))
 
     def _end(self) -> tuple[float, float]:
-        """Of a job that ends now: when that is, and when it has been kept for its time."""
+        """For a job that ends now: the time, and when it expires."""
         return self._wall(), self._clock.now() + self._keep
 
     def _changed(self, change: str, *values: object) -> list[Record]:
-        """Do it; the jobs that it was done to."""
-        # Fetched whole, or else the change would not be committed.
-        return list(_records(self._db.execute(f"{change} RETURNING {_COLUMNS}", values)))
+        """Executes a change. Returns the jobs that changed."""
+        # All rows are fetched, because the change is not committed before.
+        return list(_records(self.database.execute(f"{change} RETURNING {_COLUMNS}", values)))
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    # Without an isolation level each statement is a transaction, unless one is begun.
+    # Without an isolation level each statement is a transaction of its own.
     db = sqlite3.connect(file, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
-        # The lock is the process's own, and gone with it however it ends; its children do not inherit it.
+        # The lock ends with the process, however the process ends. Child processes do not inherit it.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
-        # An answer of 202 is a promise, to be kept after a power cut too. What it costs is a few milliseconds.
+        # Status 202 promises that the job survives even a power cut. This costs a few milliseconds.
         db.execute("PRAGMA synchronous = FULL")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
@@ -344,11 +351,11 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
+def _explaining_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        why = "another process has it; each needs its own" if "locked" in str(error) else str(error)
+        why = "another process uses it; each process needs its own" if "locked" in str(error) else str(error)
         raise JobStoreError(f"the spool {folder} cannot be used: {why}") from error
 
 

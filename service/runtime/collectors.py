@@ -1,50 +1,55 @@
-"""What Prometheus is told of what is not counted but looked at: the queue, the memory, the weights."""
+"""Gauges for Prometheus that are read when it asks: the queue, the memory, the weights in service."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.runtime.pipeline import Denoiser
+from service.registry.snapshot import Snapshot
+from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 
 
 @contextmanager
-def showing(registry: CollectorRegistry, denoiser: Denoiser, closing: GracefulShutdown) -> Iterator[None]:
-    """Meanwhile, tell how these stand whenever it is asked."""
-    now = _Now(denoiser, closing)
-    registry.register(now)
+def exposing(
+    registry: CollectorRegistry, scheduler: Scheduler, models: Callable[[], Snapshot], shutdown: GracefulShutdown
+) -> Iterator[None]:
+    """Exposes the gauges until the block ends. models: gives the models in service."""
+    gauges = _Gauges(scheduler, models, shutdown)
+    registry.register(gauges)
     try:
         yield
     finally:
-        registry.unregister(now)
+        registry.unregister(gauges)
 
 
-class _Now(Collector):
-    def __init__(self, denoiser: Denoiser, closing: GracefulShutdown) -> None:
-        self.denoiser, self.closing = denoiser, closing
+class _Gauges(Collector):
+    def __init__(self, scheduler: Scheduler, models: Callable[[], Snapshot], shutdown: GracefulShutdown) -> None:
+        self.scheduler = scheduler
+        self.models = models
+        self.shutdown = shutdown
 
     def collect(self) -> Iterator[Metric]:
-        """The families, by the library's protocol."""
-        schedule, models = self.denoiser.schedule, self.denoiser.models
-        yield GaugeMetricFamily("denoise_ready", "1, or 0 once it is stopping.", not self.closing.begun)
+        """Called by the library."""
+        scheduler, models = self.scheduler, self.models()
+        yield GaugeMetricFamily("denoise_ready", "1, or 0 while it is stopping.", not self.shutdown.begun)
         queue = GaugeMetricFamily("denoise_queue_images", "Images in work or waiting.", labels=["state"])
-        queue.add_metric(["working"], schedule.in_work)
-        queue.add_metric(["waiting"], schedule.waiting)
+        queue.add_metric(["working"], scheduler.in_work)
+        queue.add_metric(["waiting"], scheduler.waiting)
         yield queue
-        pixels = GaugeMetricFamily("denoise_queue_pixels", "Theirs, not denoised yet.", labels=["state"])
-        pixels.add_metric(["working"], schedule.pixels_in_work)
-        pixels.add_metric(["waiting"], schedule.pixels_waiting)
+        pixels = GaugeMetricFamily("denoise_queue_pixels", "Their pixels not denoised yet.", labels=["state"])
+        pixels.add_metric(["working"], scheduler.pixels_in_work)
+        pixels.add_metric(["waiting"], scheduler.pixels_waiting)
         yield pixels
         held = GaugeMetricFamily("denoise_held_bytes", "Memory that counts as taken.", labels=["for"])
-        held.add_metric(["images"], schedule.memory)
-        held.add_metric(["bodies"], schedule.body_bytes)
+        held.add_metric(["images"], scheduler.memory)
+        held.add_metric(["bodies"], scheduler.body_bytes)
         yield held
         weights = InfoMetricFamily("denoise_weights", "The weights in service.", labels=["name"])
         for name, model in models.by_name.items():
             weights.add_metric([name], {"digest": model.digest})
         yield weights
         faults = len(models.faults)
-        yield GaugeMetricFamily("denoise_weights_faults", "Weights files that are not what is served.", faults)
+        yield GaugeMetricFamily("denoise_weights_faults", "Weights files that cannot be served.", faults)

@@ -1,10 +1,11 @@
-"""The network's thread: whose window is next, and which windows share a batch.
+"""Inference queue: the network's thread, which picks the next window and the windows that share its batch.
 
-Each request has an equal share of the network: the next window is the one that would be done first if all were
-worked on at once, each at its share of the speed, so that a small image passes the windows of large ones and
-yet cannot hold them up for ever. With it go the windows that wait of the same network and shape, as many as the
-memory budget holds: each gets what it gets alone, and none waits for a batch to fill. There is one thread, for
-the engine keeps every core busy with one batch: two at once would be no faster, and take twice the memory.
+Each request has an equal share of the network. The next window is the one that would be finished first if all
+were worked on at once, each at its share of the speed. So a small image passes the windows of large ones, but
+cannot hold them up for ever. Waiting windows of the same network and shape go with it, as many as the memory
+budget holds; the result of each is what it would be alone, and none waits for a batch to fill. There is one
+thread, because the engine keeps every core busy with one batch: two at once would be no faster, and would take
+twice the memory.
 
 Source: Demers, Keshav & Shenker, "Analysis and simulation of a fair queueing algorithm", SIGCOMM 1989.
 """
@@ -26,9 +27,9 @@ from engine.system.runtime import lower_priority, use_cores
 class Flow:
     """One request's windows.
 
-    share: of the network, where others have 1. stopped: makes the error that says why no more is to be done. An
-    error made once would keep all it passed on its way up. due: when its last window would be done, in pixels
-    that a flow of share 1 is given until then.
+    share: of the network, where others have 1. stopped: makes the error for which no more windows are run; a new
+    one each time, because an error keeps the frames that it has passed through. due: when its last window would
+    be finished, in pixels that a flow of share 1 is given until then.
     """
 
     share: float = 1.0
@@ -36,30 +37,30 @@ class Flow:
     due: float = 0.0
 
     def check(self) -> None:
-        """Raises what stopped it."""
+        """Raises the error that stopped it."""
         if self.stopped:
             raise self.stopped()
 
 
 @dataclass(eq=False)
-class _Asked:
+class _Request:
     flow: Flow
     window: Window
     due: float
     done: "Future[float]" = field(default_factory=Future)
 
     def begin(self) -> bool:
-        """Whether somebody still waits for it. From here on it cannot be cancelled."""
+        """Whether somebody still waits for the result. From here on it cannot be cancelled."""
         return self.done.set_running_or_notify_cancel()
 
-    def tell(self, error: Exception | None, seconds: float) -> None:
-        """Whoever asked."""
+    def options(self, error: Exception | None, seconds: float) -> None:
+        """Gives the result to whoever waits for it."""
         if error:
             self.done.set_exception(error)
         else:
             self.done.set_result(seconds)
 
-    def fits(self, other: "_Asked") -> bool:
+    def fits(self, other: "_Request") -> bool:
         """Whether both may be in one batch."""
         return self.window.net is other.window.net and self.window.shape == other.window.shape
 
@@ -68,78 +69,80 @@ class InferenceQueue:
     """Runs windows, a batch at a time."""
 
     def __init__(self, cores: int) -> None:
-        """cores: that torch's helpers may keep busy."""
+        """cores: how many torch may keep busy."""
         self._thread = ThreadPoolExecutor(1, "network", begin, (cores,))
         self._lock = Lock()
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_Request] = []
         self._arena = Arena()
-        # What a flow of share 1 that never paused would have been given, in pixels.
+        # The pixels that a flow of share 1 would have been given if it had never paused.
         self._clock = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Waits until what was asked for is done."""
+        """Waits until all requests are finished."""
         self._thread.shutdown()
 
     def ask(self, flow: Flow, window: Window) -> "Future[float]":
-        """Have a window done in its turn, and its part of the batch's seconds told; or what went wrong with it.
+        """Runs a window when it is due. The result is its part of the batch's seconds, or the error.
 
-        A flow's next window is to be asked for when this one is done.
+        Ask for a flow's next window only when this one is finished.
         """
         with self._lock:
             flow.due = max(flow.due, self._clock) + prod(window.shape) / flow.share
-            asked = _Asked(flow, window, flow.due)
-            self._waiting.append(asked)
-        # So many calls as windows: those whose window went with another's find nothing, or the next.
+            request = _Request(flow, window, flow.due)
+            self._waiting.append(request)
+        # One call for each window. A call whose window went with another's finds nothing, or takes the next.
         self._thread.submit(self._run_next)
-        return asked.done
+        return request.done
 
     def rest(self) -> None:
-        """Give back the memory that windows were in: the service holds none that it may not need for hours."""
+        """Frees the memory of past windows, which the service may not need again for hours."""
         self._thread.submit(self._arena.clear)
 
     def _run_next(self) -> None:
         with self._arena.used():
             _run(self._take())
 
-    def _take(self) -> list[_Asked]:
-        """The windows to be run next, in one batch. Those that nobody wants any more are dropped."""
+    def _take(self) -> list[_Request]:
+        """The windows to run next, in one batch. Drops those that nobody waits for any more."""
         with self._lock:
-            for asked in list(self._waiting):
-                if stopped := asked.flow.stopped:
-                    self._waiting.remove(asked)
-                    if asked.begin():
-                        asked.done.set_exception(stopped())
+            for request in list(self._waiting):
+                if stopped := request.flow.stopped:
+                    self._waiting.remove(request)
+                    if request.begin():
+                        request.done.set_exception(stopped())
             if not self._waiting:
                 return []
-            shares = sum(asked.flow.share for asked in self._waiting)
-            first = min(self._waiting, key=lambda asked: asked.due)
-            batch = sorted(filter(first.fits, self._waiting), key=lambda asked: asked.due)[: first.window.fits]
-            for asked in batch:
-                self._waiting.remove(asked)
+            shares = sum(request.flow.share for request in self._waiting)
+            first = min(self._waiting, key=lambda request: request.due)
+            batch = sorted(filter(first.fits, self._waiting), key=lambda request: request.due)[
+                : first.window.fits
+            ]
+            for request in batch:
+                self._waiting.remove(request)
             self._clock += len(batch) * prod(first.window.shape) / shares
-        return [asked for asked in batch if asked.begin()]
+        return [request for request in batch if request.begin()]
 
 
-def _run(batch: list[_Asked]) -> None:
-    """Empties the list: an error keeps whatever has a name where it came by, and who asked keeps the error."""
+def _run(batch: list[_Request]) -> None:
+    """Runs a batch, and empties the list: an error that a caller keeps also keeps this frame, and so the list."""
     start = time.perf_counter()
-    error = _attempt([asked.window for asked in batch])
+    error = _attempt([request.window for request in batch])
     seconds = (time.perf_counter() - start) / max(1, len(batch))
     if error and len(batch) > 1:
-        # What one of them cannot do the others need not suffer from.
+        # One window's error should not fail the others: each runs alone.
         error = None
         while batch:
             _run([batch.pop(0)])
     while batch:
-        batch.pop().tell(error, seconds)
+        batch.pop().options(error, seconds)
     del error
 
 
 def _attempt(windows: list[Window]) -> Exception | None:
-    """What went wrong, if anything did."""
+    """Runs the windows. Returns the error, if there was one."""
     if not windows:
         return None
     try:
@@ -150,6 +153,6 @@ def _attempt(windows: list[Window]) -> Exception | None:
 
 
 def begin(cores: int) -> None:
-    """For a thread that computes: a lower priority, and how many cores it may keep busy."""
+    """Prepares a thread that computes: it gets a lower priority, and so many cores."""
     lower_priority()
     use_cores(cores)

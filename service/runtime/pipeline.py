@@ -1,14 +1,13 @@
-"""An image file on its way through: decoded, denoised page by page, encoded. Every such route goes here."""
+"""Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Request
 
 from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, Depth, Format, output_format
@@ -21,28 +20,31 @@ from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.scheduler import Disconnected, Scheduler
-from service.runtime.ticket import Load, Ticket
-from service.runtime.upload import announced, read_image
+from service.runtime.ticket import Load, MemoryShare, Ticket, until_done
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
 
-# Memory that a pixel takes on its way from file to file, at most, in bytes, by the depth it is kept in; and what
-# some formats' encoders take besides. Measured on noise, all processes together: 10 without and 12 with
-# transparency of 8 bits, 27 with it of 16; 43 in all from 8 bits to WebP. In one process it was up to twice that.
+# The most memory that a pixel takes from file to file, in bytes, by the depth of its samples. Measured on noise,
+# all processes together: 8 bits take 10, with transparency 12; 16 bits with transparency take 27; from 8 bits to
+# WebP, it is 43. In one process it was up to twice that.
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
+# What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
-# Files whose headers are read at once, apart from those in work: it is done soon.
-LOOKED_AT = 4
+# Files whose headers are read at once, beside those that are decoded. Reading a header does not take long.
+HEADERS_AT_ONCE = 4
 
 
-# Reads a file's bytes, in a thread, and again whenever it is called.
-Stored = Callable[[], bytes]
+def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
+    """Raises NoSuchModel or CannotWrite for an unknown model or format. Call it before the image is read."""
+    models.resolve_name(params.model)
+    output_format(params.target, FORMATS[FORMAT])
 
 
 @dataclass(frozen=True)
-class Denoised:
-    """A denoised file, and what made it. estimate: the noise found, where the model was chosen by it."""
+class DenoisedFile:
+    """A denoised image file, and how it was made. estimate: the noise found, if the model was chosen by it."""
 
     written: EncodedImage
     model: Model
@@ -52,7 +54,7 @@ class Denoised:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an answer tells of it beside the image."""
+        """Response headers that describe it."""
         headers = {
             "X-Denoise-Model": quote(self.model.name),
             "X-Denoise-Digest": self.model.digest,
@@ -67,156 +69,40 @@ class Denoised:
 
 
 @dataclass(frozen=True)
-class Denoiser:
-    """What it takes to denoise a file: the weights, whose turn it is, who decodes, the limits, and who counts.
+class DecodeStage:
+    """Reads files in decoder processes, within the limits on pixels and pages."""
 
-    serving: gives the weights that are in service when it is called. accepted, low_priority: as Scheduler.turn.
-    """
-
-    serving: Callable[[], Snapshot]
-    schedule: Scheduler
     decoder: Decoder
-    settings: Settings
-    metrics: Metrics = field(default_factory=Metrics)
-    accepted: bool = False
-    low_priority: bool = False
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    looks: CapacityLimiter = field(default_factory=partial(CapacityLimiter, LOOKED_AT))
+    max_pixels: int
+    max_pages: int
+    _limiter: CapacityLimiter = field(default_factory=partial(CapacityLimiter, HEADERS_AT_ONCE))
+    _memory_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @property
-    def models(self) -> Snapshot:
-        """The weights in service now. The next time they may be others."""
-        return self.serving()
+    async def read_info(self, source: ImageSource, page: int | None) -> ImageInfo:
+        """What a file's header says. Raises what Decoder.read_info raises."""
 
-    def settled(self) -> "Denoiser":
-        """The same for a request of several files: all get the weights that are in service now, and none of them
-        is turned away, since the request was not.
-        """
-        models = self.models
-        return replace(self, serving=lambda: models, accepted=True)
+        def work() -> ImageInfo:
+            with _logging_refusals(), source.open() as file:
+                return self.decoder.read_info(file, self.max_pixels, self.max_pages, page)
 
-    def with_low_priority(self) -> "Denoiser":
-        """The same for long work, which lets others go first."""
-        return replace(self, low_priority=True)
+        # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
+        # Of the sources that take uncounted memory, one is open at a time.
+        async with self._memory_lock if source.memory else nullcontext():
+            return await until_done(asyncio.ensure_future(to_thread.run_sync(work, limiter=self._limiter)))
 
-    def refuse_unknown(self, params: DenoiseParams) -> None:
-        """Raises NoSuchModel or CannotWrite for what is not there: to be asked before anything is read."""
-        self.models.resolve_name(params.model)
-        output_format(params.target, FORMATS[FORMAT])
+    async def decode(self, ticket: Ticket, source: ImageSource, page: int | None) -> ImageSequence:
+        """The file's pages. Raises what Decoder.read raises."""
 
-    @contextmanager
-    def receiving(self, request: Request) -> Iterator[Callable[[], Awaitable[bytes]]]:
-        """Reads the image in a request's body, and counts its bytes until it is done with.
+        def work() -> ImageSequence:
+            with _logging_refusals(), source.open() as file:
+                return self.decoder.read(file, self.max_pixels, self.max_pages, page, ticket.flow.check)
 
-        Raises QueueFull, before it is read if possible, and what read_image raises.
-        """
-        size = announced(request, self.settings.max_bytes)
-        self.schedule.refuse_if_full()
-        with self.schedule.arriving(size) as arrived:
-            yield partial(read_image, request, self.settings.max_bytes, arrived)
-
-    async def file(
-        self,
-        body: bytes | Stored,
-        params: DenoiseParams,
-        disconnected: Disconnected,
-        charge: Callable[[int], None],
-        told: Callable[[float], None] = lambda share: None,
-    ) -> Denoised:
-        """A file's bytes -> the denoised file. disconnected: as Scheduler.turn.
-
-        body: if it lies on a disk, better Stored, which is in memory only while it is decoded.
-        charge: called with the number of its pixels, once they are known; see ApiKeys.charger.
-        told: called after each window with the share of the file's pixels that is denoised, up to 1.
-        Raises what Decoder.read and `encode` raise, NoSuchModel, and what Scheduler.turn raises.
-        """
-        name, settings = self.models.resolve_name(params.model), self.settings
-        found, size = await self._look(body, params.page)
-        kind, pixels = output_format(params.target, found.kind), found.pixels
-        options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
-        load = _load(found, size, kind, options)
-        lap = self.metrics.laps()
-        async with self.schedule.turn(disconnected, load, self.accepted, self.low_priority) as turn:
-            lap("wait")
-            file = await turn.in_thread(partial(self._read, body, params.page, turn))
-            lap("decode")
-            # A name for each large thing would keep it until the end.
-            del body
-            charge(pixels)
-            pages = list(file.pages)
-            file = replace(file, pages=())
-            # The first page decides for all: they come from one camera. The weights taken here see all of them,
-            # whatever is put in service meanwhile.
-            model, estimate = await turn.in_thread(partial(self.models.choose, name, pages[0]))
-            done = 0
-
-            def tell(more: int) -> None:
-                nonlocal done
-                done += more
-                told(done / pixels)
-
-            for number in range(len(pages)):
-                pages[number] = await self._page(turn, model, pages[number], options, tell)
-            lap("denoise", model.name)
-            self.schedule.rest_network()
-            file = replace(file, pages=tuple(pages))
-            written = await turn.in_thread(partial(encode, file, kind, params.quality, settings.png_level))
-            lap("encode", model.name)
-            made = Denoised(written, model, self.models.precision, estimate, turn.seconds)
-            turn.keep(made, len(written.data))
-        self.metrics.image(model, pixels)
-        return made
-
-    async def estimate(
-        self, body: bytes, page: int, disconnected: Disconnected
-    ) -> tuple[NoiseEstimate, dict[str, str]]:
-        """The noise of a file's page, counted from 1, and by their names which models the choices take for it.
-
-        disconnected: as Scheduler.turn. Raises what Decoder.read and Schedule.turn raise.
-        """
-        load = _load(*await self._look(body, page))
-        async with self.schedule.turn(disconnected, load) as turn:
-            file = await turn.in_thread(partial(self._read, body, page, turn))
-            return await turn.in_thread(partial(self.models.recommend, file.pages[0]))
-
-    async def _look(self, body: bytes | Stored, page: int | None) -> tuple[ImageInfo, int]:
-        """What is in a file, and how many of its bytes are not counted yet."""
-        limits = (self.settings.max_pixels, self.settings.max_pages, page)
-        # Not in the threads that images are decoded in: whoever is to be turned away is told at once.
-        if isinstance(body, bytes):
-            with _telling_of_attacks():
-                return await to_thread.run_sync(self.decoder.read_info, body, *limits, limiter=self.looks), 0
-
-        def look() -> tuple[ImageInfo, int]:
-            data = body()
-            return self.decoder.read_info(data, *limits), len(data)
-
-        # One in memory at a time.
-        async with self.looking:
-            with _telling_of_attacks():
-                return await to_thread.run_sync(look)
-
-    def _read(self, body: bytes | Stored, page: int | None, turn: Ticket) -> ImageSequence:
-        data = body if isinstance(body, bytes) else body()
-        limits = (self.settings.max_pixels, self.settings.max_pages, page)
-        with _telling_of_attacks():
-            return self.decoder.read(data, *limits, turn.flow.check)
-
-    async def _page(
-        self, turn: Ticket, model: Model, page: Image, options: OutputOptions, tell: Callable[[int], None]
-    ) -> Image:
-        """One page, denoised. tell: called with the pixels of each window that is done."""
-        budget = self.settings.memory_budget
-        denoising = await turn.in_thread(partial(TiledDenoiser, model.net, page, budget, options=options))
-        for window in denoising.windows:
-            await turn.in_network(window)
-            tell(window.pixels)
-        return await turn.in_thread(denoising.result)
+        return await ticket.in_thread(work)
 
 
 @contextmanager
-def _telling_of_attacks() -> Iterator[None]:
-    """Who runs the service may want to give more, or to know what comes."""
+def _logging_refusals() -> Iterator[None]:
+    """Logs a file that exceeds a limit or crashes a codec. The operator may want to raise the limit."""
     try:
         yield
     except (Crashed, TooLargeToDecode, TooSlowToDecode) as error:
@@ -224,9 +110,159 @@ def _telling_of_attacks() -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class DenoiseStage:
+    """Runs pages through the network. memory_budget: for the network's work, in bytes."""
+
+    memory_budget: int
+
+    async def denoise(
+        self,
+        ticket: Ticket,
+        model: Model,
+        pages: list[Image],
+        options: OutputOptions,
+        on_window: Callable[[int], None],
+    ) -> None:
+        """Replaces each page in the list by its denoised page. on_window: called with each window's pixels."""
+        for number in range(len(pages)):
+            begin = partial(TiledDenoiser, model.net, pages[number], self.memory_budget, options=options)
+            denoising = await ticket.in_thread(begin)
+            for window in denoising.windows:
+                await ticket.in_network(window)
+                on_window(window.pixels)
+            pages[number] = await ticket.in_thread(denoising.result)
+
+
+@dataclass(frozen=True)
+class EncodeStage:
+    """Writes files. png_level: how hard PNGs are compressed, 0 to 9."""
+
+    png_level: int
+
+    async def encode(
+        self, ticket: Ticket, file: ImageSequence, kind: Format, quality: int | None
+    ) -> EncodedImage:
+        """The file's bytes. Raises what engine.imageio.write.encode raises."""
+        return await ticket.in_thread(partial(encode, file, kind, quality, self.png_level))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages, and what connects them. models: gives the models in service when it is called.
+
+    accepted, low_priority: as Scheduler.admit.
+    """
+
+    models: Callable[[], Snapshot]
+    scheduler: Scheduler
+    decoding: DecodeStage
+    denoising: DenoiseStage
+    encoding: EncodeStage
+    metrics: Metrics
+    accepted: bool = False
+    low_priority: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        models: Callable[[], Snapshot],
+        scheduler: Scheduler,
+        decoder: Decoder,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> "Pipeline":
+        """With the limits in the settings."""
+        decoding = DecodeStage(decoder, settings.max_pixels, settings.max_pages)
+        encoding = EncodeStage(settings.png_level)
+        return cls(models, scheduler, decoding, DenoiseStage(settings.memory_budget), encoding, metrics)
+
+    def for_one_request(self) -> "Pipeline":
+        """For a request of several files: all get the models in service now, and none is refused."""
+        models = self.models()
+        return replace(self, models=lambda: models, accepted=True)
+
+    def with_low_priority(self) -> "Pipeline":
+        """For long work, which lets others go first."""
+        return replace(self, low_priority=True)
+
+    async def denoise(
+        self,
+        source: ImageSource,
+        params: DenoiseParams,
+        memory: MemoryShare,
+        disconnected: Disconnected,
+        charge: Callable[[int], None],
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> DenoisedFile:
+        """The file, denoised.
+
+        memory: holds the result's bytes when this returns; the caller releases it when they are sent.
+        disconnected: as Scheduler.admit.
+        charge: called with the number of the file's pixels before they are denoised; see Keys.charging.
+        on_progress: called after each window with the share of the file's pixels that is denoised, up to 1.
+        Raises NoSuchModel, and what the stages and Scheduler.admit raise.
+        """
+        models = self.models()
+        name = models.resolve_name(params.model)
+        read_info = await self.decoding.read_info(source, params.page)
+        kind = output_format(params.target, read_info.kind)
+        options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
+        load = _load(read_info, source.memory, kind, options)
+        progress = _Progress(read_info.pixels, on_progress)
+        lap = self.metrics.laps()
+        async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
+            lap("wait")
+            file = await self.decoding.decode(ticket, source, params.page)
+            lap("decode")
+            charge(read_info.pixels)
+            # Only the list keeps the decoded pages: each makes room for its denoised page.
+            pages = list(file.pages)
+            file = replace(file, pages=())
+            # The first page decides for all, because they come from one camera. All get the same weights, even if
+            # others are put in service meanwhile.
+            model, estimate = await ticket.in_thread(partial(self.models().choose, name, pages[0]))
+            await self.denoising.denoise(ticket, model, pages, options, progress.add)
+            lap("denoise", model.name)
+            self.scheduler.rest_network()
+            file = replace(file, pages=tuple(pages))
+            written = await self.encoding.encode(ticket, file, kind, params.quality)
+            lap("encode", model.name)
+            ticket.keep(memory, len(written.data))
+        self.metrics.image(model, read_info.pixels)
+        return DenoisedFile(written, model, models.precision, estimate, ticket.seconds)
+
+    async def estimate(
+        self, source: ImageSource, page: int, disconnected: Disconnected
+    ) -> tuple[NoiseEstimate, dict[str, str]]:
+        """The noise of a page, counted from 1, and by name of each choice the model that it takes.
+
+        Raises what the decode stage and Scheduler.admit raise.
+        """
+        load = _load(await self.decoding.read_info(source, page), source.memory)
+        async with self.scheduler.admit(disconnected, load) as ticket:
+            file = await self.decoding.decode(ticket, source, page)
+            return await ticket.in_thread(partial(self.models().recommend, file.pages[0]))
+
+
+@dataclass
+class _Progress:
+    """Counts pixels, and tells their share of all."""
+
+    pixels: int
+    on_progress: Callable[[float], None]
+    done: int = 0
+
+    def add(self, more: int) -> None:
+        self.done += more
+        self.on_progress(self.done / self.pixels)
+
+
 def _load(
-    found: ImageInfo, size: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT
+    read_info: ImageInfo, memory: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT
 ) -> Load:
-    """size: of the file, if its memory counts here. kind: to be written, if any is."""
-    each = PIXEL_BYTES[found.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
-    return Load(found.pixels, found.pixels * each * (2 if options.output == "compare" else 1) + size)
+    """memory: that the open file takes, in bytes. kind: the format to write, if any."""
+    pixel_bytes = PIXEL_BYTES[read_info.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
+    return Load(
+        read_info.pixels, read_info.pixels * pixel_bytes * (2 if options.output == "compare" else 1) + memory
+    )

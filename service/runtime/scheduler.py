@@ -1,9 +1,9 @@
-"""Fair, bounded work: who is let in, who waits, and who is to come again later.
+"""Scheduler: admits images to work, lets others wait, and refuses those that there is no room for.
 
-Large and small images wait in lines of their own, each with its places and its part of the memory, so that
-neither can take the other's; the first of a line is let in as soon as there is room for all that it will take. A
-line that is full turns away at once, and says when there should be room, by the pace of late. Those let in share
-the network (inference_queue.py), and stop within one window when their client goes or their time is up.
+Large and small images wait in separate lines. Each line has its own places and its own part of the memory. The
+first image of a line is admitted as soon as there is room for all the memory that it will take. A full line
+refuses images at once, and says when there should be room, by the recent pace. Admitted images share the network
+(see inference_queue.py). They stop within one window when their client disconnects or their deadline passes.
 """
 
 import asyncio
@@ -22,30 +22,30 @@ from service.runtime.inference_queue import InferenceQueue, begin
 from service.runtime.ticket import Load, Ticket
 from service.settings import FOR_SMALL, SMALL, Settings
 
-# Returns once whoever asked is gone.
+# Returns when the client has disconnected.
 Disconnected = Callable[[], Awaitable[object]]
 
-# Of large images one is decoded, one in the network, one encoded: more would take memory and bring nothing.
+# Large images in work: one is decoded, one denoised, one encoded. More would take memory and gain nothing.
 LARGE_AT_ONCE = 3
-# Of small ones several share a batch in the network.
+# Small images in work: several share a batch in the network.
 SMALL_AT_ONCE = 12
-# Threads that decode and encode small images. Each large one has its own.
+# Threads that decode and encode small images. Each large image has its own.
 SMALL_THREADS = 4
-# How many long work lets pass before it goes in.
+# How many later images pass low-priority work before it is admitted.
 PATIENCE = 8
-# Pixels a second, until there is something to measure.
+# The pace that is assumed before one is measured, in pixels a second.
 FIRST_PACE = 1_000_000
 
 
 class Cancelled(ProblemError):
-    """The client is gone. Nobody reads what this says: it is no bug, and needs no traceback."""
+    """The client has disconnected. This is no bug and needs no traceback; nobody reads its text."""
 
     def __init__(self) -> None:
         super().__init__("The connection was closed before the image was done.")
 
 
 class QueueFull(ProblemError):
-    """More than may wait."""
+    """More images than may wait, or more bytes than may be in memory."""
 
     status = 503
 
@@ -55,24 +55,24 @@ class QueueFull(ProblemError):
 
 
 class OutOfTime(ProblemError):
-    """An image that was not done by its deadline."""
+    """An image that was not finished by its deadline."""
 
     status = 504
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"The image was not done in the {seconds:g} seconds that one is given, its wait included."
+            f"The image took more than {seconds:g} seconds, the limit, which includes waiting. Try again later."
         )
 
 
 class TooMuchMemory(ProblemError):
-    """An image that would not fit the memory even if it were alone."""
+    """An image that takes more memory than there is, even if it were alone."""
 
     status = 413
 
 
 class Scheduler:
-    """Whose turn it is. All is to be called in the event loop."""
+    """Admits images. Use it in the event loop only."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -82,7 +82,7 @@ class Scheduler:
         self._small = _Line("small", SMALL_AT_ONCE, SMALL_THREADS, for_small)
         self._lines = (self._large, self._small)
         self._pace = _Pace()
-        # Of the bodies that are in memory.
+        # Bytes of the request bodies that are in memory.
         self.body_bytes = 0
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class Scheduler:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Waits for what the threads are at."""
+        """Waits until the threads are idle."""
         for line in self._lines:
             line.threads.shutdown()
         self._network.__exit__(*error)
@@ -102,178 +102,183 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Images that are not begun."""
+        """Images that wait for admission."""
         return sum(len(line.waiting) for line in self._lines)
 
     @property
     def pixels_in_work(self) -> int:
-        """Of the images in work, what is not through the network yet."""
-        return sum(turn.left for line in self._lines for turn in line.in_work)
+        """Pixels of the images in work that have not been denoised yet."""
+        return sum(ticket.left for line in self._lines for ticket in line.in_work)
 
     @property
     def pixels_waiting(self) -> int:
-        """Of the images that are not begun."""
-        return sum(turn.left for line in self._lines for turn in line.waiting)
+        """Pixels of the images that wait for admission."""
+        return sum(ticket.left for line in self._lines for ticket in line.waiting)
 
     @property
     def memory(self) -> int:
-        """Bytes that images in work take at most, and answers that are not sent yet."""
+        """Bytes that images in work may take, and that responses take until they are sent."""
         return sum(line.held for line in self._lines)
 
     def refuse_if_full(self) -> None:
-        """Raises QueueFull if no image may wait, whatever its size: to be asked before a body is read."""
+        """Raises QueueFull if no image may wait, whatever its size. Call it before a body is read."""
         most = max(1, self._settings.max_waiting)
         if all(line.urgent >= most for line in self._lines):
-            raise QueueFull(f"{self.waiting} images wait; no more may.", self._seconds_to_room(1))
+            raise QueueFull(f"{self.waiting} images are waiting, the limit.", self._seconds_to_room(1))
 
     @contextmanager
     def arriving(self, announced: int) -> Iterator[Callable[[int], None]]:
-        """For a body that is read into memory, until it is done with: to be called with the bytes of each part.
+        """Counts a request body's bytes until the block ends. Call the result with the size of each chunk.
 
-        announced: all of its bytes, if known: room is kept for them, so that who is let in can send all of it.
+        announced: the body's size, if known. Room for it is reserved, so that an accepted body can arrive whole.
         Raises QueueFull.
         """
-        mine = received = 0
+        reserved = received = 0
 
-        def take(more: int) -> None:
-            nonlocal mine
-            self._refuse_body(mine + more, more)
-            mine += more
+        def reserve(more: int) -> None:
+            nonlocal reserved
+            self._refuse_body(reserved + more, more)
+            reserved += more
             self.body_bytes += more
 
         def arrived(more: int) -> None:
             nonlocal received
             received += more
-            if received > mine:
-                take(received - mine)
+            if received > reserved:
+                reserve(received - reserved)
 
         try:
-            take(announced)
+            reserve(announced)
             yield arrived
         finally:
-            self.body_bytes -= mine
+            self.body_bytes -= reserved
 
     def rest_network(self) -> None:
-        """Have the network hold no memory, if nothing in work has windows left."""
-        # Not between two windows: memory that is taken anew has to be cleared.
+        """Frees the network's memory, if no image in work has windows left."""
+        # Not between two windows: the system clears memory that is allocated again, which takes time.
         if not self.pixels_in_work:
             self._network.rest()
 
     @asynccontextmanager
-    async def turn(
+    async def admit(
         self, disconnected: Disconnected, load: Load, accepted: bool = False, low_priority: bool = False
     ) -> AsyncIterator[Ticket]:
-        """Wait to be let in. disconnected: returns once nobody wants it any more.
+        """Waits for admission. The image's memory counts until the block ends; see Ticket.keep.
 
-        accepted: not to be turned away, for it is part of what was taken before. low_priority: long work, which
-        has no deadline and lets others go first, though not for ever. Raises QueueFull, TooMuchMemory, OutOfTime,
-        Cancelled, and MemoryError for whatever a library says that lacks memory.
+        disconnected: returns when the client has disconnected. accepted: never refuse the image for lack of room,
+        because it belongs to a request that was accepted. low_priority: long work, which has no deadline and lets
+        others go first, though not for ever.
+        Raises QueueFull, TooMuchMemory, OutOfTime, Cancelled, and MemoryError if a library lacks memory.
         """
         line = self._line(load, low_priority)
-        turn = Ticket(load, self._network, line.threads, line.free, low_priority)
+        ticket = Ticket(load, self._network, line.threads, line.free, low_priority)
         if not accepted and not low_priority:
-            self._refuse_if_full(line, turn)
-        with _stopping(turn, disconnected, None if low_priority else self._settings.deadline):
-            line.enter(turn)
+            self._refuse_if_full(line, ticket)
+        with _stopping(ticket, disconnected, None if low_priority else self._settings.deadline):
+            line.enter(ticket)
             try:
-                await turn.admitted
-                with self._pace.of(turn), _lacking_memory():
-                    yield turn
+                await ticket.admitted
+                with self._pace.of(ticket), _lacking_memory():
+                    yield ticket
             finally:
-                line.leave(turn)
+                line.leave(ticket)
                 self.rest_network()
 
     def _line(self, load: Load, low_priority: bool) -> "_Line":
-        """Long work counts as large, whatever its size, and leaves the places of small images to others."""
+        """Low-priority work waits in the large images' line, whatever its size."""
         if load.memory > self._large.memory:
             raise TooMuchMemory(
-                f"The image would take {load.memory} bytes of memory; at most {self._large.memory} are given."
+                f"The image needs {load.memory} bytes of memory; at most {self._large.memory} are available."
             )
         is_small = not low_priority and load.memory <= self._settings.image_memory * SMALL
         return self._small if is_small else self._large
 
-    def _refuse_if_full(self, line: "_Line", turn: Ticket) -> None:
+    def _refuse_if_full(self, line: "_Line", ticket: Ticket) -> None:
         most, most_pixels = self._settings.max_waiting, self._settings.waiting_pixels
         waiting = [other.left for other in line.waiting if not other.low_priority]
-        if not waiting and line.has_room(turn):
+        if not waiting and line.has_room(ticket):
             return
         if len(waiting) >= most:
-            raise QueueFull(f"{len(waiting)} images wait; at most {most} may.", self._seconds_to_room(1))
-        over = sum(waiting) + turn.left - most_pixels
-        # One may wait, whatever its size.
+            raise QueueFull(f"{len(waiting)} images are waiting; at most {most} may.", self._seconds_to_room(1))
+        over = sum(waiting) + ticket.left - most_pixels
+        # One image may wait, whatever its size.
         if waiting and over > 0:
-            fault = f"{sum(waiting)} pixels wait; with this image's {turn.left}, at most {most_pixels} may."
+            fault = (
+                f"{sum(waiting)} pixels are waiting; with this image's {ticket.left}, at most {most_pixels} may."
+            )
             raise QueueFull(fault, self._seconds_to_room(over))
 
     def _refuse_body(self, size: int, more: int) -> None:
-        """size: of a body, with so many bytes more than are counted."""
+        """size: of the body. more: how many of its bytes are not counted yet."""
         most = self._settings.body_memory
-        may = most if size <= most * SMALL else int(most * (1 - FOR_SMALL))
-        if self.body_bytes + more > may:
-            fault = f"{self.body_bytes} bytes of images arrive, wait or are in work; at most {may} may."
+        limit = most if size <= most * SMALL else int(most * (1 - FOR_SMALL))
+        if self.body_bytes + more > limit:
+            fault = f"Images of {self.body_bytes} bytes are arriving, waiting or in work; at most {limit} may."
             raise QueueFull(fault, self._seconds_to_room(1))
 
     def _seconds_to_room(self, pixels: int) -> int:
-        """Until what is in work is done, and so much of what waits."""
+        """How long it takes to denoise what is in work, and so many pixels more."""
         return max(1, math.ceil((self.pixels_in_work + pixels) / self._pace.now))
 
 
 class _Line:
-    """Where images wait, and those let in from there. held: bytes that these take, and their answers."""
+    """A line of waiting images, and those admitted from it. held: bytes of the latter and of their responses."""
 
     def __init__(self, name: str, places: int, threads: int, memory: int) -> None:
-        # One core each: helpers for all of them would be many, and in each other's way.
+        # One core each: with helper threads for each of them there would be too many threads.
         self.threads = ThreadPoolExecutor(threads, name, begin, (1,))
-        self.places, self.memory, self.held = places, memory, 0
+        self.places = places
+        self.memory = memory
+        self.held = 0
         self.waiting: list[Ticket] = []
         self.in_work: set[Ticket] = set()
 
     @property
     def urgent(self) -> int:
-        """How many wait, without long work."""
-        return sum(not turn.low_priority for turn in self.waiting)
+        """How many wait, without low-priority work."""
+        return sum(not ticket.low_priority for ticket in self.waiting)
 
-    def has_room(self, turn: Ticket) -> bool:
-        """Whether it could be let in. The last place is not for long work."""
-        places = self.places - turn.low_priority
-        return len(self.in_work) < places and self.held + turn.load.memory <= self.memory
+    def has_room(self, ticket: Ticket) -> bool:
+        """Whether the image could be admitted. The last place is not for low-priority work."""
+        places = self.places - ticket.low_priority
+        return len(self.in_work) < places and self.held + ticket.load.memory <= self.memory
 
-    def enter(self, turn: Ticket) -> None:
-        """Have it wait, if it must."""
-        self.waiting.append(turn)
+    def enter(self, ticket: Ticket) -> None:
+        """Adds an image, and admits it if there is room."""
+        self.waiting.append(ticket)
         self._admit()
 
-    def leave(self, turn: Ticket) -> None:
-        """It is done or given up, perhaps before it was let in."""
-        if turn in self.in_work:
-            self.in_work.remove(turn)
-            self.held -= turn.load.memory - turn.kept
+    def leave(self, ticket: Ticket) -> None:
+        """Removes an image that is finished or given up, perhaps before it was admitted."""
+        if ticket in self.in_work:
+            self.in_work.remove(ticket)
+            self.held -= ticket.load.memory - ticket.kept
         else:
-            self.waiting.remove(turn)
+            self.waiting.remove(ticket)
         self._admit()
 
     def free(self, size: int) -> None:
-        """An answer is gone."""
+        """Gives back memory that a response took."""
         self.held -= size
         self._admit()
 
     def _admit(self) -> None:
-        while (turn := self._first()) and self.has_room(turn):
-            self.waiting.remove(turn)
-            self.in_work.add(turn)
-            self.held += turn.load.memory
-            turn.admitted.set_result(None)
+        while (ticket := self._first()) and self.has_room(ticket):
+            self.waiting.remove(ticket)
+            self.in_work.add(ticket)
+            self.held += ticket.load.memory
+            ticket.admitted.set_result(None)
             for other in self.waiting:
-                other.passed += not turn.low_priority
+                other.passed += not ticket.low_priority
 
     def _first(self) -> Ticket | None:
-        """The next in line, which long work is when nothing else waits, or once it has let enough others pass."""
-        there = (turn for turn in self.waiting if not turn.admitted.done())
-        return min(there, key=lambda turn: turn.low_priority and turn.passed < PATIENCE, default=None)
+        """The next image. Low-priority work is next if nothing else waits, or once enough have passed it."""
+        waiting = (ticket for ticket in self.waiting if not ticket.admitted.done())
+        return min(waiting, key=lambda ticket: ticket.low_priority and ticket.passed < PATIENCE, default=None)
 
 
 class _Pace:
-    """Pixels done, and seconds in which something was in work: the older they are, the less they count."""
+    """The recent pace: pixels denoised, and seconds in which something was in work. Old ones count less."""
 
     def __init__(self) -> None:
         self._pixels, self._seconds = float(FIRST_PACE), 1.0
@@ -286,34 +291,34 @@ class _Pace:
         return self._pixels / self._seconds
 
     @contextmanager
-    def of(self, turn: Ticket) -> Iterator[None]:
-        """Measure it. If it ends early, what it has done."""
+    def of(self, ticket: Ticket) -> Iterator[None]:
+        """Measures an image. If it ends early, only what was denoised counts."""
         if not self._in_work:
             self._last = time.perf_counter()
         self._in_work += 1
         try:
             yield
-            turn.done = turn.load.pixels
+            ticket.done = ticket.load.pixels
         finally:
             self._in_work -= 1
             now = time.perf_counter()
-            self._pixels = 0.9 * self._pixels + turn.done
+            self._pixels = 0.9 * self._pixels + ticket.done
             self._seconds = 0.9 * self._seconds + now - self._last
             self._last = now
 
 
 @contextmanager
-def _stopping(turn: Ticket, disconnected: Disconnected, deadline: float | None) -> Iterator[None]:
-    """Meanwhile, stop it when nobody wants it any more, or after so many seconds. deadline: none if 0."""
+def _stopping(ticket: Ticket, disconnected: Disconnected, deadline: float | None) -> Iterator[None]:
+    """Stops the image when its client disconnects, or after `deadline` seconds; 0 or None is for ever."""
 
     async def watch() -> None:
         await disconnected()
-        turn.stop(Cancelled)
+        ticket.stop(Cancelled)
 
     watching: list[asyncio.Task[None] | asyncio.TimerHandle] = [asyncio.create_task(watch())]
     if deadline:
         loop, late = asyncio.get_running_loop(), partial(OutOfTime, deadline)
-        watching.append(loop.call_later(deadline, turn.stop, late))
+        watching.append(loop.call_later(deadline, ticket.stop, late))
     try:
         yield
     finally:
@@ -323,7 +328,7 @@ def _stopping(turn: Ticket, disconnected: Disconnected, deadline: float | None) 
 
 @contextmanager
 def _lacking_memory() -> Iterator[None]:
-    """Raises MemoryError for what torch says: a RuntimeError, and on a CPU one like any other."""
+    """Turns torch's errors for lack of memory, plain RuntimeErrors on a CPU, into MemoryError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The end of the service: new work is refused, accepted work is waited for."""
+"""Graceful shutdown: new work is refused, accepted work is finished."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,26 +6,27 @@ from contextlib import contextmanager
 
 
 class GracefulShutdown:
-    """Whether the end has begun, and how much is still being answered."""
+    """Whether the shutdown has begun, and how many requests are still being answered."""
 
     def __init__(self) -> None:
         self.begun = False
         self.working = 0
-        self._beginning, self._idle = asyncio.Event(), asyncio.Event()
+        self._beginning = asyncio.Event()
+        self._idle = asyncio.Event()
         self._idle.set()
 
     def begin(self) -> None:
-        """From now on the service is not ready. May be called by a signal handler."""
+        """Begins the shutdown. A signal handler may call this."""
         self.begun = True
         self._beginning.set()
 
     async def beginning(self) -> None:
-        """Return once the end begins."""
+        """Returns when the shutdown begins."""
         await self._beginning.wait()
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Something that the service does not end without, unless it takes longer than the grace time."""
+        """Work that the shutdown waits for, at most for the grace time."""
         self.working += 1
         self._idle.clear()
         try:
@@ -36,5 +37,5 @@ class GracefulShutdown:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Return once nothing is worked on."""
+        """Returns when no work is left."""
         await self._idle.wait()

@@ -1,14 +1,12 @@
-"""One image's way through the service's threads."""
+"""Tickets: an image that waits for admission or is in work, and the memory that it holds."""
 
 import asyncio
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from anyio import CancelScope
 
@@ -17,23 +15,53 @@ from service.runtime.inference_queue import Flow, InferenceQueue
 
 T = TypeVar("T")
 
-# What long work has of the network where others have 1.
-PATIENT_SHARE = 1 / 8
+# Low-priority work's share of the network, where other images have 1.
+LOW_PRIORITY_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
 class Load:
-    """What an image asks for. pixels: of all its pages. memory: in work, in bytes."""
+    """What an image needs. pixels: of all its pages. memory: that it takes in work, in bytes."""
 
     pixels: int
     memory: int
 
 
-class Ticket:
-    """An image that waits to be let in, or is in work. All is to be called in the event loop.
+class MemoryShare:
+    """Bytes of a memory budget that an encoded image holds until they are released. For the event loop only.
 
-    admitted: done when it is let in. seconds: how long it was worked on, without its waits for the network.
-    passed: how many were let in before it that came later. kept: bytes of its answer.
+    Use it in a `with` block, which ends when the image has been sent, or cannot be sent.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._free: Callable[[int], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def hold(self, size: int, free: Callable[[int], None]) -> None:
+        """Holds bytes that are already counted. free: called once with `size`, by `release`."""
+        self.release()
+        self.size, self._free = size, free
+
+    def release(self) -> None:
+        """Gives the bytes back to their budget. Releasing twice is the same as once."""
+        free, self._free = self._free, None
+        size, self.size = self.size, 0
+        if free:
+            free(size)
+
+
+class Ticket:
+    """An image that waits for admission, or is in work. Use it in the event loop only.
+
+    admitted: done when the image is admitted. seconds: how long it was worked on, without waits for the network.
+    passed: how many later images were admitted before it. done: pixels that have been denoised. kept: bytes that
+    stay counted after it has left.
     """
 
     def __init__(
@@ -44,27 +72,30 @@ class Ticket:
         free: Callable[[int], None],
         low_priority: bool,
     ) -> None:
-        """free: called in the event loop with `kept`, once nobody has the answer."""
-        self.load, self.low_priority = load, low_priority
+        """free: gives back `kept` bytes, when the share that holds them is released."""
+        self.load = load
+        self.low_priority = low_priority
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.flow = Flow(PATIENT_SHARE if low_priority else 1.0)
+        self.flow = Flow(LOW_PRIORITY_SHARE if low_priority else 1.0)
         self.seconds = 0.0
         self.passed = self.done = self.kept = 0
-        self._network, self._threads, self._free = network, threads, free
+        self._network = network
+        self._threads = threads
+        self._free = free
 
     @property
     def left(self) -> int:
-        """Pixels that are not through the network yet."""
+        """Pixels that have not been denoised yet."""
         return max(0, self.load.pixels - self.done)
 
     def stop(self, why: Callable[[], Exception]) -> None:
-        """Have it end before its next window, or at once while it waits to be let in."""
+        """Ends the image before its next window, or at once if it waits for admission. why: makes the error."""
         self.flow.stopped = self.flow.stopped or why
         if not self.admitted.done():
             self.admitted.set_exception(why())
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do the work in a thread: it is arithmetic, and others are to be answered. Raises what stopped it."""
+        """Does work in a thread: it would hold up the event loop. Raises the error that stopped the image."""
         self.flow.check()
 
         def timed() -> T:
@@ -74,36 +105,38 @@ class Ticket:
             finally:
                 self.seconds += time.perf_counter() - start
 
-        return await _done(self._threads.submit(copy_context().run, timed))
+        return await _thread_done(self._threads.submit(copy_context().run, timed))
 
     async def in_network(self, window: Window) -> None:
-        """Have the window done in its turn, perhaps in one batch with others'. Raises what stopped it."""
-        self.seconds += await _done(self._network.ask(self.flow, window))
+        """Runs a window when it is due, perhaps in a batch. Raises the error that stopped the image."""
+        self.seconds += await _thread_done(self._network.ask(self.flow, window))
         self.done += window.pixels
 
-    def keep(self, answer: object, size: int) -> None:
-        """Count so many bytes, instead of the image's memory, from its end until nobody has the answer."""
+    def keep(self, share: MemoryShare, size: int) -> None:
+        """Moves bytes of the image's memory to `share`: they stay counted after the image has left."""
         self.kept = min(size, self.load.memory)
-        loop = asyncio.get_running_loop()
-        weakref.finalize(answer, _in_loop, loop, partial(self._free, self.kept)).atexit = False
+        share.hold(self.kept, self._free)
 
 
-async def _done(asked: "Future[T]") -> T:
-    """What a thread was asked for. Who is cancelled meanwhile goes on only once no thread works on it: what that
-    takes of the memory would be forgotten.
+async def until_done(future: asyncio.Future[T], cancel: Callable[[], object] = lambda: None) -> T:
+    """The result of what a thread does. A caller that is cancelled waits all the same until the thread is done:
+    the thread still uses the caller's memory and files.
+
+    cancel: called at the end; it drops work that no thread has begun.
     """
-    done = asyncio.wrap_future(asked)
     try:
-        return await asyncio.shield(done)
+        return await asyncio.shield(future)
     finally:
-        asked.cancel()
+        cancel()
         with CancelScope(shield=True):
-            await asyncio.wait([done])
-        # They keep an error, which keeps what has a name on its way: a circle.
-        del asked, done
+            await asyncio.wait([future])
+        # A future keeps its error, and the error's traceback keeps this frame and those above, with their images.
+        # Without this line all of them would stay in memory until the garbage collector finds the cycle.
+        del future, cancel
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    """From whatever thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)
+async def _thread_done(future: "Future[T]") -> T:
+    try:
+        return await until_done(asyncio.wrap_future(future), future.cancel)
+    finally:
+        del future

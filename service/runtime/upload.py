@@ -1,7 +1,8 @@
-"""The image in a request's body, which is counted while it arrives and refused as soon as it is too large."""
+"""Uploads: the image in a request's body, written to shared memory as it arrives."""
 
-from collections.abc import Callable, Mapping
-from io import BytesIO
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -9,77 +10,116 @@ from starlette.datastructures import UploadFile as FormFile
 from starlette.types import Message, Receive
 
 from engine.imageio.formats import FORMATS, join_words
+from engine.imageio.sandbox.shared_file import MemoryFile, SharedFile
 from service.problems import ProblemError
+from service.runtime.scheduler import Scheduler
 
 FIELD = "image"
 OCTETS = "application/octet-stream"
-# As OpenAPI describes them.
-PICTURE = {"type": "string", "format": "binary"}
-PICTURES = {"type": "array", "minItems": 1, "items": PICTURE}
+# How OpenAPI describes a file, and a form's field of several files.
+FILE_SCHEMA = {"type": "string", "format": "binary"}
+FILES_SCHEMA = {"type": "array", "minItems": 1, "items": FILE_SCHEMA}
+# How much of a form's file is copied at a time, in bytes.
+CHUNK = 2**20
 
 
 def described(text: str, field: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """The OpenAPI description of a body: a form with such a field, or a file as it is, of the others' types."""
+    """OpenAPI's description of a body: a form with this field, or the file itself as one of the other types."""
     form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
-    content = {"multipart/form-data": {"schema": form}, **{other: {"schema": PICTURE} for other in others}}
+    content = {"multipart/form-data": {"schema": form}, **{other: {"schema": FILE_SCHEMA} for other in others}}
     return {"requestBody": {"required": True, "description": text, "content": content}}
 
 
-PICTURE_BODY = described(
-    f"{join_words([kind.title for kind in FORMATS.values()])}, in the form's field or as it is.", PICTURE, OCTETS
+IMAGE_BODY = described(
+    f"{join_words([kind.title for kind in FORMATS.values()])}, in the form's field or as the whole body.",
+    FILE_SCHEMA,
+    OCTETS,
 )
 
 
 class BodyTooLarge(ProblemError):
-    """More bytes than are taken."""
+    """More bytes than the limit."""
 
     status = 413
 
 
 class WrongField(ProblemError):
-    """A form without the image where it should be."""
+    """A form without a file in the field `image`."""
 
     status = 422
 
 
-async def read_image(
-    request: Request, max_bytes: int, arrived: Callable[[int], None] = lambda more: None
-) -> bytes:
-    """The bytes of a form's field `image`, or else the whole body, whatever its Content-Type.
+@dataclass(frozen=True)
+class ImageSource:
+    """An image file that can be opened, and opened again.
 
-    (curl's --data-binary says that an image is a urlencoded form.)
-    arrived: called with the bytes of each part, and may raise what it likes.
-    Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that is none.
+    open: the file, until the block ends; it runs in a thread, and may raise ProblemError. memory: bytes that the
+    file takes while it is open, unless a budget counts them already.
+    """
+
+    open: Callable[[], AbstractContextManager[SharedFile]]
+    memory: int = 0
+
+    @classmethod
+    def of(cls, file: SharedFile) -> "ImageSource":
+        """A file that stays open as long as it is needed."""
+        return cls(lambda: nullcontext(file))
+
+
+@asynccontextmanager
+async def receive_upload(request: Request, scheduler: Scheduler, max_bytes: int) -> AsyncIterator[ImageSource]:
+    """The image in a request's body. It takes memory, and counts as body memory, until the block ends.
+
+    Raises QueueFull (before the body is read, if possible) and what read_image raises.
+    """
+    size = announced(request, max_bytes)
+    scheduler.refuse_if_full()
+    with scheduler.arriving(size) as arrived, MemoryFile("upload") as file:
+        await read_image(request, file, max_bytes, arrived)
+        yield ImageSource.of(file.seal())
+
+
+async def read_image(
+    request: Request, file: MemoryFile, max_bytes: int, arrived: Callable[[int], None] = lambda more: None
+) -> None:
+    """Writes to `file` a form's field `image`, or else the whole body, whatever its Content-Type.
+
+    (curl's --data-binary calls an image a urlencoded form.)
+    arrived: called with the number of bytes of each chunk; what it raises ends the upload.
+    Raises BodyTooLarge, WrongField, or HTTPException with status 400 for a form that cannot be parsed.
     """
     body = counted(request, max_bytes, arrived)
-    return await (_read_field(body) if is_form(request) else _whole(body))
+    if is_form(request):
+        await _read_field(body, file)
+    else:
+        async for chunk in body.stream():
+            file.write(chunk)
 
 
 def is_form(request: Request) -> bool:
-    """Whether it says that its body is a form that may hold files."""
+    """Whether the request's headers announce a form that may hold files."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 def announced(request: Request, max_bytes: int) -> int:
-    """How many bytes it says that its body has; 0 if it does not. Raises BodyTooLarge."""
-    said = request.headers.get("content-length", "")
-    size = int(said) if said.isdecimal() else 0
+    """The body's size by its headers, in bytes; 0 if they do not say. Raises BodyTooLarge."""
+    header = request.headers.get("content-length", "")
+    size = int(header) if header.isdecimal() else 0
     if size > max_bytes:
-        raise BodyTooLarge(f"The body has {size} bytes; at most {max_bytes} are taken.")
+        raise BodyTooLarge(f"The body has {size} bytes; at most {max_bytes} are allowed.")
     return size
 
 
 def counted(request: Request, max_bytes: int, arrived: Callable[[int], None] = lambda more: None) -> Request:
-    """The same request, with a body that ends in BodyTooLarge before it becomes too large.
+    """The same request. Reading its body raises BodyTooLarge at the first chunk beyond max_bytes.
 
-    Raises BodyTooLarge if it announces that it will.
+    Raises BodyTooLarge at once if the headers announce more.
     """
     announced(request, max_bytes)
     return Request(request.scope, _counted(request.receive, max_bytes, arrived))
 
 
 def _counted(receive: Receive, max_bytes: int, arrived: Callable[[int], None]) -> Receive:
-    """The same messages, up to the one that makes the body too large."""
     received = 0
 
     async def receive_and_count() -> Message:
@@ -88,33 +128,29 @@ def _counted(receive: Receive, max_bytes: int, arrived: Callable[[int], None]) -
         more = len(message.get("body", b""))
         received += more
         if received > max_bytes:
-            raise BodyTooLarge(f"The body has at least {received} bytes; at most {max_bytes} are taken.")
+            raise BodyTooLarge(f"The body has at least {received} bytes; at most {max_bytes} are allowed.")
         arrived(more)
         return message
 
     return receive_and_count
 
 
-async def until_gone(request: Request) -> None:
-    """Return once the client goes away, the body being read."""
+async def until_disconnected(request: Request) -> None:
+    """Returns when the client closes the connection. Call it after the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _whole(request: Request) -> bytes:
-    """Part by part into one block: parts that are kept until the last has come take as much memory again, which
-    the C library then holds on to.
-    """
-    body = BytesIO()
-    async for part in request.stream():
-        body.write(part)
-    return body.getvalue()
-
-
-async def _read_field(request: Request) -> bytes:
+async def _read_field(request: Request, file: MemoryFile) -> None:
     async with request.form() as form:
         value = form.get(FIELD)
         if isinstance(value, FormFile):
-            return await value.read()
-        came = "as text" if isinstance(value, str) else f"among: {', '.join(form) or 'nothing'}"
-    raise WrongField(f"The image is taken from the file field {FIELD!r}, which came {came}.")
+            while chunk := await value.read(CHUNK):
+                file.write(chunk)
+            return
+        fault = "is text, not a file" if isinstance(value, str) else f"is missing; the form has: {_names(form)}"
+    raise WrongField(f"The form's file field {FIELD!r} {fault}.")
+
+
+def _names(form: Mapping[str, Any]) -> str:
+    return ", ".join(form) or "nothing"

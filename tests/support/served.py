@@ -1,4 +1,4 @@
-"""The service as its users start it: a process of its own, that a test talks to by plain sockets."""
+"""The service in a process of its own, which a test talks to by plain sockets."""
 
 import json
 import os
@@ -14,55 +14,55 @@ from contextlib import contextmanager
 SOON = 60  # seconds; only a test that fails waits so long
 
 START = "from service.cli import main; main()"
-# Before an image goes to the network it says so, and waits until told to go on, or for its client to go.
+# An image says so before it goes to the network, and waits until a line arrives on stdin or its client leaves.
 HELD = """
 import asyncio, sys, threading
 from service.runtime.scheduler import Cancelled, Ticket
 real = Ticket.in_network
-told = threading.Event()
+go_on = threading.Event()
 
-async def held(turn, piece):
+async def held(ticket, piece):
     print("in work", flush=True)
-    while not told.is_set():
+    while not go_on.is_set():
         try:
-            turn.flow.check()
+            ticket.flow.check()
         except Cancelled:
             print("cancelled", flush=True)
             raise
         await asyncio.sleep(0.01)
-    await real(turn, piece)
+    await real(ticket, piece)
 
 Ticket.in_network = held
-threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
+threading.Thread(target=lambda: (sys.stdin.readline(), go_on.set()), daemon=True).start()
 """
 
 
 class Served:
-    """A server that listens. lines: its log, as it comes; log: what was read of it so far."""
+    """A server that listens. lines: its log as it arrives. printed: its stdout. log: the lines read so far."""
 
     def __init__(self, process):
         self.process = process
-        self.lines, self.told, self.log = queue.Queue(), queue.Queue(), []
-        for stream, into in ((process.stderr, self.lines), (process.stdout, self.told)):
+        self.lines, self.printed, self.log = queue.Queue(), queue.Queue(), []
+        for stream, into in ((process.stderr, self.lines), (process.stdout, self.printed)):
             threading.Thread(target=lambda stream=stream, into=into: list(map(into.put, stream))).start()
         self.port = int(re.search(r":(\d+)$", self.wait_for("listening")["url"])[1])
 
     def wait_for(self, event):
-        """The log's next line of that event."""
+        """The next log line of that event."""
         while True:
             self.log.append(json.loads(self.lines.get(timeout=SOON)))
             if self.log[-1]["event"].strip() == event:
                 return self.log[-1]
 
     def wait_for_work(self, what="in work"):
-        assert self.told.get(timeout=SOON).strip() == what
+        assert self.printed.get(timeout=SOON).strip() == what
 
     def go_on(self):
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def connect(self, buffer=None):
-        """buffer: how little the client's side holds of what it does not read, in bytes."""
+        """buffer: how much the client's side receives ahead of reading, in bytes."""
         connection = socket.socket()
         connection.settimeout(SOON)
         if buffer:

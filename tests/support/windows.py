@@ -1,4 +1,4 @@
-"""Windows and a network that a test can hold, count and tell apart."""
+"""Windows for the network that a test can hold, count and tell apart."""
 
 import threading
 
@@ -10,7 +10,7 @@ SOON = 20  # seconds; only a test that fails waits so long
 
 
 class Net:
-    """A network that gives back what it is given, keeps the size of each batch, and can be held."""
+    """A network that returns its input, notes the size of each batch, and can be held."""
 
     def __init__(self):
         self.batches, self.begun, self.go_on = [], threading.Event(), threading.Event()
@@ -24,7 +24,7 @@ class Net:
 
 
 def window(net, side=32, fits=100, to=None, read=None):
-    """A window that appends what it got to the list `to`."""
+    """A window that appends its result to the list `to`."""
     to = [] if to is None else to
     read = read or (lambda: torch.zeros(side, side, 3))
     return Window(net, (side, side), side**2, fits, read, lambda result, given: to.append(result))

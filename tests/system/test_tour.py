@@ -211,7 +211,7 @@ def test_an_endless_upload_is_refused_before_it_ends(client):
             status, text = answer.status, answer.read().decode()
 
     assert status == 413
-    assert f"at most {MAX_BYTES} are taken" in text
+    assert f"at most {MAX_BYTES} are allowed" in text
 
 
 def test_the_server_still_works_after_all_refusals(client, folder, images, file_of):

@@ -7,6 +7,7 @@ import logging
 import threading
 import zipfile
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,15 @@ from engine.imageio.formats import FORMATS, BrokenImage
 from engine.imageio.image import EncodedImage
 from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.sandbox.shared_file import in_memory
 from service.api import batch
 from service.app import create_app
-from service.archives.batch import AT_ONCE, denoised
-from service.archives.zips import Entry, Result
+from service.archives.batch import FILES_AT_ONCE, denoise_batch
+from service.archives.zip_reader import Entry
+from service.archives.zip_writer import ZipMember
 from service.params import DenoiseParams
 from service.runtime.scheduler import Cancelled
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 from tests.support.problems import MAX_BYTES, MAX_PIXELS, assert_problem
 
@@ -199,8 +203,9 @@ def test_names_that_clash_get_a_number(client, shots):
     ]
 
 
-def test_a_bug_fails_one_image_and_is_logged(client, shots, monkeypatch, caplog):
-    def buggy(decoder, data, *args):
+def test_a_bug_costs_its_own_image_alone_and_is_in_the_log(client, shots, monkeypatch, caplog):
+    def buggy(decoder, file, *args):
+        data = file.read()
         if data == shots[0][1]:
             raise RuntimeError("a secret of the house")
         return read_file(data, *args[:-1])
@@ -233,15 +238,15 @@ def test_invalid_parameters_of_a_batch_are_refused(way, params, status, words, c
 @pytest.mark.parametrize(
     ("sent", "status", "words"),
     [
-        ({"content": b""}, 400, ["The zip is broken, cut short or none"]),
+        ({"content": b""}, 400, ["The zip is broken, cut short or not a zip"]),
         (
             {"content": zipped([("a", bytes(9))])[:-1]},
             400,
-            ["broken, cut short or none"],
+            ["broken, cut short or not a zip"],
         ),
-        (as_zip([(f"{number}", b"") for number in range(10)]), 413, ["10 files; at most 9 are taken"]),
-        (as_form([(f"{number}", b"") for number in range(10)]), 413, ["More than 9 files"]),
-        (as_zip([("a", bytes(10 * MAX_BYTES))]), 413, ["at most 200000 are taken"]),
+        (as_zip([(f"{number}", b"") for number in range(10)]), 413, ["10 files; at most 9 are allowed"]),
+        (as_form([(f"{number}", b"") for number in range(10)]), 413, ["more than 9 files"]),
+        (as_zip([("a", bytes(10 * MAX_BYTES))]), 413, ["at most 200000 are allowed"]),
         ({"files": {"photo": b""}}, 422, ["'image'", "photo"]),
     ],
 )
@@ -266,13 +271,17 @@ def test_openapi_has_both_bodies_and_every_error(client):
 
 
 class Images:
-    """Stands in for a Denoiser. An image is done once `finish` is called, or ends when its client disconnects."""
+    """In place of a Pipeline: an image is done when it is let, or ended when its client is gone."""
 
     def __init__(self):
         self.begun, self.ended, self.let = [], [], {}
 
-    async def file(self, stored, params, disconnected, charge):
-        body = await asyncio.to_thread(stored)
+    async def denoise(self, source, params, memory, disconnected, charge):
+        def read():
+            with source.open() as file:
+                return int(file.read())
+
+        body = await asyncio.to_thread(read)
         self.begun.append(body)
         leaving = asyncio.create_task(disconnected())
         done = asyncio.create_task(self.let.setdefault(body, asyncio.Event()).wait())
@@ -291,7 +300,9 @@ class Images:
 
 
 def entries(count):
-    return [Entry(f"{number}.jpg", lambda number=number: number) for number in range(count)]
+    return [
+        Entry(f"{number}.jpg", ImageSource(partial(in_memory, str(number).encode()))) for number in range(count)
+    ]
 
 
 def free(pixels):
@@ -309,7 +320,7 @@ def run(main):
 def test_an_image_is_sent_before_the_others_are_done():
     async def main():
         images = Images()
-        async with aclosing(denoised(images, entries(3), DenoiseParams(), stays, free)) as results:
+        async with aclosing(denoise_batch(images, entries(3), DenoiseParams(), stays, free)) as results:
             images.finish(0)
             first = await anext(results)
 
@@ -323,7 +334,7 @@ def test_an_image_is_sent_before_the_others_are_done():
 def test_an_image_that_is_done_first_waits_for_those_before_it():
     async def main():
         images = Images()
-        async with aclosing(denoised(images, entries(2), DenoiseParams(), stays, free)) as results:
+        async with aclosing(denoise_batch(images, entries(2), DenoiseParams(), stays, free)) as results:
             waiting = asyncio.create_task(anext(results))
             images.finish(1)
             while 1 not in images.ended:
@@ -340,9 +351,9 @@ def test_a_slow_reader_slows_the_work():
         images = Images()
         images.finish(*range(10))
         taken = 0
-        async for _ in denoised(images, entries(10), DenoiseParams(), stays, free):
-            # The images that were begun ahead are done while the reader is still at this one.
-            ahead = min(10, taken + AT_ONCE)
+        async for _ in denoise_batch(images, entries(10), DenoiseParams(), stays, free):
+            # What was begun ahead is done, and the reader is still at this one.
+            ahead = min(10, taken + FILES_AT_ONCE)
             while len(images.ended) < ahead:
                 await asyncio.sleep(0)
             assert len(images.begun) == ahead
@@ -363,8 +374,8 @@ def test_files_are_read_one_at_a_time():
         raise BrokenImage("no")
 
     async def main():
-        batch_of = [Entry("a.jpg", read) for _ in range(50)]
-        async for _ in denoised(Images(), batch_of, DenoiseParams(), stays, free):
+        batch_of = [Entry("a.jpg", ImageSource(read)) for _ in range(50)]
+        async for _ in denoise_batch(Images(), batch_of, DenoiseParams(), stays, free):
             pass
 
     run(main())
@@ -376,15 +387,15 @@ def test_files_are_read_one_at_a_time():
 def test_a_disconnected_client_ends_the_work():
     async def main():
         images, leave = Images(), asyncio.Event()
-        results = denoised(images, entries(9), DenoiseParams(), leave.wait, free)
+        results = denoise_batch(images, entries(9), DenoiseParams(), leave.wait, free)
         waiting = asyncio.create_task(anext(results))
-        while len(images.begun) < AT_ONCE:
+        while len(images.begun) < FILES_AT_ONCE:
             await asyncio.sleep(0)
         leave.set()
         with pytest.raises(Cancelled):
             await waiting
 
-        assert sorted(images.ended) == sorted(images.begun) == list(range(AT_ONCE))
+        assert sorted(images.ended) == sorted(images.begun) == list(range(FILES_AT_ONCE))
 
     run(main())
 
@@ -393,13 +404,13 @@ def test_a_disconnected_client_ends_the_work():
 def test_nothing_runs_after_a_batch_is_closed(way):
     async def main():
         images = Images()
-        results = denoised(images, entries(9), DenoiseParams(), stays, free)
+        results = denoise_batch(images, entries(9), DenoiseParams(), stays, free)
         before = asyncio.all_tasks()
         images.finish(0)
         await anext(results)
         if way == "cancelled":
             waiting = asyncio.create_task(anext(results))
-            while len(images.begun) < AT_ONCE + 1:
+            while len(images.begun) < FILES_AT_ONCE + 1:
                 await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -489,10 +500,10 @@ def test_a_zip_that_breaks_off_is_not_valid(settings, shots, monkeypatch):
         sent.append(message)
 
     async def breaks(*args):
-        yield Result("a.png", b"image")
+        yield ZipMember("a.png", b"image")
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(batch, "denoised", breaks)
+    monkeypatch.setattr(batch, "denoise_batch", breaks)
     with pytest.raises(ZeroDivisionError):
         run(post(create_app(settings), zipped(shots), send))
 
@@ -513,9 +524,9 @@ def test_a_batch_of_many_files_opens_few(settings, file_of, monkeypatch):
         before = files_open()
         seen = []
 
-        def read(decoder, *args):
+        def read(decoder, file, *args):
             seen.append(files_open())
-            return read_file(*args[:-1])
+            return read_file(file.read(), *args[:-1])
 
         monkeypatch.setattr(Decoder, "read", read)
         answer = client.post("/denoise/batch", **as_form([("a.png", data)] * 200))

@@ -155,14 +155,14 @@ def test_a_full_queue_is_answered_503_with_retry_after(route, busy, noisy, monke
 
     answer = busy(max_waiting=0).post(route, content=noisy)
 
-    assert_problem(answer, 503, "0 images wait; at most 0 may", "There should be room in")
+    assert_problem(answer, 503, "0 images are waiting; at most 0 may", "There should be room in")
     assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_uploads_beyond_the_body_memory_are_refused(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"body_memory": len(noisy)}))) as client:
         for way in ({"content": noisy}, {"content": iter([noisy])}):
-            assert_problem(client.post("/denoise", **way), 503, "0 bytes of images arrive, wait or are in work")
+            assert_problem(client.post("/denoise", **way), 503, "Images of 0 bytes are arriving")
 
 
 def test_an_image_that_needs_too_much_memory_is_refused(settings, file_of, monkeypatch):
@@ -172,7 +172,7 @@ def test_an_image_that_needs_too_much_memory_is_refused(settings, file_of, monke
         for params, needs in (({}, 40), ({"output": "compare"}, 80), ({"format": "webp"}, 80)):
             response = client.post("/denoise", params=params, content=sent)
 
-            assert_problem(response, 413, f"take {2000 * needs} bytes of memory; at most 75000")
+            assert_problem(response, 413, f"needs {2000 * needs} bytes of memory; at most 75000")
 
 
 def test_an_image_past_its_deadline_is_answered_504(settings, noisy, monkeypatch):
@@ -181,7 +181,7 @@ def test_an_image_past_its_deadline_is_answered_504(settings, noisy, monkeypatch
     with TestClient(create_app(settings.model_copy(update={"deadline": 0.05}))) as client:
         answer = client.post("/denoise", content=noisy)
 
-    assert_problem(answer, 504, "not done in the 0.05 seconds that one is given")
+    assert_problem(answer, 504, "more than 0.05 seconds, the limit")
 
 
 def test_an_image_is_cancelled_when_its_client_disconnects(settings, noisy, monkeypatch):

@@ -55,7 +55,7 @@ def test_too_many_bytes_are_refused_with_both_numbers(way, client):
 def test_a_form_without_the_field_is_refused_with_its_fields(client, noisy):
     response = client.post("/denoise", files={"picture": noisy, "photo": noisy})
 
-    assert_problem(response, 422, "'image'", "among: picture, photo")
+    assert_problem(response, 422, "'image'", "is missing; the form has: picture, photo")
 
 
 def test_a_form_with_the_field_as_text_is_refused(client):
@@ -69,7 +69,7 @@ def test_an_empty_form_is_refused(client):
 
     response = client.post("/denoise", content=b"--cut--\r\n", headers=headers)
 
-    assert_problem(response, 422, "among: nothing")
+    assert_problem(response, 422, "the form has: nothing")
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=cut"])

@@ -23,7 +23,7 @@ from service.api import jobs as routes
 from service.app import create_app
 from service.jobs import worker
 from service.jobs.store import JobStore
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled
 from service.settings import Settings
 from tests.support.problems import assert_problem
@@ -70,10 +70,10 @@ def held(monkeypatch):
 class Held:
     def __init__(self, monkeypatch):
         self.begun, self.go, self.disconnected = threading.Semaphore(0), threading.Event(), threading.Event()
-        real = Denoiser.file
+        real = Pipeline.denoise
 
-        async def file(denoiser, body, params, disconnected, charge, told=lambda share: None):
-            told(0.25)
+        async def denoise(pipeline, source, params, memory, disconnected, charge, on_progress=lambda share: None):
+            on_progress(0.25)
             self.begun.release()
             leaving = asyncio.ensure_future(disconnected())
             while not self.go.is_set() and not leaving.done():
@@ -82,9 +82,9 @@ class Held:
                 self.disconnected.set()
                 raise Cancelled
             leaving.cancel()
-            return await real(denoiser, body, params, disconnected, charge, told)
+            return await real(pipeline, source, params, memory, disconnected, charge, on_progress)
 
-        monkeypatch.setattr(Denoiser, "file", file)
+        monkeypatch.setattr(Pipeline, "denoise", denoise)
 
     def wait(self):
         assert self.begun.acquire(timeout=SOON), "no job was begun"
@@ -204,8 +204,8 @@ def test_a_jobs_location_has_the_proxys_path(settings, noisy):
         ({"model": "films"}, {}, 9, 404, "'films'"),
         ({"format": "bmp"}, {}, 9, 422, "BMP can be read but not written"),
         ({"strength": 2}, {}, 9, 422, "strength"),
-        ({}, {}, 20_001, 413, "at most 20000 are taken"),
-        ({}, {}, 100_001, 413, "at most 100000 are taken"),
+        ({}, {}, 20_001, 413, "at most 20000 are allowed"),
+        ({}, {}, 100_001, 413, "at most 100000 are allowed"),
         ({}, {"content-type": "multipart/form-data; boundary=cut"}, 9, 400, "form"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_bug_fails_one_job_and_is_logged(client, noisy, monkeypatch, caplog):
         raise RuntimeError("a secret of the house")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Denoiser, "file", buggy)
+        patch.setattr(Pipeline, "denoise", buggy)
         failed = ended(client, leave(client, noisy))
     good = ended(client, leave(client, noisy))
 
@@ -494,7 +494,7 @@ def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch)
     async def never(*args, **how):
         raise AssertionError("it was begun")
 
-    monkeypatch.setattr(Denoiser, "file", never)
+    monkeypatch.setattr(Pipeline, "denoise", never)
     with TestClient(create_app(settings)) as client:
         wait_until(lambda: client.get("/jobs").json() == [])
         monkeypatch.setattr(JobStore, "claim", claim)
@@ -632,7 +632,7 @@ def test_an_upload_to_a_full_disk_is_refused_and_removed(client, noisy, settings
         refused = client.post("/jobs", content=noisy)
     left = kept(settings)
 
-    assert_problem(refused, 507, "disk that jobs are kept on is full")
+    assert_problem(refused, 507, "disk that jobs are stored on is full")
     assert (left, client.get("/jobs").json()) == ([], [])
     assert ended(client, leave(client, noisy))["state"] == "done"
 
@@ -641,8 +641,8 @@ def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings,
     real = JobStore.admit
 
     def admit(spool, *what):
-        # As if the disk had no room for another page of the database.
-        spool._db.execute("PRAGMA max_page_count = 1")
+        # As if the disk had no room for another page of the SQLite file.
+        spool.database.execute("PRAGMA max_page_count = 1")
         return real(spool, *what)
 
     monkeypatch.setattr(JobStore, "admit", admit)
@@ -650,7 +650,7 @@ def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings,
     while answers[-1].status_code == 202:
         answers.append(client.post("/jobs", content=noisy))
 
-    assert_problem(answers[-1], 507, "disk that jobs are kept on is full")
+    assert_problem(answers[-1], 507, "disk that jobs are stored on is full")
     assert len(kept(settings)) == len(client.get("/jobs").json()) == len(answers) - 1
 
 
@@ -695,7 +695,7 @@ def test_a_job_fails_when_its_result_does_not_fit_the_disk(client, noisy, held, 
         failed = ended(client, job)
 
     assert (failed["state"], failed["error"]["status"]) == ("failed", 507)
-    assert "disk that jobs are kept on is full" in failed["error"]["detail"]
+    assert "disk that jobs are stored on is full" in failed["error"]["detail"]
     assert kept(settings) == []
 
 
@@ -745,7 +745,7 @@ def test_a_job_that_kills_its_process_twice_fails(spooled, noisy):
         failed = json.loads(server.ask(f"GET {poison}")[2])
 
     assert failed["state"] == "failed"
-    assert "ended 2 times while it was at this job" in failed["error"]["detail"]
+    assert "ended 2 times while it ran this job" in failed["error"]["detail"]
 
 
 def test_shutdown_waits_for_no_job_and_no_listener(spooled, noisy):
@@ -767,6 +767,6 @@ def test_shutdown_waits_for_no_job_and_no_listener(spooled, noisy):
     assert "requests aborted" not in told
 
 
-def test_a_spool_in_use_stops_the_start(client, settings):
-    with pytest.raises(ValueError, match="another process has it; each needs its own"):
+def test_a_spool_that_another_service_has_stops_the_start(client, settings):
+    with pytest.raises(ValueError, match="another process uses it; each process needs its own"):
         create_app(settings)

@@ -5,12 +5,13 @@ import errno
 import io
 import tracemalloc
 import zipfile
+from tempfile import TemporaryFile
 
 import pytest
 from fastapi import Request
 
-from service.archives.multipart import NoRoom, Part, entries, spooled
-from service.archives.zips import BatchTooLarge, BrokenBatch, NotOpened
+from service.archives.multipart import NoRoom, Part, read_entries, store_upload
+from service.archives.zip_reader import BatchTooLarge, BrokenBatch, NotOpened
 from service.runtime.upload import BodyTooLarge, WrongField
 from service.settings import Settings
 
@@ -50,16 +51,36 @@ class Upload:
         return {"type": "http.request", "body": chunk, "more_body": self.taken < len(self.chunks)}
 
 
+opened = []
+
+
+@pytest.fixture(autouse=True)
+def close_files():
+    yield
+    while opened:
+        opened.pop().close()
+
+
+def temporary_file():
+    opened.append(TemporaryFile())  # noqa: SIM115 - closed after the test
+    return opened[-1]
+
+
 def sent(upload, *headers, spool=None, settings=SETTINGS):
     """What lies where, and the spool."""
     scope = {"type": "http", "method": "POST", "path": "/denoise/batch", "headers": headers}
-    spool = spool or io.BytesIO()
-    return asyncio.run(spooled(Request(scope, upload.receive), spool, settings)), spool
+    spool = spool or temporary_file()
+    return asyncio.run(store_upload(Request(scope, upload.receive), spool, settings)), spool
+
+
+def content(entry):
+    with entry.source.open() as file:
+        return file.read()
 
 
 def read(upload, *headers, settings=SETTINGS):
     parts, spool = sent(upload, *headers, settings=settings)
-    return [(entry.name, entry.read()) for entry in entries(spool, parts, settings)]
+    return [(entry.name, content(entry)) for entry in read_entries(spool, parts, settings)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
@@ -78,7 +99,8 @@ def test_other_fields_are_left_out_and_not_kept():
     parts, spool = sent(Upload(whole), FORM_TYPE)
 
     assert parts == (Part("a.jpg", 0, 5),)
-    assert spool.getvalue() == b"image"
+    spool.seek(0)
+    assert spool.read() == b"image"
 
 
 def test_a_raw_body_is_a_zip():
@@ -93,11 +115,11 @@ def test_the_only_file_of_a_form_may_be_a_zip():
 
 def test_a_zip_among_other_files_is_not_opened():
     parts, spool = sent(Upload(form(part("a.jpg", b"image"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
-    first, second = entries(spool, parts, SETTINGS)
+    first, second = read_entries(spool, parts, SETTINGS)
 
-    assert first.read() == b"image"
-    with pytest.raises(NotOpened, match="a zip among other files"):
-        second.read()
+    assert content(first) == b"image"
+    with pytest.raises(NotOpened, match="a zip inside a zip or among other files"):
+        content(second)
 
 
 def test_what_is_kept_can_be_read_much_later(tmp_path):
@@ -106,22 +128,22 @@ def test_what_is_kept_can_be_read_much_later(tmp_path):
         parts, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, spool=spool)
 
     with path.open("rb") as spool:
-        assert [entry.read() for entry in entries(spool, parts, SETTINGS)] == [b"one", b"two"]
+        assert [content(entry) for entry in read_entries(spool, parts, SETTINGS)] == [b"one", b"two"]
 
 
 def test_a_file_too_large_costs_none_but_itself():
     parts, spool = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
-    large, small = entries(spool, parts, SETTINGS)
+    large, small = read_entries(spool, parts, SETTINGS)
 
-    with pytest.raises(BodyTooLarge, match="The file has 1001 bytes; at most 1000 are taken"):
-        large.read()
-    assert small.read() == bytes(1000)
+    with pytest.raises(BodyTooLarge, match="The file has 1001 bytes; at most 1000 are allowed"):
+        content(large)
+    assert content(small) == bytes(1000)
 
 
 def test_a_file_too_many_is_refused_as_soon_as_it_begins():
     upload = Upload(*(part(f"{number}.jpg", b"") for number in range(9)))
 
-    with pytest.raises(BatchTooLarge, match="More than 3 files"):
+    with pytest.raises(BatchTooLarge, match="The form has more than 3 files"):
         sent(upload, FORM_TYPE)
 
     assert upload.taken == 4
@@ -130,19 +152,19 @@ def test_a_file_too_many_is_refused_as_soon_as_it_begins():
 @pytest.mark.parametrize(
     ("head", "headers"), [(b"", []), (part("a", b"")[:-2], [FORM_TYPE])], ids=["raw", "form"]
 )
-def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+def test_an_unannounced_body_is_refused_at_the_chunk_too_many(head, headers):
     upload = Upload(head, *[b"x" * 10_000] * 500)
 
-    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 100000 are taken"):
+    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 100000 are allowed"):
         sent(upload, *headers)
 
     assert upload.taken < 13
 
 
-def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+def test_an_announced_body_too_large_is_refused_unread():
     upload = Upload(b"x")
 
-    with pytest.raises(BodyTooLarge, match="The body has 100001 bytes; at most 100000 are taken"):
+    with pytest.raises(BodyTooLarge, match="The body has 100001 bytes; at most 100000 are allowed"):
         sent(upload, (b"content-length", b"100001"))
 
     assert upload.taken == 0
@@ -151,13 +173,17 @@ def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for(
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        (form(), WrongField, "'image', and those that came are: nothing"),
-        (form(part("a", b"", "photo"), part("b", b"", "file")), WrongField, "those that came are: file, photo"),
-        (form(part(None, b"a.jpg")), WrongField, "'image', which came as text"),
+        (form(), WrongField, "'image' is missing; the form has: nothing"),
+        (
+            form(part("a", b"", "photo"), part("b", b"", "file")),
+            WrongField,
+            "'image' is missing; the form has: file, photo",
+        ),
+        (form(part(None, b"a.jpg")), WrongField, "'image' is text, not a file"),
         (form(part("a.jpg", b"image"))[:-9], BrokenBatch, "cut short"),
         (b"", BrokenBatch, "cut short"),
-        (b"no form", BrokenBatch, "cannot be taken apart"),
-        (part("a" * 5000, b""), BrokenBatch, "cannot be taken apart"),
+        (b"no form", BrokenBatch, "cannot be parsed"),
+        (part("a" * 5000, b""), BrokenBatch, "cannot be parsed"),
     ],
 )
 def test_a_form_that_is_none_or_has_no_image_is_refused(body, error, message):
@@ -167,7 +193,7 @@ def test_a_form_that_is_none_or_has_no_image_is_refused(body, error, message):
 
 @pytest.mark.parametrize("boundary", [b"", b"; boundary=", b"; boundary=" + b"x" * 300])
 def test_a_form_whose_boundary_is_none_is_refused(boundary):
-    with pytest.raises(BrokenBatch, match="cannot be taken apart"):
+    with pytest.raises(BrokenBatch, match="cannot be parsed"):
         sent(Upload(b"--"), (b"content-type", b"multipart/form-data" + boundary))
 
 
@@ -176,7 +202,7 @@ def test_a_disk_that_is_full_is_told_of():
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(NoRoom, match="cannot be kept while it arrives: No space left on device"):
+    with pytest.raises(NoRoom, match="cannot be stored: No space left on device"):
         sent(Upload(zipped("a")), spool=Full())
 
 

@@ -14,9 +14,7 @@ import torch
 from engine.imageio.image import Image
 from engine.inference.denoise import TiledDenoiser, denoise
 from engine.layers import parameters
-from engine.models.autoencoder import AutoencoderConfig
-from engine.models.networks import build_network
-from engine.models.unet import UNetConfig
+from engine.models.networks import AutoencoderConfig, UNetConfig, build_network
 from engine.system.runtime import NICE_INCREMENT
 from service.runtime.inference_queue import Flow, InferenceQueue
 from tests.support.windows import SOON, Net, window
@@ -54,8 +52,8 @@ def ask_in_a_row(held, flows, windows):
     left = zip(flows, windows, strict=False)
 
     def ask_next(done=None):
-        for flow, each in left:
-            held.ask(flow, each).add_done_callback(ask_next)
+        for flow, waiting in left:
+            held.ask(flow, waiting).add_done_callback(ask_next)
             return
 
     ask_next()
@@ -71,7 +69,7 @@ def named(order, name, side, count=1):
     return [window(Net(), side, read=read) for _ in range(count)]
 
 
-def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
+def test_a_small_image_passes_waiting_windows_of_large_ones(network):
     held, order = Held(network), []
 
     for name in ("large", "larger", "largest"):
@@ -82,7 +80,7 @@ def test_a_small_image_passes_the_windows_of_large_ones_that_wait(network):
     assert order == ["small", "large", "larger", "largest"]
 
 
-def test_small_images_without_end_do_not_hold_up_a_large_one_for_ever(network):
+def test_small_images_do_not_starve_a_large_one(network):
     held, order = Held(network), []
 
     held.ask(Flow(), *named(order, "large", 64))
@@ -122,7 +120,7 @@ def test_a_flow_of_less_share_waits_for_others_but_not_for_ever(network):
     assert order.index("patient") < 20
 
 
-def test_windows_of_one_network_and_one_shape_that_wait_share_a_batch(network):
+def test_windows_of_one_network_and_shape_share_a_batch(network):
     held, net, got = Held(network), Net(), []
 
     for _ in range(3):
@@ -198,7 +196,7 @@ def test_what_is_cancelled_while_it_waits_is_dropped(network):
     assert net.batches == [1]
 
 
-def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(network):
+def test_an_error_fails_only_its_own_window_of_a_batch(network):
     held, net, got = Held(network), Net(), []
 
     def broken():
@@ -215,7 +213,7 @@ def test_an_error_is_that_window_s_own_and_the_others_of_its_batch_are_done(netw
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for each thread's priority")
-def test_threads_that_compute_and_torch_s_helpers_give_way_to_those_that_answer():
+def test_threads_that_compute_have_low_priority():
     program = """
 import asyncio, os, torch
 from engine.inference.tiling import Window
@@ -237,9 +235,10 @@ async def nobody_leaves():
 async def main():
     before = nice()
     with Scheduler(Settings()) as schedule:
-        async with schedule.turn(nobody_leaves, Load(1, 1)) as turn:
+        async with schedule.admit(nobody_leaves, Load(1, 1)) as turn:
             here = nice()
-            await turn.in_network(Window(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda *_: None))
+            heavy = Window(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None)
+            await turn.in_network(heavy)
             computing = nice()
             alone = await turn.in_thread(lambda: torch.rand(900, 900).sort() and torch.get_num_threads())
             after = nice()

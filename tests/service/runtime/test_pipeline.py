@@ -9,11 +9,15 @@ import pytest
 from PIL import Image as PILImage
 
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.sandbox.shared_file import in_memory
 from service.params import DenoiseParams
 from service.registry.registry import ModelRegistry
-from service.runtime.pipeline import Denoiser
+from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
+from service.runtime.ticket import MemoryShare
+from service.runtime.upload import ImageSource
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,16 +26,20 @@ async def nobody_leaves():
     await asyncio.Event().wait()
 
 
-def test_the_share_and_the_pixels_that_are_told_are_those_of_all_pages(tmp_path, save_tiny, file_of):
+def test_progress_and_charge_count_the_pixels_of_all_pages(tmp_path, save_tiny, file_of):
     save_tiny(tmp_path / "photo.safetensors")
     settings = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     frames = [PILImage.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares, shelf = [], [], ModelRegistry(settings)
 
-    with Decoder() as decoder, Scheduler(settings) as schedule:
-        denoiser = Denoiser(lambda: shelf.models, schedule, decoder, settings)
-        asyncio.run(denoiser.file(body, DenoiseParams(), nobody_leaves, spent.append, shares.append))
+    with Decoder() as decoder, Scheduler(settings) as schedule, in_memory(body) as file:
+        pipeline = Pipeline.build(lambda: shelf.models, schedule, decoder, settings, Metrics())
+        asyncio.run(
+            pipeline.denoise(
+                ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append
+            )
+        )
 
     assert spent == [4 * 9 * 7]
     assert shares == [0.25, 0.5, 0.75, 1.0]
@@ -65,7 +73,7 @@ async def post(app, state):
         part = next(left, None)
         if part is None:
             await asyncio.Event().wait()
-        # As a server's: not a piece of something that is there anyway.
+        # As a server's: not a window of something that is there anyway.
         return {"type": "http.request", "body": bytes(bytearray(part)), "more_body": part is not parts[-1]}
 
     async def send(message):
@@ -87,7 +95,7 @@ async def main():
         answers = await asyncio.gather(*(post(app, state) for _ in range(24)))
         after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
         await asyncio.sleep(0)
-        schedule = state["denoiser"].schedule
+        schedule = state["scheduler"]
         print(after - before, schedule.memory, schedule.body_bytes, *(status for status, _ in answers))
 
 asyncio.run(main())

@@ -24,7 +24,7 @@ from service.runtime.scheduler import (
     Scheduler,
     TooMuchMemory,
 )
-from service.runtime.ticket import Load
+from service.runtime.ticket import Load, MemoryShare
 from service.settings import Settings
 from tests.support.windows import SOON, Net, window
 
@@ -66,7 +66,7 @@ class Crowd:
         self.leave[name] = asyncio.Event()
 
         async def image():
-            async with self.schedule.turn(disconnected, load, **how):
+            async with self.schedule.admit(disconnected, load, **how):
                 self.order.append(name)
                 await self.leave[name].wait()
 
@@ -108,7 +108,7 @@ def crowded(main, **settings):
 # Who is let in
 
 
-def test_a_few_large_images_are_in_work_and_the_others_wait_in_order():
+def test_a_few_large_images_are_in_work_and_others_wait():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE + 2):
             await crowd.come(number)
@@ -127,7 +127,7 @@ def test_a_few_large_images_are_in_work_and_the_others_wait_in_order():
     assert begun == list(range(LARGE_AT_ONCE + 2))
 
 
-def test_small_images_do_not_wait_for_large_ones_nor_large_for_small():
+def test_small_and_large_images_do_not_wait_for_each_other():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE + 1):
             await crowd.come(f"large {number}")
@@ -157,7 +157,7 @@ def test_no_more_is_in_work_than_the_memory_holds(load, fits):
     assert begun == list(range(fits + 1))
 
 
-def test_a_large_image_that_waits_for_memory_is_not_passed_by_others_of_its_line():
+def test_an_image_that_waits_for_memory_keeps_its_place():
     async def main(crowd):
         await crowd.come("half", Load(1, MEMORY // 2))
         await crowd.come("most", Load(1, MEMORY * 3 // 4))
@@ -169,7 +169,7 @@ def test_a_large_image_that_waits_for_memory_is_not_passed_by_others_of_its_line
     assert crowded(main) == (["half"], ["half", "most"])
 
 
-def test_an_image_that_would_never_fit_is_refused_with_both_numbers():
+def test_an_image_that_never_fits_is_refused_with_both_numbers():
     async def main(crowd):
         await crowd.come("vast", Load(1, MEMORY * 3 // 4 + 1))
         return await crowd.error_of("vast")
@@ -181,18 +181,16 @@ def test_an_image_that_would_never_fit_is_refused_with_both_numbers():
     assert str(MEMORY * 3 // 4) in str(error)
 
 
-def test_an_answer_counts_until_nobody_has_it():
-    class Answer:
-        """Anything."""
-
+def test_an_answer_counts_until_its_share_is_released():
     async def main(crowd):
-        answer = Answer()
-        async with crowd.schedule.turn(nobody_leaves, Load(1, MEMORY // 2)) as turn:
-            turn.keep(answer, MEMORY // 2 - 5)
+        share = MemoryShare()
+        async with crowd.schedule.admit(nobody_leaves, Load(1, MEMORY // 2)) as turn:
+            turn.keep(share, MEMORY // 2 - 5)
             in_work = crowd.schedule.memory
         await crowd.come("next", Load(1, MEMORY // 2))
         before = crowd.schedule.memory, crowd.begun
-        del answer
+        share.release()
+        share.release()
         await crowd.settle()
         return in_work, before, crowd.schedule.memory, crowd.begun
 
@@ -254,8 +252,8 @@ async def work_on(turn):
 
 def test_long_work_has_no_deadline():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE, low_priority=True) as long:
-            async with schedule.turn(nobody_leaves, LARGE) as short:
+        async with schedule.admit(nobody_leaves, LARGE, low_priority=True) as long:
+            async with schedule.admit(nobody_leaves, LARGE) as short:
                 with pytest.raises(OutOfTime):
                     await work_on(short)
             return await long.in_thread(lambda: "done")
@@ -270,7 +268,7 @@ def filled(crowd, load=LARGE, count=LARGE_AT_ONCE):
     return asyncio.gather(*(crowd.come(f"in {number}", load, accepted=True) for number in range(count)))
 
 
-def test_more_images_than_may_wait_are_turned_away_at_once_and_told_when_to_come():
+def test_an_image_too_many_is_refused_and_told_when_to_come():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
@@ -280,11 +278,11 @@ def test_more_images_than_may_wait_are_turned_away_at_once_and_told_when_to_come
     error, waiting = crowded(main, max_waiting=2)
 
     assert (type(error), error.status, waiting) == (QueueFull, 503, 2)
-    assert "2 images wait; at most 2 may" in str(error)
+    assert "2 images are waiting; at most 2 may" in str(error)
     assert int(error.headers["Retry-After"]) >= 1
 
 
-def test_more_pixels_than_may_wait_are_turned_away_but_one_image_may():
+def test_pixels_too_many_are_refused_but_one_image_may_wait():
     async def main(crowd):
         await filled(crowd)
         await crowd.come("first", Load(6000, LARGE.memory))
@@ -295,7 +293,7 @@ def test_more_pixels_than_may_wait_are_turned_away_but_one_image_may():
 
     error, begun = crowded(main, waiting_pixels=5400)
 
-    assert "6000 pixels wait; with this image's 500, at most 5400 may" in str(error)
+    assert "6000 pixels are waiting; with this image's 500, at most 5400 may" in str(error)
     assert begun[-1] == "small"
 
 
@@ -309,7 +307,7 @@ def test_none_may_wait_but_what_fits_goes_in():
     error, begun = crowded(main, max_waiting=0)
 
     assert len(begun) == LARGE_AT_ONCE
-    assert "0 images wait; at most 0 may" in str(error)
+    assert "0 images are waiting; at most 0 may" in str(error)
 
 
 def test_what_was_accepted_before_waits_however_many_do():
@@ -322,7 +320,7 @@ def test_what_was_accepted_before_waits_however_many_do():
     assert crowded(main, max_waiting=1) == 3
 
 
-def test_before_its_size_is_known_an_image_is_turned_away_only_if_no_size_may_wait():
+def test_an_unread_body_is_refused_only_if_no_size_may_wait():
     async def main(crowd):
         await filled(crowd)
         await crowd.come("large")
@@ -330,13 +328,13 @@ def test_before_its_size_is_known_an_image_is_turned_away_only_if_no_size_may_wa
         await asyncio.gather(*(crowd.come(f"small {number}", SMALL) for number in range(SMALL_AT_ONCE)))
         crowd.schedule.refuse_if_full()
         await crowd.come("small", SMALL)
-        with pytest.raises(QueueFull, match="2 images wait; no more may"):
+        with pytest.raises(QueueFull, match="2 images are waiting, the limit"):
             crowd.schedule.refuse_if_full()
 
     crowded(main, max_waiting=1)
 
 
-def test_the_time_to_come_again_follows_what_is_in_the_way_and_the_pace(monkeypatch):
+def test_retry_after_follows_the_work_ahead_and_the_pace(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -359,7 +357,7 @@ def test_the_time_to_come_again_follows_what_is_in_the_way_and_the_pace(monkeypa
 # Bodies
 
 
-def test_bodies_take_no_more_memory_than_is_theirs_however_many_arrive():
+def test_bodies_take_no_more_memory_than_their_budget():
     async def main(schedule):
         most = 2**20
         with schedule.arriving(0) as slow, schedule.arriving(0) as large, schedule.arriving(0) as small:
@@ -377,7 +375,7 @@ def test_bodies_take_no_more_memory_than_is_theirs_however_many_arrive():
     assert left == 0
 
 
-def test_for_what_a_body_announces_room_is_kept_or_it_is_refused_before_it_is_read():
+def test_room_for_an_announced_body_is_reserved_or_refused():
     async def main(schedule):
         with schedule.arriving(2**19) as arrived:
             with pytest.raises(QueueFull), schedule.arriving(2**19):
@@ -395,9 +393,9 @@ def test_for_what_a_body_announces_room_is_kept_or_it_is_refused_before_it_is_re
 # What stops
 
 
-def test_a_client_that_leaves_stops_its_image_before_the_next_window():
+def test_a_client_that_leaves_stops_its_image_at_the_next_window():
     async def main(schedule):
-        async with schedule.turn(leaves, LARGE) as turn:
+        async with schedule.admit(leaves, LARGE) as turn:
             with pytest.raises(Cancelled):
                 await work_on(turn)
             with pytest.raises(Cancelled):
@@ -424,12 +422,12 @@ def test_a_client_that_leaves_waits_no_longer():
     assert "gone" not in begun
 
 
-def test_an_image_that_is_late_is_given_up_and_told_how_long_it_had():
+def test_an_image_that_is_late_is_refused_with_the_limit():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await work_on(turn)
 
-    with pytest.raises(OutOfTime, match=r"in the 0\.05 seconds that one is given") as caught:
+    with pytest.raises(OutOfTime, match=r"more than 0\.05 seconds, the limit") as caught:
         scheduled(main, deadline=0.05)
     assert caught.value.status == 504
 
@@ -438,9 +436,9 @@ def test_an_image_that_waits_is_given_up_at_its_deadline():
     async def main(schedule):
         async with AsyncExitStack() as stack:
             for _ in range(LARGE_AT_ONCE):
-                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE, low_priority=False))
+                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE, low_priority=False))
             with pytest.raises(OutOfTime):
-                await stack.enter_async_context(schedule.turn(nobody_leaves, LARGE))
+                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE))
             return schedule.waiting, schedule.in_work
 
     assert scheduled(main, deadline=0.05) == (0, LARGE_AT_ONCE)
@@ -448,14 +446,14 @@ def test_an_image_that_waits_is_given_up_at_its_deadline():
 
 def test_with_a_deadline_of_0_there_is_none():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_network(window(Net()))
             return turn.flow.stopped
 
     assert scheduled(main, deadline=0) is None
 
 
-def test_who_is_cancelled_leaves_its_place_only_when_its_thread_is_done():
+def test_a_cancelled_image_keeps_its_place_until_its_thread_ends():
     begun, go_on = threading.Event(), threading.Event()
 
     def work():
@@ -464,7 +462,7 @@ def test_who_is_cancelled_leaves_its_place_only_when_its_thread_is_done():
 
     async def main(schedule):
         async def image():
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_thread(work)
 
         task = asyncio.create_task(image())
@@ -489,20 +487,20 @@ def test_an_error_in_a_thread_is_the_image_s_own():
         def wrong():
             raise ArithmeticError("no good")
 
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_thread(wrong)
 
     with pytest.raises(ArithmeticError, match="no good"):
         scheduled(main)
 
 
-def test_what_torch_says_when_memory_is_out_is_a_memory_error_and_the_place_is_free_again():
+def test_torch_without_memory_is_a_memory_error():
     async def main(schedule):
         def wrong():
             return torch.empty(2**60, dtype=torch.uint8)
 
         with pytest.raises(MemoryError, match="can't allocate memory"):
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_thread(wrong)
         return schedule.in_work, schedule.memory
 
@@ -511,7 +509,7 @@ def test_what_torch_says_when_memory_is_out_is_a_memory_error_and_the_place_is_f
 
 def test_another_mistake_of_torch_s_stays_what_it_is():
     async def main(schedule):
-        async with schedule.turn(nobody_leaves, LARGE) as turn:
+        async with schedule.admit(nobody_leaves, LARGE) as turn:
             await turn.in_thread(lambda: torch.zeros(2) @ torch.zeros(3))
 
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
@@ -526,7 +524,7 @@ def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
 
     async def main(schedule):
         async def image():
-            async with schedule.turn(leaves, LARGE) as turn:
+            async with schedule.admit(leaves, LARGE) as turn:
                 pixels = Pixels()
                 kept.append(weakref.ref(pixels))
                 while True:
@@ -555,7 +553,7 @@ def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
 
     async def main(schedule):
         async def image(side):
-            async with schedule.turn(nobody_leaves, LARGE) as turn:
+            async with schedule.admit(nobody_leaves, LARGE) as turn:
                 await turn.in_network(window(net, side))
                 return turn.seconds
 

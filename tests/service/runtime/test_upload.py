@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from fastapi import Request
 
+from engine.imageio.sandbox.shared_file import MemoryFile
 from service.runtime.upload import BodyTooLarge, read_image
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
@@ -25,7 +26,9 @@ class Upload:
 
 def read(upload, *headers, max_bytes):
     scope = {"type": "http", "method": "POST", "path": "/denoise", "headers": headers}
-    return asyncio.run(read_image(Request(scope, upload.receive), max_bytes))
+    with MemoryFile() as file:
+        asyncio.run(read_image(Request(scope, upload.receive), file, max_bytes))
+        return file.seal().read()
 
 
 def test_a_raw_body_comes_in_chunks_and_is_put_together():
@@ -41,19 +44,19 @@ def test_a_form_comes_in_chunks_and_gives_its_field():
 
 
 @pytest.mark.parametrize(("head", "headers"), [(b"", []), (FORM_HEAD, [FORM_TYPE])], ids=["raw", "form"])
-def test_a_body_of_unknown_length_is_refused_at_the_first_chunk_too_many(head, headers):
+def test_an_unannounced_body_is_refused_at_the_chunk_too_many(head, headers):
     upload = Upload(head, *[b"x" * 1000] * 500)
 
-    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 5500 are taken"):
+    with pytest.raises(BodyTooLarge, match=r"at least \d+ bytes; at most 5500 are allowed"):
         read(upload, *headers, max_bytes=5500)
 
     assert upload.taken == 7
 
 
-def test_a_body_that_announces_too_many_bytes_is_refused_before_it_is_asked_for():
+def test_an_announced_body_too_large_is_refused_unread():
     upload = Upload(b"x")
 
-    with pytest.raises(BodyTooLarge, match="The body has 5501 bytes; at most 5500 are taken"):
+    with pytest.raises(BodyTooLarge, match="The body has 5501 bytes; at most 5500 are allowed"):
         read(upload, (b"content-length", b"5501"), max_bytes=5500)
 
     assert upload.taken == 0
