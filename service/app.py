@@ -56,8 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     registry = ModelRegistry(settings)
-    shutdown = GracefulShutdown()
-    metrics = Metrics()
+    shutdown, metrics = GracefulShutdown(), Metrics()
     # Last, because it locks the spool for this process until the lifespan ends.
     spool = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
@@ -67,9 +66,9 @@ def create_app(settings: Settings) -> FastAPI:
         with decoder, Scheduler(settings) as scheduler:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            jobs_running = working(spool, slow, settings, metrics, shutdown, charger) if spool else nullcontext()
+            running = working(spool, slow, settings, metrics, shutdown, charger) if spool else nullcontext()
             with exposing(metrics.registry, scheduler, lambda: registry.models, shutdown):
-                async with registry.watching(settings.weights_interval), jobs_running as worker:
+                async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off
                     yield State(
                         pipeline=pipeline, scheduler=scheduler, settings=settings, metrics=metrics,
@@ -92,8 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         favicon_url="page/icon.svg",
     )
     # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
-    app.state.shutdown = shutdown
-    app.state.metrics = metrics
+    app.state.shutdown, app.state.metrics = shutdown, metrics
     app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
     add_error_handlers(app)
     for module in (denoise, health, page, models, estimate, batch, jobs):

@@ -19,9 +19,7 @@ CLOSE = 1
 @contextmanager
 def served(settings):
     """The address of the service with these settings."""
-    config = uvicorn.Config(
-        create_app(settings), port=0, ws="none", log_level="error", timeout_graceful_shutdown=5
-    )
+    config = uvicorn.Config(create_app(settings), port=0, ws="none", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -40,17 +40,17 @@ def wait_for(semaphore):
 def test_decoding_and_encoding_overlap_with_the_network(client, noisy, monkeypatch):
     decoded, denoised, first_in, first_out = Semaphore(0), Semaphore(0), Lock(), Lock()
 
-    def read(decoder, *args):
-        file = read_file(*args[:-1])
+    def read(decoder, file, *args):
+        decoded_file = read_file(file.read(), *args[:-1])
         decoded.release()
-        return file
+        return decoded_file
 
-    def run_batch(pieces):
+    def run_batch(windows):
         # The first image stays in the network until the other is decoded.
         if first_in.acquire(blocking=False):
             [wait_for(decoded) for _ in range(2)]
-        tiling.run_batch(pieces)
-        for _ in pieces:
+        tiling.run_batch(windows)
+        for _ in windows:
             denoised.release()
 
     def encode(*args):
@@ -77,12 +77,12 @@ def test_images_in_one_batch_get_the_result_of_each_alone(client, folder, sample
         begun.release()
         return denoising
 
-    def run(pieces):
+    def run(windows):
         # The network waits until all images are there.
         if not batches:
             [wait_for(begun) for _ in sizes]
-        batches.append(len(pieces))
-        tiling.run_batch(pieces)
+        batches.append(len(windows))
+        tiling.run_batch(windows)
 
     monkeypatch.setattr(denoising, "TiledDenoiser", begin)
     monkeypatch.setattr(inference_queue, "run_batch", run)
@@ -133,7 +133,7 @@ def busy(settings, noisy, monkeypatch):
     def held(pieces):
         begun.set()
         assert go_on.wait(SOON)
-        tiling.run_batch(pieces)
+        tiling.run_batch(windows)
 
     monkeypatch.setattr(inference_queue, "run_batch", held)
     with ExitStack() as stack:

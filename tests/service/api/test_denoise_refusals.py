@@ -61,7 +61,7 @@ def test_a_form_without_the_field_is_refused_with_its_fields(client, noisy):
 def test_a_form_with_the_field_as_text_is_refused(client):
     response = client.post("/denoise", data={"image": "noisy.png"}, files={"other": b""})
 
-    assert_problem(response, 422, "'image'", "as text")
+    assert_problem(response, 422, "'image'", "is text, not a file")
 
 
 def test_an_empty_form_is_refused(client):
