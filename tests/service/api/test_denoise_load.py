@@ -130,7 +130,7 @@ def busy(settings, noisy, monkeypatch):
     """busy(**settings): a service whose network works on an image until the test ends."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def held(pieces):
+    def held(windows):
         begun.set()
         assert go_on.wait(SOON)
         tiling.run_batch(windows)
