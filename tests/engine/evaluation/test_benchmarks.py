@@ -6,6 +6,7 @@ from PIL import Image
 
 from engine.evaluation.benchmarks import Trial, recorded, trials, white
 from engine.evaluation.evaluate import Score
+from engine.evaluation.metrics import psnr
 from engine.evaluation.samples import Sample
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -49,7 +50,8 @@ def test_every_set_and_noise_is_there_in_the_order_of_the_table(folder):
     assert [(trial.set, trial.noise) for trial in found] == [
         ("cbsd68", "white 15"), ("cbsd68", "white 25"), ("cbsd68", "white 50"),
         ("kodak24", "white 15"), ("kodak24", "white 25"), ("kodak24", "white 50"),
-        ("polyu", "camera"), ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
+        ("polyu", "camera"), ("polyu", "camera in place"),
+        ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
         ("paper/val.pkl", "recorded"), ("patterns", "white 25"), ("patterns", "none"),
     ]  # fmt: skip
     assert missing == []
@@ -121,6 +123,22 @@ def test_of_polyu_all_but_every_fifth_are_a_row_of_their_own(folder):
     assert list(parts) == ["polyu", "polyu apart"]
     assert [each.psnr for each in parts["polyu"]] == [30, 31, 32, 33, 34, 35, 36]
     assert [each.psnr for each in parts["polyu apart"]] == [31, 32, 33, 34, 36]
+
+
+def test_a_mean_image_is_moved_onto_its_noisy_shot(tmp_path):
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+
+    def scene(rows):
+        waves = torch.sin(0.3 * (y - rows)) + torch.sin(0.25 * x)
+        return (128 + 50 * waves).round().to(torch.uint8).unsqueeze(2).expand(-1, -1, 3)
+
+    write(tmp_path / "polyu" / "a_real.png", scene(0.5))
+    write(tmp_path / "polyu" / "a_mean.png", scene(0.0))
+    [(noisy, as_it_is)], [(_, in_place)] = (
+        of(tmp_path, "polyu", n).pairs() for n in ("camera", "camera in place")
+    )
+
+    assert psnr(noisy, in_place) > psnr(noisy, as_it_is) + 10
 
 
 def test_a_part_without_images_is_no_row(folder):
