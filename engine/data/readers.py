@@ -24,7 +24,9 @@ def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:
 
 
 def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """The course's format: (first, second), uint8 (N, 3, H, W) each. Returns uint8 (H, W, 3) pairs.
+    """The pairs of a file that holds (first, second), each uint8 (N, 3, H, W). Returns uint8 (H, W, 3) pairs.
+
+    The seed report's data set has this format.
 
     Only tensors are unpickled, so a file cannot run code. Raises ValueError naming the file and what it holds.
     """

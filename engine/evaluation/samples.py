@@ -44,7 +44,7 @@ def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iter
 
 
 def recorded_samples(path: Path) -> list[Sample]:
-    """The pairs of a .pkl or .pt file in the course's format, or of a folder.
+    """The pairs of a .pkl or .pt file that `read_pair_file` reads, or of a folder.
 
     In a folder, pairs are NAME_noisy with NAME_clean, NAME_real with NAME_mean as in PolyU, or equal names in
     its folders noisy and clean. Raises ValueError saying what is wrong with which path.

@@ -18,6 +18,7 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / "weights" / "HISTORY.md"])
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE_COMMAND = re.compile(r"`(denoise [^`]+)`")
 DENOISE = typer.main.get_command(cli.app)
@@ -126,3 +127,15 @@ def test_the_version_comes_from_pyproject_alone():
         assert client.get("/openapi.json").json()["info"]["version"] == version
     assert f"denoise {version}," in CliRunner().invoke(cli.app, ["--version"]).stdout
     assert f"## {version}" in (ROOT / "service" / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_python_code_in_readme_runs(tmp_path, monkeypatch):
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    monkeypatch.chdir(tmp_path)
+    [code] = PYTHON_BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+
+    assert (tmp_path / "cleaned.png").exists()
+    assert names["clean"].shape == names["noisy"].shape

@@ -426,13 +426,13 @@ def test_the_command_survives_a_kill_and_ends_cleanly(drop, scans, clean, model)
         code = process.wait(60)
 
     assert first == [
-        f"watching {scans}: Ctrl-C ends it",
+        f"watching {scans}. Press Ctrl-C to stop.",
         *(f"{scans / name}: {clean / name}" for name in ("a.png", "b.png", "slow.png")),
     ]
     assert then == [
-        f"watching {scans}: Ctrl-C ends it",
+        f"watching {scans}. Press Ctrl-C to stop.",
         f"{scans / 'c.png'}: {clean / 'c.png'}",
-        "stopped: 1 images denoised, 0 not",
+        "stopped: 1 denoised, 0 failed",
     ]
     assert code == 0
     assert outputs(clean) == ["a.png", "b.png", "c.png", "slow.png"]
