@@ -40,9 +40,9 @@ CHANNELS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Weights that are ready to run; of `auto`, all weights that it chooses among.
+    """Weights that are ready to run; for `auto`, all the weights that it chooses from.
 
-    digest: SHA-256 of the file; of `auto`, of each file, joined by "+". precision: "float32" or "bfloat16".
+    digest: SHA-256 of the file; for `auto`, of each file, joined by "+". precision: "float32" or "bfloat16".
     """
 
     name: str
@@ -80,8 +80,9 @@ def denoise(
     image: (H, W), (H, W, C), or a stack (N, H, W) or (N, H, W, C). C is 1 (grey) or 3 (RGB), or 2 or 4 with
     transparency, which stays as it is. A three-dimensional array is a stack unless its last side is 1 to 4.
     uint8 and uint16 use their full range. In floating point 1 is white, and values may lie outside [0, 1].
-    model: as for `load_model`, which keeps what it loads, or what it returned. For a stack, `auto` looks at the
-    first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: bytes of activations.
+    model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
+    at the first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: the most memory
+    for the network, in bytes.
     Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
 
     >>> import numpy as np, engine

@@ -124,9 +124,9 @@ def plan(size: tuple[int, int], halo: int, max_pixels: int) -> tuple[int, int]:
     windows along each side is tried, with the cells shared out evenly: some 30 ways a side for 50 megapixels,
     which takes a millisecond or two.
 
-    Windows run one after another, each on all threads. One window for each core, in a thread of its own, took 1.4
-    times as long for 512 x 512 pixels on two cores, since both compute the halo, and as long for 2048 x 1360, in
-    twice the memory. So an image that fits the memory is one window.
+    Windows run one after another, each on all threads. On two cores, one window per core, each in its own
+    thread, took 1.4 times as long for 512 x 512 pixels, since both compute the halo. For 2048 x 1360 it took the
+    same time and twice the memory. So an image that fits the memory is one window.
     """
     rows, cols = (_splits(side, halo) for side in size)
     fitting = []

@@ -191,11 +191,11 @@ class Trainer:
     # Saving
 
     def _try_to_write(self, write: Callable[[], None]) -> None:
-        """If the disk is full in the middle of a run, the run continues, and the last save stays whole."""
+        """Write, or warn if that fails: the run continues, and the previous save stays intact."""
         try:
             write()
         except OSError as error:
-            self.warn(f"could not save, will try again: {error}")
+            self.warn(f"could not save: {error}")
 
     def _save(self, checkpoint: Path, ended: bool = False) -> None:
         """Write the checkpoint and, after the first step, the averaged weights.

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from service.problems import ProblemError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-# How often a job is started whose process ends before the job does.
+# A job fails once the process has died this many times while running it.
 ATTEMPTS = 2
-# The most jobs that have not ended, and the most that have. Even small ones take time to look through.
+# Limit on unfinished jobs, and separately on finished ones that are kept. A longer table is slow to search.
 MOST = 10_000
 # How long to wait for a process that is just ending to release the store, in seconds.
 PATIENCE = 1
@@ -164,7 +164,7 @@ class JobStore:
         self._folder = folder
         self._keep = keep
         self._wall = wall
-        # For each owner, the number of the claim that was the owner's last.
+        # For each owner, when one of its jobs was last claimed: a counter of claims, not a time.
         self._last_claims: dict[str, int] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _explaining_errors(folder):
@@ -194,7 +194,7 @@ class JobStore:
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE ended IS NULL"
         jobs, held = self.database.execute(query).fetchone()
         if jobs >= MOST:
-            raise JobStoreFull(f"{jobs} jobs are waiting, the limit. Try again later.")
+            raise JobStoreFull(f"{jobs} jobs are waiting or running, the limit. Try again later.")
         if held + size > self.half:
             raise JobStoreFull(
                 f"There is no room: uploads may take {self.half} bytes, and would take {held + size}."
@@ -231,9 +231,10 @@ class JobStore:
         )
 
     def finish(self, id_: str, result: Result) -> None:
-        """Marks a job as done whose result has been written. If the job was removed, removes the result.
+        """Mark a job as done. Write its result first. If the job has been removed meanwhile, so is its result.
 
-        The oldest results are removed to make room. Raises JobStoreFull for a result larger than all the room.
+        The oldest results are removed to make room. Raises JobStoreFull for a result that alone exceeds the limit,
+        half of most_bytes.
         """
         size = self.result(id_).stat().st_size
         if size > self.half:
@@ -326,7 +327,7 @@ class JobStore:
 
     def _changed(self, change: str, *values: object) -> list[Record]:
         """Executes a change. Returns the jobs that changed."""
-        # All rows are fetched, because the change is not committed before.
+        # Fetch all rows: the statement commits only after its last row has been read.
         return list(_records(self.database.execute(f"{change} RETURNING {_COLUMNS}", values)))
 
 

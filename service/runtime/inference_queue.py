@@ -53,7 +53,7 @@ class _Request:
         """Whether somebody still waits for the result. From here on it cannot be cancelled."""
         return self.done.set_running_or_notify_cancel()
 
-    def options(self, error: Exception | None, seconds: float) -> None:
+    def resolve(self, error: Exception | None, seconds: float) -> None:
         """Gives the result to whoever waits for it."""
         if error:
             self.done.set_exception(error)
@@ -137,7 +137,7 @@ def _run(batch: list[_Request]) -> None:
         while batch:
             _run([batch.pop(0)])
     while batch:
-        batch.pop().options(error, seconds)
+        batch.pop().resolve(error, seconds)
     del error
 
 

@@ -32,12 +32,15 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
-# Files whose headers are read at once, beside those that are decoded. Reading a header does not take long.
+# How many headers are read at the same time, in addition to files being decoded. A header takes little time.
 HEADERS_AT_ONCE = 4
 
 
 def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
-    """Raises NoSuchModel or CannotWrite for an unknown model or format. Call it before the image is read."""
+    """Raises ProblemError (404) for an unknown model, CannotWrite for an unknown format.
+
+    Call it before the image is read.
+    """
     models.resolve_name(params.model)
     output_format(params.target, FORMATS[FORMAT])
 
@@ -86,7 +89,7 @@ class DecodeStage:
                 return self.decoder.read_info(file, self.max_pixels, self.max_pages, page)
 
         # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
-        # Of the sources that take uncounted memory, one is open at a time.
+        # A source whose memory is not counted yet is opened only while no other such source is open.
         async with self._memory_lock if source.memory else nullcontext():
             return await until_done(asyncio.ensure_future(to_thread.run_sync(work, limiter=self._limiter)))
 
@@ -151,7 +154,7 @@ class EncodeStage:
 class Pipeline:
     """The stages, and what connects them. models: gives the models in service when it is called.
 
-    accepted, low_priority: as Scheduler.admit.
+    accepted, low_priority: passed to Scheduler.admit.
     """
 
     models: Callable[[], Snapshot]
@@ -178,7 +181,7 @@ class Pipeline:
         return cls(models, scheduler, decoding, DenoiseStage(settings.memory_budget), encoding, metrics)
 
     def for_one_request(self) -> "Pipeline":
-        """For a request of several files: all get the models in service now, and none is refused."""
+        """For a request of several files: all get the models in service now, and all are admitted."""
         models = self.models()
         return replace(self, models=lambda: models, accepted=True)
 
@@ -199,23 +202,23 @@ class Pipeline:
 
         memory: holds the result's bytes when this returns; the caller releases it when they are sent.
         disconnected: as Scheduler.admit.
-        charge: called with the number of the file's pixels before they are denoised; see Keys.charging.
+        charge: called with the number of the file's pixels before they are denoised; see ApiKeys.charger.
         on_progress: called after each window with the share of the file's pixels that is denoised, up to 1.
-        Raises NoSuchModel, and what the stages and Scheduler.admit raise.
+        Raises ProblemError (404) for an unknown model, and what the stages raise.
         """
         models = self.models()
         name = models.resolve_name(params.model)
-        read_info = await self.decoding.read_info(source, params.page)
-        kind = output_format(params.target, read_info.kind)
+        info = await self.decoding.read_info(source, params.page)
+        kind = output_format(params.target, info.kind)
         options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
-        load = _load(read_info, source.memory, kind, options)
-        progress = _Progress(read_info.pixels, on_progress)
+        load = _load(info, source.memory, kind, options)
+        progress = _Progress(info.pixels, on_progress)
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
             lap("wait")
             file = await self.decoding.decode(ticket, source, params.page)
             lap("decode")
-            charge(read_info.pixels)
+            charge(info.pixels)
             # Only the list keeps the decoded pages: each makes room for its denoised page.
             pages = list(file.pages)
             file = replace(file, pages=())
@@ -229,7 +232,7 @@ class Pipeline:
             written = await self.encoding.encode(ticket, file, kind, params.quality)
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
-        self.metrics.image(model, read_info.pixels)
+        self.metrics.image(model, info.pixels)
         return DenoisedFile(written, model, models.precision, estimate, ticket.seconds)
 
     async def estimate(
@@ -247,7 +250,7 @@ class Pipeline:
 
 @dataclass
 class _Progress:
-    """Counts pixels, and tells their share of all."""
+    """Counts denoised pixels, and reports their share of all pixels."""
 
     pixels: int
     on_progress: Callable[[float], None]
@@ -261,7 +264,7 @@ class _Progress:
 def _load(
     read_info: ImageInfo, memory: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT
 ) -> Load:
-    """memory: that the open file takes, in bytes. kind: the format to write, if any."""
+    """memory: how much the open file takes, in bytes. kind: the format to write, if any."""
     pixel_bytes = PIXEL_BYTES[read_info.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
     return Load(
         read_info.pixels, read_info.pixels * pixel_bytes * (2 if options.output == "compare" else 1) + memory

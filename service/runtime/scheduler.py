@@ -31,7 +31,7 @@ LARGE_AT_ONCE = 3
 SMALL_AT_ONCE = 12
 # Threads that decode and encode small images. Each large image has its own.
 SMALL_THREADS = 4
-# How many later images pass low-priority work before it is admitted.
+# How many later images may overtake low-priority work before it is admitted.
 PATIENCE = 8
 # The pace that is assumed before one is measured, in pixels a second.
 FIRST_PACE = 1_000_000
@@ -66,7 +66,7 @@ class OutOfTime(ProblemError):
 
 
 class TooMuchMemory(ProblemError):
-    """An image that takes more memory than there is, even if it were alone."""
+    """An image that needs more memory than the whole budget, even with nothing else in work."""
 
     status = 413
 
@@ -217,15 +217,18 @@ class Scheduler:
             raise QueueFull(fault, self._seconds_to_room(1))
 
     def _seconds_to_room(self, pixels: int) -> int:
-        """How long it takes to denoise what is in work, and so many pixels more."""
+        """How long it takes to denoise what is in work and this many pixels more."""
         return max(1, math.ceil((self.pixels_in_work + pixels) / self._pace.now))
 
 
 class _Line:
-    """A line of waiting images, and those admitted from it. held: bytes of the latter and of their responses."""
+    """A line of waiting images, and those admitted from it.
+
+    held: bytes taken by the admitted images, and by responses that are not sent yet.
+    """
 
     def __init__(self, name: str, places: int, threads: int, memory: int) -> None:
-        # One core each: with helper threads for each of them there would be too many threads.
+        # Each of these threads uses one core: helper threads of torch for each would be too many.
         self.threads = ThreadPoolExecutor(threads, name, begin, (1,))
         self.places = places
         self.memory = memory
@@ -235,7 +238,7 @@ class _Line:
 
     @property
     def urgent(self) -> int:
-        """How many wait, without low-priority work."""
+        """How many images wait, not counting low-priority work."""
         return sum(not ticket.low_priority for ticket in self.waiting)
 
     def has_room(self, ticket: Ticket) -> bool:
@@ -309,7 +312,7 @@ class _Pace:
 
 @contextmanager
 def _stopping(ticket: Ticket, disconnected: Disconnected, deadline: float | None) -> Iterator[None]:
-    """Stops the image when its client disconnects, or after `deadline` seconds; 0 or None is for ever."""
+    """Stops the image when its client disconnects, or after `deadline` seconds; 0 or None means no deadline."""
 
     async def watch() -> None:
         await disconnected()

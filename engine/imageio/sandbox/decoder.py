@@ -17,7 +17,7 @@ from engine.imageio.sandbox.fork_server import REFUSALS, ForkServer, Worker
 from engine.imageio.sandbox.messages import decode_image, receive, send_request
 from engine.imageio.sandbox.shared_file import SharedFile
 
-# The first bytes of a file, by which its format is told.
+# How many bytes at the start of a file are read to detect its format.
 HEAD_BYTES = 4096
 # Workers that are kept for the next files.
 IDLE = 4
@@ -42,9 +42,9 @@ def require_linux() -> None:
 
 
 class Decoder:
-    """Decodes any number of files at once. Close it in the end.
+    """Decodes any number of files at once. Use it in a `with` block, which ends its processes.
 
-    seconds: how long one file may take. memory: how many bytes, beside what a worker has anyway.
+    seconds: how long one file may take. memory: how many bytes, on top of what an idle worker uses.
     """
 
     def __init__(
@@ -73,8 +73,9 @@ class Decoder:
         page: int | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> ImageSequence:
-        """As engine.imageio.read.read. check: called every TICK seconds; an error that it raises ends the work.
+        """As engine.imageio.read.read.
 
+        check: called every fork_server.TICK seconds; an error that it raises ends the work.
         Raises what that function raises, TooSlowToDecode, TooLargeToDecode and Crashed; all are ValueErrors.
         """
         options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}
@@ -131,7 +132,7 @@ class Decoder:
     def _ask(
         self, worker: Worker, kind: Format, file: SharedFile, request: dict[str, Any], check: Callable[[], None]
     ) -> ImageSequence | ImageInfo | ValueError:
-        """What is in the file, or the error that refuses it."""
+        """The file's content, or the error that explains why it was refused."""
         end = time.monotonic() + self.seconds
         send_request(worker.socket, request, file)
         pages = []

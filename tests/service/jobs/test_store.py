@@ -337,7 +337,7 @@ def test_waiting_and_ended_jobs_are_limited_in_number(store, monkeypatch):
         do(store, letter)
     for letter in "de":
         add(store, letter)
-    with pytest.raises(JobStoreFull, match="2 jobs are waiting, the limit"):
+    with pytest.raises(JobStoreFull, match="2 jobs are waiting or running, the limit"):
         store.check_room(1)
 
     store.sweep()
