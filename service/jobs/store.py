@@ -233,8 +233,8 @@ class JobStore:
     def finish(self, id_: str, result: Result) -> None:
         """Mark a job as done. Write its result first. If the job has been removed meanwhile, so is its result.
 
-        The oldest results are removed to make room. Raises JobStoreFull for a result that alone exceeds the limit,
-        half of most_bytes.
+        The oldest results are removed to make room. Raises JobStoreFull for a result that alone exceeds the
+        limit, half of most_bytes.
         """
         size = self.result(id_).stat().st_size
         if size > self.half:
