@@ -75,7 +75,7 @@ def onnx_bytes(
 
 
 def kernel(layer: Convolution, weight: Tensor) -> Tensor:
-    """The weight as ONNX and torch.nn have it: (C_out, C_in, k, k), or (C_in, C_out, k, k) if transposed."""
+    """The weight in the layout of ONNX: (C_out, C_in, k, k), or (C_in, C_out, k, k) if transposed."""
     k = layer.geometry.kernel_size
     if isinstance(layer, Conv2d):
         return weight.reshape(k, k, layer.in_channels, layer.out_channels).permute(3, 2, 0, 1)

@@ -1,7 +1,6 @@
 """Loads the weights that a command names."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,16 +40,3 @@ def choice(name: str, device: str, precision: str) -> "tuple[NetworkSelector, Mo
     if name in model_selection.AUTO_MODELS:
         return model_selection.auto_selector(nets, name), description
     return model_selection.fixed_selector(description.net), description
-
-
-def _file(name: str) -> Path:
-    """Raises ValueError naming the shipped weights if there are none of that name."""
-    from engine.models.checkpoint import SUFFIX, weights_folder
-
-    if name.endswith(SUFFIX):
-        return Path(name)
-    shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
-    if name not in shipped:
-        names = ", ".join(shipped) or "none"
-        raise ValueError(f"no weights are named {name!r}. Shipped weights: {names}. Or give a {SUFFIX} file.")
-    return shipped[name]
