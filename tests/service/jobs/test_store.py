@@ -199,7 +199,7 @@ def test_a_job_half_done_is_done_again_and_a_done_one_is_not(open_store):
     do(store, "a")
     add(store, "b")
     store.claim()
-    # As far as it gets before it is told that it is done.
+    # The process is killed before it calls `finish`.
     store.result(id_of("b")).write_bytes(b"half")
 
     store = open_store()
