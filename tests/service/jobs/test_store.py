@@ -46,12 +46,12 @@ def store(open_store):
 
 
 def add(store, letter, owner="ann", size=10):
-    store.upload(id_of(letter)).write_bytes(b"u" * size)
+    store.upload_path(id_of(letter)).write_bytes(b"u" * size)
     return store.admit(id_of(letter), JobRequest(owner, f"{letter}.png", "{}", "[]", "request"))
 
 
 def finish(store, letter, size=20):
-    store.result(id_of(letter)).write_bytes(b"r" * size)
+    store.result_path(id_of(letter)).write_bytes(b"r" * size)
     store.finish(id_of(letter), RESULT)
 
 
@@ -67,7 +67,7 @@ def found(store, letter, owner="ann"):
 
 def files(store):
     """Beside SQLite's own."""
-    folder = store.upload(id_of("a")).parent
+    folder = store.upload_path(id_of("a")).parent
     return sorted(file.name for file in folder.iterdir() if not file.name.startswith("jobs.sqlite"))
 
 
@@ -200,7 +200,7 @@ def test_a_job_half_done_is_done_again_and_a_done_one_is_not(open_store):
     add(store, "b")
     store.claim()
     # The process is killed before it calls `finish`.
-    store.result(id_of("b")).write_bytes(b"half")
+    store.result_path(id_of("b")).write_bytes(b"half")
 
     store = open_store()
 
@@ -213,7 +213,7 @@ def test_stray_job_files_are_removed_and_others_kept(open_store):
     store = open_store()
     add(store, "a")
     do(store, "b")
-    folder = store.upload(id_of("a")).parent
+    folder = store.upload_path(id_of("a")).parent
     orphans = [
         f"{id_of('a')}.result",
         f"{id_of('b')}.upload",
@@ -263,7 +263,7 @@ def test_a_job_that_is_put_back_may_be_begun_any_number_of_times(open_store):
 def test_a_job_whose_upload_is_gone_fails_in_words(open_store):
     store = open_store()
     add(store, "a")
-    store.upload(id_of("a")).unlink()
+    store.upload_path(id_of("a")).unlink()
 
     failed = found(open_store(), "a")
 
@@ -332,7 +332,7 @@ def test_a_result_larger_than_all_the_room_is_refused(store):
 
 
 def test_waiting_and_ended_jobs_are_limited_in_number(store, monkeypatch):
-    monkeypatch.setattr(store_module, "MOST", 2)
+    monkeypatch.setattr(store_module, "MAX_JOBS", 2)
     for letter in "abc":
         do(store, letter)
     for letter in "de":

@@ -15,7 +15,7 @@ from service.runtime import inference_queue, ticket
 from service.runtime import scheduler as scheduler_module
 from service.runtime.scheduler import (
     LARGE_AT_ONCE,
-    PATIENCE,
+    MAX_OVERTAKING,
     SMALL_AT_ONCE,
     Cancelled,
     OutOfTime,
@@ -208,19 +208,19 @@ def test_long_work_lets_others_go_first_but_not_for_ever():
         for number in range(LARGE_AT_ONCE):
             await crowd.come(number)
         await crowd.come("job", low_priority=True)
-        for number in range(LARGE_AT_ONCE, LARGE_AT_ONCE + PATIENCE + 2):
+        for number in range(LARGE_AT_ONCE, LARGE_AT_ONCE + MAX_OVERTAKING + 2):
             await crowd.come(number)
-        for number in range(PATIENCE + 1):
+        for number in range(MAX_OVERTAKING + 1):
             await crowd.go(number)
         waits = crowd.begun
-        await crowd.go(PATIENCE + 1)
+        await crowd.go(MAX_OVERTAKING + 1)
         return waits, crowd.begun
 
     waits, begun = crowded(main)
 
     assert "job" not in waits
-    assert len(waits) == LARGE_AT_ONCE + PATIENCE
-    assert begun[-2:] == ["job", LARGE_AT_ONCE + PATIENCE]
+    assert len(waits) == LARGE_AT_ONCE + MAX_OVERTAKING
+    assert begun[-2:] == ["job", LARGE_AT_ONCE + MAX_OVERTAKING]
 
 
 def test_long_work_leaves_a_place_and_those_of_small_images():
