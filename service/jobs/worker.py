@@ -40,7 +40,7 @@ RETRY = 5
 
 @dataclass(eq=False)
 class Running:
-    """The job that runs. share: how much of it is done, 0 to 1. disconnected: set when nobody wants it."""
+    """The running job. share: how much of it is done, 0 to 1. disconnected: set to stop the job early."""
 
     id: str
     share: float = 0.0

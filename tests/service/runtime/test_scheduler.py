@@ -1,108 +1,22 @@
 """Scheduler: which images are admitted, wait or are refused. Events decide each test, not the clock."""
 
 import asyncio
-import gc
 import math
-import threading
-import weakref
-from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from service.runtime import inference_queue, ticket
 from service.runtime import scheduler as scheduler_module
 from service.runtime.scheduler import (
     LARGE_AT_ONCE,
     MAX_OVERTAKING,
     SMALL_AT_ONCE,
-    Cancelled,
     OutOfTime,
     QueueFull,
-    Scheduler,
     TooMuchMemory,
 )
 from service.runtime.ticket import Load, MemoryShare
-from service.settings import Settings
-from tests.support.windows import SOON, Net, window
-
-MEMORY = 2**24
-SMALL = Load(100, MEMORY // 64)
-LARGE = Load(1000, MEMORY // 8)
-
-
-async def nobody_leaves():
-    await asyncio.Event().wait()
-
-
-async def leaves():
-    """It has left already."""
-
-
-def scheduled(main, **settings):
-    """Runs `main(scheduler)`, a coroutine."""
-
-    async def run():
-        with Scheduler(Settings(image_memory=MEMORY, **settings)) as scheduler:
-            return await asyncio.wait_for(main(scheduler), SOON)
-
-    return asyncio.run(run())
-
-
-class Crowd:
-    """Images that come one after the other; each stays in work until it is let go."""
-
-    def __init__(self, scheduler):
-        self.scheduler, self.order, self.leave, self.tasks = scheduler, [], {}, {}
-
-    @property
-    def begun(self):
-        """The admitted images, in order."""
-        return list(self.order)
-
-    async def come(self, name, load=LARGE, disconnected=nobody_leaves, **how):
-        self.leave[name] = asyncio.Event()
-
-        async def image():
-            async with self.scheduler.admit(disconnected, load, **how):
-                self.order.append(name)
-                await self.leave[name].wait()
-
-        self.tasks[name] = asyncio.create_task(image())
-        await self.settle()
-
-    async def go(self, *names):
-        for name in names:
-            self.leave[name].set()
-            await self.tasks.pop(name)
-        await self.settle()
-
-    async def settle(self):
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    async def error_of(self, name):
-        with pytest.raises(scheduler_module.ProblemError) as caught:
-            await self.tasks.pop(name)
-        return caught.value
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *error):
-        for name in list(self.tasks):
-            self.leave[name].set()
-        await asyncio.gather(*self.tasks.values())
-
-
-def crowded(main, **settings):
-    async def run(scheduler):
-        async with Crowd(scheduler) as crowd:
-            return await main(crowd)
-
-    return scheduled(run, **settings)
-
+from tests.service.runtime.crowd import LARGE, MEMORY, SMALL, crowded, filled, nobody_leaves, scheduled, work_on
 
 # Admission
 
@@ -244,11 +158,6 @@ def test_long_work_is_not_refused():
     assert crowded(main, max_waiting=0) == 3
 
 
-async def work_on(ticket):
-    while True:
-        await ticket.in_network(window(Net()))
-
-
 def test_long_work_has_no_deadline():
     async def main(scheduler):
         async with scheduler.admit(nobody_leaves, LARGE, low_priority=True) as long:
@@ -263,11 +172,7 @@ def test_long_work_has_no_deadline():
 # Refusal
 
 
-def filled(crowd, load=LARGE, count=LARGE_AT_ONCE):
-    return asyncio.gather(*(crowd.come(f"in {number}", load, accepted=True) for number in range(count)))
-
-
-def test_an_image_too_many_is_refused_and_told_when_to_come():
+def test_a_refusal_says_how_many_wait_and_when_to_try_again():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
@@ -296,7 +201,7 @@ def test_pixels_too_many_are_refused_but_one_image_may_wait():
     assert begun[-1] == "small"
 
 
-def test_none_may_wait_but_what_fits_goes_in():
+def test_without_places_to_wait_images_that_fit_are_admitted():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE):
             await crowd.come(number)
@@ -309,7 +214,7 @@ def test_none_may_wait_but_what_fits_goes_in():
     assert "0 images are waiting; at most 0 may" in str(error)
 
 
-def test_what_was_accepted_before_waits_however_many_do():
+def test_an_accepted_image_waits_however_many_do():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
@@ -387,180 +292,3 @@ def test_room_for_an_announced_body_is_reserved_or_refused():
         return held, scheduler.body_bytes
 
     assert scheduled(main, body_memory=2**20, max_bytes=1) == (2**19, 0)
-
-
-# Stopping
-
-
-def test_a_client_that_leaves_stops_its_image_at_the_next_window():
-    async def main(scheduler):
-        async with scheduler.admit(leaves, LARGE) as ticket:
-            with pytest.raises(Cancelled):
-                await work_on(ticket)
-            with pytest.raises(Cancelled):
-                await ticket.in_thread(lambda: None)
-
-    scheduled(main)
-
-
-def test_a_client_that_leaves_waits_no_longer():
-    async def main(crowd):
-        await filled(crowd)
-        disconnected = asyncio.Event()
-        await crowd.come("gone", disconnected=disconnected.wait)
-        await crowd.come("next")
-        # Both at once: an image whose client has disconnected is not admitted, even if it still waits.
-        disconnected.set()
-        await crowd.go("in 0")
-        return await crowd.error_of("gone"), crowd.begun
-
-    error, begun = crowded(main)
-
-    assert isinstance(error, Cancelled)
-    assert begun[-1] == "next"
-    assert "gone" not in begun
-
-
-def test_an_image_that_is_late_is_refused_with_the_limit():
-    async def main(scheduler):
-        async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-            await work_on(ticket)
-
-    with pytest.raises(OutOfTime, match=r"more than 0\.05 seconds, the limit") as caught:
-        scheduled(main, deadline=0.05)
-    assert caught.value.status == 504
-
-
-def test_an_image_that_waits_is_given_up_at_its_deadline():
-    async def main(scheduler):
-        async with AsyncExitStack() as stack:
-            for _ in range(LARGE_AT_ONCE):
-                await stack.enter_async_context(scheduler.admit(nobody_leaves, LARGE, low_priority=False))
-            with pytest.raises(OutOfTime):
-                await stack.enter_async_context(scheduler.admit(nobody_leaves, LARGE))
-            return scheduler.waiting, scheduler.in_work
-
-    assert scheduled(main, deadline=0.05) == (0, LARGE_AT_ONCE)
-
-
-def test_with_a_deadline_of_0_there_is_none():
-    async def main(scheduler):
-        async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-            await ticket.in_network(window(Net()))
-            return ticket.flow.stopped
-
-    assert scheduled(main, deadline=0) is None
-
-
-def test_a_cancelled_image_keeps_its_place_until_its_thread_ends():
-    begun, go_on = threading.Event(), threading.Event()
-
-    def work():
-        begun.set()
-        assert go_on.wait(SOON)
-
-    async def main(scheduler):
-        async def image():
-            async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-                await ticket.in_thread(work)
-
-        task = asyncio.create_task(image())
-        await asyncio.to_thread(begun.wait, SOON)
-        task.cancel()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        held = scheduler.memory
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return held, scheduler.memory
-
-    assert scheduled(main) == (LARGE.memory, 0)
-
-
-# Errors
-
-
-def test_an_error_in_a_thread_is_the_image_s_own():
-    async def main(scheduler):
-        def wrong():
-            raise ArithmeticError("no good")
-
-        async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-            await ticket.in_thread(wrong)
-
-    with pytest.raises(ArithmeticError, match="no good"):
-        scheduled(main)
-
-
-def test_torch_without_memory_is_a_memory_error():
-    async def main(scheduler):
-        def wrong():
-            return torch.empty(2**60, dtype=torch.uint8)
-
-        with pytest.raises(MemoryError, match="can't allocate memory"):
-            async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-                await ticket.in_thread(wrong)
-        return scheduler.in_work, scheduler.memory
-
-    assert scheduled(main) == (0, 0)
-
-
-def test_another_mistake_of_torch_s_stays_what_it_is():
-    async def main(scheduler):
-        async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-            await ticket.in_thread(lambda: torch.zeros(2) @ torch.zeros(3))
-
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        scheduled(main)
-
-
-def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
-    class Pixels:
-        """Something large."""
-
-    kept = []
-
-    async def main(scheduler):
-        async def image():
-            async with scheduler.admit(leaves, LARGE) as ticket:
-                pixels = Pixels()
-                kept.append(weakref.ref(pixels))
-                while True:
-                    await ticket.in_network(window(Net(), read=lambda: (pixels, torch.zeros(32, 32, 3))[1]))
-
-        with pytest.raises(Cancelled):
-            await asyncio.create_task(image())
-        await asyncio.sleep(0)
-
-    # Not left to the collector of cycles, which comes when it likes.
-    gc.disable()
-    try:
-        scheduled(main)
-        assert kept[0]() is None
-    finally:
-        gc.enable()
-
-
-# Times
-
-
-def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
-    now, net = [0.0], Net()
-    for module in (ticket, inference_queue):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    async def main(scheduler):
-        async def image(side):
-            async with scheduler.admit(nobody_leaves, LARGE) as ticket:
-                await ticket.in_network(window(net, side))
-                return ticket.seconds
-
-        def in_ten_seconds(x):
-            now[0] += 10
-            return x
-
-        net.forward = in_ten_seconds
-        return await asyncio.gather(image(32), image(64))
-
-    assert scheduled(main) == [10, 10]
