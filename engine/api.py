@@ -5,8 +5,8 @@
 >>> engine.write_image("clean.png", engine.denoise(noisy))
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,12 +22,11 @@ from engine.imageio.image import Image, ImageSequence, from_array
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.read import read
 from engine.imageio.write import encode
-from engine.inference import model_selection
 from engine.inference.denoise import OutputOptions
 from engine.inference.denoise import denoise as denoise_one
+from engine.inference.model_selection import LoadedModel, load_with
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
-from engine.layers import Module
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
 
@@ -38,19 +37,6 @@ TYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
 CHANNELS = (1, 2, 3, 4)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """Weights that are ready to run; for `auto`, all the weights that it chooses from.
-
-    digest: SHA-256 of the file; for `auto`, of each file, joined by "+". precision: "float32" or "bfloat16".
-    """
-
-    name: str
-    digest: str
-    precision: str
-    select: Callable[[Tensor], Module]
-
-
 def load_model(name: str | Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
     """Load weights once, to denoise many images with them.
 
@@ -59,14 +45,7 @@ def load_model(name: str | Path, device: str = "auto", precision: str = "auto") 
     is faster here), "float32" or "bfloat16".
     Raises ValueError if there are no such weights, or the file does not fit.
     """
-    names = model_selection.models_of(str(name))
-    models = [_load(checkpoint.find(each), device, precision) for each in names]
-    nets: Mapping[str, Module] = {model.name: model.net for model in models}
-    if str(name) in model_selection.AUTO_MODELS:
-        select = model_selection.auto_selector(nets, str(name))
-        return LoadedModel(str(name), "+".join(model.digest for model in models), models[0].precision, select)
-    (model,) = models
-    return LoadedModel(model.name, model.digest, model.precision, model_selection.fixed_selector(model.net))
+    return load_with(lambda each: _load(checkpoint.find(each), device, precision), str(name))
 
 
 def denoise(

@@ -47,8 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application. A server still has to run it.
 
     Sets torch's number of threads, and how memory is released, for the whole process.
-    Raises ValueError or OSError if keys, weights or the spool cannot be used, or if this is not Linux. In the
-    lifespan these errors would make the server print a traceback.
+    Raises ValueError or OSError if keys, weights or the spool folder cannot be used, or if this is not Linux.
+    They are checked here, because an error in the lifespan would make the server print a traceback.
     """
     require_linux()
     api_keys = ApiKeys(settings)
@@ -57,8 +57,8 @@ def create_app(settings: Settings) -> FastAPI:
         torch.set_num_threads(settings.threads)
     registry = ModelRegistry(settings)
     shutdown, metrics = GracefulShutdown(), Metrics()
-    # Last, because it locks the spool for this process until the lifespan ends.
-    spool = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
+    # Last, because it locks the spool folder for this process until the lifespan ends.
+    store = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         with decoder, Scheduler(settings) as scheduler:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            running = working(spool, slow, settings, metrics, shutdown, charger) if spool else nullcontext()
+            running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
             with exposing(metrics.registry, scheduler, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off

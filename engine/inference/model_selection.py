@@ -5,12 +5,14 @@ of white noise in colour and white noise in grey, which is equal in all channels
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
 from engine.layers import Module
+from engine.models.checkpoint import Model
 
 AUTO = "auto"
 # White noise in colour, white noise in grey, and cameras' noise in both.
@@ -23,6 +25,22 @@ AUTO_MODELS: Mapping[str, Mapping[Specialty, str]] = {
 
 # Returns the network for an image's samples, (H, W, C), as an Image has them.
 NetworkSelector = Callable[[Tensor], Module]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights that are ready to run; for an auto model, all the weights that it selects from.
+
+    digest: SHA-256 of the file; for an auto model, of each file, joined by "+".
+    precision: "float32" or "bfloat16".
+    nets: the networks, by their models' names. select: returns the network for an image.
+    """
+
+    name: str
+    digest: str
+    precision: str
+    nets: Mapping[str, Module]
+    select: NetworkSelector
 
 
 def select_model(samples: Tensor, auto: str = AUTO) -> tuple[str, NoiseEstimate]:
@@ -49,6 +67,17 @@ def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelect
 def fixed_selector(net: Module) -> NetworkSelector:
     """Selects the same network for every image."""
     return lambda samples: net
+
+
+def load_with(load: Callable[[str], Model], name: str) -> LoadedModel:
+    """The model of that name. load: loads one weights file by name; an auto model has several."""
+    models = [load(each) for each in models_of(name)]
+    nets = {model.name: model.net for model in models}
+    first = models[0]
+    if name in AUTO_MODELS:
+        digest = "+".join(model.digest for model in models)
+        return LoadedModel(name, digest, first.precision, nets, auto_selector(nets, name))
+    return LoadedModel(first.name, first.digest, first.precision, nets, fixed_selector(first.net))
 
 
 def models_of(name: str) -> list[str]:

@@ -62,15 +62,17 @@ class _ZipResponse(StreamingResponse):
                 await super().stream_response(send)
 
 
-async def _spool() -> AsyncIterator[IO[bytes]]:
+async def _upload_file() -> AsyncIterator[IO[bytes]]:
     """A temporary file without a name, so the system removes it even if the process is killed."""
-    with TemporaryFile() as spool:
-        yield spool
+    with TemporaryFile() as file:
+        yield file
 
 
 @router.post("/denoise/batch", response_class=Response, responses={200: _ZIP, **_ERRORS}, openapi_extra=_BODY)
 async def post_batch(
-    request: Request, params: Annotated[DenoiseParams, Query()], spool: Annotated[IO[bytes], Depends(_spool)]
+    request: Request,
+    params: Annotated[DenoiseParams, Query()],
+    upload: Annotated[IO[bytes], Depends(_upload_file)],
 ) -> Response:
     """Denoise many images. The answer is a zip, to which each image is added as soon as it is done.
 
@@ -81,7 +83,7 @@ async def post_batch(
     settings: Settings = request.state.settings
     refuse_unknown(params, pipeline.models())
     request.state.scheduler.refuse_if_full()
-    parts = await store_upload(request, spool, settings)
-    batch = await to_thread.run_sync(read_entries, spool, parts, settings)
+    parts = await store_upload(request, upload, settings)
+    batch = await to_thread.run_sync(read_entries, upload, parts, settings)
     charge = request.state.api_keys.charger(owner(request))
     return _ZipResponse(denoise_batch(pipeline, batch, params, partial(until_disconnected, request), charge))

@@ -176,7 +176,7 @@ async def get_result(request: Request, record: OwnJob, worker: Jobs) -> Response
         return ProblemResponse(record.status or 500, record.error)
     if record.state != "done":
         raise ProblemError(f"The job is {record.state}. It has no result yet.", 409, kind="NotDone")
-    file = worker.result(record)
+    file = worker.result_path(record)
     try:
         found: stat_result = await to_thread.run_sync(file.stat)
     except FileNotFoundError as error:

@@ -16,7 +16,7 @@ from service.runtime.upload import FIELD, BodyTooLarge, ImageSource
 
 # How much is unpacked at once, in bytes.
 CHUNK = 2**18
-# The first bytes of a file, by which a zip is told.
+# How many of a file's first bytes show whether it is a zip.
 SIGNATURE_BYTES = 4
 _SIGNATURES = (b"PK\3\4", b"PK\5\6", b"PK\7\b")
 # How much of a zip's directory a file may take, in bytes: 46, its name, and what its writer adds. zipfile reads

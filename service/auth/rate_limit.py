@@ -75,7 +75,7 @@ class RateLimits:
     def charge(self, key: ApiKey | None, pixels: int, accepted: bool = False) -> None:
         """Count an image's pixels, which are known only after its header is read.
 
-        An image may take more pixels than are left. The next request then waits until they are refilled.
+        An image may take more pixels than are left. Further requests are then refused until pixels are left.
         accepted: the client was told that the image will be done, so do not refuse it.
         Raises ProblemError with status 429 if no pixels are left.
         """

@@ -15,14 +15,13 @@ from engine import defaults
 from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, output_format
 from service.cli.console import STOPPED, err, error, warn, warn_without_kernels
 from service.cli.options import BudgetOption, DeviceOption, InputsArgument, ModelOption, PrecisionOption
-from service.cli.weights import choice
+from service.cli.weights import load_model
 
 if TYPE_CHECKING:
     from engine.batch.tasks import DenoiseOptions, Outcome
-    from engine.inference.model_selection import NetworkSelector
-    from engine.models.checkpoint import Model
+    from engine.inference.model_selection import LoadedModel
 
-    Weights = Callable[[], tuple[NetworkSelector, Model]]
+    Loader = Callable[[], LoadedModel]
 
 OutOption = Annotated[
     Path | None,
@@ -120,12 +119,12 @@ def run(
     options = tasks.DenoiseOptions(
         quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget
     )
-    weights = partial(choice, model, device, precision)
+    load = partial(load_model, model, device, precision)
     warn_without_kernels()
     if watch:
-        _watch(inputs, target, format_, force, options, weights)
+        _watch(inputs, target, format_, force, options, load)
     else:
-        _batch(inputs, target, format_, force, resume, options, weights)
+        _batch(inputs, target, format_, force, resume, options, load)
 
 
 def _batch(
@@ -135,7 +134,7 @@ def _batch(
     force: bool,
     resume: bool,
     options: "DenoiseOptions",
-    weights: "Weights",
+    load: "Loader",
 ) -> None:
     """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
     from engine.batch import tasks
@@ -145,16 +144,16 @@ def _batch(
     if resume and not tasks.is_folder(target):
         raise typer.BadParameter("give a folder after -o", param_hint="--resume")
     todo = tasks.plan_tasks(inputs, target, force or resume, format_)
-    choose, about = weights()
+    model = load()
     with ExitStack() as stack:
         journal = stopping = None
         if tasks.is_folder(target):
-            journal = stack.enter_context(closing(Journal(target, options.fingerprint(about.digest), resume)))
+            journal = stack.enter_context(closing(Journal(target, options.fingerprint(model.digest), resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
             total, todo = len(todo), tasks.remaining_tasks(todo, journal, force)
             warn(f"skipping {total - len(todo)} of {total} images, which are done")
-        done, failed = _report(tasks.denoise_files(choose, todo, options, journal), len(todo), stopping)
+        done, failed = _report(tasks.denoise_files(model.select, todo, options, journal), len(todo), stopping)
     if failed:
         error(f"{failed} of {len(todo)} images could not be denoised")
     if done < len(todo):
@@ -188,7 +187,7 @@ def _watch(
     format_: str | None,
     force: bool,
     options: "DenoiseOptions",
-    weights: "Weights",
+    load: "Loader",
 ) -> None:
     """Denoise the files in a folder and every file that arrives, with a line for each, until a signal comes."""
     from engine.batch.journal import Journal
@@ -198,15 +197,15 @@ def _watch(
     if len(inputs) != 1:
         raise typer.BadParameter("give exactly one folder", param_hint="--watch")
     check_folders(inputs[0], target)
-    choose, about = weights()
+    model = load()
     done = failed = 0
     with (
-        closing(Journal(target, options.fingerprint(about.digest), resume=True)) as journal,
+        closing(Journal(target, options.fingerprint(model.digest), resume=True)) as journal,
         stop_signals() as stopping,
     ):
         watcher = FolderWatcher(inputs[0], journal, warn, format_ or defaults.FORMAT, force)
         warn(f"watching {watcher.folder}. Press Ctrl-C to stop.")
-        for outcome in watcher.outcomes(choose, options, stopping):
+        for outcome in watcher.outcomes(model.select, options, stopping):
             failed += outcome.error is not None
             done += outcome.error is None
             result = outcome.error or "; ".join((str(outcome.task.target), *outcome.changed))

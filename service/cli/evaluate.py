@@ -1,7 +1,7 @@
 """`denoise evaluate`: measures weights on images."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -22,15 +22,15 @@ from service.cli.options import (
     PrecisionOption,
     SigmaOption,
 )
-from service.cli.weights import load_all
+from service.cli.weights import load_model
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
     from engine.evaluation.evaluate import Quality, Result, Score
     from engine.evaluation.html_report import Section
     from engine.evaluation.samples import Pair
+    from engine.inference.model_selection import LoadedModel
     from engine.layers import Module
-    from engine.models.checkpoint import Model
 
 SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
 
@@ -89,12 +89,13 @@ def evaluate(
     chosen = suite_trials(suite, pairs, clean) if suite else trials(pairs, clean, sigma or SIGMAS)
     sections = [Section(trial.first(limit)) for trial in chosen]
     warn_without_kernels()
-    nets, model = load_all(weights, device, precision)
+    model = load_model(weights, device, precision)
+    nets = model.nets
     if quality is Passes.HIGH:
         nets = {name: SelfEnsemble(net) for name, net in nets.items()}
     found = []
     for section in sections:
-        results = _results(section.trial, nets, model, memory_budget)
+        results = _results(section.trial, model.name, nets, memory_budget)
         # A report needs the images too, not only the scores.
         scores = [section.add(result) if report else result.score for result in results]
         found.append((section.trial, scores))
@@ -131,15 +132,15 @@ def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[T
     return found
 
 
-def _results(trial: "Trial", nets: "dict[str, Module]", model: "Model", memory_budget: int) -> "Iterable[Result]":
+def _results(trial: "Trial", model: str, nets: "Mapping[str, Module]", memory_budget: int) -> "Iterable[Result]":
     from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
     from engine.inference.model_selection import AUTO_MODELS
 
     images = _with_progress(trial)
-    if model.name in AUTO_MODELS:
-        return denoise_pairs_by(model.name, nets, images, memory_budget)
+    if model in AUTO_MODELS:
+        return denoise_pairs_by(model, nets, images, memory_budget)
     # A single network takes many small images in one batch.
-    return denoise_pairs(nets[model.name], images, memory_budget)
+    return denoise_pairs(nets[model], images, memory_budget)
 
 
 def _with_progress(trial: "Trial") -> "Iterable[Pair]":
@@ -154,7 +155,7 @@ def _by_level(found: "Iterable[tuple[Trial, list[Score]]]") -> "dict[float | Non
 
 
 def _suite_rows(
-    model: "Model", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
+    model: "LoadedModel", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
     """A row for each set and noise, with the weights and precision that were measured."""
     from engine.evaluation.evaluate import rows_of
@@ -164,7 +165,7 @@ def _suite_rows(
     return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
 
 
-def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
+def _print_rows(rows: list[dict[str, Any]], model: "LoadedModel", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -184,18 +185,18 @@ def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> No
         out.print(chosen)
 
 
-def _write_report(folder: Path, model: "Model", quality: Passes, sections: "Sequence[Section]") -> None:
+def _write_report(folder: Path, model: "LoadedModel", quality: Passes, sections: "Sequence[Section]") -> None:
     from engine.evaluation.html_report import write_report
 
     about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
     write_report(folder / "index.html", f"Images denoised by {model.name}", about, sections)
 
 
-def _title(model: "Model") -> str:
+def _title(model: "LoadedModel") -> str:
     return f"{model.name} {model.digest[:12]} in {model.precision}"
 
 
-def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, Any]:
+def _to_json(model: "LoadedModel", found: "dict[float | None, Quality]") -> dict[str, Any]:
     """The numbers of a single level are at the top. The numbers of several levels are under "sigma"."""
     about = {"model": model.name, "digest": model.digest, "precision": model.precision}
     qualities = {f"{level:g}": asdict(quality) for level, quality in found.items() if level is not None}
@@ -204,7 +205,7 @@ def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, 
     return {**about, **asdict(next(iter(found.values())))}
 
 
-def _quality_table(model: "Model", found: "dict[float | None, Quality]") -> Table:
+def _quality_table(model: "LoadedModel", found: "dict[float | None, Quality]") -> Table:
     table = Table(title=_title(model))
     for name in ("sigma", "images", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")

@@ -1,11 +1,10 @@
-"""Loads the weights that a command names."""
+"""Weights of the commands: loads a file or shipped weights by name."""
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.inference.model_selection import NetworkSelector
-    from engine.layers import Module
+    from engine.inference.model_selection import LoadedModel
     from engine.models.checkpoint import Model
 
 
@@ -18,25 +17,8 @@ def load(name: str, device: str, precision: str) -> "Model":
     return checkpoint.load(checkpoint.find(name), place, types.resolve(precision, place))
 
 
-def load_all(name: str, device: str, precision: str) -> "tuple[dict[str, Module], Model]":
-    """The networks that a name stands for, and a description of them.
+def load_model(name: str, device: str, precision: str) -> "LoadedModel":
+    """What a name stands for: one model, or all the models that an auto model selects from."""
+    from engine.inference.model_selection import load_with
 
-    For auto and auto-large, the description has that name and the digests of all networks.
-    """
-    from engine.inference import model_selection
-
-    models = [load(each, device, precision) for each in model_selection.models_of(name)]
-    description = models[0]
-    if name in model_selection.AUTO_MODELS:
-        description = replace(description, name=name, digest="+".join(model.digest for model in models))
-    return {model.name: model.net for model in models}, description
-
-
-def choice(name: str, device: str, precision: str) -> "tuple[NetworkSelector, Model]":
-    """The function that chooses the network for an image, and a description as from load_all."""
-    from engine.inference import model_selection
-
-    nets, description = load_all(name, device, precision)
-    if name in model_selection.AUTO_MODELS:
-        return model_selection.auto_selector(nets, name), description
-    return model_selection.fixed_selector(description.net), description
+    return load_with(partial(load, device=device, precision=precision), name)

@@ -20,9 +20,9 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 # A job fails once the process has died this many times while running it.
 ATTEMPTS = 2
 # Limit on unfinished jobs, and separately on finished ones that are kept. A longer table is slow to search.
-MOST = 10_000
-# How long to wait for a process that is just ending to release the store, in seconds.
-PATIENCE = 1
+MAX_JOBS = 10_000
+# How long to wait for a process that is just ending to release the store.
+LOCK_TIMEOUT = 1  # seconds
 LOST = "The upload is missing from the spool folder. Send it again."
 
 _VERSION = 2
@@ -123,7 +123,7 @@ _COLUMNS = ", ".join(field.name for field in fields(Record))
 
 
 class Clock:
-    """A clock that does not jump when somebody sets the wall clock. It tells how old jobs are.
+    """A clock that does not jump when somebody sets the wall clock. The age of jobs is measured by it.
 
     The wall clock is used only for the time between two processes: it counts as 0 if the wall clock went back,
     and as at most `most` seconds. before: the last time of this clock and of the wall clock.
@@ -181,11 +181,11 @@ class JobStore:
         """Releases the store for other processes."""
         self.database.close()
 
-    def upload(self, id_: str) -> Path:
+    def upload_path(self, id_: str) -> Path:
         """The path of a job's upload, which is there until the job ends."""
         return self._folder / f"{id_}.upload"
 
-    def result(self, id_: str) -> Path:
+    def result_path(self, id_: str) -> Path:
         """The path of a job's result, which is there once the job is done."""
         return self._folder / f"{id_}.result"
 
@@ -193,7 +193,7 @@ class JobStore:
         """Raises JobStoreFull unless there is room for `size` more bytes of uploads."""
         query = "SELECT count(*), coalesce(sum(bytes), 0) FROM jobs WHERE ended IS NULL"
         jobs, held = self.database.execute(query).fetchone()
-        if jobs >= MOST:
+        if jobs >= MAX_JOBS:
             raise JobStoreFull(f"{jobs} jobs are waiting or running, the limit. Try again later.")
         if held + size > self.half:
             raise JobStoreFull(
@@ -207,7 +207,7 @@ class JobStore:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
             id_,
             *astuple(job),
-            self.upload(id_).stat().st_size,
+            self.upload_path(id_).stat().st_size,
             self._wall(),
         )[0]
 
@@ -236,7 +236,7 @@ class JobStore:
         The oldest results are removed to make room. Raises JobStoreFull for a result that alone exceeds the
         limit, half of most_bytes.
         """
-        size = self.result(id_).stat().st_size
+        size = self.result_path(id_).stat().st_size
         if size > self.half:
             raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
         with self.database:
@@ -247,7 +247,7 @@ class JobStore:
                 size, result.name, result.media_type, result.headers, result.digest, *self._end(), id_,
             )  # fmt: skip
             pushed_out = self._push_out() if there else [id_]
-        _unlink(self.upload(id_), *map(self.result, pushed_out))
+        _unlink(self.upload_path(id_), *map(self.result_path, pushed_out))
 
     def fail(self, id_: str, status: int, error: str) -> None:
         """Marks a job as failed, and removes its files."""
@@ -259,7 +259,7 @@ class JobStore:
             *self._end(),
             id_,
         )
-        _unlink(self.upload(id_), self.result(id_))
+        _unlink(self.upload_path(id_), self.result_path(id_))
 
     def find(self, id_: str, owner: str) -> Record | None:
         """The owner's job of this ID, if there is one."""
@@ -274,7 +274,7 @@ class JobStore:
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files."""
         self._changed("DELETE FROM jobs WHERE id = ?", id_)
-        _unlink(self.upload(id_), self.result(id_))
+        _unlink(self.upload_path(id_), self.result_path(id_))
 
     def sweep(self) -> None:
         """Removes expired jobs, and the oldest of too many."""
@@ -287,9 +287,9 @@ class JobStore:
                 "DELETE FROM jobs WHERE expires <= ? OR number IN"
                 " (SELECT number FROM jobs WHERE ended ORDER BY expires DESC, number DESC LIMIT -1 OFFSET ?)",
                 now,
-                MOST,
+                MAX_JOBS,
             )
-        _unlink(*(self.result(each.id) for each in old))
+        _unlink(*(self.result_path(each.id) for each in old))
 
     def _push_out(self) -> list[str]:
         """The jobs whose results are removed to make room: the oldest."""
@@ -313,11 +313,11 @@ class JobStore:
                     500,
                     f"The service ended {attempts} times while it ran this job, which is not started again.",
                 )
-            elif not self.upload(id_).is_file():
+            elif not self.upload_path(id_).is_file():
                 self.fail(id_, 500, LOST)
-        kept = {self.upload(id_) for id_, _ in waiting}
+        kept = {self.upload_path(id_) for id_, _ in waiting}
         kept |= {
-            self.result(id_) for (id_,) in self.database.execute("SELECT id FROM jobs WHERE bytes AND ended")
+            self.result_path(id_) for (id_,) in self.database.execute("SELECT id FROM jobs WHERE bytes AND ended")
         }
         _unlink(*(file for file in self._folder.iterdir() if _OURS.fullmatch(file.name) and file not in kept))
 
@@ -333,7 +333,7 @@ class JobStore:
 
 def _open(file: Path) -> sqlite3.Connection:
     # Without an isolation level each statement is a transaction of its own.
-    db = sqlite3.connect(file, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(file, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         # The lock ends with the process, however the process ends. Child processes do not inherit it.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")

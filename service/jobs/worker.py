@@ -40,7 +40,7 @@ RETRY = 5
 
 @dataclass(eq=False)
 class Running:
-    """The job that runs. share: how much of it is done, 0 to 1. disconnected: set when nobody wants it."""
+    """The running job. share: how much of it is done, 0 to 1. disconnected: set to stop the job early."""
 
     id: str
     share: float = 0.0
@@ -119,7 +119,7 @@ class Worker:
         try:
             with _refusing_if_disk_full():
                 await self._call(self._store.check_room, self._arriving)
-                async with contextmanager_in_threadpool(atomic(self._store.upload(id_), PRIVATE)) as file:
+                async with contextmanager_in_threadpool(atomic(self._store.upload_path(id_), PRIVATE)) as file:
                     job = await receive(file)
                 record = await self._call(self._admit, id_, job)
         finally:
@@ -131,7 +131,7 @@ class Worker:
         try:
             return self._store.admit(id_, job)
         except BaseException:
-            self._store.upload(id_).unlink(missing_ok=True)
+            self._store.upload_path(id_).unlink(missing_ok=True)
             raise
 
     async def find(self, id_: str, owner: str) -> Record | None:
@@ -150,9 +150,9 @@ class Worker:
             self.running.disconnected.set()
         self._notify(id_)
 
-    def result(self, record: Record) -> Path:
+    def result_path(self, record: Record) -> Path:
         """The path of a finished job's result."""
-        return self._store.result(record.id)
+        return self._store.result_path(record.id)
 
     async def watch(self, record: Record) -> AsyncIterator[Record]:
         """The job now, and again after each change, until the job ends or the service does."""
@@ -244,8 +244,8 @@ class Worker:
             self._pipeline.for_one_request(),
             self._settings,
             record,
-            self._store.upload(record.id),
-            self._store.result(record.id),
+            self._store.upload_path(record.id),
+            self._store.result_path(record.id),
             running.disconnected.wait,
             self._charging(record.owner),
             partial(self._on_progress, running),

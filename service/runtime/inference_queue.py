@@ -153,6 +153,6 @@ def _attempt(windows: list[Window]) -> Exception | None:
 
 
 def begin(cores: int) -> None:
-    """Prepares a thread that computes: it gets a lower priority, and so many cores."""
+    """Prepares a thread that computes: it gets a lower priority, and torch may use this many cores in it."""
     lower_priority()
     use_cores(cores)

@@ -32,7 +32,7 @@ SMALL_AT_ONCE = 12
 # Threads that decode and encode small images. Each large image has its own.
 SMALL_THREADS = 4
 # How many later images may overtake low-priority work before it is admitted.
-PATIENCE = 8
+MAX_OVERTAKING = 8  # images
 # The pace that is assumed before one is measured, in pixels a second.
 FIRST_PACE = 1_000_000
 
@@ -123,7 +123,7 @@ class Scheduler:
     def refuse_if_full(self) -> None:
         """Raises QueueFull if no image may wait, whatever its size. Call it before a body is read."""
         most = max(1, self._settings.max_waiting)
-        if all(line.urgent >= most for line in self._lines):
+        if all(len(line.waiting_at_normal_priority) >= most for line in self._lines):
             raise QueueFull(f"{self.waiting} images are waiting, the limit.", self._seconds_to_room(1))
 
     @contextmanager
@@ -195,7 +195,7 @@ class Scheduler:
 
     def _refuse_if_full(self, line: "_Line", ticket: Ticket) -> None:
         most, most_pixels = self._settings.max_waiting, self._settings.waiting_pixels
-        waiting = [other.left for other in line.waiting if not other.low_priority]
+        waiting = [other.left for other in line.waiting_at_normal_priority]
         if not waiting and line.has_room(ticket):
             return
         if len(waiting) >= most:
@@ -237,9 +237,9 @@ class _Line:
         self.in_work: set[Ticket] = set()
 
     @property
-    def urgent(self) -> int:
-        """How many images wait, not counting low-priority work."""
-        return sum(not ticket.low_priority for ticket in self.waiting)
+    def waiting_at_normal_priority(self) -> list[Ticket]:
+        """The waiting images, without low-priority work."""
+        return [ticket for ticket in self.waiting if not ticket.low_priority]
 
     def has_room(self, ticket: Ticket) -> bool:
         """Whether the image could be admitted. The last place is not for low-priority work."""
@@ -277,7 +277,9 @@ class _Line:
     def _first(self) -> Ticket | None:
         """The next image. Low-priority work is next if nothing else waits, or once enough have passed it."""
         waiting = (ticket for ticket in self.waiting if not ticket.admitted.done())
-        return min(waiting, key=lambda ticket: ticket.low_priority and ticket.passed < PATIENCE, default=None)
+        return min(
+            waiting, key=lambda ticket: ticket.low_priority and ticket.passed < MAX_OVERTAKING, default=None
+        )
 
 
 class _Pace:

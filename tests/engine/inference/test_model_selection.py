@@ -1,3 +1,6 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -29,6 +32,11 @@ def smeared(clean):
 
 def in_8_bits(image):
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def model(name, net):
+    """As a weights file is loaded."""
+    return SimpleNamespace(name=name, net=net, digest=f"digest of {name}", precision="float32")
 
 
 @pytest.mark.parametrize("as_sent", [lambda image: image, in_8_bits])
@@ -80,6 +88,27 @@ def test_a_selector_returns_the_network_for_the_image(clean):
 )
 def test_an_auto_model_needs_all_its_models(names, expected):
     assert model_selection.available_auto_models(names) == expected
+
+
+def test_one_model_is_loaded_under_its_own_name():
+    net = object()
+
+    loaded = model_selection.load_with(lambda name: model(Path(name).stem, net), "folder/mine.safetensors")
+
+    assert (loaded.name, loaded.digest, loaded.precision) == ("mine", "digest of mine", "float32")
+    assert loaded.nets == {"mine": net}
+    assert loaded.select(torch.zeros(5, 7, 3)) is net
+
+
+def test_an_auto_model_is_loaded_with_all_its_models():
+    nets = {name: object() for name in model_selection.models_of("auto-large")}
+
+    loaded = model_selection.load_with(lambda name: model(name, nets[name]), "auto-large")
+
+    assert loaded.name == "auto-large"
+    assert loaded.digest == "digest of photo-gaussian-large+digest of photo-grey+digest of photo"
+    assert loaded.nets == nets
+    assert loaded.select(torch.zeros(5, 7, 3)) is nets["photo"]
 
 
 def test_models_of_an_auto_model_are_its_specialists():

@@ -66,11 +66,11 @@ def temporary_file():
     return opened[-1]
 
 
-def sent(upload, *headers, spool=None, settings=SETTINGS):
-    """What lies where, and the spool."""
+def sent(upload, *headers, file=None, settings=SETTINGS):
+    """The parts of the stored upload, and the file that it is stored in."""
     scope = {"type": "http", "method": "POST", "path": "/denoise/batch", "headers": headers}
-    spool = spool or temporary_file()
-    return asyncio.run(store_upload(Request(scope, upload.receive), spool, settings)), spool
+    file = file or temporary_file()
+    return asyncio.run(store_upload(Request(scope, upload.receive), file, settings)), file
 
 
 def content(entry):
@@ -79,8 +79,8 @@ def content(entry):
 
 
 def read(upload, *headers, settings=SETTINGS):
-    parts, spool = sent(upload, *headers, settings=settings)
-    return [(entry.name, content(entry)) for entry in read_entries(spool, parts, settings)]
+    parts, file = sent(upload, *headers, settings=settings)
+    return [(entry.name, content(entry)) for entry in read_entries(file, parts, settings)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
@@ -96,11 +96,11 @@ def test_a_form_s_files_come_in_chunks_of_any_size(size):
 def test_other_fields_are_left_out_and_not_kept():
     whole = form(part("b.txt", b"x" * 5000, "other"), part("a.jpg", b"image"), part(None, b"text", "more"))
 
-    parts, spool = sent(Upload(whole), FORM_TYPE)
+    parts, file = sent(Upload(whole), FORM_TYPE)
 
     assert parts == (Part("a.jpg", 0, 5),)
-    spool.seek(0)
-    assert spool.read() == b"image"
+    file.seek(0)
+    assert file.read() == b"image"
 
 
 def test_a_raw_body_is_a_zip():
@@ -114,8 +114,8 @@ def test_the_only_file_of_a_form_may_be_a_zip():
 
 
 def test_a_zip_among_other_files_is_not_opened():
-    parts, spool = sent(Upload(form(part("a.jpg", b"image"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
-    first, second = read_entries(spool, parts, SETTINGS)
+    parts, file = sent(Upload(form(part("a.jpg", b"image"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
+    first, second = read_entries(file, parts, SETTINGS)
 
     assert content(first) == b"image"
     with pytest.raises(NotOpened, match="a zip inside a zip or among other files"):
@@ -124,16 +124,16 @@ def test_a_zip_among_other_files_is_not_opened():
 
 def test_what_is_kept_can_be_read_much_later(tmp_path):
     path = tmp_path / "upload"
-    with path.open("wb") as spool:
-        parts, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, spool=spool)
+    with path.open("wb") as file:
+        parts, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, file=file)
 
-    with path.open("rb") as spool:
-        assert [content(entry) for entry in read_entries(spool, parts, SETTINGS)] == [b"one", b"two"]
+    with path.open("rb") as file:
+        assert [content(entry) for entry in read_entries(file, parts, SETTINGS)] == [b"one", b"two"]
 
 
 def test_a_file_too_large_costs_none_but_itself():
-    parts, spool = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
-    large, small = read_entries(spool, parts, SETTINGS)
+    parts, file = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
+    large, small = read_entries(file, parts, SETTINGS)
 
     with pytest.raises(BodyTooLarge, match="The file has 1001 bytes; at most 1000 are allowed"):
         content(large)
@@ -197,22 +197,22 @@ def test_a_form_whose_boundary_is_none_is_refused(boundary):
         sent(Upload(b"--"), (b"content-type", b"multipart/form-data" + boundary))
 
 
-def test_a_disk_that_is_full_is_told_of():
+def test_a_full_disk_is_refused_with_its_reason():
     class Full(io.BytesIO):
         def write(self, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(NoRoom, match="cannot be stored: No space left on device"):
-        sent(Upload(zipped("a")), spool=Full())
+        sent(Upload(zipped("a")), file=Full())
 
 
 def test_an_upload_is_not_in_memory(tmp_path):
     settings = Settings(max_batch_files=10_000)
     chunks = [part(f"{number}.jpg", bytes(2**14)) for number in range(2000)]
 
-    with (tmp_path / "upload").open("wb") as spool:
+    with (tmp_path / "upload").open("wb") as file:
         tracemalloc.start()
-        parts, _ = sent(Upload(*chunks, b"--cut--\r\n"), FORM_TYPE, spool=spool, settings=settings)
+        parts, _ = sent(Upload(*chunks, b"--cut--\r\n"), FORM_TYPE, file=file, settings=settings)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
 

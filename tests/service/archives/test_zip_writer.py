@@ -82,8 +82,8 @@ def test_each_header_has_its_file_s_size_and_checksum():
     assert sent[1].endswith(b"another")
 
 
-@pytest.mark.parametrize(("now", "told"), [(0, 1980), (2**33, 2107)])
-def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
+@pytest.mark.parametrize(("now", "year"), [(0, 1980), (2**33, 2107)])
+def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, year, monkeypatch):
     """Zips tell times from 1980 to 2107; a machine whose clock has no battery begins in 1970."""
     monkeypatch.setattr("service.archives.zip_writer.time.localtime", partial(time.gmtime, now))
 
@@ -91,7 +91,7 @@ def test_a_clock_that_is_wrong_by_decades_costs_no_zip(now, told, monkeypatch):
     archive = zipfile.ZipFile(io.BytesIO(b"".join(sent)))
 
     assert archive.read("a.png") == b"a"
-    assert archive.getinfo("a.png").date_time[0] == told
+    assert archive.getinfo("a.png").date_time[0] == year
 
 
 def test_a_stream_that_breaks_off_is_no_zip():

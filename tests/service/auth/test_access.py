@@ -111,6 +111,6 @@ def test_only_a_configured_proxy_is_trusted(proxies, client, seen, folder):
     config.load()
     with TestClient(config.loaded_app, client=(client, 1)) as asking:
         headers = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}
-        told = asking.get("/address", headers=headers).json()
+        address = asking.get("/address", headers=headers).json()
 
-    assert told == ("https " if seen == "203.0.113.9" else "http ") + seen
+    assert address == ("https " if seen == "203.0.113.9" else "http ") + seen

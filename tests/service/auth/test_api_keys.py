@@ -105,9 +105,9 @@ def test_an_invalid_line_is_refused_by_number_only(wrong, words, file):
     add_key(file, "a")
     file.write_text(f"{file.read_text()}\n{wrong}\n")
 
-    with pytest.raises(ValueError, match=f"keys: line 3: {words}") as told:
+    with pytest.raises(ValueError, match=f"keys: line 3: {words}") as caught:
         read_keys(file)
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(caught.value)
 
 
 def test_a_duplicate_name_is_refused(file):
@@ -153,9 +153,9 @@ def test_keys_of_a_variable_are_hashed(file):
     ],
 )
 def test_an_invalid_entry_is_refused_by_number_only(text, words):
-    with pytest.raises(ValueError, match=words) as told:
+    with pytest.raises(ValueError, match=words) as caught:
         parse_keys(text)
-    assert SECRET[1:] not in str(told.value)
+    assert SECRET[1:] not in str(caught.value)
 
 
 def test_the_repr_of_a_key_has_no_hash(file):

@@ -180,8 +180,8 @@ def test_an_unreadable_key_file_is_answered_503_and_logged_once(breaks, serve, a
     for response in broken:
         assert_problem(response, 503, "Its log has the reason")
         assert str(file) not in response.text
-    [told] = [record.msg for record in caplog.records if record.msg["event"] == "cannot read API keys"]
-    assert str(file) in told["fault"]
+    [entry] = [record.msg for record in caplog.records if record.msg["event"] == "cannot read API keys"]
+    assert str(file) in entry["fault"]
 
 
 def test_only_an_admin_key_may_change_the_service(serve, asked, file):

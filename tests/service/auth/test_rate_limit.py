@@ -21,10 +21,10 @@ def key(name="scanner", **limits):
 
 
 def refusal(limits, whose):
-    with pytest.raises(ProblemError) as told:
+    with pytest.raises(ProblemError) as caught:
         limits.admit(whose)
-    assert told.value.status == 429
-    return str(told.value), told.value.headers["Retry-After"]
+    assert caught.value.status == 429
+    return str(caught.value), caught.value.headers["Retry-After"]
 
 
 def test_a_bucket_refills_evenly_up_to_its_size(clock):
@@ -53,11 +53,11 @@ def test_requests_beyond_the_limit_are_refused(clock):
     for _ in range(3):
         limits.admit(key())
 
-    told, seconds = refusal(limits, key())
+    message, seconds = refusal(limits, key())
     clock.now += 20
     limits.admit(key())
 
-    assert told == "The API key 'scanner' has used 3 of 3 requests a minute. Try again in 20 s."
+    assert message == "The API key 'scanner' has used 3 of 3 requests a minute. Try again in 20 s."
     assert seconds == "20"
     assert refusal(limits, key())[1] == "20"
 
@@ -78,11 +78,11 @@ def test_an_image_may_exceed_the_limit_once(clock):
     limits.admit(key())
     limits.charge(key(), 9000)
 
-    told, seconds = refusal(limits, key())
+    message, seconds = refusal(limits, key())
     clock.now += 5401
     limits.admit(key())
 
-    assert told == "The API key 'scanner' has used 9,000 of 3,600 pixels an hour. Try again in 5401 s."
+    assert message == "The API key 'scanner' has used 9,000 of 3,600 pixels an hour. Try again in 5401 s."
     assert seconds == "5401"
 
 

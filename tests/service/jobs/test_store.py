@@ -1,79 +1,10 @@
-"""What is kept of jobs on the disk: in real SQLite files, with clocks that the tests set."""
-
-import sqlite3
-import subprocess
-import sys
-from types import SimpleNamespace
+"""Job store: jobs, their owners, room and time."""
 
 import pytest
 
 from service.jobs import store as store_module
-from service.jobs.store import JobRequest, JobStore, JobStoreError, JobStoreFull, Result
-
-HOUR = 3600.0
-RESULT = Result("scan.png", "image/png", '{"X-Denoise-Model": "photo"}', "abc")
-
-
-def id_of(letter):
-    return letter * 22
-
-
-@pytest.fixture
-def clocks():
-    """now: what the clock on the wall says. up: seconds since the machine started."""
-    return SimpleNamespace(now=1e9, up=50.0)
-
-
-@pytest.fixture
-def open_store(tmp_path, clocks):
-    """open_store(most_bytes, keep): the store, after a restart if it was open before."""
-    opened = []
-
-    def make(most_bytes=2000, keep=10 * HOUR):
-        while opened:
-            opened.pop().close()
-        opened.append(JobStore(tmp_path / "spool", most_bytes, keep, lambda: clocks.now, lambda: clocks.up))
-        return opened[0]
-
-    yield make
-    while opened:
-        opened.pop().close()
-
-
-@pytest.fixture
-def store(open_store):
-    return open_store()
-
-
-def add(store, letter, owner="ann", size=10):
-    store.upload(id_of(letter)).write_bytes(b"u" * size)
-    return store.admit(id_of(letter), JobRequest(owner, f"{letter}.png", "{}", "[]", "request"))
-
-
-def finish(store, letter, size=20):
-    store.result(id_of(letter)).write_bytes(b"r" * size)
-    store.finish(id_of(letter), RESULT)
-
-
-def do(store, letter, owner="ann", size=20):
-    add(store, letter, owner)
-    store.claim()
-    finish(store, letter, size)
-
-
-def found(store, letter, owner="ann"):
-    return store.find(id_of(letter), owner)
-
-
-def files(store):
-    """Beside SQLite's own."""
-    folder = store.upload(id_of("a")).parent
-    return sorted(file.name for file in folder.iterdir() if not file.name.startswith("jobs.sqlite"))
-
-
-def pass_time(clocks, seconds):
-    clocks.now += seconds
-    clocks.up += seconds
+from service.jobs.store import JobStoreFull
+from tests.service.jobs.stored import HOUR, RESULT, add, do, files, finish, found, id_of, pass_time
 
 
 def test_a_finished_job_has_a_result_in_place_of_its_upload(store, clocks):
@@ -176,118 +107,6 @@ def test_a_job_that_has_ended_does_not_change_any_more(store):
     assert found(store, "a").state == "done"
 
 
-# Restarts
-
-
-def test_a_store_is_one_process_s_own(store, tmp_path):
-    code = (
-        "import pathlib, sys; from service.jobs.store import JobStore; JobStore(pathlib.Path(sys.argv[1]), 9, 9)"
-    )
-
-    other = subprocess.run([sys.executable, "-c", code, tmp_path / "spool"], capture_output=True, text=True)
-
-    assert other.returncode == 1
-    assert (
-        other.stderr.strip()
-        .splitlines()[-1]
-        .endswith("cannot be used: another process uses it; each process needs its own")
-    )
-
-
-def test_a_job_half_done_is_done_again_and_a_done_one_is_not(open_store):
-    store = open_store()
-    do(store, "a")
-    add(store, "b")
-    store.claim()
-    # As far as it gets before it is told that it is done.
-    store.result(id_of("b")).write_bytes(b"half")
-
-    store = open_store()
-
-    assert [record.state for record in store.newest("ann", 9)] == ["waiting", "done"]
-    assert store.claim().id == id_of("b")
-    assert store.claim() is None
-
-
-def test_stray_job_files_are_removed_and_others_kept(open_store):
-    store = open_store()
-    add(store, "a")
-    do(store, "b")
-    folder = store.upload(id_of("a")).parent
-    orphans = [
-        f"{id_of('a')}.result",
-        f"{id_of('b')}.upload",
-        f"{id_of('x')}.upload",
-        f"{id_of('x')}.result",
-        f".{id_of('x')}.upload.0123abcd.part",
-    ]
-    for name in (*orphans, "notes.txt", "holiday.jpg"):
-        (folder / name).write_bytes(b"?")
-
-    assert files(open_store()) == sorted(
-        [f"{id_of('a')}.upload", f"{id_of('b')}.result", "notes.txt", "holiday.jpg"]
-    )
-
-
-def test_a_job_that_ends_the_process_twice_is_given_up(open_store):
-    store = open_store()
-    add(store, "a")
-    add(store, "b")
-    store.claim()
-    store = open_store()
-    again = store.claim()
-    store = open_store()
-
-    failed = found(store, "a")
-
-    assert again.id == id_of("a")
-    assert (failed.state, failed.status) == ("failed", 500)
-    assert failed.error == "The service ended 2 times while it ran this job, which is not started again."
-    assert files(store) == [f"{id_of('b')}.upload"]
-    assert store.claim().id == id_of("b")
-
-
-def test_a_job_that_is_put_back_may_be_begun_any_number_of_times(open_store):
-    store = open_store()
-    add(store, "a")
-    for _ in range(5):
-        store.claim()
-        store.put_back(id_of("a"))
-        store = open_store()
-
-    waiting = found(store, "a")
-
-    assert (waiting.state, waiting.started) == ("waiting", None)
-
-
-def test_a_job_whose_upload_is_gone_fails_in_words(open_store):
-    store = open_store()
-    add(store, "a")
-    store.upload(id_of("a")).unlink()
-
-    failed = found(open_store(), "a")
-
-    assert failed.state == "failed"
-    assert "missing from the spool folder" in failed.error
-
-
-def test_a_file_that_is_no_store_is_told_of_in_words(tmp_path):
-    (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 100)
-
-    with pytest.raises(JobStoreError, match=r"the spool .* cannot be used: file is not a database"):
-        JobStore(tmp_path, 10, 10)
-
-
-def test_a_store_of_another_version_is_not_touched(open_store, tmp_path):
-    open_store().close()
-    with sqlite3.connect(tmp_path / "spool" / "jobs.sqlite") as db:
-        db.execute("PRAGMA user_version = 9")
-    db.close()
-
-    with pytest.raises(JobStoreError, match=r"written by another version of the service \(9, here 2\)"):
-        open_store()
-
-
 # Room
 
 
@@ -332,7 +151,7 @@ def test_a_result_larger_than_all_the_room_is_refused(store):
 
 
 def test_waiting_and_ended_jobs_are_limited_in_number(store, monkeypatch):
-    monkeypatch.setattr(store_module, "MOST", 2)
+    monkeypatch.setattr(store_module, "MAX_JOBS", 2)
     for letter in "abc":
         do(store, letter)
     for letter in "de":

@@ -1,4 +1,4 @@
-"""Whose window is next, and which go together: told by events, not by the clock."""
+"""Inference queue: which window is next, and which share a batch. Events decide each test, not the clock."""
 
 import gc
 import os
@@ -110,14 +110,14 @@ def test_requests_take_turns_by_pixels_and_not_by_windows(network):
 def test_a_flow_of_less_share_waits_for_others_but_not_for_ever(network):
     held, order = Held(network), []
 
-    ask_in_a_row(held, repeat(Flow(share=1 / 8)), named(order, "patient", 32, 2))
-    ask_in_a_row(held, repeat(Flow()), named(order, "urgent", 32, 30))
+    ask_in_a_row(held, repeat(Flow(share=1 / 8)), named(order, "low share", 32, 2))
+    ask_in_a_row(held, repeat(Flow()), named(order, "full share", 32, 30))
     held.let_go()
     while len(order) < 32:
         held.let_go()
 
-    assert order[:4] == ["urgent"] * 4
-    assert order.index("patient") < 20
+    assert order[:4] == ["full share"] * 4
+    assert order.index("low share") < 20
 
 
 def test_windows_of_one_network_and_shape_share_a_batch(network):
@@ -234,13 +234,13 @@ async def nobody_leaves():
 
 async def main():
     before = nice()
-    with Scheduler(Settings()) as schedule:
-        async with schedule.admit(nobody_leaves, Load(1, 1)) as turn:
+    with Scheduler(Settings()) as scheduler:
+        async with scheduler.admit(nobody_leaves, Load(1, 1)) as ticket:
             here = nice()
             heavy = Window(Net(), (900, 900), 1, 1, lambda: torch.rand(900, 900), lambda y, x: None)
-            await turn.in_network(heavy)
+            await ticket.in_network(heavy)
             computing = nice()
-            alone = await turn.in_thread(lambda: torch.rand(900, 900).sort() and torch.get_num_threads())
+            alone = await ticket.in_thread(lambda: torch.rand(900, 900).sort() and torch.get_num_threads())
             after = nice()
     print({here[task] - before[task] for task in before}, {after[task] for task in after.keys() - here})
     print(len(computing) - len(here) >= 3, len(after) - len(computing), alone, torch.get_num_threads())

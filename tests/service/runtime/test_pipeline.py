@@ -31,10 +31,10 @@ def test_progress_and_charge_count_the_pixels_of_all_pages(tmp_path, save_tiny, 
     settings = Settings(weights=tmp_path, model="photo", device="cpu", precision="float32")
     frames = [PILImage.new("RGB", (9, 7), colour) for colour in ("red", "white", "blue", "black")]
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    spent, shares, shelf = [], [], ModelRegistry(settings)
+    spent, shares, registry = [], [], ModelRegistry(settings)
 
-    with Decoder() as decoder, Scheduler(settings) as schedule, in_memory(body) as file:
-        pipeline = Pipeline.build(lambda: shelf.models, schedule, decoder, settings, Metrics())
+    with Decoder() as decoder, Scheduler(settings) as scheduler, in_memory(body) as file:
+        pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, Metrics())
         asyncio.run(
             pipeline.denoise(
                 ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append
@@ -95,8 +95,8 @@ async def main():
         answers = await asyncio.gather(*(post(app, state) for _ in range(24)))
         after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
         await asyncio.sleep(0)
-        schedule = state["scheduler"]
-        print(after - before, schedule.memory, schedule.body_bytes, *(status for status, _ in answers))
+        scheduler = state["scheduler"]
+        print(after - before, scheduler.memory, scheduler.body_bytes, *(status for status, _ in answers))
 
 asyncio.run(main())
 """

@@ -1,119 +1,32 @@
-"""Who is let in, who waits, and who is turned away: told by events, not by the clock."""
+"""Scheduler: which images are admitted, wait or are refused. Events decide each test, not the clock."""
 
 import asyncio
-import gc
 import math
-import threading
-import weakref
-from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from service.runtime import inference_queue
-from service.runtime import scheduler as schedule
-from service.runtime import ticket as turn
+from service.runtime import scheduler as scheduler_module
 from service.runtime.scheduler import (
     LARGE_AT_ONCE,
-    PATIENCE,
+    MAX_OVERTAKING,
     SMALL_AT_ONCE,
-    Cancelled,
     OutOfTime,
     QueueFull,
-    Scheduler,
     TooMuchMemory,
 )
 from service.runtime.ticket import Load, MemoryShare
-from service.settings import Settings
-from tests.support.windows import SOON, Net, window
+from tests.service.runtime.crowd import LARGE, MEMORY, SMALL, crowded, filled, nobody_leaves, scheduled, work_on
 
-MEMORY = 2**24
-SMALL = Load(100, MEMORY // 64)
-LARGE = Load(1000, MEMORY // 8)
-
-
-async def nobody_leaves():
-    await asyncio.Event().wait()
-
-
-async def leaves():
-    """It has left already."""
-
-
-def scheduled(main, **settings):
-    """Runs `main(schedule)`, a coroutine."""
-
-    async def run():
-        with Scheduler(Settings(image_memory=MEMORY, **settings)) as schedule:
-            return await asyncio.wait_for(main(schedule), SOON)
-
-    return asyncio.run(run())
-
-
-class Crowd:
-    """Images that come one after the other; each stays in work until it is let go."""
-
-    def __init__(self, schedule):
-        self.schedule, self.order, self.leave, self.tasks = schedule, [], {}, {}
-
-    @property
-    def begun(self):
-        """Those let in until now, in order."""
-        return list(self.order)
-
-    async def come(self, name, load=LARGE, disconnected=nobody_leaves, **how):
-        self.leave[name] = asyncio.Event()
-
-        async def image():
-            async with self.schedule.admit(disconnected, load, **how):
-                self.order.append(name)
-                await self.leave[name].wait()
-
-        self.tasks[name] = asyncio.create_task(image())
-        await self.settle()
-
-    async def go(self, *names):
-        for name in names:
-            self.leave[name].set()
-            await self.tasks.pop(name)
-        await self.settle()
-
-    async def settle(self):
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    async def error_of(self, name):
-        with pytest.raises(schedule.ProblemError) as caught:
-            await self.tasks.pop(name)
-        return caught.value
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *error):
-        for name in list(self.tasks):
-            self.leave[name].set()
-        await asyncio.gather(*self.tasks.values())
-
-
-def crowded(main, **settings):
-    async def run(schedule):
-        async with Crowd(schedule) as crowd:
-            return await main(crowd)
-
-    return scheduled(run, **settings)
-
-
-# Who is let in
+# Admission
 
 
 def test_a_few_large_images_are_in_work_and_others_wait():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE + 2):
             await crowd.come(number)
-        counts = (crowd.schedule.in_work, crowd.schedule.waiting)
-        pixels = (crowd.schedule.pixels_in_work, crowd.schedule.pixels_waiting)
+        counts = (crowd.scheduler.in_work, crowd.scheduler.waiting)
+        pixels = (crowd.scheduler.pixels_in_work, crowd.scheduler.pixels_waiting)
         first = crowd.begun
         await crowd.go(1)
         await crowd.go(0)
@@ -147,7 +60,7 @@ def test_no_more_is_in_work_than_the_memory_holds(load, fits):
     async def main(crowd):
         for number in range(3):
             await crowd.come(number, load)
-        held = crowd.schedule.memory
+        held = crowd.scheduler.memory
         await crowd.go(0)
         return held, crowd.begun
 
@@ -184,15 +97,15 @@ def test_an_image_that_never_fits_is_refused_with_both_numbers():
 def test_an_answer_counts_until_its_share_is_released():
     async def main(crowd):
         share = MemoryShare()
-        async with crowd.schedule.admit(nobody_leaves, Load(1, MEMORY // 2)) as turn:
-            turn.keep(share, MEMORY // 2 - 5)
-            in_work = crowd.schedule.memory
+        async with crowd.scheduler.admit(nobody_leaves, Load(1, MEMORY // 2)) as ticket:
+            ticket.keep(share, MEMORY // 2 - 5)
+            in_work = crowd.scheduler.memory
         await crowd.come("next", Load(1, MEMORY // 2))
-        before = crowd.schedule.memory, crowd.begun
+        before = crowd.scheduler.memory, crowd.begun
         share.release()
         share.release()
         await crowd.settle()
-        return in_work, before, crowd.schedule.memory, crowd.begun
+        return in_work, before, crowd.scheduler.memory, crowd.begun
 
     in_work, before, after, begun = crowded(main)
 
@@ -201,7 +114,7 @@ def test_an_answer_counts_until_its_share_is_released():
     assert begun == ["next"]
 
 
-# Long work
+# Low-priority work
 
 
 def test_long_work_lets_others_go_first_but_not_for_ever():
@@ -209,19 +122,19 @@ def test_long_work_lets_others_go_first_but_not_for_ever():
         for number in range(LARGE_AT_ONCE):
             await crowd.come(number)
         await crowd.come("job", low_priority=True)
-        for number in range(LARGE_AT_ONCE, LARGE_AT_ONCE + PATIENCE + 2):
+        for number in range(LARGE_AT_ONCE, LARGE_AT_ONCE + MAX_OVERTAKING + 2):
             await crowd.come(number)
-        for number in range(PATIENCE + 1):
+        for number in range(MAX_OVERTAKING + 1):
             await crowd.go(number)
         waits = crowd.begun
-        await crowd.go(PATIENCE + 1)
+        await crowd.go(MAX_OVERTAKING + 1)
         return waits, crowd.begun
 
     waits, begun = crowded(main)
 
     assert "job" not in waits
-    assert len(waits) == LARGE_AT_ONCE + PATIENCE
-    assert begun[-2:] == ["job", LARGE_AT_ONCE + PATIENCE]
+    assert len(waits) == LARGE_AT_ONCE + MAX_OVERTAKING
+    assert begun[-2:] == ["job", LARGE_AT_ONCE + MAX_OVERTAKING]
 
 
 def test_long_work_leaves_a_place_and_those_of_small_images():
@@ -235,25 +148,20 @@ def test_long_work_leaves_a_place_and_those_of_small_images():
     assert crowded(main) == [*(f"job {number}" for number in range(LARGE_AT_ONCE - 1)), "large", "small"]
 
 
-def test_long_work_is_not_turned_away():
+def test_long_work_is_not_refused():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
             await crowd.come(f"job {number}", low_priority=True)
-        return crowd.schedule.waiting
+        return crowd.scheduler.waiting
 
     assert crowded(main, max_waiting=0) == 3
 
 
-async def work_on(turn):
-    while True:
-        await turn.in_network(window(Net()))
-
-
 def test_long_work_has_no_deadline():
-    async def main(schedule):
-        async with schedule.admit(nobody_leaves, LARGE, low_priority=True) as long:
-            async with schedule.admit(nobody_leaves, LARGE) as short:
+    async def main(scheduler):
+        async with scheduler.admit(nobody_leaves, LARGE, low_priority=True) as long:
+            async with scheduler.admit(nobody_leaves, LARGE) as short:
                 with pytest.raises(OutOfTime):
                     await work_on(short)
             return await long.in_thread(lambda: "done")
@@ -261,19 +169,15 @@ def test_long_work_has_no_deadline():
     assert scheduled(main, deadline=0.05) == "done"
 
 
-# Who is turned away
+# Refusal
 
 
-def filled(crowd, load=LARGE, count=LARGE_AT_ONCE):
-    return asyncio.gather(*(crowd.come(f"in {number}", load, accepted=True) for number in range(count)))
-
-
-def test_an_image_too_many_is_refused_and_told_when_to_come():
+def test_a_refusal_says_how_many_wait_and_when_to_try_again():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
             await crowd.come(number)
-        return await crowd.error_of(2), crowd.schedule.waiting
+        return await crowd.error_of(2), crowd.scheduler.waiting
 
     error, waiting = crowded(main, max_waiting=2)
 
@@ -297,7 +201,7 @@ def test_pixels_too_many_are_refused_but_one_image_may_wait():
     assert begun[-1] == "small"
 
 
-def test_none_may_wait_but_what_fits_goes_in():
+def test_without_places_to_wait_images_that_fit_are_admitted():
     async def main(crowd):
         for number in range(LARGE_AT_ONCE):
             await crowd.come(number)
@@ -310,12 +214,12 @@ def test_none_may_wait_but_what_fits_goes_in():
     assert "0 images are waiting; at most 0 may" in str(error)
 
 
-def test_what_was_accepted_before_waits_however_many_do():
+def test_an_accepted_image_waits_however_many_do():
     async def main(crowd):
         await filled(crowd)
         for number in range(3):
             await crowd.come(number, accepted=True)
-        return crowd.schedule.waiting
+        return crowd.scheduler.waiting
 
     assert crowded(main, max_waiting=1) == 3
 
@@ -324,19 +228,19 @@ def test_an_unread_body_is_refused_only_if_no_size_may_wait():
     async def main(crowd):
         await filled(crowd)
         await crowd.come("large")
-        crowd.schedule.refuse_if_full()
+        crowd.scheduler.refuse_if_full()
         await asyncio.gather(*(crowd.come(f"small {number}", SMALL) for number in range(SMALL_AT_ONCE)))
-        crowd.schedule.refuse_if_full()
+        crowd.scheduler.refuse_if_full()
         await crowd.come("small", SMALL)
         with pytest.raises(QueueFull, match="2 images are waiting, the limit"):
-            crowd.schedule.refuse_if_full()
+            crowd.scheduler.refuse_if_full()
 
     crowded(main, max_waiting=1)
 
 
 def test_retry_after_follows_the_work_ahead_and_the_pace(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(scheduler_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     async def main(crowd):
         for _ in range(100):
@@ -354,20 +258,20 @@ def test_retry_after_follows_the_work_ahead_and_the_pace(monkeypatch):
     assert math.isclose(int(error.headers["Retry-After"]), 30_000 / 200, rel_tol=0.02)
 
 
-# Bodies
+# Request bodies
 
 
 def test_bodies_take_no_more_memory_than_their_budget():
-    async def main(schedule):
+    async def main(scheduler):
         most = 2**20
-        with schedule.arriving(0) as slow, schedule.arriving(0) as large, schedule.arriving(0) as small:
+        with scheduler.arriving(0) as slow, scheduler.arriving(0) as large, scheduler.arriving(0) as small:
             for _ in range(6):
                 slow(most // 8)
             with pytest.raises(QueueFull, match=f"{6 * most // 8} bytes .* at most {most * 3 // 4} may"):
                 large(most // 8)
             small(most // 64)
-            held = schedule.body_bytes
-        return held, schedule.body_bytes
+            held = scheduler.body_bytes
+        return held, scheduler.body_bytes
 
     held, left = scheduled(main, body_memory=2**20, max_bytes=1)
 
@@ -376,192 +280,15 @@ def test_bodies_take_no_more_memory_than_their_budget():
 
 
 def test_room_for_an_announced_body_is_reserved_or_refused():
-    async def main(schedule):
-        with schedule.arriving(2**19) as arrived:
-            with pytest.raises(QueueFull), schedule.arriving(2**19):
-                pytest.fail("it was let in")
+    async def main(scheduler):
+        with scheduler.arriving(2**19) as arrived:
+            with pytest.raises(QueueFull), scheduler.arriving(2**19):
+                pytest.fail("it was accepted")
             for _ in range(4):
                 arrived(2**17)
-            held = schedule.body_bytes
-            # One that did not say how long it is.
+            held = scheduler.body_bytes
+            # More than was announced.
             arrived(1)
-        return held, schedule.body_bytes
+        return held, scheduler.body_bytes
 
     assert scheduled(main, body_memory=2**20, max_bytes=1) == (2**19, 0)
-
-
-# What stops
-
-
-def test_a_client_that_leaves_stops_its_image_at_the_next_window():
-    async def main(schedule):
-        async with schedule.admit(leaves, LARGE) as turn:
-            with pytest.raises(Cancelled):
-                await work_on(turn)
-            with pytest.raises(Cancelled):
-                await turn.in_thread(lambda: None)
-
-    scheduled(main)
-
-
-def test_a_client_that_leaves_waits_no_longer():
-    async def main(crowd):
-        await filled(crowd)
-        disconnected = asyncio.Event()
-        await crowd.come("gone", disconnected=disconnected.wait)
-        await crowd.come("next")
-        # Both at once: who has gone, and has not left yet, is not let in.
-        disconnected.set()
-        await crowd.go("in 0")
-        return await crowd.error_of("gone"), crowd.begun
-
-    error, begun = crowded(main)
-
-    assert isinstance(error, Cancelled)
-    assert begun[-1] == "next"
-    assert "gone" not in begun
-
-
-def test_an_image_that_is_late_is_refused_with_the_limit():
-    async def main(schedule):
-        async with schedule.admit(nobody_leaves, LARGE) as turn:
-            await work_on(turn)
-
-    with pytest.raises(OutOfTime, match=r"more than 0\.05 seconds, the limit") as caught:
-        scheduled(main, deadline=0.05)
-    assert caught.value.status == 504
-
-
-def test_an_image_that_waits_is_given_up_at_its_deadline():
-    async def main(schedule):
-        async with AsyncExitStack() as stack:
-            for _ in range(LARGE_AT_ONCE):
-                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE, low_priority=False))
-            with pytest.raises(OutOfTime):
-                await stack.enter_async_context(schedule.admit(nobody_leaves, LARGE))
-            return schedule.waiting, schedule.in_work
-
-    assert scheduled(main, deadline=0.05) == (0, LARGE_AT_ONCE)
-
-
-def test_with_a_deadline_of_0_there_is_none():
-    async def main(schedule):
-        async with schedule.admit(nobody_leaves, LARGE) as turn:
-            await turn.in_network(window(Net()))
-            return turn.flow.stopped
-
-    assert scheduled(main, deadline=0) is None
-
-
-def test_a_cancelled_image_keeps_its_place_until_its_thread_ends():
-    begun, go_on = threading.Event(), threading.Event()
-
-    def work():
-        begun.set()
-        assert go_on.wait(SOON)
-
-    async def main(schedule):
-        async def image():
-            async with schedule.admit(nobody_leaves, LARGE) as turn:
-                await turn.in_thread(work)
-
-        task = asyncio.create_task(image())
-        await asyncio.to_thread(begun.wait, SOON)
-        task.cancel()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        held = schedule.memory
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return held, schedule.memory
-
-    assert scheduled(main) == (LARGE.memory, 0)
-
-
-# What goes wrong
-
-
-def test_an_error_in_a_thread_is_the_image_s_own():
-    async def main(schedule):
-        def wrong():
-            raise ArithmeticError("no good")
-
-        async with schedule.admit(nobody_leaves, LARGE) as turn:
-            await turn.in_thread(wrong)
-
-    with pytest.raises(ArithmeticError, match="no good"):
-        scheduled(main)
-
-
-def test_torch_without_memory_is_a_memory_error():
-    async def main(schedule):
-        def wrong():
-            return torch.empty(2**60, dtype=torch.uint8)
-
-        with pytest.raises(MemoryError, match="can't allocate memory"):
-            async with schedule.admit(nobody_leaves, LARGE) as turn:
-                await turn.in_thread(wrong)
-        return schedule.in_work, schedule.memory
-
-    assert scheduled(main) == (0, 0)
-
-
-def test_another_mistake_of_torch_s_stays_what_it_is():
-    async def main(schedule):
-        async with schedule.admit(nobody_leaves, LARGE) as turn:
-            await turn.in_thread(lambda: torch.zeros(2) @ torch.zeros(3))
-
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        scheduled(main)
-
-
-def test_what_an_image_took_is_free_as_soon_as_it_is_stopped():
-    class Pixels:
-        """Something large."""
-
-    kept = []
-
-    async def main(schedule):
-        async def image():
-            async with schedule.admit(leaves, LARGE) as turn:
-                pixels = Pixels()
-                kept.append(weakref.ref(pixels))
-                while True:
-                    await turn.in_network(window(Net(), read=lambda: (pixels, torch.zeros(32, 32, 3))[1]))
-
-        with pytest.raises(Cancelled):
-            await asyncio.create_task(image())
-        await asyncio.sleep(0)
-
-    # Not left to the collector of cycles, which comes when it likes.
-    gc.disable()
-    try:
-        scheduled(main)
-        assert kept[0]() is None
-    finally:
-        gc.enable()
-
-
-# What is told
-
-
-def test_the_wait_for_the_network_is_no_time_of_work(monkeypatch):
-    now, net = [0.0], Net()
-    for module in (turn, inference_queue):
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    async def main(schedule):
-        async def image(side):
-            async with schedule.admit(nobody_leaves, LARGE) as turn:
-                await turn.in_network(window(net, side))
-                return turn.seconds
-
-        def in_ten_seconds(x):
-            now[0] += 10
-            return x
-
-        net.forward = in_ten_seconds
-        return await asyncio.gather(image(32), image(64))
-
-    assert scheduled(main) == [10, 10]

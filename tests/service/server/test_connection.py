@@ -37,8 +37,8 @@ def counted(server):
     """counted(name, *labels): a value from /metrics."""
 
     def find(name, *labels):
-        told = server.ask("GET /metrics")[2].decode()
-        samples = [each for family in text_string_to_metric_families(told) for each in family.samples]
+        text = server.ask("GET /metrics")[2].decode()
+        samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
         found = {(each.name, *each.labels.values()): each.value for each in samples}
         return found.get((name, *labels), 0)
 

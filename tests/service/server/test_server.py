@@ -100,7 +100,7 @@ def test_a_second_signal_ends_the_process_at_once(sig, folder, noisy):
 BROKEN = """
 from service.runtime.scheduler import Ticket
 
-async def broken(turn, piece):
+async def broken(ticket, window):
     raise RuntimeError("a bug")
 
 Ticket.in_network = broken
@@ -148,30 +148,30 @@ def test_a_server_without_kernels_logs_a_warning(folder):
 def test_a_port_in_use_fails_in_one_line(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, told = start(folder, "--port", str(port))
+        code, error = start(folder, "--port", str(port))
 
     assert code == 1
-    assert told == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    assert error == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
 
 
 def test_an_invalid_host_fails_in_one_line(folder):
-    code, told = start(folder, "--host", "256.0.0.1")
+    code, error = start(folder, "--host", "256.0.0.1")
 
     assert code == 1
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
 
 
 def test_invalid_settings_fail_in_one_line(folder, monkeypatch):
     monkeypatch.setenv("DENOISE_MAX_PIXELS", "many")
     monkeypatch.setenv("DENOISE_GRACE_SECONDS", "-1")
 
-    code, told = start(folder)
+    code, error = start(folder)
 
     assert code == 1
-    assert told.startswith("error: max_pixels: ")
-    assert "; grace_seconds: " in told
-    assert told.count("\n") == 1
+    assert error.startswith("error: max_pixels: ")
+    assert "; grace_seconds: " in error
+    assert error.count("\n") == 1
 
 
 def test_the_readmes_stop_timeouts_exceed_the_grace_time():

@@ -93,10 +93,10 @@ def test_a_traceback_has_no_values_of_variables(form, written):
     except RuntimeError:
         logging.getLogger("uvicorn.error").exception("it broke")
 
-    told = written.getvalue()
-    assert "in broken" in told
-    assert "a bug" in told
-    assert secret not in told
+    text = written.getvalue()
+    assert "in broken" in text
+    assert "a bug" in text
+    assert secret not in text
 
 
 def test_a_terminal_gets_text_and_a_file_gets_json(written):

@@ -1,0 +1,73 @@
+"""Results of jobs over HTTP: names, ranges, ETags, and missing results."""
+
+from urllib.parse import unquote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from tests.service.api.jobs.job_client import ended, submit
+from tests.support.problems import assert_problem
+
+
+@pytest.mark.parametrize(
+    ("sent", "params", "name"),
+    [
+        ("C:\\scans\\film 1.tif", {}, "film 1.png"),
+        ("film.PNG", {}, "film.PNG"),
+        ("film.tif", {"format": "jpeg"}, "film.jpg"),
+        ("film.tif", {"format": "same"}, "film.png"),
+        (".png", {"format": "webp"}, ".png.webp"),
+        ("Größe\u202e.png", {}, "Größe_.png"),
+    ],
+)
+def test_a_result_has_the_images_name_with_its_new_suffix(sent, params, name, client, noisy):
+    accepted = client.post("/jobs", files={"image": (sent, noisy)}, params=params)
+
+    done = ended(client, accepted.headers["location"])
+    disposition = client.get(f"{accepted.headers['location']}/result").headers["content-disposition"]
+
+    assert done["name"] == name
+    assert name in unquote(disposition)
+
+
+def test_a_result_before_the_end_is_answered_409(client, noisy, held):
+    job = submit(client, noisy)
+    held.wait()
+
+    assert_problem(client.get(f"{job}/result"), 409, "The job is running")
+
+
+def test_a_result_with_a_known_etag_is_answered_304(client, noisy):
+    job = submit(client, noisy)
+    ended(client, job)
+    tag = client.get(f"{job}/result").headers["etag"]
+
+    for held_tags in (tag, f'"other", W/{tag}', "*"):
+        again = client.get(f"{job}/result", headers={"if-none-match": held_tags})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert client.get(f"{job}/result", headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_a_range_of_a_result_can_be_requested(client, noisy):
+    job = submit(client, noisy)
+    ended(client, job)
+    whole = client.get(f"{job}/result")
+
+    rest = client.get(f"{job}/result", headers={"range": "bytes=100-", "if-range": whole.headers["etag"]})
+
+    assert rest.status_code == 206
+    assert rest.content == whole.content[100:]
+
+
+def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file_of):
+    body = file_of(samples(40, 50))
+    # There is room for two results of 6 kB, but not for a third.
+    with TestClient(create_app(settings.model_copy(update={"spool_bytes": 32_000, "png_level": 0}))) as client:
+        addresses = [submit(client, body) for _ in range(3)]
+        states = [ended(client, job)["state"] for job in addresses]
+        answers = [client.get(f"{job}/result") for job in addresses]
+
+    assert states == ["done"] * 3
+    assert [answer.status_code for answer in answers] == [410, 200, 200]
+    assert "make room" in answers[0].json()["detail"]
