@@ -26,7 +26,7 @@ from service.cli.weights import load_all
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Quality, Result, Score
+    from engine.evaluation.evaluate import Result, Score
     from engine.evaluation.html_report import Section
     from engine.evaluation.samples import Pair
     from engine.layers import Module
@@ -70,7 +70,7 @@ def evaluate(
     limit: LimitOption = None,
     quality: QualityOption = Passes.NORMAL,
     report: ReportOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table's rows as a JSON list.")] = False,
     device: DeviceOption = defaults.DEVICE,
     precision: PrecisionOption = defaults.PRECISION,
     memory_budget: BudgetOption = defaults.MEMORY_BUDGET,
@@ -100,12 +100,11 @@ def evaluate(
         found.append((section.trial, scores))
     if report:
         _write_report(report, model, quality, sections)
-    if suite:
-        _print_rows(_suite_rows(model, quality, found), model, as_json)
-    elif as_json:
-        typer.echo(json.dumps({"quality": quality, **_to_json(model, _by_level(found))}))
+    rows = _rows(model, quality, found)
+    if as_json:
+        typer.echo(json.dumps(rows))
     else:
-        out.print(_quality_table(model, _by_level(found)))
+        _print_tables(rows, model)
 
 
 def trials(pairs: Path | None, clean: Path | None, sigma: Sequence[float]) -> "list[Trial]":
@@ -147,15 +146,7 @@ def _with_progress(trial: "Trial") -> "Iterable[Pair]":
     return track(trial.pairs(), title, total, console=err, transient=True, disable=not err.is_terminal)
 
 
-def _by_level(found: "Iterable[tuple[Trial, list[Score]]]") -> "dict[float | None, Quality]":
-    from engine.evaluation.evaluate import mean_quality
-
-    return {trial.level: mean_quality(scores) for trial, scores in found}
-
-
-def _suite_rows(
-    model: "Model", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
-) -> list[dict[str, Any]]:
+def _rows(model: "Model", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]") -> list[dict[str, Any]]:
     """A row for each set and noise, with the weights and precision that were measured."""
     from engine.evaluation.evaluate import rows_of
 
@@ -164,11 +155,9 @@ def _suite_rows(
     return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
 
 
-def _print_rows(rows: list[dict[str, Any]], model: "Model", as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("set", "noise", title=_title(model))
+def _print_tables(rows: list[dict[str, Any]], model: "Model") -> None:
+    title = f"{model.name} {model.digest[:12]} in {model.precision}"
+    table = Table("set", "noise", title=title)
     for name in ("images", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     chosen = Table("set", "noise", "weights", title=f"Weights that {model.name} chose")
@@ -189,33 +178,3 @@ def _write_report(folder: Path, model: "Model", quality: Passes, sections: "Sequ
 
     about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
     write_report(folder / "index.html", f"Images denoised by {model.name}", about, sections)
-
-
-def _title(model: "Model") -> str:
-    return f"{model.name} {model.digest[:12]} in {model.precision}"
-
-
-def _to_json(model: "Model", found: "dict[float | None, Quality]") -> dict[str, Any]:
-    """The numbers of a single level are at the top. The numbers of several levels are under "sigma"."""
-    about = {"model": model.name, "digest": model.digest, "precision": model.precision}
-    qualities = {f"{level:g}": asdict(quality) for level, quality in found.items() if level is not None}
-    if len(qualities) > 1:
-        return {**about, "sigma": qualities}
-    return {**about, **asdict(next(iter(found.values())))}
-
-
-def _quality_table(model: "Model", found: "dict[float | None, Quality]") -> Table:
-    table = Table(title=_title(model))
-    for name in ("sigma", "images", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
-        table.add_column(name, justify="right")
-    for level, quality in found.items():
-        table.add_row(
-            "" if level is None else f"{level:g}",
-            str(quality.images),
-            f"{quality.noisy_psnr:.2f}",
-            f"{quality.psnr:.2f}",
-            f"{quality.noisy_ssim:.4f}",
-            f"{quality.ssim:.4f}",
-            f"{quality.megapixels_per_second:.2f}",
-        )
-    return table
