@@ -12,7 +12,7 @@ from engine.imageio.metadata import NO_METADATA
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
 _SIGNATURE = b"\xff\x0a"
-# The header lies within so many bytes.
+# The header lies within this many bytes.
 _HEADER_BYTES = 1024
 # Numbers of the standard's enumerations.
 _GREY = 1  # ColourSpace

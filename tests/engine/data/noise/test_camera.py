@@ -35,7 +35,7 @@ def flat(count, side, value):
 
 
 def correlation(planes, lag):
-    """Of each plane (..., H, W) with itself so many columns and rows on, in mean."""
+    """Correlation of each plane (..., H, W) with itself moved by `lag` pixels: the mean over both directions."""
     power = planes.square().mean()
     across = (planes[..., lag:] * planes[..., :-lag]).mean()
     down = (planes[..., lag:, :] * planes[..., :-lag, :]).mean()

@@ -9,7 +9,7 @@ SIDE = 200
 BLACK = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
 WHITE = torch.full((SIDE, SIDE, 3), 255, dtype=torch.uint8)
 GREY = torch.full((SIDE, SIDE, 3), 100, dtype=torch.uint8)
-# Numbers in a view; a mean of so many is good to its standard deviation / √NUMBERS.
+# Numbers in a view. The standard deviation of their mean is that of one number / √NUMBERS.
 NUMBERS = SIDE * SIDE * 3
 
 

@@ -5,7 +5,7 @@ from engine.data.noise.random_pixel import RandomPixelNoise
 from tests.support.scenes import correlation, generator, scene_batch, speckled
 
 SIDE = 200
-# Numbers in a view; a mean of so many is good to its standard deviation / √NUMBERS.
+# Numbers in a view. The standard deviation of their mean is that of one number / √NUMBERS.
 NUMBERS = SIDE * SIDE * 3
 
 
