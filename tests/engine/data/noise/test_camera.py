@@ -427,8 +427,8 @@ def test_a_part_of_a_scene_is_magnified():
     # The upper half and the lowest quarter: between the centres of their pixels a slope remains a slope.
     assert large[0, 1:15, 5, 0].tolist() == pytest.approx([i / 2 - 0.25 for i in range(1, 15)], abs=0.1)
     assert large[1, 2:14, 5, 0].tolist() == pytest.approx([112 + i / 4 - 0.375 for i in range(2, 14)], abs=0.1)
-    turned = magnify(down.transpose(1, 2), zoom, blur, place)
-    torch.testing.assert_close(turned.transpose(1, 2), large)
+    transposed = magnify(down.transpose(1, 2), zoom, blur, place)
+    torch.testing.assert_close(transposed.transpose(1, 2), large)
 
 
 def test_magnifying_by_1_with_little_blur_changes_nothing():
