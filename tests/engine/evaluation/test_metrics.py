@@ -2,10 +2,7 @@ import pytest
 import torch
 
 from engine.evaluation.metrics import psnr, ssim
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import generator
 
 
 def test_psnr_of_an_error_of_a_tenth_everywhere_is_20_db():

@@ -19,7 +19,8 @@ from engine.data.noise.camera import (
     shaped_noise,
 )
 from engine.data.noise.jpeg import TO_YCC
-from tests.support.scenes import generator, scene_batch
+from tests.support.pixels import generator
+from tests.support.scenes import scene_batch
 
 PAIRS = 10_000
 

@@ -3,7 +3,8 @@ import torch
 
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
-from tests.support.scenes import correlation, generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import correlation, scene_batch, speckled
 
 SIDE = 200
 BLACK = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)

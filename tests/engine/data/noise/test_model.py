@@ -4,7 +4,8 @@ import torch
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.model import cpu_generator, split_batch
 from engine.data.noise.random_pixel import RandomPixelNoise
-from tests.support.scenes import generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import scene_batch, speckled
 
 # Targets
 

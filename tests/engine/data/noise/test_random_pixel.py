@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from engine.data.noise.random_pixel import RandomPixelNoise
-from tests.support.scenes import correlation, generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import correlation, scene_batch, speckled
 
 SIDE = 200
 # Numbers in a view. The standard deviation of their mean is that of one number / √NUMBERS.

@@ -44,11 +44,6 @@ def look(decoder, data, **options):
 
 
 @pytest.fixture(scope="module")
-def png(samples, file_of):
-    return file_of(samples(20, 30))
-
-
-@pytest.fixture(scope="module")
 def sound():
     with Decoder() as sound:
         yield sound
