@@ -79,7 +79,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image file's headers say. pixels: of all pages together. depth: the largest of any page."""
+    """An image file's headers. pixels: of all pages together. depth: the largest of any page."""
 
     kind: Format
     pixels: int

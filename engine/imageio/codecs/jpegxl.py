@@ -1,6 +1,6 @@
-"""JPEG XL, read with imagecodecs, which tells nothing about an image before it has decoded it.
+"""JPEG XL, read with imagecodecs. This module parses the header: imagecodecs says nothing before it has decoded.
 
-So the header is read here. Source: ISO/IEC 18181-1:2024, annex D.
+Source: ISO/IEC 18181-1:2024, annex D.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ class _BitReader:
         return bool(self.integer(1))
 
     def choice(self, *ways: tuple[int, int]) -> int:
-        """The standard's U32: two bits choose one of four (start, bits); the value is start + that many bits."""
+        """The standard's U32: start plus a number of `bits` bits. Two bits choose one of four (start, bits)."""
         start, bits = ways[self.integer(2)]
         return start + self.integer(bits)
 

@@ -18,7 +18,9 @@ BF16 = torch.bfloat16
 SAME = ConvGeometry(3, 1, 1)
 NONE = Epilogue()
 # A convolution from X to Y.
-X, Y, WEIGHT = torch.zeros(2, 6, 7, 4), torch.zeros(2, 6, 7, 5), torch.zeros(36, 5)
+X = torch.zeros(2, 6, 7, 4)
+Y = torch.zeros(2, 6, 7, 5)
+WEIGHT = torch.zeros(36, 5)
 with_kernels = pytest.mark.skipif(kernels.chosen() is None, reason="there are no kernels for this processor")
 
 
