@@ -231,8 +231,8 @@ class ParameterEMA:
 
     def swap(self) -> None:
         """Exchange the parameters and their average. Call it again before training goes on."""
-        for place, parameter in enumerate(self.parameters):
-            parameter.layer.params[parameter.key], self.values[place] = self.values[place], parameter.value
+        for index, parameter in enumerate(self.parameters):
+            parameter.layer.params[parameter.key], self.values[index] = self.values[index], parameter.value
 
     def state(self) -> dict[str, Tensor]:
         values = {f"average.{s.name}": v for s, v in zip(self.parameters, self.values, strict=True)}

@@ -1,4 +1,4 @@
-"""What several tests stand on: small images, a tiny network in a weights file, files made of images."""
+"""Fixtures that several tests share: small images, a tiny network in a weights file, files made of images."""
 
 import io
 

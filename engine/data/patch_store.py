@@ -245,7 +245,7 @@ def _area_mean(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor
 
 
 def _storage_device(size: int, device: torch.device) -> torch.device:
-    """Where that many bytes of images are stored: on the device, or on the CPU if they would crowd a GPU."""
+    """Where `size` bytes of images are stored: on the device, or on the CPU if they would crowd a GPU."""
     if device.type == "cuda" and size > MAX_PART_OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return torch.device("cpu")
     return device

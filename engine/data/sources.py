@@ -200,7 +200,7 @@ class RecordedPairs:
         self.patch = patch
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
-        """Which shot is the input and which is the target is random."""
+        """Draws a batch. Chance decides which of the two shots is the input and which the target."""
         first, second = self._draw_shots(self.training, count, rng)
         rng = generator_on(first.device, rng)
         swap = torch.rand((count, 1, 1, 1), generator=rng, device=first.device) < 0.5

@@ -43,7 +43,7 @@ class Trial:
     subset: tuple[str, Callable[[int], bool]] | None = None
 
     def first(self, limit: int | None) -> "Trial":
-        """The trial with only the first that many images."""
+        """The trial with only its first `limit` images."""
         return replace(self, samples=self.samples[:limit])
 
     def pairs(self) -> Iterator[Pair]:

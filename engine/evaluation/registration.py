@@ -42,9 +42,9 @@ def estimate_shift(image: Tensor, reference: Tensor) -> tuple[float, float]:
 
 
 def move(image: Tensor, rows: float, columns: float) -> Tensor:
-    """The image, float (H, W, C), moved down and to the right by so many pixels, its borders mirrored.
+    """The image, float (H, W, C), moved down by `rows` pixels and right by `columns`. Its borders are mirrored.
 
-    By the phases of its Fourier transform, so that nothing is blurred.
+    The phases of its Fourier transform are shifted, so nothing is blurred.
     """
     shift = torch.tensor((rows, columns), dtype=torch.float64)
     planes = [_moved(plane.double(), shift) for plane in image.unbind(2)]

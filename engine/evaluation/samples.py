@@ -39,7 +39,7 @@ def gaussian_samples(folder: Path, sigma: float) -> list[Sample]:
 
 
 def gaussian_pairs(folder: Path, sigma: float, limit: int | None = None) -> Iterator[Pair]:
-    """The pairs of gaussian_samples, opened one by one. limit: only the first that many."""
+    """The pairs of gaussian_samples, opened one by one. limit: open only this many."""
     return (sample.open() for sample in gaussian_samples(folder, sigma)[:limit])
 
 

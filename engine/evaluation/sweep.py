@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def epochs(self) -> float:
-        """How many of the report's epochs have as many pairs as were seen."""
+        """The pairs seen so far, counted in epochs of the report."""
         return float(self.lines[-1]["step"] * self.recipe.batch / EPOCH) if self.lines else 0.0
 
 

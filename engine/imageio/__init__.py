@@ -1,4 +1,4 @@
-"""Reads and writes image files.
+"""Image files: reading and writing.
 
 - An `Image` keeps the depth of its file, as `samples`. Networks work with `pixels`: float32 on [0, 1].
 - Pillow reads and writes 8 bits a channel. imagecodecs and tifffile read and write more, because Pillow silently

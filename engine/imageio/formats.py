@@ -41,7 +41,7 @@ class CannotWrite(ValueError):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What can be read from a format, or written to it. pages: frames of an animation, or pages of any kind."""
+    """The images that a format can hold, read or written. pages: frames of an animation, or pages of any kind."""
 
     depths: tuple[Depth, ...]
     grey: bool = True

@@ -79,7 +79,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What an image file's headers say. pixels: of all pages together. depth: the largest of any page."""
+    """An image file's headers. pixels: of all pages together. depth: the largest of any page."""
 
     kind: Format
     pixels: int
@@ -135,7 +135,7 @@ def to_array(image: Image) -> NDArray[Any]:
 def from_array(values: NDArray[Any], bits: int, metadata: Metadata, orientation: int = 1) -> Image:
     """The Image of an array (H, W) or (H, W, channels), alpha last, turned as EXIF's orientation says.
 
-    values: floats, or unsigned integers of so many bits. Raises UnsupportedImage.
+    values: floats, or unsigned integers of `bits` bits. Raises UnsupportedImage.
     """
     values = values.reshape(*values.shape[:2], -1)
     if values.shape[2] not in (1, 2, 3, 4):

@@ -1,4 +1,4 @@
-"""Reads image files of every supported format. Nothing is decoded before its size is known and allowed."""
+"""Image reader for files of every supported format. Nothing is decoded before its size is known and allowed."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence

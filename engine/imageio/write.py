@@ -1,4 +1,4 @@
-"""Encodes images as a file of any format that is written, with the metadata that the format can hold."""
+"""Image writer for every writable format: encodes images, with the metadata that the format can hold."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,7 +81,7 @@ def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
 
 
 def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[str]:
-    """What of the file the format cannot hold, in words."""
+    """The parts of the file that the format cannot hold, in words."""
     first = file.pages[0]
     changes = []
     if file.durations and supports.pages == "pages":
@@ -121,7 +121,7 @@ def _formats_that(can: Callable[[Capabilities], bool]) -> str:
 
 
 def _dropped_metadata(metadata: Metadata, kind: Format) -> list[str]:
-    """What of the metadata the format cannot hold, in words."""
+    """The metadata that the format cannot hold, in words."""
     if kind.name == "jpeg":
         blocks = {"EXIF": metadata.exif, "XMP": metadata.xmp}
         large = [name for name, block in blocks.items() if len(block or b"") > JPEG_BLOCK]

@@ -18,7 +18,7 @@ STRIP_ROWS = 256
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How much of the noise is removed, and which image is returned.
+    """Options for the result: how much of the noise is removed, and which image is returned.
 
     strength, luma, chroma: from 0 to 1. The share strength * luma of the change in brightness is applied, and the
     share strength * chroma of the change in colour.

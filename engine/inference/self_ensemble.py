@@ -51,12 +51,12 @@ class SelfEnsemble(Sequential):
 
 
 def orientations() -> Iterator[tuple[int, bool]]:
-    """All eight: the number of quarter turns, and whether a flip comes first."""
+    """All eight: how many times to rotate by 90 degrees, and whether a flip comes first."""
     return ((quarters, flipped) for flipped in (False, True) for quarters in range(4))
 
 
 def oriented(x: Tensor, quarters: int, flipped: bool) -> Tensor:
-    """(N, H, W, C), flipped left to right if asked, and then rotated by so many quarter turns."""
+    """(N, H, W, C), flipped left to right if `flipped`, then rotated by `quarters` times 90 degrees."""
     return torch.rot90(x.flip(2) if flipped else x, quarters, (1, 2))
 
 

@@ -19,7 +19,7 @@ from engine.layers import Module, ensure_arena, parameters
 from engine.layers.arena import empty
 from engine.models import receptive_field
 
-# Windows begin and end at multiples of so many pixels. Every network's stride divides it.
+# Windows begin and end at multiples of this many pixels. Every network's stride divides it.
 GRID = 32
 # Rows of a window that are converted at a time: few enough to stay in the cache, in memory that is used again.
 WINDOW_STRIP_ROWS = 32
@@ -112,7 +112,7 @@ def windows_of(
 
 
 def strips(height: int, rows: int) -> Iterator[slice]:
-    """Slices of so many rows that cover the height."""
+    """Slices of `rows` rows each that cover the height."""
     for top in range(0, height, rows):
         yield slice(top, top + rows)
 

@@ -82,5 +82,5 @@ def parameters(module: Module, prefix: str = "") -> Iterator[Parameter]:
     """Every parameter of a module, in the order of the forward pass."""
     for key in module.params:
         yield Parameter(prefix + key, module, key)
-    for place, layer in enumerate(module.layers):
-        yield from parameters(layer, f"{prefix}{place}.")
+    for index, layer in enumerate(module.layers):
+        yield from parameters(layer, f"{prefix}{index}.")

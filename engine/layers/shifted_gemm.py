@@ -26,8 +26,8 @@ def product(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     k, channels = geometry.kernel_size, weight.shape[1]
     y = x.new_zeros(rows.count + k, channels)
     kernel = weight.view(k, -1, channels)
-    for row, place, runs in rows.runs():
-        out = y[place:].as_strided((len(runs), channels), (k * channels, 1))
+    for row, column, runs in rows.runs():
+        out = y[column:].as_strided((len(runs), channels), (k * channels, 1))
         torch.addmm(out, runs, kernel[row], out=out)
     height, width = geometry.out(x.shape[1], x.shape[2])
     whole = y[: rows.count].view(len(x), rows.high, rows.wide, channels)
@@ -45,8 +45,8 @@ def gradient(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
     result = torch.zeros(
         k, k * x.shape[3], channels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
     )
-    for row, place, runs in rows.runs():
-        dy = spread[place:].as_strided((len(runs), channels), (k * channels, 1))
+    for row, column, runs in rows.runs():
+        dy = spread[column:].as_strided((len(runs), channels), (k * channels, 1))
         result[row] += runs.T @ dy
     return result.view(-1, channels)
 
@@ -64,9 +64,12 @@ class _Rows:
         self.pixels = torch.cat((padded.reshape(-1), x.new_zeros(beyond * self.channels)))
 
     def runs(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yields the kernel row, the first pixel of the result, and the matrix of runs (pixels / k, k · C)."""
+        """Yields the row and the column of the kernel, and the matrix of runs (pixels / k, k · C).
+
+        The runs begin at the column, and so does their result.
+        """
         count, run = -(-self.count // self.k), self.k * self.channels
         for row in range(self.k):
-            for place in range(self.k):
-                first = (row * self.wide + place) * self.channels
-                yield row, place, self.pixels.as_strided((count, run), (run, 1), first)
+            for column in range(self.k):
+                first = (row * self.wide + column) * self.channels
+                yield row, column, self.pixels.as_strided((count, run), (run, 1), first)

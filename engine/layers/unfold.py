@@ -8,8 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Which pixels a kernel reads. Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
+    """Geometry of a convolution: which pixels its kernel reads.
 
+    Terms of Dumoulin & Visin, "A guide to convolution arithmetic", 2016.
     kernel_size and stride are in pixels. dilation 1 means none. padding adds zeros on all four sides.
     Raises ValueError naming the value that is out of range.
     """
@@ -54,7 +55,7 @@ def im2col(x: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def taps(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """What im2col copies, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
+    """The pixels for im2col, as a view of the padded input: (N, H_out, W_out, kernel_size, kernel_size, C)."""
     n, height, width, channels = x.shape
     h_out, w_out = geometry.out(height, width)
     k, pad, step, gap = geometry.kernel_size, geometry.padding, geometry.stride, geometry.dilation

@@ -138,10 +138,10 @@ def _mirrored(side: str, multiple: int, graph: _Graph) -> str:
     zero, one, two, step = (graph.integer(number) for number in (0, 1, 2, multiple))
     last = graph.add("Sub", side, one)
     blocks = graph.add("Div", graph.add("Add", last, step), step)
-    places = graph.add("Range", zero, graph.add("Mul", blocks, step), one)
+    positions = graph.add("Range", zero, graph.add("Mul", blocks, step), one)
     # At least 1: an image of one pixel has no period.
     period = graph.add("Max", graph.add("Mul", last, two), one)
-    distance = graph.add("Abs", graph.add("Sub", graph.add("Mod", places, period), last))
+    distance = graph.add("Abs", graph.add("Sub", graph.add("Mod", positions, period), last))
     return graph.add("Sub", last, distance)
 
 

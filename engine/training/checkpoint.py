@@ -11,7 +11,6 @@ import safetensors.torch
 
 from engine.layers import parameters
 from engine.models import precision
-from engine.system.atomic_file import write_atomically
 from engine.training.loop import Diverged, TrainState, new_train_state
 from engine.training.recipe import Recipe, recipe_from_dict
 
@@ -29,10 +28,10 @@ class Origin(NamedTuple):
         return {"run": self.run} | ({"start": self.start} if self.start else {})
 
 
-def save_checkpoint(path: Path, state: TrainState, origin: Origin, data: Sequence[Path], seconds: float) -> None:
-    """Write the file. seconds: since the start of the run.
+def encode_checkpoint(state: TrainState, origin: Origin, data: Sequence[Path], seconds: float) -> bytes:
+    """The content of the file. seconds: since the start of the run.
 
-    Raises Diverged if a loss or a weight is not a finite number; the file is then as it was.
+    Raises Diverged if a weight is not a finite number.
     """
     if not all(parameter.value.isfinite().all() for parameter in parameters(state.net)):
         raise Diverged(f"a weight is not a finite number after step {state.step}; the last save is kept")
@@ -46,7 +45,7 @@ def save_checkpoint(path: Path, state: TrainState, origin: Origin, data: Sequenc
         "pixels": str(state.pixels),
         "seconds": str(seconds),
     }
-    write_atomically(path, safetensors.torch.save(state.tensors(), metadata))
+    return safetensors.torch.save(state.tensors(), metadata)
 
 
 def load_checkpoint(

@@ -58,7 +58,7 @@ def add_curves(
 ) -> None:
     """The curves of one run. x: of each line of its log."""
     loss.plot(x, _running_mean([line["loss"] for line in lines]), label=name)
-    measured = [(place, line["psnr"]) for place, line in zip(x, lines, strict=True) if "psnr" in line]
+    measured = [(position, line["psnr"]) for position, line in zip(x, lines, strict=True) if "psnr" in line]
     psnr.plot(*zip(*measured, strict=True) if measured else ([], []), marker=".", label=name)
 
 

@@ -25,8 +25,9 @@ from engine.models import checkpoint as weights
 from engine.models import precision
 from engine.models.net2net import grow
 from engine.models.networks import build_network, config_to_dict, kind_of
+from engine.system.atomic_file import write_atomically
 from engine.system.signals import stop_signals
-from engine.training.checkpoint import Origin, data_names, load_checkpoint, save_checkpoint
+from engine.training.checkpoint import Origin, data_names, encode_checkpoint, load_checkpoint
 from engine.training.log import LogLine, TrainingLog
 from engine.training.loop import Progress, TrainState, new_train_state, train, validate
 from engine.training.recipe import Recipe
@@ -126,6 +127,8 @@ class Trainer:
         self.clock = RunClock(job.recipe, seconds)
         # If the learning rate falls already, the checkpoint from before must not be written over.
         self.is_decaying = self.state.schedule.decaying(self.clock.progress(self.state.step))
+        # The content of that checkpoint until it is written: the state goes on, so it cannot be made again.
+        self.unwritten_constant: bytes | None = None
         self.next_log = 0.0
         self.next_validation = self.clock.seconds
         self.next_save = self.clock.seconds + job.save_every
@@ -145,14 +148,17 @@ class Trainer:
             if last:
                 self._validate_and_log(last)
             ended = self.clock.progress(self.state.step) >= 1
-            self._save(self.job.checkpoint, ended)
+            self._save(ended)
+            self._write_constant_checkpoint()
         return ended
 
     def _after_step(self, progress: Progress) -> None:
         now = self.clock.seconds
         if not self.is_decaying and self.state.schedule.decaying(self.clock.progress(progress.step)):
             self.is_decaying = True
-            self._try_to_write(lambda: self._save(self.job.constant_checkpoint))
+            self.unwritten_constant = self._encode_checkpoint()
+            self._try_to_write(self._write_constant_checkpoint)
+            self._try_to_write(self._save_weights)
         if now >= self.next_validation:
             self.next_validation = now + self.job.validate_every
             self._validate_and_log(progress)
@@ -160,7 +166,8 @@ class Trainer:
             self._log(progress, None)
         if now >= self.next_save and not self.state.is_rising():
             self.next_save = now + self.job.save_every
-            self._try_to_write(lambda: self._save(self.job.checkpoint))
+            self._try_to_write(self._save)
+            self._try_to_write(self._write_constant_checkpoint)
 
     # Validation and the log
 
@@ -197,13 +204,17 @@ class Trainer:
         except OSError as error:
             self.warn(f"could not save: {error}")
 
-    def _save(self, checkpoint: Path, ended: bool = False) -> None:
-        """Write the checkpoint and, after the first step, the averaged weights.
+    def _save(self, ended: bool = False) -> None:
+        """Write the checkpoint and the weights."""
+        write_atomically(self.job.checkpoint, self._encode_checkpoint())
+        self._save_weights(ended)
+
+    def _save_weights(self, ended: bool = False) -> None:
+        """Write the averaged weights, after the first step.
 
         Weights of another run with the same name are replaced only by a run that has ended.
         """
         state, job = self.state, self.job
-        save_checkpoint(checkpoint, state, self.origin, job.data, self.clock.seconds)
         if not state.step or not (ended or _may_replace(job.out, self.origin.run)):
             return
         state.ema.swap()
@@ -211,6 +222,15 @@ class Trainer:
             weights.save(job.out, state.net, state.recipe.network_config(), self._metadata())
         finally:
             state.ema.swap()
+
+    def _write_constant_checkpoint(self) -> None:
+        """Write the checkpoint from just before the learning rate began to fall, unless that is done."""
+        if self.unwritten_constant is not None:
+            write_atomically(self.job.constant_checkpoint, self.unwritten_constant)
+            self.unwritten_constant = None
+
+    def _encode_checkpoint(self) -> bytes:
+        return encode_checkpoint(self.state, self.origin, self.job.data, self.clock.seconds)
 
     def _metadata(self) -> dict[str, str]:
         state, job = self.state, self.job

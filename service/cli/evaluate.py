@@ -26,7 +26,7 @@ from service.cli.weights import load_model
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Quality, Result, Score
+    from engine.evaluation.evaluate import Result, Score
     from engine.evaluation.html_report import Section
     from engine.evaluation.samples import Pair
     from engine.inference.model_selection import LoadedModel
@@ -70,7 +70,7 @@ def evaluate(
     limit: LimitOption = None,
     quality: QualityOption = Passes.NORMAL,
     report: ReportOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table's rows as a JSON list.")] = False,
     device: DeviceOption = defaults.DEVICE,
     precision: PrecisionOption = defaults.PRECISION,
     memory_budget: BudgetOption = defaults.MEMORY_BUDGET,
@@ -101,12 +101,11 @@ def evaluate(
         found.append((section.trial, scores))
     if report:
         _write_report(report, model, quality, sections)
-    if suite:
-        _print_rows(_suite_rows(model, quality, found), model, as_json)
-    elif as_json:
-        typer.echo(json.dumps({"quality": quality, **_to_json(model, _by_level(found))}))
+    rows = _rows(model, quality, found)
+    if as_json:
+        typer.echo(json.dumps(rows))
     else:
-        out.print(_quality_table(model, _by_level(found)))
+        _print_tables(rows, model)
 
 
 def trials(pairs: Path | None, clean: Path | None, sigma: Sequence[float]) -> "list[Trial]":
@@ -148,13 +147,7 @@ def _with_progress(trial: "Trial") -> "Iterable[Pair]":
     return track(trial.pairs(), title, total, console=err, transient=True, disable=not err.is_terminal)
 
 
-def _by_level(found: "Iterable[tuple[Trial, list[Score]]]") -> "dict[float | None, Quality]":
-    from engine.evaluation.evaluate import mean_quality
-
-    return {trial.level: mean_quality(scores) for trial, scores in found}
-
-
-def _suite_rows(
+def _rows(
     model: "LoadedModel", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
     """A row for each set and noise, with the weights and precision that were measured."""
@@ -165,11 +158,9 @@ def _suite_rows(
     return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
 
 
-def _print_rows(rows: list[dict[str, Any]], model: "LoadedModel", as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table("set", "noise", title=_title(model))
+def _print_tables(rows: list[dict[str, Any]], model: "LoadedModel") -> None:
+    title = f"{model.name} {model.digest[:12]} in {model.precision}"
+    table = Table("set", "noise", title=title)
     for name in ("images", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
     chosen = Table("set", "noise", "weights", title=f"Weights that {model.name} chose")
@@ -190,33 +181,3 @@ def _write_report(folder: Path, model: "LoadedModel", quality: Passes, sections:
 
     about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
     write_report(folder / "index.html", f"Images denoised by {model.name}", about, sections)
-
-
-def _title(model: "LoadedModel") -> str:
-    return f"{model.name} {model.digest[:12]} in {model.precision}"
-
-
-def _to_json(model: "LoadedModel", found: "dict[float | None, Quality]") -> dict[str, Any]:
-    """The numbers of a single level are at the top. The numbers of several levels are under "sigma"."""
-    about = {"model": model.name, "digest": model.digest, "precision": model.precision}
-    qualities = {f"{level:g}": asdict(quality) for level, quality in found.items() if level is not None}
-    if len(qualities) > 1:
-        return {**about, "sigma": qualities}
-    return {**about, **asdict(next(iter(found.values())))}
-
-
-def _quality_table(model: "LoadedModel", found: "dict[float | None, Quality]") -> Table:
-    table = Table(title=_title(model))
-    for name in ("sigma", "images", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM", "Mpx/s"):
-        table.add_column(name, justify="right")
-    for level, quality in found.items():
-        table.add_row(
-            "" if level is None else f"{level:g}",
-            str(quality.images),
-            f"{quality.noisy_psnr:.2f}",
-            f"{quality.psnr:.2f}",
-            f"{quality.noisy_ssim:.4f}",
-            f"{quality.ssim:.4f}",
-            f"{quality.megapixels_per_second:.2f}",
-        )
-    return table

@@ -28,8 +28,8 @@ def network(seed=0):
 
 def scatter_gradients(net, seed):
     """Set gradients as a backward pass does, and return them in order."""
-    for place, parameter in enumerate(parameters(net)):
-        parameter.layer.grads[parameter.key] = drawn(*parameter.value.shape, seed=100 * seed + place)
+    for index, parameter in enumerate(parameters(net)):
+        parameter.layer.grads[parameter.key] = drawn(*parameter.value.shape, seed=100 * seed + index)
     return [parameter.grad.clone() for parameter in parameters(net)]
 
 

@@ -1,4 +1,4 @@
-"""How long torch's threads spin after their work, which has to be set before torch is imported."""
+"""Spinning of torch's threads after their work: its length must be set before torch is imported."""
 
 import os
 import subprocess

@@ -10,14 +10,11 @@ from PIL import Image
 
 from engine.data.dead_leaves import dead_leaves
 from engine.imageio.read import decode
+from tests.support.pixels import generator
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_kodak = pytest.mark.skipif(not (DATA / "kodak24").is_dir(), reason="Kodak24 is not in ../shared/data")
 needs_polyu = pytest.mark.skipif(not (DATA / "polyu").is_dir(), reason="PolyU is not in ../shared/data")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @cache

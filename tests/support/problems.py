@@ -1,4 +1,4 @@
-"""What every error answer looks like, and the limits of the service that tests share."""
+"""The form of every error answer, and the limits of the service that tests share."""
 
 MAX_BYTES = 20_000  # of a request's body
 MAX_PIXELS = 2_000  # of an image

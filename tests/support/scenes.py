@@ -3,15 +3,12 @@
 import torch
 
 from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import random_pixels
 
 
 def speckled(side, seed=0):
     """A square of random pixels, uint8 (side, side, 3)."""
-    return torch.randint(0, 256, (side, side, 3), dtype=torch.uint8, generator=generator(seed))
+    return random_pixels(side, side, seed)
 
 
 def scene_batch(*scenes, device="cpu"):

@@ -54,7 +54,7 @@ class NoiseModel(Protocol):
         """Largest number of scene pixels, along a side, for one pixel of a view."""
 
     def draw_scales(self, count: int, rng: torch.Generator) -> list[int]:
-        """The scale of each of that many views: scene pixels, along a side, for one pixel. rng: on the CPU."""
+        """The scales of `count` views: scene pixels, along a side, for one pixel. rng: on the CPU."""
 
     def views(self, scenes: PatchBatch, scale: int, rng: torch.Generator) -> Views:
         """Two views of each scene with independent noise. rng: on the scenes' device."""

@@ -1,6 +1,6 @@
-"""JPEG XL, read with imagecodecs, which tells nothing about an image before it has decoded it.
+"""JPEG XL, read with imagecodecs. This module parses the header: imagecodecs says nothing before it has decoded.
 
-So the header is read here. Source: ISO/IEC 18181-1:2024, annex D.
+Source: ISO/IEC 18181-1:2024, annex D.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from engine.imageio.metadata import NO_METADATA
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
 _SIGNATURE = b"\xff\x0a"
-# The header lies within so many bytes.
+# The header lies within this many bytes.
 _HEADER_BYTES = 1024
 # Numbers of the standard's enumerations.
 _GREY = 1  # ColourSpace
@@ -68,7 +68,7 @@ class _BitReader:
         return bool(self.integer(1))
 
     def choice(self, *ways: tuple[int, int]) -> int:
-        """The standard's U32: two bits choose one of four (start, bits); the value is start + that many bits."""
+        """The standard's U32: start plus a number of `bits` bits. Two bits choose one of four (start, bits)."""
         start, bits = ways[self.integer(2)]
         return start + self.integer(bits)
 

@@ -42,8 +42,9 @@ _ADAM7 = (
 )  # fmt: skip
 # Rows that are filtered at a time.
 _STRIP_ROWS = 256
-# A filter for all rows is chosen by compressing so many bands of so many rows.
+# A filter for all rows is chosen by compressing a sample of the image: this many bands.
 _SAMPLE_BANDS = 4
+# Rows of each band.
 _SAMPLE_ROWS = 8
 # Bytes in one IDAT chunk. The limit of a chunk is 2^31 - 1.
 _CHUNK_BYTES = 2**30

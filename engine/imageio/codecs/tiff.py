@@ -50,7 +50,7 @@ _UNSUPPORTED_COLOURS = {
 # Bytes that are written as one strip, before compression.
 _STRIP_BYTES = 2**20
 _DEFLATE_LEVEL = 6
-# A tile or strip may be longer than the image, by so many rows at most.
+# A tile or strip may be longer than the image, by at most this many rows.
 _MAX_EXTRA_ROWS = 65536
 
 # tifffile logs what it finds odd in a file, and then goes on or raises.

@@ -1,4 +1,4 @@
-"""Limits on metadata from files that nobody has checked yet, and the errors for what exceeds them."""
+"""Limits on metadata from untrusted files, and the errors for metadata that exceeds them."""
 
 import math
 import zlib

@@ -250,7 +250,10 @@ def _decode_file(parent: socket.socket, request: dict[str, Any], data: bytes) ->
 
 
 def _limit_memory(more: int | None) -> None:
-    """Lets this process take so many bytes more than it has now. Memory given to the parent does not count."""
+    """Let this process take `more` bytes beyond what it has now, or without a limit of ours if `more` is None.
+
+    Memory given to the parent does not count.
+    """
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     soft = hard
     if more is not None:

@@ -25,7 +25,7 @@ Part = bytes | memoryview | None
 
 # Parts start at multiples of this many bytes, so that they can hold any type of number.
 ALIGNMENT = 64
-# A number on the wire has so many bytes.
+# Bytes of a number on the wire.
 NUMBER_BYTES = 8
 _DTYPES = {str(dtype): dtype for dtype in (torch.uint8, torch.uint16, torch.float32)}
 

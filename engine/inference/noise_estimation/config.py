@@ -19,7 +19,7 @@ class EstimatorConfig:
 
     # Flat blocks
 
-    # Blocks are grouped by brightness into so many bins at most.
+    # Blocks are grouped by brightness into at most this many bins.
     max_bins: int = 8
     # The flattest share of a bin's blocks, and the least number of them, by which its roughness is judged.
     flattest_share: float = 0.02
@@ -29,9 +29,9 @@ class EstimatorConfig:
     white_share: float = 0.04
     whiteness_share: float = 0.05
     correlated_share: float = 0.3
-    # A block is flat if it is at most so many times as rough as the flattest blocks of its bin.
+    # A block is flat if it is at most this many times as rough as the flattest blocks of its bin.
     max_roughness_ratio: float = 1.5
-    # Blocks so many times as rough as the flattest count as flat in `NoiseEstimate.flat`.
+    # Blocks at most this many times as rough as the flattest ones count as flat in `NoiseEstimate.flat`.
     flat_roughness_ratio: float = 2.0
     # Pixels of the blocks that are measured, over all bins.
     max_measured_pixels: int = 2**16
@@ -43,10 +43,10 @@ class EstimatorConfig:
 
     # Noise level function
 
-    # A block whose variance is more than so many times its bin's median has fine texture, and is left out.
+    # A block whose variance is more than this many times its bin's median has fine texture, and is left out.
     max_variance_ratio: float = 2.5
-    # A bin has flat parts if its blocks' variances have a relative spread, squared, of at most so many times that
-    # of the most even bin.
+    # Spread: the relative spread of the variances of a bin's blocks, squared. A bin has flat parts if its spread
+    # is at most this many times that of the most even bin.
     max_spread_ratio: float = 2.5
     # Roughness divided by the variance at high frequencies: 0.09 in the flattest blocks of white noise in grey,
     # 0.14 in colour. Fine texture has less than this.
@@ -93,11 +93,12 @@ class EstimatorConfig:
     bins_per_step: int = 4
     max_coefficient: int = 256
     min_coefficients: int = 30
-    # A grid is found if this many frequencies have a comb that stands out by so many standard deviations, and by
-    # so many times what most positions have: drawings have few values, and so combs at all positions. Measured on
-    # Kodak24, and on CBSD68, which were JPEG files once, with noise of 0, 5, 15 and 30 added before compression.
-    # Of 368 files at each quality, all at 85 and below are found, and all but one at 90 and 95; none at 98, whose
-    # steps are 1. None of 300 other images is taken for a JPEG file.
+    # A grid is found if at least this many frequencies have a comb that stands out in two ways: by this many
+    # standard deviations, and by this ratio to what most positions have. The ratio is for drawings: they have few
+    # values, and so combs at all positions.
+    # Measured on Kodak24, and on CBSD68, which were JPEG files once, with noise of 0, 5, 15 and 30 added before
+    # compression. Of 368 files at each quality, all at 85 and below are found, and all but one at 90 and 95; none
+    # at 98, whose steps are 1. None of 300 other images is taken for a JPEG file.
     min_comb_frequencies: int = 3
     min_comb_deviations: float = 5.0
     min_comb_ratio: float = 2.0

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from engine.data.dead_leaves import dead_leaves
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import generator
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 50), (64, 40)])

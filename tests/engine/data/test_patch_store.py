@@ -3,14 +3,7 @@ import torch
 
 from engine.data import patch_store
 from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def speckled(height, width, seed=0, channels=3):
-    return torch.randint(0, 256, (height, width, channels), dtype=torch.uint8, generator=generator(seed))
+from tests.support.pixels import generator, random_pixels
 
 
 def boxes(*values):
@@ -32,7 +25,7 @@ def flips(patch):
     return [patch, patch.flip(0), patch.flip(1), patch.flip(0, 1)]
 
 
-IMAGES = [speckled(20, 31, 1), speckled(44, 24, 2), speckled(12, 12, 3)]
+IMAGES = [random_pixels(20, 31, 1), random_pixels(44, 24, 2), random_pixels(12, 12, 3)]
 
 
 # Patches
@@ -118,7 +111,7 @@ def test_boxes_lie_within_their_image_and_reach_its_borders(zoom):
 
 
 def test_zooms_are_drawn_evenly():
-    store = PatchStore([speckled(100, 100)], 0.6)
+    store = PatchStore([random_pixels(100, 100)], 0.6)
 
     zooms = 20 / store.random_boxes(torch.zeros(4000, dtype=torch.int64), 20, generator()).side
 
@@ -140,7 +133,7 @@ def test_a_patch_larger_than_all_images_is_refused():
 
 
 def test_detail_is_the_spread_of_diagonal_differences():
-    image = speckled(30, 30)
+    image = random_pixels(30, 30)
 
     detail = PatchStore([image]).detail(CropBoxes(*(part[None] for part in boxes((0, 3, 5, 16)))), 16)
 
@@ -149,7 +142,7 @@ def test_detail_is_the_spread_of_diagonal_differences():
 
 
 def test_detail_of_a_large_box_is_measured_at_some_points():
-    flat, fine = torch.full((200, 200, 3), 9, dtype=torch.uint8), speckled(200, 200)
+    flat, fine = torch.full((200, 200, 3), 9, dtype=torch.uint8), random_pixels(200, 200)
     store = PatchStore([flat, fine, fine // 4], 0.6)
 
     none, much, little = store.detail(
@@ -176,17 +169,17 @@ def test_many_images_are_kept_in_a_file_and_read_alike(monkeypatch):
 
 
 def test_an_image_can_be_replaced():
-    store = PatchStore([speckled(9, 9, n) for n in range(3)])
-    store.replace(1, speckled(9, 9, 7))
+    store = PatchStore([random_pixels(9, 9, n) for n in range(3)])
+    store.replace(1, random_pixels(9, 9, 7))
 
     batch = PatchBatch(store, boxes((0, 0, 0, 9), (1, 0, 0, 9), (2, 0, 0, 9)), 9, upright(3)).read()
 
-    expected = torch.stack([speckled(9, 9, n) for n in (0, 7, 2)]).float() / 255
+    expected = torch.stack([random_pixels(9, 9, n) for n in (0, 7, 2)]).float() / 255
     torch.testing.assert_close(batch, expected)
 
 
 def test_images_may_have_more_channels():
-    pair = speckled(12, 14, channels=6)
+    pair = random_pixels(12, 14, channels=6)
 
     batch = PatchBatch(PatchStore([pair]), boxes((0, 1, 2, 8)), 8, upright(1)).read()
 

@@ -4,23 +4,14 @@ import pickle
 
 import pytest
 import torch
-from PIL import Image
 
 from engine.data.readers import read_pairs
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import generator, write_image
 
 
 def plain(value, height=20, width=24):
     """An image that says by its brightness which it is."""
     return torch.full((height, width, 3), value, dtype=torch.uint8)
-
-
-def write(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.numpy()).save(path)
 
 
 # Files of pairs
@@ -136,7 +127,7 @@ def test_stacks_of_different_shapes_are_refused(tmp_path):
 
 def test_a_folder_of_names_that_end_in_1_and_2_holds_pairs(tmp_path):
     for name, value in (("cat_1", 1), ("cat_2", 2), ("a_dog_1", 11), ("a_dog_2", 12)):
-        write(tmp_path / f"{name}.png", plain(value))
+        write_image(tmp_path / f"{name}.png", plain(value))
     (tmp_path / "notes.txt").write_text("taken on Sunday")
     (tmp_path / "._cat_1.png").write_bytes(b"another system's notes")
 
@@ -148,7 +139,7 @@ def test_a_folder_of_names_that_end_in_1_and_2_holds_pairs(tmp_path):
 @pytest.mark.parametrize("extra", ["cat_3", "cow_1", "cow_2", "cow", "catty"])
 def test_a_shot_without_partner_among_pairs_is_refused_by_name(tmp_path, extra):
     for name in ("cat_1", "cat_2", extra):
-        write(tmp_path / f"{name}.png", plain(1))
+        write_image(tmp_path / f"{name}.png", plain(1))
 
     with pytest.raises(ValueError, match=rf"no partner for {extra}.png$"):
         read_pairs(tmp_path)
@@ -157,7 +148,7 @@ def test_a_shot_without_partner_among_pairs_is_refused_by_name(tmp_path, extra):
 def test_two_folders_with_equal_names_hold_pairs(tmp_path):
     for folder, value in (("first", 1), ("second", 2)):
         for number in range(2):
-            write(tmp_path / folder / f"shot{number}.png", plain(10 * number + value))
+            write_image(tmp_path / folder / f"shot{number}.png", plain(10 * number + value))
 
     read = read_pairs(tmp_path)
 
@@ -166,7 +157,7 @@ def test_two_folders_with_equal_names_hold_pairs(tmp_path):
 
 def test_two_folders_with_other_names_are_refused_by_name(tmp_path):
     for folder, name in (("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")):
-        write(tmp_path / folder / f"{name}.png", plain(1))
+        write_image(tmp_path / folder / f"{name}.png", plain(1))
 
     with pytest.raises(ValueError, match="only one of its two folders has y, z"):
         read_pairs(tmp_path)
@@ -174,6 +165,6 @@ def test_two_folders_with_other_names_are_refused_by_name(tmp_path):
 
 def test_a_folder_of_photos_holds_no_pairs(tmp_path):
     for name in ("cat", "dog_1", "dog"):
-        write(tmp_path / f"{name}.png", plain(1))
+        write_image(tmp_path / f"{name}.png", plain(1))
 
     assert read_pairs(tmp_path) is None

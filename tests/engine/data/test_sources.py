@@ -1,6 +1,5 @@
 import pytest
 import torch
-from PIL import Image
 
 from engine.data import sources
 from engine.data.noise.gaussian import GaussianNoise
@@ -13,13 +12,10 @@ from engine.data.sources import (
     SyntheticImages,
     open_pair_source,
 )
+from tests.support.pixels import generator, random_pixels, write_image
 
 # No noise: what is drawn is the photo itself.
 SILENT = GaussianNoise(0, 0)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def plain(value, height=20, width=24):
@@ -30,15 +26,6 @@ def plain(value, height=20, width=24):
 def draw(scenes, count, side, rng, step=1):
     """(count, side, side, 3) on 0-255."""
     return torch.cat([batch.read() for batch in scenes.draw(count, side, step, rng)]) * 255
-
-
-def speckled(height, width, seed=0):
-    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator(seed))
-
-
-def write(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.numpy()).save(path)
 
 
 def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, patterns=0.0):
@@ -80,7 +67,7 @@ def cheap_leaves(monkeypatch):
 def test_no_held_out_photo_is_ever_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "HOLD_OUT_EVERY", 3)
     for number in range(7):
-        write(tmp_path / f"{number}.png", plain(30 * number))
+        write_image(tmp_path / f"{number}.png", plain(30 * number))
 
     source = open_with(tmp_path)
 
@@ -90,7 +77,7 @@ def test_no_held_out_photo_is_ever_drawn(tmp_path, monkeypatch):
 
 def test_several_folders_of_photos_are_one(tmp_path):
     for number, folder in enumerate(("a", "b", "b")):
-        write(tmp_path / folder / f"{number}.png", plain(50 * number))
+        write_image(tmp_path / folder / f"{number}.png", plain(50 * number))
 
     source = open_with(tmp_path / "a", tmp_path / "b")
 
@@ -98,7 +85,7 @@ def test_several_folders_of_photos_are_one(tmp_path):
 
 
 def test_a_single_photo_is_too_few(tmp_path):
-    write(tmp_path / "only.png", plain(1))
+    write_image(tmp_path / "only.png", plain(1))
 
     with pytest.raises(ValueError, match="at least 2 photos are needed, 1 of them for validation; found 1"):
         open_with(tmp_path)
@@ -106,7 +93,7 @@ def test_a_single_photo_is_too_few(tmp_path):
 
 def test_photos_smaller_than_a_patch_are_refused_when_drawn(tmp_path):
     for name in "ab":
-        write(tmp_path / f"{name}.png", plain(1, height=7))
+        write_image(tmp_path / f"{name}.png", plain(1, height=7))
 
     with pytest.raises(ValueError, match="no photo is large enough to cut 8 x 8 pixels from"):
         open_with(tmp_path).draw(1, 1, generator())
@@ -124,7 +111,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 def test_a_batch_has_its_shape_its_type_and_its_weights(tmp_path):
     for name in "ab":
-        write(tmp_path / f"{name}.png", speckled(30, 30))
+        write_image(tmp_path / f"{name}.png", random_pixels(30, 30))
 
     batch = open_with(tmp_path, noise=GaussianNoise(5, 50)).draw(1, 6, generator())
 
@@ -137,7 +124,7 @@ def test_a_batch_has_its_shape_its_type_and_its_weights(tmp_path):
 
 def test_validation_is_clean_and_the_same_each_time(tmp_path):
     for name in "ab":
-        write(tmp_path / f"{name}.png", speckled(30, 30))
+        write_image(tmp_path / f"{name}.png", random_pixels(30, 30))
     source = open_with(tmp_path, noise=GaussianNoise(25, 25))
 
     first, second = source.validation(5), source.validation(5)
@@ -151,7 +138,7 @@ def test_validation_is_clean_and_the_same_each_time(tmp_path):
 @pytest.mark.parametrize("noise", [GaussianNoise(10, 40), RandomPixelNoise(2, 3)])
 def test_a_step_draws_the_same_batch_from_the_same_state(tmp_path, noise):
     for number in range(3):
-        write(tmp_path / f"{number}.png", speckled(40, 50, number))
+        write_image(tmp_path / f"{number}.png", random_pixels(40, 50, number))
 
     first, second = (
         open_with(tmp_path, noise=noise, zoom=0.6, tries=3).draw(9, 4, generator(5)) for _ in range(2)
@@ -162,7 +149,7 @@ def test_a_step_draws_the_same_batch_from_the_same_state(tmp_path, noise):
 
 def test_random_pixel_views_come_from_patches_of_their_scale(tmp_path):
     for name in "ab":
-        write(tmp_path / f"{name}.png", speckled(40, 40))
+        write_image(tmp_path / f"{name}.png", random_pixels(40, 40))
 
     source = open_with(tmp_path, noise=RandomPixelNoise(5, 5))
 
@@ -174,7 +161,7 @@ def test_random_pixel_views_come_from_patches_of_their_scale(tmp_path):
 
 
 def test_three_crops_in_four_are_where_there_is_most_detail():
-    photo = torch.cat((plain(100, 40, 40), speckled(40, 8)), 1)
+    photo = torch.cat((plain(100, 40, 40), random_pixels(40, 8)), 1)
 
     def share_with_detail(tries):
         patches = draw(Photos([photo], tries=tries), 400, 8, generator())
@@ -262,7 +249,7 @@ def test_images_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monke
 
 def test_a_share_of_the_scenes_is_synthetic(tmp_path, cheap_leaves):
     for name in "ab":
-        write(tmp_path / f"{name}.png", plain(128))
+        write_image(tmp_path / f"{name}.png", plain(128))
     source = open_with(tmp_path, synthetic=0.25)
 
     assert isinstance(source.scenes, MixedScenes)
@@ -276,7 +263,7 @@ def test_a_share_of_the_scenes_is_synthetic(tmp_path, cheap_leaves):
 def test_a_share_of_the_scenes_is_patterns(tmp_path, cheap_leaves, photographed):
     if photographed:
         for name in "ab":
-            write(tmp_path / f"{name}.png", plain(128))
+            write_image(tmp_path / f"{name}.png", plain(128))
     source = open_with(*[tmp_path] * photographed, synthetic=0.5, patterns=0.25)
 
     batch = source.draw(1, 400, generator())
@@ -328,7 +315,7 @@ def test_no_held_out_recorded_pair_is_ever_drawn(monkeypatch):
 
 
 def test_the_references_noise_is_estimated_from_both_shots():
-    scene = speckled(60, 60).float() * 0.5 + 60
+    scene = random_pixels(60, 60).float() * 0.5 + 60
     shots = [(scene + 10 * torch.randn(60, 60, 3, generator=generator(n))).to(torch.uint8) for n in range(4)]
 
     images = RecordedPairs([(shots[0], shots[1]), (shots[2], shots[3])], 32).validation(8)
@@ -337,7 +324,7 @@ def test_the_references_noise_is_estimated_from_both_shots():
 
 
 def test_both_shots_are_cropped_at_the_same_place():
-    shot = speckled(40, 60)
+    shot = random_pixels(40, 60)
 
     batch = RecordedPairs([(shot, shot), (shot, shot)], 8).draw(1, 20, generator())
 
@@ -390,7 +377,7 @@ def test_a_file_of_pairs_is_a_source(tmp_path):
 
 def test_pairs_and_photos_are_not_mixed(tmp_path):
     torch.save((stack(), stack()), tmp_path / "pairs.pt")
-    write(tmp_path / "photos" / "a.png", plain(1))
+    write_image(tmp_path / "photos" / "a.png", plain(1))
 
     with pytest.raises(ValueError, match="recorded pairs and photos cannot be mixed"):
         open_with(tmp_path / "pairs.pt", tmp_path / "photos")

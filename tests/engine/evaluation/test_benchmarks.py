@@ -2,12 +2,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from PIL import Image
 
 from engine.evaluation.benchmarks import Trial, recorded, trials, white
 from engine.evaluation.evaluate import Score
 from engine.evaluation.metrics import psnr
 from engine.evaluation.samples import Sample
+from tests.support.pixels import write_image
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 
@@ -16,19 +16,14 @@ def image(seed, side=16):
     return torch.randint(256, (side, side, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def write(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """All the sets, of a few small images."""
     for seed, name in enumerate(NAMES):
-        write(tmp_path / "cbsd68" / f"{name}.png", image(seed))
-        write(tmp_path / "kodak24" / f"{name}.png", image(seed, 64))
-        write(tmp_path / "polyu" / f"{name}_real.png", image(seed))
-        write(tmp_path / "polyu" / f"{name}_mean.png", image(seed + 20))
+        write_image(tmp_path / "cbsd68" / f"{name}.png", image(seed))
+        write_image(tmp_path / "kodak24" / f"{name}.png", image(seed, 64))
+        write_image(tmp_path / "polyu" / f"{name}_real.png", image(seed))
+        write_image(tmp_path / "polyu" / f"{name}_mean.png", image(seed + 20))
     (tmp_path / "paper").mkdir()
     pairs = torch.stack([image(seed).permute(2, 0, 1) for seed in range(4)])
     torch.save((pairs, pairs), tmp_path / "paper" / "val.pkl")
@@ -58,7 +53,7 @@ def test_every_set_and_noise_is_there_in_the_order_of_the_table(folder):
 
 
 def test_sets_that_are_not_there_are_left_out_and_named(tmp_path):
-    write(tmp_path / "kodak24" / "a.png", image(0))
+    write_image(tmp_path / "kodak24" / "a.png", image(0))
 
     found, missing = trials(tmp_path)
 
@@ -132,8 +127,8 @@ def test_a_mean_image_is_moved_onto_its_noisy_shot(tmp_path):
         waves = torch.sin(0.3 * (y - rows)) + torch.sin(0.25 * x)
         return (128 + 50 * waves).round().to(torch.uint8).unsqueeze(2).expand(-1, -1, 3)
 
-    write(tmp_path / "polyu" / "a_real.png", scene(0.5))
-    write(tmp_path / "polyu" / "a_mean.png", scene(0.0))
+    write_image(tmp_path / "polyu" / "a_real.png", scene(0.5))
+    write_image(tmp_path / "polyu" / "a_mean.png", scene(0.0))
     [(noisy, as_it_is)], [(_, in_place)] = (
         of(tmp_path, "polyu", n).pairs() for n in ("camera", "camera in place")
     )

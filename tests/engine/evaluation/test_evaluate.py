@@ -1,6 +1,5 @@
 import pytest
 import torch
-from PIL import Image
 
 from engine.evaluation.benchmarks import Trial
 from engine.evaluation.evaluate import (
@@ -19,19 +18,7 @@ from engine.inference.model_selection import models_of
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def image(height, width, seed=0):
-    return torch.randint(256, (height, width, 3), generator=generator(seed), dtype=torch.uint8)
-
-
-def write(path, pixels):
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path)
+from tests.support.pixels import generator, random_pixels, write_image
 
 
 def unchanging():
@@ -117,7 +104,7 @@ def test_a_mean_is_over_images_and_a_speed_over_pixels():
 
 def test_the_largest_change_is_that_of_one_image(tmp_path):
     for name in "ab":
-        write(tmp_path / f"{name}.png", image(32, 32, ord(name)))
+        write_image(tmp_path / f"{name}.png", random_pixels(32, 32, ord(name)))
     one, other = unchanging(), build_network(AutoencoderConfig(8, "text"), generator())
     samples = gaussian_samples(tmp_path, 25)
 

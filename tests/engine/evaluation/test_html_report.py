@@ -138,8 +138,8 @@ def test_the_page_has_a_row_for_each_image_with_the_worst_first(tmp_path):
 
     text = "".join(page(tmp_path, made).text)
 
-    places = [text.index(f"image {n}") for n in (1, 2, 0)]
-    assert places == sorted(places)
+    positions = [text.index(f"image {n}") for n in (1, 2, 0)]
+    assert positions == sorted(positions)
     for score in made.scores:
         assert f"{score.psnr:.2f}" in text
         assert f"{score.psnr - score.noisy_psnr:+.2f}" in text
@@ -161,9 +161,9 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path):
 def test_every_link_has_its_target_and_every_id_is_unique(tmp_path):
     found = page(tmp_path, section([0.02, 0.05]), section([0.03], "camera", None))
 
-    places = [attrs["id"] for _, attrs in found.seen if "id" in attrs]
-    assert {link["href"][1:] for link in found.all("a")} <= set(places)
-    assert len(places) == len(set(places))
+    ids = [attrs["id"] for _, attrs in found.seen if "id" in attrs]
+    assert {link["href"][1:] for link in found.all("a")} <= set(ids)
+    assert len(ids) == len(set(ids))
 
 
 def test_every_image_has_its_size_and_a_description(tmp_path):
@@ -254,10 +254,10 @@ def test_a_plots_line_goes_through_its_means_from_left_to_right():
     chart = draw_chart([Line("a & b", [Dot(25, 31)], [Dot(15, 34), Dot(25, 31), Dot(50, 28)])])
 
     [line] = re.findall(r'class="line" d="M([^"]*)"', chart)
-    places = [tuple(map(float, place.split())) for place in line.split("L")]
-    assert [x for x, _ in places] == sorted(x for x, _ in places)
+    points = [tuple(map(float, point.split())) for point in line.split("L")]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
     # Less PSNR is further down.
-    assert [y for _, y in places] == sorted(y for _, y in places)
+    assert [y for _, y in points] == sorted(y for _, y in points)
     assert "a &amp; b" in chart
     assert chart.count("<circle") == 1
 

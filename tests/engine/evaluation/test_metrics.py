@@ -2,10 +2,7 @@ import pytest
 import torch
 
 from engine.evaluation.metrics import psnr, ssim
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import generator
 
 
 def test_psnr_of_an_error_of_a_tenth_everywhere_is_20_db():
@@ -40,8 +37,8 @@ def test_ssim_of_plain_images_compares_their_brightness():
 def test_ssim_agrees_with_its_definition_window_by_window():
     a = torch.rand(13, 14, 3, generator=generator(1)).double()
     b = (a + 0.2 * torch.randn(a.shape, generator=generator(2))).double()
-    place = torch.arange(11).double() - 5
-    weight = torch.exp(-(place[:, None] ** 2 + place**2) / 4.5)[..., None]
+    position = torch.arange(11).double() - 5
+    weight = torch.exp(-(position[:, None] ** 2 + position**2) / 4.5)[..., None]
     weight = weight / weight.sum()
     scores = []
     for y in range(3):

@@ -11,7 +11,7 @@ SIDE = 96
 
 
 def scene(rows=0.0, columns=0.0):
-    """Waves of several directions, seen from a place that is moved by so many pixels."""
+    """Waves of several directions, moved down by `rows` pixels and right by `columns`."""
     y = torch.arange(SIDE, dtype=torch.float64).view(-1, 1, 1) - rows
     x = torch.arange(SIDE, dtype=torch.float64).view(1, -1, 1) - columns
     colour = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)

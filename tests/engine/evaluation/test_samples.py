@@ -2,7 +2,6 @@ import pickle
 
 import pytest
 import torch
-from PIL import Image
 
 from engine.evaluation.samples import (
     gaussian_pairs,
@@ -11,19 +10,7 @@ from engine.evaluation.samples import (
     recorded_samples,
     with_noise,
 )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def image(height, width, seed=0):
-    return torch.randint(256, (height, width, 3), generator=generator(seed), dtype=torch.uint8)
-
-
-def write(path, pixels):
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path)
+from tests.support.pixels import random_pixels, write_image
 
 
 class Malicious:
@@ -33,22 +20,22 @@ class Malicious:
 
 def test_the_noise_of_an_image_depends_on_its_name_alone(tmp_path):
     for name in ("a", "b"):
-        write(tmp_path / "two" / f"{name}.png", image(32, 32))
-    write(tmp_path / "one" / "b.png", image(32, 32))
+        write_image(tmp_path / "two" / f"{name}.png", random_pixels(32, 32))
+    write_image(tmp_path / "one" / "b.png", random_pixels(32, 32))
 
     (first, clean), (second, _) = gaussian_pairs(tmp_path / "two", 25)
     [(alone, _)] = gaussian_pairs(tmp_path / "one", 25)
 
     assert torch.equal(second, alone)
     assert not torch.equal(first, second)
-    assert torch.equal(clean, image(32, 32) / 255)
+    assert torch.equal(clean, random_pixels(32, 32) / 255)
 
 
 def test_samples_carry_the_names_of_their_files(tmp_path):
     for name in ("b", "a"):
-        write(tmp_path / "clean" / f"{name}.png", image(12, 12))
-        write(tmp_path / "pairs" / f"{name}_real.png", image(12, 12))
-        write(tmp_path / "pairs" / f"{name}_mean.png", image(12, 12))
+        write_image(tmp_path / "clean" / f"{name}.png", random_pixels(12, 12))
+        write_image(tmp_path / "pairs" / f"{name}_real.png", random_pixels(12, 12))
+        write_image(tmp_path / "pairs" / f"{name}_mean.png", random_pixels(12, 12))
 
     assert [sample.name for sample in gaussian_samples(tmp_path / "clean", 15)] == ["a", "b"]
     assert [sample.name for sample in recorded_samples(tmp_path / "pairs")] == ["a", "b"]
@@ -62,7 +49,7 @@ def test_one_noise_for_all_channels_is_equal_in_each():
 
 
 def test_gaussian_noise_has_its_level_and_is_not_clipped(tmp_path):
-    write(tmp_path / "white.png", torch.full((64, 64, 3), 255, dtype=torch.uint8))
+    write_image(tmp_path / "white.png", torch.full((64, 64, 3), 255, dtype=torch.uint8))
 
     [(noisy, clean)] = gaussian_pairs(tmp_path, 25)
 
@@ -74,7 +61,7 @@ def test_gaussian_noise_has_its_level_and_is_not_clipped(tmp_path):
 
 def test_only_the_first_images_are_taken_up_to_the_limit(tmp_path):
     for name in "abc":
-        write(tmp_path / f"{name}.png", image(12, 12))
+        write_image(tmp_path / f"{name}.png", random_pixels(12, 12))
 
     assert len(list(gaussian_pairs(tmp_path, 15, limit=2))) == 2
 
@@ -85,7 +72,7 @@ def test_a_negative_sigma_is_refused(tmp_path):
 
 
 def test_a_pkl_is_read_as_noisy_and_clean_with_channels_last(tmp_path):
-    noisy, clean = (torch.stack([image(32, 32, n) for n in seeds]) for seeds in ((1, 2), (3, 4)))
+    noisy, clean = (torch.stack([random_pixels(32, 32, n) for n in seeds]) for seeds in ((1, 2), (3, 4)))
     torch.save((noisy.permute(0, 3, 1, 2), clean.permute(0, 3, 1, 2)), tmp_path / "val.pkl")
 
     pairs = list(recorded_pairs(tmp_path / "val.pkl"))
@@ -107,13 +94,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     [("x_noisy.png", "x_clean.png"), ("x_real.PNG", "x_mean.PNG"), ("noisy/x.png", "clean/x.png")],
 )
 def test_pairs_in_a_folder_are_found_by_their_names(tmp_path, noisy, clean):
-    write(tmp_path / noisy, image(12, 12, 1))
-    write(tmp_path / clean, image(12, 12, 2))
+    write_image(tmp_path / noisy, random_pixels(12, 12, 1))
+    write_image(tmp_path / clean, random_pixels(12, 12, 2))
 
     [pair] = recorded_pairs(tmp_path)
 
-    torch.testing.assert_close(pair[0], image(12, 12, 1) / 255)
-    torch.testing.assert_close(pair[1], image(12, 12, 2) / 255)
+    torch.testing.assert_close(pair[0], random_pixels(12, 12, 1) / 255)
+    torch.testing.assert_close(pair[1], random_pixels(12, 12, 2) / 255)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +114,15 @@ def test_pairs_in_a_folder_are_found_by_their_names(tmp_path, noisy, clean):
 )
 def test_a_folder_with_half_a_pair_is_refused(tmp_path, names, message):
     for name in names:
-        write(tmp_path / name, image(12, 12))
+        write_image(tmp_path / name, random_pixels(12, 12))
 
     with pytest.raises(ValueError, match=message):
         recorded_pairs(tmp_path)
 
 
 def test_a_pair_of_two_sizes_is_refused_with_both(tmp_path):
-    write(tmp_path / "x_noisy.png", image(12, 14))
-    write(tmp_path / "x_clean.png", image(12, 12))
+    write_image(tmp_path / "x_noisy.png", random_pixels(12, 14))
+    write_image(tmp_path / "x_clean.png", random_pixels(12, 12))
 
     with pytest.raises(ValueError, match=r"x_noisy\.png and x_clean\.png differ in size: 14 x 12 and 12 x 12"):
         list(recorded_pairs(tmp_path))

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +9,7 @@ from engine.evaluation.sweep import Cell, cell_recipes, sweep, sweep_plot, sweep
 from engine.training.log import read_log
 from engine.training.loop import Diverged
 from engine.training.recipe import read_recipe
-
-
-@pytest.fixture
-def log(tmp_path):
-    """A log of four lines, two of them with a PSNR."""
-    lines = [{"step": n, "megapixels": n / 10, "loss": 1 / (n + 1), "psnr": 20 + n} for n in range(4)]
-    for line in lines[1::2]:
-        del line["psnr"]
-    file = tmp_path / "run.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file
+from tests.support.pixels import count_colours
 
 
 @pytest.fixture
@@ -41,11 +30,6 @@ def photos(tmp_path):
         pixels = np.random.default_rng(seed).integers(256, size=(40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{seed}.png")
     return folder
-
-
-def colours(png):
-    with Image.open(png) as image:
-        return len(image.convert("RGB").getcolors(2**24))
 
 
 def nothing(*_):
@@ -97,7 +81,7 @@ def test_the_plot_has_a_curve_for_each_width_that_is_done(small, log, tmp_path):
     sweep_plot(small, [Cell(small, lines, 20)], tmp_path / "one.png")
     sweep_plot(small, [Cell(small, lines, 20), Cell(replace(small, hidden=8), other, 20)], tmp_path / "two.png")
 
-    assert colours(tmp_path / "two.png") > colours(tmp_path / "one.png") > 2
+    assert count_colours(tmp_path / "two.png") > count_colours(tmp_path / "one.png") > 2
 
 
 def test_a_sweep_trains_every_cell_and_leaves_a_table_and_a_plot(small, photos, tmp_path):
@@ -110,7 +94,7 @@ def test_a_sweep_trains_every_cell_and_leaves_a_table_and_a_plot(small, photos, 
     assert all((tmp_path / "out" / f"{name}.safetensors").is_file() for name in names)
     assert {title for title, _ in reported} == {f"{n}/4 {name}" for n, name in enumerate(names, 1)}
     assert (tmp_path / "out" / "sweep.md").read_text().count("(8e-05)") == 4
-    assert colours(tmp_path / "out" / "sweep.png") > 2
+    assert count_colours(tmp_path / "out" / "sweep.png") > 2
 
 
 def test_a_sweep_that_is_run_again_trains_nothing_anew(small, photos, tmp_path):

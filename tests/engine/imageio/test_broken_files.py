@@ -64,7 +64,10 @@ def heic():
     return file.getvalue()
 
 
-BYTE, WORD, FLOAT = (np.uint8, 3), (np.uint16, 3), (np.float32, 3)
+# Type and number of channels.
+BYTE = (np.uint8, 3)
+WORD = (np.uint16, 3)
+FLOAT = (np.float32, 3)
 planes = pixels(np.uint16, 3).transpose(2, 0, 1).copy()
 FILES = {
     "jpeg": encoded("jpeg", BYTE),

@@ -1,4 +1,4 @@
-"""Where only torch, numpy, Pillow and safetensors are installed, 8-bit files are read and written by Pillow."""
+"""Image files without the optional codecs: Pillow reads and writes 8-bit files."""
 
 import subprocess
 import sys

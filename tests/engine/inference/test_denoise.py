@@ -25,11 +25,11 @@ sides = st.integers(1, 33) | st.integers(1, 170)
 
 def test_an_image_need_not_be_contiguous():
     given_image = image(40, 70)
-    turned = given_image.transpose(0, 1)
+    transposed = given_image.transpose(0, 1)
 
-    result = denoise_image(NETWORKS[0], turned, window_size=(1, 1))
+    result = denoise_image(NETWORKS[0], transposed, window_size=(1, 1))
 
-    torch.testing.assert_close(result, denoise_image(NETWORKS[0], turned.contiguous()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, denoise_image(NETWORKS[0], transposed.contiguous()), rtol=0, atol=1e-5)
 
 
 def test_the_result_is_not_clipped_and_the_input_not_changed():

@@ -7,10 +7,7 @@ import torch
 from engine.data.dead_leaves import dead_leaves
 from engine.inference import model_selection
 from engine.inference.noise_estimation import summary
-
-
-def generator():
-    return torch.Generator().manual_seed(0)
+from tests.support.pixels import generator
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,8 @@ def test_small_tensors_share_the_place_of_a_large_one():
         assert all(address <= part.data_ptr() < address + 8 * SIZE for part in parts)
         assert len({part.data_ptr() for part in parts}) == 7
         # In any order.
-        for place in (3, 0, 5, 1, 2, 4, 0):
-            parts.pop(min(place, len(parts) - 1))
+        for index in (3, 0, 5, 1, 2, 4, 0):
+            parts.pop(min(index, len(parts) - 1))
 
         assert taken(8 * SIZE).data_ptr() == address
     assert owner.held == length(8 * SIZE)
@@ -93,11 +93,11 @@ def test_small_tensors_share_the_place_of_a_large_one():
 def test_tensors_never_overlap_and_all_memory_comes_back(steps):
     owner, there = Arena(), {}
     with owner.used():
-        for number, (place, size) in enumerate(steps):
-            there.pop(place, None)
+        for number, (key, size) in enumerate(steps):
+            there.pop(key, None)
             tensor = taken(size * SMALLEST_BYTES)
             tensor.fill_(number)
-            there[place] = tensor, number
+            there[key] = tensor, number
             assert all((tensor == value).all() for tensor, value in there.values())
             del tensor
         there.clear()

@@ -18,7 +18,9 @@ BF16 = torch.bfloat16
 SAME = ConvGeometry(3, 1, 1)
 NONE = Epilogue()
 # A convolution from X to Y.
-X, Y, WEIGHT = torch.zeros(2, 6, 7, 4), torch.zeros(2, 6, 7, 5), torch.zeros(36, 5)
+X = torch.zeros(2, 6, 7, 4)
+Y = torch.zeros(2, 6, 7, 5)
+WEIGHT = torch.zeros(36, 5)
 with_kernels = pytest.mark.skipif(kernels.chosen() is None, reason="there are no kernels for this processor")
 
 
@@ -230,8 +232,8 @@ sizes = st.integers(1, 70)
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(sizes, sizes, sizes, st.sampled_from([F32, torch.float64]), st.booleans())
-def test_a_product_of_matrices_is_that_of_float64(path, m, k, n, dtype, turned):
-    a = drawn(k, m).to(dtype).T if turned else drawn(m, k).to(dtype)
+def test_a_product_of_matrices_is_that_of_float64(path, m, k, n, dtype, transposed):
+    a = drawn(k, m).to(dtype).T if transposed else drawn(m, k).to(dtype)
     b = drawn(k, n, seed=1).to(dtype)
     with path():
         result = multiply(a, b)
@@ -272,23 +274,23 @@ LAYERS = [
 def test_many_threads_at_once_get_what_each_gets_alone():
     """Also while the number of threads changes from call to call."""
 
-    def passes(place, dtype):
-        layer, shape = LAYERS[place]
+    def passes(index, dtype):
+        layer, shape = LAYERS[index]
         x = drawn(*shape).to(dtype)
         y = layer.forward(x, train=True, relu=True)
         return y, layer.backward(y), layer.grads["weight"]
 
-    def often(place):
-        for turn in range(20):
-            torch.set_num_threads(1 + (place + turn) % 4)
-            dtype = (F32, BF16)[turn % 2]
-            assert all(map(torch.equal, passes(place, dtype), alone[place, dtype]))
+    def often(index):
+        for call in range(20):
+            torch.set_num_threads(1 + (index + call) % 4)
+            dtype = (F32, BF16)[call % 2]
+            assert all(map(torch.equal, passes(index, dtype), alone[index, dtype]))
 
-    alone = {(place, dtype): passes(place, dtype) for place in range(len(LAYERS)) for dtype in (F32, BF16)}
+    alone = {(index, dtype): passes(index, dtype) for index in range(len(LAYERS)) for dtype in (F32, BF16)}
     before = torch.get_num_threads()
 
     with ThreadPoolExecutor(len(LAYERS)) as pool:
-        for done in [pool.submit(often, place) for place in range(len(LAYERS))]:
+        for done in [pool.submit(often, index) for index in range(len(LAYERS))]:
             done.result()
 
     torch.set_num_threads(before)

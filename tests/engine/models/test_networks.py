@@ -8,13 +8,10 @@ from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import build_network, config_from_dict, config_to_dict, kind_of
 from engine.models.unet import UNetConfig
 from tests.support.oracle import PATHS
+from tests.support.pixels import generator
 
 SMALL = UNetConfig((4, 6), (1, 2, 1))
 CONFIGS = [AutoencoderConfig(4, "text"), AutoencoderConfig(4, "weights"), SMALL, UNetConfig((5,), (1,))]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("config", [AutoencoderConfig(), AutoencoderConfig(32, "text"), UNetConfig(), SMALL])

@@ -6,10 +6,7 @@ from engine.layers import parameters
 from engine.models import precision
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
-
-
-def generator():
-    return torch.Generator().manual_seed(0)
+from tests.support.pixels import generator
 
 
 def fake_times(seconds, monkeypatch):

@@ -15,15 +15,12 @@ from tests.support.oracle import (
     drawn,
     randomised,
 )
+from tests.support.pixels import generator
 
 SIZE_S = UNetConfig()
 SIZE_M = UNetConfig((48, 96, 192), (1, 1, 4, 1, 1))
 SIZE_L = UNetConfig((64, 128, 256), (2, 2, 6, 2, 2))
 SMALL = UNetConfig((4, 6), (1, 2, 1))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,10 @@ def recipe(**values):
 def waves(seed, side=64):
     """A photo without noise: a few smooth waves of colour and an edge, uint8."""
     rng = torch.Generator().manual_seed(seed)
-    place = torch.arange(side) / side
-    turn = torch.rand(4, 3, generator=rng) * 6
-    waves = (turn[0] * 3 * place[:, None] + turn[1]).sin()[:, None] + (
-        turn[2] * 3 * place[:, None] + turn[3]
+    position = torch.arange(side) / side
+    coefficients = torch.rand(4, 3, generator=rng) * 6
+    waves = (coefficients[0] * 3 * position[:, None] + coefficients[1]).sin()[:, None] + (
+        coefficients[2] * 3 * position[:, None] + coefficients[3]
     ).cos()
     waves[:, int(20 + 20 * torch.rand((), generator=rng)) :] *= -0.7
     return (127 + 60 * waves).to(torch.uint8)

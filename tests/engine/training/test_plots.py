@@ -1,27 +1,10 @@
-import json
 import sys
 
 import pytest
-from PIL import Image
 
 from engine.training import plots
 from engine.training.plots import plot_logs
-
-
-@pytest.fixture
-def log(tmp_path):
-    """A log of four lines, two of them with a PSNR."""
-    lines = [{"step": n, "megapixels": n / 10, "loss": 1 / (n + 1), "psnr": 20 + n} for n in range(4)]
-    for line in lines[1::2]:
-        del line["psnr"]
-    file = tmp_path / "run.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file
-
-
-def colours(png):
-    with Image.open(png) as image:
-        return len(image.convert("RGB").getcolors(2**24))
+from tests.support.pixels import count_colours
 
 
 def test_curves_are_drawn_as_a_png_a_line_for_each_run(log, tmp_path):
@@ -31,7 +14,7 @@ def test_curves_are_drawn_as_a_png_a_line_for_each_run(log, tmp_path):
     plot_logs([log], tmp_path / "one.png")
     plot_logs([log, other], tmp_path / "two.png")
 
-    assert colours(tmp_path / "two.png") > colours(tmp_path / "one.png") > 2
+    assert count_colours(tmp_path / "two.png") > count_colours(tmp_path / "one.png") > 2
 
 
 @pytest.mark.parametrize(

@@ -470,6 +470,31 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(run, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("save_every", [0.0, 1e9], ids=["at the next save", "at the end"])
+def test_a_failed_constant_checkpoint_is_written_later(run, tmp_path, monkeypatch, save_every):
+    disk = Disk(monkeypatch, tmp_path / "a.jsonl")
+    recipe = replace(RECIPE, decay=0.5)
+    warnings, existed = [], []
+
+    def report(line):
+        if line.step == 6:
+            disk.fill()
+        if line.step == 7:
+            disk.clear()
+        if line.step == 8:
+            existed.append((tmp_path / "a.constant.checkpoint").exists())
+
+    run(recipe=recipe, report=report, warn=warnings.append, save_every=save_every)
+    run("whole", recipe)
+
+    assert warnings
+    assert existed == [save_every == 0]
+    assert about(tmp_path / "a.constant.checkpoint")["step"] == "7"
+    one, other = (tensors(tmp_path / f"{name}.constant.checkpoint") for name in ("a", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_disk_that_stays_full_leaves_the_last_save_whole(run, tmp_path, monkeypatch):
     disk = Disk(monkeypatch, tmp_path / "a.jsonl")
 
@@ -569,7 +594,7 @@ def test_a_stopped_run_leaves_its_own_weights_as_they_are_then(run, tmp_path):
 def test_nothing_is_saved_while_the_loss_rises(run, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(loop.DivergenceMonitor, "rising", property(lambda monitor: 3 <= monitor.steps < 8))
-    monkeypatch.setattr(Trainer, "_save", lambda trainer, path, ended=False: saved.append(trainer.state.step))
+    monkeypatch.setattr(Trainer, "_save", lambda trainer, ended=False: saved.append(trainer.state.step))
 
     run(save_every=0.0)
 

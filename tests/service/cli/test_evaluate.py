@@ -14,15 +14,15 @@ from engine.models import checkpoint
 EXACT = ["--precision", "float32"]
 
 
-def test_evaluate_prints_one_json_object_for_pairs(denoise, model, tmp_path):
+def test_evaluate_prints_a_list_of_one_row_for_pairs(denoise, model, tmp_path):
     clean = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
     torch.save((clean + 10, clean), tmp_path / "val.pkl")
 
     code, text, _ = denoise("evaluate", model, "--pairs", tmp_path / "val.pkl", "--json", *EXACT)
 
-    found = json.loads(text)
+    [found] = json.loads(text)
     assert code == 0
-    assert found["images"] == 2
+    assert (found["set"], found["noise"], found["images"]) == ("val.pkl", "recorded", 2)
     assert found["noisy_psnr"] == pytest.approx(28.13, abs=0.01)
     assert found["psnr"] == pytest.approx(28.13, abs=0.01)
     assert 0 < found["ssim"] < 1
@@ -35,27 +35,23 @@ def test_evaluate_prints_one_json_object_for_pairs(denoise, model, tmp_path):
 def test_evaluate_takes_several_noise_levels_in_two_notations(denoise, model, photos, levels):
     _, text, _ = denoise("evaluate", "--clean", photos, *levels, model, "--json", *EXACT)
 
-    found = json.loads(text)["sigma"]
-    assert set(found) == {"15", "25"}
-    assert found["15"]["noisy_psnr"] == pytest.approx(24.6, abs=0.2)
-    assert found["25"]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)
+    rows = json.loads(text)
+    assert [(row["set"], row["noise"]) for row in rows] == [(photos.name, "white 15"), (photos.name, "white 25")]
+    assert [row["noisy_psnr"] for row in rows] == [pytest.approx(24.6, abs=0.2), pytest.approx(20.2, abs=0.2)]
 
 
-def test_evaluate_with_one_level_has_its_numbers_at_the_top(denoise, model, photos):
+def test_evaluate_with_one_level_prints_a_list_of_one_row(denoise, model, photos):
     _, text, _ = denoise("evaluate", model, "--clean", photos, "--sigma", "25", "--limit", "2", "--json", *EXACT)
 
-    assert json.loads(text)["images"] == 2
+    assert [row["images"] for row in json.loads(text)] == [2]
 
 
 def test_evaluate_prints_a_table_with_a_row_for_each_level(denoise, model, photos):
     code, text, _ = denoise("evaluate", model, "--clean", photos, *EXACT)
 
     assert code == 0
-    assert [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")] == [
-        "15",
-        "25",
-        "50",
-    ]
+    rows = [line.split("│") for line in text.splitlines() if line.startswith("│")]
+    assert [row[2].strip() for row in rows] == ["white 15", "white 25", "white 50"]
 
 
 @pytest.mark.parametrize("command", [[], ["--pairs", "a", "--clean", "b"]])
@@ -144,9 +140,10 @@ def test_high_quality_is_the_mean_over_flips_and_rotations(denoise, save_tiny, p
 
     pairs = list(gaussian_pairs(photos, 25))
     expected = evaluate_pairs(SelfEnsemble(checkpoint.load(tiny).net), pairs).psnr
-    assert json.loads(high)["psnr"] == pytest.approx(expected, abs=1e-4)
-    assert json.loads(high)["psnr"] != json.loads(plain)["psnr"]
-    assert (json.loads(plain)["quality"], json.loads(high)["quality"]) == ("normal", "high")
+    [plain_row], [high_row] = json.loads(plain), json.loads(high)
+    assert high_row["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert high_row["psnr"] != plain_row["psnr"]
+    assert (plain_row["quality"], high_row["quality"]) == ("normal", "high")
 
 
 def test_a_file_without_pairs_is_an_error_of_one_line(denoise, model, tmp_path):

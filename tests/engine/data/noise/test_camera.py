@@ -19,7 +19,8 @@ from engine.data.noise.camera import (
     shaped_noise,
 )
 from engine.data.noise.jpeg import TO_YCC
-from tests.support.scenes import generator, scene_batch
+from tests.support.pixels import generator
+from tests.support.scenes import scene_batch
 
 PAIRS = 10_000
 
@@ -35,7 +36,7 @@ def flat(count, side, value):
 
 
 def correlation(planes, lag):
-    """Of each plane (..., H, W) with itself so many columns and rows on, in mean."""
+    """Correlation of each plane (..., H, W) with itself moved by `lag` pixels: the mean over both directions."""
     power = planes.square().mean()
     across = (planes[..., lag:] * planes[..., :-lag]).mean()
     down = (planes[..., lag:, :] * planes[..., :-lag, :]).mean()
@@ -427,8 +428,8 @@ def test_a_part_of_a_scene_is_magnified():
     # The upper half and the lowest quarter: between the centres of their pixels a slope remains a slope.
     assert large[0, 1:15, 5, 0].tolist() == pytest.approx([i / 2 - 0.25 for i in range(1, 15)], abs=0.1)
     assert large[1, 2:14, 5, 0].tolist() == pytest.approx([112 + i / 4 - 0.375 for i in range(2, 14)], abs=0.1)
-    turned = magnify(down.transpose(1, 2), zoom, blur, place)
-    torch.testing.assert_close(turned.transpose(1, 2), large)
+    transposed = magnify(down.transpose(1, 2), zoom, blur, place)
+    torch.testing.assert_close(transposed.transpose(1, 2), large)
 
 
 def test_magnifying_by_1_with_little_blur_changes_nothing():

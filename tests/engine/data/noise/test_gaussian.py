@@ -3,13 +3,14 @@ import torch
 
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
-from tests.support.scenes import correlation, generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import correlation, scene_batch, speckled
 
 SIDE = 200
 BLACK = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
 WHITE = torch.full((SIDE, SIDE, 3), 255, dtype=torch.uint8)
 GREY = torch.full((SIDE, SIDE, 3), 100, dtype=torch.uint8)
-# Numbers in a view; a mean of so many is good to its standard deviation / √NUMBERS.
+# Numbers in a view. The standard deviation of their mean is that of one number / √NUMBERS.
 NUMBERS = SIDE * SIDE * 3
 
 

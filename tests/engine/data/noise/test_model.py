@@ -4,7 +4,8 @@ import torch
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.model import cpu_generator, split_batch
 from engine.data.noise.random_pixel import RandomPixelNoise
-from tests.support.scenes import generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import scene_batch, speckled
 
 # Targets
 
@@ -45,7 +46,7 @@ def test_the_only_scene_of_a_batch_is_in_each_slice_at_times():
     rng = generator()
     drawn = [split_batch(1, (0.25, 0.0, 0.25), rng) for _ in range(2000)]
 
-    counts = [sum(slices[place].stop - slices[place].start for slices in drawn) for place in range(4)]
+    counts = [sum(slices[index].stop - slices[index].start for slices in drawn) for index in range(4)]
     assert counts[1] == 0
     assert counts == pytest.approx([500, 0, 500, 1000], abs=80)
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from engine.data.noise.random_pixel import RandomPixelNoise
-from tests.support.scenes import correlation, generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import correlation, scene_batch, speckled
 
 SIDE = 200
-# Numbers in a view; a mean of so many is good to its standard deviation / √NUMBERS.
+# Numbers in a view. The standard deviation of their mean is that of one number / √NUMBERS.
 NUMBERS = SIDE * SIDE * 3
 
 
@@ -22,8 +23,10 @@ def test_the_clean_image_is_the_mean_of_each_block_by_hand():
 def test_each_noisy_pixel_is_a_pixel_of_its_own_block():
     side, scale = 6, 4
     # Every pixel holds its own position.
-    place = torch.arange(side * scale)
-    scene = torch.stack(torch.broadcast_tensors(place.view(-1, 1), place, torch.tensor(7)), 2).to(torch.uint8)
+    position = torch.arange(side * scale)
+    scene = torch.stack(torch.broadcast_tensors(position.view(-1, 1), position, torch.tensor(7)), 2).to(
+        torch.uint8
+    )
 
     noisy, target, weight = RandomPixelNoise().views(scene_batch(scene, scene), scale, generator())
 

@@ -1,9 +1,14 @@
-"""A fork server whose workers some files make hang or crash: see tests/support/sick_codecs.py."""
+"""A small PNG file, and a fork server whose workers hang or crash on some files: see support/sick_codecs.py."""
 
 import pytest
 
 from engine.imageio.sandbox.fork_server import ForkServer
 from tests.support.sick_codecs import SETUP
+
+
+@pytest.fixture(scope="package")
+def png(samples, file_of):
+    return file_of(samples(20, 30))
 
 
 @pytest.fixture(scope="package")

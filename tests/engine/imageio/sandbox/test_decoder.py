@@ -44,11 +44,6 @@ def look(decoder, data, **options):
 
 
 @pytest.fixture(scope="module")
-def png(samples, file_of):
-    return file_of(samples(20, 30))
-
-
-@pytest.fixture(scope="module")
 def sound():
     with Decoder() as sound:
         yield sound
@@ -185,28 +180,28 @@ def test_a_file_that_takes_too_much_memory_is_refused(weak, png):
     assert_same(decode(weak, png), read(png))
 
 
-class GoneError(Exception):
+class DisconnectedError(Exception):
     pass
 
 
 def test_a_file_that_hangs_holds_up_no_other_and_can_be_given_up(sick_fork_server, png):
-    hangs, gone = threading.Event(), threading.Event()
+    hangs, disconnected = threading.Event(), threading.Event()
 
     def check():
         hangs.set()
-        if gone.is_set():
-            raise GoneError
+        if disconnected.is_set():
+            raise DisconnectedError
 
-    with Decoder(fork_server=sick_fork_server) as patient, ThreadPoolExecutor(1) as pool:
-        hanging = pool.submit(decode, patient, sick("hang"), check=check)
+    with Decoder(fork_server=sick_fork_server) as decoder, ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(decode, decoder, sick("hang"), check=check)
         assert hangs.wait(SOON)
-        assert_same(decode(patient, png), read(png))
+        assert_same(decode(decoder, png), read(png))
         assert not hanging.done()
-        gone.set()
+        disconnected.set()
 
-        with pytest.raises(GoneError):
+        with pytest.raises(DisconnectedError):
             hanging.result(SOON)
-        assert len(workers(patient)) == 1
+        assert len(workers(decoder)) == 1
 
 
 def test_a_worker_that_something_else_ended_is_replaced(weak, png):

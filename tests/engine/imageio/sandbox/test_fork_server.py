@@ -25,11 +25,6 @@ def decode(decoder, data, **options):
         return decoder.read(file, **options)
 
 
-@pytest.fixture(scope="module")
-def png(samples, file_of):
-    return file_of(samples(20, 30))
-
-
 @pytest.fixture
 def own():
     """A decoder with a fork server of its own."""

@@ -8,7 +8,8 @@ import torch
 from engine.data import text
 from engine.imageio.read import read_rgb
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
-from tests.support.noise import DATA, generator, in_8_bits, leaves, needs_kodak, needs_polyu, noise, ramp
+from tests.support.noise import DATA, in_8_bits, leaves, needs_kodak, needs_polyu, noise, ramp
+from tests.support.pixels import generator
 
 
 def rms(values):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from engine.inference.noise_estimation import estimate_noise
-from tests.support.noise import blurred, generator, noise, ramp
+from tests.support.noise import blurred, noise, ramp
+from tests.support.pixels import generator
 
 
 @pytest.mark.parametrize("shot", [0.006, -0.004])

@@ -325,7 +325,7 @@ ALIKE = [
 
 
 def each_of_alike(test):
-    test = pytest.mark.parametrize("case", ALIKE, ids=[f"case{place}" for place in range(len(ALIKE))])(test)
+    test = pytest.mark.parametrize("case", ALIKE, ids=[f"case{index}" for index in range(len(ALIKE))])(test)
     test = pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])(test)
     return pytest.mark.parametrize("variant", VARIANTS)(test)
 
@@ -352,8 +352,8 @@ def test_an_image_in_a_batch_is_what_it_is_alone(variant, dtype, case):
     for adjoint, from_, epilogue in given_.ways():
         packed = pack(lib, case, adjoint, given_.weight, dtype)
         result = product(lib, case, adjoint, from_, packed, epilogue)
-        for place in range(case.batch):
-            only = slice(place, place + 1)
+        for index in range(case.batch):
+            only = slice(index, index + 1)
             add, mask = (None if part is None else part[only] for part in (epilogue.add, epilogue.mask))
             alone = epilogue._replace(add=add, mask=mask)
             assert torch.equal(product(lib, one, adjoint, among_nans(from_[only]), packed, alone), result[only])
