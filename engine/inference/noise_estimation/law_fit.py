@@ -1,0 +1,121 @@
+"""Fit of the noise law: a line through variance by brightness, and from the third cumulant the pedestal."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.inference.noise_estimation.law_bins import CELL, HIGH_BAND, MIDDLE_BAND, LawBins, band_size
+
+# Relative error of a bin's variance that does not shrink with the number of its cells.
+LEAST_ERROR = 0.01
+# Texture has about this share of its middle frequencies' variance at high frequencies.
+TEXTURE_AT_HIGH = 0.25
+# Error of that share.
+TEXTURE_ERROR = 0.3
+# Standard errors by which the middle frequencies' variance must be larger before it counts as texture.
+MIN_TEXTURE_DEVIATIONS = 1.0
+# Squared deviations, in standard errors, count up to these where a line is chosen. Texture adds to the variance
+# and never takes from it, so a bin below the line speaks louder than one above.
+MAX_COST_BELOW = 40.0
+MAX_COST_ABOVE = 9.0
+# Standard errors above the line from which a bin counts as textured and is left out.
+MAX_ABOVE = 2.5
+ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Line:
+    """Variance = slope * x + intercept, where x is brightness less the bins' centre.
+
+    covariance: (2, 2), of slope and intercept. used: (bins,) bool. deviations: (bins,) in standard errors.
+    variance: (bins,) without texture. error: (bins,) its standard error.
+    """
+
+    slope: float
+    intercept: float
+    covariance: Tensor
+    used: Tensor
+    deviations: Tensor
+    variance: Tensor
+    error: Tensor
+
+    def at(self, x: float) -> float:
+        return self.slope * x + self.intercept
+
+
+def texture(bins: LawBins) -> Tensor:
+    """(bins,): relative excess, beyond chance, of variance at middle frequencies over that at high ones."""
+    chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
+    excess = bins.middle / bins.high.clamp(min=torch.finfo(torch.float64).tiny) - 1
+    return (excess - MIN_TEXTURE_DEVIATIONS * chance).clamp(min=0)
+
+
+def fit_line(bins: LawBins, usable: Tensor) -> Line | None:
+    """The line that most bins lie on. usable: (bins,) bool. None if it cannot be determined."""
+    surplus = texture(bins)
+    x = bins.mean
+    y = bins.high * (1 - TEXTURE_AT_HIGH * surplus).clamp(min=0.05)
+    floor = 1e-6 * float(y.max())
+    if floor <= 0 or int(usable.sum()) < 2:
+        return None
+
+    def errors(slope: Tensor, expected: Tensor) -> Tensor:
+        # Photons' excess kurtosis is slope**2 / variance.
+        kurtosis = slope.clamp(min=0).square() / expected
+        chance = (2 / band_size(HIGH_BAND) + kurtosis / CELL**2) / bins.counts
+        return expected * (chance + LEAST_ERROR**2 + (TEXTURE_ERROR * surplus).square()).sqrt()
+
+    slope, intercept = _best_candidate(x, y, usable, errors)
+    design = torch.stack((x, torch.ones_like(x)), 1)
+    covariance = torch.full((2, 2), math.inf, dtype=torch.float64)
+    deviations, used, error = torch.zeros_like(x), usable, torch.ones_like(x)
+    for _ in range(ROUNDS):
+        expected = (slope * x + intercept).clamp(min=floor)
+        error = errors(slope, expected)
+        deviations = (y - expected) / error
+        used = usable & (deviations < MAX_ABOVE)
+        if int(used.sum()) < 2:
+            return None
+        weights = used.double() / error.square()
+        scale = torch.stack((x.abs().max().clamp(min=1e-30), torch.ones((), dtype=torch.float64)))
+        scaled = design / scale
+        covariance = torch.linalg.inv(scaled.T @ (weights.unsqueeze(1) * scaled)) / torch.outer(scale, scale)
+        slope, intercept = covariance @ (design.T @ (weights * y))
+    return Line(float(slope), float(intercept), covariance, used, deviations, y, error)
+
+
+def _best_candidate(
+    x: Tensor, y: Tensor, usable: Tensor, errors: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Of the level lines through one bin and the rising lines through two, the one that costs least."""
+    px, py = x[usable], y[usable]
+    i, j = torch.triu_indices(len(px), len(px), 1)
+    slopes = (py[j] - py[i]) / (px[j] - px[i])
+    rising = slopes > 0
+    slopes, first = slopes[rising], i[rising]
+    slope = torch.cat((torch.zeros_like(py), slopes))
+    intercept = torch.cat((py, py[first] - slopes * px[first]))
+    expected = (slope.unsqueeze(1) * x + intercept.unsqueeze(1)).clamp(min=1e-3 * float(y.max()))
+    deviations = (y - expected) / errors(slope.unsqueeze(1), expected)
+    squares = deviations.square()
+    cost = torch.where(deviations < 0, squares.clamp(max=MAX_COST_BELOW), squares.clamp(max=MAX_COST_ABOVE))
+    best = int((cost * usable).sum(1).argmin())
+    return slope[best], intercept[best]
+
+
+def pedestal_by_third_cumulant(bins: LawBins, line: Line) -> tuple[float, float]:
+    """The brightness of no light, and its standard error, both less the bins' centre. For a slope above 0.
+
+    Photons' third cumulant is slope**2 * (x - pedestal); that of read noise is 0.
+    """
+    slope = line.slope
+    variance = (slope * bins.mean + line.intercept).clamp(min=line.variance.min().clamp(min=1e-30))
+    weights = line.used * bins.counts / (variance**3 * (1 + 3 * slope**2 / variance))
+    weights = weights / weights.sum()
+    pedestal = float(weights @ (bins.mean - bins.third / slope**2))
+    of_slope = 2 * (float(weights @ bins.mean) - pedestal) * math.sqrt(float(line.covariance[0, 0])) / slope
+    chance = float((weights * bins.third_error).square().sum().sqrt()) / slope**2
+    return pedestal, math.hypot(chance, of_slope)
