@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.defaults import MEMORY_BUDGET, STRENGTH
+from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from engine.imageio.image import Image, ImageSequence, from_array
 from engine.imageio.metadata import NO_METADATA
@@ -90,14 +90,16 @@ def estimate_noise(image: Array) -> NoiseEstimate:
     return estimate_of(_images(image)[0].samples)
 
 
-def read_image(path: str | Path, page: int | None = None) -> NDArray[Any]:
+def read_image(path: str | Path, page: int | None = None, colour: Colour = COLOUR) -> NDArray[Any]:
     """The image in a file: (H, W) or (H, W, C), uint8, uint16 or float32; of several pages, a stack of them.
 
     C is 3, or with transparency 2 (grey) or 4. page: only this page, or frame of an animation, counted from 1.
+    colour: the colour space that a camera raw file is developed to, "srgb" or "prophoto".
     Colour profile and EXIF are not in the array: see `write_image`.
-    Raises ValueError if the file is no image, or its pages differ in size or kind, and OSError.
+    Raises ValueError if the file is no image, or its pages differ in size or kind, or if a colour space is chosen
+    for a file that is not camera raw; and OSError.
     """
-    arrays = [_array(each) for each in read(Path(path).read_bytes(), page=page).pages]
+    arrays = [_array(each) for each in read(Path(path).read_bytes(), page=page, colour=colour).pages]
     if len(arrays) == 1:
         return arrays[0]
     if len({(array.shape, array.dtype) for array in arrays}) > 1:
@@ -112,11 +114,13 @@ def write_image(
     image: NDArray[Any] | Tensor,
     quality: int | None = None,
     metadata_from: str | Path | None = None,
+    colour: Colour = COLOUR,
 ) -> None:
     """Write an image, or a stack as pages, in the format that the file's suffix names.
 
     image: as `read_image` gives it. quality: 1 to 100, for JPEG, WebP and AVIF. metadata_from: an image file
-    whose colour profile, EXIF and XMP are written too, as far as the format can hold them.
+    whose colour profile, EXIF and XMP are written too, as far as the format can hold them. colour: if that is a
+    camera raw file, the colour space that it was read in.
     Raises ValueError for a suffix that is not written, or an image that the format cannot hold, and OSError.
     """
     path = Path(path)
@@ -126,7 +130,7 @@ def write_image(
         raise ValueError(f"{path}: no format is written with this suffix. Choose one of {endings}.")
     pages = _pages(np.asarray(image.cpu()) if isinstance(image, Tensor) else image)
     if metadata_from is not None:
-        known = read(Path(metadata_from).read_bytes(), page=1).pages[0].metadata
+        known = read(Path(metadata_from).read_bytes(), page=1, colour=colour).pages[0].metadata
         pages = [replace(page, metadata=known) for page in pages]
     kind = FORMATS[found[0]]
     write_atomically(path, encode(ImageSequence(kind, tuple(pages)), kind, quality).data)

@@ -4,6 +4,8 @@ from typing import Literal
 
 # The three images that a result can show.
 Output = Literal["clean", "residual", "compare"]
+# The colour spaces that camera raw files are developed to.
+Colour = Literal["srgb", "prophoto"]
 
 # Choice of network.
 MODEL = "auto"
@@ -31,7 +33,9 @@ MAX_PNG_LEVEL = 9
 MIN_QUALITY = 1
 MAX_QUALITY = 100
 
-# Files that are read. Pages of a document, or frames of an animation.
+# Files that are read.
+COLOUR: Colour = "srgb"
+# Pages of a document, or frames of an animation.
 MAX_PAGES = 100
 # Decoding one file. Measured on one Zen 3 core: 50 megapixels of AVIF or HEIC, and 64 MB of JPEG 2000, take 8 s.
 # Other formats take less. A TIFF with 50 megapixels of floating point takes 1.8 GB.
@@ -47,4 +51,5 @@ OUTPUT_HELP = (
     "clean: the image without its noise. residual: the noise that was removed, on mid-grey. compare: the images "
     "before and after, side by side."
 )
+COLOUR_HELP = "Colour space that a camera raw file is developed to. prophoto is for camera raw files only."
 PAGE_HELP = "Page of a document, or frame of an animation, to read. Counted from 1."

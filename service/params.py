@@ -35,6 +35,7 @@ class DenoiseParams(BaseModel):
     )
     output: defaults.Output = Field(defaults.OUTPUT, description=defaults.OUTPUT_HELP)
     page: int | None = Field(None, ge=1, description=defaults.PAGE_HELP)
+    colour: defaults.Colour = Field(defaults.COLOUR, description=defaults.COLOUR_HELP)
 
     @property
     def target(self) -> str:

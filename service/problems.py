@@ -17,6 +17,7 @@ from engine.imageio.formats import (
     CannotWrite,
     ImageTooLarge,
     NotAnImage,
+    NotCameraRaw,
     PageNotFound,
     UnsupportedImage,
 )
@@ -33,6 +34,7 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     TooLargeToDecode: 413,
     UnsupportedImage: 415,
     PageNotFound: 422,
+    NotCameraRaw: 422,
     CannotWrite: 422,
     TooSlowToDecode: 422,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.batch.journal import Journal, file_stamp
-from engine.defaults import MEMORY_BUDGET, PNG_LEVEL
+from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.formats import FORMATS, SAME, SUPPORTED_OUTPUTS, WRITABLE_FORMATS, output_format, suffix_of
 from engine.imageio.image import EncodedImage
 from engine.imageio.read import image_files, read
@@ -51,6 +51,7 @@ class DenoiseOptions:
     """Options for denoising a file.
 
     quality, png_level: as in `encode`. page: only this page or frame, counted from 1. memory_budget: in bytes.
+    colour: what camera raw files are developed to.
     """
 
     quality: int | None = None
@@ -58,6 +59,7 @@ class DenoiseOptions:
     png_level: int = PNG_LEVEL
     output: OutputOptions = DEFAULT_OUTPUT
     memory_budget: int = MEMORY_BUDGET
+    colour: Colour = COLOUR
 
     def fingerprint(self, digest: str) -> dict[str, Any]:
         """For a journal: all that an output depends on besides its source. digest: of the weights."""
@@ -161,7 +163,7 @@ def denoise_bytes(
     Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
-    file = read(data, page=options.page)
+    file = read(data, page=options.page, colour=options.colour)
     kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.imageio.metadata.camera_raw import is_camera_raw
+
 # Bits per sample, or floating point of 32 bits.
 Depth = Literal["8", "16", "float"]
 # The name of the output format that stands for the input's format.
@@ -33,6 +35,10 @@ class ImageTooLarge(ValueError):
 
 class PageNotFound(ValueError):
     """A page number beyond the last page."""
+
+
+class NotCameraRaw(ValueError):
+    """An option for camera raw files, given for a file of another kind."""
 
 
 class CannotWrite(ValueError):
@@ -74,6 +80,12 @@ class Format:
 _ALL_METADATA = ("ICC", "EXIF", "XMP", "resolution")
 # Files whose type follows: AVIF, HEIC and videos.
 _FILE_TYPE = rb"....ftyp"
+# Beginnings of camera raw files: Canon CR2, CRW and CR3, Fujifilm, Olympus, Panasonic and Leica, Minolta, Sigma,
+# Phase One. Others begin like TIFF, and `is_camera_raw` recognises them.
+_RAW_SIGNATURE = (
+    rb"II\*\0....CR\x02|II\x1a\0\0\0HEAPCCDR|....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|\0MRM|FOVb|"
+    rb"IIIITwaR|MMMMRawT"
+)
 _TABLE = (
     Format(
         "jpeg", "JPEG", "image/jpeg", (".jpg", ".jpeg"), rb"\xff\xd8\xff",
@@ -123,6 +135,16 @@ _TABLE = (
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
         Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
     ),
+    Format(
+        "raw", "camera raw", "image/x-dcraw",
+        (
+            ".dng", ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".erf", ".fff", ".iiq", ".kdc", ".mef",
+            ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
+            ".x3f",
+        ),
+        _RAW_SIGNATURE,
+        Capabilities(("16",), metadata=("EXIF",)),
+    ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}
@@ -152,13 +174,17 @@ _OTHER_KINDS = {
 def detect_format(data: bytes, size: int | None = None) -> Format:
     """The format that the bytes begin as. Raises NotAnImage or UnsupportedImage.
 
-    size: of the file, if the bytes are only its beginning.
+    size: of the file, if the bytes are only its beginning. A camera raw file that begins like TIFF may need all
+        its bytes to be recognised; without them it is taken for TIFF.
     """
     if not data:
         raise NotAnImage(f"The file is empty: 0 bytes. {SUPPORTED_FORMATS}.")
+    raw = FORMATS["raw"]
+    if re.match(raw.signature, data, re.DOTALL):
+        return raw
     for kind in _TABLE:
         if re.match(kind.signature, data, re.DOTALL):
-            return kind
+            return raw if kind.name == "tiff" and is_camera_raw(data) else kind
     for name, signature in _OTHER_KINDS.items():
         if re.match(signature, data, re.DOTALL):
             raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
@@ -175,7 +201,7 @@ def output_format(name: str, source: Format) -> Format:
             f"There is no format {name!r}. {SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."
         )
     if kind.writes is None:
-        raise CannotWrite(f"{kind.title} can be read but not written. {SUPPORTED_OUTPUTS}.")
+        raise CannotWrite(f"{_capital(kind.title)} can be read but not written. {SUPPORTED_OUTPUTS}.")
     return kind
 
 
@@ -190,7 +216,12 @@ def table_rows() -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for kind in _TABLE:
         written = f"{_describe(kind.writes)}, {'lossy' if kind.quality else 'lossless'}" if kind.writes else "no"
-        yield f"| {kind.title} | {_describe(kind.reads)} | {written} | {', '.join(kind.reads.metadata)} |"
+        metadata = ", ".join(kind.reads.metadata)
+        yield f"| {_capital(kind.title)} | {_describe(kind.reads)} | {written} | {metadata} |"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _describe(supports: Capabilities) -> str:

@@ -5,16 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from engine.defaults import MAX_PAGES
+from engine.defaults import COLOUR, MAX_PAGES, Colour
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
 from engine.imageio.codecs.pillow import open_pillow
+from engine.imageio.codecs.raw import RawFile, RawMosaic, open_raw
 from engine.imageio.codecs.tiff import open_tiff
 from engine.imageio.formats import (
     SUFFIXES,
@@ -22,6 +25,7 @@ from engine.imageio.formats import (
     BrokenImage,
     Format,
     ImageTooLarge,
+    NotCameraRaw,
     PageNotFound,
     UnsupportedImage,
     detect_format,
@@ -42,25 +46,60 @@ def decode(data: bytes, max_pixels: int | None = None) -> Image:
 
 
 def read(
-    data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+    data: bytes,
+    max_pixels: int | None = None,
+    max_pages: int = MAX_PAGES,
+    page: int | None = None,
+    colour: Colour = COLOUR,
 ) -> ImageSequence:
     """All pages of an image file, turned upright; or one page, counted from 1.
 
-    max_pixels: of the pages read, together. Raises NotAnImage, BrokenImage, UnsupportedImage, ImageTooLarge or
-    PageNotFound; all are ValueErrors.
+    max_pixels: of the pages read, together. colour: what a camera raw file is developed to. Raises NotAnImage,
+    BrokenImage, UnsupportedImage, ImageTooLarge, PageNotFound or NotCameraRaw; all are ValueErrors.
     """
     kind = detect_format(data)
+    _refuse_colour(kind, colour)
     with _codec_errors(kind):
-        return _read(kind, data, max_pixels, max_pages, page)
+        return _read(kind, _frames(kind, data, colour), max_pixels, max_pages, page)
 
 
 def read_info(
-    data: bytes, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+    data: bytes,
+    max_pixels: int | None = None,
+    max_pages: int = MAX_PAGES,
+    page: int | None = None,
+    colour: Colour = COLOUR,
 ) -> ImageInfo:
     """The size and depth of what `read` would return, from headers alone. Raises the errors of `read`."""
     kind = detect_format(data)
+    _refuse_colour(kind, colour)
     with _codec_errors(kind):
-        return _read_info(kind, data, max_pixels, max_pages, page)
+        return _read_info(kind, _frames(kind, data, colour), max_pixels, max_pages, page)
+
+
+def read_mosaic(data: bytes, max_pixels: int | None = None) -> RawMosaic | None:
+    """What the sensor measured, of a camera raw file with a Bayer mosaic; None for other camera raw files.
+
+    Raises NotCameraRaw, and the errors of `read`.
+    """
+    kind = detect_format(data)
+    _refuse_other_kinds(kind)
+    with _codec_errors(kind), RawFile(data) as file:
+        _refuse_more_pixels(file.size, file.size[0] * file.size[1], 1, max_pixels)
+        return file.mosaic()
+
+
+def develop(
+    data: bytes, mosaic: NDArray[np.uint16], max_pixels: int | None = None, colour: Colour = COLOUR
+) -> ImageSequence:
+    """What `read` returns for a camera raw file, with these values in place of its mosaic's.
+
+    mosaic: as RawMosaic.values. Raises NotCameraRaw, and the errors of `read`.
+    """
+    kind = detect_format(data)
+    _refuse_other_kinds(kind)
+    with _codec_errors(kind):
+        return _read(kind, open_raw(data, colour, mosaic), max_pixels, 1, None)
 
 
 @contextmanager
@@ -88,13 +127,30 @@ def _codec_errors(kind: Format) -> Iterator[None]:
         raise BrokenImage(f"The {kind.title} file is broken or cut short: {error}") from error
 
 
-def _frames(kind: Format, data: bytes) -> Iterator[LazyFrame]:
+def _refuse_colour(kind: Format, colour: Colour) -> None:
+    if colour != COLOUR and kind.name != "raw":
+        raise NotCameraRaw(
+            f"The colour space {colour} can be chosen for camera raw files only, and this is a {kind.title} "
+            "file. Leave the colour space out."
+        )
+
+
+def _refuse_other_kinds(kind: Format) -> None:
+    if kind.name != "raw":
+        raise NotCameraRaw(f"Only a camera raw file has a mosaic, and this is a {kind.title} file.")
+
+
+def _frames(kind: Format, data: bytes, colour: Colour) -> Iterator[LazyFrame]:
+    if kind.name == "raw":
+        return open_raw(data, colour)
     return _OPENERS.get(kind.name, open_pillow)(kind, data)
 
 
-def _read_info(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> ImageInfo:
+def _read_info(
+    kind: Format, frames: Iterator[LazyFrame], max_pixels: int | None, max_pages: int, page: int | None
+) -> ImageInfo:
     pages = pixels = bits = 0
-    for count, frame in enumerate(_frames(kind, data), 1):
+    for count, frame in enumerate(frames, 1):
         remaining = frame.remaining()
         if page and count < page and remaining == 1:
             continue
@@ -110,12 +166,14 @@ def _read_info(kind: Format, data: bytes, max_pixels: int | None, max_pages: int
     return ImageInfo(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float")
 
 
-def _read(kind: Format, data: bytes, max_pixels: int | None, max_pages: int, page: int | None) -> ImageSequence:
+def _read(
+    kind: Format, frames: Iterator[LazyFrame], max_pixels: int | None, max_pages: int, page: int | None
+) -> ImageSequence:
     pages: list[Image] = []
     durations: list[int | None] = []
     changed: dict[str, None] = {}
     pixels, plays, count = 0, 1, 0
-    for count, frame in enumerate(_frames(kind, data), 1):
+    for count, frame in enumerate(frames, 1):
         if page and count < page:
             continue
         if not page:
@@ -170,7 +228,7 @@ def read_rgb(path: Path) -> Tensor:
 
 
 def load_codecs() -> None:
-    """Import every codec now, for a process that others are forked from."""
+    """Import every codec now, for a process that others are forked from; but not rawpy, see codecs/raw.py."""
     import imagecodecs  # noqa: F401
     import pillow_heif  # noqa: F401
     import tifffile  # noqa: F401

@@ -63,6 +63,7 @@ LumaOption = Annotated[float, _share(defaults.LUMA_HELP)]
 ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
 OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP)]
 PageOption = Annotated[int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all")]
+ColourOption = Annotated[defaults.Colour, typer.Option(help=defaults.COLOUR_HELP)]
 
 
 def run(
@@ -85,6 +86,7 @@ def run(
     chroma: ChromaOption = defaults.CHROMA,
     output: OutputOption = defaults.OUTPUT,
     page: PageOption = None,
+    colour: ColourOption = defaults.COLOUR,
 ) -> None:
     """Denoise image files, folders of images, or an image from a pipe.
 
@@ -117,7 +119,7 @@ def run(
     if format_:
         output_format(format_, FORMATS[defaults.FORMAT])
     options = tasks.DenoiseOptions(
-        quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget
+        quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget, colour
     )
     load = partial(load_model, model, device, precision)
     warn_without_kernels()

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
 
-from engine.defaults import FORMAT
+from engine.defaults import COLOUR, FORMAT, Colour
 from engine.imageio.formats import FORMATS, Depth, Format, output_format
 from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
@@ -81,24 +81,27 @@ class DecodeStage:
     _limiter: CapacityLimiter = field(default_factory=partial(CapacityLimiter, HEADERS_AT_ONCE))
     _memory_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def read_info(self, source: ImageSource, page: int | None) -> ImageInfo:
+    async def read_info(self, source: ImageSource, page: int | None, colour: Colour = COLOUR) -> ImageInfo:
         """What a file's header says. Raises what Decoder.read_info raises."""
 
         def work() -> ImageInfo:
             with _logging_refusals(), source.open() as file:
-                return self.decoder.read_info(file, self.max_pixels, self.max_pages, page)
+                return self.decoder.read_info(file, self.max_pixels, self.max_pages, page, colour)
 
         # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
         # A source whose memory is not counted yet is opened only while no other such source is open.
         async with self._memory_lock if source.memory else nullcontext():
             return await until_done(asyncio.ensure_future(to_thread.run_sync(work, limiter=self._limiter)))
 
-    async def decode(self, ticket: Ticket, source: ImageSource, page: int | None) -> ImageSequence:
+    async def decode(
+        self, ticket: Ticket, source: ImageSource, page: int | None, colour: Colour = COLOUR
+    ) -> ImageSequence:
         """The file's pages. Raises what Decoder.read raises."""
 
         def work() -> ImageSequence:
             with _logging_refusals(), source.open() as file:
-                return self.decoder.read(file, self.max_pixels, self.max_pages, page, ticket.flow.check)
+                check = ticket.flow.check
+                return self.decoder.read(file, self.max_pixels, self.max_pages, page, check, colour)
 
         return await ticket.in_thread(work)
 
@@ -208,7 +211,7 @@ class Pipeline:
         """
         models = self.models()
         name = models.resolve_name(params.model)
-        info = await self.decoding.read_info(source, params.page)
+        info = await self.decoding.read_info(source, params.page, params.colour)
         kind = output_format(params.target, info.kind)
         options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
         load = _load(info, source.memory, kind, options)
@@ -216,7 +219,7 @@ class Pipeline:
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
             lap("wait")
-            file = await self.decoding.decode(ticket, source, params.page)
+            file = await self.decoding.decode(ticket, source, params.page, params.colour)
             lap("decode")
             charge(info.pixels)
             # Only the list keeps the decoded pages: each makes room for its denoised page.

@@ -14,6 +14,7 @@ from engine import api
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import read
 from engine.models import checkpoint
+from tests.support.raw_files import dng
 
 ROOT = Path(__file__).parents[2]
 TYPES = ("uint8", "uint16", "float16", "float32", "float64")
@@ -192,6 +193,22 @@ def test_metadata_is_copied_from_another_file(tmp_path, file_of, samples):
     with_it, without = (read((tmp_path / name).read_bytes()).pages[0].metadata for name in ("a.png", "b.png"))
     assert with_it.resolution == pytest.approx((300, 300), abs=0.1)
     assert without == Metadata()
+
+
+def test_camera_raw_is_read_in_either_colour_space(tmp_path, file_of, samples):
+    raw, png = tmp_path / "a.dng", tmp_path / "a.png"
+    raw.write_bytes(dng())
+    png.write_bytes(file_of(samples(9, 7)))
+
+    for colour in ("srgb", "prophoto"):
+        developed = engine.read_image(raw, colour=colour)
+        engine.write_image(tmp_path / "a.tif", developed, metadata_from=raw, colour=colour)
+
+        written = read((tmp_path / "a.tif").read_bytes()).pages[0]
+        np.testing.assert_array_equal(written.samples.numpy(), developed)
+        assert (developed.dtype, bool(written.metadata.icc_profile)) == (np.uint16, colour == "prophoto")
+    with pytest.raises(ValueError, match="for camera raw files only"):
+        engine.read_image(png, colour="prophoto")
 
 
 def test_a_suffix_that_is_not_written_is_refused_and_no_file_left(tmp_path):

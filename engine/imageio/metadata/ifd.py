@@ -5,7 +5,7 @@ Source: Adobe, "TIFF 6.0", 1992, section 2.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal, NamedTuple
 
 from engine.imageio.metadata.limits import MAX_BYTES, MAX_ENTRIES, BrokenMetadata, MetadataTooLarge
@@ -73,6 +73,11 @@ class Entry(NamedTuple):
         numerator, denominator = struct.unpack_from(f"{order}II", self.value)
         return numerator / denominator if denominator else 0.0
 
+    def integers(self, order: ByteOrder) -> tuple[int, ...]:
+        """All items; none if they are no unsigned integers."""
+        form = _INTEGER_FORMATS.get(self.type_code)
+        return struct.unpack(f"{order}{self.length}{form}", self.value) if form else ()
+
 
 def byte_order(data: bytes) -> ByteOrder:
     """The byte order of a TIFF file or an EXIF block, as `struct` writes it."""
@@ -91,8 +96,13 @@ def first_ifd_offset(data: bytes) -> int:
     return int(struct.unpack_from(f"{byte_order(data)}I", data, 4)[0])
 
 
-def read_ifd(data: bytes, offset: int, big: bool = False) -> dict[int, Entry]:
-    """The entries by tag, without those that cannot be read. big: BigTIFF. Raises BrokenMetadata."""
+def read_ifd(
+    data: bytes, offset: int, big: bool = False, layout_tags: Set[int] = frozenset()
+) -> dict[int, Entry]:
+    """The entries by tag, without those that cannot be read. Raises BrokenMetadata.
+
+    big: BigTIFF. layout_tags: those of LAYOUT_TAGS that are read however long they are.
+    """
     order = byte_order(data)
     head, entry, width = (f"{order}Q", f"{order}HHQ", 8) if big else (f"{order}H", f"{order}HHI", 4)
     try:
@@ -108,7 +118,7 @@ def read_ifd(data: bytes, offset: int, big: bool = False) -> dict[int, Entry]:
             size = _ITEM_SIZES.get(type_code, 0) * length
             if size > width:
                 (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, at)
-            needed = tag not in LAYOUT_TAGS or tag in _READ_LAYOUT_TAGS or size <= 8
+            needed = tag not in LAYOUT_TAGS or tag in _READ_LAYOUT_TAGS | layout_tags or size <= 8
             if needed and type_code in _ITEM_SIZES and at + size <= len(data):
                 # Many entries can point to the same bytes.
                 left -= size
@@ -118,6 +128,18 @@ def read_ifd(data: bytes, offset: int, big: bool = False) -> dict[int, Entry]:
     except struct.error as error:
         raise BrokenMetadata("An IFD ends beyond the end of the file.") from error
     return found
+
+
+def next_ifd_offset(data: bytes, offset: int, big: bool = False) -> int:
+    """The offset of the IFD that follows the one at `offset`; 0 if there is none. Raises BrokenMetadata."""
+    order = byte_order(data)
+    head, entry_bytes, pointer = (f"{order}Q", 20, "Q") if big else (f"{order}H", 12, "I")
+    try:
+        (entries,) = struct.unpack_from(head, data, offset)
+        at = offset + struct.calcsize(head) + entries * entry_bytes
+        return int(struct.unpack_from(order + pointer, data, at)[0])
+    except struct.error as error:
+        raise BrokenMetadata("An IFD ends beyond the end of the file.") from error
 
 
 def read_sub_ifds(data: bytes, ifd: Mapping[int, Entry]) -> dict[int, dict[int, Entry]]:

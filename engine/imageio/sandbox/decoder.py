@@ -6,15 +6,19 @@ Linux only.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from engine.defaults import DECODE_MEMORY, DECODE_SECONDS, MAX_PAGES
-from engine.imageio.formats import BrokenImage, Format, ImageTooLarge, detect_format
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.defaults import COLOUR, DECODE_MEMORY, DECODE_SECONDS, MAX_PAGES, Colour
+from engine.imageio.codecs.raw import RawMosaic
+from engine.imageio.formats import FORMATS, BrokenImage, Format, ImageTooLarge, detect_format
 from engine.imageio.image import ImageInfo, ImageSequence
 from engine.imageio.sandbox.fork_server import REFUSALS, ForkServer, Worker
-from engine.imageio.sandbox.messages import decode_image, receive, send_request
+from engine.imageio.sandbox.messages import Part, decode_image, decode_mosaic, receive, send_request
 from engine.imageio.sandbox.shared_file import SharedFile
 
 # How many bytes at the start of a file are read to detect its format.
@@ -72,38 +76,68 @@ class Decoder:
         max_pages: int = MAX_PAGES,
         page: int | None = None,
         check: Callable[[], None] = lambda: None,
+        colour: Colour = COLOUR,
     ) -> ImageSequence:
         """As engine.imageio.read.read.
 
         check: called every fork_server.TICK seconds; an error that it raises ends the work.
         Raises what that function raises, TooSlowToDecode, TooLargeToDecode and Crashed; all are ValueErrors.
         """
-        options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}
-        decoded = self._decode(file, options, False, check)
+        options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page, "colour": colour}
+        decoded = self._decode(file, {"work": "read", "options": options}, check)
         assert isinstance(decoded, ImageSequence)
         return decoded
 
     def read_info(
-        self, file: SharedFile, max_pixels: int | None = None, max_pages: int = MAX_PAGES, page: int | None = None
+        self,
+        file: SharedFile,
+        max_pixels: int | None = None,
+        max_pages: int = MAX_PAGES,
+        page: int | None = None,
+        colour: Colour = COLOUR,
     ) -> ImageInfo:
         """As engine.imageio.read.read_info. Raises what `read` raises."""
-        options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page}
-        decoded = self._decode(file, options, True)
+        options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page, "colour": colour}
+        decoded = self._decode(file, {"work": "info", "options": options})
         assert isinstance(decoded, ImageInfo)
+        return decoded
+
+    def read_mosaic(
+        self, file: SharedFile, max_pixels: int | None = None, check: Callable[[], None] = lambda: None
+    ) -> RawMosaic | None:
+        """As engine.imageio.read.read_mosaic. Raises what `read` raises."""
+        decoded = self._decode(file, {"work": "mosaic", "options": {"max_pixels": max_pixels}}, check)
+        assert decoded is None or isinstance(decoded, RawMosaic)
+        return decoded
+
+    def develop(
+        self,
+        file: SharedFile,
+        mosaic: NDArray[np.uint16],
+        max_pixels: int | None = None,
+        colour: Colour = COLOUR,
+        check: Callable[[], None] = lambda: None,
+    ) -> ImageSequence:
+        """As engine.imageio.read.develop. Raises what `read` raises."""
+        options = {"max_pixels": max_pixels, "colour": colour}
+        request = {"work": "develop", "options": options, "shape": mosaic.shape}
+        decoded = self._decode(file, request, check, [np.ascontiguousarray(mosaic).data])
+        assert isinstance(decoded, ImageSequence)
         return decoded
 
     def _decode(
         self,
         file: SharedFile,
-        options: dict[str, Any],
-        info_only: bool,
+        request: dict[str, Any],
         check: Callable[[], None] = lambda: None,
-    ) -> ImageSequence | ImageInfo:
+        parts: Sequence[Part] = (),
+    ) -> ImageSequence | ImageInfo | RawMosaic | None:
+        """request: what is to be done, and its options. parts: raw bytes that go with it."""
         kind = detect_format(file.read(HEAD_BYTES), file.size)
         worker = self._take_worker()
         try:
-            request = {"info_only": info_only, "memory": self.memory, "options": options}
-            decoded = self._ask(worker, kind, file, request, check)
+            send_request(worker.socket, {**request, "memory": self.memory}, file, parts)
+            decoded = self._receive(worker, kind, check)
         except BaseException as error:
             cause = self.fork_server.end(worker)
             if isinstance(error, EOFError | ConnectionError):
@@ -129,12 +163,11 @@ class Decoder:
                 return worker
             self.fork_server.end(worker)
 
-    def _ask(
-        self, worker: Worker, kind: Format, file: SharedFile, request: dict[str, Any], check: Callable[[], None]
-    ) -> ImageSequence | ImageInfo | ValueError:
+    def _receive(
+        self, worker: Worker, kind: Format, check: Callable[[], None]
+    ) -> ImageSequence | ImageInfo | RawMosaic | ValueError | None:
         """The file's content, or the error that explains why it was refused."""
         end = time.monotonic() + self.seconds
-        send_request(worker.socket, request, file)
         pages = []
         while True:
             message, parts = self._next_message(worker, kind, end, check)
@@ -144,10 +177,18 @@ class Decoder:
                 case "end":
                     durations, changed = message["durations"], tuple(message["changed"])
                     return ImageSequence(
-                        kind, tuple(pages), durations and tuple(durations), message["plays"], changed
+                        FORMATS[message["kind"]],
+                        tuple(pages),
+                        durations and tuple(durations),
+                        message["plays"],
+                        changed,
                     )
                 case "info":
-                    return ImageInfo(kind, message["pixels"], message["depth"])
+                    return ImageInfo(FORMATS[message["kind"]], message["pixels"], message["depth"])
+                case "mosaic":
+                    return decode_mosaic(message, parts)
+                case "no mosaic":
+                    return None
                 case "refusal":
                     return REFUSALS[message["error"]](message["text"])
                 case "memory":

@@ -20,19 +20,23 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.formats import (
     BrokenImage,
     ImageTooLarge,
     NotAnImage,
+    NotCameraRaw,
     PageNotFound,
     UnsupportedImage,
 )
 from engine.imageio.image import ImageInfo, ImageSequence
-from engine.imageio.read import load_codecs, read, read_info
+from engine.imageio.read import develop, load_codecs, read, read_info, read_mosaic
 from engine.imageio.sandbox.messages import (
     NUMBER_BYTES,
     decode_number,
+    decode_values,
     encode_image,
+    encode_mosaic,
     encode_number,
     receive_request,
     send,
@@ -45,7 +49,7 @@ TICK = 0.05
 # How long the server may take to answer, in seconds: at first it loads the codecs.
 START = 120.0
 # Errors that a worker passes on, by their place here.
-REFUSALS = (BrokenImage, PageNotFound, NotAnImage, ImageTooLarge, UnsupportedImage)
+REFUSALS = (BrokenImage, PageNotFound, NotAnImage, ImageTooLarge, UnsupportedImage, NotCameraRaw)
 
 
 @dataclass(frozen=True)
@@ -228,16 +232,28 @@ def _decode_files(parent: socket.socket) -> None:
     """Decodes one file after another, until the parent is gone."""
     with suppress(EOFError, ConnectionError):
         while True:
-            request, file = receive_request(parent)
+            request, parts, file = receive_request(parent)
             with os.fdopen(file.fd, "rb"):
                 data = file.read()
-            _decode_file(parent, request, data)
+            _decode_file(parent, request, parts, data)
 
 
-def _decode_file(parent: socket.socket, request: dict[str, Any], data: bytes) -> None:
+def _decode_file(
+    parent: socket.socket, request: dict[str, Any], parts: list[memoryview | None], data: bytes
+) -> None:
     _limit_memory(request["memory"])
+    options = request["options"]
+    decoded: ImageSequence | ImageInfo | RawMosaic | None
     try:
-        decoded = (read_info if request["info_only"] else read)(data, **request["options"])
+        match request["work"]:
+            case "info":
+                decoded = read_info(data, **options)
+            case "mosaic":
+                decoded = read_mosaic(data, **options)
+            case "develop":
+                decoded = develop(data, decode_values(request["shape"], parts), **options)
+            case _:
+                decoded = read(data, **options)
     except MemoryError:
         _limit_memory(None)
         send(parent, {"type": "memory"})
@@ -263,12 +279,21 @@ def _limit_memory(more: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _send_decoded(parent: socket.socket, decoded: ImageSequence | ImageInfo) -> None:
+def _send_decoded(parent: socket.socket, decoded: ImageSequence | ImageInfo | RawMosaic | None) -> None:
+    if decoded is None:
+        send(parent, {"type": "no mosaic"})
+        return
+    if isinstance(decoded, RawMosaic):
+        message, parts = encode_mosaic(decoded)
+        send(parent, {"type": "mosaic", **message}, parts)
+        return
+    # Only with all its bytes are some camera raw files told from TIFF.
+    kind = {"kind": decoded.kind.name}
     if isinstance(decoded, ImageInfo):
-        send(parent, {"type": "info", "pixels": decoded.pixels, "depth": decoded.depth})
+        send(parent, {"type": "info", **kind, "pixels": decoded.pixels, "depth": decoded.depth})
         return
     for page in decoded.pages:
         message, parts = encode_image(page)
         send(parent, {"type": "page", **message}, parts)
-    rest = {"durations": decoded.durations, "plays": decoded.plays, "changed": decoded.changed}
+    rest = {**kind, "durations": decoded.durations, "plays": decoded.plays, "changed": decoded.changed}
     send(parent, {"type": "end", **rest})

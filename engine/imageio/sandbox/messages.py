@@ -12,10 +12,14 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
 from engine.imageio.sandbox.shared_file import SEALS, MemoryFile, SharedFile
@@ -50,9 +54,11 @@ def send(to: socket.socket, message: dict[str, Any], parts: Sequence[Part] = ())
     _send(to, message, parts, [])
 
 
-def send_request(to: socket.socket, message: dict[str, Any], file: SharedFile) -> None:
-    """Sends a message about a file, and the file's descriptor."""
-    _send(to, {**message, "start": file.start, "size": file.size}, (), [file.fd])
+def send_request(
+    to: socket.socket, message: dict[str, Any], file: SharedFile, parts: Sequence[Part] = ()
+) -> None:
+    """Sends a message about a file, and the file's descriptor. parts: raw bytes that go with it."""
+    _send(to, {**message, "start": file.start, "size": file.size}, parts, [file.fd])
 
 
 def _send(to: socket.socket, message: dict[str, Any], parts: Sequence[Part], fds: list[int]) -> None:
@@ -78,12 +84,14 @@ def receive(from_: socket.socket, max_bytes: int | None = None) -> tuple[dict[st
         return _map_message(start, fds, max_bytes)
 
 
-def receive_request(from_: socket.socket) -> tuple[dict[str, Any], SharedFile]:
-    """The next message about a file, and the file, which the receiver closes. Raises what `receive` raises."""
+def receive_request(from_: socket.socket) -> tuple[dict[str, Any], list[memoryview | None], SharedFile]:
+    """The next message about a file, its parts, and the file, which the receiver closes. Raises what `receive`
+    raises.
+    """
     start, fds, _, _ = socket.recv_fds(from_, NUMBER_BYTES, 2)
     with _closing(fds[:1]):
-        message, _ = _map_message(start, fds, None)
-    return message, SharedFile(fds[1], message["size"], message["start"])
+        message, parts = _map_message(start, fds, None)
+    return message, parts, SharedFile(fds[1], message["size"], message["start"])
 
 
 @contextmanager
@@ -114,6 +122,32 @@ def _map_message(
         parts.append(None if length is None else mapped[offset : offset + length])
         offset += (length or 0) + -(length or 0) % ALIGNMENT
     return message, parts
+
+
+def encode_mosaic(mosaic: RawMosaic) -> tuple[dict[str, Any], list[Part]]:
+    """A message about a camera's mosaic, and its parts."""
+    values = np.ascontiguousarray(mosaic.values)
+    return {**asdict(replace(mosaic, values=values[:0])), "values": values.shape}, [values.data]
+
+
+def decode_mosaic(message: dict[str, Any], parts: Sequence[memoryview | None]) -> RawMosaic:
+    """Undoes encode_mosaic. The values are the message's own memory."""
+    first, second = message["pattern"]
+    profile = message["noise_profile"]
+    return RawMosaic(
+        decode_values(message["values"], parts),
+        ((first[0], first[1]), (second[0], second[1])),
+        (*message["black"],),
+        message["white"],
+        profile and tuple((scale, offset) for scale, offset in profile),
+    )
+
+
+def decode_values(shape: Sequence[int], parts: Sequence[memoryview | None]) -> NDArray[np.uint16]:
+    """The uint16 array of that shape in the only part."""
+    (part,) = parts
+    assert part is not None
+    return np.frombuffer(part, np.uint16).reshape(shape)
 
 
 def encode_image(image: Image) -> tuple[dict[str, Any], list[Part]]:

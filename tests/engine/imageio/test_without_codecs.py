@@ -3,12 +3,16 @@
 import subprocess
 import sys
 
+from tests.support.raw_files import nef
+
 # Runs before the program: the packages behave as if they were not installed.
 BLOCK = """
 import sys
 
 class Blocked:
-    packages = {"imagecodecs", "pillow_heif", "tifffile", "fastapi", "matplotlib", "pydantic", "rich", "typer"}
+    packages = {
+        "imagecodecs", "pillow_heif", "rawpy", "tifffile", "fastapi", "matplotlib", "pydantic", "rich", "typer"
+    }
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.packages:
@@ -68,6 +72,17 @@ def test_the_training_job_starts_without_codecs():
     assert "usage: python -m engine.job" in help_text
 
 
+def test_camera_raw_names_the_extra_that_it_needs(tmp_path):
+    (tmp_path / "a.nef").write_bytes(nef())
+
+    output = run_without_codecs(REFUSED, str(tmp_path / "a.nef")).splitlines()
+
+    assert output[0].startswith(
+        "UnsupportedImage This is a camera's raw file. Reading it needs the Python package"
+    )
+    assert "pip install 'denoise[raw]'" in output[0]
+
+
 def test_a_missing_codec_is_named(tmp_path, file_of, samples):
     tiff, png = tmp_path / "a.tiff", tmp_path / "a.png"
     tiff.write_bytes(file_of(samples(4, 5), "TIFF"))
@@ -94,7 +109,7 @@ from engine.imageio.read import read
 file = io.BytesIO()
 Image.new("RGB", (4, 5)).save(file, "PNG")
 read(file.getvalue())
-print({"tifffile", "imagecodecs", "pillow_heif"} & set(sys.modules))
+print({"tifffile", "imagecodecs", "pillow_heif", "rawpy"} & set(sys.modules))
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

@@ -17,6 +17,7 @@ from engine.models import checkpoint
 from service.app import create_app
 from service.params import DenoiseParams
 from service.runtime import pipeline as denoising
+from tests.support.raw_files import dng, scene
 
 
 def denoised(folder, data, name="photo"):
@@ -101,6 +102,20 @@ def test_16_bits_and_metadata_are_kept(client):
 
     assert torch.equal(back.samples, deep)
     assert back.metadata == known
+
+
+@pytest.mark.parametrize("colour", ["srgb", "prophoto"])
+def test_camera_raw_is_developed_and_told(client, colour):
+    params = {"format": "tiff", "strength": 0, "colour": colour}
+    data = dng(scene(40, 48), orientation=6)
+
+    response = client.post("/denoise", params=params, content=data)
+    back = decode(response.content)
+
+    developed = read_file(data, colour=colour)
+    assert torch.equal(back.samples, developed.pages[0].samples)
+    assert back.metadata.icc_profile == developed.pages[0].metadata.icc_profile
+    assert response.headers["x-denoise-changed"] == "; ".join(developed.changed)
 
 
 def test_a_header_says_what_a_format_cannot_hold(client, file_of):

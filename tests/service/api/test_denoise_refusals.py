@@ -7,6 +7,7 @@ from PIL import Image as PILImage
 
 from service.app import create_app
 from tests.support.problems import MAX_BYTES, assert_problem
+from tests.support.raw_files import nef, scene
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(client, noisy):
@@ -36,6 +37,15 @@ def test_an_unsupported_kind_of_pixels_is_refused(client, file_of):
     response = client.post("/denoise", content=file_of(PILImage.new("CMYK", (4, 4)), "TIFF"))
 
     assert_problem(response, 415, "CMYK", "Supported pixels: RGB")
+
+
+def test_the_preview_in_a_raw_file_is_not_taken(client):
+    data = nef(scene(40, 48))
+
+    response = client.post("/denoise", params={"format": "same"}, content=data)
+
+    assert_problem(response, 422, "Camera raw can be read but not written")
+    assert_problem(client.post("/denoise", content=data[: len(data) // 2]), 400, "broken or cut short")
 
 
 def test_too_many_pixels_are_refused_with_both_numbers(client, file_of):
@@ -97,6 +107,8 @@ def test_an_unsupported_accept_header_is_refused(client, noisy):
         ({"luma": "nan"}, ["luma"]),
         ({"quality": 101}, ["quality", "less than or equal to 100"]),
         ({"output": "both"}, ["output", "'clean', 'residual' or 'compare'"]),
+        ({"colour": "adobe"}, ["colour", "'srgb' or 'prophoto'"]),
+        ({"colour": "prophoto"}, ["for camera raw files only, and this is a PNG file"]),
     ],
 )
 def test_invalid_parameters_are_refused_with_valid_values(params, words, client, noisy):

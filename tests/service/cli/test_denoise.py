@@ -17,6 +17,7 @@ from engine.layers import kernels
 from service import cli
 from service.cli.denoise import run
 from service.params import DenoiseParams
+from tests.support.raw_files import dng
 
 
 def test_run_denoises_a_folder_and_keeps_names(denoise, model, photos, tmp_path, pixels):
@@ -52,7 +53,7 @@ def test_run_has_every_option_of_the_http_api(denoise):
     assert all(f"--{name} " in text for name in DenoiseParams.model_fields)
 
 
-@pytest.mark.parametrize("name", ["quality", "strength", "luma", "chroma", "output", "page"])
+@pytest.mark.parametrize("name", ["quality", "strength", "luma", "chroma", "output", "page", "colour"])
 def test_run_and_the_http_api_have_the_same_defaults(name):
     assert inspect.signature(run).parameters[name].default == DenoiseParams.model_fields[name].default
 
@@ -199,3 +200,17 @@ def test_run_without_an_output_is_wrong_usage(denoise, photos):
 
     assert code == 2
     assert "give a folder, a file name, or - for stdout" in stderr
+
+
+def test_run_develops_camera_raw_to_the_chosen_colours(denoise, model, photos, tmp_path):
+    (tmp_path / "a.dng").write_bytes(dng())
+    params = ["--model", model, "--strength=0", "--colour", "prophoto"]
+
+    code, _, stderr = denoise("run", tmp_path / "a.dng", "-o", tmp_path / "a.tif", *params)
+
+    words = " ".join(stderr.split())
+    assert code == 0
+    assert "a.dng: developed from a camera's raw file (camera white balance, ProPhoto RGB)" in words
+    code, _, stderr = denoise("run", photos, "-o", tmp_path / "o", *params)
+    assert code == 1
+    assert "camera raw files only" in " ".join(stderr.split())

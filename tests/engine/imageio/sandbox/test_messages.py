@@ -49,10 +49,11 @@ def test_a_request_arrives_with_its_file(ends):
     ours, theirs = ends
 
     with in_memory(b"an image") as file:
-        send_request(theirs, {"type": "odd"}, file)
-    message, arrived = receive_request(ours)
+        send_request(theirs, {"type": "odd"}, file, [b"a part"])
+    message, parts, arrived = receive_request(ours)
 
     assert message["type"] == "odd"
+    assert [bytes(part) for part in parts] == [b"a part"]
     assert arrived.read() == b"an image"
     os.close(arrived.fd)
 
