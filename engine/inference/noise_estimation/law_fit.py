@@ -24,6 +24,10 @@ MAX_COST_ABOVE = 9.0
 # Standard errors above the line from which a bin counts as textured and is left out.
 MAX_ABOVE = 2.5
 ROUNDS = 8
+# Of bins with noise alone: the largest difference of variance at middle and at high frequencies, relative, and
+# how many times as far apart as chance makes them the variances of cells may lie. Both are widened by chance.
+MAX_EXCESS = 0.15
+MAX_SPREAD = 1.3
 
 
 @dataclass(frozen=True)
@@ -119,3 +123,20 @@ def pedestal_by_third_cumulant(bins: LawBins, line: Line) -> tuple[float, float]
     of_slope = 2 * (float(weights @ bins.mean) - pedestal) * math.sqrt(float(line.covariance[0, 0])) / slope
     chance = float((weights * bins.third_error).square().sum().sqrt()) / slope**2
     return pedestal, math.hypot(chance, of_slope)
+
+
+def noise_alone(bins: LawBins, line: Line) -> Tensor:
+    """(bins,) bool: whether a bin shows noise of this law and nothing else.
+
+    Its variance is on the line, the same at middle and at high frequencies, and the same in all of its cells.
+    Where there is texture or a drawing, some cells vary far more than others; where noise is correlated or went
+    through JPEG, high frequencies have less.
+    """
+    expected = (line.slope * bins.mean + line.intercept).clamp(min=1e-6 * float(bins.high.max()))
+    excess = bins.middle / bins.high.clamp(min=torch.finfo(torch.float64).tiny) - 1
+    chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
+    is_white = excess.abs() <= MAX_EXCESS + 2 * chance
+    kurtosis = max(line.slope, 0.0) ** 2 / expected
+    spread = bins.spread / (2 / band_size(HIGH_BAND) + kurtosis / CELL**2)
+    is_even = spread <= MAX_SPREAD + 2 * (4 / bins.counts).sqrt()
+    return line.used & (line.deviations.abs() < MAX_ABOVE) & is_white & is_even

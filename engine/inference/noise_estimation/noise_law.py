@@ -16,7 +16,12 @@ from torch import Tensor
 
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference.noise_estimation.law_bins import LawBins, law_bins
-from engine.inference.noise_estimation.law_fit import Line, fit_line, pedestal_by_third_cumulant
+from engine.inference.noise_estimation.law_fit import (
+    Line,
+    fit_line,
+    noise_alone,
+    pedestal_by_third_cumulant,
+)
 
 # Standard errors to either side that hold the truth in 95 % of cases. Measured, see the tests.
 SPREAD = 2.5
@@ -27,9 +32,11 @@ MIN_CLIPPED_SHARE = 0.02
 MIN_NEAR_SHARE = 0.1
 # Standard deviation at the brightest measured brightness over that at the darkest.
 MIN_GROWTH = 1.25
-# Variance at high frequencies over that at middle ones, in the flattest cells.
-MIN_WHITENESS = 0.75
-MAX_WHITENESS = 1.2
+# Bins that show noise alone.
+MIN_BINS = 3
+# Standard deviation at the bright end, as a share of the image's range of brightness. Less is not worth a
+# transform.
+MIN_NOISE = 0.012
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,11 @@ def _estimate_channel(channel: Tensor) -> LawEstimate | None:
     line = fit_line(bins, usable if int(usable.sum()) >= 2 else torch.ones_like(usable))
     if line is None:
         return None
-    return _estimate(bins, line, (bool(dark.any()), bool(bright.any())))
+    return _estimate(bins, line, noise_alone(bins, line) & usable, (bool(dark.any()), bool(bright.any())))
 
 
-def _estimate(bins: LawBins, line: Line, clipped: tuple[bool, bool]) -> LawEstimate:
-    measured = bins.mean[line.used]
+def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, bool]) -> LawEstimate:
+    measured = bins.mean[alone if int(alone.sum()) >= 2 else line.used]
     darkest, brightest = float(measured.min()), float(measured.max())
     slope = max(line.slope, 0.0)
     slope_error = math.sqrt(float(line.covariance[0, 0]))
@@ -108,7 +115,13 @@ def _estimate(bins: LawBins, line: Line, clipped: tuple[bool, bool]) -> LawEstim
     weights = line.used / line.error.square()
     whiteness = float((weights * bins.high).sum() / (weights * bins.middle).sum().clamp(min=1e-300))
     growth = math.sqrt(high / low) if slope > 0 else 1.0
-    confident = gain.low > 0 and growth >= MIN_GROWTH and MIN_WHITENESS <= whiteness <= MAX_WHITENESS
+    span = float(bins.mean[-1] - bins.mean[0])
+    confident = (
+        gain.low > 0
+        and growth >= MIN_GROWTH
+        and int(alone.sum()) >= MIN_BINS
+        and math.sqrt(high) >= MIN_NOISE * span
+    )
     sigmas = line.variance.sqrt()
     points = zip(
         (bins.mean + bins.centre).tolist(), sigmas.tolist(), (line.error / (2 * sigmas)).tolist(), strict=True
