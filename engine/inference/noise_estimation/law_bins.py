@@ -35,14 +35,16 @@ LEVEL_WEIGHT = 0.8
 class LawBins:
     """What was measured in each bin, darkest first: float64 tensors of one length. Brightness is less `centre`.
 
-    counts: cells. mean: brightness. high, middle: variance at high and middle frequencies; equal for white noise
-    without texture. third, third_error: third cumulant of a pixel, and its standard error.
-    at_low, at_high: share of samples at the least and at the largest value of the image. near_low, near_high:
-    share of samples within half a standard deviation of them.
-    equal: share of pixels that equal the pixel before them, in a row.
+    sizes, counts: cells, and those of them that were measured. mean: brightness. high, middle: variance at high
+    and middle frequencies; equal for white noise without texture. third, third_error: third cumulant of a pixel,
+    and its standard error. at_low, at_high: share of samples at the least and at the largest value of the image.
+    near_low, near_high: share of samples within half a standard deviation of them.
+    spread: relative variance of the cells' variances at high frequencies. equal: share of pixels that equal the
+    pixel before them, in a row.
     """
 
     centre: float
+    sizes: Tensor
     counts: Tensor
     mean: Tensor
     high: Tensor
@@ -53,6 +55,7 @@ class LawBins:
     near_low: Tensor
     at_high: Tensor
     near_high: Tensor
+    spread: Tensor
     equal: Tensor
 
     def __len__(self) -> int:
@@ -100,8 +103,8 @@ def law_bins(channel: Tensor) -> LawBins | None:
     inner = cells[:, 1:-1, 1:-1].reshape(-1, CELL**2)
     mean, middle, high = (x[:, 1:-1, 1:-1].flatten() for x in (mean, middle, high))
     measured = [
-        _measured(inner[chosen], mean[chosen], middle[chosen], high[chosen], (low, top))
-        for chosen in (_flat(ranked, middle, high) for ranked in members)
+        (len(ranked), *_measured(inner[chosen], mean[chosen], middle[chosen], high[chosen], (low, top)))
+        for ranked, chosen in ((ranked, _flat(ranked, middle, high)) for ranked in members)
     ]
     if len(measured) < 2:
         return None
@@ -162,8 +165,8 @@ def _measured(
         (cells > low) & (cells <= low + reach),
         cells >= top,
         (cells < top) & (cells >= top - reach),
-        cells[:, 1:] == cells[:, :-1],
     )
+    same = cells[:, 1:] == cells[:, :-1]
     return (
         count,
         float(mean.mean(dtype=torch.float64)),
@@ -172,4 +175,6 @@ def _measured(
         float(third.mean()),
         float(third.std()) / math.sqrt(count),
         *(float(share.float().mean()) for share in shares),
+        float(high.double().var()) / max(variance**2, 1e-300),
+        float(same.float().mean()),
     )

@@ -10,20 +10,27 @@ from torch import Tensor
 from engine.inference.noise_estimation.law_bins import CELL, HIGH_BAND, MIDDLE_BAND, LawBins, band_size
 
 # Relative error of a bin's variance that does not shrink with the number of its cells.
-LEAST_ERROR = 0.01
+LEAST_ERROR = 0.015
 # Texture has about this share of its middle frequencies' variance at high frequencies.
 TEXTURE_AT_HIGH = 0.25
 # Error of that share.
 TEXTURE_ERROR = 0.3
 # Standard errors by which the middle frequencies' variance must be larger before it counts as texture.
-MIN_TEXTURE_DEVIATIONS = 1.0
+MIN_TEXTURE_DEVIATIONS = 0.5
 # Squared deviations, in standard errors, count up to these where a line is chosen. Texture adds to the variance
 # and never takes from it, so a bin below the line speaks louder than one above.
 MAX_COST_BELOW = 40.0
 MAX_COST_ABOVE = 9.0
 # Standard errors above the line from which a bin counts as textured and is left out.
-MAX_ABOVE = 2.5
+MAX_ABOVE = 2.0
 ROUNDS = 8
+# Keeps divisions finite.
+TINY = 1e-300
+# Of bins with noise alone: the largest difference of variance at middle and at high frequencies, relative, and
+# how many times as far apart as chance makes them the variances of cells may lie. Both are widened by chance.
+MAX_EXCESS = 0.15
+MAX_DEVIATION = 2.5
+MAX_SPREAD = 1.3
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Line:
 def texture(bins: LawBins) -> Tensor:
     """(bins,): relative excess, beyond chance, of variance at middle frequencies over that at high ones."""
     chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
-    excess = bins.middle / bins.high.clamp(min=torch.finfo(torch.float64).tiny) - 1
+    excess = bins.middle / bins.high.clamp(min=TINY) - 1
     return (excess - MIN_TEXTURE_DEVIATIONS * chance).clamp(min=0)
 
 
@@ -106,16 +113,37 @@ def _best_candidate(
     return slope[best], intercept[best]
 
 
-def pedestal_by_third_cumulant(bins: LawBins, line: Line) -> tuple[float, float]:
+def pedestal_by_third_cumulant(bins: LawBins, line: Line, alone: Tensor) -> tuple[float, float]:
     """The brightness of no light, and its standard error, both less the bins' centre. For a slope above 0.
 
     Photons' third cumulant is slope**2 * (x - pedestal); that of read noise is 0.
     """
-    slope = line.slope
-    variance = (slope * bins.mean + line.intercept).clamp(min=line.variance.min().clamp(min=1e-30))
-    weights = line.used * bins.counts / (variance**3 * (1 + 3 * slope**2 / variance))
+    slope, chosen = line.slope, alone if bool(alone.any()) else line.used
+    variance = (slope * bins.mean + line.intercept).clamp(min=line.variance.max() * 1e-6)
+    # The third cumulant's variance for each pixel, in units of 6.
+    weights = chosen * bins.counts / (variance**3 * (1 + 3 * slope**2 / variance))
     weights = weights / weights.sum()
     pedestal = float(weights @ (bins.mean - bins.third / slope**2))
     of_slope = 2 * (float(weights @ bins.mean) - pedestal) * math.sqrt(float(line.covariance[0, 0])) / slope
     chance = float((weights * bins.third_error).square().sum().sqrt()) / slope**2
-    return pedestal, math.hypot(chance, of_slope)
+    # Texture is skewed: its third cumulant is about its variance, raised to 1.5.
+    surplus = float(weights @ (bins.middle / bins.high.clamp(min=TINY) - 1))
+    of_texture = max(surplus, 0.0) ** 1.5 * float(weights @ variance**1.5) / slope**2
+    return pedestal, math.sqrt(chance**2 + of_slope**2 + of_texture**2)
+
+
+def noise_alone(bins: LawBins, line: Line) -> Tensor:
+    """(bins,) bool: whether a bin shows noise of this law and nothing else.
+
+    Its variance is on the line, the same at middle and at high frequencies, and the same in all of its cells.
+    Where there is texture or a drawing, some cells vary far more than others; where noise is correlated or went
+    through JPEG, high frequencies have less.
+    """
+    expected = (line.slope * bins.mean + line.intercept).clamp(min=1e-6 * float(bins.high.max()))
+    excess = bins.middle / bins.high.clamp(min=TINY) - 1
+    chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
+    is_white = excess.abs() <= MAX_EXCESS + 2 * chance
+    kurtosis = max(line.slope, 0.0) ** 2 / expected
+    spread = bins.spread / (2 / band_size(HIGH_BAND) + kurtosis / CELL**2)
+    is_even = spread <= MAX_SPREAD + 2 * (4 / bins.counts).sqrt()
+    return line.used & (line.deviations.abs() < MAX_DEVIATION) & is_white & is_even

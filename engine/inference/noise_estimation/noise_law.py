@@ -15,11 +15,18 @@ import torch
 from torch import Tensor
 
 from engine.data.noise.anscombe import NoiseLaw
-from engine.inference.noise_estimation.law_bins import LawBins, law_bins
-from engine.inference.noise_estimation.law_fit import Line, fit_line, pedestal_by_third_cumulant
+from engine.inference.noise_estimation.law_bins import CELL, LawBins, law_bins
+from engine.inference.noise_estimation.law_fit import (
+    Line,
+    fit_line,
+    noise_alone,
+    pedestal_by_third_cumulant,
+)
 
 # Standard errors to either side that hold the truth in 95 % of cases. Measured, see the tests.
-SPREAD = 2.5
+SPREAD = 3.1
+# The more bins show texture, the wider: by this much, relative, if all do.
+TEXTURE_SPREAD = 1.0
 # Share of samples at the image's least or largest value from which a bin may be clipped, and the part of it that
 # must lie within half a standard deviation of that value. Photon counts have many zeros and nothing close to
 # them.
@@ -27,9 +34,11 @@ MIN_CLIPPED_SHARE = 0.02
 MIN_NEAR_SHARE = 0.1
 # Standard deviation at the brightest measured brightness over that at the darkest.
 MIN_GROWTH = 1.25
-# Variance at high frequencies over that at middle ones, in the flattest cells.
-MIN_WHITENESS = 0.75
-MAX_WHITENESS = 1.2
+# Bins that show noise alone.
+MIN_BINS = 3
+# Standard deviation at the bright end, as a share of the image's range of brightness. Less is not worth a
+# transform.
+MIN_NOISE = 0.012
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,21 @@ def _estimate_channel(channel: Tensor) -> LawEstimate | None:
     line = fit_line(bins, usable if int(usable.sum()) >= 2 else torch.ones_like(usable))
     if line is None:
         return None
-    return _estimate(bins, line, (bool(dark.any()), bool(bright.any())))
+    return _estimate(bins, line, noise_alone(bins, line) & usable, (bool(dark.any()), bool(bright.any())))
 
 
-def _estimate(bins: LawBins, line: Line, clipped: tuple[bool, bool]) -> LawEstimate:
-    measured = bins.mean[line.used]
+def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, bool]) -> LawEstimate:
+    measured = bins.mean[alone if int(alone.sum()) >= 2 else line.used]
     darkest, brightest = float(measured.min()), float(measured.max())
     slope = max(line.slope, 0.0)
-    slope_error = math.sqrt(float(line.covariance[0, 0]))
-    gain = Interval(max(line.slope - SPREAD * slope_error, 0.0), max(line.slope + SPREAD * slope_error, 0.0))
-    pedestal, pedestals = _pedestal(bins, line, darkest)
+    spread = SPREAD * (1 + TEXTURE_SPREAD * (1 - float(alone.double().mean())) ** 2)
+    slope_error = spread * math.sqrt(float(line.covariance[0, 0]))
+    gain = Interval(max(line.slope - slope_error, 0.0), max(line.slope + slope_error, 0.0))
+    pedestal, pedestals = _pedestal(bins, line, alone, spread)
     variance = max(line.at(pedestal), 0.0) if slope > 0 else max(line.at((darkest + brightest) / 2), 0.0)
-    lows = [_variance_bounds(line, edge) for edge in (pedestals.low, pedestals.high) if math.isfinite(edge)]
+    lows = [
+        _variance_bounds(line, edge, spread) for edge in (pedestals.low, pedestals.high) if math.isfinite(edge)
+    ]
     read_noise = Interval(
         math.sqrt(min((low for low, _ in lows), default=0.0)),
         math.sqrt(max((high for _, high in lows), default=variance)),
@@ -108,7 +120,13 @@ def _estimate(bins: LawBins, line: Line, clipped: tuple[bool, bool]) -> LawEstim
     weights = line.used / line.error.square()
     whiteness = float((weights * bins.high).sum() / (weights * bins.middle).sum().clamp(min=1e-300))
     growth = math.sqrt(high / low) if slope > 0 else 1.0
-    confident = gain.low > 0 and growth >= MIN_GROWTH and MIN_WHITENESS <= whiteness <= MAX_WHITENESS
+    span = float(bins.mean[-1] - bins.mean[0])
+    confident = (
+        gain.low > 0
+        and growth >= MIN_GROWTH
+        and int(alone.sum()) >= MIN_BINS
+        and math.sqrt(high) >= MIN_NOISE * span
+    )
     sigmas = line.variance.sqrt()
     points = zip(
         (bins.mean + bins.centre).tolist(), sigmas.tolist(), (line.error / (2 * sigmas)).tolist(), strict=True
@@ -126,27 +144,28 @@ def _estimate(bins: LawBins, line: Line, clipped: tuple[bool, bool]) -> LawEstim
     )
 
 
-def _pedestal(bins: LawBins, line: Line, darkest: float) -> tuple[float, Interval]:
+def _pedestal(bins: LawBins, line: Line, alone: Tensor, spread: float) -> tuple[float, Interval]:
     """The brightness of no light and its interval, both less the bins' centre."""
+    darkest = float(bins.mean[0])
     if line.slope <= 0:
         return darkest, Interval(-math.inf, math.inf)
     # Where the line has no variance, and the darkest measured brightness.
     least = -line.intercept / line.slope
     x = torch.tensor([least, 1.0], dtype=torch.float64)
-    least_error = math.sqrt(float(x @ line.covariance @ x)) / line.slope
+    least_error = spread * math.sqrt(float(x @ line.covariance @ x)) / line.slope
     most = max(darkest, least)
-    most_error = math.sqrt(max(line.at(darkest), 0.0) / max(float(bins.counts[0]) * 16, 1))
-    value, error = pedestal_by_third_cumulant(bins, line)
-    low = max(value - SPREAD * error, least - SPREAD * least_error)
-    high = min(value + SPREAD * error, most + SPREAD * most_error)
+    most_error = spread * math.sqrt(float(bins.high[0]) / (float(bins.counts[0]) * CELL**2))
+    value, error = pedestal_by_third_cumulant(bins, line, alone)
+    error *= spread
+    low, high = max(value - error, least - least_error), min(value + error, most + most_error)
     if low > high:
-        low, high = least - SPREAD * least_error, most + SPREAD * most_error
+        low, high = least - least_error, most + most_error
     # The usual pedestal is 0: where the image allows it, it is taken.
-    value = -bins.centre if low <= -bins.centre <= high else min(max(value, least), most)
+    value = -bins.centre if low <= -bins.centre <= high else min(max(value, low, least), high, most)
     return value, Interval(low, high)
 
 
-def _variance_bounds(line: Line, x: float) -> tuple[float, float]:
+def _variance_bounds(line: Line, x: float, spread: float) -> tuple[float, float]:
     place = torch.tensor([x, 1.0], dtype=torch.float64)
-    error = SPREAD * math.sqrt(max(float(place @ line.covariance @ place), 0.0))
+    error = spread * math.sqrt(max(float(place @ line.covariance @ place), 0.0))
     return max(line.at(x) - error, 0.0), max(line.at(x) + error, 0.0)
