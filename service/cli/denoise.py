@@ -27,6 +27,9 @@ OutOption = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="OUT", help="Folder. For one image also a file name, or - for stdout."),
 ]
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Keep running, and denoise new files in the folder IN.")
+]
 LevelOption = Annotated[
     int,
     typer.Option(
@@ -71,9 +74,7 @@ def run(
     out: OutOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images that are done.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Keep running, and denoise new files in the folder IN.")
-    ] = False,
+    watch: WatchOption = False,
     model: ModelOption = defaults.MODEL,
     device: DeviceOption = defaults.DEVICE,
     precision: PrecisionOption = defaults.PRECISION,

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 # (exponent, slope at black) of the curves from linear light.
 _SRGB_CURVE = (2.4, 12.92)
 _PROPHOTO_CURVE = (PROPHOTO_GAMMA, 0.0)
-_COLOUR_NAMES: dict[Colour, str] = {"srgb": "sRGB", "prophoto": "ProPhoto RGB"}
 # Of a Bayer mosaic: LibRaw numbers red 0, blue 2, and the two greens 1 and 3.
 _BAYER = [0, 1, 2, 3]
 _BAYER_COLOURS = 3
@@ -62,7 +61,8 @@ class RawMosaic:
 
     values: uint16 (H, W), the part that shows the image, before it is turned upright.
     pattern: the colours of the pixels of an even and of an odd row: 0 red, 1 and 3 green, 2 blue.
-    black: the value that stands for no light, by colour. white: the largest value.
+    black: the value that stands for no light, by colour. white: the value at which the sensor saturates, as the
+        file or LibRaw's table of cameras states it.
     noise_profile: as the file states it, for values from black (0) to white (1). One pair, or those of red, green
         and blue.
     """
@@ -93,6 +93,8 @@ class RawFile:
         self._data = data
         self._unpacked = False
         self._rawpy = _import_rawpy()
+        if is_cut_short(data):
+            raise BrokenImage("The camera raw file is broken or cut short: raw data lie beyond its end.")
         self._raw: RawPy = self._rawpy.RawPy()
         try:
             with self._errors():
@@ -166,9 +168,8 @@ class RawFile:
         if values.shape[0] * values.shape[1] > width * height:
             raise BrokenImage("The camera raw file is broken: it says more than one size.")
         balance = "grey" if is_grey else f"{'camera' if balanced else 'daylight'} white balance"
-        words = [
-            f"developed from a camera's raw file ({balance}, {_COLOUR_NAMES['prophoto' if wide else 'srgb']})"
-        ]
+        space = "ProPhoto RGB" if wide else "sRGB"
+        words = [f"developed from a camera's raw file ({balance}, {space})"]
         if not is_bayer:
             words.append("denoised after developing: the file has no Bayer mosaic")
         return values, tuple(words)
@@ -202,8 +203,6 @@ class RawFile:
         """Reads the sensor's values, once. Raises BrokenImage if some are missing."""
         if self._unpacked:
             return
-        if is_cut_short(self._data):
-            raise BrokenImage("The camera raw file is broken or cut short: raw data lie beyond its end.")
         self._raw.unpack()
         self._unpacked = True
         visible = self._raw.raw_image_visible

@@ -15,6 +15,7 @@ from engine.imageio.metadata.ifd import (
     EXIF_IFD,
     GPS_IFD,
     INTEROP_IFD,
+    LONG,
     ORIENTATION,
     RATIONAL,
     SHORT,
@@ -22,6 +23,7 @@ from engine.imageio.metadata.ifd import (
     ByteOrder,
     Entry,
     byte_order,
+    first_ifd_offset,
     is_bigtiff,
     next_ifd_offset,
     pack_header,
@@ -29,6 +31,7 @@ from engine.imageio.metadata.ifd import (
     read_ifd,
     read_sub_ifds,
 )
+from engine.imageio.metadata.isobmff import boxes
 from engine.imageio.metadata.limits import BrokenMetadata
 
 # Noise of a colour: its variance is scale * x + offset, for signals x from black (0) to white (1).
@@ -36,6 +39,8 @@ NoiseProfile = tuple[tuple[float, float], ...]
 
 # Tags.
 _SUBFILE_TYPE = 0x00FE
+_WIDTH = 0x0100
+_HEIGHT = 0x0101
 _PHOTOMETRIC = 0x0106
 _STRIP_OFFSETS = 0x0111
 _STRIP_BYTES = 0x0117
@@ -69,15 +74,22 @@ _ASCII = 2
 _DOUBLE = 12
 _DOUBLE_BYTES = 8
 
-# First bytes of files that hold IFDs: TIFF, BigTIFF, Olympus, Panasonic.
-_IFD_FILES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
+# First bytes of files that hold IFDs: TIFF and BigTIFF, then Olympus and Panasonic.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IFD_FILES = (*_TIFF, b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
 _RAF = b"FUJIFILMCCD-RAW"
+_CR3 = b"ftypcrx "
+_CANON_UUID = bytes.fromhex("85c0b687820f11e08111f4ce462b6a48")
+# Canon's boxes that hold the EXIF and GPS IFDs, each as the first IFD of a block.
+_CANON_BOXES = {EXIF_IFD: b"CMT2", GPS_IFD: b"CMT4"}
 # Where a RAF file has the offset and size of its JPEG preview.
 _RAF_PREVIEW = 84
 # IFDs that are looked at: in the chain, and beneath each of it. Cameras write up to 4 and 5.
 _MAX_IFDS = 8
 # The largest share of the raw bytes that may lie beyond the end of the file. Some cameras round the size up.
 _MAX_MISSING = 0.01
+# Raw data that are said to have more bytes a pixel: a size that is no size.
+_MAX_PIXEL_BYTES = 16
 
 
 def is_camera_raw(data: bytes) -> bool:
@@ -103,17 +115,17 @@ def is_dng(data: bytes) -> bool:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether raw data lie beyond the end of the file. LibRaw reads some of these files as black."""
-    order = byte_order(data)
+    """Whether raw data lie beyond the end of a file that begins like TIFF. LibRaw reads some of them as black."""
+    if not data.startswith(_TIFF):
+        return False
     for ifd in _ifds(data):
-        if not _is_raw_image(data, ifd):
-            continue
-        for starts, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
-            if starts in ifd and sizes in ifd:
-                segments = list(zip(ifd[starts].integers(order), ifd[sizes].integers(order), strict=False))
-                missing = sum(min(size, max(0, start + size - len(data))) for start, size in segments)
-                if missing > _MAX_MISSING * sum(size for _, size in segments):
-                    return True
+        if _is_raw_image(data, ifd):
+            segments = list(_segments(data, ifd))
+            size = sum(size for _, size in segments)
+            missing = sum(min(size, max(0, start + size - len(data))) for start, size in segments)
+            pixels = _integer(data, ifd, _WIDTH) * _integer(data, ifd, _HEIGHT)
+            if _MAX_MISSING * size < missing and size <= _MAX_PIXEL_BYTES * pixels:
+                return True
     return False
 
 
@@ -131,6 +143,8 @@ def read_noise_profile(data: bytes) -> NoiseProfile | None:
 def read_raw_exif(data: bytes) -> bytes | None:
     """The EXIF block of a raw file, without maker notes: their offsets hold in the raw file only. Or None."""
     try:
+        if data[4:].startswith(_CR3):
+            return _cr3_exif(data)
         if data.startswith(_RAF):
             preview = _raf_exif(data)
             return _photograph_exif(preview) if preview else None
@@ -166,7 +180,7 @@ def new_raw_exif(
         {tag: Entry(tag, *value, 0) for tag, value in tags.items() if value} for tags in (first, photograph)
     )
     sub_ifds = {EXIF_IFD: exif_ifd} if exif_ifd else {}
-    pointers = {tag: Entry(tag, 4, 1, bytes(4), 0) for tag in sub_ifds}
+    pointers = {tag: Entry(tag, LONG, 1, bytes(4), 0) for tag in sub_ifds}
     return pack_header("<") + pack_ifd("<", ifd | pointers, sub_ifds, 8) if ifd or exif_ifd else None
 
 
@@ -207,23 +221,52 @@ def _integer(data: bytes, ifd: Mapping[int, Entry], tag: int) -> int:
     return ifd[tag].integer(byte_order(data)) if tag in ifd else 0
 
 
+def _segments(data: bytes, ifd: Mapping[int, Entry]) -> Iterator[tuple[int, int]]:
+    """The offset and size of each strip or tile."""
+    order = byte_order(data)
+    for starts, sizes in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
+        if starts in ifd and sizes in ifd:
+            yield from zip(ifd[starts].integers(order), ifd[sizes].integers(order), strict=False)
+
+
 def _is_raw_image(data: bytes, ifd: Mapping[int, Entry]) -> bool:
     return _integer(data, ifd, _PHOTOMETRIC) in _RAW_PHOTOMETRICS
 
 
 def _photograph_exif(data: bytes) -> bytes | None:
     """data: a raw file that holds IFDs, or an EXIF block."""
-    order: ByteOrder = byte_order(data)
     first = next(_ifds(data), {})
     kept = {tag: entry for tag, entry in first.items() if tag in _KEPT_TAGS}
-    sub_ifds = read_sub_ifds(data, kept)
+    return _pack_photograph(byte_order(data), kept, read_sub_ifds(data, kept))
+
+
+def _cr3_exif(data: bytes) -> bytes | None:
+    """The EXIF block of a CR3 file, whose IFDs are blocks of their own."""
+    movie = next((body for kind, body in boxes(data) if kind == b"moov"), b"")
+    canon = next((body for kind, body in boxes(movie) if kind == b"uuid" and body.startswith(_CANON_UUID)), b"")
+    blocks = dict(boxes(canon[len(_CANON_UUID) :]))
+    first = blocks.get(b"CMT1", b"")
+    sub_ifds = {
+        tag: read_ifd(blocks[name], first_ifd_offset(blocks[name]))
+        for tag, name in _CANON_BOXES.items()
+        if name in blocks and blocks[name][:2] == first[:2]
+    }
+    kept = {tag: entry for tag, entry in next(_ifds(first), {}).items() if tag in _KEPT_TAGS}
+    return _pack_photograph(byte_order(first), kept, sub_ifds)
+
+
+def _pack_photograph(
+    order: ByteOrder, ifd: Mapping[int, Entry], sub_ifds: dict[int, dict[int, Entry]]
+) -> bytes | None:
+    """A block of the tags, and of the EXIF and GPS IFDs without maker notes; None if that says nothing."""
     sub_ifds.get(EXIF_IFD, {}).pop(_MAKER_NOTE, None)
-    kept = {tag: entry for tag, entry in kept.items() if tag not in SUB_IFDS or tag in sub_ifds}
-    if not kept.keys() - {ORIENTATION}:
-        return None
     if EXIF_IFD in sub_ifds and INTEROP_IFD not in sub_ifds:
         sub_ifds[EXIF_IFD].pop(INTEROP_IFD, None)
-    return pack_header(order) + pack_ifd(order, kept, sub_ifds, 8)
+    kept = {tag: entry for tag, entry in ifd.items() if tag not in SUB_IFDS}
+    pointers = {tag: Entry(tag, LONG, 1, bytes(4), 0) for tag in sub_ifds if tag != INTEROP_IFD}
+    if not (kept | pointers).keys() - {ORIENTATION}:
+        return None
+    return pack_header(order) + pack_ifd(order, kept | pointers, sub_ifds, 8)
 
 
 def _raf_exif(data: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 from engine.imageio.formats import UnsupportedImage, detect_format
 from engine.imageio.metadata.camera_raw import is_camera_raw, is_cut_short, new_raw_exif, read_raw_exif
+from engine.imageio.metadata.exif import new_exif
 from tests.support.images import camera_exif
 from tests.support.raw_files import XTRANS, dng, nef, scene
 
@@ -116,6 +117,15 @@ def test_a_few_bytes_too_few_are_no_cut():
     assert not is_cut_short(dng()[:-16])
 
 
+def test_a_size_that_is_no_size_is_no_cut():
+    data = bytearray(dng())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at = file.pages[0].tags[279].valueoffset
+    struct.pack_into("<I", data, at, 2**32 - 1)
+
+    assert not is_cut_short(bytes(data))
+
+
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_maker_notes_and_thumbnails_are_left_out(order):
     exif = camera_exif(thumbnail=b"a thumbnail", order=order)
@@ -140,8 +150,32 @@ def test_the_exif_of_a_raf_file_is_that_of_its_preview():
     assert exif[ExifTags.Base.Make] == "Makers"
 
 
+def box(kind, body):
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def test_the_exif_of_a_cr3_file_is_joined_from_its_blocks():
+    def block(*entries):
+        return new_exif("<", entries)
+
+    camera = block((271, 2, 6, b"Canon\0"), (274, 3, 1, b"\6\0"), (50706, 1, 4, bytes(4)))
+    photograph = block((0x8827, 3, 1, b"\x20\3"), (0x927C, 7, 8, b"a maker'"))
+    canon = box(b"CMT1", camera) + box(b"CMT2", photograph) + box(b"CMT4", block((1, 2, 2, b"N\0")))
+    movie = box(b"uuid", bytes.fromhex("85c0b687820f11e08111f4ce462b6a48") + canon)
+    data = box(b"ftyp", b"crx \0\0\0\1") + box(b"moov", movie) + box(b"mdat", bytes(50))
+
+    exif = PILImage.Exif()
+    exif.load(read_raw_exif(data))
+
+    assert (exif[271], exif[274], 50706 in exif) == ("Canon", 6, False)
+    assert exif.get_ifd(ExifTags.IFD.Exif) == {0x8827: 800}
+    assert exif.get_ifd(ExifTags.IFD.GPSInfo) == {1: "N"}
+
+
 def test_a_file_without_exif_gives_none():
-    for data in (b"FUJIFILMCCD-RAW 0201" + bytes(100), b"FOVb" + bytes(99), b"II*\0\xff\xff\xff\xff", b"IIRO"):
+    cr3, raf = box(b"ftyp", b"crx \0\0\0\1"), b"FUJIFILMCCD-RAW 0201" + bytes(100)
+
+    for data in (cr3, cr3 + b"\0\0\1\0moov", raf, b"FOVb" + bytes(99), b"II*\0\xff\xff\xff\xff", b"IIRO"):
         assert read_raw_exif(data) is None
 
 

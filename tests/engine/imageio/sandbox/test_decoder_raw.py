@@ -15,6 +15,13 @@ from tests.support.noise import DATA
 from tests.support.raw_files import dng, nef, scene
 
 REAL = DATA / "raw"
+REAL_FILES = [
+    "arw_imagemeta.arw",
+    "canon_imagemeta.crw",
+    "colorchart.dng",
+    "kodak_dc50.kdc",
+    "skia_sample_1mp.dng",
+]
 REFUSED = (BrokenImage, UnsupportedImage, NotAnImage)
 LOSSLESS_JPEG = {"compression": "jpeg", "compressionargs": {"lossless": True, "bitspersample": 14}}
 FILES = {
@@ -74,14 +81,14 @@ def test_broken_variants_are_decoded_or_refused_by_one_worker(name, decoder):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the raw files are not in ../shared/data")
-@pytest.mark.parametrize("path", sorted(REAL.glob("*.[!m]*")), ids=lambda path: path.name)
-def test_real_files_and_84_broken_variants(path, decoder):
-    data = path.read_bytes()
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_real_files_and_their_broken_variants(name, decoder):
+    data = (REAL / name).read_bytes()
     # The Sony file has its header alone: LibRaw would make a black image of it.
-    assert decode_or_refuse(decoder, data) == (path.suffix != ".arw")
+    assert decode_or_refuse(decoder, data) == (not name.endswith(".arw"))
     first = workers(decoder)
 
-    decoded = [decode_or_refuse(decoder, variant) for variant in variants(data, path.name)]
+    decoded = [decode_or_refuse(decoder, variant) for variant in variants(data, name)]
 
     assert not any(decoded[:4])
     assert workers(decoder) == first
