@@ -7,7 +7,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour
+from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour, Switch
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from engine.imageio.image import Image, ImageSequence, from_array
 from engine.imageio.metadata import NO_METADATA
@@ -27,6 +27,7 @@ from engine.inference.denoise import denoise as denoise_one
 from engine.inference.model_selection import LoadedModel, load_with
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
+from engine.inference.preparation import PreparationOptions, prepare
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
 
@@ -53,15 +54,21 @@ def denoise(
     model: str | Path | LoadedModel = "auto",
     strength: float = STRENGTH,
     memory_budget: int = MEMORY_BUDGET,
+    normalise: Switch = "auto",
+    impulses: Switch = "auto",
+    banding: Switch = "auto",
+    force: bool = False,
 ) -> Array:
     """An image, or a stack of images, without its noise. The result has the input's shape and type.
 
     image: (H, W), (H, W, C), or a stack (N, H, W) or (N, H, W, C). C is 1 (grey) or 3 (RGB), or 2 or 4 with
     transparency, which stays as it is. A three-dimensional array is a stack unless its last side is 1 to 4.
-    uint8 and uint16 use their full range. In floating point 1 is white, and values may lie outside [0, 1].
+    uint8 and uint16 use their full range. In floating point 1 is white for photographs; measured values may have
+    any range. Floats give results finer than whole counts: pass image.astype("float32").
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
     at the first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: the most memory
-    for the network, in bytes.
+    for the network, in bytes. normalise, impulses, banding: "auto", or "off" to leave that step out. force: also
+    denoise an image that is certainly clean, such as a drawing, which otherwise stays as it is.
     Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
 
     >>> import numpy as np, engine
@@ -74,9 +81,11 @@ def denoise(
         raise ValueError(f"strength is from 0 to 1; got {strength:g}")
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
-    net = loaded.select(images[0].samples)
-    options = OutputOptions(strength=strength)
-    return _like(image, [denoise_one(net, each, memory_budget, options=options) for each in images])
+    selection = loaded.select(images[0].samples)
+    steps = PreparationOptions.of(normalise, impulses, banding, force)
+    preparation = prepare(images[0].samples, selection.estimate, steps)
+    run = partial(denoise_one, selection.net, options=OutputOptions(strength=strength), preparation=preparation)
+    return _like(image, [run(each, memory_budget) for each in images])
 
 
 def estimate_noise(image: Array) -> NoiseEstimate:

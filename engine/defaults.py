@@ -6,6 +6,8 @@ from typing import Literal
 Output = Literal["clean", "residual", "compare"]
 # The colour spaces that camera raw files are developed to.
 Colour = Literal["srgb", "prophoto"]
+# Of a step that runs where the image needs it.
+Switch = Literal["auto", "off"]
 
 # Choice of network.
 MODEL = "auto"
@@ -19,6 +21,11 @@ CHROMA = 1.0
 MIN_STRENGTH = 0.0
 MAX_STRENGTH = 1.0
 OUTPUT: Output = "clean"
+
+# Steps before the network.
+NORMALISE: Switch = "auto"
+IMPULSES: Switch = "auto"
+BANDING: Switch = "auto"
 
 # Memory for one image's pass through the network, in bytes. With this budget, the service's peak for an image of
 # 24 megapixels is 0.92 GB in bfloat16 and 0.98 GB in float32.
@@ -53,4 +60,10 @@ OUTPUT_HELP = (
     "before and after, side by side."
 )
 COLOUR_HELP = "Colour space that a camera raw file is developed to. prophoto is for camera raw files only."
+NORMALISE_HELP = (
+    "Take off an offset, and make noise that grows with brightness even, before the network; undo both after it."
+)
+IMPULSES_HELP = "Replace impulses: salt and pepper, hot and dead pixels."
+BANDING_HELP = "Remove offsets of a sensor's rows and columns."
+CLEAN_HELP = "Also denoise an image that is certainly clean, such as a drawing. Otherwise it stays as it is."
 PAGE_HELP = "Page of a document, or frame of an animation, to read. Counted from 1."

@@ -36,6 +36,10 @@ class DenoiseParams(BaseModel):
     output: defaults.Output = Field(defaults.OUTPUT, description=defaults.OUTPUT_HELP)
     page: int | None = Field(None, ge=1, description=defaults.PAGE_HELP)
     colour: defaults.Colour = Field(defaults.COLOUR, description=defaults.COLOUR_HELP)
+    normalise: defaults.Switch = Field(defaults.NORMALISE, description=defaults.NORMALISE_HELP)
+    impulses: defaults.Switch = Field(defaults.IMPULSES, description=defaults.IMPULSES_HELP)
+    banding: defaults.Switch = Field(defaults.BANDING, description=defaults.BANDING_HELP)
+    force: bool = Field(False, description=defaults.CLEAN_HELP)
 
     @property
     def target(self) -> str:

@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
 from engine.inference.noise_estimation import NoiseEstimate
+from engine.inference.preparation import DEFAULT_PREPARATION, PreparationOptions, finer_allowed, prepare
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.
@@ -60,6 +62,7 @@ class DenoiseOptions:
     output: OutputOptions = DEFAULT_OUTPUT
     memory_budget: int = MEMORY_BUDGET
     colour: Colour = COLOUR
+    preparation: PreparationOptions = DEFAULT_PREPARATION
 
     def fingerprint(self, digest: str) -> dict[str, Any]:
         """For a journal: all that an output depends on besides its source. digest: of the weights."""
@@ -168,10 +171,14 @@ def denoise_bytes(
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
-    net = select(pages[0].samples)
+    selection = select(pages[0].samples)
+    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output))
+    preparation = prepare(pages[0].samples, selection.estimate, steps)
+    run = partial(denoise, selection.net, options=options.output, preparation=preparation)
     for number in range(len(pages)):
-        pages[number] = denoise(net, pages[number], options.memory_budget, options=options.output)
-    return encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
+        pages[number] = run(pages[number], options.memory_budget)
+    written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
+    return replace(written, changed=(*written.changed, *preparation.words))
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from engine.defaults import MEMORY_BUDGET
+from engine.defaults import MEMORY_BUDGET, Output
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
+from engine.inference.normalisation import Normalisation
+from engine.inference.preparation import NO_PREPARATION, Preparation
 from engine.inference.tiling import WINDOW_STRIP_ROWS, Window, run_batch, strips, windows_of
 from engine.layers import Module, ensure_arena
 
@@ -29,7 +30,7 @@ class OutputOptions:
     strength: float = 1.0
     luma: float = 1.0
     chroma: float = 1.0
-    output: Literal["clean", "residual", "compare"] = "clean"
+    output: Output = "clean"
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -47,8 +48,9 @@ class TiledDenoiser:
     call `result` once.
 
     The samples keep their depth: they are the output of denoise_image, and integers are clipped to [0, 1] and
-    rounded. Only the windows that run are in float32. Fully transparent pixels keep their values, and the network
-    sees their nearest visible neighbours in their place. Raises ValueError for a network that cannot be tiled.
+    rounded. Only the windows that run are in float32, except where the preparation asks for floats. Fully
+    transparent pixels keep their values, and the network sees their nearest visible neighbours in their place.
+    Raises ValueError for a network that cannot be tiled.
     """
 
     def __init__(
@@ -58,21 +60,36 @@ class TiledDenoiser:
         memory_budget: int = MEMORY_BUDGET,
         window_size: tuple[int, int] | None = None,
         options: OutputOptions = DEFAULT_OUTPUT,
+        preparation: Preparation = NO_PREPARATION,
     ) -> None:
         self.noisy = noisy
         self.options = options
+        self.preparation = preparation
         self.windows: list[Window] = []
-        if any(options.shares):
+        self._source = noisy.samples
+        if preparation.unchanged or not any(options.shares):
+            self.clean = noisy.samples.clone()
+            return
+        self._source = preparation.before_network(_without_hidden(noisy))
+        normalisation = preparation.normalisation
+        if normalisation is None:
             self.clean = torch.empty_like(noisy.samples)
             # Not a method: a window that refers to its image in a circle would keep it until garbage collection.
             write = partial(_write, self.clean, options.shares)
-            self.windows += windows_of(net, _without_hidden(noisy), to_pixels, write, memory_budget, window_size)
+            read = to_pixels
         else:
-            self.clean = noisy.samples.clone()
+            self.clean = torch.empty_like(noisy.samples, dtype=torch.float32)
+            write = partial(_write_restored, self.clean, self._source, normalisation, options.shares)
+            read = partial(_read_normalised, normalisation)
+        self.windows += windows_of(net, self._source, read, write, memory_budget, window_size)
 
     def result(self) -> Image:
         """The image that the options ask for. Call it once: it overwrites what it works on."""
         if self.windows:
+            if self.preparation.keep_mean:
+                _keep_mean(self.clean, self._source)
+            if self.clean.dtype != self.noisy.samples.dtype:
+                self.clean = self.preparation.as_samples(self.clean, self.noisy.samples.dtype)
             _restore_hidden(self.clean, self.noisy)
         return _output(self.noisy, self.clean, self.options.output)
 
@@ -83,9 +100,10 @@ def denoise(
     memory_budget: int = MEMORY_BUDGET,
     window_size: tuple[int, int] | None = None,
     options: OutputOptions = DEFAULT_OUTPUT,
+    preparation: Preparation = NO_PREPARATION,
 ) -> Image:
     """Denoise an image, one window after another; see TiledDenoiser. Raises ValueError."""
-    denoiser = TiledDenoiser(net, noisy, memory_budget, window_size, options)
+    denoiser = TiledDenoiser(net, noisy, memory_budget, window_size, options, preparation)
     with ensure_arena():
         for window in denoiser.windows:
             run_batch([window])
@@ -128,6 +146,38 @@ def _write(
     for strip in strips(len(target), WINDOW_STRIP_ROWS):
         mixed = _mixed(before[strip], after[strip], shares, channels == 1)
         target[strip] = to_samples(mixed, clean.dtype, channels)
+
+
+def _read_normalised(normalisation: Normalisation, part: Tensor) -> Tensor:
+    """Samples -> what the network sees, (H, W, 3); grey in three equal channels."""
+    return normalisation.forward(part).expand(-1, -1, 3)
+
+
+def _write_restored(
+    clean: Tensor,
+    source: Tensor,
+    normalisation: Normalisation,
+    shares: tuple[float, float],
+    rows: slice,
+    cols: slice,
+    after: Tensor,
+    before: Tensor,
+) -> None:
+    """Writes the network's output, in the samples' units and not yet rounded."""
+    noisy, target = source[rows, cols], clean[rows, cols]
+    grey = clean.shape[2] == 1
+    for strip in strips(len(target), WINDOW_STRIP_ROWS):
+        pixels = after[strip].cpu()
+        restored = normalisation.inverse(pixels.mean(2, keepdim=True) if grey else pixels)
+        target[strip] = _mixed(noisy[strip].float(), restored, shares, grey)
+
+
+def _keep_mean(clean: Tensor, noisy: Tensor) -> None:
+    """Shifts each channel of the result to the mean of the noisy image, which has no bias."""
+    change = torch.zeros(clean.shape[2], dtype=torch.float64)
+    for rows in strips(len(clean), STRIP_ROWS):
+        change += (noisy[rows].double() - clean[rows]).sum((0, 1))
+    clean += (change / clean[..., 0].numel()).float()
 
 
 def _mixed(before: Tensor, after: Tensor, shares: tuple[float, float], grey: bool) -> Tensor:

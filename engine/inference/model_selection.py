@@ -23,8 +23,18 @@ AUTO_MODELS: Mapping[str, Mapping[Specialty, str]] = {
     "auto-large": {"white": "photo-gaussian-large", "grey": "photo-grey", "camera": "photo"},
 }
 
-# Returns the network for an image's samples, (H, W, C), as an Image has them.
-NetworkSelector = Callable[[Tensor], Module]
+
+@dataclass(frozen=True)
+class Selection:
+    """The network for an image, the name of its model, and the noise found in the image."""
+
+    name: str
+    net: Module
+    estimate: NoiseEstimate
+
+
+# Returns the selection for an image's samples, (H, W, C), as an Image has them.
+NetworkSelector = Callable[[Tensor], Selection]
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,17 @@ def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
 
 def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelector:
     """Selects among networks, given by their models' names."""
-    return lambda samples: nets[select_model(samples, auto)[0]]
+
+    def select(samples: Tensor) -> Selection:
+        name, estimate = select_model(samples, auto)
+        return Selection(name, nets[name], estimate)
+
+    return select
 
 
-def fixed_selector(net: Module) -> NetworkSelector:
+def fixed_selector(net: Module, name: str = "") -> NetworkSelector:
     """Selects the same network for every image."""
-    return lambda samples: net
+    return lambda samples: Selection(name, net, estimate_noise(samples))
 
 
 def load_with(load: Callable[[str], Model], name: str) -> LoadedModel:
@@ -77,7 +92,7 @@ def load_with(load: Callable[[str], Model], name: str) -> LoadedModel:
     if name in AUTO_MODELS:
         digest = "+".join(model.digest for model in models)
         return LoadedModel(name, digest, first.precision, nets, auto_selector(nets, name))
-    return LoadedModel(first.name, first.digest, first.precision, nets, fixed_selector(first.net))
+    return LoadedModel(first.name, first.digest, first.precision, nets, fixed_selector(first.net, first.name))
 
 
 def models_of(name: str) -> list[str]:

@@ -67,6 +67,10 @@ ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
 OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP)]
 PageOption = Annotated[int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all")]
 ColourOption = Annotated[defaults.Colour, typer.Option(help=defaults.COLOUR_HELP)]
+NormaliseOption = Annotated[defaults.Switch, typer.Option(help=defaults.NORMALISE_HELP)]
+ImpulsesOption = Annotated[defaults.Switch, typer.Option(help=defaults.IMPULSES_HELP)]
+BandingOption = Annotated[defaults.Switch, typer.Option(help=defaults.BANDING_HELP)]
+CleanOption = Annotated[bool, typer.Option("--even-clean", help=defaults.CLEAN_HELP)]
 
 
 def run(
@@ -88,6 +92,10 @@ def run(
     output: OutputOption = defaults.OUTPUT,
     page: PageOption = None,
     colour: ColourOption = defaults.COLOUR,
+    normalise: NormaliseOption = defaults.NORMALISE,
+    impulses: ImpulsesOption = defaults.IMPULSES,
+    banding: BandingOption = defaults.BANDING,
+    even_clean: CleanOption = False,
 ) -> None:
     """Denoise image files, folders of images, or an image from a pipe.
 
@@ -111,6 +119,7 @@ def run(
     """
     from engine.batch import tasks
     from engine.inference.denoise import OutputOptions
+    from engine.inference.preparation import PreparationOptions
 
     if out is None and inputs != [tasks.PIPE]:
         raise typer.BadParameter("give a folder, a file name, or - for stdout", param_hint="-o")
@@ -120,7 +129,13 @@ def run(
     if format_:
         output_format(format_, FORMATS[defaults.FORMAT])
     options = tasks.DenoiseOptions(
-        quality, page, png_level, OutputOptions(strength, luma, chroma, output), memory_budget, colour
+        quality,
+        page,
+        png_level,
+        OutputOptions(strength, luma, chroma, output),
+        memory_budget,
+        colour,
+        PreparationOptions.of(normalise, impulses, banding, even_clean),
     )
     load = partial(load_model, model, device, precision)
     warn_without_kernels()

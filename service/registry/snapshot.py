@@ -77,10 +77,10 @@ class Snapshot:
             raise ProblemError(detail, 404, kind="NoSuchModel")
         return name
 
-    def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate | None]:
-        """The weights of that name. For `auto` and the like, the weights that suit the image, and its noise."""
+    def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate]:
+        """The weights of that name, and the image's noise. For `auto` and the like, the weights that suit it."""
         if name not in AUTO_MODELS:
-            return self.by_name[name], None
+            return self.by_name[name], estimate_noise(image.samples)
         chosen, estimate = model_selection.select_model(image.samples, name)
         return self.by_name[chosen], estimate
 

@@ -16,6 +16,7 @@ from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, T
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
 from engine.inference.noise_estimation import NoiseEstimate, summary
+from engine.inference.preparation import Preparation, PreparationOptions, finer_allowed, prepare
 from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
@@ -47,12 +48,13 @@ def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
 
 @dataclass(frozen=True)
 class DenoisedFile:
-    """A denoised image file, and how it was made. estimate: the noise found, if the model was chosen by it."""
+    """A denoised image file, and how it was made. estimate: the noise found. steps: of the preparation."""
 
     written: EncodedImage
     model: Model
     precision: str
-    estimate: NoiseEstimate | None
+    estimate: NoiseEstimate
+    steps: tuple[str, ...]
     seconds: float
 
     @property
@@ -63,9 +65,10 @@ class DenoisedFile:
             "X-Denoise-Digest": self.model.digest,
             "X-Denoise-Precision": self.precision,
             "X-Denoise-Seconds": f"{self.seconds:.3f}",
+            "X-Denoise-Noise": summary(self.estimate),
         }
-        if self.estimate:
-            headers["X-Denoise-Noise"] = summary(self.estimate)
+        if self.steps:
+            headers["X-Denoise-Steps"] = "; ".join(self.steps)
         if self.written.changed:
             headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
         return headers
@@ -101,7 +104,7 @@ class DecodeStage:
         def work() -> ImageSequence:
             with _logging_refusals(), source.open() as file:
                 check = ticket.flow.check
-                return self.decoder.read(file, self.max_pixels, self.max_pages, page, check, colour)
+                return self.decoder.read(file, self.max_pixels, self.max_pages, page, colour, check)
 
         return await ticket.in_thread(work)
 
@@ -128,11 +131,19 @@ class DenoiseStage:
         model: Model,
         pages: list[Image],
         options: OutputOptions,
+        preparation: Preparation,
         on_window: Callable[[int], None],
     ) -> None:
         """Replaces each page in the list by its denoised page. on_window: called with each window's pixels."""
         for number in range(len(pages)):
-            begin = partial(TiledDenoiser, model.net, pages[number], self.memory_budget, options=options)
+            begin = partial(
+                TiledDenoiser,
+                model.net,
+                pages[number],
+                self.memory_budget,
+                options=options,
+                preparation=preparation,
+            )
             denoising = await ticket.in_thread(begin)
             for window in denoising.windows:
                 await ticket.in_network(window)
@@ -228,7 +239,9 @@ class Pipeline:
             # The first page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
             model, estimate = await ticket.in_thread(partial(self.models().choose, name, pages[0]))
-            await self.denoising.denoise(ticket, model, pages, options, progress.add)
+            steps = _steps(params, kind)
+            preparation = await ticket.in_thread(partial(prepare, pages[0].samples, estimate, steps))
+            await self.denoising.denoise(ticket, model, pages, options, preparation, progress.add)
             lap("denoise", model.name)
             self.scheduler.rest_network()
             file = replace(file, pages=tuple(pages))
@@ -236,7 +249,7 @@ class Pipeline:
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
-        return DenoisedFile(written, model, models.precision, estimate, ticket.seconds)
+        return DenoisedFile(written, model, models.precision, estimate, preparation.words, ticket.seconds)
 
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected
@@ -249,6 +262,12 @@ class Pipeline:
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
             return await ticket.in_thread(partial(self.models().recommend, file.pages[0]))
+
+
+def _steps(params: DenoiseParams, kind: Format) -> PreparationOptions:
+    """The steps before the network that a request allows."""
+    steps = PreparationOptions.of(params.normalise, params.impulses, params.banding, params.force)
+    return replace(steps, finer=finer_allowed(kind, params.output))
 
 
 @dataclass

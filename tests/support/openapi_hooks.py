@@ -31,8 +31,10 @@ schemathesis.openapi.media_type("application/zip", strategies.just(zipped(*IMAGE
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Replaces pages that the images do not have by page 1: OpenAPI cannot describe how many pages a file has."""
+    """Replaces what OpenAPI cannot exclude: pages that the images lack, and a choice for raw files only."""
     page = case.query.get("page")
     # schemathesis gives some values as text.
     if str(page).isdecimal() and int(page) > 1:
         case.query["page"] = type(page)(1)
+    if case.query.get("colour") == "prophoto":
+        case.query["colour"] = "srgb"

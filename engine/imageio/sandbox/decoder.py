@@ -75,8 +75,8 @@ class Decoder:
         max_pixels: int | None = None,
         max_pages: int = MAX_PAGES,
         page: int | None = None,
-        check: Callable[[], None] = lambda: None,
         colour: Colour = COLOUR,
+        check: Callable[[], None] = lambda: None,
     ) -> ImageSequence:
         """As engine.imageio.read.read.
 

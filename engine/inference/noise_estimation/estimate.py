@@ -1,10 +1,11 @@
 """Result of the noise estimator, and the kind of noise that follows from it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
+from engine.inference.noise_estimation.noise_law import LawEstimate
 
 NoiseKind = Literal["white", "camera"]
 
@@ -45,6 +46,8 @@ class NoiseEstimate:
     flat: share of the image about as flat as the parts that were measured. If it is small, texture may have been
     taken for noise.
     jpeg_blocks: whether the image was coded in blocks of 8 x 8, as JPEG does, and has hardly changed since.
+    laws: of each channel, if its noise grows with brightness as photons' does; in the samples' units.
+    white: the sample that is 255 on the 0-255 scale. range: between which nearly all samples lie.
 
     A computer drawing has sigma 0 and no noise level function. An image with a side below 16 pixels, and one that
     is constant, black or white everywhere, cannot be measured: sigma, luma, chroma and correlated are None.
@@ -57,6 +60,9 @@ class NoiseEstimate:
     correlated: bool | None = None
     flat: float = 0.0
     jpeg_blocks: bool = False
+    laws: tuple[LawEstimate, ...] = ()
+    white: float = field(default=255, compare=False)
+    range: tuple[float, float] = field(default=(0, 255), compare=False)
 
 
 def overall_sigma(sigma: tuple[float, ...]) -> float:

@@ -11,27 +11,50 @@ approach for the estimation of intensity-frequency dependent noise", ICIP 2014 (
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from engine.imageio.image import to_pixels
+from engine.data.noise.anscombe import Anscombe
+from engine.imageio.image import WHITE
 from engine.inference.noise_estimation.blocks import LARGE_BLOCK, blocks_of, tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
 from engine.inference.noise_estimation.correlation import correlation_of, equal_share, whiteness_of
-from engine.inference.noise_estimation.estimate import Component, NoiseEstimate, overall_sigma
+from engine.inference.noise_estimation.estimate import (
+    Component,
+    NoiseEstimate,
+    NoiseLevel,
+    overall_sigma,
+)
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
+from engine.inference.noise_estimation.noise_law import estimate_law
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
+from engine.inference.noise_estimation.value_range import is_photograph, range_of
 
 
 def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> NoiseEstimate:
     """Estimate an image's noise. Equal images give equal estimates.
 
-    image: (H, W, C) of any size, C 1 or 3: float32 on [0, 1], where noise may reach beyond; or uint8 or uint16.
-    Three equal channels count as one grey image. At most a megapixel is looked at, spread over the image.
+    image: (H, W, C) of any size, C 1 or 3: uint8, uint16, or float32, where 1 is white and values may lie
+    anywhere. Three equal channels count as one grey image. At most a megapixel, spread over the image, is read.
     Raises ValueError for another shape, and for NaN or infinite values among what is looked at.
     """
     tiles = _checked_tiles(image, config)
+    white = WHITE[image.dtype]
+    low, high = range_of(tiles)
+    if is_photograph(tiles, white):
+        found = _estimate(tiles / white, image.shape[2], config)
+    else:
+        # The thresholds are for photographs.
+        span = (high - low) / white
+        found = _rescaled(_estimate((tiles - low) / (high - low), image.shape[2], config), low / white, span)
+    found = replace(found, white=white, range=(low, high))
+    return found if found.jpeg_blocks else _with_laws(found, tiles, config)
+
+
+def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEstimate:
+    """tiles: (T, h, w, C) on [0, 1], where noise may reach beyond. channels: of the image."""
     if min(tiles.shape[1:3]) < LARGE_BLOCK:
         return NoiseEstimate()
     jpeg_blocks = has_jpeg_grid(tiles, config)
@@ -44,21 +67,65 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
     sigma = [255 * v**0.5 for v in variance.tolist()]
     parts = zip(sigma[-len(whiteness) :], correlation_of(large, config), whiteness, strict=True)
     luma, *chroma = (Component(*part) for part in parts)
-    channels = tuple(sigma[:3]) if chroma else (sigma[0],) * image.shape[2]
-    if overall_sigma(channels) > config.min_drawing_sigma and equal_share(small, config) > config.min_equal_share:
-        return _drawing(len(channels), bool(chroma), blocks.flat_share(), jpeg_blocks)
+    sigmas = tuple(sigma[:3]) if chroma else (sigma[0],) * channels
+    if overall_sigma(sigmas) > config.min_drawing_sigma and equal_share(small, config) > config.min_equal_share:
+        return _drawing(channels, bool(chroma), blocks.flat_share(), jpeg_blocks)
     return NoiseEstimate(
-        channels, luma, chroma[0] if chroma else None, levels, correlated, blocks.flat_share(), jpeg_blocks
+        sigmas, luma, chroma[0] if chroma else None, levels, correlated, blocks.flat_share(), jpeg_blocks
+    )
+
+
+def _rescaled(found: NoiseEstimate, low: float, span: float) -> NoiseEstimate:
+    """The estimate of an image whose 0 and 1 were at `low` and `low + span`."""
+
+    def component(part: Component | None) -> Component | None:
+        return part and replace(part, sigma=part.sigma * span)
+
+    levels = (
+        NoiseLevel(255 * low + each.brightness * span, each.sigma * span) for each in found.noise_level_function
+    )
+    return replace(
+        found,
+        sigma=found.sigma and tuple(sigma * span for sigma in found.sigma),
+        luma=component(found.luma),
+        chroma=component(found.chroma),
+        noise_level_function=tuple(levels),
+    )
+
+
+def _with_laws(found: NoiseEstimate, tiles: Tensor, config: EstimatorConfig) -> NoiseEstimate:
+    """The estimate with the law of each channel, if the noise grows with brightness in all of them."""
+    if found.sigma is None or not any(found.sigma):
+        return found
+    laws = [law for law in estimate_law(tiles) if law and law.confident]
+    if len(laws) < tiles.shape[3]:
+        return found
+    scale = 255 / found.white
+    sigmas = [
+        scale * float(law.law.variance(plane).mean().sqrt())
+        for law, plane in zip(laws, tiles.double().mean(0).unbind(2), strict=True)
+    ]
+    points = [NoiseLevel(scale * point.brightness, scale * point.sigma) for point in laws[len(laws) // 2].points]
+    stable = torch.stack([Anscombe(law.law).forward(tiles[..., c]) for c, law in enumerate(laws)], 3)
+    even = _estimate((stable - stable.amin()) / (stable.amax() - stable.amin()), len(found.sigma), config)
+    if even.luma is None or found.luma is None:
+        return found
+    sigma = tuple(sigmas) if len(sigmas) == len(found.sigma) else (sigmas[0],) * len(found.sigma)
+    return replace(
+        found,
+        sigma=sigma,
+        luma=replace(even.luma, sigma=overall_sigma(sigma)) if len(laws) == 1 else replace(found.luma),
+        noise_level_function=tuple(points),
+        correlated=False,
+        laws=tuple(laws),
     )
 
 
 def _checked_tiles(image: Tensor, config: EstimatorConfig) -> Tensor:
-    """(T, h, w, C): what is looked at, as float32 pixels; C is 1 for grey. Raises ValueError."""
+    """(T, h, w, C) floats in the samples' units: what is looked at; C is 1 for grey. Raises ValueError."""
     if image.dim() != 3 or image.shape[2] not in (1, 3) or not image.numel():
         raise ValueError(f"an image is (H, W, 1) or (H, W, 3); got {tuple(image.shape)}")
-    tiles = tiles_of(image, config)
-    if not tiles.is_floating_point():
-        tiles = to_pixels(tiles.flatten(0, 1)).view(*tiles.shape[:3], -1)
+    tiles = tiles_of(image, config).float()
     lowest, highest = (float(x) for x in tiles.aminmax())
     if not math.isfinite(highest - lowest):
         raise ValueError("the image has values that are NaN or infinite")

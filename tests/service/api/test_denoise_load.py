@@ -17,7 +17,9 @@ from engine.imageio.read import read as read_file
 from engine.imageio.sandbox.decoder import Decoder
 from engine.imageio.write import encode as encode_file
 from engine.inference import tiling
-from engine.inference.denoise import TiledDenoiser, denoise_image
+from engine.inference.denoise import TiledDenoiser, denoise
+from engine.inference.noise_estimation import estimate_noise
+from engine.inference.preparation import prepare
 from engine.models import checkpoint
 from service.app import create_app
 from service.runtime import inference_queue, scheduler
@@ -30,7 +32,9 @@ from tests.support.windows import SOON, Net, window
 def denoised(folder, data, name="photo"):
     """The engine's own result."""
     net = checkpoint.load(folder / f"{name}.safetensors").net
-    return denoise_image(net, decode(data).pixels)
+    noisy = decode(data)
+    preparation = prepare(noisy.samples, estimate_noise(noisy.samples))
+    return denoise(net, noisy, preparation=preparation).samples
 
 
 def wait_for(semaphore):
@@ -90,7 +94,7 @@ def test_images_in_one_batch_get_the_result_of_each_alone(client, folder, sample
         answers = list(pool.map(lambda body: client.post("/denoise", content=body), sent))
 
     for body, answer in zip(sent, answers, strict=True):
-        got, expected = decode(answer.content).samples, denoised(folder, body).clamp(0, 1) * 255
+        got, expected = (x.float() for x in (decode(answer.content).samples, denoised(folder, body)))
         assert (got - expected).abs().max() <= 1
     assert sum(batches) == len(sizes)
     assert max(batches) > 1
