@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
+from math import isfinite
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -9,6 +10,8 @@ from pydantic import BaseModel, Field
 
 from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation import sentence
+from engine.inference.noise_estimation.noise_law import Interval as LawInterval
+from engine.inference.noise_estimation.noise_law import LawEstimate
 from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
@@ -16,6 +19,8 @@ from service.runtime.upload import IMAGE_BODY, receive_upload, until_disconnecte
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
+# Fields that have the same name and form in the engine's estimate.
+_EQUAL_NAMES = frozenset(("sigma", "luma", "chroma", "correlated", "flat", "jpeg_blocks", "white", "range"))
 _ERRORS = describe_problems(
     {
         400: "Not an image, or a broken one.",
@@ -36,6 +41,44 @@ class Component(BaseModel):
     correlation: tuple[Correlation, Correlation, Correlation] = Field(
         description="Correlation of pixels that are 1, 2 and 3 apart: 0 for white noise, 1 for equal noise."
     )
+
+
+class Level(BaseModel):
+    """The noise at one brightness."""
+
+    brightness: float = Field(description="On the scale of 0 to 255.")
+    sigma: Sigma = Field(description="Standard deviation, on the scale of 0 to 255.")
+
+
+class Interval(BaseModel):
+    """An interval that holds the truth in 95 % of cases."""
+
+    low: float | None = Field(description="Null if there is no bound.")
+    high: float | None = Field(description="Null if there is no bound.")
+
+
+class Law(BaseModel):
+    """Noise whose variance grows with brightness: gain * (x - pedestal) + read_noise^2, in the file's units."""
+
+    gain: float = Field(ge=0, description="How much one photon adds.")
+    pedestal: float = Field(description="The value of no light.")
+    read_noise: float = Field(ge=0, description="Standard deviation of the noise without light.")
+    gain_interval: Interval
+    pedestal_interval: Interval
+    read_noise_interval: Interval
+
+    @classmethod
+    def of(cls, found: LawEstimate) -> "Law":
+        """From the engine's estimate."""
+        law = found.law
+        return cls(
+            gain=law.gain,
+            pedestal=law.pedestal,
+            read_noise=law.read_variance**0.5,
+            gain_interval=_interval(found.gain),
+            pedestal_interval=_interval(found.pedestal),
+            read_noise_interval=_interval(found.read_noise),
+        )
 
 
 class Estimate(BaseModel):
@@ -59,6 +102,14 @@ class Estimate(BaseModel):
         description="Fraction of the image without detail. If it is small, texture may count as noise.",
     )
     jpeg_blocks: bool = Field(description="Whether the image is, or recently was, a JPEG file.")
+    white: float = Field(description="The sample that is white, in the file's units: what 255 stands for.")
+    range: tuple[float, float] = Field(description="Between these lie nearly all samples, in the file's units.")
+    sigma_in_units: Sigma = Field(description="Mean level over the channels, in the file's units. 0 if unknown.")
+    sigma_of_range: Sigma = Field(description="The same, as a share of the range.")
+    levels: list[Level] = Field(description="Noise by brightness, from dark to bright, where it can be measured.")
+    laws: list[Law] = Field(
+        description="Of each channel, if the noise grows with brightness as photons' does. Otherwise empty."
+    )
     model: str | None = Field(
         description="The model that `auto` chooses for the image. Null if the service has no `auto`."
     )
@@ -82,4 +133,18 @@ async def post_estimate(
     scheduler: Scheduler = request.state.scheduler
     async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
         estimate, models = await pipeline.estimate(image, page or 1, partial(until_disconnected, request))
-    return Estimate(words=sentence(estimate), model=models.get(AUTO), models=models, **asdict(estimate))
+    return Estimate(
+        words=sentence(estimate),
+        model=models.get(AUTO),
+        models=models,
+        levels=[Level(**asdict(level)) for level in estimate.noise_level_function],
+        laws=[Law.of(law) for law in estimate.laws],
+        sigma_in_units=estimate.sigma_in_units,
+        sigma_of_range=estimate.sigma_of_range,
+        **{name: value for name, value in asdict(estimate).items() if name in _EQUAL_NAMES},
+    )
+
+
+def _interval(found: LawInterval) -> Interval:
+    low, high = (end if isfinite(end) else None for end in (found.low, found.high))
+    return Interval(low=low, high=high)

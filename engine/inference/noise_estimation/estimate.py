@@ -64,6 +64,17 @@ class NoiseEstimate:
     white: float = field(default=255, compare=False)
     range: tuple[float, float] = field(default=(0, 255), compare=False)
 
+    @property
+    def sigma_in_units(self) -> float:
+        """Root mean square of the channels' standard deviations, in the samples' units; 0 if unknown."""
+        return overall_sigma(self.sigma) / 255 * self.white if self.sigma else 0.0
+
+    @property
+    def sigma_of_range(self) -> float:
+        """The same, as a share of the range; 0 for an even image."""
+        low, high = self.range
+        return self.sigma_in_units / (high - low) if high > low else 0.0
+
 
 def overall_sigma(sigma: tuple[float, ...]) -> float:
     """Root mean square of the channels' standard deviations."""

@@ -1,5 +1,8 @@
 """A noise estimate in words."""
 
+import torch
+
+from engine.imageio.image import WHITE
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
 from engine.inference.noise_estimation.estimate import NoiseEstimate, noise_kind, overall_sigma
 
@@ -21,9 +24,31 @@ def sentence(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) 
         return "The noise cannot be measured: the image is too small, or all constant, black or white."
     if not any(estimate.sigma):
         return "No noise: the image looks computer-drawn."
-    sigma = overall_sigma(estimate.sigma)
-    grains = "soft grains of several pixels" if estimate.correlated else "fine grains of single pixels"
-    words = f"Noise of about {sigma:.1f} of 255, in {grains}"
-    if sigma < config.min_visible_sigma:
-        words = f"Hardly any noise, about {sigma:.1f} of 255"
+    grains = "in soft grains of several pixels" if estimate.correlated else "in fine grains of single pixels"
+    # 8 bits are photographs, whose noise is seen against white. Other depths may use a small part of their scale.
+    of_255 = (
+        overall_sigma(estimate.sigma) if estimate.white == WHITE[torch.uint8] else 255 * estimate.sigma_of_range
+    )
+    if of_255 < config.min_visible_sigma:
+        words = f"Hardly any noise, {_level(estimate)}"
+    else:
+        words = f"Noise of {_level(estimate)}, {grains}"
+    if estimate.laws:
+        gains, read_noise = (
+            " ".join(f"{value:.3g}" for value in values)
+            for values in zip(
+                *((each.law.gain, each.law.read_variance**0.5) for each in estimate.laws), strict=True
+            )
+        )
+        words += f"; it grows with brightness as photons' does (gain {gains}, read noise {read_noise})"
     return f"{words}; compressed as JPEG." if estimate.jpeg_blocks else f"{words}."
+
+
+def _level(estimate: NoiseEstimate) -> str:
+    """The level in the file's own units."""
+    if estimate.white == WHITE[torch.uint8]:
+        return f"about {overall_sigma(estimate.sigma or ()):.1f} of 255"
+    counts = " counts" if estimate.white > 1 else ""
+    return (
+        f"about {estimate.sigma_in_units:.3g}{counts}, {100 * estimate.sigma_of_range:.2g} % of the image's range"
+    )
