@@ -147,6 +147,8 @@ def pedestal_by_third_cumulant(bins: LawBins, line: Line, alone: Tensor) -> tupl
     weights = chosen * bins.counts / (variance**3 * (1 + 3 * slope**2 / variance))
     weights = weights / weights.sum()
     pedestal = float(weights @ (bins.mean - bins.third / slope**2))
+    if not bool(bins.third_error.isfinite().all()):
+        return pedestal, math.inf
     of_slope = 2 * (float(weights @ bins.mean) - pedestal) * math.sqrt(float(line.covariance[0, 0])) / slope
     chance = float((weights * bins.third_error).square().sum().sqrt()) / slope**2
     # Texture is skewed: its third cumulant is about its variance, raised to 1.5.

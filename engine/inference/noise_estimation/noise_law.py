@@ -41,7 +41,7 @@ MIN_GROWTH = 1.25
 MIN_BINS = 3
 # Standard deviation at the bright end, as a share of the image's range of brightness. Less is not worth a
 # transform.
-MIN_NOISE = 0.012
+MIN_NOISE = 0.02
 # Keep divisions and roots finite: a variance, and a variance at the dark end over that at the bright end.
 MIN_VARIANCE = 1e-30
 LEAST_SHARE_OF_VARIANCE = 1e-6
@@ -161,6 +161,7 @@ def _pedestal(bins: LawBins, line: Line, alone: Tensor, spread: float) -> tuple[
     most = max(darkest, least)
     most_error = spread * math.sqrt(float(bins.high[0]) / (float(bins.counts[0]) * CELL**2))
     value, error = pedestal_by_third_cumulant(bins, line, alone)
+    value = value if math.isfinite(error) else (least + most) / 2
     error *= spread
     low, high = max(value - error, least - least_error), min(value + error, most + most_error)
     if low > high:
