@@ -29,21 +29,25 @@ FLATTEST_SHARE = 0.1
 LARGER_SHARES = (0.2, 0.4, 0.7, 1.0)
 # Weight of the variance of the four neighbours' means in the roughness of a cell.
 LEVEL_WEIGHT = 0.8
+# Keeps divisions finite.
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class LawBins:
     """What was measured in each bin, darkest first: float64 tensors of one length. Brightness is less `centre`.
 
+    top: the image's largest value, less `centre`.
+
     sizes, counts: cells, and those of them that were measured. mean: brightness. high, middle: variance at high
     and middle frequencies; equal for white noise without texture. third, third_error: third cumulant of a pixel,
     and its standard error. at_low, at_high: share of samples at the least and at the largest value of the image.
     near_low, near_high: share of samples within half a standard deviation of them.
-    spread: relative variance of the cells' variances at high frequencies. equal: share of pixels that equal the
-    pixel before them, in a row.
+    spread: relative variance of the cells' variances at high frequencies.
     """
 
     centre: float
+    top: float
     sizes: Tensor
     counts: Tensor
     mean: Tensor
@@ -56,10 +60,21 @@ class LawBins:
     at_high: Tensor
     near_high: Tensor
     spread: Tensor
-    equal: Tensor
 
     def __len__(self) -> int:
         return len(self.counts)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Noise of the image, measured otherwise: from other frames of a stack.
+
+    samples: (T, h, w), with the noise's variance. third_scale: the noise's third cumulant over that of the
+    samples; 0 if it cannot be had from them.
+    """
+
+    samples: Tensor
+    third_scale: float
 
 
 @cache
@@ -78,37 +93,59 @@ def band_size(band: tuple[int, int]) -> int:
 
 
 @cache
+def _mean_of_bands() -> Tensor:
+    """(n, 2): turns squares of the middle and high coefficients into the means of each band."""
+    kept = _band(MIDDLE_BAND[0], HIGH_BAND[1])
+    bands = (((kept.T @ _band(*band)).square().sum(1) > 0.5).float() for band in (MIDDLE_BAND, HIGH_BAND))
+    return torch.stack([band / band.sum() for band in bands], 1)
+
+
+@cache
 def _third_power_gain() -> float:
     """Third cumulant that is left of a pixel's after the slope of its cell was removed, as a share."""
     kept = _band(MIDDLE_BAND[0], HIGH_BAND[1])
     return float((kept @ kept.T).pow(3).sum()) / CELL**2
 
 
-def law_bins(channel: Tensor) -> LawBins | None:
+def law_bins(channel: Tensor, residual: Residual | None = None) -> LawBins | None:
     """channel: (T, h, w) tiles, in any unit. None if there are too few cells, or all are equally bright."""
     tiles, height, width = channel.shape
-    rows, columns = height // CELL, width // CELL
-    if tiles * (rows - 2) * (columns - 2) < MIN_CELLS or min(rows, columns) < 3:
+    if tiles * (height // CELL - 2) * (width // CELL - 2) < MIN_CELLS or min(height, width) < 3 * CELL:
         return None
     centre = float(channel.mean(dtype=torch.float64))
     # Squares of values far from 0 would cost float32 the digits that count.
-    centred = channel[:, : rows * CELL, : columns * CELL] - centre
-    cells = centred.view(tiles, rows, CELL, columns, CELL).transpose(2, 3).reshape(tiles, rows, columns, -1)
+    cells = _cells(channel - centre)
+    noise = cells if residual is None else _cells(residual.samples)
     mean = cells.mean(3)
-    middle, high = ((cells @ _band(*band)).square().mean(3) for band in (MIDDLE_BAND, HIGH_BAND))
-    brightness = _around(mean)
-    roughness = _around(middle) + LEVEL_WEIGHT * (_around(mean.square()) - brightness.square())
-    low, top = (float(limit) for limit in centred.aminmax())
+    energies = (noise @ _band(MIDDLE_BAND[0], HIGH_BAND[1])).square_()
+    middle, high = (energies @ _mean_of_bands()).unbind(3)
+    brightness, roughness = _around(mean), _around(middle)
+    if residual is None:
+        roughness += LEVEL_WEIGHT * (_around(mean.square()) - brightness.square())
+    low, top = (float(limit) for limit in cells.aminmax())
     members = _binned(brightness.flatten(), roughness.flatten())
-    inner = cells[:, 1:-1, 1:-1].reshape(-1, CELL**2)
+    cells, noise = (x[:, 1:-1, 1:-1].flatten(0, 2) for x in (cells, noise))
     mean, middle, high = (x[:, 1:-1, 1:-1].flatten() for x in (mean, middle, high))
-    measured = [
-        (len(ranked), *_measured(inner[chosen], mean[chosen], middle[chosen], high[chosen], (low, top)))
-        for ranked, chosen in ((ranked, _flat(ranked, middle, high)) for ranked in members)
-    ]
+    measured = []
+    for ranked in members:
+        chosen = _flat(ranked, middle, high)
+        size, count = len(ranked), len(chosen)
+        variances = tuple(float(x[chosen].mean(dtype=torch.float64)) for x in (mean, high, middle))
+        spread = float(high[chosen].double().var()) / max(variances[1] ** 2, TINY)
+        third = _third_cumulant(noise[chosen], residual.third_scale if residual else 1.0)
+        shares = _shares_at_limits(cells[chosen], low, top, math.sqrt(variances[1]) / 2)
+        measured.append((size, count, *variances, *third, *shares, spread))
     if len(measured) < 2:
         return None
-    return LawBins(centre, *torch.tensor(measured, dtype=torch.float64).unbind(1))
+    return LawBins(centre, top, *torch.tensor(measured, dtype=torch.float64).unbind(1))
+
+
+def _cells(x: Tensor) -> Tensor:
+    """(T, h, w) -> (T, rows, columns, 16)."""
+    tiles, height, width = x.shape
+    rows, columns = height // CELL, width // CELL
+    x = x[:, : rows * CELL, : columns * CELL].reshape(tiles, rows, CELL, columns, CELL)
+    return x.transpose(2, 3).reshape(tiles, rows, columns, CELL**2)
 
 
 def _around(x: Tensor) -> Tensor:
@@ -150,31 +187,21 @@ def _flat(ranked: Tensor, middle: Tensor, high: Tensor) -> Tensor:
     return ranked[:count]
 
 
-def _measured(
-    cells: Tensor, mean: Tensor, middle: Tensor, high: Tensor, limits: tuple[float, float]
-) -> tuple[float, ...]:
-    """cells: (K, 16), the others (K,). The values of LawBins for one bin, in its order."""
-    count = len(cells)
-    variance = float(high.mean(dtype=torch.float64))
+def _third_cumulant(cells: Tensor, scale: float) -> tuple[float, float]:
+    """(K, 16) -> a pixel's third cumulant and its standard error."""
+    if not scale:
+        return 0.0, math.inf
     kept = _band(MIDDLE_BAND[0], HIGH_BAND[1])
-    third = ((cells @ kept) @ kept.T).double().pow(3).mean(1) / _third_power_gain()
-    low, top = limits
-    reach = math.sqrt(variance) / 2
+    third = ((cells @ kept) @ kept.T).double().pow(3).mean(1) * (scale / _third_power_gain())
+    return float(third.mean()), float(third.std()) / math.sqrt(len(cells))
+
+
+def _shares_at_limits(cells: Tensor, low: float, top: float, reach: float) -> tuple[float, ...]:
+    """Of samples: at the least value, close to it, at the largest value, close to it."""
     shares = (
         cells <= low,
         (cells > low) & (cells <= low + reach),
         cells >= top,
         (cells < top) & (cells >= top - reach),
     )
-    same = cells[:, 1:] == cells[:, :-1]
-    return (
-        count,
-        float(mean.mean(dtype=torch.float64)),
-        variance,
-        float(middle.mean(dtype=torch.float64)),
-        float(third.mean()),
-        float(third.std()) / math.sqrt(count),
-        *(float(share.float().mean()) for share in shares),
-        float(high.double().var()) / max(variance**2, 1e-300),
-        float(same.float().mean()),
-    )
+    return tuple(float(share.float().mean()) for share in shares)

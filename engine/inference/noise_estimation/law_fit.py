@@ -7,14 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.inference.noise_estimation.law_bins import CELL, HIGH_BAND, MIDDLE_BAND, LawBins, band_size
+from engine.inference.noise_estimation.law_bins import (
+    CELL,
+    HIGH_BAND,
+    MIDDLE_BAND,
+    TINY,
+    LawBins,
+    band_size,
+)
 
 # Relative error of a bin's variance that does not shrink with the number of its cells.
 LEAST_ERROR = 0.015
 # Texture has about this share of its middle frequencies' variance at high frequencies.
-TEXTURE_AT_HIGH = 0.25
+TEXTURE_AT_HIGH = 0.3
 # Error of that share.
-TEXTURE_ERROR = 0.3
+TEXTURE_ERROR = 0.2
 # Standard errors by which the middle frequencies' variance must be larger before it counts as texture.
 MIN_TEXTURE_DEVIATIONS = 0.5
 # Squared deviations, in standard errors, count up to these where a line is chosen. Texture adds to the variance
@@ -24,8 +31,6 @@ MAX_COST_ABOVE = 9.0
 # Standard errors above the line from which a bin counts as textured and is left out.
 MAX_ABOVE = 2.0
 ROUNDS = 8
-# Keeps divisions finite.
-TINY = 1e-300
 # Of bins with noise alone: the largest difference of variance at middle and at high frequencies, relative, and
 # how many times as far apart as chance makes them the variances of cells may lie. Both are widened by chance.
 MAX_EXCESS = 0.15
@@ -52,19 +57,29 @@ class Line:
     def at(self, x: float) -> float:
         return self.slope * x + self.intercept
 
+    def error_at(self, x: float) -> float:
+        """Standard error of the line there."""
+        place = torch.tensor([x, 1.0], dtype=torch.float64)
+        return math.sqrt(max(float(place @ self.covariance @ place), 0.0))
 
-def texture(bins: LawBins) -> Tensor:
-    """(bins,): relative excess, beyond chance, of variance at middle frequencies over that at high ones."""
+
+def excess(bins: LawBins) -> tuple[Tensor, Tensor]:
+    """(bins,): variance at middle frequencies over that at high ones, less 1; and its standard error for white
+    noise.
+    """
     chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
-    excess = bins.middle / bins.high.clamp(min=TINY) - 1
-    return (excess - MIN_TEXTURE_DEVIATIONS * chance).clamp(min=0)
+    return bins.middle / bins.high.clamp(min=TINY) - 1, chance
 
 
 def fit_line(bins: LawBins, usable: Tensor) -> Line | None:
     """The line that most bins lie on. usable: (bins,) bool. None if it cannot be determined."""
-    surplus = texture(bins)
+    surplus, surplus_chance = excess(bins)
+    at_high = _texture_at_high(surplus, surplus_chance)
     x = bins.mean
-    y = bins.high * (1 - TEXTURE_AT_HIGH * surplus).clamp(min=0.05)
+    # The surplus may be negative: cut off at 0, it would take too much where there is no texture.
+    y = bins.high * (1 - at_high * surplus.clamp(min=-0.3)).clamp(min=0.05)
+    surplus = (surplus - MIN_TEXTURE_DEVIATIONS * surplus_chance).clamp(min=0)
+    of_bands = 2 * (1 + at_high) ** 2 / band_size(HIGH_BAND) + 2 * at_high**2 / band_size(MIDDLE_BAND)
     floor = 1e-6 * float(y.max())
     if floor <= 0 or int(usable.sum()) < 2:
         return None
@@ -72,7 +87,7 @@ def fit_line(bins: LawBins, usable: Tensor) -> Line | None:
     def errors(slope: Tensor, expected: Tensor) -> Tensor:
         # Photons' excess kurtosis is slope**2 / variance.
         kurtosis = slope.clamp(min=0).square() / expected
-        chance = (2 / band_size(HIGH_BAND) + kurtosis / CELL**2) / bins.counts
+        chance = (of_bands + kurtosis / CELL**2) / bins.counts
         return expected * (chance + LEAST_ERROR**2 + (TEXTURE_ERROR * surplus).square()).sqrt()
 
     slope, intercept = _best_candidate(x, y, usable, errors)
@@ -92,6 +107,14 @@ def fit_line(bins: LawBins, usable: Tensor) -> Line | None:
         covariance = torch.linalg.inv(scaled.T @ (weights.unsqueeze(1) * scaled)) / torch.outer(scale, scale)
         slope, intercept = covariance @ (design.T @ (weights * y))
     return Line(float(slope), float(intercept), covariance, used, deviations, y, error)
+
+
+def _texture_at_high(surplus: Tensor, chance: Tensor) -> float:
+    """The share of the surplus that is taken off: nothing where all bins together show no texture."""
+    weights = 1 / chance.square()
+    common = float((weights * surplus.clamp(max=0.5)).sum() / weights.sum())
+    chance_of_common = 4 / float(weights.sum())
+    return TEXTURE_AT_HIGH * max(common, 0.0) ** 2 / (common**2 + chance_of_common)
 
 
 def _best_candidate(
@@ -124,10 +147,12 @@ def pedestal_by_third_cumulant(bins: LawBins, line: Line, alone: Tensor) -> tupl
     weights = chosen * bins.counts / (variance**3 * (1 + 3 * slope**2 / variance))
     weights = weights / weights.sum()
     pedestal = float(weights @ (bins.mean - bins.third / slope**2))
+    if not bool(bins.third_error.isfinite().all()):
+        return pedestal, math.inf
     of_slope = 2 * (float(weights @ bins.mean) - pedestal) * math.sqrt(float(line.covariance[0, 0])) / slope
     chance = float((weights * bins.third_error).square().sum().sqrt()) / slope**2
     # Texture is skewed: its third cumulant is about its variance, raised to 1.5.
-    surplus = float(weights @ (bins.middle / bins.high.clamp(min=TINY) - 1))
+    surplus = float(weights @ excess(bins)[0])
     of_texture = max(surplus, 0.0) ** 1.5 * float(weights @ variance**1.5) / slope**2
     return pedestal, math.sqrt(chance**2 + of_slope**2 + of_texture**2)
 
@@ -140,9 +165,8 @@ def noise_alone(bins: LawBins, line: Line) -> Tensor:
     through JPEG, high frequencies have less.
     """
     expected = (line.slope * bins.mean + line.intercept).clamp(min=1e-6 * float(bins.high.max()))
-    excess = bins.middle / bins.high.clamp(min=TINY) - 1
-    chance = ((2 / band_size(MIDDLE_BAND) + 2 / band_size(HIGH_BAND)) / bins.counts).sqrt()
-    is_white = excess.abs() <= MAX_EXCESS + 2 * chance
+    surplus, chance = excess(bins)
+    is_white = surplus.abs() <= MAX_EXCESS + 2 * chance
     kurtosis = max(line.slope, 0.0) ** 2 / expected
     spread = bins.spread / (2 / band_size(HIGH_BAND) + kurtosis / CELL**2)
     is_even = spread <= MAX_SPREAD + 2 * (4 / bins.counts).sqrt()

@@ -9,15 +9,18 @@ Rounding to whole numbers adds 1/12 to the variance. It counts as read noise.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from engine.data.noise.anscombe import NoiseLaw
-from engine.inference.noise_estimation.law_bins import CELL, LawBins, law_bins
+from engine.inference.noise_estimation.config import DEFAULT_CONFIG
+from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
+from engine.inference.noise_estimation.law_bins import CELL, HIGH_BAND, LawBins, band_size, law_bins
 from engine.inference.noise_estimation.law_fit import (
     Line,
+    excess,
     fit_line,
     noise_alone,
     pedestal_by_third_cumulant,
@@ -38,7 +41,20 @@ MIN_GROWTH = 1.25
 MIN_BINS = 3
 # Standard deviation at the bright end, as a share of the image's range of brightness. Less is not worth a
 # transform.
-MIN_NOISE = 0.012
+MIN_NOISE = 0.02
+# Keep divisions and roots finite: a variance, and a variance at the dark end over that at the bright end.
+MIN_VARIANCE = 1e-30
+LEAST_SHARE_OF_VARIANCE = 1e-6
+# Points on an even ground: the ground's least share of the cells; the surplus of variance at middle frequencies
+# in the ground at most, and in points at least; and in standard deviations of the ground, how far above it points
+# begin, and how far the brightest reach. Images of 8 bits do not reach so far.
+MIN_GROUND_SHARE = 0.7
+GROUND_EXCESS = 0.05
+MIN_POINT_EXCESS = 2.0
+MIN_POINT_DEVIATIONS = 5.0
+MIN_POINT_RANGE = 300.0
+# Gains at most by which the ground's standard deviation is divided: its noise stays nearly Gaussian.
+MIN_GROUND_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,6 @@ class LawEstimate:
     gain, read_noise, pedestal: intervals that hold the truth in 95 % of cases. read_noise is a standard
     deviation. growth: standard deviation at the brightest measured brightness over that at the darkest.
     clipped: whether samples are clipped at the dark and at the bright end.
-    whiteness: variance at high frequencies over that at middle ones, where the image is flattest; 1 is white.
     confident: the variance grows with brightness for certain, the line fits, and the noise is white.
     """
 
@@ -76,20 +91,25 @@ class LawEstimate:
     pedestal: Interval
     growth: float
     clipped: tuple[bool, bool]
-    whiteness: float
     points: tuple[LawPoint, ...]
     confident: bool
 
 
 def estimate_law(tiles: Tensor) -> tuple[LawEstimate | None, ...]:
     """tiles: (T, h, w, C) float32, in any unit. One estimate for each channel, None if it cannot be measured."""
-    return tuple(_estimate_channel(channel) for channel in tiles.unbind(3))
+    estimates = [estimate_from_bins(law_bins(channel)) for channel in tiles.unbind(3)]
+    if any(estimate and estimate.confident for estimate in estimates) and _was_jpeg(tiles):
+        estimates = [estimate and replace(estimate, confident=False) for estimate in estimates]
+    return tuple(estimates)
 
 
-def _estimate_channel(channel: Tensor) -> LawEstimate | None:
-    bins = law_bins(channel)
+def estimate_from_bins(bins: LawBins | None) -> LawEstimate | None:
+    """The law that fits the bins best. None if there is none."""
     if bins is None:
         return None
+    points = _points_on_even_ground(bins)
+    if points:
+        return points
     dark = (bins.at_low > MIN_CLIPPED_SHARE) & (bins.near_low > MIN_NEAR_SHARE * bins.at_low)
     bright = (bins.at_high > MIN_CLIPPED_SHARE) & (bins.near_high > MIN_NEAR_SHARE * bins.at_high)
     usable = ~(dark | bright)
@@ -104,44 +124,30 @@ def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, boo
     darkest, brightest = float(measured.min()), float(measured.max())
     slope = max(line.slope, 0.0)
     spread = SPREAD * (1 + TEXTURE_SPREAD * (1 - float(alone.double().mean())) ** 2)
-    slope_error = spread * math.sqrt(float(line.covariance[0, 0]))
-    gain = Interval(max(line.slope - slope_error, 0.0), max(line.slope + slope_error, 0.0))
+    error = spread * math.sqrt(float(line.covariance[0, 0]))
+    gain = Interval(max(line.slope - error, 0.0), max(line.slope + error, 0.0))
     pedestal, pedestals = _pedestal(bins, line, alone, spread)
-    variance = max(line.at(pedestal), 0.0) if slope > 0 else max(line.at((darkest + brightest) / 2), 0.0)
-    lows = [
-        _variance_bounds(line, edge, spread) for edge in (pedestals.low, pedestals.high) if math.isfinite(edge)
-    ]
-    read_noise = Interval(
-        math.sqrt(min((low for low, _ in lows), default=0.0)),
-        math.sqrt(max((high for _, high in lows), default=variance)),
-    )
-    high = max(line.at(brightest), 1e-30)
-    low = max(line.at(darkest), 1e-6 * high)
-    weights = line.used / line.error.square()
-    whiteness = float((weights * bins.high).sum() / (weights * bins.middle).sum().clamp(min=1e-300))
+    read_variance = max(line.at(pedestal if slope > 0 else (darkest + brightest) / 2), 0.0)
+    high = max(line.at(brightest), MIN_VARIANCE)
+    low = max(line.at(darkest), LEAST_SHARE_OF_VARIANCE * high)
     growth = math.sqrt(high / low) if slope > 0 else 1.0
-    span = float(bins.mean[-1] - bins.mean[0])
-    confident = (
-        gain.low > 0
-        and growth >= MIN_GROWTH
-        and int(alone.sum()) >= MIN_BINS
-        and math.sqrt(high) >= MIN_NOISE * span
-    )
-    sigmas = line.variance.sqrt()
-    points = zip(
-        (bins.mean + bins.centre).tolist(), sigmas.tolist(), (line.error / (2 * sigmas)).tolist(), strict=True
-    )
+    is_visible = math.sqrt(high) >= MIN_NOISE * float(bins.mean[-1] - bins.mean[0])
     return LawEstimate(
-        law=NoiseLaw(slope, pedestal + bins.centre, variance),
+        law=NoiseLaw(slope, pedestal + bins.centre, read_variance),
         gain=gain,
-        read_noise=read_noise,
+        read_noise=_read_noise(line, pedestals, spread, read_variance),
         pedestal=Interval(pedestals.low + bins.centre, pedestals.high + bins.centre),
         growth=growth,
         clipped=clipped,
-        whiteness=whiteness,
-        points=tuple(LawPoint(*point) for point in points),
-        confident=confident,
+        points=_points(bins, line.variance, line.error),
+        confident=gain.low > 0 and growth >= MIN_GROWTH and int(alone.sum()) >= MIN_BINS and is_visible,
     )
+
+
+def _points(bins: LawBins, variance: Tensor, error: Tensor) -> tuple[LawPoint, ...]:
+    sigma = variance.clamp(min=MIN_VARIANCE).sqrt()
+    columns = (bins.mean + bins.centre, sigma, error / (2 * sigma))
+    return tuple(LawPoint(*point) for point in zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _pedestal(bins: LawBins, line: Line, alone: Tensor, spread: float) -> tuple[float, Interval]:
@@ -151,11 +157,11 @@ def _pedestal(bins: LawBins, line: Line, alone: Tensor, spread: float) -> tuple[
         return darkest, Interval(-math.inf, math.inf)
     # Where the line has no variance, and the darkest measured brightness.
     least = -line.intercept / line.slope
-    x = torch.tensor([least, 1.0], dtype=torch.float64)
-    least_error = spread * math.sqrt(float(x @ line.covariance @ x)) / line.slope
+    least_error = spread * line.error_at(least) / line.slope
     most = max(darkest, least)
     most_error = spread * math.sqrt(float(bins.high[0]) / (float(bins.counts[0]) * CELL**2))
     value, error = pedestal_by_third_cumulant(bins, line, alone)
+    value = value if math.isfinite(error) else (least + most) / 2
     error *= spread
     low, high = max(value - error, least - least_error), min(value + error, most + most_error)
     if low > high:
@@ -165,7 +171,61 @@ def _pedestal(bins: LawBins, line: Line, alone: Tensor, spread: float) -> tuple[
     return value, Interval(low, high)
 
 
-def _variance_bounds(line: Line, x: float, spread: float) -> tuple[float, float]:
-    place = torch.tensor([x, 1.0], dtype=torch.float64)
-    error = spread * math.sqrt(max(float(place @ line.covariance @ place), 0.0))
-    return max(line.at(x) - error, 0.0), max(line.at(x) + error, 0.0)
+def _read_noise(line: Line, pedestals: Interval, spread: float, read_variance: float) -> Interval:
+    """Standard deviations that the line allows, anywhere between the pedestal's bounds."""
+    edges = [edge for edge in (pedestals.low, pedestals.high) if math.isfinite(edge)]
+    if not edges:
+        return Interval(0.0, math.sqrt(read_variance))
+    errors = [spread * line.error_at(edge) for edge in edges]
+    low = min(line.at(edge) - error for edge, error in zip(edges, errors, strict=True))
+    high = max(line.at(edge) + error for edge, error in zip(edges, errors, strict=True))
+    return Interval(math.sqrt(max(low, 0.0)), math.sqrt(max(high, 0.0)))
+
+
+def _points_on_even_ground(bins: LawBins) -> LawEstimate | None:
+    """For stars and the like: most of the image is even and dark, and all that is brighter is small points.
+
+    Then only the ground's variance can be measured, not how it grows: the gain lies anywhere below
+    variance / (brightness - 0), if there is no pedestal and no read noise, or above it, if there is a pedestal.
+    Its upper end is what the points' edges would have at most; the law takes it, so it is an upper bound. A gain
+    that is too large does no harm here: it compresses the points' range and leaves the ground's noise nearly
+    Gaussian.
+    """
+    surplus, chance = excess(bins)
+    ground = int(bins.sizes.argmax())
+    sigma = math.sqrt(float(bins.high[ground]))
+    brighter = bins.mean > bins.mean[ground] + MIN_POINT_DEVIATIONS * sigma
+    is_even = float(surplus[ground].abs()) <= GROUND_EXCESS + 2 * float(chance[ground])
+    is_most = float(bins.sizes[ground]) >= MIN_GROUND_SHARE * float(bins.sizes.sum())
+    has_points = bool(brighter.any()) and bool((surplus[brighter] > MIN_POINT_EXCESS).all())
+    span = bins.top - float(bins.mean[ground])
+    if not (is_even and is_most and has_points and span > MIN_POINT_RANGE * sigma > 0):
+        return None
+    level = float(bins.mean[ground]) + bins.centre
+    rise = (bins.high - bins.high[ground]) / (bins.mean - bins.mean[ground])
+    gain = min(float(rise[brighter].min()), sigma / MIN_GROUND_DEVIATIONS)
+    variance = sigma**2
+    error = bins.high * (2 / (band_size(HIGH_BAND) * bins.counts)).sqrt()
+    lowest = max(variance - SPREAD * float(error[ground]), 0.0)
+    least = min(lowest / level, gain) if level > 0 and lowest > 0 else gain
+    return LawEstimate(
+        law=NoiseLaw(gain, level - variance / gain, 0.0),
+        gain=Interval(least, gain),
+        read_noise=Interval(0.0, sigma),
+        pedestal=Interval(min(level - variance / least, 0.0), level),
+        growth=math.sqrt(1 + gain * span / variance),
+        clipped=(False, False),
+        points=_points(bins, bins.high, error),
+        confident=True,
+    )
+
+
+def _was_jpeg(tiles: Tensor) -> bool:
+    """Whether these are 8-bit values that went through JPEG. Its noise may look white, yet it is not."""
+    for scaled in (tiles, tiles / 255):
+        if scaled.min() >= 0 and scaled.max() <= 1:
+            in_steps = scaled * 255
+            return bool((in_steps - in_steps.round()).abs().max() < 1e-3) and has_jpeg_grid(
+                scaled, DEFAULT_CONFIG
+            )
+    return False
