@@ -11,6 +11,9 @@ from typing import Literal
 from torch import Tensor
 
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
+from engine.inference.normalisation import normalisation_for
+from engine.inference.preparation import channel_laws
+from engine.inference.trial import least_risk
 from engine.layers import Module
 from engine.models.checkpoint import Model
 
@@ -53,13 +56,23 @@ class LoadedModel:
     select: NetworkSelector
 
 
-def select_model(samples: Tensor, auto: str = AUTO) -> tuple[str, NoiseEstimate]:
+def select_model(
+    samples: Tensor, auto: str = AUTO, nets: Mapping[str, Module] | None = None
+) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image, and the noise found in it. Raises ValueError as estimate_noise does.
 
-    auto: the name of an auto model.
+    auto: the name of an auto model. nets: with the networks, a trial decides which of the two for white noise suits
+    a grey image of a sensor.
     """
     estimate = estimate_noise(samples)
-    return model_for(estimate, auto), estimate
+    name = model_for(estimate, auto)
+    names = AUTO_MODELS[auto]
+    if nets and estimate.laws and name == names["grey"]:
+        normalisation = normalisation_for(samples, channel_laws(estimate, samples.shape[2]))
+        candidates = {each: nets[each] for each in (name, names["white"])}
+        if normalisation is not None:
+            name = least_risk(candidates, samples, normalisation)
+    return name, estimate
 
 
 def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
@@ -73,7 +86,7 @@ def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelect
     """Selects among networks, given by their models' names."""
 
     def select(samples: Tensor) -> Selection:
-        name, estimate = select_model(samples, auto)
+        name, estimate = select_model(samples, auto, nets)
         return Selection(name, nets[name], estimate)
 
     return select

@@ -54,6 +54,12 @@ class Normalisation:
             return z
         return torch.stack([t.inverse(z[..., c]) for c, t in enumerate(self.transforms)], 2)
 
+    def variance(self, pixels: Tensor) -> Tensor:
+        """Of the noise of normalised pixels (H, W, C), by their expected values. There must be transforms."""
+        z = pixels * self.span + self.low
+        variance = torch.stack([t.variance(z[..., c]) for c, t in enumerate(self.transforms)], -1)
+        return variance / self.span**2
+
 
 def normalisation_for(samples: Tensor, laws: Sequence[NoiseLaw] = ()) -> Normalisation | None:
     """The normalisation of an image; None for a photograph, which needs none, and for an even image.

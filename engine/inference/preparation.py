@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.data.noise.anscombe import NoiseLaw
 from engine.defaults import Output, Switch
 from engine.imageio.formats import Format
 from engine.imageio.image import WHITE
@@ -92,14 +93,18 @@ def prepare(
     """
     if not options.normalise:
         return NO_PREPARATION
-    # A grey image in colour has one law for its three equal channels.
-    laws = [each.law for each in estimate.laws for _ in range(samples.shape[2] // len(estimate.laws))]
+    laws = channel_laws(estimate, samples.shape[2])
     normalisation = normalisation_for(samples, laws)
     if normalisation is None or not laws:
         return Preparation(normalisation=normalisation)
     least = min(point.sigma for each in estimate.laws for point in each.points)
     as_float = options.finer and samples.dtype == torch.uint16 and least < MIN_COUNTS
     return Preparation(normalisation=normalisation, keep_mean=True, as_float=as_float)
+
+
+def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
+    """The law of each channel, if the noise has any. Grey in three equal channels was measured as one."""
+    return [each.law for each in estimate.laws for _ in range(channels // len(estimate.laws))]
 
 
 def finer_allowed(kind: Format, output: Output) -> bool:

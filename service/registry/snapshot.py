@@ -11,6 +11,7 @@ from engine.imageio.image import Image
 from engine.inference import model_selection
 from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
+from engine.layers import Module
 from engine.models.checkpoint import Model
 from service.problems import ProblemError
 
@@ -81,13 +82,18 @@ class Snapshot:
         """The weights of that name, and the image's noise. For `auto` and the like, the weights that suit it."""
         if name not in AUTO_MODELS:
             return self.by_name[name], estimate_noise(image.samples)
-        chosen, estimate = model_selection.select_model(image.samples, name)
+        chosen, estimate = model_selection.select_model(image.samples, name, self._nets)
         return self.by_name[chosen], estimate
 
     def recommend(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
         """The noise of an image, and the weights that `auto` and the like would take for it, by their names."""
-        estimate = estimate_noise(image.samples)
-        return estimate, {
-            choice: model_selection.model_for(estimate, choice)
-            for choice in model_selection.available_auto_models(self.by_name)
+        choices = {
+            auto: model_selection.select_model(image.samples, auto, self._nets)
+            for auto in model_selection.available_auto_models(self.by_name)
         }
+        estimate = next((found for _, found in choices.values()), None) or estimate_noise(image.samples)
+        return estimate, {auto: chosen for auto, (chosen, _) in choices.items()}
+
+    @property
+    def _nets(self) -> dict[str, Module]:
+        return {name: model.net for name, model in self.by_name.items()}

@@ -55,16 +55,22 @@ class Anscombe:
 
     def inverse(self, z: Tensor) -> Tensor:
         """Expected transformed values -> expected samples. Below the pedestal the curve goes on as a line."""
-        expected, counts = (part.to(z.device) for part in self._table)
+        expected, counts, _ = (part.to(z.device) for part in self._table)
         index = torch.searchsorted(expected, z.contiguous()).clamp(1, len(expected) - 1)
         low, high = expected[index - 1], expected[index]
         part = (z - low) / (high - low)
         tabulated = counts[index - 1] + part * (counts[index] - counts[index - 1])
         return self.law.pedestal + self.law.gain * torch.where(z > expected[-1], self._closed_form(z), tabulated)
 
+    def variance(self, z: Tensor) -> Tensor:
+        """Of transformed values, by their expected values: 1, but less for a few photons without read noise."""
+        expected, _, variance = (part.to(z.device) for part in self._table)
+        index = torch.searchsorted(expected, z.contiguous()).clamp(max=len(expected) - 1)
+        return variance[index]
+
     @cached_property
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """The expected transformed value for each of many expected counts, and these counts."""
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For each of many expected counts: the expected transformed value, the count, and the variance."""
         counts = torch.linspace(0, math.sqrt(LARGEST_TABULATED), TABLE_SIZE, dtype=torch.float64).square()
         photons = torch.arange(
             math.ceil(LARGEST_TABULATED + 10 * math.sqrt(LARGEST_TABULATED)), dtype=torch.float64
@@ -72,14 +78,14 @@ class Anscombe:
         spread = math.sqrt(self.law.read_variance) / self.law.gain
         points = torch.linspace(-READ_NOISE_REACH, READ_NOISE_REACH, READ_NOISE_POINTS, dtype=torch.float64)
         weights = (-points.square() / 2).softmax(0)
-        transformed = (
-            2 * (photons.unsqueeze(1) + spread * points + 0.375 + spread**2).clamp(min=0).sqrt() @ weights
-        )
+        transformed = 2 * (photons.unsqueeze(1) + spread * points + 0.375 + spread**2).clamp(min=0).sqrt()
         log_chance = torch.xlogy(photons, counts.unsqueeze(1)) - counts.unsqueeze(1) - torch.lgamma(photons + 1)
-        expected = log_chance.exp() @ transformed
+        expected, square = (
+            log_chance.exp() @ (values @ weights) for values in (transformed, transformed.square())
+        )
         # The closed form follows without a step.
         counts[-1] = self._closed_form(expected)[-1]
-        return expected.float(), counts.float()
+        return expected.float(), counts.float(), (square - expected.square()).float()
 
     def _closed_form(self, z: Tensor) -> Tensor:
         """Expected counts for high expected values z."""

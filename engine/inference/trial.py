@@ -1,0 +1,88 @@
+"""Trial: runs candidate networks on a few windows of an image, and estimates which leaves the least error.
+
+The error can be estimated without the clean image, since the noise is white and its variance is known: Stein's
+unbiased risk estimate. It needs the network's divergence, which one more run with a small random change gives.
+Sources: Stein, "Estimation of the mean of a multivariate normal distribution", Annals of Statistics 1981; Ramani,
+Blu & Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 2008.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from engine.data.rng import seeded_generator
+from engine.imageio.image import WHITE
+from engine.inference.normalisation import Normalisation
+from engine.layers import Module, ensure_arena, parameters
+
+# Side of a window in pixels: a multiple of every network's stride.
+SIDE = 128
+# Most windows, and the most pixels that they may hold together, as a share of the image.
+MAX_WINDOWS = 3
+MAX_SHARE = 0.3
+# Least variance of the transformed noise, mean over the windows. Less is noise of a few photons without read
+# noise. It is not Gaussian, so the estimate does not hold.
+MIN_EVENNESS = 0.9
+# The random change, in standard deviations of the noise: large enough for bfloat16.
+STEP = 0.3
+
+
+def least_risk(nets: Mapping[str, Module], samples: Tensor, normalisation: Normalisation) -> str:
+    """The name of the network with the least estimated error; the first name where it cannot be estimated.
+
+    samples: (H, W, C) of a grey image, as an Image has them. normalisation: makes its noise even.
+    """
+    windows = _windows(samples, normalisation)
+    first = next(iter(nets))
+    if len(nets) == 1 or windows is None:
+        return first
+    evenness = float(normalisation.variance(windows[..., :1]).mean()) * normalisation.span**2
+    if evenness < MIN_EVENNESS:
+        return first
+    risks = {name: _risk(net, windows, normalisation) for name, net in nets.items()}
+    return min(risks, key=risks.__getitem__)
+
+
+def _windows(samples: Tensor, normalisation: Normalisation) -> Tensor | None:
+    """(N, SIDE, SIDE, 3): normalised windows; None if the image is too small."""
+    corners = _corners(samples)
+    return _windows_at(samples, normalisation, corners) if corners else None
+
+
+def _corners(samples: Tensor) -> list[tuple[int, int]]:
+    """Top and left of windows, from the one that varies most to the one that varies least."""
+    height, width = samples.shape[:2]
+    rows, cols = height // SIDE, width // SIDE
+    count = min(MAX_WINDOWS, rows * cols, int(MAX_SHARE * height * width / SIDE**2))
+    if count < 1:
+        return []
+    # Every fourth pixel tells how much a window varies.
+    sparse = samples[: rows * SIDE : 4, : cols * SIDE : 4].float() / WHITE[samples.dtype]
+    cells = sparse.view(rows, SIDE // 4, cols, SIDE // 4, -1).transpose(1, 2).flatten(0, 1)
+    order = cells.flatten(1).var(1).argsort(descending=True)
+    chosen = order[:: max(len(order) // count, 1)][:count].tolist()
+    return [(SIDE * (index // cols), SIDE * (index % cols)) for index in chosen]
+
+
+def _windows_at(samples: Tensor, normalisation: Normalisation, corners: list[tuple[int, int]]) -> Tensor:
+    parts = [normalisation.forward(samples[top : top + SIDE, left : left + SIDE]) for top, left in corners]
+    return torch.stack(parts).expand(-1, -1, -1, 3).contiguous()
+
+
+def _risk(net: Module, windows: Tensor, normalisation: Normalisation) -> float:
+    """The estimated mean squared error of the network's output."""
+    sigma = 1 / normalisation.span
+    device = next(parameters(net)).value.device
+    rng = seeded_generator(0)
+    # The same for all channels, as the noise of a grey image is.
+    change = torch.randint(0, 2, (*windows.shape[:3], 1), generator=rng).float() * 2 - 1
+    with ensure_arena():
+        # Of a grey image, the mean of the channels is kept.
+        output, changed = (
+            net.forward(each.to(device)).float().mean(3, keepdim=True).cpu()
+            for each in (windows, windows + STEP * sigma * change)
+        )
+    variance = normalisation.variance(output)
+    response = change * (changed - output) / (STEP * sigma)
+    return float(((windows[..., :1] - output).square() - variance + 2 * variance * response).mean())

@@ -1,0 +1,83 @@
+"""Trial: the estimated error of a network is the true one, and the network with the least wins."""
+
+import pytest
+import torch
+
+from engine.data.noise.anscombe import NoiseLaw
+from engine.inference import trial
+from engine.inference.normalisation import normalisation_for
+from engine.layers import Sequential
+from tests.support.measured import GAIN, LAW, PEDESTAL, as_counts, cells, recorded
+from tests.support.networks import NETWORKS
+
+SIDE = 384
+
+
+class Averaging(Sequential):
+    """Replaces each pixel by the mean of the square of this side around it."""
+
+    def __init__(self, side):
+        super().__init__(NETWORKS[0])
+        self.reach = range(-(side // 2), side // 2 + 1)
+
+    def forward(self, x, train=False):
+        shifts = [(down, across) for down in self.reach for across in self.reach]
+        return sum(x.roll(shift, (1, 2)) for shift in shifts) / len(shifts)
+
+
+NETS = {"none": Averaging(1), "some": Averaging(5), "much": Averaging(31)}
+
+
+def shot(photons):
+    return as_counts(recorded(cells(side=SIDE, count=50), photons))
+
+
+@pytest.mark.parametrize("photons", [20, 300])
+@pytest.mark.parametrize("name", NETS)
+def test_the_estimated_error_is_the_true_one(photons, name):
+    samples = shot(photons)
+    normalisation = normalisation_for(samples, [LAW])
+    windows = trial._windows(samples, normalisation)
+    scene = as_counts(PEDESTAL + GAIN * photons * cells(side=SIDE, count=50))
+    clean = trial._windows_at(scene, normalisation, trial._corners(samples))
+
+    estimated = trial._risk(NETS[name], windows, normalisation)
+
+    # The expected transformed value is a little below the transformed expected value.
+    bias = 0.25 / scene.float().sub(PEDESTAL).div(GAIN).clamp(min=1).mean().sqrt()
+    true = float((NETS[name].forward(windows) - clean).square().mean())
+    assert estimated == pytest.approx(true, rel=0.1, abs=float((bias / normalisation.span) ** 2))
+
+
+@pytest.mark.parametrize("photons", [20, 300])
+def test_the_network_with_the_least_error_wins(photons):
+    samples = shot(photons)
+
+    assert trial.least_risk(NETS, samples, normalisation_for(samples, [LAW])) == "some"
+
+
+def test_the_order_does_not_matter():
+    samples = shot(50)
+    backwards = dict(reversed(NETS.items()))
+
+    assert trial.least_risk(backwards, samples, normalisation_for(samples, [LAW])) == "some"
+
+
+def test_the_first_is_taken_where_no_window_fits():
+    samples = shot(50)[:200, :100]
+
+    assert trial.least_risk(NETS, samples, normalisation_for(samples, [LAW])) == "none"
+
+
+def test_the_first_is_taken_at_a_few_photons_without_read_noise():
+    scene = 0.3 * torch.ones(SIDE, SIDE, dtype=torch.float64)
+    samples = as_counts(torch.poisson(scene, generator=torch.Generator().manual_seed(0)))
+    normalisation = normalisation_for(samples, [NoiseLaw(1, 0, 0)])
+
+    assert trial.least_risk(NETS, samples, normalisation) == "none"
+
+
+def test_the_cost_is_bounded():
+    windows = trial._windows(shot(50), normalisation_for(shot(50), [LAW]))
+
+    assert windows[..., 0].numel() <= trial.MAX_SHARE * SIDE**2
