@@ -61,8 +61,8 @@ def select_model(
 ) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image, and the noise found in it. Raises ValueError as estimate_noise does.
 
-    auto: the name of an auto model. nets: with the networks, a trial decides which of the two for white noise suits
-    a grey image of a sensor.
+    auto: the name of an auto model. nets: with the networks, a trial decides which of the two for white noise
+    suits a grey image of a sensor.
     """
     estimate = estimate_noise(samples)
     name = model_for(estimate, auto)
