@@ -18,8 +18,9 @@ from torch import Tensor
 from engine.imageio.image import to_pixels
 from engine.inference.noise_estimation.blocks import LARGE_BLOCK, blocks_of, tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
-from engine.inference.noise_estimation.correlation import correlation_of, equal_share, whiteness_of
-from engine.inference.noise_estimation.estimate import Component, NoiseEstimate, overall_sigma
+from engine.inference.noise_estimation.correlation import correlation_of, whiteness_of
+from engine.inference.noise_estimation.estimate import Component, NoiseEstimate
+from engine.inference.noise_estimation.graphics import is_computer_drawn
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
 
@@ -45,7 +46,7 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
     parts = zip(sigma[-len(whiteness) :], correlation_of(large, config), whiteness, strict=True)
     luma, *chroma = (Component(*part) for part in parts)
     channels = tuple(sigma[:3]) if chroma else (sigma[0],) * image.shape[2]
-    if overall_sigma(channels) > config.min_drawing_sigma and equal_share(small, config) > config.min_equal_share:
+    if is_computer_drawn(image, config):
         return _drawing(len(channels), bool(chroma), blocks.flat_share(), jpeg_blocks)
     return NoiseEstimate(
         channels, luma, chroma[0] if chroma else None, levels, correlated, blocks.flat_share(), jpeg_blocks
