@@ -71,14 +71,28 @@ class EstimatorConfig:
     # Keeps divisions by a variance finite.
     min_variance: float = 1e-12
 
-    # Computer drawings: the blocks that vary least hold edges, not noise
+    # Computer graphics
 
-    # Share of pixels in the flattest blocks that equal the one before; black and white are not counted. Measured:
-    # 0.92 and more for screens with text (black on white cannot be recognised); at most 0.79 for the images of
-    # PolyU and CBSD68.
-    min_equal_share: float = 0.85
-    # Sigma. A drawing's measured variance is above this.
-    min_drawing_sigma: float = 4.0
+    # A pixel flips if it lies above or below both its neighbours, and differs from one of them by at most this
+    # part of the image's range.
+    max_flip: float = 0.02
+    # Share of pixels that flip. With less, nothing but a drawing is possible: photographs of cameras have 0.18
+    # and more, averages of many shots 0.04, single photons 0.0013.
+    max_drawing_flips: float = 0.0001
+    # Share of pixels that equal those to the left and above. Screens with text have 0.64 and more; photographs
+    # 0.5 and less, averages of many shots up to 0.73.
+    min_equal_share: float = 0.6
+    # Pixels that flip, divided by those that do not equal their neighbours: 0.04 to 0.06 in text, 0.15 and more
+    # in averages of many shots. And the same where most of the image is equal: 0.12 at most in drawings, 0.3 and
+    # more in counts of few photons.
+    max_flips: float = 0.09
+    min_flat_drawing: float = 0.9
+    max_flips_in_flat: float = 0.2
+    # Share of pixels that flip in a block of 16 x 16 that has noise, and the share of such blocks.
+    max_block_flips: float = 0.1
+    max_noisy_blocks: float = 0.05
+    # Difference of the values of a two-valued image, in parts of white. Counts of single photons have less.
+    min_two_valued_contrast: float = 0.125
 
     # JPEG grid
 
@@ -103,6 +117,62 @@ class EstimatorConfig:
     min_comb_deviations: float = 5.0
     min_comb_ratio: float = 2.0
 
+    # Impulses
+
+    # Least number of impulses, and least share of the pixels, to be believed.
+    min_impulses: int = 16
+    min_impulse_share: float = 3e-5
+    # Steps between neighbouring values that the range must have, for images of few values: single photons are a
+    # step of one, and no impulses.
+    min_impulse_steps: float = 12.0
+    # Pixels at one end of the range that are looked at for a first judgement.
+    max_sampled_impulses: int = 4096
+    # Deviation from the local median divided by the local noise: of impulses at an end of the range, and of those
+    # of them that clipped noise cannot make.
+    min_fixed_ratio: float = 4.0
+    min_gap_fixed_ratio: float = 6.0
+    # Largest share of pixels at one end of the range, impulses and others.
+    max_fixed_share: float = 0.5
+    # Pixels near the end of the range that stand out likewise, divided by those at the end. Impulses of a fixed
+    # value have none beside them; glints and noise have.
+    max_near_ratio: float = 0.3
+    # Pairs of impulses at one distance, divided by those that chance makes.
+    max_together_ratio: float = 3.0
+    # Deviation from the local median divided by the local noise: outliers, and of these impulses.
+    min_outlier_ratio: float = 5.0
+    min_impulse_ratio: float = 8.0
+    # Deviation of the four nearest neighbours divided by that of the pixel. A spread of 0.8 pixels has 0.46.
+    max_following: float = 0.15
+    # Impulses divided by weaker outliers, and by those that neighbours follow.
+    min_gap_ratio: float = 2.0
+
+    # Banding
+
+    # Share of samples that have the lowest or the highest value: then these are clipped.
+    min_clipped_share: float = 0.001
+    # Variance that far parts of the width share, in standard errors.
+    min_banding_deviations: float = 4.0
+    # Share of the parts that must agree with the others.
+    min_agreeing_parts: float = 0.85
+    # Largest difference between the rows' correlations and those of independent offsets, beside chance.
+    max_banding_correlation: float = 0.08
+    # Kurtosis of the differences: 3 is Gaussian. Edges have more.
+    max_banding_kurtosis: float = 5.0
+    # Standard deviation of the offsets, divided by that of neighbouring pixels.
+    min_banding_ratio: float = 0.1
+    # Standard deviation of the offsets of integers.
+    min_banding_steps: float = 0.2
+
+    # Noise ceiling
+
+    # Standard deviation in steps of integers. Blocks with less are constant, or JPEG flattened them.
+    min_ceiling_steps: float = 0.25
+    # The share of the blocks that count as the calmest, and by how much their noise may be below the mean's.
+    ceiling_share: float = 0.01
+    ceiling_margin: float = 1.13
+    ceiling_share_jpeg: float = 0.1
+    ceiling_margin_jpeg: float = 1.25
+
     # Kind of noise, and words
 
     # Sigma, and correlation of neighbouring pixels' luma. Correlated noise below both may be a clean image's
@@ -110,6 +180,8 @@ class EstimatorConfig:
     # 0.5 and more.
     max_texture_sigma: float = 2.5
     max_texture_correlation: float = 0.4
+    # Ceiling of the noise below which an image may be clean: chosen so that no noisy image of PolyU has less.
+    max_clean_ceiling: float = 2.0
     # Sigma. Less is called "hardly any noise"; rounding to 8 bits alone makes 0.3.
     min_visible_sigma: float = 1.0
 

@@ -1,6 +1,6 @@
 """Correlation of noise: whether it is white, and how much of it neighbouring pixels share."""
 
-from engine.inference.noise_estimation.blocks import Blocks, clipped, luma_and_chroma
+from engine.inference.noise_estimation.blocks import Blocks, luma_and_chroma
 from engine.inference.noise_estimation.config import EstimatorConfig
 from engine.inference.noise_estimation.variance import correlated_variance, cosine_basis, variogram
 
@@ -27,13 +27,3 @@ def correlation_of(large: Blocks, config: EstimatorConfig) -> list[tuple[float, 
     # A texture that repeats every 8 pixels has no variance between distant pixels.
     one, two, three = ((each / variance.clamp(min=config.min_variance)).clamp(-1, 1) for each in shared)
     return list(zip(one.tolist(), two.tolist(), three.tolist(), strict=True))
-
-
-def equal_share(small: Blocks, config: EstimatorConfig) -> float:
-    """The share of pixels in the flattest blocks that equal the one before. Black and white are not counted."""
-    which, _ = small.flattest(config.white_share)
-    x = small.pixels_of(which.flatten())
-    inside = (clipped(x, small.limits) == 0).all(1)
-    compared = inside[..., 1:] & inside[..., :-1]
-    equal = (x[..., 1:] == x[..., :-1]).all(1) & compared
-    return float(equal.sum() / compared.sum().clamp(min=1))

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.inference.noise_estimation.banding import NO_BANDING, Banding
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
+from engine.inference.noise_estimation.graphics import GraphicsKind
+from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses
 from engine.inference.noise_estimation.noise_law import LawEstimate
 
 NoiseKind = Literal["white", "camera"]
@@ -49,6 +52,10 @@ class NoiseEstimate:
     laws: of each channel, if its noise grows with brightness as photons' does; in the samples' units.
     white: the sample that is 255 on the 0-255 scale. range: between which nearly all samples lie.
 
+    impulses, banding: what was found besides; all else was measured without them.
+    ceiling: the most noise that the image can have, 0-255 scale; infinite if it is not known.
+    drawn: the kind of a computer drawing, None for all other images.
+
     A computer drawing has sigma 0 and no noise level function. An image with a side below 16 pixels, and one that
     is constant, black or white everywhere, cannot be measured: sigma, luma, chroma and correlated are None.
     """
@@ -61,6 +68,10 @@ class NoiseEstimate:
     flat: float = 0.0
     jpeg_blocks: bool = False
     laws: tuple[LawEstimate, ...] = ()
+    impulses: Impulses = NO_IMPULSES
+    banding: Banding = NO_BANDING
+    ceiling: float = math.inf
+    drawn: GraphicsKind | None = None
     white: float = field(default=255, compare=False)
     range: tuple[float, float] = field(default=(0, 255), compare=False)
 
@@ -89,7 +100,7 @@ def noise_kind(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG
     """
     if estimate.sigma is None or estimate.luma is None:
         return "camera"
-    may_be_clean = (
+    may_be_clean = estimate.ceiling < config.max_clean_ceiling or (
         overall_sigma(estimate.sigma) < config.max_texture_sigma
         and estimate.luma.correlation[0] < config.max_texture_correlation
     )

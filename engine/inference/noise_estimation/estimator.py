@@ -18,15 +18,19 @@ from torch import Tensor
 
 from engine.data.noise.anscombe import Anscombe
 from engine.imageio.image import WHITE
+from engine.inference.noise_estimation.banding import estimate_banding, remove_banding
 from engine.inference.noise_estimation.blocks import LARGE_BLOCK, blocks_of, tiles_of
+from engine.inference.noise_estimation.ceiling import noise_ceiling
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
-from engine.inference.noise_estimation.correlation import correlation_of, equal_share, whiteness_of
+from engine.inference.noise_estimation.correlation import correlation_of, whiteness_of
 from engine.inference.noise_estimation.estimate import (
     Component,
     NoiseEstimate,
     NoiseLevel,
     overall_sigma,
 )
+from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
+from engine.inference.noise_estimation.impulses import estimate_impulses, replace_impulses
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
 from engine.inference.noise_estimation.noise_law import estimate_law
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
@@ -43,14 +47,24 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
     tiles = _checked_tiles(image, config)
     white = WHITE[image.dtype]
     low, high = range_of(tiles)
+    drawn = graphics_kind(image, config)
+    if drawn:
+        return _drawing(image.shape[2], tiles.shape[3] == 3, drawn, white, (low, high))
+    impulses, banding = estimate_impulses(image, config), estimate_banding(image, config)
+    if impulses.confident or banding.confident:
+        # What is left of the noise is measured without them.
+        image = remove_banding(replace_impulses(image, impulses, config)[0], banding, config)
+        tiles = _checked_tiles(image, config)
+        low, high = range_of(tiles)
     if is_photograph(tiles, white):
         found = _estimate(tiles / white, image.shape[2], config)
     else:
         # The thresholds are for photographs.
         span = (high - low) / white
         found = _rescaled(_estimate((tiles - low) / (high - low), image.shape[2], config), low / white, span)
-    found = replace(found, white=white, range=(low, high))
-    return found if found.jpeg_blocks else _with_laws(found, tiles, config)
+    found = replace(found, white=white, range=(low, high), impulses=impulses, banding=banding)
+    found = found if found.jpeg_blocks else _with_laws(found, tiles, config)
+    return found if found.laws else replace(found, ceiling=noise_ceiling(image, config))
 
 
 def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEstimate:
@@ -68,8 +82,6 @@ def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEst
     parts = zip(sigma[-len(whiteness) :], correlation_of(large, config), whiteness, strict=True)
     luma, *chroma = (Component(*part) for part in parts)
     sigmas = tuple(sigma[:3]) if chroma else (sigma[0],) * channels
-    if overall_sigma(sigmas) > config.min_drawing_sigma and equal_share(small, config) > config.min_equal_share:
-        return _drawing(channels, bool(chroma), blocks.flat_share(), jpeg_blocks)
     return NoiseEstimate(
         sigmas, luma, chroma[0] if chroma else None, levels, correlated, blocks.flat_share(), jpeg_blocks
     )
@@ -134,8 +146,12 @@ def _checked_tiles(image: Tensor, config: EstimatorConfig) -> Tensor:
     return tiles
 
 
-def _drawing(channels: int, has_chroma: bool, flat: float, jpeg_blocks: bool) -> NoiseEstimate:
+def _drawing(
+    channels: int, has_chroma: bool, drawn: GraphicsKind, white: int, limits: tuple[float, float]
+) -> NoiseEstimate:
     """The estimate for a computer drawing."""
     none = Component(0.0, (0.0, 0.0, 0.0), 1.0)
     chroma = none if has_chroma else None
-    return NoiseEstimate((0.0,) * channels, none, chroma, correlated=False, flat=flat, jpeg_blocks=jpeg_blocks)
+    return NoiseEstimate(
+        (0.0,) * channels, none, chroma, correlated=False, ceiling=0.0, drawn=drawn, white=white, range=limits
+    )
