@@ -1,5 +1,6 @@
 """Denoising of whole images: from samples of any depth to samples, with transparency and output options."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from engine.defaults import MEMORY_BUDGET, Output
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
+from engine.inference.change_bound import bound_change
 from engine.inference.normalisation import Normalisation
 from engine.inference.preparation import NO_PREPARATION, Preparation
 from engine.inference.tiling import WINDOW_STRIP_ROWS, Window, run_batch, strips, windows_of
@@ -86,6 +88,8 @@ class TiledDenoiser:
     def result(self) -> Image:
         """The image that the options ask for. Call it once: it overwrites what it works on."""
         if self.windows:
+            if math.isfinite(self.preparation.max_change):
+                bound_change(self.clean, self._source, self.preparation.max_change)
             if self.preparation.keep_mean:
                 _keep_mean(self.clean, self._source)
             if self.clean.dtype != self.noisy.samples.dtype:

@@ -1,7 +1,8 @@
-"""Trial: runs candidate networks on a few windows of an image, and estimates which leaves the least error.
+"""Trial: runs candidate networks on a few windows of an image, where the noise alone does not decide.
 
-The error can be estimated without the clean image, since the noise is white and its variance is known: Stein's
-unbiased risk estimate. It needs the network's divergence, which one more run with a small random change gives.
+Where the noise is white and its variance known, the error that a network leaves can be estimated without the clean
+image: Stein's unbiased risk estimate. It needs the network's divergence, which one more run with a small random
+change gives.
 Sources: Stein, "Estimation of the mean of a multivariate normal distribution", Annals of Statistics 1981; Ramani,
 Blu & Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 2008.
 """
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from engine.data.rng import seeded_generator
-from engine.imageio.image import WHITE
+from engine.imageio.image import WHITE, to_pixels
+from engine.inference.noise_estimation.windows import block_means
 from engine.inference.normalisation import Normalisation
 from engine.layers import Module, ensure_arena, parameters
 
@@ -26,6 +28,31 @@ MAX_SHARE = 0.3
 MIN_EVENNESS = 0.9
 # The random change, in standard deviations of the noise: large enough for bfloat16.
 STEP = 0.3
+
+
+# Side, in pixels, of the blocks that are compared, and the share of them that counts as calm.
+BLOCK = 16
+CALM_SHARE = 1 / 3
+
+
+def removed_where_calm(net: Module, samples: Tensor) -> float | None:
+    """What a network removes where its output is calm: a standard deviation, 0-255 scale. None for a small image.
+
+    Noise is everywhere, and texture is not. So what is removed from the calmest parts tells one from the other.
+    samples: (H, W, C) of a photograph, as an Image has them.
+    """
+    corners = _corners(samples)
+    if not corners:
+        return None
+    pixels = torch.stack([to_pixels(samples[top : top + SIDE, left : left + SIDE]) for top, left in corners])
+    device = next(parameters(net)).value.device
+    with ensure_arena():
+        output = net.forward(pixels.to(device)).float().cpu()
+    removed = block_means((pixels - output).square().mean(3), BLOCK, BLOCK).flatten()
+    luma = output.mean(3)
+    activity = (block_means(luma.square(), BLOCK, BLOCK) - block_means(luma, BLOCK, BLOCK).square()).flatten()
+    calm = activity.argsort()[: max(int(CALM_SHARE * len(activity)), 1)]
+    return 255 * float(removed[calm].mean().sqrt())
 
 
 def least_risk(nets: Mapping[str, Module], samples: Tensor, normalisation: Normalisation) -> str:

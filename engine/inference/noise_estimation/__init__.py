@@ -6,6 +6,8 @@ from engine.inference.noise_estimation.estimate import (
     NoiseEstimate,
     NoiseKind,
     NoiseLevel,
+    is_doubtful,
+    may_be_clean,
     noise_kind,
     overall_sigma,
 )
@@ -19,6 +21,8 @@ __all__ = [
     "NoiseKind",
     "NoiseLevel",
     "estimate_noise",
+    "is_doubtful",
+    "may_be_clean",
     "noise_kind",
     "overall_sigma",
     "sentence",

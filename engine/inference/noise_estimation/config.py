@@ -180,8 +180,6 @@ class EstimatorConfig:
     # 0.5 and more.
     max_texture_sigma: float = 2.5
     max_texture_correlation: float = 0.4
-    # Ceiling of the noise below which an image may be clean: chosen so that no noisy image of PolyU has less.
-    max_clean_ceiling: float = 2.0
     # Sigma. Less is called "hardly any noise"; rounding to 8 bits alone makes 0.3.
     min_visible_sigma: float = 1.0
 

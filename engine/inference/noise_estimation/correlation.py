@@ -5,17 +5,22 @@ from engine.inference.noise_estimation.config import EstimatorConfig
 from engine.inference.noise_estimation.variance import correlated_variance, cosine_basis, variogram
 
 
-def whiteness_of(small: Blocks, config: EstimatorConfig) -> tuple[list[float], bool]:
-    """The whiteness of luma, and of chroma for colour; and whether the noise is correlated."""
+def whiteness_of(small: Blocks, config: EstimatorConfig) -> tuple[list[float], bool, float]:
+    """The whiteness of luma, and of chroma for colour; whether the noise is correlated; and its fine variance.
+
+    The fine variance is that at high frequencies, mean over channels.
+    """
     # Not only flat blocks: JPEG may have left noise in few of them.
     which, _ = small.flattest(config.whiteness_share)
     x, _ = small.planes(which.flatten())
     bands = ((x.flatten(2) @ cosine_basis(*band)).square() for band in (config.middle_band, config.high_band))
-    middle, high = (luma_and_chroma(band.mean((0, 2))) for band in bands)
+    variances = [band.mean((0, 2)) for band in bands]
+    middle, high = (luma_and_chroma(variance) for variance in variances)
     whiteness = (high / middle.clamp(min=config.min_variance)).tolist()
     # Chroma decides if there is any: an image's texture is mostly in luma.
     has_chroma = len(middle) > 1 and middle[1] > config.min_chroma_ratio * middle[0]
-    return whiteness, whiteness[1 if has_chroma else 0] < config.min_whiteness
+    fine = float(variances[1][:3].mean())
+    return whiteness, whiteness[1 if has_chroma else 0] < config.min_whiteness, fine
 
 
 def correlation_of(large: Blocks, config: EstimatorConfig) -> list[tuple[float, float, float]]:

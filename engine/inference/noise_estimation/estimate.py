@@ -53,6 +53,9 @@ class NoiseEstimate:
     white: the sample that is 255 on the 0-255 scale. range: between which nearly all samples lie.
 
     impulses, banding: what was found besides; all else was measured without them.
+    fine_sigma: of what differs from pixel to pixel, root mean square over channels: all of white noise, little of
+    correlated noise and of texture.
+    texture: whether what looked like correlated noise is known to be texture.
     ceiling: the most noise that the image can have, 0-255 scale; infinite if it is not known.
     drawn: the kind of a computer drawing, None for all other images.
 
@@ -70,6 +73,8 @@ class NoiseEstimate:
     laws: tuple[LawEstimate, ...] = ()
     impulses: Impulses = NO_IMPULSES
     banding: Banding = NO_BANDING
+    fine_sigma: float = 0.0
+    texture: bool = False
     ceiling: float = math.inf
     drawn: GraphicsKind | None = None
     white: float = field(default=255, compare=False)
@@ -100,8 +105,17 @@ def noise_kind(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG
     """
     if estimate.sigma is None or estimate.luma is None:
         return "camera"
-    may_be_clean = estimate.ceiling < config.max_clean_ceiling or (
-        overall_sigma(estimate.sigma) < config.max_texture_sigma
-        and estimate.luma.correlation[0] < config.max_texture_correlation
-    )
-    return "white" if may_be_clean or not estimate.correlated else "camera"
+    return "white" if not estimate.correlated or may_be_clean(estimate, config) else "camera"
+
+
+def may_be_clean(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) -> bool:
+    """Whether what looks like correlated noise may be the texture of a clean image."""
+    if estimate.sigma is None or estimate.luma is None or not estimate.correlated:
+        return False
+    is_little = overall_sigma(estimate.sigma) < config.max_texture_sigma
+    return estimate.texture or (is_little and estimate.luma.correlation[0] < config.max_texture_correlation)
+
+
+def is_doubtful(estimate: NoiseEstimate) -> bool:
+    """Whether a trial should tell correlated noise from texture. A camera's JPEG file has the former."""
+    return noise_kind(estimate) == "camera" and estimate.sigma is not None and not estimate.jpeg_blocks

@@ -75,7 +75,7 @@ def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEst
     small, large = blocks_of(tiles, config)
     if not len(small.index) or not len(large.index):
         return NoiseEstimate(jpeg_blocks=jpeg_blocks)
-    whiteness, correlated = whiteness_of(small, config)
+    whiteness, correlated, fine = whiteness_of(small, config)
     blocks = large if correlated else small
     levels, variance = noise_level_function(blocks, correlated, config)
     sigma = [255 * v**0.5 for v in variance.tolist()]
@@ -83,7 +83,14 @@ def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEst
     luma, *chroma = (Component(*part) for part in parts)
     sigmas = tuple(sigma[:3]) if chroma else (sigma[0],) * channels
     return NoiseEstimate(
-        sigmas, luma, chroma[0] if chroma else None, levels, correlated, blocks.flat_share(), jpeg_blocks
+        sigmas,
+        luma,
+        chroma[0] if chroma else None,
+        levels,
+        correlated,
+        blocks.flat_share(),
+        jpeg_blocks,
+        fine_sigma=255 * fine**0.5,
     )
 
 
@@ -101,6 +108,7 @@ def _rescaled(found: NoiseEstimate, low: float, span: float) -> NoiseEstimate:
         sigma=found.sigma and tuple(sigma * span for sigma in found.sigma),
         luma=component(found.luma),
         chroma=component(found.chroma),
+        fine_sigma=found.fine_sigma * span,
         noise_level_function=tuple(levels),
     )
 
