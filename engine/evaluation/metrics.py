@@ -131,16 +131,11 @@ def _changed(image: MeasuredImage) -> float:
 
 
 def _fitted_gain(image: MeasuredImage) -> float:
-    """How many dB closer to the truth the output is, after each image's own gain and offset are fitted."""
-    before, after = (_fitted_error(each, image.truth) for each in (image.noisy, image.output))
+    """How many dB closer the output is to the truth, once the truth's gain and offset fit the noisy image."""
+    x, y = image.truth - image.truth.mean(), image.noisy - image.noisy.mean()
+    truth = image.noisy.mean() + (x * y).mean() / x.square().mean().clamp(min=1e-12) * x
+    before, after = ((each - truth).square().mean() for each in (image.noisy, image.output))
     return float(10 * (before / after.clamp(min=1e-12)).log10())
-
-
-def _fitted_error(image: Tensor, truth: Tensor) -> Tensor:
-    """The least mean square error that any gain and offset leave."""
-    x, y = image - image.mean(), truth - truth.mean()
-    gain = (x * y).mean() / x.square().mean().clamp(min=1e-12)
-    return (gain * x - y).square().mean()
 
 
 # Further figures of measured images, by name.

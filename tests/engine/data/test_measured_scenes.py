@@ -2,10 +2,7 @@ import pytest
 import torch
 
 from engine.data.measured_scenes import measured_scene
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.support.pixels import generator
 
 
 def many(count=40, side=128):

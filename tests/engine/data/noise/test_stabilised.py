@@ -4,7 +4,8 @@ import torch
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.model import error_weight
 from engine.data.noise.stabilised import PartlyStabilised, stabilised_views
-from tests.support.scenes import correlation, generator, scene_batch, speckled
+from tests.support.pixels import generator
+from tests.support.scenes import correlation, scene_batch, speckled
 
 SIDE = 128
 # A scene with bars of 16 columns, each even: 0.1, 0.2, ... of the range.
