@@ -111,8 +111,8 @@ def stabilised_views(clean: Tensor, target_views: int, is_grey: Tensor | None, r
         return stable if is_grey is None else torch.where(is_grey.view(shape), stable[..., 1:2], stable)
 
     noisy = shot()
-    low, high = _range(noisy, rng)
-    scale = 1 / (high - low)
+    low, span = _range(noisy, rng)
+    scale = 1 / span
     # The mean of the shots, not one with less noise: the transform of a mean is not the mean of transforms.
     count = min(target_views, MAX_TARGET_SHOTS)
     target = shot()
@@ -137,13 +137,15 @@ def _photons(clean: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _range(noisy: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The ends of the map onto [0, 1] for each scene, each (N, 1, 1, 1)."""
+    """The value of each channel that becomes 0, (N, 1, 1, C), and the difference that becomes 1, (N, 1, 1, 1)."""
     shape = (len(noisy), 1, 1, 1)
-    low, high = (torch.quantile(noisy.flatten(1), part, 1).view(shape) for part in QUANTILES)
-    middle, span = (low + high) / 2, (high - low).clamp(min=MIN_RANGE)
-    low, high = middle - span / 2, middle + span / 2
+    # Each channel has its own law, and so its own end. Their colours keep one scale.
+    low, high = (torch.quantile(noisy.flatten(1, 2), part, 1)[:, None, None] for part in QUANTILES)
+    span = (high - low).amax(3, keepdim=True)
+    low = low - (MIN_RANGE - span).clamp(min=0) / 2
+    span = span.clamp(min=MIN_RANGE)
     wider, place = torch.rand((2, *shape), generator=rng, device=noisy.device)
     # A patch rarely holds the darkest and the brightest pixels of its image.
-    more = span * (torch.pow(MAX_WIDER, (wider - (1 - WIDER_SHARE)).clamp(min=0) / WIDER_SHARE) - 1)
-    error_low, error_high = uniform(-RANGE_ERROR, RANGE_ERROR, (2, *shape), rng) * (span + more)
-    return low - place * more + error_low, high + (1 - place) * more + error_high
+    whole = span * torch.pow(MAX_WIDER, (wider - (1 - WIDER_SHARE)).clamp(min=0) / WIDER_SHARE)
+    error_low, error_span = uniform(-RANGE_ERROR, RANGE_ERROR, (2, *shape), rng) * whole
+    return low - place * (whole - span) + error_low, whole + error_span
