@@ -14,8 +14,10 @@ from engine.evaluation.benchmarks import Trial
 from engine.evaluation.measured import Measurement
 from engine.evaluation.metrics import FIGURES, MeasuredImage, psnr_each, ssim_each
 from engine.evaluation.samples import Pair, Sample
-from engine.inference.denoise import denoise_image
-from engine.inference.model_selection import select_model
+from engine.imageio.image import Image
+from engine.inference.denoise import denoise, denoise_image
+from engine.inference.model_selection import NetworkSelector, select_model
+from engine.inference.preparation import PreparationOptions, prepare
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters
 from engine.models.receptive_field import bytes_per_pixel
@@ -122,16 +124,16 @@ def denoise_pairs_by(
 
 
 def denoise_measured(
-    denoise: Callable[[Tensor], tuple[Tensor, str | None]], measurements: Iterable[Measurement]
+    denoiser: Callable[[Tensor], tuple[Tensor, str | None]], measurements: Iterable[Measurement]
 ) -> Iterator[Result]:
     """The result of each measured image, as soon as it is ready.
 
-    denoise: from samples to samples of the same type, and the name of the weights, if they were chosen. The
+    denoiser: from samples to samples, and the name of the weights, if they were chosen: denoise_samples. The
     images of a result are on the range of the span; PSNR and SSIM are measured there, without clipping.
     """
     for measurement in measurements:
         start = time.perf_counter()
-        samples, chosen = denoise(measurement.noisy)
+        samples, chosen = denoiser(measurement.noisy)
         seconds = time.perf_counter() - start
         clean, noisy, output = (
             measurement.on_unit_range(part) for part in (measurement.truth, measurement.noisy, samples)
@@ -144,6 +146,19 @@ def denoise_measured(
         pixels = clean[..., 0].numel()
         score = Score(psnrs[0], ssims[0], psnrs[1], ssims[1], pixels, seconds, chosen, figures)
         yield Result(noisy, clean, output.clamp(0, 1), score)
+
+
+def denoise_samples(select: NetworkSelector, memory_budget: int, samples: Tensor) -> tuple[Tensor, str | None]:
+    """Samples (H, W) or (H, W, C) without their noise, by all the steps that the service and the commands take.
+
+    Where whole counts are too coarse for the result, it is floats, as in a TIFF file. Also returns the name of
+    the weights, if the selector chose.
+    """
+    image = Image(samples if samples.dim() == 3 else samples.unsqueeze(2))
+    selection = select(image.samples)
+    preparation = prepare(image.samples, selection.estimate, PreparationOptions(finer=True))
+    output = denoise(selection.net, image, memory_budget, preparation=preparation).samples
+    return output.view(samples.shape), selection.name or None
 
 
 def largest_change(net: Module, other: Module, samples: Sequence[Sample]) -> float:

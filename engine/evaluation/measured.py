@@ -1,7 +1,7 @@
 """Measured images with a known truth: microscope, stars, offsets, clean graphics, impulses, fluorescence.
 
 All but the recorded fluorescence are drawn from seeds. They are in an instrument's units, in their own depth, and
-are denoised by the whole path of the Python API, from samples to samples.
+are denoised by all the steps that the service takes, from samples to samples.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,10 @@
 """`denoise evaluate`: measures weights on images."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -25,8 +26,6 @@ from service.cli.options import (
 from service.cli.weights import load_model
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from engine.evaluation.benchmarks import Trial
     from engine.evaluation.evaluate import Quality, Result, Score
     from engine.evaluation.html_report import Section
@@ -138,43 +137,20 @@ def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[T
 def _results(
     trial: "Trial", model: "LoadedModel", nets: "Mapping[str, Module]", memory_budget: int
 ) -> "Iterable[Result]":
-    from engine.evaluation.evaluate import denoise_measured, denoise_pairs, denoise_pairs_by
+    from engine.evaluation.evaluate import denoise_measured, denoise_pairs, denoise_pairs_by, denoise_samples
     from engine.evaluation.measured import MeasuredTrial
-    from engine.inference.model_selection import AUTO_MODELS
+    from engine.inference.model_selection import AUTO_MODELS, auto_selector, fixed_selector
 
     if isinstance(trial, MeasuredTrial):
+        is_auto = model.name in AUTO_MODELS
+        select = auto_selector(nets, model.name) if is_auto else fixed_selector(nets[model.name])
         measurements = _with_progress(trial, (make() for make in trial.measurements))
-        return denoise_measured(_whole_path(model, nets, memory_budget), measurements)
+        return denoise_measured(partial(denoise_samples, select, memory_budget), measurements)
     images = _with_progress(trial, trial.pairs())
     if model.name in AUTO_MODELS:
         return denoise_pairs_by(model.name, nets, images, memory_budget)
     # A single network takes many small images in one batch.
     return denoise_pairs(nets[model.name], images, memory_budget)
-
-
-def _whole_path(
-    model: "LoadedModel", nets: "Mapping[str, Module]", memory_budget: int
-) -> "Callable[[Tensor], tuple[Tensor, str | None]]":
-    """Denoises samples as the Python API does, and names the network that was chosen, if there was a choice."""
-    from engine import api
-    from engine.inference.model_selection import AUTO_MODELS, select_model
-
-    chosen: list[str] = []
-
-    def select(samples: "Tensor") -> "Module":
-        if model.name not in AUTO_MODELS:
-            return nets[model.name]
-        chosen.append(select_model(samples, model.name)[0])
-        return nets[chosen[-1]]
-
-    loaded = replace(model, nets=nets, select=select)
-
-    def denoise(samples: "Tensor") -> "tuple[Tensor, str | None]":
-        chosen.clear()
-        output = api.denoise(samples, loaded, memory_budget=memory_budget)
-        return output, chosen[0] if chosen else None
-
-    return denoise
 
 
 def _with_progress(trial: "Trial", images: "Iterable[Image]") -> "Iterable[Image]":
