@@ -1,4 +1,4 @@
-"""Patch store: images end to end in one run of bytes, from which batches of patches are cut.
+"""Patch store: images end to end in one run of numbers, from which batches of patches are cut.
 
 All of it is arithmetic on indices that reads no value back from a tensor: a GPU never has to synchronise.
 """
@@ -38,18 +38,19 @@ class CropBoxes(NamedTuple):
 
 
 class PatchStore:
-    """Images, uint8 (H, W, C) of any size and the same C, from which patches are cut.
+    """Images (H, W, C) of any size and the same C, from which patches are cut.
 
-    zoom: the smallest factor by which a crop is scaled down to a patch. device: where patches are used; the
-    images themselves stay on the CPU if they are too large for it. Raises ValueError if there are no images,
-    and OSError if they fit neither in memory nor in a temporary file.
+    They are uint8, or float32 on the same scale of 0-255: all of one type. zoom: the smallest factor by which a
+    crop is scaled down to a patch. device: where patches are used; the images themselves stay on the CPU if they
+    are too large for it. Raises ValueError if there are no images, and OSError if they fit neither in memory nor
+    in a temporary file.
     """
 
     def __init__(self, images: Iterable[Tensor], zoom: float = 1.0, device: torch.device | str = "cpu") -> None:
         data, shapes = _concatenate(images)
         self.zoom, self.channels = zoom, shapes[0][2]
         self.output_device = torch.device(device)
-        self.device = _storage_device(data.numel(), self.output_device)
+        self.device = _storage_device(data.nbytes, self.output_device)
         self.data = data.to(self.device)
         sizes = torch.tensor(shapes, dtype=torch.int64)
         areas = sizes[:, 0] * sizes[:, 1]
@@ -190,6 +191,11 @@ class PatchBatch(NamedTuple):
         """Where the pixels are used."""
         return self.store.output_device
 
+    def part(self, index: slice) -> "PatchBatch":
+        """Some of the patches."""
+        boxes = CropBoxes(*(each[index] for each in self.boxes))
+        return self._replace(boxes=boxes, orientation=self.orientation[:, index])
+
     def read(self) -> Tensor:
         """All pixels: float32 (N, side, side, C) on [0, 1]."""
         return self._to_device(self.store.read(self.boxes, self.side, self.orientation))
@@ -209,24 +215,26 @@ class PatchBatch(NamedTuple):
 
 
 def _concatenate(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """The bytes of all images and their shapes. Spare bytes, more than a row of an image, follow the last."""
+    """The numbers of all images and their shapes. Spare ones, more than a row of an image, follow the last."""
     shapes: list[tuple[int, int, int]] = []
+    kind = torch.uint8
     with SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as file:
         for image in images:
             height, width, channels = image.shape
             shapes.append((height, width, channels))
+            kind = image.dtype
             file.write(image.contiguous().numpy().data)
         if not shapes:
             raise ValueError("there are no images")
-        file.write(bytes((max(width for _, width, _ in shapes) + 2) * shapes[0][2]))
+        file.write(bytes((max(width for _, width, _ in shapes) + 2) * shapes[0][2] * kind.itemsize))
         size = file.tell()
         file.seek(0)
         if size > MAX_BYTES_IN_MEMORY:
             # The file has no name, so it is deleted with the last view of the map.
-            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))), shapes
+            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(kind), shapes
         data = torch.empty(size, dtype=torch.uint8)
         file.readinto(data.numpy().data)
-        return data, shapes
+        return data.view(kind), shapes
 
 
 def _area_mean(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Random generators made from whole numbers, so that a run stores no generator state."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,3 +32,8 @@ def generator_on(device: torch.device, rng: torch.Generator) -> torch.Generator:
 def uniform(low: float, high: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     """Uniform random numbers between the limits, on rng's device."""
     return low + (high - low) * torch.rand(shape, generator=rng, device=rng.device)
+
+
+def log_uniform(low: float, high: float, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Random numbers between the limits, even on a logarithmic scale, on rng's device."""
+    return torch.exp(uniform(math.log(low), math.log(high), shape, rng))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.data.dead_leaves import dead_leaves
+from engine.data.measured_scenes import measured_scene
 from engine.data.noise.model import NoiseModel
 from engine.data.patch_store import PatchBatch, PatchStore
 from engine.data.patterns import patterns
@@ -94,7 +95,8 @@ class SyntheticImages:
     """Patches of synthetic images; every few steps a new image replaces the oldest.
 
     make: makes an image of (height, width) from a generator. Image number i depends only on the seed and i, so
-    a resumed run sees the images that an uninterrupted one would. device: where the patches are used.
+    a resumed run sees the images that an uninterrupted one would. device: where the patches are used. dtype: of
+    the images, as PatchStore takes them.
     """
 
     def __init__(
@@ -103,9 +105,10 @@ class SyntheticImages:
         seed: int = 0,
         side: int = SYNTHETIC_SIDE,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         self.make, self.seed, self.side, self.pool = make, seed, side, SYNTHETIC_POOL
-        blank = torch.zeros(side, side, 3, dtype=torch.uint8)
+        blank = torch.zeros(side, side, 3, dtype=dtype)
         self.store = PatchStore([blank] * self.pool, device=device)
         # The number of the image at each index of the store: number i is at index i modulo the pool's size.
         self.numbers = [-1] * self.pool
@@ -137,10 +140,18 @@ class MixedScenes:
 
 
 class GeneratedPairs:
-    """Pairs whose noise is drawn from a noise model."""
+    """Pairs whose noise is drawn from a noise model. held_out_noise: another model, for validation."""
 
-    def __init__(self, scenes: SceneSource, held_out: SceneSource, noise: NoiseModel, patch: int) -> None:
+    def __init__(
+        self,
+        scenes: SceneSource,
+        held_out: SceneSource,
+        noise: NoiseModel,
+        patch: int,
+        held_out_noise: NoiseModel | None = None,
+    ) -> None:
         self.scenes, self.held_out, self.noise, self.patch = scenes, held_out, noise, patch
+        self.held_out_noise = held_out_noise or noise
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
         """Each sample has its own scene and its own noise.
@@ -149,24 +160,24 @@ class GeneratedPairs:
         """
         views = [
             self.noise.views(scenes, scale, generator_on(scenes.device, rng))
-            for scale, scenes in self._draw_scenes(self.scenes, step, count, rng)
+            for scale, scenes in self._draw_scenes(self.scenes, self.noise, step, count, rng)
         ]
         return Batch(*(_concatenate(parts) for parts in zip(*views, strict=True)))
 
     def validation(self, count: int) -> ValidationSet:
         """Held-out scenes. The reference is the clean image, which only validation may use."""
         rng = seeded_generator(0)
-        noisy, clean = [], []
-        for scale, scenes in self._draw_scenes(self.held_out, 0, count, rng):
-            noisy.append(self.noise.views(scenes, scale, generator_on(scenes.device, rng)).noisy)
-            clean.append(self.noise.clean(scenes, scale))
+        noise, noisy, clean = self.held_out_noise, [], []
+        for scale, scenes in self._draw_scenes(self.held_out, noise, 0, count, rng):
+            noisy.append(noise.views(scenes, scale, generator_on(scenes.device, rng)).noisy)
+            clean.append(noise.clean(scenes, scale))
         return ValidationSet(_concatenate(noisy), _concatenate(clean), 0.0)
 
     def _draw_scenes(
-        self, source: SceneSource, step: int, count: int, rng: torch.Generator
+        self, source: SceneSource, noise: NoiseModel, step: int, count: int, rng: torch.Generator
     ) -> Iterator[tuple[int, PatchBatch]]:
         """Scales, each with scenes for views of that scale."""
-        for scale, number in sorted(Counter(self.noise.draw_scales(count, rng)).items()):
+        for scale, number in sorted(Counter(noise.draw_scales(count, rng)).items()):
             for scenes in source.draw(number, self.patch * scale, step, rng):
                 yield scale, scenes
 
@@ -228,18 +239,23 @@ def open_pair_source(
     seed: int,
     synthetic: float = 0.0,
     pattern_share: float = 0.0,
+    measured_share: float = 0.0,
     zoom: float = 1.0,
     tries: int = 3,
     device: torch.device | str = "cpu",
+    held_out_noise: NoiseModel | None = None,
 ) -> PairSource:
     """The source of pairs for these paths. device: where batches are made and used.
+
+    held_out_noise: the model for validation, if it is not `noise`.
 
     - .pkl or .pt files, or folders of pairs: recorded pairs.
     - Folders of photos: pairs with noise from the model. A share `synthetic` of the scenes is dead leaves.
     - No paths: dead leaves with noise from the model.
 
-    In the last two cases a share `pattern_share` of the scenes is patterns. Raises ValueError saying what is
-    wrong with which path, and OSError if there is no room for the images.
+    In the last two cases a share `pattern_share` of the scenes is patterns, and a share `measured_share` is
+    measured scenes. Raises ValueError saying what is wrong with which path, and OSError if there is no room for
+    the images.
     """
     recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
     if recorded and len(recorded) < len(data):
@@ -252,11 +268,15 @@ def open_pair_source(
     if data and synthetic:
         scenes = MixedScenes(scenes, leaves, synthetic)
     if pattern_share:
-        scenes = MixedScenes(scenes, SyntheticImages(patterns, seed, side, device), pattern_share)
+        # The share is one of all scenes, and the measured ones are mixed in afterwards.
+        part = pattern_share / (1 - measured_share) if measured_share < 1 else 0.0
+        scenes = MixedScenes(scenes, SyntheticImages(patterns, seed, side, device), part)
+    if measured_share:
+        measured = SyntheticImages(measured_scene, seed, side, device, torch.float32)
+        scenes = MixedScenes(scenes, measured, measured_share)
     # No run draws as many images as lie between this seed and that of training, so it never draws these.
-    return GeneratedPairs(
-        scenes, held_out or SyntheticImages(dead_leaves, seed + 2**40, side, device), noise, patch
-    )
+    held_out = held_out or SyntheticImages(dead_leaves, seed + 2**40, side, device)
+    return GeneratedPairs(scenes, held_out, noise, patch, held_out_noise)
 
 
 def _open_photos(

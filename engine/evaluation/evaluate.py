@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from engine.defaults import MEMORY_BUDGET
 from engine.evaluation.benchmarks import Trial
-from engine.evaluation.metrics import psnr_each, ssim_each
+from engine.evaluation.measured import Measurement
+from engine.evaluation.metrics import FIGURES, MeasuredImage, psnr_each, ssim_each
 from engine.evaluation.samples import Pair, Sample
-from engine.inference.denoise import denoise_image
-from engine.inference.model_selection import select_model
+from engine.imageio.image import Image
+from engine.inference.denoise import denoise, denoise_image
+from engine.inference.model_selection import NetworkSelector, select_model
+from engine.inference.preparation import PreparationOptions, prepare
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters
 from engine.models.receptive_field import bytes_per_pixel
@@ -29,7 +32,8 @@ BATCH_PIXELS = 256 * 256
 class Score:
     """One image: PSNR in dB and SSIM, noisy and denoised, and the time it took.
 
-    chosen: the name of the weights, if they were chosen by the image's noise.
+    chosen: the name of the weights, if they were chosen by the image's noise. figures: further ones of a measured
+    image, by the names of FIGURES.
     """
 
     noisy_psnr: float
@@ -39,6 +43,7 @@ class Score:
     pixels: int
     seconds: float
     chosen: str | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gain(self) -> float:
@@ -60,7 +65,8 @@ class Result:
 class Quality:
     """Means over images: PSNR in dB and SSIM, noisy and denoised.
 
-    chosen: for how many images which weights were chosen by the noise; empty if there was no choice.
+    chosen: for how many images which weights were chosen by the noise; empty if there was no choice. figures: as
+    in Score.
     """
 
     images: int
@@ -70,6 +76,7 @@ class Quality:
     ssim: float
     megapixels_per_second: float
     chosen: Mapping[str, int]
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,44 @@ def denoise_pairs_by(
             yield replace(result, score=replace(result.score, chosen=name))
 
 
+def denoise_measured(
+    denoiser: Callable[[Tensor], tuple[Tensor, str | None]], measurements: Iterable[Measurement]
+) -> Iterator[Result]:
+    """The result of each measured image, as soon as it is ready.
+
+    denoiser: from samples to samples, and the name of the weights, if they were chosen: denoise_samples. The
+    images of a result are on the range of the span; PSNR and SSIM are measured there, without clipping.
+    """
+    for measurement in measurements:
+        start = time.perf_counter()
+        samples, chosen = denoiser(measurement.noisy)
+        seconds = time.perf_counter() - start
+        clean, noisy, output = (
+            measurement.on_unit_range(part) for part in (measurement.truth, measurement.noisy, samples)
+        )
+        psnrs = [float(psnr_each(each[None], clean[None])) for each in (noisy, output)]
+        ssims = [float(ssim_each(each[None], clean[None])) for each in (noisy, output)]
+        before, after, truth = (each.double() for each in (measurement.noisy, samples, measurement.truth))
+        image = MeasuredImage(before, after, truth, measurement.low, measurement.span)
+        figures = {name: FIGURES[name](image) for name in measurement.figures}
+        pixels = clean[..., 0].numel()
+        score = Score(psnrs[0], ssims[0], psnrs[1], ssims[1], pixels, seconds, chosen, figures)
+        yield Result(noisy, clean, output.clamp(0, 1), score)
+
+
+def denoise_samples(select: NetworkSelector, memory_budget: int, samples: Tensor) -> tuple[Tensor, str | None]:
+    """Samples (H, W) or (H, W, C) without their noise, by all the steps that the service and the commands take.
+
+    Where whole counts are too coarse for the result, it is floats, as in a TIFF file. Also returns the name of
+    the weights, if the selector chose.
+    """
+    image = Image(samples if samples.dim() == 3 else samples.unsqueeze(2))
+    selection = select(image.samples)
+    preparation = prepare(image.samples, selection.estimate, PreparationOptions(finer=True))
+    output = denoise(selection.net, image, memory_budget, preparation=preparation).samples
+    return output.view(samples.shape), selection.name or None
+
+
 def largest_change(net: Module, other: Module, samples: Sequence[Sample]) -> float:
     """The largest difference in PSNR, in dB, between two networks on one image."""
     results = (denoise_pairs(each, (sample.open() for sample in samples)) for each in (net, other))
@@ -136,7 +181,8 @@ def mean_quality(scores: Sequence[Score]) -> Quality:
     noisy_psnr, noisy_ssim, psnr, ssim = (sum(column) / len(rows) for column in zip(*rows, strict=True))
     speed = sum(score.pixels for score in scores) / 1e6 / sum(score.seconds for score in scores)
     chosen = Counter(score.chosen for score in scores if score.chosen)
-    return Quality(len(rows), noisy_psnr, noisy_ssim, psnr, ssim, speed, dict(chosen.most_common()))
+    figures = {name: sum(score.figures[name] for score in scores) / len(scores) for name in scores[0].figures}
+    return Quality(len(rows), noisy_psnr, noisy_ssim, psnr, ssim, speed, dict(chosen.most_common()), figures)
 
 
 def _batches(pairs: Iterable[Pair], max_pixels: int) -> Iterator[Pair]:

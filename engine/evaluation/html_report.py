@@ -156,18 +156,28 @@ def _section_values(number: int, section: Section) -> dict[str, Any]:
     names = [sample.name for sample in section.trial.samples]
     anchors = {index: f"image-{number}-{index}" for index in examples}
     rows = [(f"{row.set}, {row.noise}", row.quality) for row in rows_of(section.trial, section.scores)]
+    figures = list(section.scores[0].figures)
     return {
         "number": number,
         "title": section.title,
+        "figures": [name.replace("_", " ") for name in figures],
         "means": [
-            {"label": label, "numbers": (mean.images, *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}")}
+            {
+                "label": label,
+                "numbers": (mean.images, *_decibels(mean.noisy_psnr, mean.psnr), f"{mean.ssim:.4f}"),
+                "figures": [f"{name.replace('_', ' ')} {number:.4g}" for name, number in mean.figures.items()],
+            }
             for label, mean in rows
         ],
         "images": [
             {
                 "label": name,
                 "link": anchors.get(index),
-                "numbers": (*_decibels(score.noisy_psnr, score.psnr), f"{score.ssim:.4f}"),
+                "numbers": (
+                    *_decibels(score.noisy_psnr, score.psnr),
+                    f"{score.ssim:.4f}",
+                    *(f"{score.figures[name]:.4g}" for name in figures),
+                ),
             }
             for index, name, score in section.images()
         ],
@@ -212,12 +222,16 @@ def _decibels(noisy: float, denoised: float) -> tuple[str, str, str]:
 
 
 def _chart(sections: Sequence[Section]) -> str | None:
-    """PSNR against noise, with a line for each set with white noise. Images without noise are left out."""
+    """PSNR against noise, with a line for each set with white noise.
+
+    Images without noise are left out, and measured images, which would be too many lines.
+    """
 
     def name(section: Section) -> str:
         return section.trial.set if section.trial.level is not None else section.title
 
-    noisy = [each for each in sections if mean_quality(each.scores).noisy_psnr < MAX_PSNR]
+    qualities = ((each, mean_quality(each.scores)) for each in sections)
+    noisy = [each for each, mean in qualities if mean.noisy_psnr < MAX_PSNR and not mean.figures]
     lines = []
     for title, group in groupby(sorted(noisy, key=name), name):
         images, means = list[Dot](), list[Dot]()

@@ -1,4 +1,7 @@
-"""Image quality metrics: PSNR and SSIM."""
+"""Image quality metrics: PSNR and SSIM; and of measured images, errors in the units of their samples."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +12,13 @@ MAX_PSNR = 100.0
 SSIM_WINDOW = 11
 # Standard deviation of SSIM's window, in pixels.
 SSIM_SIGMA = 1.5
+# Into how many equal ranges of the true brightness the bias is divided, and the fewest pixels of one that counts.
+BIAS_RANGES = 20
+BIAS_PIXELS = 100
+# Parts of the span: the ground is up to this much brighter than the darkest pixel.
+GROUND_PART = 2.5e-4
+# The flux is that of pixels which are this much brighter than no light.
+FLUX_PART = 0.065
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -64,3 +74,77 @@ def _blur(x: Tensor) -> Tensor:
             weights[0] * x.narrow(axis, 0, length),
         )
     return x
+
+
+# Measured images
+
+
+class MeasuredImage(NamedTuple):
+    """A measured image, float64 (H, W) or (H, W, 3) each, in the units of its samples.
+
+    low: the value of no light. span: the range that errors are parts of.
+    """
+
+    noisy: Tensor
+    output: Tensor
+    truth: Tensor
+    low: float
+    span: float
+
+
+def _rmse(image: MeasuredImage) -> float:
+    return float((image.output - image.truth).square().mean().sqrt()) / image.span
+
+
+def _total(image: MeasuredImage) -> float:
+    """The sum of light after denoising, over the true one."""
+    return float((image.output - image.low).sum() / (image.truth - image.low).sum())
+
+
+def _flux(image: MeasuredImage) -> float:
+    """Likewise, of the bright pixels alone."""
+    bright = image.truth - image.low > FLUX_PART * image.span
+    return float((image.output - image.low)[bright].sum() / (image.truth - image.low)[bright].sum())
+
+
+def _ground(image: MeasuredImage) -> float:
+    """The standard deviation of the error on the ground, in the units of the samples."""
+    dark = image.truth < image.truth.min() + GROUND_PART * image.span
+    return float((image.output - image.truth)[dark].std())
+
+
+def _bias(image: MeasuredImage) -> float:
+    """The largest mean error, in parts of the span, over ranges of the true brightness."""
+    truth = image.truth.flatten()
+    part = (truth - truth.min()) / (truth.max() - truth.min()).clamp(min=1e-12)
+    index = (part * BIAS_RANGES).long().clamp(max=BIAS_RANGES - 1)
+    pixels = torch.bincount(index, minlength=BIAS_RANGES)
+    error = torch.bincount(index, image.output.flatten() - truth, BIAS_RANGES)
+    counted = pixels >= min(BIAS_PIXELS, len(index) // BIAS_RANGES)
+    return float((error / pixels.clamp(min=1))[counted].abs().max()) / image.span
+
+
+def _changed(image: MeasuredImage) -> float:
+    """The share of pixels that differ from the noisy image's in any channel."""
+    differs = image.output != image.noisy
+    return float((differs.any(2) if differs.dim() == 3 else differs).double().mean())
+
+
+def _fitted_gain(image: MeasuredImage) -> float:
+    """How many dB closer the output is to the truth, once the truth's gain and offset fit the noisy image."""
+    x, y = image.truth - image.truth.mean(), image.noisy - image.noisy.mean()
+    truth = image.noisy.mean() + (x * y).mean() / x.square().mean().clamp(min=1e-12) * x
+    before, after = ((each - truth).square().mean() for each in (image.noisy, image.output))
+    return float(10 * (before / after.clamp(min=1e-12)).log10())
+
+
+# Further figures of measured images, by name.
+FIGURES: Mapping[str, Callable[[MeasuredImage], float]] = {
+    "rmse": _rmse,
+    "total": _total,
+    "flux": _flux,
+    "ground": _ground,
+    "bias": _bias,
+    "changed": _changed,
+    "fitted_gain": _fitted_gain,
+}

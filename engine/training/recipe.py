@@ -10,6 +10,7 @@ from engine.data.noise.camera import CameraNoise
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.model import NoiseModel
 from engine.data.noise.random_pixel import RandomPixelNoise
+from engine.data.noise.stabilised import PartlyStabilised
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import NetworkConfig
 from engine.models.unet import UNetConfig
@@ -44,8 +45,10 @@ class Recipe:
     white: float = 0.25  # camera: share of scenes with white noise
     raw: float = 0.125  # camera: share with noise of raw pixels; the others have noise of cameras' JPEG files
     soft: float = 0.0  # camera: share of scenes as soft as a camera's image at full size
+    stabilised: float = 0.0  # gaussian, camera: share of scenes with photon noise after the Anscombe transform
     synthetic: float = 0.0  # share of dead leaves among photos
     patterns: float = 0.0  # share of scenes that are patterns: stripes, checks, dots or text
+    measured: float = 0.0  # share of scenes as microscopes and telescopes record them: spots, filaments, stars
     zoom: float = 1.0  # photos are scaled down by a factor drawn from this to 1
     tries: int = 3  # places tried for each crop; the one with the most detail is taken
     adam_lr: float = 1e-3  # muon: for the first and the last layer
@@ -76,7 +79,9 @@ class Recipe:
             "white",
             "raw",
             "soft",
+            "stabilised",
             "patterns",
+            "measured",
         ):
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("zoom", self.zoom, 0.1, 1)
@@ -91,6 +96,10 @@ class Recipe:
             )
         if self.white + self.raw > 1:
             raise ValueError(f"white and raw must add up to 1 at most; got {self.white:g} and {self.raw:g}")
+        if self.patterns + self.measured > 1:
+            raise ValueError(
+                f"patterns and measured must add up to 1 at most; got {self.patterns:g} and {self.measured:g}"
+            )
         # Raises ValueError for values that do not make a network.
         self.network_config()
 
@@ -102,6 +111,13 @@ class Recipe:
 
     def noise_model(self) -> NoiseModel:
         """The model of the noise to train on."""
+        model = self.validation_noise()
+        if self.noise == "random-pixel" or not self.stabilised:
+            return model
+        return PartlyStabilised(model, self.stabilised, self.grey, self.target_views)
+
+    def validation_noise(self) -> NoiseModel:
+        """The model of the noise to validate on: without stabilised noise, so its PSNR fits earlier runs'."""
         low, high = self.noise_range
         if self.noise == "random-pixel":
             return RandomPixelNoise(int(low), int(high), self.target_views)

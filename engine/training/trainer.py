@@ -262,9 +262,11 @@ def _open_source(job: TrainingJob) -> PairSource:
         seed=recipe.seed,
         synthetic=recipe.synthetic,
         pattern_share=recipe.patterns,
+        measured_share=recipe.measured,
         zoom=recipe.zoom,
         tries=recipe.tries,
         device=precision.pick_device(job.device),
+        held_out_noise=recipe.validation_noise(),
     )
 
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.progress import track
@@ -26,11 +27,12 @@ from service.cli.weights import load_model
 
 if TYPE_CHECKING:
     from engine.evaluation.benchmarks import Trial
-    from engine.evaluation.evaluate import Result, Score
+    from engine.evaluation.evaluate import Quality, Result, Score
     from engine.evaluation.html_report import Section
-    from engine.evaluation.samples import Pair
     from engine.inference.model_selection import LoadedModel
     from engine.layers import Module
+
+Image = TypeVar("Image")
 
 SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
 
@@ -95,7 +97,7 @@ def evaluate(
         nets = {name: SelfEnsemble(net) for name, net in nets.items()}
     found = []
     for section in sections:
-        results = _results(section.trial, model.name, nets, memory_budget)
+        results = _results(section.trial, model, nets, memory_budget)
         # A report needs the images too, not only the scores.
         scores = [section.add(result) if report else result.score for result in results]
         found.append((section.trial, scores))
@@ -122,29 +124,38 @@ def trials(pairs: Path | None, clean: Path | None, sigma: Sequence[float]) -> "l
 def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[Trial]":
     """The trials of the standard sets. Prints which sets the folder lacks."""
     from engine.evaluation import benchmarks
+    from engine.evaluation.measured import measured_trials
 
     if pairs is not None or clean is not None:
         raise typer.BadParameter("cannot be combined with --pairs or --clean", param_hint="--suite")
     found, missing = benchmarks.trials(suite)
     if missing:
         warn(f"skipped, not in {suite}: {', '.join(missing)}")
-    return found
+    return [*found, *measured_trials(suite)]
 
 
-def _results(trial: "Trial", model: str, nets: "Mapping[str, Module]", memory_budget: int) -> "Iterable[Result]":
-    from engine.evaluation.evaluate import denoise_pairs, denoise_pairs_by
-    from engine.inference.model_selection import AUTO_MODELS
+def _results(
+    trial: "Trial", model: "LoadedModel", nets: "Mapping[str, Module]", memory_budget: int
+) -> "Iterable[Result]":
+    from engine.evaluation.evaluate import denoise_measured, denoise_pairs, denoise_pairs_by, denoise_samples
+    from engine.evaluation.measured import MeasuredTrial
+    from engine.inference.model_selection import AUTO_MODELS, auto_selector, fixed_selector
 
-    images = _with_progress(trial)
-    if model in AUTO_MODELS:
-        return denoise_pairs_by(model, nets, images, memory_budget)
+    if isinstance(trial, MeasuredTrial):
+        is_auto = model.name in AUTO_MODELS
+        select = auto_selector(nets, model.name) if is_auto else fixed_selector(nets[model.name])
+        measurements = _with_progress(trial, (make() for make in trial.measurements))
+        return denoise_measured(partial(denoise_samples, select, memory_budget), measurements)
+    images = _with_progress(trial, trial.pairs())
+    if model.name in AUTO_MODELS:
+        return denoise_pairs_by(model.name, nets, images, memory_budget)
     # A single network takes many small images in one batch.
-    return denoise_pairs(nets[model], images, memory_budget)
+    return denoise_pairs(nets[model.name], images, memory_budget)
 
 
-def _with_progress(trial: "Trial") -> "Iterable[Pair]":
+def _with_progress(trial: "Trial", images: "Iterable[Image]") -> "Iterable[Image]":
     title, total = f"{trial.set}, {trial.noise}", len(trial.samples)
-    return track(trial.pairs(), title, total, console=err, transient=True, disable=not err.is_terminal)
+    return track(images, title, total, console=err, transient=True, disable=not err.is_terminal)
 
 
 def _rows(
@@ -155,23 +166,36 @@ def _rows(
 
     about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
     rows = [row for trial, scores in found for row in rows_of(trial, scores)]
-    return [{"set": row.set, "noise": row.noise, **asdict(row.quality), **about} for row in rows]
+    return [{"set": row.set, "noise": row.noise, **_quality_values(row.quality), **about} for row in rows]
+
+
+def _quality_values(quality: "Quality") -> dict[str, Any]:
+    """Its numbers. The further figures of measured images are beside the others."""
+    values = asdict(quality)
+    return {**values, **values.pop("figures")}
 
 
 def _print_tables(rows: list[dict[str, Any]], model: "LoadedModel") -> None:
+    from engine.evaluation.metrics import FIGURES
+
     title = f"{model.name} {model.digest[:12]} in {model.precision}"
     table = Table("set", "noise", title=title)
     for name in ("images", "PSNR noisy", "PSNR", "SSIM", "Mpx/s"):
         table.add_column(name, justify="right")
+    figures = Table("set", "noise", "further figures", title="Measured images")
     chosen = Table("set", "noise", "weights", title=f"Weights that {model.name} chose")
     chosen.add_column("images", justify="right")
     for row in rows:
         numbers = (f"{row['noisy_psnr']:.2f}", f"{row['psnr']:.2f}", f"{row['ssim']:.4f}")
         speed = f"{row['megapixels_per_second']:.2f}"
         table.add_row(row["set"], row["noise"], str(row["images"]), *numbers, speed)
+        if further := "  ".join(f"{name} {row[name]:.4g}" for name in FIGURES if name in row):
+            figures.add_row(row["set"], row["noise"], further)
         for name, count in row["chosen"].items():
             chosen.add_row(row["set"], row["noise"], name, str(count))
     out.print(table)
+    if figures.row_count:
+        out.print(figures)
     if chosen.row_count:
         out.print(chosen)
 

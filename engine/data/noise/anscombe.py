@@ -50,8 +50,7 @@ class Anscombe:
     def forward(self, x: Tensor) -> Tensor:
         """Samples -> values with a noise variance of about 1."""
         law = self.law
-        offset = 0.375 + law.read_variance / law.gain**2 - law.pedestal / law.gain
-        return 2 * (x / law.gain + offset).clamp(min=0).sqrt()
+        return stabilise(x, law.gain, law.pedestal, law.read_variance)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Expected transformed values -> expected samples. Below the pedestal the curve goes on as a line."""
@@ -93,3 +92,9 @@ class Anscombe:
         z = z.clamp(min=1)
         high = z.square() / 4 + root / (4 * z) - 11 / (8 * z.square()) + 5 * root / (8 * z**3) - 0.125
         return high - self.law.read_variance / self.law.gain**2
+
+
+def stabilise(x: Tensor, gain: float | Tensor, pedestal: float | Tensor, read_variance: float | Tensor) -> Tensor:
+    """The transform, for one law or for a law for each element."""
+    offset = 0.375 + read_variance / gain**2 - pedestal / gain
+    return 2 * (x / gain + offset).clamp(min=0).sqrt()

@@ -64,13 +64,7 @@ class NoiseModel(Protocol):
 
 
 def make_views(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor | None) -> Views:
-    """Views of clean scenes from their shots. target_views: how many shots the target is the mean of.
-
-    A scene's error has weight 1 at REFERENCE_LEVEL and grows as (σ² + FAINT_LEVEL²)^(-ERROR_EXPONENT / 2). This
-    is about the inverse of the error left at each level, so a tenth less error counts the same at every level, as
-    it does in dB. With equal weights the noisiest scenes would take all of the gradient. σ comes from the drawn
-    parameters, never from noisy pixels.
-    """
+    """Views of clean scenes from their shots. target_views: how many shots the target is the mean of."""
     noisy, noise, power = shots
     variance = power.mean(1)
     if is_grey is not None:
@@ -78,8 +72,19 @@ def make_views(clean: Tensor, shots: Shots, target_views: int, is_grey: Tensor |
         noisy, noise = (torch.where(is_grey.view(-1, 1, 1, 1), t[..., 1:2], t) for t in (noisy, noise))
         variance = torch.where(is_grey, power[:, 1], variance)
     target = noise.mul_(target_views**-0.5).add_(clean)
+    return Views(noisy, target, error_weight(variance))
+
+
+def error_weight(variance: Tensor) -> Tensor:
+    """The weight of a scene's error in the loss, by the variance σ² of its noise on the [0, 1] scale.
+
+    It is 1 at REFERENCE_LEVEL and grows as (σ² + FAINT_LEVEL²)^(-ERROR_EXPONENT / 2). This is about the inverse
+    of the error left at each level, so a tenth less error counts the same at every level, as it does in dB. With
+    equal weights the noisiest scenes would take all of the gradient. σ comes from the drawn parameters, never
+    from noisy pixels.
+    """
     reference, faint = REFERENCE_LEVEL**2, FAINT_LEVEL**2
-    return Views(noisy, target, ((reference + faint) / (255**2 * variance + faint)) ** (ERROR_EXPONENT / 2))
+    return ((reference + faint) / (255**2 * variance + faint)) ** (ERROR_EXPONENT / 2)
 
 
 def grey_mask(scenes: PatchBatch, share: float) -> Tensor | None:

@@ -41,6 +41,26 @@ def test_patches_without_zoom_are_the_images_bytes(zoom):
     torch.testing.assert_close(batch.read(), torch.stack(expected).float() / 255)
 
 
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+def test_images_of_floats_are_not_rounded(zoom, monkeypatch):
+    images = [image.float() + 0.25 for image in IMAGES]
+    place = boxes((1, 36, 16, 8), (2, 0, 4, 8))
+    expected = torch.stack((images[1][36:, 16:], images[2][:8, 4:])) / 255
+
+    for bytes_in_memory in (2**30, 100):
+        monkeypatch.setattr(patch_store, "MAX_BYTES_IN_MEMORY", bytes_in_memory)
+        batch = PatchBatch(PatchStore(images, zoom), place, 8, upright(2))
+        torch.testing.assert_close(batch.read(), expected)
+
+
+def test_a_part_of_a_batch_is_read_alone():
+    place = boxes((0, 12, 23, 8), (1, 36, 16, 8), (2, 0, 4, 8))
+    orientation = torch.tensor([[True, False, True], [False, True, False], [False, False, True]])
+    batch = PatchBatch(PatchStore(IMAGES), place, 8, orientation)
+
+    assert torch.equal(batch.part(slice(1, 3)).read(), batch.read()[1:3])
+
+
 def test_a_zoomed_patch_is_the_mean_of_areas_by_hand():
     image = torch.tensor([[0, 30, 60], [90, 120, 150], [180, 210, 240]], dtype=torch.uint8)
     image = image.unsqueeze(2).expand(3, 3, 3)

@@ -28,9 +28,17 @@ def draw(scenes, count, side, rng, step=1):
     return torch.cat([batch.read() for batch in scenes.draw(count, side, step, rng)]) * 255
 
 
-def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, patterns=0.0):
+def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, patterns=0.0, **more):
     return open_pair_source(
-        data, noise, patch=patch, seed=seed, synthetic=synthetic, pattern_share=patterns, zoom=zoom, tries=tries
+        data,
+        noise,
+        patch=patch,
+        seed=seed,
+        synthetic=synthetic,
+        pattern_share=patterns,
+        zoom=zoom,
+        tries=tries,
+        **more,
     )
 
 
@@ -272,6 +280,38 @@ def test_a_share_of_the_scenes_is_patterns(tmp_path, cheap_leaves, photographed)
     dark = batch.noisy.flatten(1).amax(1) < 0.13
     assert dark.float().mean().item() == pytest.approx(0.25, abs=0.08)
     assert source.validation(30).noisy.flatten(1).amax(1).min() > 0.13
+
+
+def test_measured_scenes_come_unrounded_and_in_their_share(cheap_leaves, monkeypatch):
+    monkeypatch.setattr(sources, "measured_scene", lambda height, width, rng: torch.full((height, width, 3), 0.3))
+    source = open_with(patterns=0.5, measured_share=0.25)
+
+    batch = source.draw(1, 400, generator())
+
+    brightest = batch.noisy.flatten(1).amax(1)
+    measured = torch.isclose(brightest, torch.tensor(0.3 / 255))
+    assert measured.float().mean().item() == pytest.approx(0.25, abs=0.08)
+    # Patterns are the dark ones here, and the measured scenes do not take from their share.
+    assert (~measured & (brightest < 0.13)).float().mean().item() == pytest.approx(0.5, abs=0.08)
+
+
+def test_scenes_may_all_be_measured(monkeypatch):
+    monkeypatch.setattr(
+        sources, "measured_scene", lambda height, width, rng: torch.full((height, width, 3), 51.0)
+    )
+
+    batch = open_with(measured_share=1.0).draw(1, 8, generator())
+
+    assert torch.equal(batch.noisy, torch.full((8, 8, 8, 3), 0.2))
+
+
+def test_validation_may_have_noise_of_its_own(cheap_leaves):
+    source = open_with(noise=GaussianNoise(50, 50), held_out_noise=SILENT)
+
+    held_out = source.validation(3)
+
+    assert torch.equal(held_out.noisy, held_out.reference)
+    assert not torch.equal(*source.draw(1, 3, generator())[:2])
 
 
 # Augmentation

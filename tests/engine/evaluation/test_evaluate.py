@@ -4,6 +4,7 @@ import torch
 from engine.evaluation.benchmarks import Trial
 from engine.evaluation.evaluate import (
     Score,
+    denoise_measured,
     denoise_pairs,
     denoise_pairs_by,
     evaluate_pairs,
@@ -11,6 +12,7 @@ from engine.evaluation.evaluate import (
     mean_quality,
     rows_of,
 )
+from engine.evaluation.measured import Measurement
 from engine.evaluation.metrics import psnr, ssim
 from engine.evaluation.samples import gaussian_pairs, gaussian_samples
 from engine.inference.denoise import denoise_image
@@ -138,3 +140,32 @@ def test_a_trial_with_a_subset_has_two_rows():
 def test_rows_of_no_images_are_refused():
     with pytest.raises(ValueError, match="no pairs to measure on"):
         rows_of(Trial("set", "none", ()), [])
+
+
+# Measured images
+
+
+def test_measured_images_are_scored_in_their_own_units():
+    truth = 100 + torch.arange(400.0).view(20, 20)
+    noisy = (truth + 40).to(torch.uint16)
+    given = []
+
+    def denoise(samples):
+        given.append(samples)
+        return (samples.float() - 36).to(torch.uint16), "grey"
+
+    [result] = denoise_measured(denoise, [Measurement(noisy, truth, 400, 100, ("rmse", "total"))])
+
+    assert given[0] is noisy
+    score = result.score
+    assert (score.noisy_psnr, score.psnr) == pytest.approx((20, 40), abs=1e-4)
+    assert (score.chosen, score.pixels) == ("grey", 400)
+    assert score.figures == pytest.approx({"rmse": 0.01, "total": 203.5 / 199.5})
+    assert result.denoised.shape == (20, 20, 3)
+    assert result.denoised.max() == 1
+
+
+def test_figures_are_means_over_images():
+    scores = [Score(20, 1, 30, 1, 1, 1.0, None, {"rmse": rmse}) for rmse in (0.1, 0.3)]
+
+    assert mean_quality(scores).figures == pytest.approx({"rmse": 0.2})

@@ -2,6 +2,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -273,3 +274,24 @@ def test_everything_in_a_plot_lies_within_it():
 def test_a_plot_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no dots"):
         draw_chart([])
+
+
+# Measured images
+
+
+def test_figures_of_measured_images_are_shown_for_them_alone(tmp_path):
+    plain, measured = section((0.05,)), section((0.05, 0.1), noise="photons", level=None, set_="stars")
+    measured.scores[:] = [
+        replace(score, figures={"rmse": 0.01 * n, "fitted_gain": 3.0}) for n, score in enumerate(measured.scores)
+    ]
+
+    page(tmp_path, plain, measured)
+    file = tmp_path / "out" / "index.html"
+    text = file.read_text()
+
+    assert text.count('<th scope="col">fitted gain</th>') == 1
+    assert text.count("Means over measured images") == 2
+    assert "rmse 0.005, fitted gain 3" in text
+    assert "stars" not in text[text.index("<svg") : text.index("</svg>")]
+    page(tmp_path, plain)
+    assert "Means over measured images" not in file.read_text()

@@ -6,6 +6,7 @@ import pytest
 from engine.data.noise.camera import CameraNoise
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.random_pixel import RandomPixelNoise
+from engine.data.noise.stabilised import PartlyStabilised
 from engine.models.networks import AutoencoderConfig, UNetConfig
 from engine.training.recipe import Recipe, read_recipe, recipe_from_dict, shipped_recipes
 
@@ -61,7 +62,9 @@ def test_the_recipes_for_white_noise_differ_in_size_alone(name, spec):
     recipe, small = read_recipe(name), read_recipe("photo-small")
 
     assert recipe.network_config() == spec
-    assert recipe.noise_model() == GaussianNoise(0, 55, 16, grey=0.03, rounded=0.25)
+    white = GaussianNoise(0, 55, 16, grey=0.03, rounded=0.25)
+    assert recipe.noise_model() == PartlyStabilised(white, 0.35, 0.03, 16)
+    assert recipe.validation_noise() == white
     assert replace(recipe, channels=small.channels, blocks=small.blocks, minutes=small.minutes) == small
 
 
@@ -82,7 +85,7 @@ def test_the_camera_recipes_differ_in_their_noise_alone(name, white):
     assert recipe.noise_model() == CameraNoise(
         low=0, high=55, target_views=16, grey=0.1, rounded=0.75, jpeg=0.6, white=0.125, raw=0.125, soft=0.65
     )
-    changed = ("noise", "grey", "rounded", "white", "soft")
+    changed = ("noise", "grey", "rounded", "white", "soft", "stabilised", "measured")
     same = {key: getattr(other, key) for key in changed}
     assert replace(recipe, **same) == other
 
@@ -91,10 +94,10 @@ def test_every_share_of_a_recipe_reaches_its_noise():
     shares = {"white": "0.2", "raw": "0.3", "jpeg": "0.4", "rounded": "0.5", "grey": "0.6", "soft": "0.7"}
 
     camera = read_recipe("photo", shares | {"noise_range": "5 30", "target_views": "2"}).noise_model()
-    gaussian = read_recipe("photo-gaussian", shares).noise_model()
+    gaussian = read_recipe("photo-gaussian", shares | {"stabilised": "0.8"}).noise_model()
 
     assert camera == CameraNoise(5, 30, 2, grey=0.6, rounded=0.5, jpeg=0.4, white=0.2, raw=0.3, soft=0.7)
-    assert gaussian == GaussianNoise(0, 55, 16, grey=0.6, rounded=0.5)
+    assert gaussian == PartlyStabilised(GaussianNoise(0, 55, 16, grey=0.6, rounded=0.5), 0.8, 0.6, 16)
 
 
 def test_a_recipe_of_ones_own_is_read_by_its_path(file):
@@ -221,6 +224,9 @@ def test_a_value_of_another_kind_is_refused_by_name(file, line, message):
         ("jpeg", "60", "jpeg must be at least 0 and at most 1; got 60"),
         ("white", "2", "white must be at least 0 and at most 1; got 2"),
         ("raw", "0.9", "white and raw must add up to 1 at most; got 0.25 and 0.9"),
+        ("stabilised", "-1", "stabilised must be at least 0 and at most 1; got -1"),
+        ("measured", "2", "measured must be at least 0 and at most 1; got 2"),
+        ("measured", "0.97", "patterns and measured must add up to 1 at most; got 0.04 and 0.97"),
         ("zoom", "0", r"zoom must be at least 0.1 and at most 1; got 0"),
         ("noise_range", "3", "noise_range takes 2 values; got '3'"),
         (

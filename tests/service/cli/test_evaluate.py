@@ -89,16 +89,39 @@ def test_a_suite_has_a_row_for_each_set_and_names_missing_ones(denoise, model, s
         *((name, f"white {sigma}") for name in ("cbsd68", "kodak24") for sigma in (15, 25, 50)),
         ("kodak24", "8-bit 25"), ("cbsd68", "grey 25"), ("kodak24", "none"),
         ("patterns", "white 25"), ("patterns", "none"),
+        *(("microscope", f"{n} photons") for n in (5, 20, 50, 200)),
+        *(("microscope", f"{n} photons + 100") for n in (5, 20, 50, 200)),
+        ("stars", "photons"), ("offsets", "white 20"), ("offsets", "white 20, moved"),
+        ("pixel art", "none"), ("screenshot", "none"), ("line art", "none"),
+        ("impulses", "4 %"), ("impulses", "4 %, white 15"),
     ]  # fmt: skip
     assert all(row["images"] == 2 for row in rows)
     assert rows[1]["noisy_psnr"] == pytest.approx(20.2, abs=0.2)
     # These weights return their input.
     assert rows[1]["psnr"] >= rows[1]["noisy_psnr"]
-    assert rows[-1]["psnr"] == 100
+    assert rows[10]["psnr"] == 100
     assert rows[0].keys() >= {"ssim", "megapixels_per_second"}
     about = {key: rows[0][key] for key in ("network", "precision", "digest", "quality")}
     digest = checkpoint.load(model).digest
     assert about == {"network": "plain", "precision": "float32", "digest": digest, "quality": "normal"}
+
+
+def test_measured_images_have_further_figures_and_others_none(denoise, model, suite, tmp_path):
+    command = ("evaluate", model, "--suite", suite, "--limit", 1, *EXACT)
+    _, text, _ = denoise(*command, "--json")
+    _, table, _ = denoise(*command, "--report", tmp_path / "page")
+
+    rows = {(row["set"], row["noise"]): row for row in json.loads(text)}
+    names = {"rmse", "total", "flux", "ground", "bias", "changed", "fitted_gain"}
+    assert not names & rows["kodak24", "none"].keys()
+    assert names & rows["stars", "photons"].keys() == {"rmse", "flux", "ground", "bias"}
+    # These weights return their input.
+    assert rows["pixel art", "none"]["changed"] == 0
+    assert rows["microscope", "20 photons + 100"]["total"] == pytest.approx(1, abs=0.02)
+    assert rows["stars", "photons"]["ground"] == pytest.approx(800**0.5, rel=0.05)
+    assert "changed 0" in table
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Means over measured images" in page
 
 
 def test_evaluate_prints_the_suite_as_a_table(denoise, model, suite):
@@ -118,7 +141,7 @@ def test_evaluate_counts_the_weights_that_auto_chose(denoise, suite):
     assert all(sum(row["chosen"].values()) == row["images"] == 1 for row in rows)
     assert [row["chosen"] for row in rows if row["noise"] == "grey 25"] == [{"photo-grey": 1}]
     assert all(len(line) <= 80 for line in table.splitlines())
-    [grey] = [line for line in table.splitlines() if "photo-grey" in line]
+    [grey] = [line for line in table.splitlines() if "photo-grey" in line and "cbsd68" in line]
     assert [cell.strip() for cell in grey.strip("│").split("│")] == ["cbsd68", "grey 25", "photo-grey", "1"]
 
 
