@@ -17,7 +17,7 @@ def bound_change(clean: Tensor, noisy: Tensor, bound: float) -> None:
     """Scale the change down where it is larger, in place.
 
     clean, noisy: (H, W, C) of any type that an Image has. bound: the largest root mean square of a region's
-    change, over its pixels and channels, in samples. A region is a square of REGION pixels, cut off at the borders.
+    change, over its pixels and channels, in samples. A region is a square of REGION pixels.
     """
     for top in range(0, len(clean), STRIP_REGIONS * REGION):
         rows = slice(top, top + STRIP_REGIONS * REGION)

@@ -1,8 +1,8 @@
 """Trial: runs candidate networks on a few windows of an image, where the noise alone does not decide.
 
-Where the noise is white and its variance known, the error that a network leaves can be estimated without the clean
-image: Stein's unbiased risk estimate. It needs the network's divergence, which one more run with a small random
-change gives.
+Where the noise is white and its variance known, the error that a network leaves can be estimated without the
+clean image: Stein's unbiased risk estimate. It needs the network's divergence, which one more run with a small
+random change gives.
 Sources: Stein, "Estimation of the mean of a multivariate normal distribution", Annals of Statistics 1981; Ramani,
 Blu & Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 2008.
 """
