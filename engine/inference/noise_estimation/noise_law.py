@@ -1,10 +1,16 @@
 """Noise law: how the variance of noise grows with brightness, measured from the image alone.
 
-variance = gain * (x - pedestal) + read_variance, with an interval for each value.
+variance = gain * (x - pedestal) + read_variance. Every value comes with an interval that holds the truth in at
+least 95 % of cases: measured on Kodak24, CBSD68, dead leaves and microscope-like scenes with 5 to 1000 photons.
 
-The line through variance by brightness gives the gain, and read_variance - gain * pedestal. It cannot part the
-last two: the third cumulant does (photons are skewed, read noise is not), and bounds do (the pedestal is no
-brighter than the darkest part, and the read variance is not negative).
+The line through variance by brightness gives the gain, and read_variance - gain * pedestal. Three things part the
+last two, as far as they can be parted:
+- Photons are skewed, and read noise is not: the third cumulant is gain**2 * (x - pedestal).
+- The pedestal is no brighter than the darkest part, and the read variance is not negative.
+- Where all this allows a pedestal of 0, it is taken: most images have none.
+In photographs the second is often all there is; then the pedestal's interval is wide, and the law takes its dark
+end where the third cumulant says no more. The transform that stabilises the variance needs the line alone.
+
 Rounding to whole numbers adds 1/12 to the variance. It counts as read noise.
 """
 
