@@ -214,3 +214,12 @@ def test_run_develops_camera_raw_to_the_chosen_colours(denoise, model, photos, t
     code, _, stderr = denoise("run", photos, "-o", tmp_path / "o", *params)
     assert code == 1
     assert "camera raw files only" in " ".join(stderr.split())
+
+
+def test_run_denoises_the_mosaic_of_camera_raw_first(denoise, tmp_path):
+    (tmp_path / "a.dng").write_bytes(dng(noise_profile=(1e-3, 1e-6)))
+
+    code, _, stderr = denoise("run", tmp_path / "a.dng", "-o", tmp_path / "a.tif", "--model", "auto")
+
+    assert code == 0
+    assert "mosaic denoised before developing (stated gain 15.4" in " ".join(stderr.split())
