@@ -23,7 +23,9 @@ def bound_change(clean: Tensor, noisy: Tensor, bound: float) -> None:
         rows = slice(top, top + STRIP_REGIONS * REGION)
         before, after = noisy[rows].float(), clean[rows].float()
         change = after - before
-        shares = bound / _region_rms(change).clamp(min=bound)
+        rms = _region_rms(change)
+        # Also where nothing may change, and nothing did.
+        shares = torch.where(rms > bound, bound / rms, 1.0)
         if not bool((shares < 1).any()):
             continue
         each = shares.repeat_interleave(REGION, 0)[: len(change)].repeat_interleave(REGION, 1)

@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from engine.data.noise.anscombe import NoiseLaw
 from engine.defaults import Output, Switch
 from engine.imageio.formats import Format
-from engine.imageio.image import WHITE
-from engine.inference.noise_estimation import NoiseEstimate, may_be_clean
+from engine.imageio.image import WHITE, Image
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, may_be_clean
 from engine.inference.noise_estimation.banding import NO_BANDING, Banding, remove_banding
-from engine.inference.noise_estimation.graphics import GraphicsKind
+from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, replace_impulses
 from engine.inference.normalisation import Normalisation, normalisation_for
 
@@ -62,7 +62,7 @@ DEFAULT_PREPARATION = PreparationOptions()
 
 @dataclass(frozen=True)
 class Preparation:
-    """The steps for one image, or for all pages of one file.
+    """The steps for one image.
 
     unchanged: why the image comes back as it is, in words; empty if it is denoised.
     impulses, banding: what is taken away before the network, if there is any.
@@ -112,12 +112,12 @@ NO_PREPARATION = Preparation()
 def prepare(
     samples: Tensor, estimate: NoiseEstimate, options: PreparationOptions = DEFAULT_PREPARATION
 ) -> Preparation:
-    """The steps for an image, and for all other pages of its file, which come from one camera.
+    """The steps for an image.
 
     samples: (H, W, C), as an Image has them. estimate: of these samples.
     """
     if estimate.drawn and not options.force:
-        return Preparation(unchanged=f"{_DRAWN[estimate.drawn]} is certainly clean")
+        return _unchanged(estimate.drawn)
     laws = channel_laws(estimate, samples.shape[2]) if options.normalise else []
     normalisation = normalisation_for(samples, laws) if options.normalise else None
     keep_mean = bool(laws and normalisation)
@@ -133,6 +133,38 @@ def prepare(
     )
 
 
+def deciding_page(pages: Sequence[Image]) -> int:
+    """The number of the page whose noise decides for its file: the first that is not drawn or blank."""
+    if len(pages) == 1:
+        return 0
+    return next((number for number, page in enumerate(pages) if not graphics_kind(page.samples)), 0)
+
+
+def prepare_pages(
+    pages: Sequence[Image], deciding: int, estimate: NoiseEstimate, options: PreparationOptions
+) -> list[Preparation]:
+    """The steps for each page of a file. Pages come from one camera, so they share what one of them decides.
+
+    deciding: the number of that page. estimate: of its samples. A page that is drawn or blank stays as it is. A
+    page of another depth, or with other channels, has steps of its own.
+    """
+    by = pages[deciding].samples
+    shared = prepare(by, estimate, options)
+
+    def steps(page: Image) -> Preparation:
+        samples = page.samples
+        if not options.force and (drawn := graphics_kind(samples)):
+            return _unchanged(drawn, shared.as_float)
+        alike = (samples.dtype, samples.shape[2]) == (by.dtype, by.shape[2])
+        return shared if alike else prepare(samples, estimate_noise(samples), options)
+
+    return [shared if number == deciding else steps(page) for number, page in enumerate(pages)]
+
+
+def _unchanged(drawn: GraphicsKind, as_float: bool = False) -> Preparation:
+    return Preparation(unchanged=f"{_DRAWN[drawn]} is certainly clean", as_float=as_float)
+
+
 def _max_change(estimate: NoiseEstimate) -> float:
     """The most that the image may change, in samples. Noise is little here; what is more would be detail."""
     most = min(estimate.ceiling, CLEAN_SHARE * estimate.fine_sigma if may_be_clean(estimate) else math.inf)
@@ -144,6 +176,10 @@ def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
     return [each.law for each in estimate.laws for _ in range(channels // len(estimate.laws))]
 
 
-def finer_allowed(kind: Format, output: Output) -> bool:
-    """Whether a result may be floats: the format must hold them, and show the denoised image."""
-    return kind.writes is not None and "float" in kind.writes.depths and output == "clean"
+def finer_allowed(kind: Format, output: Output, pages: Sequence[Image]) -> bool:
+    """Whether a result may be floats: the format must hold them, and show the denoised image.
+
+    All pages must have 16 bits, and none transparency, which would have another scale than the floats.
+    """
+    holds = kind.writes is not None and "float" in kind.writes.depths and output == "clean"
+    return holds and all(page.depth == "16" and page.alpha is None for page in pages)

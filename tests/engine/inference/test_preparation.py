@@ -1,5 +1,8 @@
 """Preparation: which steps an image gets, and what comes back."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,7 +50,10 @@ def test_a_photograph_gets_no_steps(sigma):
     clean = leaves()
     noisy = ((clean + sigma / 255 * noise(clean)).clamp(0, 1) * 255).round().to(torch.uint8)
 
-    assert prepared(noisy) == NO_PREPARATION
+    preparation = prepared(noisy)
+
+    assert replace(preparation, max_change=math.inf) == NO_PREPARATION
+    assert math.isfinite(preparation.max_change) == (sigma == 0)
 
 
 def test_counts_of_photons_are_made_even_and_the_total_stays():
@@ -89,7 +95,17 @@ def test_fine_counts_stay_whole():
     [("tiff", "clean", True), ("tiff", "compare", False), ("tiff", "residual", False), ("png", "clean", False)],
 )
 def test_floats_need_a_format_that_holds_them(format_, output, allowed):
-    assert finer_allowed(FORMATS[format_], output) is allowed
+    assert finer_allowed(FORMATS[format_], output, [Image(counts())]) is allowed
+
+
+def test_floats_need_counts_without_transparency_on_all_pages():
+    page = Image(counts())
+    shown = replace(page, alpha=torch.full(page.samples.shape[:2], 65535).to(torch.uint16))
+    bytes_ = Image((page.samples.float() / 8).to(torch.uint8))
+
+    assert finer_allowed(FORMATS["tiff"], "clean", [page, page])
+    assert not finer_allowed(FORMATS["tiff"], "clean", [page, shown])
+    assert not finer_allowed(FORMATS["tiff"], "clean", [page, bytes_])
 
 
 @pytest.mark.parametrize("offset", [-2.0, 4.0])

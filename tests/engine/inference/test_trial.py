@@ -6,23 +6,10 @@ import torch
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference import trial
 from engine.inference.normalisation import normalisation_for
-from engine.layers import Sequential
 from tests.support.measured import GAIN, LAW, PEDESTAL, as_counts, cells, recorded
-from tests.support.networks import NETWORKS
+from tests.support.networks import Averaging
 
 SIDE = 384
-
-
-class Averaging(Sequential):
-    """Replaces each pixel by the mean of the square of this side around it."""
-
-    def __init__(self, side):
-        super().__init__(NETWORKS[0])
-        self.reach = range(-(side // 2), side // 2 + 1)
-
-    def forward(self, x, train=False):
-        shifts = [(down, across) for down in self.reach for across in self.reach]
-        return sum(x.roll(shift, (1, 2)) for shift in shifts) / len(shifts)
 
 
 NETS = {"none": Averaging(1), "some": Averaging(5), "much": Averaging(31)}
