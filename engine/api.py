@@ -27,7 +27,7 @@ from engine.inference.denoise import denoise as denoise_one
 from engine.inference.model_selection import LoadedModel, load_with
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
-from engine.inference.preparation import PreparationOptions, deciding_page, prepare_pages
+from engine.inference.preparation import PreparationOptions, prepare_pages
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
 
@@ -66,9 +66,10 @@ def denoise(
     uint8 and uint16 use their full range. In floating point 1 is white for photographs; measured values may have
     any range. Floats give results finer than whole counts: pass image.astype("float32").
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
-    at the first image that is not drawn or blank. strength: the part of the noise that is removed, 0 to 1. memory_budget: the most memory
-    for the network, in bytes. normalise, impulses, banding: "auto", or "off" to leave that step out. force: also
-    denoise an image that is certainly clean, such as a drawing, which otherwise stays as it is.
+    at the first image that is not blank or drawn, and measures the noise over all. strength: the part of the
+    noise that is removed, 0 to 1. memory_budget: the most memory for the network, in bytes. normalise, impulses,
+    banding: "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such
+    as a drawing, which otherwise stays as it is.
     Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
 
     >>> import numpy as np, engine
@@ -81,10 +82,10 @@ def denoise(
         raise ValueError(f"strength is from 0 to 1; got {strength:g}")
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
-    deciding = deciding_page(images)
-    selection = loaded.select(images[deciding].samples)
+    samples = [each.samples for each in images]
+    selection = loaded.select(samples)
     steps = PreparationOptions.of(normalise, impulses, banding, force)
-    preparations = prepare_pages(images, deciding, selection.estimate, steps)
+    preparations = prepare_pages(samples, selection.estimate, steps)
     run = partial(
         denoise_one, selection.net, memory_budget=memory_budget, options=OutputOptions(strength=strength)
     )

@@ -20,9 +20,9 @@ from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
     PreparationOptions,
-    deciding_page,
     finer_allowed,
     prepare_pages,
+    words_of,
 )
 from engine.system.atomic_file import write_atomically
 
@@ -177,15 +177,16 @@ def denoise_bytes(
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
-    deciding = deciding_page(pages)
-    selection = select(pages[deciding].samples)
+    samples = [page.samples for page in pages]
+    selection = select(samples)
     steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
-    preparations = prepare_pages(pages, deciding, selection.estimate, steps)
+    preparations = prepare_pages(samples, selection.estimate, steps)
+    samples.clear()
     run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
     for number, preparation in enumerate(preparations):
         pages[number] = run(pages[number], preparation=preparation)
     written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
-    return replace(written, changed=(*written.changed, *preparations[deciding].words))
+    return replace(written, changed=(*written.changed, *words_of(preparations)))
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:

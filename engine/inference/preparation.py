@@ -20,6 +20,7 @@ from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, may
 from engine.inference.noise_estimation.banding import NO_BANDING, Banding, remove_banding
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, replace_impulses
+from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.normalisation import Normalisation, normalisation_for
 
 # Ceiling of the noise, 0-255 scale, up to which the change is bounded by it.
@@ -133,32 +134,31 @@ def prepare(
     )
 
 
-def deciding_page(pages: Sequence[Image]) -> int:
-    """The number of the page whose noise decides for its file: the first that is not drawn or blank."""
-    if len(pages) == 1:
-        return 0
-    return next((number for number, page in enumerate(pages) if not graphics_kind(page.samples)), 0)
-
-
 def prepare_pages(
-    pages: Sequence[Image], deciding: int, estimate: NoiseEstimate, options: PreparationOptions
+    pages: Sequence[Tensor], estimate: NoiseEstimate, options: PreparationOptions
 ) -> list[Preparation]:
-    """The steps for each page of a file. Pages come from one camera, so they share what one of them decides.
+    """The steps for each page of a file. Pages come from one camera, so they share those of the typical page.
 
-    deciding: the number of that page. estimate: of its samples. A page that is drawn or blank stays as it is. A
-    page of another depth, or with other channels, has steps of its own.
+    pages: samples (H, W, C), as an Image has them. estimate: of all pages. A page that is drawn or blank stays as
+    it is. A page of another depth, or with other channels, has steps of its own.
     """
-    by = pages[deciding].samples
-    shared = prepare(by, estimate, options)
+    typical = typical_page(pages)
+    shared = prepare(typical, estimate, options)
 
-    def steps(page: Image) -> Preparation:
-        samples = page.samples
-        if not options.force and (drawn := graphics_kind(samples)):
+    def steps(page: Tensor) -> Preparation:
+        if page is typical:
+            return shared
+        if not options.force and (drawn := graphics_kind(page)):
             return _unchanged(drawn, shared.as_float)
-        alike = (samples.dtype, samples.shape[2]) == (by.dtype, by.shape[2])
-        return shared if alike else prepare(samples, estimate_noise(samples), options)
+        alike = (page.dtype, page.shape[2]) == (typical.dtype, typical.shape[2])
+        return shared if alike else prepare(page, estimate_noise(page), options)
 
-    return [shared if number == deciding else steps(page) for number, page in enumerate(pages)]
+    return [steps(page) for page in pages]
+
+
+def words_of(preparations: Sequence[Preparation]) -> tuple[str, ...]:
+    """What is done with a file, for people: with the first page that is not left unchanged, if there is one."""
+    return next((each.words for each in preparations if not each.unchanged), preparations[0].words)
 
 
 def _unchanged(drawn: GraphicsKind, as_float: bool = False) -> Preparation:

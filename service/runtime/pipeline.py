@@ -19,9 +19,9 @@ from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.inference.preparation import (
     Preparation,
     PreparationOptions,
-    deciding_page,
     finer_allowed,
     prepare_pages,
+    words_of,
 )
 from engine.models.checkpoint import Model
 from service.params import DenoiseParams
@@ -247,10 +247,11 @@ class Pipeline:
             file = replace(file, pages=())
             # One page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
-            deciding = await ticket.in_thread(partial(deciding_page, pages))
-            model, estimate = await ticket.in_thread(partial(self.models().choose, name, pages[deciding]))
+            samples = [page.samples for page in pages]
+            model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
             steps = _steps(params, kind, pages)
-            prepared = await ticket.in_thread(partial(prepare_pages, pages, deciding, estimate, steps))
+            prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
+            samples.clear()
             await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
             lap("denoise", model.name)
             self.scheduler.rest_network()
@@ -259,7 +260,7 @@ class Pipeline:
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
-        return DenoisedFile(written, model, models.precision, estimate, prepared[deciding].words, ticket.seconds)
+        return DenoisedFile(written, model, models.precision, estimate, words_of(prepared), ticket.seconds)
 
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected
@@ -271,7 +272,7 @@ class Pipeline:
         load = _load(await self.decoding.read_info(source, page), source.memory)
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
-            return await ticket.in_thread(partial(self.models().recommend, file.pages[0]))
+            return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
 
 
 def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:
