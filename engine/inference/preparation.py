@@ -23,8 +23,9 @@ from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, re
 from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.normalisation import Normalisation, normalisation_for
 
-# Ceiling of the noise, 0-255 scale, up to which the change is bounded by it.
-MAX_BOUNDED = 4.0
+# Ceiling of the noise up to which the change is bounded by it: a share of white, or of the range of an image that
+# has an offset.
+MAX_BOUNDED = 4 / 255
 # Of an image that may be clean, the share of what differs from pixel to pixel that may change. Measured on clean
 # Kodak24: 0.7 keeps 52.9 dB, 1 keeps 52.4 dB, no bound 52.2 dB.
 CLEAN_SHARE = 0.7
@@ -123,11 +124,12 @@ def prepare(
     normalisation = normalisation_for(samples, laws) if options.normalise else None
     keep_mean = bool(laws and normalisation)
     finer = options.finer and keep_mean and samples.dtype == torch.uint16
+    span = normalisation.span if normalisation and not laws else estimate.white
     least = min((point.sigma for each in estimate.laws for point in each.points), default=0.0)
     return Preparation(
         impulses=estimate.impulses if options.impulses else NO_IMPULSES,
         banding=estimate.banding if options.banding else NO_BANDING,
-        max_change=_max_change(estimate) if not options.force else math.inf,
+        max_change=_max_change(estimate, span) if not options.force else math.inf,
         normalisation=normalisation,
         keep_mean=keep_mean,
         as_float=finer and least < MIN_COUNTS,
@@ -165,10 +167,14 @@ def _unchanged(drawn: GraphicsKind, as_float: bool = False) -> Preparation:
     return Preparation(unchanged=f"{_DRAWN[drawn]} is certainly clean", as_float=as_float)
 
 
-def _max_change(estimate: NoiseEstimate) -> float:
-    """The most that the image may change, in samples. Noise is little here; what is more would be detail."""
+def _max_change(estimate: NoiseEstimate, span: float) -> float:
+    """The most that the image may change, in samples. Noise is little here; what is more would be detail.
+
+    span: of the image, in samples.
+    """
     most = min(estimate.ceiling, CLEAN_SHARE * estimate.fine_sigma if may_be_clean(estimate) else math.inf)
-    return most / 255 * estimate.white if most < MAX_BOUNDED else math.inf
+    in_samples = most / 255 * estimate.white
+    return in_samples if in_samples < MAX_BOUNDED * span else math.inf
 
 
 def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
