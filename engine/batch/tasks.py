@@ -17,8 +17,13 @@ from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
 from engine.inference.noise_estimation import NoiseEstimate
-from engine.inference.noise_estimation.pages import typical_page
-from engine.inference.preparation import DEFAULT_PREPARATION, PreparationOptions, finer_allowed, prepare
+from engine.inference.preparation import (
+    DEFAULT_PREPARATION,
+    PreparationOptions,
+    finer_allowed,
+    prepare_pages,
+    words_of,
+)
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.
@@ -162,7 +167,7 @@ def denoise_file(
 def denoise_bytes(
     select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
 ) -> EncodedImage:
-    """An image file's bytes -> the denoised file's. The network is selected by the first page.
+    """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
     Raises ValueError if the image cannot be read or written.
     """
@@ -174,14 +179,14 @@ def denoise_bytes(
     file = replace(file, pages=())
     samples = [page.samples for page in pages]
     selection = select(samples)
-    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output))
-    preparation = prepare(typical_page(samples), selection.estimate, steps)
+    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
+    preparations = prepare_pages(samples, selection.estimate, steps)
     samples.clear()
-    run = partial(denoise, selection.net, options=options.output, preparation=preparation)
-    for number in range(len(pages)):
-        pages[number] = run(pages[number], options.memory_budget)
+    run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
+    for number, preparation in enumerate(preparations):
+        pages[number] = run(pages[number], preparation=preparation)
     written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
-    return replace(written, changed=(*written.changed, *preparation.words))
+    return replace(written, changed=(*written.changed, *words_of(preparations)))
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:

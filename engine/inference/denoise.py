@@ -70,7 +70,7 @@ class TiledDenoiser:
         self.windows: list[Window] = []
         self._source = noisy.samples
         if preparation.unchanged or not any(options.shares):
-            self.clean = noisy.samples.clone()
+            self.clean = noisy.samples.float() if preparation.as_float else noisy.samples.clone()
             return
         self._source = preparation.before_network(_without_hidden(noisy))
         normalisation = preparation.normalisation

@@ -101,7 +101,7 @@ def select_for_pages(
 
 
 def estimate_pages(pages: Sequence[Tensor]) -> NoiseEstimate:
-    """The noise of a file: of its first page that is not blank, and its law over all pages."""
+    """The noise of a file: of its first page that is not blank or drawn, and its law over all pages."""
     return with_law_of_stack(estimate_noise(typical_page(pages)), pages)
 
 

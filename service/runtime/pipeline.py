@@ -1,7 +1,7 @@
 """Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,8 +16,13 @@ from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, T
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
 from engine.inference.noise_estimation import NoiseEstimate, summary
-from engine.inference.noise_estimation.pages import typical_page
-from engine.inference.preparation import Preparation, PreparationOptions, finer_allowed, prepare
+from engine.inference.preparation import (
+    Preparation,
+    PreparationOptions,
+    finer_allowed,
+    prepare_pages,
+    words_of,
+)
 from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
@@ -132,11 +137,14 @@ class DenoiseStage:
         model: Model,
         pages: list[Image],
         options: OutputOptions,
-        preparation: Preparation,
+        preparations: Sequence[Preparation],
         on_window: Callable[[int], None],
     ) -> None:
-        """Replaces each page in the list by its denoised page. on_window: called with each window's pixels."""
-        for number in range(len(pages)):
+        """Replaces each page in the list by its denoised page.
+
+        preparations: the steps for each page. on_window: called with each window's pixels.
+        """
+        for number, preparation in enumerate(preparations):
             begin = partial(
                 TiledDenoiser,
                 model.net,
@@ -237,14 +245,14 @@ class Pipeline:
             # Only the list keeps the decoded pages: each makes room for its denoised page.
             pages = list(file.pages)
             file = replace(file, pages=())
-            # The first page decides for all, because they come from one camera. All get the same weights, even if
+            # One page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
             samples = [page.samples for page in pages]
             model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
-            steps = _steps(params, kind)
-            preparation = await ticket.in_thread(partial(prepare, typical_page(samples), estimate, steps))
+            steps = _steps(params, kind, pages)
+            prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
             samples.clear()
-            await self.denoising.denoise(ticket, model, pages, options, preparation, progress.add)
+            await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
             lap("denoise", model.name)
             self.scheduler.rest_network()
             file = replace(file, pages=tuple(pages))
@@ -252,7 +260,7 @@ class Pipeline:
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
-        return DenoisedFile(written, model, models.precision, estimate, preparation.words, ticket.seconds)
+        return DenoisedFile(written, model, models.precision, estimate, words_of(prepared), ticket.seconds)
 
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected
@@ -267,10 +275,10 @@ class Pipeline:
             return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
 
 
-def _steps(params: DenoiseParams, kind: Format) -> PreparationOptions:
+def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:
     """The steps before the network that a request allows."""
     steps = PreparationOptions.of(params.normalise, params.impulses, params.banding, params.force)
-    return replace(steps, finer=finer_allowed(kind, params.output))
+    return replace(steps, finer=finer_allowed(kind, params.output, pages))
 
 
 @dataclass

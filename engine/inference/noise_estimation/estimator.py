@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine.data.noise.anscombe import Anscombe
 from engine.imageio.image import WHITE
-from engine.inference.noise_estimation.banding import estimate_banding, remove_banding
+from engine.inference.noise_estimation.banding import NO_BANDING, estimate_banding, remove_banding
 from engine.inference.noise_estimation.blocks import LARGE_BLOCK, blocks_of, tiles_of
 from engine.inference.noise_estimation.ceiling import noise_ceiling
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
@@ -31,7 +31,7 @@ from engine.inference.noise_estimation.estimate import (
     overall_sigma,
 )
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
-from engine.inference.noise_estimation.impulses import estimate_impulses, replace_impulses
+from engine.inference.noise_estimation.impulses import NO_IMPULSES, estimate_impulses, replace_impulses
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
 from engine.inference.noise_estimation.noise_law import LawEstimate, estimate_law
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
@@ -63,10 +63,16 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
         # The thresholds are for photographs.
         span = (high - low) / white
         found = _rescaled(_estimate((tiles - low) / (high - low), image.shape[2], config), low / white, span)
-    found = replace(found, white=white, range=(low, high), impulses=impulses, banding=banding)
+    found = replace(
+        found,
+        white=white,
+        range=(low, high),
+        impulses=impulses if impulses.confident else NO_IMPULSES,
+        banding=banding if banding.confident else NO_BANDING,
+    )
     if not found.jpeg_blocks:
         found = with_laws(found, [law for law in estimate_law(tiles) if law and law.confident], tiles, config)
-    return found if found.laws else replace(found, ceiling=noise_ceiling(image, config))
+    return found if found.laws else replace(found, ceiling=noise_ceiling(image[..., : tiles.shape[3]], config))
 
 
 def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEstimate:

@@ -39,9 +39,9 @@ from engine.inference.noise_estimation.law_fit import (
 SPREAD = 3.1
 # The more bins show texture, the wider: by this much, relative, if all do.
 TEXTURE_SPREAD = 1.0
-# Share of samples at the image's least or largest value from which a bin may be clipped, and the part of it that
-# must lie within half a standard deviation of that value. Photon counts have many zeros and nothing close to
-# them.
+# Share of samples at the image's least or largest value from which a bin may be clipped. Within half a standard
+# deviation of that value must lie this part of them, or of all others where these are fewer. Photon counts have
+# many zeros and nothing close to them.
 MIN_CLIPPED_SHARE = 0.02
 MIN_NEAR_SHARE = 0.1
 # Standard deviation at the brightest measured brightness over that at the darkest.
@@ -124,13 +124,18 @@ def estimate_from_bins(bins: LawBins | None) -> LawEstimate | None:
     points = _points_on_even_ground(bins)
     if points:
         return points
-    dark = (bins.at_low > MIN_CLIPPED_SHARE) & (bins.near_low > MIN_NEAR_SHARE * bins.at_low)
-    bright = (bins.at_high > MIN_CLIPPED_SHARE) & (bins.near_high > MIN_NEAR_SHARE * bins.at_high)
+    dark, bright = _is_clipped(bins.at_low, bins.near_low), _is_clipped(bins.at_high, bins.near_high)
     usable = ~(dark | bright)
     line = fit_line(bins, usable if int(usable.sum()) >= 2 else torch.ones_like(usable))
     if line is None:
         return None
     return _estimate(bins, line, noise_alone(bins, line) & usable, (bool(dark.any()), bool(bright.any())))
+
+
+def _is_clipped(at_end: Tensor, near_end: Tensor) -> Tensor:
+    """Which bins may be clipped, by the shares of their samples at one end of the range and near it."""
+    # Where most samples are clipped, few are left to lie near.
+    return (at_end > MIN_CLIPPED_SHARE) & (near_end > MIN_NEAR_SHARE * torch.minimum(at_end, 1 - at_end))
 
 
 def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, bool]) -> LawEstimate:

@@ -10,6 +10,7 @@ from engine.inference.noise_estimation.blocks import tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
 from engine.inference.noise_estimation.estimate import NoiseEstimate
 from engine.inference.noise_estimation.estimator import with_laws
+from engine.inference.noise_estimation.graphics import graphics_kind
 from engine.inference.noise_estimation.law_of_stack import GROUP, MAX_GROUPS, estimate_law_of_stack
 
 # Pixels of a frame that are looked at.
@@ -17,8 +18,10 @@ FRAME_PIXELS = 2**18
 
 
 def typical_page(pages: Sequence[Tensor]) -> Tensor:
-    """The first page that is not even, or the first page. Noise cannot be measured in a blank page."""
-    return next((page for page in pages if not _is_even(page)), pages[0])
+    """The first page that is not drawn or blank, or the first page. No noise can be measured in the others."""
+    if len(pages) == 1:
+        return pages[0]
+    return next((page for page in pages if not _is_even(page) and not graphics_kind(page)), pages[0])
 
 
 def with_law_of_stack(

@@ -180,8 +180,11 @@ def test_a_small_image_is_measured_roughly(height, width):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_constant_image_cannot_be_measured(value):
-    assert estimate_noise(torch.full((64, 64, 3), value)) == NoiseEstimate()
+def test_a_constant_image_has_no_noise(value):
+    estimate = estimate_noise(torch.full((64, 64, 3), value))
+
+    assert estimate.sigma == (0, 0, 0)
+    assert estimate.drawn == "palette"
 
 
 def test_a_mostly_saturated_image_is_measured_in_the_rest():
