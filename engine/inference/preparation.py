@@ -16,7 +16,7 @@ from engine.data.noise.anscombe import NoiseLaw
 from engine.defaults import Output, Switch
 from engine.imageio.formats import Format
 from engine.imageio.image import WHITE, Image
-from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, may_be_clean
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, may_be_clean, overall_sigma
 from engine.inference.noise_estimation.banding import NO_BANDING, Banding, remove_banding
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, replace_impulses
@@ -170,8 +170,11 @@ def _unchanged(drawn: GraphicsKind, as_float: bool = False) -> Preparation:
 def _max_change(estimate: NoiseEstimate, span: float) -> float:
     """The most that the image may change, in samples. Noise is little here; what is more would be detail.
 
+    Infinite where noise is not little, and where it differs with brightness.
     span: of the image, in samples.
     """
+    if estimate.laws:
+        return math.inf
     white = overall_sigma(estimate.sigma) if estimate.sigma and not estimate.correlated else math.inf
     clean = CLEAN_SHARE * estimate.fine_sigma if may_be_clean(estimate) else math.inf
     most = min(estimate.ceiling, white, clean)

@@ -37,7 +37,8 @@ def test_a_change_that_is_too_large_is_scaled_down_in_its_region():
 
     result = bounded(clean, noisy, bound=1.0)
 
-    assert torch.equal(result[:, :REGION], torch.ones(REGION, REGION, 1))
+    # A change of 4 where noise makes 1: a sixteenth of its power is noise.
+    assert torch.equal(result[:, :REGION], torch.full((REGION, REGION, 1), 4 / 16))
     assert torch.equal(result[:, REGION:], clean[:, REGION:])
 
 
@@ -45,7 +46,7 @@ def test_a_region_counts_its_own_pixels_alone_at_the_ends_of_an_image():
     noisy = torch.zeros(REGION + 1, REGION + 2, 3)
     clean = torch.full_like(noisy, 2.0)
 
-    assert torch.equal(bounded(clean, noisy, bound=0.5), torch.full_like(noisy, 0.5))
+    assert torch.equal(bounded(clean, noisy, bound=0.5), torch.full_like(noisy, 2 / 16))
 
 
 @given(
