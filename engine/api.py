@@ -27,6 +27,7 @@ from engine.inference.denoise import denoise as denoise_one
 from engine.inference.model_selection import LoadedModel, load_with
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
+from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.preparation import PreparationOptions, prepare
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
@@ -66,9 +67,10 @@ def denoise(
     uint8 and uint16 use their full range. In floating point 1 is white for photographs; measured values may have
     any range. Floats give results finer than whole counts: pass image.astype("float32").
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
-    at the first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: the most memory
-    for the network, in bytes. normalise, impulses, banding: "auto", or "off" to leave that step out. force: also
-    denoise an image that is certainly clean, such as a drawing, which otherwise stays as it is.
+    at the first image that is not blank, and measures the noise over all. strength: the part of the noise that is
+    removed, 0 to 1. memory_budget: the most memory for the network, in bytes. normalise, impulses, banding:
+    "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such as a
+    drawing, which otherwise stays as it is.
     Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
 
     >>> import numpy as np, engine
@@ -81,9 +83,10 @@ def denoise(
         raise ValueError(f"strength is from 0 to 1; got {strength:g}")
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
-    selection = loaded.select(images[0].samples)
+    samples = [each.samples for each in images]
+    selection = loaded.select(samples)
     steps = PreparationOptions.of(normalise, impulses, banding, force)
-    preparation = prepare(images[0].samples, selection.estimate, steps)
+    preparation = prepare(typical_page(samples), selection.estimate, steps)
     run = partial(denoise_one, selection.net, options=OutputOptions(strength=strength), preparation=preparation)
     return _like(image, [run(each, memory_budget) for each in images])
 

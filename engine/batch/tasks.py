@@ -17,6 +17,7 @@ from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
 from engine.inference.noise_estimation import NoiseEstimate
+from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.preparation import DEFAULT_PREPARATION, PreparationOptions, finer_allowed, prepare
 from engine.system.atomic_file import write_atomically
 
@@ -171,9 +172,11 @@ def denoise_bytes(
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
-    selection = select(pages[0].samples)
+    samples = [page.samples for page in pages]
+    selection = select(samples)
     steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output))
-    preparation = prepare(pages[0].samples, selection.estimate, steps)
+    preparation = prepare(typical_page(samples), selection.estimate, steps)
+    samples.clear()
     run = partial(denoise, selection.net, options=options.output, preparation=preparation)
     for number in range(len(pages)):
         pages[number] = run(pages[number], options.memory_budget)

@@ -155,7 +155,7 @@ def denoise_samples(select: NetworkSelector, memory_budget: int, samples: Tensor
     the weights, if the selector chose.
     """
     image = Image(samples if samples.dim() == 3 else samples.unsqueeze(2))
-    selection = select(image.samples)
+    selection = select([image.samples])
     preparation = prepare(image.samples, selection.estimate, PreparationOptions(finer=True))
     output = denoise(selection.net, image, memory_budget, preparation=preparation).samples
     return output.view(samples.shape), selection.name or None

@@ -16,6 +16,7 @@ from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, T
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
 from engine.inference.noise_estimation import NoiseEstimate, summary
+from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.preparation import Preparation, PreparationOptions, finer_allowed, prepare
 from engine.models.checkpoint import Model
 from service.params import DenoiseParams
@@ -238,9 +239,11 @@ class Pipeline:
             file = replace(file, pages=())
             # The first page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
-            model, estimate = await ticket.in_thread(partial(self.models().choose, name, pages[0]))
+            samples = [page.samples for page in pages]
+            model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
             steps = _steps(params, kind)
-            preparation = await ticket.in_thread(partial(prepare, pages[0].samples, estimate, steps))
+            preparation = await ticket.in_thread(partial(prepare, typical_page(samples), estimate, steps))
+            samples.clear()
             await self.denoising.denoise(ticket, model, pages, options, preparation, progress.add)
             lap("denoise", model.name)
             self.scheduler.rest_network()
@@ -261,7 +264,7 @@ class Pipeline:
         load = _load(await self.decoding.read_info(source, page), source.memory)
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
-            return await ticket.in_thread(partial(self.models().recommend, file.pages[0]))
+            return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
 
 
 def _steps(params: DenoiseParams, kind: Format) -> PreparationOptions:

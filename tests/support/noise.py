@@ -47,3 +47,22 @@ def blurred(noise, taps=(1, 2, 1)):
     for axis in (0, 1):
         noise = sum(tap / power * noise.roll(step, axis) for step, tap in enumerate(taps))
     return noise
+
+
+def cells(seed=0, side=256):
+    """Blurred discs on a dark ground, as a microscope sees them: (side, side, 1) on [0.02, 1]."""
+    rng = generator(seed)
+    rows, columns = torch.arange(side).view(-1, 1), torch.arange(side)
+    scene = torch.zeros(side, side)
+    for _ in range(25):
+        row, column, size, light = torch.rand(4, generator=rng).tolist()
+        squared = (rows - side * row) ** 2 + (columns - side * column) ** 2
+        scene += (0.3 + 0.7 * light) * (-squared / (2 * (3 + 7 * size) ** 2)).exp()
+    return (0.02 + 0.98 * scene / scene.max()).unsqueeze(2)
+
+
+def as_counts(clean, peak, read=1.0, gain=2.0, offset=100.0, seed=0):
+    """A sensor's samples of this image: `peak` electrons at 1, `read` electrons of read noise."""
+    rng = generator(seed)
+    electrons = torch.poisson(peak * clean, generator=rng) + read * torch.randn(clean.shape, generator=rng)
+    return offset + gain * electrons

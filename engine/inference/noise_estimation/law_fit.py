@@ -1,4 +1,11 @@
-"""Fit of the noise law: a line through variance by brightness, and from the third cumulant the pedestal."""
+"""Fit of the noise law: a line through variance by brightness, and from the third cumulant the pedestal.
+
+Texture adds to a bin's variance and never takes from it, so the fit is robust on one side: bins far above the
+line are left out, bins below it are believed.
+Source: Foi, Trimeche, Katkovnik & Egiazarian, "Practical Poissonian-Gaussian noise modeling and fitting for
+single-image raw-data", IEEE Transactions on Image Processing 2008 (the line through local variance by local
+mean).
+"""
 
 import math
 from collections.abc import Callable
@@ -30,12 +37,14 @@ MAX_COST_BELOW = 40.0
 MAX_COST_ABOVE = 9.0
 # Standard errors above the line from which a bin counts as textured and is left out.
 MAX_ABOVE = 2.0
+# Of leaving out bins and fitting again.
 ROUNDS = 8
-# Of bins with noise alone: the largest difference of variance at middle and at high frequencies, relative, and
-# how many times as far apart as chance makes them the variances of cells may lie. Both are widened by chance.
-MAX_EXCESS = 0.15
+# A bin shows noise alone up to these: the relative difference of its variances at middle and at high frequencies;
+# its distance from the line, in standard errors; the relative variance of its cells' variances, over that of
+# noise. Chance widens the first and the third.
+MAX_EXCESS = 0.2
 MAX_DEVIATION = 2.5
-MAX_SPREAD = 1.3
+MAX_SPREAD = 1.5
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,10 @@ def fit_line(bins: LawBins, usable: Tensor) -> Line | None:
         weights = used.double() / error.square()
         scale = torch.stack((x.abs().max().clamp(min=1e-30), torch.ones((), dtype=torch.float64)))
         scaled = design / scale
-        covariance = torch.linalg.inv(scaled.T @ (weights.unsqueeze(1) * scaled)) / torch.outer(scale, scale)
+        inverse, failed = torch.linalg.inv_ex(scaled.T @ (weights.unsqueeze(1) * scaled))
+        if int(failed):
+            return None
+        covariance = inverse / torch.outer(scale, scale)
         slope, intercept = covariance @ (design.T @ (weights * y))
     return Line(float(slope), float(intercept), covariance, used, deviations, y, error)
 
@@ -124,7 +136,7 @@ def _best_candidate(
     px, py = x[usable], y[usable]
     i, j = torch.triu_indices(len(px), len(px), 1)
     slopes = (py[j] - py[i]) / (px[j] - px[i])
-    rising = slopes > 0
+    rising = (slopes > 0) & slopes.isfinite()
     slopes, first = slopes[rising], i[rising]
     slope = torch.cat((torch.zeros_like(py), slopes))
     intercept = torch.cat((py, py[first] - slopes * px[first]))

@@ -1,6 +1,6 @@
 """Noise law of a stack: frames of one scene, in which differences between frames hold noise and no texture."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -25,8 +25,8 @@ MAX_PIXELS = 2**20
 GROUP = 3
 SUM_OF_SQUARES = 6.0
 SUM_OF_CUBES = 6.0
-# Variance between frames, at either end of brightness: of frames two apart over that of frames one apart, and of
-# two frames over that within a frame. Noise that lasts from frame to frame, as a detector's lag does, has more in
+# Variance between frames: of frames two apart over that of frames one apart, and of two frames over that within a
+# frame. Noise that lasts from frame to frame, as a detector's lag does, has more in
 # the first and less in the second.
 MAX_RATIO = 1.25
 MIN_RATIO = 0.75
@@ -84,13 +84,13 @@ def _better(near: LawEstimate | None, far: LawEstimate | None, within: LawEstima
     """The law between frames, or the law within frames if noise lasts from frame to frame or all moves."""
     if near is None or within is None or (within.confident and not near.confident):
         return within or near
-    lasts = (far is not None and _ratio(far, near, max) > MAX_RATIO) or (
-        within.confident and _ratio(near, within, min) < MIN_RATIO
+    lasts = (far is not None and _ratio(far, near) > MAX_RATIO) or (
+        within.confident and _ratio(near, within) < MIN_RATIO
     )
     return within if lasts else near
 
 
-def _ratio(first: LawEstimate, second: LawEstimate, choose: Callable[[Iterable[float]], float]) -> float:
-    """Variance of the first law over that of the second, the smaller or larger of those at both ends."""
-    ends = torch.tensor([second.points[0].brightness, second.points[-1].brightness])
-    return choose((first.law.variance(ends) / second.law.variance(ends).clamp(min=MIN_VARIANCE)).tolist())
+def _ratio(first: LawEstimate, second: LawEstimate) -> float:
+    """Variance of the first law over that of the second, in the middle of the measured points."""
+    brightness = torch.tensor(second.points[len(second.points) // 2].brightness)
+    return float(first.law.variance(brightness) / second.law.variance(brightness).clamp(min=MIN_VARIANCE))
