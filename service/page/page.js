@@ -12,7 +12,7 @@ import {
   updateControls,
 } from "./controls.js";
 import { close, fillThumbnail, open, sampleOf } from "./images.js";
-import { hideNoise, isDrawn, isUnchanged, noteDrawn, showNoise } from "./noise.js";
+import { hideNoise, isDrawn, isNormalised, isUnchanged, noteDrawn, showNoise } from "./noise.js";
 import { Preview } from "./preview.js";
 import { cancel, isSaving, save } from "./saving.js";
 import * as service from "./service.js";
@@ -186,8 +186,12 @@ async function previewParameters() {
   const image = current;
   const [found] = await Promise.all([estimated, listing]);
   if (isUnchanged(image)) return null;
-  // The service would choose a model for each tile.
-  return { model: choice() ? found.models[choice()] : model(), force: image.force || undefined };
+  // The service would choose a model for each tile, and normalise a tile of bright sky for instance.
+  return {
+    model: choice() ? found.models[choice()] : model(),
+    normalise: isNormalised(found) ? undefined : "off",
+    force: image.force || undefined,
+  };
 }
 
 function showPreview() {

@@ -221,7 +221,7 @@ def test_a_drawing_can_be_denoised_anyway(page, drawing, file, file_of, api):
 
 
 def test_the_download_corrects_what_was_taken_for_a_drawing(page, file, noisy, api):
-    drawn = {"words": "No noise.", "models": {}, "sigma": [0, 0, 0], "levels": []}
+    drawn = {"words": "No noise.", "models": {}, "sigma": [0], "levels": [], "laws": [], "range": [0, 255]}
     page.route("**/estimate", lambda route: route.fulfill(json=drawn))
     choose(page, named(file))
     _, first = both(page, noisy.shape)

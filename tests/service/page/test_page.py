@@ -67,7 +67,7 @@ def test_a_jpeg_file_is_recognised(page, file_of, samples):
 
 
 def test_without_a_choice_the_noise_is_shown_alone(page, file):
-    found = {"words": "Some noise.", "models": {}, "sigma": [1, 1, 1], "levels": []}
+    found = {"words": "Some noise.", "models": {}, "sigma": [1], "levels": [], "laws": [], "range": [0, 255]}
     page.route("**/estimate", lambda route: route.fulfill(json=found))
     choose(page, named(file))
 
