@@ -7,7 +7,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -120,14 +120,18 @@ def prepare(
     if estimate.drawn and not options.force:
         return _unchanged(estimate.drawn)
     laws = channel_laws(estimate, samples.shape[2]) if options.normalise else []
-    normalisation = normalisation_for(samples, laws) if options.normalise else None
+    first = Preparation(
+        impulses=estimate.impulses if options.impulses else NO_IMPULSES,
+        banding=estimate.banding if options.banding else NO_BANDING,
+    )
+    # Without impulses, which would count as the ends of the image's range.
+    normalisation = normalisation_for(first.before_network(samples), laws) if options.normalise else None
     keep_mean = bool(laws and normalisation)
     finer = options.finer and keep_mean and samples.dtype == torch.uint16
     span = normalisation.span if normalisation and not laws else estimate.white
     least = min((point.sigma for each in estimate.laws for point in each.points), default=0.0)
-    return Preparation(
-        impulses=estimate.impulses if options.impulses else NO_IMPULSES,
-        banding=estimate.banding if options.banding else NO_BANDING,
+    return replace(
+        first,
         max_change=_max_change(estimate, span) if not options.force else math.inf,
         normalisation=normalisation,
         keep_mean=keep_mean,
