@@ -7,7 +7,7 @@ import torch
 
 from engine.data import text
 from engine.imageio.read import read_rgb
-from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind, sentence
 from tests.support.noise import DATA, in_8_bits, leaves, needs_kodak, needs_polyu, noise, ramp
 from tests.support.pixels import generator
 
@@ -246,3 +246,14 @@ def test_integer_and_float_samples_have_equal_estimates():
     assert estimate_noise(samples) == estimate_noise(samples.float() / 255)
     grey = samples[..., :1]
     assert len(estimate_noise(grey).sigma) == len(estimate_noise(grey.float() / 255).sigma)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-9, 1e6])
+def test_noise_is_measured_in_any_unit(scale):
+    clean = leaves()
+
+    estimate = estimate_noise(scale * (clean + 20 / 255 * noise(clean)))
+
+    assert rms(estimate.sigma) == pytest.approx(20 * scale, rel=0.1)
+    assert noise_kind(estimate) == "white"
+    assert sentence(estimate).endswith("in fine grains of single pixels.")
