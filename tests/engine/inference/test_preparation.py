@@ -6,13 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from engine.data.noise.anscombe import NoiseLaw
 from engine.imageio.formats import FORMATS
 from engine.imageio.image import Image
 from engine.inference.denoise import OutputOptions, denoise
 from engine.inference.noise_estimation import estimate_noise
 from engine.inference.noise_estimation.pages import typical_page
+from engine.inference.normalisation import normalisation_for
 from engine.inference.preparation import (
     NO_PREPARATION,
+    Preparation,
     PreparationOptions,
     finer_allowed,
     prepare,
@@ -310,3 +313,32 @@ def test_a_warm_scene_of_few_counts_does_not_become_noisier(step, as_float):
     error, before = (float((x.float() - truth).square().mean()) for x in (run(samples), samples))
 
     assert error < before
+
+
+def test_bright_points_keep_their_light():
+    rng = torch.Generator().manual_seed(0)
+    points = torch.zeros(192, 192, dtype=torch.float64)
+    points[8::16, 8::16] = 1
+    spread = sum(
+        a * b * points.roll((i - 2, j - 2), (0, 1)) / 256
+        for i, a in enumerate((1, 4, 6, 4, 1))
+        for j, b in enumerate((1, 4, 6, 4, 1))
+    )
+    scene = 200 + 200_000 * spread
+    samples = as_counts(torch.poisson(scene, generator=rng))
+    preparation = Preparation(normalisation=normalisation_for(samples, [NoiseLaw(1, 0, 0)]), keep_mean=True)
+
+    result = denoise(Dimmed(), Image(samples), preparation=preparation).samples[..., 0].double()
+
+    bright = scene > 1000
+    assert float(result[bright].sum() / scene[bright].sum()) == pytest.approx(1, abs=0.003)
+
+
+class Dimmed(Averaging):
+    """Changes nothing but the scale."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def forward(self, x, train=False):
+        return 0.99 * x
