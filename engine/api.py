@@ -29,7 +29,7 @@ from engine.inference.model_selection import LoadedModel, load_with
 from engine.inference.mosaic import mosaic_nets
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
-from engine.inference.preparation import PreparationOptions, prepare
+from engine.inference.preparation import PreparationOptions, prepare_pages
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
 
@@ -68,9 +68,10 @@ def denoise(
     uint8 and uint16 use their full range. In floating point 1 is white for photographs; measured values may have
     any range. Floats give results finer than whole counts: pass image.astype("float32").
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
-    at the first image. strength: the part of the noise that is removed, 0 to 1. memory_budget: the most memory
-    for the network, in bytes. normalise, impulses, banding: "auto", or "off" to leave that step out. force: also
-    denoise an image that is certainly clean, such as a drawing, which otherwise stays as it is.
+    at the first image that is not blank or drawn, and measures the noise over all. strength: the part of the
+    noise that is removed, 0 to 1. memory_budget: the most memory for the network, in bytes. normalise, impulses,
+    banding: "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such
+    as a drawing, which otherwise stays as it is.
     Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
 
     >>> import numpy as np, engine
@@ -82,11 +83,15 @@ def denoise(
     output = OutputOptions(strength=_checked(strength))
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
-    selection = loaded.select(images[0].samples)
+    samples = [each.samples for each in images]
+    selection = loaded.select(samples)
     steps = PreparationOptions.of(normalise, impulses, banding, force)
-    preparation = prepare(images[0].samples, selection.estimate, steps)
-    run = partial(denoise_one, selection.net, options=output, preparation=preparation)
-    return _like(image, [run(each, memory_budget) for each in images])
+    preparations = prepare_pages(samples, selection.estimate, steps)
+    run = partial(
+        denoise_one, selection.net, memory_budget=memory_budget, options=OutputOptions(strength=strength)
+    )
+    clean = [run(each, preparation=own) for each, own in zip(images, preparations, strict=True)]
+    return _like(image, clean)
 
 
 def denoise_file(

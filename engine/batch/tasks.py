@@ -26,7 +26,13 @@ from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
 from engine.inference.mosaic import MosaicNets, denoise_mosaic, law_of, requested_share
 from engine.inference.noise_estimation import NoiseEstimate
-from engine.inference.preparation import DEFAULT_PREPARATION, PreparationOptions, finer_allowed, prepare
+from engine.inference.preparation import (
+    DEFAULT_PREPARATION,
+    PreparationOptions,
+    finer_allowed,
+    prepare_pages,
+    words_of,
+)
 from engine.system.atomic_file import write_atomically
 
 # Standard input as a source, standard output as a target.
@@ -173,7 +179,7 @@ def denoise_file(
 def denoise_bytes(
     select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
 ) -> EncodedImage:
-    """An image file's bytes -> the denoised file's. The network is selected by the first page.
+    """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
     Raises ValueError if the image cannot be read or written.
     """
@@ -183,15 +189,17 @@ def denoise_bytes(
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
-    selection = select(pages[0].samples)
-    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output))
-    preparation = prepare(pages[0].samples, selection.estimate, steps)
+    samples = [page.samples for page in pages]
+    selection = select(samples)
+    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
+    preparations = prepare_pages(samples, selection.estimate, steps)
+    samples.clear()
     net = options.mosaic_nets.developed if options.mosaic_nets and mosaic_words else selection.net
-    run = partial(denoise, net, options=options.output, preparation=preparation)
-    for number in range(len(pages)):
-        pages[number] = run(pages[number], options.memory_budget)
+    run = partial(denoise, net, memory_budget=options.memory_budget, options=options.output)
+    for number, preparation in enumerate(preparations):
+        pages[number] = run(pages[number], preparation=preparation)
     written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
-    return replace(written, changed=(*written.changed, *mosaic_words, *preparation.words))
+    return replace(written, changed=(*written.changed, *mosaic_words, *words_of(preparations)))
 
 
 def _read_file(data: bytes, options: DenoiseOptions) -> tuple[ImageSequence, tuple[str, ...]]:

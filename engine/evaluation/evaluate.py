@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 
 import torch
@@ -16,7 +16,7 @@ from engine.evaluation.metrics import FIGURES, MeasuredImage, psnr_each, ssim_ea
 from engine.evaluation.samples import Pair, Sample
 from engine.imageio.image import Image
 from engine.inference.denoise import denoise, denoise_image
-from engine.inference.model_selection import NetworkSelector, select_model
+from engine.inference.model_selection import NetworkSelector, auto_selector
 from engine.inference.preparation import PreparationOptions, prepare
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters
@@ -116,11 +116,26 @@ def denoise_pairs(net: Module, pairs: Iterable[Pair], memory_budget: int = MEMOR
 def denoise_pairs_by(
     choice: str, nets: Mapping[str, Module], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
 ) -> Iterator[Result]:
-    """Like denoise_pairs, with the network that the choice selects for each image; the score has its name."""
-    for pair in pairs:
-        name, _ = select_model(pair[0], choice)
-        for result in denoise_pairs(nets[name], [pair], memory_budget):
-            yield replace(result, score=replace(result.score, chosen=name))
+    """Like denoise_pairs, by all the steps that the service takes: selection, preparation, network.
+
+    The score has the name of the weights that were chosen, and the time includes the choice.
+    """
+    select = auto_selector(nets, choice)
+    for noisy, clean in pairs:
+        start = time.perf_counter()
+        selection = select([noisy])
+        preparation = prepare(noisy, selection.estimate)
+        denoised = denoise(selection.net, Image(noisy), memory_budget, preparation=preparation)
+        output = denoised.samples.clamp(0, 1)
+        seconds = time.perf_counter() - start
+        noisy_psnr, noisy_ssim, psnr, ssim = (
+            float(measure(each[None], clean[None]))
+            for each in (noisy, output)
+            for measure in (psnr_each, ssim_each)
+        )
+        pixels = noisy[..., 0].numel()
+        score = Score(noisy_psnr, noisy_ssim, psnr, ssim, pixels, seconds, selection.name)
+        yield Result(noisy, clean, output, score)
 
 
 def denoise_measured(
@@ -155,7 +170,7 @@ def denoise_samples(select: NetworkSelector, memory_budget: int, samples: Tensor
     the weights, if the selector chose.
     """
     image = Image(samples if samples.dim() == 3 else samples.unsqueeze(2))
-    selection = select(image.samples)
+    selection = select([image.samples])
     preparation = prepare(image.samples, selection.estimate, PreparationOptions(finer=True))
     output = denoise(selection.net, image, memory_budget, preparation=preparation).samples
     return output.view(samples.shape), selection.name or None

@@ -1,7 +1,8 @@
 """Change bound: no region of an image changes by more than the noise that it can have.
 
 An image with little or no noise has detail that looks like noise. Where a network takes some of it, the change is
-scaled down, region by region, so that its root mean square stays within the bound.
+scaled down, region by region, by the share of its power that noise can be. That leaves the least expected error,
+as in Wiener's filter, and the root mean square of the change stays within the bound.
 """
 
 import torch
@@ -23,7 +24,9 @@ def bound_change(clean: Tensor, noisy: Tensor, bound: float) -> None:
         rows = slice(top, top + STRIP_REGIONS * REGION)
         before, after = noisy[rows].float(), clean[rows].float()
         change = after - before
-        shares = bound / _region_rms(change).clamp(min=bound)
+        rms = _region_rms(change)
+        # Also where nothing may change, and nothing did.
+        shares = torch.where(rms > bound, (bound / rms).square(), 1.0)
         if not bool((shares < 1).any()):
             continue
         each = shares.repeat_interleave(REGION, 0)[: len(change)].repeat_interleave(REGION, 1)

@@ -17,6 +17,8 @@ from engine.layers import Module, ensure_arena
 
 # Rows that are converted at a time outside windows.
 STRIP_ROWS = 256
+# The power of the signal over that of the noise from which the scale of the result is corrected.
+MIN_SIGNAL = 100.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class TiledDenoiser:
         self.windows: list[Window] = []
         self._source = noisy.samples
         if preparation.unchanged or not any(options.shares):
-            self.clean = noisy.samples.clone()
+            self.clean = noisy.samples.float() if preparation.as_float else noisy.samples.clone()
             return
         self._source = preparation.before_network(_without_hidden(noisy))
         normalisation = preparation.normalisation
@@ -91,7 +93,7 @@ class TiledDenoiser:
             if math.isfinite(self.preparation.max_change):
                 bound_change(self.clean, self._source, self.preparation.max_change)
             if self.preparation.keep_mean:
-                _keep_mean(self.clean, self._source)
+                _keep_light(self.clean, self._source)
             if self.clean.dtype != self.noisy.samples.dtype:
                 self.clean = self.preparation.as_samples(self.clean, self.noisy.samples.dtype)
             _restore_hidden(self.clean, self.noisy)
@@ -176,12 +178,26 @@ def _write_restored(
         target[strip] = _mixed(noisy[strip].float(), restored, shares, grey)
 
 
-def _keep_mean(clean: Tensor, noisy: Tensor) -> None:
-    """Shifts each channel of the result to the mean of the noisy image, which has no bias."""
-    change = torch.zeros(clean.shape[2], dtype=torch.float64)
+def _keep_light(clean: Tensor, noisy: Tensor) -> None:
+    """Gives each channel of the result the mean of the noisy image, which has no bias; and, if it can, its scale.
+
+    Where the signal is much stronger than the noise, as in stars, the line that best leads from the result to the
+    noisy image has a precise slope. With weaker signals the noise that is left in the result would lower it.
+    """
+    count = clean[..., 0].numel()
+    sums = torch.zeros(2, clean.shape[2], dtype=torch.float64)
     for rows in strips(len(clean), STRIP_ROWS):
-        change += (noisy[rows].double() - clean[rows]).sum((0, 1))
-    clean += (change / clean[..., 0].numel()).float()
+        sums += torch.stack([each[rows].double().sum((0, 1)) for each in (clean, noisy)])
+    middle, target = sums / count
+    powers = torch.zeros(3, clean.shape[2], dtype=torch.float64)
+    for rows in strips(len(clean), STRIP_ROWS):
+        x, y = clean[rows].double() - middle, noisy[rows].double() - target
+        powers += torch.stack([each.sum((0, 1)) for each in (x.square(), x * y, (y - x).square())])
+    signal, shared, noise = powers
+    slope = torch.where(signal > MIN_SIGNAL * noise, shared / signal.clamp(min=1e-30), 1.0)
+    offset = target - slope * middle
+    for rows in strips(len(clean), STRIP_ROWS):
+        clean[rows] = (slope * clean[rows].double() + offset).float()
 
 
 def _mixed(before: Tensor, after: Tensor, shares: tuple[float, float], grey: bool) -> Tensor:

@@ -4,7 +4,7 @@ One network trained on both white noise and cameras' noise is worse at each than
 of white noise in colour and white noise in grey, which is equal in all channels.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from engine.inference.noise_estimation import (
     noise_kind,
     overall_sigma,
 )
+from engine.inference.noise_estimation.pages import typical_page, with_law_of_stack
 from engine.inference.normalisation import normalisation_for
 from engine.inference.preparation import channel_laws
 from engine.inference.trial import least_risk, removed_where_calm
@@ -47,8 +48,8 @@ class Selection:
 # noise of sigma 8.
 MIN_REMOVED = 0.7
 
-# Returns the selection for an image's samples, (H, W, C), as an Image has them.
-NetworkSelector = Callable[[Tensor], Selection]
+# Returns the selection for the pages of a file, (H, W, C) each, as an Image has them.
+NetworkSelector = Callable[[Sequence[Tensor]], Selection]
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,24 @@ class LoadedModel:
     select: NetworkSelector
 
 
-def select_model(
-    samples: Tensor, auto: str = AUTO, nets: Mapping[str, Module] | None = None
-) -> tuple[str, NoiseEstimate]:
+def select_model(samples: Tensor, auto: str = AUTO) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image, and the noise found in it. Raises ValueError as estimate_noise does.
 
-    auto: the name of an auto model. nets: with the networks, a trial decides what the noise alone does not:
-    whether texture looks like a camera's noise, and which network for white noise suits a sensor's grey image.
+    auto: the name of an auto model.
     """
-    estimate = estimate_noise(samples)
+    return select_for_pages([samples], auto)
+
+
+def select_for_pages(
+    pages: Sequence[Tensor], auto: str = AUTO, nets: Mapping[str, Module] | None = None
+) -> tuple[str, NoiseEstimate]:
+    """The name of the model for a file, and the noise found in it. Raises ValueError as estimate_noise does.
+
+    pages: (H, W, C) each, as an Image has them, from one camera: one model serves all. auto: the name of an auto
+    model. nets: with the networks, a trial decides what the noise alone does not: whether texture looks like a
+    camera's noise, and which network for white noise suits a sensor's grey image.
+    """
+    estimate, samples = estimate_pages(pages), typical_page(pages)
     names = AUTO_MODELS[auto]
     if nets and is_doubtful(estimate):
         removed = removed_where_calm(nets[names["camera"]], samples)
@@ -90,6 +100,11 @@ def select_model(
     return name, estimate
 
 
+def estimate_pages(pages: Sequence[Tensor]) -> NoiseEstimate:
+    """The noise of a file: of its first page that is not blank or drawn, and its law over all pages."""
+    return with_law_of_stack(estimate_noise(typical_page(pages)), pages)
+
+
 def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
     """The name of the model for a noise estimate."""
     kind = noise_kind(estimate)
@@ -100,8 +115,8 @@ def model_for(estimate: NoiseEstimate, auto: str = AUTO) -> str:
 def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelector:
     """Selects among networks, given by their models' names."""
 
-    def select(samples: Tensor) -> Selection:
-        name, estimate = select_model(samples, auto, nets)
+    def select(pages: Sequence[Tensor]) -> Selection:
+        name, estimate = select_for_pages(pages, auto, nets)
         return Selection(name, nets[name], estimate)
 
     return select
@@ -109,7 +124,7 @@ def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelect
 
 def fixed_selector(net: Module, name: str = "") -> NetworkSelector:
     """Selects the same network for every image."""
-    return lambda samples: Selection(name, net, estimate_noise(samples))
+    return lambda pages: Selection(name, net, estimate_pages(pages))
 
 
 def load_with(load: Callable[[str], Model], name: str) -> LoadedModel:

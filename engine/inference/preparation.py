@@ -6,8 +6,8 @@
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,18 +15,19 @@ from torch import Tensor
 from engine.data.noise.anscombe import NoiseLaw
 from engine.defaults import Output, Switch
 from engine.imageio.formats import Format
-from engine.imageio.image import WHITE
-from engine.inference.noise_estimation import NoiseEstimate, may_be_clean
+from engine.imageio.image import WHITE, Image
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, may_be_clean, overall_sigma
 from engine.inference.noise_estimation.banding import NO_BANDING, Banding, remove_banding
-from engine.inference.noise_estimation.graphics import GraphicsKind
+from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, replace_impulses
+from engine.inference.noise_estimation.pages import typical_page
 from engine.inference.normalisation import Normalisation, normalisation_for
 
-# Ceiling of the noise, 0-255 scale, up to which the change is bounded by it.
-MAX_BOUNDED = 4.0
-# Of an image that may be clean, the share of what differs from pixel to pixel that may change. Measured on clean
-# Kodak24: 0.7 keeps 52.9 dB, 1 keeps 52.4 dB, no bound 52.2 dB.
-CLEAN_SHARE = 0.7
+# Ceiling of the noise up to which the change is bounded by it: a share of white, or of the range of an image that
+# has an offset.
+MAX_BOUNDED = 4 / 255
+# Of an image that may be clean, the share of what differs from pixel to pixel that counts as noise.
+CLEAN_SHARE = 0.5
 # Standard deviation of the noise where it is least, in counts, below which whole numbers are too coarse for what
 # denoising leaves of it. Rounding adds 0.29 counts.
 MIN_COUNTS = 4.0
@@ -62,7 +63,7 @@ DEFAULT_PREPARATION = PreparationOptions()
 
 @dataclass(frozen=True)
 class Preparation:
-    """The steps for one image, or for all pages of one file.
+    """The steps for one image.
 
     unchanged: why the image comes back as it is, in words; empty if it is denoised.
     impulses, banding: what is taken away before the network, if there is any.
@@ -112,31 +113,76 @@ NO_PREPARATION = Preparation()
 def prepare(
     samples: Tensor, estimate: NoiseEstimate, options: PreparationOptions = DEFAULT_PREPARATION
 ) -> Preparation:
-    """The steps for an image, and for all other pages of its file, which come from one camera.
+    """The steps for an image.
 
     samples: (H, W, C), as an Image has them. estimate: of these samples.
     """
     if estimate.drawn and not options.force:
-        return Preparation(unchanged=f"{_DRAWN[estimate.drawn]} is certainly clean")
+        return _unchanged(estimate.drawn)
     laws = channel_laws(estimate, samples.shape[2]) if options.normalise else []
-    normalisation = normalisation_for(samples, laws) if options.normalise else None
-    keep_mean = bool(laws and normalisation)
-    finer = options.finer and keep_mean and samples.dtype == torch.uint16
-    least = min((point.sigma for each in estimate.laws for point in each.points), default=0.0)
-    return Preparation(
+    first = Preparation(
         impulses=estimate.impulses if options.impulses else NO_IMPULSES,
         banding=estimate.banding if options.banding else NO_BANDING,
-        max_change=_max_change(estimate) if not options.force else math.inf,
+    )
+    # Without impulses, which would count as the ends of the image's range.
+    normalisation = normalisation_for(first.before_network(samples), laws) if options.normalise else None
+    keep_mean = bool(laws and normalisation)
+    finer = options.finer and keep_mean and samples.dtype == torch.uint16
+    span = normalisation.span if normalisation and not laws else estimate.white
+    least = min((point.sigma for each in estimate.laws for point in each.points), default=0.0)
+    return replace(
+        first,
+        max_change=_max_change(estimate, span) if not options.force else math.inf,
         normalisation=normalisation,
         keep_mean=keep_mean,
         as_float=finer and least < MIN_COUNTS,
     )
 
 
-def _max_change(estimate: NoiseEstimate) -> float:
-    """The most that the image may change, in samples. Noise is little here; what is more would be detail."""
-    most = min(estimate.ceiling, CLEAN_SHARE * estimate.fine_sigma if may_be_clean(estimate) else math.inf)
-    return most / 255 * estimate.white if most < MAX_BOUNDED else math.inf
+def prepare_pages(
+    pages: Sequence[Tensor], estimate: NoiseEstimate, options: PreparationOptions
+) -> list[Preparation]:
+    """The steps for each page of a file. Pages come from one camera, so they share those of the typical page.
+
+    pages: samples (H, W, C), as an Image has them. estimate: of all pages. A page that is drawn or blank stays as
+    it is. A page of another depth, or with other channels, has steps of its own.
+    """
+    typical = typical_page(pages)
+    shared = prepare(typical, estimate, options)
+
+    def steps(page: Tensor) -> Preparation:
+        if page is typical:
+            return shared
+        if not options.force and (drawn := graphics_kind(page)):
+            return _unchanged(drawn, shared.as_float)
+        alike = (page.dtype, page.shape[2]) == (typical.dtype, typical.shape[2])
+        return shared if alike else prepare(page, estimate_noise(page), options)
+
+    return [steps(page) for page in pages]
+
+
+def words_of(preparations: Sequence[Preparation]) -> tuple[str, ...]:
+    """What is done with a file, for people: with the first page that is not left unchanged, if there is one."""
+    return next((each.words for each in preparations if not each.unchanged), preparations[0].words)
+
+
+def _unchanged(drawn: GraphicsKind, as_float: bool = False) -> Preparation:
+    return Preparation(unchanged=f"{_DRAWN[drawn]} is certainly clean", as_float=as_float)
+
+
+def _max_change(estimate: NoiseEstimate, span: float) -> float:
+    """The most that the image may change, in samples. Noise is little here; what is more would be detail.
+
+    Infinite where noise is not little, and where it differs with brightness.
+    span: of the image, in samples.
+    """
+    if estimate.laws:
+        return math.inf
+    white = overall_sigma(estimate.sigma) if estimate.sigma and not estimate.correlated else math.inf
+    clean = CLEAN_SHARE * estimate.fine_sigma if may_be_clean(estimate) else math.inf
+    most = min(estimate.ceiling, white, clean)
+    in_samples = most / 255 * estimate.white
+    return in_samples if in_samples < MAX_BOUNDED * span else math.inf
 
 
 def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
@@ -144,6 +190,10 @@ def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
     return [each.law for each in estimate.laws for _ in range(channels // len(estimate.laws))]
 
 
-def finer_allowed(kind: Format, output: Output) -> bool:
-    """Whether a result may be floats: the format must hold them, and show the denoised image."""
-    return kind.writes is not None and "float" in kind.writes.depths and output == "clean"
+def finer_allowed(kind: Format, output: Output, pages: Sequence[Image]) -> bool:
+    """Whether a result may be floats: the format must hold them, and show the denoised image.
+
+    All pages must have 16 bits, and none transparency, which would have another scale than the floats.
+    """
+    holds = kind.writes is not None and "float" in kind.writes.depths and output == "clean"
+    return holds and all(page.depth == "16" and page.alpha is None for page in pages)

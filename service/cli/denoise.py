@@ -118,32 +118,34 @@ def run(
 
     - `cat noisy.jpg | denoise run - > clean.png`
     """
-    from engine.batch import tasks
+    from engine.batch.tasks import DenoiseOptions
     from engine.inference.denoise import OutputOptions
     from engine.inference.preparation import PreparationOptions
 
-    if out is None and inputs != [tasks.PIPE]:
-        raise typer.BadParameter("give a folder, a file name, or - for stdout", param_hint="-o")
-    target = out or tasks.PIPE
-    if target == tasks.PIPE and sys.stdout.isatty():
-        raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
-    if format_:
-        output_format(format_, FORMATS[defaults.FORMAT])
-    options = tasks.DenoiseOptions(
-        quality,
-        page,
-        png_level,
-        OutputOptions(strength, luma, chroma, output),
-        memory_budget,
-        colour,
-        PreparationOptions.of(normalise, impulses, banding, even_clean),
-    )
+    target = _target(inputs, out, format_)
+    result = OutputOptions(strength, luma, chroma, output)
+    steps = PreparationOptions.of(normalise, impulses, banding, even_clean)
+    options = DenoiseOptions(quality, page, png_level, result, memory_budget, colour, steps)
     load = partial(load_model, model, device, precision)
     warn_without_kernels()
     if watch:
         _watch(inputs, target, format_, force, options, load)
     else:
         _batch(inputs, target, format_, force, resume, options, load)
+
+
+def _target(inputs: list[Path], out: Path | None, format_: str | None) -> Path:
+    """Where the results go. Raises typer.BadParameter if none is given, CannotWrite for an unknown format."""
+    from engine.batch.tasks import PIPE
+
+    if out is None and inputs != [PIPE]:
+        raise typer.BadParameter("give a folder, a file name, or - for stdout", param_hint="-o")
+    target = out or PIPE
+    if target == PIPE and sys.stdout.isatty():
+        raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
+    if format_:
+        output_format(format_, FORMATS[defaults.FORMAT])
+    return target
 
 
 def _batch(

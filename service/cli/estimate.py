@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
@@ -40,11 +41,20 @@ def estimate(
             about = {"image": str(file), "words": sentence(noise), "model": model, "scale": 255}
             rows.append({**about, **asdict(noise)})
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps(_without_infinities(rows), allow_nan=False))
     else:
         out.print(_table(rows))
     if len(rows) < len(files):
         raise ValueError(f"{len(files) - len(rows)} of {len(files)} images could not be read")
+
+
+def _without_infinities(value: Any) -> Any:
+    """The value with None for each number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -36,8 +36,8 @@ export function page() {
 /** Strength, luminance and colour, 0 to 1. */
 export const shares = () => Object.fromEntries(SHARES.map((id) => [id, find(id).value / 100]));
 
-/** The parameters of a request. Defaults are undefined. */
-export function parameters() {
+/** The parameters of a request. Defaults are undefined. image: the one to denoise, if any. */
+export function parameters(image) {
   const unlessDefault = (id, value) => (find(id).value === value ? undefined : find(id).value);
   return {
     model: model(),
@@ -46,6 +46,7 @@ export function parameters() {
     format: unlessDefault("format", "png"),
     quality: find("quality-choice").hidden ? undefined : unlessDefault("quality", "default"),
     page: page(),
+    force: image?.force || undefined,
   };
 }
 
@@ -55,12 +56,12 @@ export function resetShares() {
   find("strength").focus();
 }
 
-/** Updates the texts and the fields that depend on other controls. */
-export function updateControls() {
+/** Updates the texts and the fields that depend on other controls. image: the one on view, if any. */
+export function updateControls(image) {
   for (const id of SHARES) find(`${id}-percent`).textContent = `${find(id).value} %`;
   find("reset").hidden = SHARES.every((id) => find(id).value === "100");
   find("quality-choice").hidden = !HAS_QUALITY.includes(find("format").value);
-  const url = new URL(address(parameters()), location.href).href;
+  const url = new URL(address(parameters(image)), location.href).href;
   const quoted = url.includes("?") ? `'${url}'` : url;
   const key = hasKey() ? '-H "Authorization: Bearer $KEY" ' : "";
   find("curl").textContent = `curl ${key}-F image=@noisy.jpg ${quoted} -o clean.png`;

@@ -9,12 +9,24 @@ const THUMBNAIL = 128;
 // Largest side of the sample that the noise is estimated from, in pixels.
 const SAMPLE = 1024;
 
-/** A file that was dropped, pasted or chosen. state: waiting, working, done or failed. detail: a message about it. */
+// How a file begins whose samples all have 8 bits: JPEG, GIF, BMP and WebP.
+const OF_8_BITS = /^(\xff\xd8|GIF8|BM|RIFF.{4}WEBP)/s;
+const PNG = "\x89PNG";
+// Where a PNG file says how many bits a sample has.
+const PNG_DEPTH = 24;
+
+/**
+ * A file that was dropped, pasted or chosen.
+ *
+ * state: waiting, working, done or failed. detail: a message about it. drawn: whether the service takes it for a
+ * drawing, which it does not denoise. force: whether it is denoised all the same.
+ */
 export class ImageFile {
   constructor(file) {
     this.file = file;
     this.state = "waiting";
     this.detail = "";
+    this.drawn = this.force = false;
   }
 
   /** The name of the downloaded file. output: clean, compare or residual. type: its media type. */
@@ -27,6 +39,7 @@ export class ImageFile {
 
 /**
  * Decodes a file. Returns a bitmap of all pixels, and a small copy for views of the whole image. Close both.
+ * exact: whether the bitmap has the file's own values.
  *
  * The service converts to PNG what the browser cannot decode (TIFF, HEIC), and every page but the first. Throws an
  * Error with a message for the user.
@@ -40,10 +53,18 @@ export async function open(file, page, signal) {
     pixels = await createImageBitmap(blob);
   }
   const reduction = Math.sqrt(OVERVIEW / (pixels.width * pixels.height));
-  if (reduction >= 1) return { pixels, overview: pixels };
+  const exact = await hasOnly8Bits(blob);
+  if (reduction >= 1) return { pixels, exact, overview: pixels };
   // From the file, not from the bitmap: then the browser scales it outside the page's thread.
   const options = { resizeWidth: Math.round(pixels.width * reduction), resizeQuality: "high" };
-  return { pixels, overview: await createImageBitmap(blob, options) };
+  return { pixels, exact, overview: await createImageBitmap(blob, options) };
+}
+
+/** Whether all samples of a file that the browser decodes have 8 bits, as those of a canvas have. */
+async function hasOnly8Bits(blob) {
+  const bytes = new Uint8Array(await blob.slice(0, PNG_DEPTH + 1).arrayBuffer());
+  const start = String.fromCharCode(...bytes);
+  return start.startsWith(PNG) ? bytes[PNG_DEPTH] <= 8 : OF_8_BITS.test(start);
 }
 
 /** The middle of an image, as PNG, for estimating its noise. */

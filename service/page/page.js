@@ -12,6 +12,7 @@ import {
   updateControls,
 } from "./controls.js";
 import { close, fillThumbnail, open, sampleOf } from "./images.js";
+import { hideNoise, isDrawn, isNormalised, isUnchanged, noteDrawn, showNoise } from "./noise.js";
 import { Preview } from "./preview.js";
 import { cancel, isSaving, save } from "./saving.js";
 import * as service from "./service.js";
@@ -20,6 +21,8 @@ import { View } from "./view.js";
 
 // Milliseconds without a move before tiles are requested.
 const REST = 120;
+// Status of the service for a file with too many bytes or pixels.
+const TOO_LARGE = 413;
 const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
 // The image on view, and its bitmaps once they are decoded.
@@ -28,7 +31,7 @@ let opened = null;
 // The request that decodes it, an AbortController, and whether it still runs.
 let opening = null;
 let reading = false;
-// A promise of its noise: { words, models }.
+// A promise of its noise: the service's answer.
 let estimated = null;
 // The timer that waits until the view rests.
 let resting = null;
@@ -45,7 +48,7 @@ function settingsChanged() {
   view.setLook({ ...shares(), removed: removed ? preview.gain : 0 });
   find("tag-removed").textContent = preview.gain > 1 ? `removed, amplified ${preview.gain} times` : "removed";
   find("stage").classList.toggle("removed", removed);
-  updateControls();
+  updateControls(current);
 }
 
 // The image on view.
@@ -66,7 +69,7 @@ async function show(image) {
   find("page-choice").hidden = !MAY_HAVE_PAGES.test(image.file.name);
   find("name").textContent = image.file.name;
   find("facts").textContent = inUnits(image.file.size);
-  find("noise").textContent = "";
+  hideNoise();
   notice("Reading …");
   try {
     const bitmaps = await open(image.file, page(), mine.signal);
@@ -91,7 +94,7 @@ function present(image, bitmaps, signal) {
   find("facts").textContent = [...facts, inUnits(image.file.size)].join(", ");
   fillThumbnail(image.item.querySelector("canvas"), bitmaps.overview);
   notice("");
-  estimated = estimate(bitmaps.pixels, signal);
+  estimated = estimate(image, bitmaps, signal);
   describeNoise().catch((error) => !signal.aborted && say(error.message, true));
   preview.show(bitmaps.pixels);
   view.show(bitmaps, preview.tiles);
@@ -100,15 +103,35 @@ function present(image, bitmaps, signal) {
 /** Shows the estimated noise, and the model that is chosen for it. */
 async function describeNoise() {
   const asked = opened;
-  const { words, models } = await estimated;
+  const found = await estimated;
   await listing;
-  if (opened !== asked) return;
-  const chosen = models[choice()];
-  find("noise").textContent = chosen ? `${words} Model: ${chosen}` : words;
+  if (opened === asked) showNoise(found, found.models[choice()], current);
 }
 
-async function estimate(pixels, signal) {
-  return service.estimate(await sampleOf(pixels), signal);
+async function estimate(image, bitmaps, signal) {
+  const found = await measured(image, bitmaps, signal);
+  if (!signal.aborted) {
+    noteDrawn(image, isDrawn(found));
+    updateControls(image);
+  }
+  return found;
+}
+
+/**
+ * The service's estimate of the noise.
+ *
+ * A sample of the pixels suffices, and is a small upload. But a bitmap has 8 bits: it has lost the units of a file with
+ * 16 bits or floats, and noise below a step of 8 bits. Then the file itself is sent, unless it is over a limit.
+ */
+async function measured(image, { pixels, exact }, signal) {
+  if (!exact) {
+    try {
+      return await service.estimate(image.file, page(), signal);
+    } catch (error) {
+      if (error.status !== TOO_LARGE) throw error;
+    }
+  }
+  return service.estimate(await sampleOf(pixels), undefined, signal);
 }
 
 /** Frees the image that was on view. */
@@ -141,8 +164,8 @@ function viewMoved() {
   showPreview();
 }
 
-/** Updates the preview and the description for another model. */
-function modelChanged() {
+/** Updates the preview and the description, after another model was chosen or another way to treat a drawing. */
+function treatmentChanged() {
   requestVisible();
   // A failed estimate was reported when it was made.
   if (opened) describeNoise().catch(() => {});
@@ -151,17 +174,24 @@ function modelChanged() {
 async function requestVisible() {
   const asked = opened;
   // A failed estimate was reported when it was made.
-  const name = await previewModel().catch(() => model());
+  const parameters = await previewParameters().catch(() => ({ model: model() }));
   // If another image is on view by now, this function runs again for it.
   if (!asked || opened !== asked) return;
   resting = null;
-  preview.request(view.visible, view.level, name);
+  preview.request(view.visible, view.level, parameters);
 }
 
-/** The model for all tiles. The service would choose a model for each tile. */
-async function previewModel() {
-  await listing;
-  return choice() ? (await estimated).models[choice()] : model();
+/** The parameters for all tiles, or null if the image stays as it is. */
+async function previewParameters() {
+  const image = current;
+  const [found] = await Promise.all([estimated, listing]);
+  if (isUnchanged(image)) return null;
+  // The service would choose a model for each tile, and normalise a tile of bright sky for instance.
+  return {
+    model: choice() ? found.models[choice()] : model(),
+    normalise: isNormalised(found) ? undefined : "off",
+    force: image.force || undefined,
+  };
 }
 
 function showPreview() {
@@ -173,13 +203,18 @@ function showPreview() {
   view.draw();
 }
 
-/** If the service chose another model for the whole image than for the sample, the preview follows. */
-async function saved(image, name) {
+/** If the service treated the whole image in another way than its estimate said, the preview follows. */
+async function saved(image, name, unchanged) {
+  const wasUnchanged = isUnchanged(image);
+  if (!image.force) noteDrawn(image, unchanged);
   const asked = opened;
   if (image !== current || !asked) return;
-  if (!choice() || (await previewModel()) === name || opened !== asked) return;
-  estimated = estimated.then((found) => ({ ...found, models: { ...found.models, [choice()]: name } }));
-  modelChanged();
+  // A failed estimate was reported when it was made.
+  const found = await estimated.catch(() => null);
+  if (!found || opened !== asked) return;
+  const isOther = choice() && found.models[choice()] !== name;
+  if (isOther) estimated = Promise.resolve({ ...found, models: { ...found.models, [choice()]: name } });
+  if (isOther || wasUnchanged !== isUnchanged(image)) treatmentChanged();
 }
 
 // The images on the page.
@@ -240,7 +275,11 @@ document.addEventListener("drop", (event) => {
 
 find("panel").addEventListener("input", settingsChanged);
 find("look").addEventListener("change", settingsChanged);
-find("model").addEventListener("change", modelChanged);
+find("model").addEventListener("change", treatmentChanged);
+find("force").addEventListener("input", (event) => {
+  current.force = event.target.checked;
+  treatmentChanged();
+});
 find("page").addEventListener("change", () => show(current));
 find("reset").addEventListener("click", () => {
   resetShares();

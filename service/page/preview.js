@@ -37,8 +37,8 @@ function canvasOf(data) {
  * before, after: canvases. width, height: the part of them to draw, which can end within a pixel.
  */
 class Tile {
-  constructor(place, level, model, noisy, clean) {
-    Object.assign(this, { ...place, level, model, clean, noisy });
+  constructor(place, level, asked, noisy, clean) {
+    Object.assign(this, { ...place, level, asked, clean, noisy });
     this.before = canvasOf(noisy);
     this.shown = new ImageData(noisy.width, noisy.height);
     this.canvas = new OffscreenCanvas(noisy.width, noisy.height);
@@ -67,7 +67,7 @@ function placeOf(column, row, pixels) {
   return { left, top, width: Math.min(TILE, pixels.width - left), height: Math.min(TILE, pixels.height - top) };
 }
 
-/** The tiles of one image by one model. onChange(): there is more to show. onError(error): a request failed. */
+/** The tiles of one image. onChange(): there is more to show. onError(error): a request failed. */
 export class Preview {
   constructor(onChange, onError) {
     this.onChange = onChange;
@@ -107,12 +107,17 @@ export class Preview {
 
   isReady(key) {
     const tile = this.tiles.get(key);
-    return tile !== undefined && tile.level <= this.level && tile.model === this.model;
+    return tile !== undefined && tile.level <= this.level && tile.asked === this.asked;
   }
 
-  /** Requests the tiles of an area, from its middle outwards. Cancels requests for other tiles. */
-  request({ left, top, right, bottom }, level, model) {
-    Object.assign(this, { level, model });
+  /**
+   * Requests the tiles of an area, from its middle outwards. Cancels requests for other tiles.
+   *
+   * parameters: of the requests to the service, or null if it would return the image as it is.
+   */
+  request({ left, top, right, bottom }, level, parameters) {
+    // As text, so that parameters can be compared.
+    Object.assign(this, { level, asked: JSON.stringify(parameters) });
     const found = [];
     for (let row = Math.floor(top / TILE); row * TILE < bottom; row++) {
       for (let column = Math.floor(left / TILE); column * TILE < right; column++) {
@@ -123,7 +128,7 @@ export class Preview {
     }
     this.visible = found.sort((a, b) => a.distance - b.distance).map(({ key }) => key);
     for (const [key, request] of this.running) {
-      const same = request.level === level && request.model === model;
+      const same = request.level === level && request.asked === this.asked;
       if (same && this.visible.includes(key)) continue;
       request.abort();
       this.running.delete(key);
@@ -138,7 +143,7 @@ export class Preview {
   }
 
   async fetch(key) {
-    const request = Object.assign(new AbortController(), { level: this.level, model: this.model });
+    const request = Object.assign(new AbortController(), { level: this.level, asked: this.asked });
     this.running.set(key, request);
     try {
       const tile = await this.denoised(key, request);
@@ -154,7 +159,7 @@ export class Preview {
     this.fetchNext();
   }
 
-  async denoised(key, { level, model, signal }) {
+  async denoised(key, { level, asked, signal }) {
     const [column, row] = key.split(" ").map(Number);
     const place = placeOf(column, row, this.pixels);
     const left = Math.max(0, place.left - HALO);
@@ -163,12 +168,13 @@ export class Preview {
     const bottom = Math.min(this.pixels.height, place.top + place.height + HALO);
     const [noisy, context] = readable(right - left, bottom - top);
     context.drawImage(this.pixels, -left, -top);
-    const { blob } = await denoise(await noisy.convertToBlob(), { model }, signal);
-    const clean = await createImageBitmap(blob);
+    const parameters = JSON.parse(asked);
+    const result = parameters ? (await denoise(await noisy.convertToBlob(), parameters, signal)).blob : noisy;
+    const clean = await createImageBitmap(result);
     const inner = { ...place, left: place.left - left, top: place.top - top };
     const [noisyData, cleanData] = [noisy, clean].map((image) => reduced(image, inner, level));
     clean.close();
-    return new Tile(place, level, model, noisyData, cleanData);
+    return new Tile(place, level, asked, noisyData, cleanData);
   }
 
   /** Keeps a tile. If the cache is full, the tiles that were requested first go first. */

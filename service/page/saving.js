@@ -8,6 +8,8 @@ import { mark } from "./strip.js";
 const LARGE = { bytes: 8e6, pixels: 4e6 };
 // Milliseconds until a result's memory is freed. Some browsers read it a little later than the click.
 const KEPT = 30_000;
+// How the service's list of steps begins if it returns the image as it is.
+const UNCHANGED = "unchanged: ";
 
 const jobs = service.takesJobs().catch(() => false);
 // The downloads in progress, an AbortController, or null.
@@ -16,7 +18,7 @@ let work = null;
 export const isSaving = () => work !== null;
 export const cancel = () => work?.abort();
 
-/** Denoises and saves images one after the other. onSaved(image, model): called for each. Cancels earlier downloads. */
+/** Denoises and saves images one after the other. onSaved(image, model, unchanged): called for each. Cancels earlier downloads. */
 export async function save(images, onSaved) {
   work?.abort();
   const mine = new AbortController();
@@ -44,7 +46,7 @@ export async function save(images, onSaved) {
 async function saveOne(image, onProgress, onSaved, signal) {
   mark(image, "working");
   try {
-    const { output = "clean", ...others } = parameters();
+    const { output = "clean", ...others } = parameters(image);
     const asked = { output, ...others };
     const { blob, headers } = (await jobs) && isLarge(image)
       ? await service.denoiseAsJob(image.file, asked, onProgress, signal)
@@ -53,9 +55,12 @@ async function saveOne(image, onProgress, onSaved, signal) {
     download(blob, name);
     const seconds = Number(headers.get("X-Denoise-Seconds")).toFixed(1);
     const model = decodeURIComponent(headers.get("X-Denoise-Model"));
-    const details = [`${name}, denoised by ${model} in ${seconds} s`, headers.get("X-Denoise-Changed")];
+    const steps = headers.get("X-Denoise-Steps") ?? "";
+    const unchanged = steps.startsWith(UNCHANGED);
+    const made = unchanged ? `${name}, ${steps}` : `${name}, denoised by ${model} in ${seconds} s`;
+    const details = [made, unchanged ? "" : steps, headers.get("X-Denoise-Changed")];
     mark(image, "done", details.filter(Boolean).join("; "));
-    onSaved(image, model);
+    onSaved(image, model, unchanged);
     return true;
   } catch (error) {
     mark(image, signal.aborted ? "waiting" : "failed", signal.aborted ? "" : error.message);

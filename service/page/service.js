@@ -136,8 +136,7 @@ export async function models() {
   return (await request("models", {})).json();
 }
 
-/** Estimates the noise in a sample. Returns a description, and the model that each choice would take. */
-export async function estimate(sample, signal) {
-  const { words, models } = await (await post("estimate", sample, signal)).json();
-  return { words, models };
+/** Estimates the noise in an image file. Returns the service's answer. page: of the file, by default the first. */
+export async function estimate(file, page, signal) {
+  return (await post(address({ page }, "estimate"), file, signal)).json();
 }

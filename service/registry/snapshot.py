@@ -1,13 +1,13 @@
 """Snapshot of the models that are served at one moment, and the choice of one for a request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypedDict
 
 from pydantic import BaseModel, Field
+from torch import Tensor
 
-from engine.imageio.image import Image
 from engine.inference import model_selection
 from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
@@ -78,20 +78,20 @@ class Snapshot:
             raise ProblemError(detail, 404, kind="NoSuchModel")
         return name
 
-    def choose(self, name: str, image: Image) -> tuple[Model, NoiseEstimate]:
-        """The weights of that name, and the image's noise. For `auto` and the like, the weights that suit it."""
+    def choose(self, name: str, pages: Sequence[Tensor]) -> tuple[Model, NoiseEstimate]:
+        """The weights of that name, or for `auto` and the like those that suit the file; and the file's noise."""
         if name not in AUTO_MODELS:
-            return self.by_name[name], estimate_noise(image.samples)
-        chosen, estimate = model_selection.select_model(image.samples, name, self._nets)
+            return self.by_name[name], model_selection.estimate_pages(pages)
+        chosen, estimate = model_selection.select_for_pages(pages, name, self._nets)
         return self.by_name[chosen], estimate
 
-    def recommend(self, image: Image) -> tuple[NoiseEstimate, dict[str, str]]:
+    def recommend(self, samples: Tensor) -> tuple[NoiseEstimate, dict[str, str]]:
         """The noise of an image, and the weights that `auto` and the like would take for it, by their names."""
         choices = {
-            auto: model_selection.select_model(image.samples, auto, self._nets)
+            auto: model_selection.select_for_pages([samples], auto, self._nets)
             for auto in model_selection.available_auto_models(self.by_name)
         }
-        estimate = next((found for _, found in choices.values()), None) or estimate_noise(image.samples)
+        estimate = next((found for _, found in choices.values()), None) or estimate_noise(samples)
         return estimate, {auto: chosen for auto, (chosen, _) in choices.items()}
 
     @property

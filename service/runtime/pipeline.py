@@ -1,7 +1,7 @@
 """Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,13 @@ from engine.inference.mosaic import (
     requested_share,
 )
 from engine.inference.noise_estimation import NoiseEstimate, summary
-from engine.inference.preparation import Preparation, PreparationOptions, finer_allowed, prepare
+from engine.inference.preparation import (
+    Preparation,
+    PreparationOptions,
+    finer_allowed,
+    prepare_pages,
+    words_of,
+)
 from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
@@ -165,11 +171,14 @@ class DenoiseStage:
         model: Model,
         pages: list[Image],
         options: OutputOptions,
-        preparation: Preparation,
+        preparations: Sequence[Preparation],
         on_window: Callable[[int], None],
     ) -> None:
-        """Replaces each page in the list by its denoised page. on_window: called with each window's pixels."""
-        for number in range(len(pages)):
+        """Replaces each page in the list by its denoised page.
+
+        preparations: the steps for each page. on_window: called with each window's pixels.
+        """
+        for number, preparation in enumerate(preparations):
             begin = partial(
                 TiledDenoiser,
                 model.net,
@@ -281,14 +290,16 @@ class Pipeline:
             # Only the list keeps the decoded pages: each makes room for its denoised page.
             pages = list(file.pages)
             file = replace(file, pages=())
-            # The first page decides for all, because they come from one camera. All get the same weights, even if
+            # One page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
-            model, estimate = await ticket.in_thread(partial(self.models().choose, name, pages[0]))
+            samples = [page.samples for page in pages]
+            model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
             if mosaic_words:
                 model = self.models().by_name[DEVELOPED_MODEL]
-            steps = _steps(params, kind)
-            preparation = await ticket.in_thread(partial(prepare, pages[0].samples, estimate, steps))
-            await self.denoising.denoise(ticket, model, pages, options, preparation, progress.add)
+            steps = _steps(params, kind, pages)
+            prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
+            samples.clear()
+            await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
             lap("denoise", model.name)
             self.scheduler.rest_network()
             file = replace(file, pages=tuple(pages))
@@ -296,7 +307,7 @@ class Pipeline:
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
-        words = (*mosaic_words, *preparation.words)
+        words = (*mosaic_words, *words_of(prepared))
         return DenoisedFile(written, model, models.precision, estimate, words, ticket.seconds)
 
     async def _read(
@@ -333,13 +344,13 @@ class Pipeline:
         load = _load(await self.decoding.read_info(source, page), source.memory)
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
-            return await ticket.in_thread(partial(self.models().recommend, file.pages[0]))
+            return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
 
 
-def _steps(params: DenoiseParams, kind: Format) -> PreparationOptions:
+def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:
     """The steps before the network that a request allows."""
     steps = PreparationOptions.of(params.normalise, params.impulses, params.banding, params.force)
-    return replace(steps, finer=finer_allowed(kind, params.output))
+    return replace(steps, finer=finer_allowed(kind, params.output, pages))
 
 
 @dataclass

@@ -51,7 +51,7 @@ def test_an_array_is_denoised_as_a_file_with_it_is(model, tmp_path):
     engine.write_image(tmp_path / "noisy.png", array)
 
     (page,) = read((tmp_path / "noisy.png").read_bytes()).pages
-    expected = api.denoise_one(model.select(page.samples).net, page).samples
+    expected = api.denoise_one(model.select([page.samples]).net, page).samples
 
     np.testing.assert_array_equal(engine.denoise(array, model), expected.numpy())
 
@@ -135,7 +135,7 @@ def test_auto_holds_every_model_that_it_chooses_among():
 
     assert auto.name == "auto"
     assert shipped.digest in auto.digest.split("+")
-    assert torch.equal(auto.select(white).net.forward(white[None]), shipped.net.forward(white[None]))
+    assert torch.equal(auto.select([white]).net.forward(white[None]), shipped.net.forward(white[None]))
 
 
 def test_a_file_that_was_trained_anew_is_loaded_anew(tmp_path, save_tiny):

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.layers import parameters
+from engine.layers import Sequential, parameters
 from engine.models.autoencoder import AutoencoderConfig
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
@@ -28,3 +28,15 @@ NETWORKS = [
     network(AutoencoderConfig(4, "text")),
     network(AutoencoderConfig(4, "weights")),
 ]
+
+
+class Averaging(Sequential):
+    """Replaces each pixel by the mean of the square of this side around it."""
+
+    def __init__(self, side):
+        super().__init__(NETWORKS[0])
+        self.reach = range(-(side // 2), side // 2 + 1)
+
+    def forward(self, x, train=False):
+        shifts = [(down, across) for down in self.reach for across in self.reach]
+        return sum(x.roll(shift, (1, 2)) for shift in shifts) / len(shifts)

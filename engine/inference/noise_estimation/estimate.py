@@ -59,8 +59,9 @@ class NoiseEstimate:
     ceiling: the most noise that the image can have, 0-255 scale; infinite if it is not known.
     drawn: the kind of a computer drawing, None for all other images.
 
-    A computer drawing has sigma 0 and no noise level function. An image with a side below 16 pixels, and one that
-    is constant, black or white everywhere, cannot be measured: sigma, luma, chroma and correlated are None.
+    A computer drawing, and an image that is the same everywhere, has sigma 0 and no noise level function. An
+    image with a side below 16 pixels, and one that is black or white nearly everywhere, cannot be measured:
+    sigma, luma, chroma and correlated are None.
     """
 
     sigma: tuple[float, ...] | None = None

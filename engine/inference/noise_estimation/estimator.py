@@ -11,6 +11,7 @@ approach for the estimation of intensity-frequency dependent noise", ICIP 2014 (
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from engine.data.noise.anscombe import Anscombe
 from engine.imageio.image import WHITE
-from engine.inference.noise_estimation.banding import estimate_banding, remove_banding
+from engine.inference.noise_estimation.banding import NO_BANDING, estimate_banding, remove_banding
 from engine.inference.noise_estimation.blocks import LARGE_BLOCK, blocks_of, tiles_of
 from engine.inference.noise_estimation.ceiling import noise_ceiling
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
@@ -30,9 +31,9 @@ from engine.inference.noise_estimation.estimate import (
     overall_sigma,
 )
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
-from engine.inference.noise_estimation.impulses import estimate_impulses, replace_impulses
+from engine.inference.noise_estimation.impulses import NO_IMPULSES, estimate_impulses, replace_impulses
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
-from engine.inference.noise_estimation.noise_law import estimate_law
+from engine.inference.noise_estimation.noise_law import LawEstimate, estimate_law
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
 from engine.inference.noise_estimation.value_range import is_photograph, range_of
 
@@ -62,9 +63,16 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
         # The thresholds are for photographs.
         span = (high - low) / white
         found = _rescaled(_estimate((tiles - low) / (high - low), image.shape[2], config), low / white, span)
-    found = replace(found, white=white, range=(low, high), impulses=impulses, banding=banding)
-    found = found if found.jpeg_blocks else _with_laws(found, tiles, config)
-    return found if found.laws else replace(found, ceiling=noise_ceiling(image, config))
+    found = replace(
+        found,
+        white=white,
+        range=(low, high),
+        impulses=impulses if impulses.confident else NO_IMPULSES,
+        banding=banding if banding.confident else NO_BANDING,
+    )
+    if not found.jpeg_blocks:
+        found = with_laws(found, [law for law in estimate_law(tiles) if law and law.confident], tiles, config)
+    return found if found.laws else replace(found, ceiling=noise_ceiling(image[..., : tiles.shape[3]], config))
 
 
 def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEstimate:
@@ -113,30 +121,39 @@ def _rescaled(found: NoiseEstimate, low: float, span: float) -> NoiseEstimate:
     )
 
 
-def _with_laws(found: NoiseEstimate, tiles: Tensor, config: EstimatorConfig) -> NoiseEstimate:
-    """The estimate with the law of each channel, if the noise grows with brightness in all of them."""
-    if found.sigma is None or not any(found.sigma):
+def with_laws(
+    found: NoiseEstimate, laws: Sequence[LawEstimate], tiles: Tensor, config: EstimatorConfig
+) -> NoiseEstimate:
+    """The estimate with a law for each channel, if all have one.
+
+    tiles: (T, h, w, C) floats in the samples' units; C is 1 for grey.
+    """
+    if (
+        found.sigma is None
+        or not any(found.sigma)
+        or found.luma is None
+        or not laws
+        or len(laws) < tiles.shape[3]
+    ):
         return found
-    laws = [law for law in estimate_law(tiles) if law and law.confident]
-    if len(laws) < tiles.shape[3]:
+    stable = torch.stack([Anscombe(law.law).forward(tiles[..., c]) for c, law in enumerate(laws)], 3)
+    lowest, highest = stable.aminmax()
+    even = _estimate((stable - lowest) / (highest - lowest), len(found.sigma), config)
+    if even.luma is None:
         return found
     scale = 255 / found.white
-    sigmas = [
-        scale * float(law.law.variance(plane).mean().sqrt())
-        for law, plane in zip(laws, tiles.double().mean(0).unbind(2), strict=True)
-    ]
-    points = [NoiseLevel(scale * point.brightness, scale * point.sigma) for point in laws[len(laws) // 2].points]
-    stable = torch.stack([Anscombe(law.law).forward(tiles[..., c]) for c, law in enumerate(laws)], 3)
-    even = _estimate((stable - stable.amin()) / (stable.amax() - stable.amin()), len(found.sigma), config)
-    if even.luma is None or found.luma is None:
-        return found
-    sigma = tuple(sigmas) if len(sigmas) == len(found.sigma) else (sigmas[0],) * len(found.sigma)
+    planes = zip(laws, tiles.double().unbind(3), strict=True)
+    sigma = [scale * float(law.law.variance(plane).mean().sqrt()) for law, plane in planes]
+    # A grey image in colour has one law for its three equal channels.
+    sigmas = tuple(sigma * (len(found.sigma) // len(sigma)))
+    middle = laws[len(laws) // 2]
     return replace(
         found,
-        sigma=sigma,
-        luma=replace(even.luma, sigma=overall_sigma(sigma)) if len(laws) == 1 else replace(found.luma),
-        noise_level_function=tuple(points),
+        sigma=sigmas,
+        luma=replace(even.luma, sigma=found.luma.sigma * overall_sigma(sigmas) / overall_sigma(found.sigma)),
+        noise_level_function=tuple(NoiseLevel(scale * p.brightness, scale * p.sigma) for p in middle.points),
         correlated=False,
+        ceiling=math.inf,
         laws=tuple(laws),
     )
 

@@ -60,11 +60,20 @@ def _colours(tiles: Tensor) -> Tensor | None:
     pixels = tiles.flatten(0, 2)
     # Most images have too many in a small part already.
     for step in (64, 1):
-        values = pixels[::step].int() if not tiles.is_floating_point() else pixels[::step]
-        colours: Tensor = torch.unique(values, dim=0)
+        colours = _different(pixels[::step])
         if len(colours) > MAX_PALETTE:
             return None
     return colours
+
+
+def _different(pixels: Tensor) -> Tensor:
+    """(K, C) -> (N, C): each colour once."""
+    if pixels.is_floating_point() or pixels.shape[1] > 1:
+        values = pixels if pixels.is_floating_point() else pixels.int()
+        colours: Tensor = torch.unique(values, dim=0)
+        return colours
+    # A hundred times as fast.
+    return pixels.flatten().int().bincount().nonzero()
 
 
 def _is_two_valued(samples: Tensor, colours: Tensor, config: EstimatorConfig) -> bool:

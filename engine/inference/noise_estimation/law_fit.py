@@ -37,12 +37,14 @@ MAX_COST_BELOW = 40.0
 MAX_COST_ABOVE = 9.0
 # Standard errors above the line from which a bin counts as textured and is left out.
 MAX_ABOVE = 2.0
+# Of leaving out bins and fitting again.
 ROUNDS = 8
-# Of bins with noise alone: the largest difference of variance at middle and at high frequencies, relative, and
-# how many times as far apart as chance makes them the variances of cells may lie. Both are widened by chance.
-MAX_EXCESS = 0.15
+# A bin shows noise alone up to these: the relative difference of its variances at middle and at high frequencies;
+# its distance from the line, in standard errors; the relative variance of its cells' variances, over that of
+# noise. Chance widens the first and the third.
+MAX_EXCESS = 0.2
 MAX_DEVIATION = 2.5
-MAX_SPREAD = 1.3
+MAX_SPREAD = 1.5
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ last two, as far as they can be parted:
 - Photons are skewed, and read noise is not: the third cumulant is gain**2 * (x - pedestal).
 - The pedestal is no brighter than the darkest part, and the read variance is not negative.
 - Where all this allows a pedestal of 0, it is taken: most images have none.
-In photographs the second is often all there is; then the pedestal's interval is wide, and the law takes its dark
-end where the third cumulant says no more. The transform that stabilises the variance needs the line alone.
+In photographs these three often leave a wide interval for the pedestal, and so for the read noise. The transform
+that stabilises the variance needs the line alone.
+
+Where small points are all that is bright, such as stars, the gain is an upper bound: see
+`_points_on_even_ground`.
 
 Rounding to whole numbers adds 1/12 to the variance. It counts as read noise.
 """
@@ -36,13 +39,15 @@ from engine.inference.noise_estimation.law_fit import (
 SPREAD = 3.1
 # The more bins show texture, the wider: by this much, relative, if all do.
 TEXTURE_SPREAD = 1.0
-# Share of samples at the image's least or largest value from which a bin may be clipped, and the part of it that
-# must lie within half a standard deviation of that value. Photon counts have many zeros and nothing close to
-# them.
+# Share of samples at the image's least or largest value from which a bin may be clipped. Within half a standard
+# deviation of that value must lie this part of them, or of all others where these are fewer. Photon counts have
+# many zeros and nothing close to them.
 MIN_CLIPPED_SHARE = 0.02
 MIN_NEAR_SHARE = 0.1
 # Standard deviation at the brightest measured brightness over that at the darkest.
 MIN_GROWTH = 1.25
+# The same with the least gain of the interval.
+MIN_CERTAIN_GROWTH = 1.15
 # Bins that show noise alone.
 MIN_BINS = 3
 # Standard deviation at the bright end, as a share of the image's range of brightness. Less is not worth a
@@ -59,7 +64,8 @@ GROUND_EXCESS = 0.05
 MIN_POINT_EXCESS = 2.0
 MIN_POINT_DEVIATIONS = 5.0
 MIN_POINT_RANGE = 300.0
-# Gains at most by which the ground's standard deviation is divided: its noise stays nearly Gaussian.
+# Standard deviation of the ground over the gain, at least. Then the ground's noise stays nearly Gaussian under
+# the transform.
 MIN_GROUND_DEVIATIONS = 6.0
 
 
@@ -85,9 +91,11 @@ class LawPoint:
 class LawEstimate:
     """A measured noise law, in the units of the input.
 
+    law: what to stabilise with. Where only points are bright, its gain is an upper bound.
     gain, read_noise, pedestal: intervals that hold the truth in 95 % of cases. read_noise is a standard
     deviation. growth: standard deviation at the brightest measured brightness over that at the darkest.
-    clipped: whether samples are clipped at the dark and at the bright end.
+    clipped: whether samples are clipped at the dark end, and at the bright end.
+    points: what was measured, darkest first.
     confident: the variance grows with brightness for certain, the line fits, and the noise is white.
     """
 
@@ -116,13 +124,18 @@ def estimate_from_bins(bins: LawBins | None) -> LawEstimate | None:
     points = _points_on_even_ground(bins)
     if points:
         return points
-    dark = (bins.at_low > MIN_CLIPPED_SHARE) & (bins.near_low > MIN_NEAR_SHARE * bins.at_low)
-    bright = (bins.at_high > MIN_CLIPPED_SHARE) & (bins.near_high > MIN_NEAR_SHARE * bins.at_high)
+    dark, bright = _is_clipped(bins.at_low, bins.near_low), _is_clipped(bins.at_high, bins.near_high)
     usable = ~(dark | bright)
     line = fit_line(bins, usable if int(usable.sum()) >= 2 else torch.ones_like(usable))
     if line is None:
         return None
     return _estimate(bins, line, noise_alone(bins, line) & usable, (bool(dark.any()), bool(bright.any())))
+
+
+def _is_clipped(at_end: Tensor, near_end: Tensor) -> Tensor:
+    """Which bins may be clipped, by the shares of their samples at one end of the range and near it."""
+    # Where most samples are clipped, few are left to lie near.
+    return (at_end > MIN_CLIPPED_SHARE) & (near_end > MIN_NEAR_SHARE * torch.minimum(at_end, 1 - at_end))
 
 
 def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, bool]) -> LawEstimate:
@@ -137,6 +150,7 @@ def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, boo
     high = max(line.at(brightest), MIN_VARIANCE)
     low = max(line.at(darkest), LEAST_SHARE_OF_VARIANCE * high)
     growth = math.sqrt(high / low) if slope > 0 else 1.0
+    certain_growth = math.sqrt(1 + gain.low * (brightest - darkest) / low)
     is_visible = math.sqrt(high) >= MIN_NOISE * float(bins.mean[-1] - bins.mean[0])
     return LawEstimate(
         law=NoiseLaw(slope, pedestal + bins.centre, read_variance),
@@ -146,7 +160,10 @@ def _estimate(bins: LawBins, line: Line, alone: Tensor, clipped: tuple[bool, boo
         growth=growth,
         clipped=clipped,
         points=_points(bins, line.variance, line.error),
-        confident=gain.low > 0 and growth >= MIN_GROWTH and int(alone.sum()) >= MIN_BINS and is_visible,
+        confident=growth >= MIN_GROWTH
+        and certain_growth >= MIN_CERTAIN_GROWTH
+        and int(alone.sum()) >= MIN_BINS
+        and is_visible,
     )
 
 

@@ -9,6 +9,8 @@ TAIL = 0.001
 MAX_OFFSET = 0.5
 # Blocks' means of a photograph lie within black and white, give or take this share of the range.
 MAX_BEYOND = 0.2
+# Least range of a photograph, as a share of white. What spans less is measured in other units.
+MIN_SPAN = 0.001
 # Side, in pixels, of the blocks whose means say where an image lies without its noise.
 BLOCK = 8
 
@@ -22,7 +24,7 @@ def range_of(values: Tensor) -> tuple[float, float]:
 
 
 def is_photograph(tiles: Tensor, white: int) -> bool:
-    """Whether the samples begin near black, and reach beyond black or white by no more than their noise.
+    """Whether the samples begin near black, come near white, and reach beyond either by their noise at most.
 
     tiles: (T, h, w, C) floats in the samples' units. An even image counts as a photograph.
     """
@@ -33,4 +35,4 @@ def is_photograph(tiles: Tensor, white: int) -> bool:
     means = tiles.unfold(1, side, side).unfold(2, side, side).mean((4, 5))
     darkest, brightest = (float(end) for end in means.aminmax())
     within = darkest >= -MAX_BEYOND * span and brightest <= white + MAX_BEYOND * span
-    return span <= 0 or (within and low <= MAX_OFFSET * span)
+    return span <= 0 or (within and low <= MAX_OFFSET * span and span >= MIN_SPAN * white)

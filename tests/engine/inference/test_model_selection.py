@@ -7,6 +7,7 @@ import torch
 from engine.data.dead_leaves import dead_leaves
 from engine.inference import model_selection
 from engine.inference.noise_estimation import summary
+from tests.support.networks import Averaging
 from tests.support.pixels import generator
 
 
@@ -61,16 +62,16 @@ def test_an_image_that_cannot_be_measured_gets_the_camera_model():
 
 
 def test_a_selector_returns_the_network_for_the_image(clean):
-    nets = {name: object() for name in ("photo-gaussian", "photo-grey", "photo")}
+    nets = {name: Averaging(5) for name in ("photo-gaussian", "photo-grey", "photo")}
 
-    assert model_selection.auto_selector(nets)(white(clean)).net is nets["photo-gaussian"]
-    assert model_selection.auto_selector(nets)(white(clean[..., :1])).net is nets["photo-grey"]
-    assert model_selection.auto_selector(nets)(smeared(clean)).net is nets["photo"]
-    assert model_selection.fixed_selector(nets["photo"])(white(clean)).net is nets["photo"]
+    assert model_selection.auto_selector(nets)([white(clean)]).net is nets["photo-gaussian"]
+    assert model_selection.auto_selector(nets)([white(clean[..., :1])]).net is nets["photo-grey"]
+    assert model_selection.auto_selector(nets)([smeared(clean)]).net is nets["photo"]
+    assert model_selection.fixed_selector(nets["photo"])([white(clean)]).net is nets["photo"]
 
-    large = {"photo-gaussian-large": object(), "photo": object()}
-    assert model_selection.auto_selector(large, "auto-large")(white(clean)).net is large["photo-gaussian-large"]
-    assert model_selection.auto_selector(large, "auto-large")(smeared(clean)).net is large["photo"]
+    large = {"photo-gaussian-large": Averaging(5), "photo": Averaging(5)}
+    assert model_selection.auto_selector(large, "auto-large")([white(clean)]).net is large["photo-gaussian-large"]
+    assert model_selection.auto_selector(large, "auto-large")([smeared(clean)]).net is large["photo"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_one_model_is_loaded_under_its_own_name():
 
     assert (loaded.name, loaded.digest, loaded.precision) == ("mine", "digest of mine", "float32")
     assert loaded.nets == {"mine": net}
-    assert loaded.select(torch.zeros(5, 7, 3)).net is net
+    assert loaded.select([torch.zeros(5, 7, 3)]).net is net
 
 
 def test_an_auto_model_is_loaded_with_all_its_models():
@@ -105,7 +106,7 @@ def test_an_auto_model_is_loaded_with_all_its_models():
     assert loaded.name == "auto-large"
     assert loaded.digest == "digest of photo-gaussian-large+digest of photo-grey+digest of photo"
     assert loaded.nets == nets
-    assert loaded.select(torch.zeros(5, 7, 3)).net is nets["photo"]
+    assert loaded.select([torch.zeros(5, 7, 3)]).net is nets["photo"]
 
 
 def test_models_of_an_auto_model_are_its_specialists():

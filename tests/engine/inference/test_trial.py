@@ -6,23 +6,11 @@ import torch
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference import trial
 from engine.inference.normalisation import normalisation_for
-from engine.layers import Sequential
 from tests.support.measured import GAIN, LAW, PEDESTAL, as_counts, cells, recorded
-from tests.support.networks import NETWORKS
+from tests.support.networks import Averaging
+from tests.support.noise import noise
 
 SIDE = 384
-
-
-class Averaging(Sequential):
-    """Replaces each pixel by the mean of the square of this side around it."""
-
-    def __init__(self, side):
-        super().__init__(NETWORKS[0])
-        self.reach = range(-(side // 2), side // 2 + 1)
-
-    def forward(self, x, train=False):
-        shifts = [(down, across) for down in self.reach for across in self.reach]
-        return sum(x.roll(shift, (1, 2)) for shift in shifts) / len(shifts)
 
 
 NETS = {"none": Averaging(1), "some": Averaging(5), "much": Averaging(31)}
@@ -81,3 +69,32 @@ def test_the_cost_is_bounded():
     windows = trial._windows(shot(50), normalisation_for(shot(50), [LAW]))
 
     assert windows[..., 0].numel() <= trial.MAX_SHARE * SIDE**2
+
+
+def photograph(sigma):
+    """A flat ground with squares at the right, and noise."""
+    axis = torch.arange(SIDE)
+    clean = torch.full((SIDE, SIDE, 3), 0.5)
+    squares = 0.8 * ((axis // 6 + axis.unsqueeze(1) // 6) % 2) + 0.1
+    clean[:, 2 * SIDE // 3 :] = squares[:, : SIDE // 3].unsqueeze(2)
+    return clean + sigma / 255 * noise(clean)
+
+
+@pytest.mark.parametrize("sigma", [0, 5, 20])
+def test_what_is_removed_where_an_image_is_calm_is_its_noise(sigma):
+    removed = trial.removed_where_calm(NETS["some"], photograph(sigma))
+
+    assert removed == pytest.approx(sigma, rel=0.1, abs=0.1)
+
+
+def test_what_is_removed_is_the_same_for_integers():
+    samples = (photograph(20).clamp(0, 1) * 255).round()
+
+    removed = trial.removed_where_calm(NETS["some"], samples.to(torch.uint8))
+
+    assert removed == pytest.approx(trial.removed_where_calm(NETS["some"], samples / 255))
+
+
+@pytest.mark.parametrize("shape", [(100, 300), (128, 128), (1, 1)])
+def test_nothing_can_be_told_of_a_small_image(shape):
+    assert trial.removed_where_calm(NETS["some"], torch.zeros(*shape, 3)) is None

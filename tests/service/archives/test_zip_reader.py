@@ -3,7 +3,6 @@
 import io
 import stat
 import struct
-import tracemalloc
 import zipfile
 from random import Random
 
@@ -22,20 +21,9 @@ from service.archives.zip_reader import (
 )
 from service.problems import ProblemError
 from service.runtime.upload import BodyTooLarge
+from tests.support.traced import Traced
 
 MOST = 2**20
-
-
-class Traced:
-    """What is allocated within it: `peak`, in bytes."""
-
-    def __enter__(self):
-        tracemalloc.start()
-        return self
-
-    def __exit__(self, *_):
-        self.peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
 
 
 def zipped(*files, compression=zipfile.ZIP_DEFLATED, **changes):

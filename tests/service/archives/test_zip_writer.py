@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import time
-import tracemalloc
 import zipfile
 import zlib
 from contextlib import aclosing
@@ -16,18 +15,7 @@ from random import Random
 import pytest
 
 from service.archives.zip_writer import CHUNK, ZipMember, write_zip
-
-
-class Traced:
-    """What is allocated within it: `peak`, in bytes."""
-
-    def __enter__(self):
-        tracemalloc.start()
-        return self
-
-    def __exit__(self, *_):
-        self.peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+from tests.support.traced import Traced
 
 
 async def given(*results):

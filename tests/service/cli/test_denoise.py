@@ -223,3 +223,26 @@ def test_run_denoises_the_mosaic_of_camera_raw_first(denoise, tmp_path):
 
     assert code == 0
     assert "mosaic denoised before developing (stated gain 15.4" in " ".join(stderr.split())
+
+
+def test_a_drawing_is_kept_and_told_unless_forced(denoise, tmp_path, pixels, save_tiny):
+    drawing = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((9, 9), np.uint8)) * 4
+    Image.fromarray(drawing).save(tmp_path / "in.png")
+    command = (
+        "run",
+        tmp_path / "in.png",
+        "-o",
+        tmp_path / "out.png",
+        "--model",
+        save_tiny(tmp_path / "m.safetensors"),
+    )
+
+    code, _, told = denoise(*command)
+    kept = pixels(tmp_path / "out.png")
+    forced, _, silent = denoise(*command, "--even-clean", "--force")
+
+    assert (code, forced) == (0, 0)
+    assert told == f"{tmp_path / 'in.png'}: unchanged: a drawing in few colours is certainly clean\n"
+    assert (kept == pixels(tmp_path / "in.png")).all()
+    assert silent == ""
+    assert not (pixels(tmp_path / "out.png") == kept).all()

@@ -62,5 +62,18 @@ def test_estimate_reads_the_given_page(denoise, tmp_path):
         denoise("estimate", tmp_path / "two.tif", "--json", *p) for p in ([], ["--page", 2])
     )
 
-    assert json.loads(first)[0]["sigma"] is None
-    assert json.loads(second)[0]["sigma"]
+    assert json.loads(first)[0]["sigma"] == [0]
+    assert json.loads(second)[0]["sigma"][0] > 0
+
+
+def test_json_has_null_where_there_is_no_number(denoise, tmp_path):
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(tmp_path / "tiny.png")
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    _, text, _ = denoise("estimate", tmp_path / "tiny.png", "--json")
+
+    (row,) = json.loads(text, parse_constant=refuse)
+    assert row["ceiling"] is None
+    assert row["sigma"] is None

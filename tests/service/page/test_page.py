@@ -67,10 +67,11 @@ def test_a_jpeg_file_is_recognised(page, file_of, samples):
 
 
 def test_without_a_choice_the_noise_is_shown_alone(page, file):
-    page.route("**/estimate", lambda route: route.fulfill(json={"words": "No noise.", "models": {}}))
+    found = {"words": "Some noise.", "models": {}, "sigma": [1], "levels": [], "laws": [], "range": [0, 255]}
+    page.route("**/estimate", lambda route: route.fulfill(json=found))
     choose(page, named(file))
 
-    expect(page.locator("#noise")).to_have_text("No noise.")
+    expect(page.locator("#noise")).to_have_text("Some noise.")
 
 
 def test_the_service_converts_what_the_browser_cannot_decode(page, file_of, samples):

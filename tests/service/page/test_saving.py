@@ -184,9 +184,11 @@ def mixed(samples):
     rng = np.random.default_rng(0)
     around = rng.normal(0, 12, (552, 800, 3)).repeat(2, 0).repeat(2, 1)
     around = sum(np.roll(around, (y, x), (0, 1)) for y in range(3) for x in range(3)) / 9
-    image = 128 + around
-    image[40:1064, 288:1312] = 128 + rng.normal(0, 12, (1024, 1024, 3))
-    return image.clip(0, 255).astype(np.uint8)
+    image = around
+    image[40:1064, 288:1312] = rng.normal(0, 12, (1024, 1024, 3))
+    # Each tile has dark and bright parts, as the whole has, so none is taken for an image with an offset.
+    squares = np.add.outer(np.arange(1104) // 64, np.arange(1600) // 64) % 2
+    return (image + np.where(squares, 200, 40)[..., np.newaxis]).clip(0, 255).astype(np.uint8)
 
 
 def test_one_model_serves_all_tiles_and_the_download_corrects_it(page, mixed, file_of, api):

@@ -141,6 +141,17 @@ def test_tiles_of_the_preview_join_without_a_seam(page, samples, file_of, api):
     assert_close(after, pixels(api(file_of(large))))
 
 
+def test_a_bright_tile_is_treated_as_the_whole_image_is(page, file_of, api):
+    sky = np.random.default_rng(0).normal(200, 8, (160, 1200, 3))
+    sky[:, :400] -= 170
+    data = file_of(sky.clip(0, 255).astype(np.uint8))
+    page.set_viewport_size({"width": 1700, "height": 740})
+    choose(page, named(data))
+
+    _, after = both(page, sky.shape)
+    assert_close(after, pixels(api(data)))
+
+
 def test_a_large_image_is_fitted_first_and_moves_by_keys(page, samples, file_of):
     large = np.tile(samples(400, 500), (3, 4, 1))
     arrive(page, named(file_of(large)))

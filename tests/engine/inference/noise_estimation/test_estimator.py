@@ -7,7 +7,7 @@ import torch
 
 from engine.data import text
 from engine.imageio.read import read_rgb
-from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind
+from engine.inference.noise_estimation import NoiseEstimate, estimate_noise, noise_kind, sentence
 from tests.support.noise import DATA, in_8_bits, leaves, needs_kodak, needs_polyu, noise, ramp
 from tests.support.pixels import generator
 
@@ -180,8 +180,11 @@ def test_a_small_image_is_measured_roughly(height, width):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_constant_image_cannot_be_measured(value):
-    assert estimate_noise(torch.full((64, 64, 3), value)) == NoiseEstimate()
+def test_a_constant_image_has_no_noise(value):
+    estimate = estimate_noise(torch.full((64, 64, 3), value))
+
+    assert estimate.sigma == (0, 0, 0)
+    assert estimate.drawn == "palette"
 
 
 def test_a_mostly_saturated_image_is_measured_in_the_rest():
@@ -243,3 +246,14 @@ def test_integer_and_float_samples_have_equal_estimates():
     assert estimate_noise(samples) == estimate_noise(samples.float() / 255)
     grey = samples[..., :1]
     assert len(estimate_noise(grey).sigma) == len(estimate_noise(grey.float() / 255).sigma)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-9, 1e6])
+def test_noise_is_measured_in_any_unit(scale):
+    clean = leaves()
+
+    estimate = estimate_noise(scale * (clean + 20 / 255 * noise(clean)))
+
+    assert rms(estimate.sigma) == pytest.approx(20 * scale, rel=0.1)
+    assert noise_kind(estimate) == "white"
+    assert sentence(estimate).endswith("in fine grains of single pixels.")

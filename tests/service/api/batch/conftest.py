@@ -2,22 +2,12 @@
 
 import pytest
 
-from service.settings import Settings
-from tests.support.problems import MAX_BYTES, MAX_PIXELS
+from tests.support.problems import MAX_BYTES
 
 
 @pytest.fixture(scope="module")
-def settings(folder):
-    return Settings(
-        weights=folder,
-        model="photo",
-        device="cpu",
-        precision="float32",
-        max_bytes=MAX_BYTES,
-        max_pixels=MAX_PIXELS,
-        max_batch_bytes=10 * MAX_BYTES,
-        max_batch_files=9,
-    )
+def settings(settings):
+    return settings.model_copy(update={"max_batch_bytes": 10 * MAX_BYTES, "max_batch_files": 9})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""Pages of a file: the page whose noise stands for all, and the noise law of a stack of frames."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.inference.noise_estimation.blocks import tiles_of
+from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
+from engine.inference.noise_estimation.estimate import NoiseEstimate
+from engine.inference.noise_estimation.estimator import with_laws
+from engine.inference.noise_estimation.graphics import graphics_kind
+from engine.inference.noise_estimation.law_of_stack import GROUP, MAX_GROUPS, estimate_law_of_stack
+
+# Pixels of a frame that are looked at.
+FRAME_PIXELS = 2**18
+
+
+def typical_page(pages: Sequence[Tensor]) -> Tensor:
+    """The first page that is not drawn or blank, or the first page. No noise can be measured in the others."""
+    if len(pages) == 1:
+        return pages[0]
+    return next((page for page in pages if not _is_even(page) and not graphics_kind(page)), pages[0])
+
+
+def with_law_of_stack(
+    estimate: NoiseEstimate, pages: Sequence[Tensor], config: EstimatorConfig = DEFAULT_CONFIG
+) -> NoiseEstimate:
+    """The estimate of a page, with the noise law measured over all pages, if they are frames of one scene.
+
+    pages: (H, W, C), as an Image has them. The estimate comes back as it is where the pages differ in size or
+    type, or no law is found between them.
+    """
+    kinds = {(page.shape, page.dtype) for page in pages}
+    if len(pages) < 2 or len(kinds) > 1 or estimate.drawn or estimate.jpeg_blocks:
+        return estimate
+    frames = [_looked_at(page, config) for page in _groups(pages)]
+    laws = [law for law in estimate_law_of_stack(frames) if law and law.confident]
+    if estimate.chroma is None:
+        laws = laws[:1]
+    return with_laws(estimate, laws, frames[0].unsqueeze(0), config)
+
+
+def _groups(pages: Sequence[Tensor]) -> list[Tensor]:
+    """Successive pages in a few groups, spread evenly."""
+    count = min(MAX_GROUPS, len(pages) // GROUP)
+    if count < 2:
+        return list(pages[:GROUP])
+    last = len(pages) - GROUP
+    starts = [last * index // (count - 1) for index in range(count)]
+    return [pages[start + step] for start in starts for step in range(GROUP)]
+
+
+def _looked_at(page: Tensor, config: EstimatorConfig) -> Tensor:
+    """(H', W', C) floats: the page, or tiles of it, one below the other."""
+    tiles = tiles_of(page, replace(config, max_pixels=FRAME_PIXELS))
+    return tiles.flatten(0, 1).float()
+
+
+def _is_even(page: Tensor) -> bool:
+    tiles = tiles_of(page, DEFAULT_CONFIG).float()
+    lowest, highest = torch.aminmax(tiles)
+    return bool(lowest == highest)
