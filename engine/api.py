@@ -87,9 +87,7 @@ def denoise(
     selection = loaded.select(samples)
     steps = PreparationOptions.of(normalise, impulses, banding, force)
     preparations = prepare_pages(samples, selection.estimate, steps)
-    run = partial(
-        denoise_one, selection.net, memory_budget=memory_budget, options=OutputOptions(strength=strength)
-    )
+    run = partial(denoise_one, selection.net, memory_budget=memory_budget, options=output)
     clean = [run(each, preparation=own) for each, own in zip(images, preparations, strict=True)]
     return _like(image, clean)
 

@@ -23,8 +23,15 @@ from engine.imageio.image import EncodedImage, ImageSequence
 from engine.imageio.read import develop, image_files, read, read_mosaic
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, select_model
-from engine.inference.mosaic import MosaicNets, denoise_mosaic, law_of, requested_share
+from engine.inference.model_selection import NetworkSelector, fixed_selector, select_model
+from engine.inference.mosaic import (
+    DEVELOPED_MODEL,
+    MosaicNets,
+    denoise_mosaic,
+    law_of,
+    requested_share,
+    steps_after_mosaic,
+)
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
@@ -190,12 +197,14 @@ def denoise_bytes(
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
     samples = [page.samples for page in pages]
-    selection = select(samples)
+    nets = options.mosaic_nets if mosaic_words else None
+    selection = (fixed_selector(nets.developed, DEVELOPED_MODEL) if nets else select)(samples)
     steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
+    if nets:
+        steps = steps_after_mosaic(steps)
     preparations = prepare_pages(samples, selection.estimate, steps)
     samples.clear()
-    net = options.mosaic_nets.developed if options.mosaic_nets and mosaic_words else selection.net
-    run = partial(denoise, net, memory_budget=options.memory_budget, options=options.output)
+    run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
     for number, preparation in enumerate(preparations):
         pages[number] = run(pages[number], preparation=preparation)
     written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
@@ -211,7 +220,8 @@ def _read_file(data: bytes, options: DenoiseOptions) -> tuple[ImageSequence, tup
         law = law_of(mosaic) if mosaic else None
         if mosaic and law:
             values = denoise_mosaic(options.mosaic_nets.mosaic, mosaic, law, share, options.memory_budget)
-            return develop(data, values, colour=options.colour), (law.words,)
+            if values is not None:
+                return develop(data, values, colour=options.colour), (law.words,)
     return read(data, page=options.page, colour=options.colour), ()
 
 

@@ -26,6 +26,7 @@ from engine.inference.mosaic import (
     MosaicLaw,
     law_of,
     requested_share,
+    steps_after_mosaic,
 )
 from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.inference.preparation import (
@@ -195,8 +196,8 @@ class DenoiseStage:
 
     async def denoise_mosaic(
         self, ticket: Ticket, model: Model, mosaic: RawMosaic, law: MosaicLaw, share: float
-    ) -> NDArray[np.uint16]:
-        """The mosaic's values, denoised. share: as MosaicDenoiser."""
+    ) -> NDArray[np.uint16] | None:
+        """The mosaic's values, denoised; None to leave them. share: as MosaicDenoiser."""
         begin = partial(MosaicDenoiser, model.net, mosaic, law, share, self.memory_budget)
         denoising = await ticket.in_thread(begin)
         for window in denoising.windows:
@@ -293,10 +294,11 @@ class Pipeline:
             # One page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
             samples = [page.samples for page in pages]
+            name = DEVELOPED_MODEL if mosaic_words else name
             model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
-            if mosaic_words:
-                model = self.models().by_name[DEVELOPED_MODEL]
             steps = _steps(params, kind, pages)
+            if mosaic_words:
+                steps = steps_after_mosaic(steps)
             prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
             samples.clear()
             await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
@@ -329,7 +331,9 @@ class Pipeline:
                 mosaic, law = known
                 net = models.by_name[MOSAIC_MODEL]
                 values = await self.denoising.denoise_mosaic(ticket, net, mosaic, law, share)
-                return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
+                if values is not None:
+                    return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
+                return await self.decoding.decode(ticket, source, params.page, params.colour), ()
         file = await self.decoding.decode(ticket, source, params.page, params.colour)
         charge(info.pixels)
         return file, ()
