@@ -25,6 +25,9 @@ MAX_ROWS = 2048
 STRIP_ROWS = 256
 # Parts of the width whose differences must agree.
 PARTS = 16
+# Of many more differences than this, one of STEP is looked at for the unit of the noise.
+MIN_KNOWN = 2**15
+STEP = 7
 # Columns that are looked at to measure each row's offset.
 MAX_COLUMNS = 1024
 
@@ -132,11 +135,10 @@ def _inside(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 def _spread(samples: Tensor, limits: tuple[float, float], config: EstimatorConfig) -> float:
     """Standard deviation of the rows' offsets, 0 if there are none for certain."""
-    pixels = _parts(samples)
-    if pixels is None:
+    parts = _parts(samples, limits)
+    if parts is None:
         return 0.0
-    inside = _inside(pixels, limits).all(3)
-    pixels = pixels.mean(3)
+    pixels, inside = parts
     return max(_spread_by(kind, pixels, inside, config) for kind in DIFFERENCES)
 
 
@@ -179,8 +181,11 @@ def _spread_by(kind: _Difference, pixels: Tensor, inside: Tensor, config: Estima
     return unit * (variance / kind.variance) ** 0.5 if found else 0.0
 
 
-def _parts(samples: Tensor) -> Tensor | None:
-    """(rows, PARTS, columns, C): the parts that are looked at. None if the image is too small."""
+def _parts(samples: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor] | None:
+    """(rows, PARTS, columns): means of the channels in the parts that are looked at, and whether none is clipped.
+
+    None if the image is too small.
+    """
     height, width, channels = samples.shape
     rows = min(height, MAX_ROWS)
     columns = min(width // PARTS, max(2**20 // (rows * PARTS), 1))
@@ -189,8 +194,14 @@ def _parts(samples: Tensor) -> Tensor | None:
     first = torch.arange(PARTS) * (width - columns) // (PARTS - 1)
     at = (first.unsqueeze(1) + torch.arange(columns)).flatten()
     top = (height - rows) // 2
-    chosen = torch.stack([samples[top : top + rows, :, c][:, at].float() for c in range(channels)], -1)
-    return chosen.view(rows, PARTS, columns, channels)
+    pixels, inside = torch.zeros(rows, len(at)), torch.ones(rows, len(at), dtype=torch.bool)
+    for c in range(channels):
+        # All columns of a narrow image: to choose them would be slower.
+        plane = samples[top : top + rows, :, c].float()
+        plane = plane[:, at] if len(at) < width else plane
+        pixels += plane
+        inside &= _inside(plane, limits)
+    return (pixels / channels).view(rows, PARTS, columns), inside.view(rows, PARTS, columns)
 
 
 def _differences(kind: _Difference, pixels: Tensor, inside: Tensor) -> tuple[Tensor, float] | None:
@@ -202,10 +213,14 @@ def _differences(kind: _Difference, pixels: Tensor, inside: Tensor) -> tuple[Ten
     difference = torch.zeros_like(pixels[:count])
     usable = torch.ones_like(inside[:count])
     for i, tap in enumerate(kind.taps):
-        difference += tap * pixels[i : i + count]
+        difference.add_(pixels[i : i + count], alpha=tap)
         usable &= inside[i : i + count]
-    known = difference[usable]
-    if len(known) < difference.numel() / 4:
+    if float(usable.float().mean()) < 1 / 4:
+        return None
+    # A prime number of pixels apart, not to look at the same columns in all rows.
+    step = STEP if difference.numel() > STEP * MIN_KNOWN else 1
+    known = difference.flatten()[::step][usable.flatten()[::step]]
+    if not len(known):
         return None
     scale = 1.4826 * float(known.abs().median()) or float(known.std())
     if not scale > 0:

@@ -29,10 +29,13 @@ BLOCK = 16
 MIN_BLOCKS = 40
 
 
-def noise_ceiling(samples: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> float:
+def noise_ceiling(
+    samples: Tensor, config: EstimatorConfig = DEFAULT_CONFIG, jpeg_blocks: bool | None = None
+) -> float:
     """The most noise that the image can have: a standard deviation, root mean square over channels, white is 255.
 
     samples: (H, W, C), C 1 or 3, uint8, uint16, or float32, where 1 is white. At most a megapixel is looked at.
+    jpeg_blocks: whether JPEG's grid was found; None to look for it.
     Infinite if nothing can be told: the image is too small, or all constant or clipped.
     """
     tiles = tiles_of(samples, config)
@@ -42,7 +45,7 @@ def noise_ceiling(samples: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> 
     variance, brightness = _blocks(pixels, 1 / WHITE[samples.dtype], config)
     if not len(variance):
         return math.inf
-    jpeg = has_jpeg_grid(pixels, config)
+    jpeg = has_jpeg_grid(pixels, config) if jpeg_blocks is None else jpeg_blocks
     share = config.ceiling_share_jpeg if jpeg else config.ceiling_share
     bins = max(min(config.max_bins, len(variance) // MIN_BLOCKS), 1)
     size = len(variance) // bins

@@ -57,7 +57,7 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
         image = remove_banding(replace_impulses(image, impulses, config)[0], banding, config)
         tiles = _checked_tiles(image, config)
         low, high = range_of(tiles)
-    if is_photograph(tiles, white):
+    if is_photograph(tiles, white, (low, high)):
         found = _estimate(tiles / white, image.shape[2], config)
     else:
         # The thresholds are for photographs.
@@ -72,7 +72,9 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
     )
     if not found.jpeg_blocks:
         found = with_laws(found, [law for law in estimate_law(tiles) if law and law.confident], tiles, config)
-    return found if found.laws else replace(found, ceiling=noise_ceiling(image[..., : tiles.shape[3]], config))
+    if found.laws:
+        return found
+    return replace(found, ceiling=noise_ceiling(image[..., : tiles.shape[3]], config, found.jpeg_blocks))
 
 
 def _estimate(tiles: Tensor, channels: int, config: EstimatorConfig) -> NoiseEstimate:

@@ -1,5 +1,6 @@
 """Value range: where an image's samples lie, and whether they lie as a photograph's do."""
 
+import numpy as np
 from torch import Tensor
 
 # Share of the samples below the low end of the range, and above the high end.
@@ -17,18 +18,20 @@ BLOCK = 8
 
 def range_of(values: Tensor) -> tuple[float, float]:
     """The values between which all but the tails lie."""
-    # Not torch.quantile, which takes at most 2^24 values.
-    ordered = values.flatten().sort().values
-    last = len(ordered) - 1
-    return float(ordered[round(TAIL * last)]), float(ordered[round((1 - TAIL) * last)])
+    last = values.numel() - 1
+    ends = [round(TAIL * last), round((1 - TAIL) * last)]
+    # Not torch.quantile, which takes at most 2^24 values and sorts them all.
+    low, high = np.partition(values.flatten().numpy(), ends)[ends].tolist()
+    return low, high
 
 
-def is_photograph(tiles: Tensor, white: int) -> bool:
+def is_photograph(tiles: Tensor, white: int, limits: tuple[float, float] | None = None) -> bool:
     """Whether the samples begin near black, come near white, and reach beyond either by their noise at most.
 
-    tiles: (T, h, w, C) floats in the samples' units. An even image counts as a photograph.
+    tiles: (T, h, w, C) floats in the samples' units. limits: their `range_of`, if it is known.
+    An even image counts as a photograph.
     """
-    low, high = range_of(tiles)
+    low, high = limits or range_of(tiles)
     span = high - low
     # Blocks' means, since the noise of a photograph in floats may reach beyond black and white.
     side = min(BLOCK, *tiles.shape[1:3])
