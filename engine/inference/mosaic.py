@@ -60,12 +60,12 @@ REMOVED = 0.7
 NEIGHBOURHOOD = 15
 # Power removed from a neighbourhood from which it counts as detailed; that of the noise is 1.
 DETAIL_POWER = 1.3
-# Median power that differs from cell to cell in the first plane of differences, from which a mosaic is left alone.
-# Soft scenes have 0.8 to 1.3, sharp ones 2.2 to 9 with 12000 electrons, and 1.1 to 2.6 with 2000. A measured law may
-# be of fine texture, up to 16 times too large, which alone cost 3.9 dB.
+# Median power that differs from cell to cell in the first plane of differences, from which a mosaic is left
+# alone. Soft scenes have 0.8 to 1.3, sharp ones 2.2 to 9 with 12000 electrons, and 1.1 to 2.6 with 2000. A
+# measured law may be of fine texture, up to 16 times too large, which alone cost 3.9 dB.
 MAX_ROUGHNESS = 1.8
-# Detailed share of the three planes of differences, from which a mosaic is left alone. With 12000 electrons, sharp
-# scenes have 0.60 to 1 and lose up to 1.8 dB; soft ones have at most 0.08 and gain 0.4 dB.
+# Detailed share of the three planes of differences, from which a mosaic is left alone. With 12000 electrons,
+# sharp scenes have 0.60 to 1 and lose up to 1.8 dB; soft ones have at most 0.08 and gain 0.4 dB.
 MAX_DETAILED = 0.55
 # Smaller mosaics, in pixels a side, are left alone.
 MIN_SIDE = 32
