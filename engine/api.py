@@ -1,4 +1,4 @@
-"""The Python API: denoise arrays, estimate their noise, read and write image files.
+"""The Python API: denoise arrays and files, estimate noise, read and write image files.
 
 >>> import engine
 >>> noisy = engine.read_image("noisy.png")
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.batch.tasks import DenoiseOptions, denoise_bytes
 from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour, Switch
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from engine.imageio.image import Image, ImageSequence, from_array
@@ -25,6 +26,7 @@ from engine.imageio.write import encode
 from engine.inference.denoise import OutputOptions
 from engine.inference.denoise import denoise as denoise_one
 from engine.inference.model_selection import LoadedModel, load_with
+from engine.inference.mosaic import mosaic_nets
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
 from engine.inference.preparation import PreparationOptions, prepare_pages
@@ -78,19 +80,49 @@ def denoise(
     >>> clean.shape, clean.dtype, bool(clean.std() < 0.02)
     ((2, 40, 30), dtype('float32'), True)
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength is from 0 to 1; got {strength:g}")
+    output = OutputOptions(strength=_checked(strength))
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
     samples = [each.samples for each in images]
     selection = loaded.select(samples)
     steps = PreparationOptions.of(normalise, impulses, banding, force)
     preparations = prepare_pages(samples, selection.estimate, steps)
-    run = partial(
-        denoise_one, selection.net, memory_budget=memory_budget, options=OutputOptions(strength=strength)
-    )
+    run = partial(denoise_one, selection.net, memory_budget=memory_budget, options=output)
     clean = [run(each, preparation=own) for each, own in zip(images, preparations, strict=True)]
     return _like(image, clean)
+
+
+def denoise_file(
+    source: str | Path,
+    target: str | Path,
+    model: str | Path | LoadedModel = "auto",
+    strength: float = STRENGTH,
+    colour: Colour = COLOUR,
+    quality: int | None = None,
+    normalise: Switch = "auto",
+) -> tuple[str, ...]:
+    """Denoise an image file, as `denoise run` does. Returns what was done and what is lost, in words.
+
+    target: its suffix names the format; an existing file is replaced. Metadata is kept. Camera raw files are
+    denoised before they are developed if their noise is known, and again after it. An array from `read_image` is
+    developed already. colour: as for `read_image`. quality: as for `write_image`. model, strength, normalise: as
+    for `denoise`; "off" also leaves out the step before developing.
+    Raises ValueError as `read_image`, `denoise` and `write_image` do, and OSError.
+    """
+    output = OutputOptions(strength=_checked(strength))
+    target = Path(target)
+    kind = _format_of(target)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    options = DenoiseOptions(
+        quality=quality,
+        output=output,
+        colour=colour,
+        preparation=PreparationOptions(normalise=normalise == "auto"),
+        mosaic_nets=mosaic_nets(loaded),
+    )
+    written = denoise_bytes(loaded.select, Path(source).read_bytes(), kind, options)
+    write_atomically(target, written.data)
+    return written.changed
 
 
 def estimate_noise(image: Array) -> NoiseEstimate:
@@ -138,16 +170,27 @@ def write_image(
     Raises ValueError for a suffix that is not written, or an image that the format cannot hold, and OSError.
     """
     path = Path(path)
-    found = [name for name in WRITABLE_FORMATS if path.suffix.lower() in FORMATS[name].suffixes]
-    if not found:
-        endings = ", ".join(FORMATS[name].suffixes[0] for name in WRITABLE_FORMATS)
-        raise ValueError(f"{path}: no format is written with this suffix. Choose one of {endings}.")
+    kind = FORMATS[_format_of(path)]
     pages = _pages(np.asarray(image.cpu()) if isinstance(image, Tensor) else image)
     if metadata_from is not None:
         known = read(Path(metadata_from).read_bytes(), page=1, colour=colour).pages[0].metadata
         pages = [replace(page, metadata=known) for page in pages]
-    kind = FORMATS[found[0]]
     write_atomically(path, encode(ImageSequence(kind, tuple(pages)), kind, quality).data)
+
+
+def _checked(strength: float) -> float:
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is from 0 to 1; got {strength:g}")
+    return strength
+
+
+def _format_of(path: Path) -> str:
+    """The format that a file name's suffix stands for."""
+    found = [name for name in WRITABLE_FORMATS if path.suffix.lower() in FORMATS[name].suffixes]
+    if not found:
+        endings = ", ".join(FORMATS[name].suffixes[0] for name in WRITABLE_FORMATS)
+        raise ValueError(f"{path}: no format is written with this suffix. Choose one of {endings}.")
+    return found[0]
 
 
 def _load(path: Path, device: str, kind: str) -> checkpoint.Model:

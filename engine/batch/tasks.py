@@ -10,12 +10,28 @@ from typing import Any
 
 from engine.batch.journal import Journal, file_stamp
 from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
-from engine.imageio.formats import FORMATS, SAME, SUPPORTED_OUTPUTS, WRITABLE_FORMATS, output_format, suffix_of
-from engine.imageio.image import EncodedImage
-from engine.imageio.read import image_files, read
+from engine.imageio.formats import (
+    FORMATS,
+    SAME,
+    SUPPORTED_OUTPUTS,
+    WRITABLE_FORMATS,
+    detect_format,
+    output_format,
+    suffix_of,
+)
+from engine.imageio.image import EncodedImage, ImageSequence
+from engine.imageio.read import develop, image_files, read, read_mosaic
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, select_model
+from engine.inference.model_selection import NetworkSelector, fixed_selector, select_model
+from engine.inference.mosaic import (
+    DEVELOPED_MODEL,
+    MosaicNets,
+    denoise_mosaic,
+    law_of,
+    requested_share,
+    steps_after_mosaic,
+)
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
@@ -59,7 +75,8 @@ class DenoiseOptions:
     """Options for denoising a file.
 
     quality, png_level: as in `encode`. page: only this page or frame, counted from 1. memory_budget: in bytes.
-    colour: what camera raw files are developed to.
+    colour: what camera raw files are developed to. mosaic_nets: the networks for their mosaics; None leaves
+    mosaics as they are.
     """
 
     quality: int | None = None
@@ -69,11 +86,13 @@ class DenoiseOptions:
     memory_budget: int = MEMORY_BUDGET
     colour: Colour = COLOUR
     preparation: PreparationOptions = DEFAULT_PREPARATION
+    mosaic_nets: MosaicNets | None = None
 
     def fingerprint(self, digest: str) -> dict[str, Any]:
         """For a journal: all that an output depends on besides its source. digest: of the weights."""
-        options = asdict(self)
-        del options["memory_budget"]
+        options = asdict(replace(self, mosaic_nets=None))
+        # The digest stands for the networks.
+        del options["memory_budget"], options["mosaic_nets"]
         return {"digest": digest, **options}
 
 
@@ -172,21 +191,38 @@ def denoise_bytes(
     Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
-    file = read(data, page=options.page, colour=options.colour)
+    file, mosaic_words = _read_file(data, options)
     kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
     samples = [page.samples for page in pages]
-    selection = select(samples)
+    nets = options.mosaic_nets if mosaic_words else None
+    selection = (fixed_selector(nets.developed, DEVELOPED_MODEL) if nets else select)(samples)
     steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
+    if nets:
+        steps = steps_after_mosaic(steps)
     preparations = prepare_pages(samples, selection.estimate, steps)
     samples.clear()
     run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
     for number, preparation in enumerate(preparations):
         pages[number] = run(pages[number], preparation=preparation)
     written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
-    return replace(written, changed=(*written.changed, *words_of(preparations)))
+    return replace(written, changed=(*written.changed, *mosaic_words, *words_of(preparations)))
+
+
+def _read_file(data: bytes, options: DenoiseOptions) -> tuple[ImageSequence, tuple[str, ...]]:
+    """The file's pages, and in words what was done to the mosaic of a camera raw file before developing."""
+    share = requested_share(options.output, options.preparation)
+    is_raw = detect_format(data).name == "raw" and options.page in (None, 1)
+    if is_raw and options.mosaic_nets and share:
+        mosaic = read_mosaic(data)
+        law = law_of(mosaic) if mosaic else None
+        if mosaic and law:
+            values = denoise_mosaic(options.mosaic_nets.mosaic, mosaic, law, share, options.memory_budget)
+            if values is not None:
+                return develop(data, values, colour=options.colour), (law.words,)
+    return read(data, page=options.page, colour=options.colour), ()
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:

@@ -7,13 +7,15 @@ Sources: Stein, "Estimation of the mean of a multivariate normal distribution", 
 Blu & Unser, "Monte-Carlo SURE", IEEE Transactions on Image Processing 2008.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.data.rng import seeded_generator
 from engine.imageio.image import WHITE, to_pixels
+from engine.inference.noise_estimation import NoiseLevel
 from engine.inference.noise_estimation.windows import block_means
 from engine.inference.normalisation import Normalisation
 from engine.layers import Module, ensure_arena, parameters
@@ -35,14 +37,14 @@ BLOCK = 16
 CALM_SHARE = 1 / 3
 
 
-def removed_where_calm(net: Module, samples: Tensor) -> float | None:
-    """What a network removes where its output is calm: a standard deviation, 0-255 scale. None for a small image.
+def removed_where_calm(net: Module, samples: Tensor, levels: Sequence[NoiseLevel]) -> float | None:
+    """What a network removes where its output is calm, as a share of the noise there. None for a small image.
 
     Noise is everywhere, and texture is not. So what is removed from the calmest parts tells one from the other.
-    samples: (H, W, C) of a photograph, as an Image has them.
+    samples: (H, W, C) of a photograph, as an Image has them. levels: its noise, from dark to bright.
     """
     corners = _corners(samples)
-    if not corners:
+    if not corners or not levels:
         return None
     pixels = torch.stack([to_pixels(samples[top : top + SIDE, left : left + SIDE]) for top, left in corners])
     device = next(parameters(net)).value.device
@@ -50,9 +52,14 @@ def removed_where_calm(net: Module, samples: Tensor) -> float | None:
         output = net.forward(pixels.to(device)).float().cpu()
     removed = block_means((pixels - output).square().mean(3), BLOCK, BLOCK).flatten()
     luma = output.mean(3)
-    activity = (block_means(luma.square(), BLOCK, BLOCK) - block_means(luma, BLOCK, BLOCK).square()).flatten()
+    mean = block_means(luma, BLOCK, BLOCK)
+    activity = (block_means(luma.square(), BLOCK, BLOCK) - mean.square()).flatten()
     calm = activity.argsort()[: max(int(CALM_SHARE * len(activity)), 1)]
-    return 255 * float(removed[calm].mean().sqrt())
+    sigma = np.interp(
+        255 * mean.flatten()[calm], [each.brightness for each in levels], [each.sigma for each in levels]
+    )
+    expected = float(np.square(sigma).mean())
+    return 255 * float(removed[calm].mean().sqrt()) / expected**0.5 if expected else None
 
 
 def least_risk(nets: Mapping[str, Module], samples: Tensor, normalisation: Normalisation) -> str:

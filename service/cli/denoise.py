@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -159,12 +160,14 @@ def _batch(
     """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
     from engine.batch import tasks
     from engine.batch.journal import Journal
+    from engine.inference.mosaic import mosaic_nets
     from engine.system.signals import stop_signals
 
     if resume and not tasks.is_folder(target):
         raise typer.BadParameter("give a folder after -o", param_hint="--resume")
     todo = tasks.plan_tasks(inputs, target, force or resume, format_)
     model = load()
+    options = replace(options, mosaic_nets=mosaic_nets(model))
     with ExitStack() as stack:
         journal = stopping = None
         if tasks.is_folder(target):
@@ -212,12 +215,14 @@ def _watch(
     """Denoise the files in a folder and every file that arrives, with a line for each, until a signal comes."""
     from engine.batch.journal import Journal
     from engine.batch.watch import FolderWatcher, check_folders
+    from engine.inference.mosaic import mosaic_nets
     from engine.system.signals import stop_signals
 
     if len(inputs) != 1:
         raise typer.BadParameter("give exactly one folder", param_hint="--watch")
     check_folders(inputs[0], target)
     model = load()
+    options = replace(options, mosaic_nets=mosaic_nets(model))
     done = failed = 0
     with (
         closing(Journal(target, options.fingerprint(model.digest), resume=True)) as journal,

@@ -7,14 +7,27 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
+import numpy as np
 from anyio import CapacityLimiter, to_thread
+from numpy.typing import NDArray
 
 from engine.defaults import COLOUR, FORMAT, Colour
+from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.formats import FORMATS, Depth, Format, output_format
 from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
+from engine.inference.model_selection import AUTO_MODELS
+from engine.inference.mosaic import (
+    DEVELOPED_MODEL,
+    MOSAIC_MODEL,
+    MosaicDenoiser,
+    MosaicLaw,
+    law_of,
+    requested_share,
+    steps_after_mosaic,
+)
 from engine.inference.noise_estimation import NoiseEstimate, summary
 from engine.inference.preparation import (
     Preparation,
@@ -114,6 +127,28 @@ class DecodeStage:
 
         return await ticket.in_thread(work)
 
+    async def read_mosaic(self, ticket: Ticket, source: ImageSource) -> tuple[RawMosaic, MosaicLaw] | None:
+        """A camera raw file's mosaic and its noise law; None without either. Raises what Decoder.read raises."""
+
+        def work() -> tuple[RawMosaic, MosaicLaw] | None:
+            with _logging_refusals(), source.open() as file:
+                mosaic = self.decoder.read_mosaic(file, self.max_pixels, ticket.flow.check)
+            law = law_of(mosaic) if mosaic else None
+            return (mosaic, law) if mosaic and law else None
+
+        return await ticket.in_thread(work)
+
+    async def develop(
+        self, ticket: Ticket, source: ImageSource, mosaic: NDArray[np.uint16], colour: Colour
+    ) -> ImageSequence:
+        """The image from a camera raw file with this mosaic. Raises what Decoder.read raises."""
+
+        def work() -> ImageSequence:
+            with _logging_refusals(), source.open() as file:
+                return self.decoder.develop(file, mosaic, self.max_pixels, colour, ticket.flow.check)
+
+        return await ticket.in_thread(work)
+
 
 @contextmanager
 def _logging_refusals() -> Iterator[None]:
@@ -158,6 +193,18 @@ class DenoiseStage:
                 await ticket.in_network(window)
                 on_window(window.pixels)
             pages[number] = await ticket.in_thread(denoising.result)
+
+    async def denoise_mosaic(
+        self, ticket: Ticket, model: Model, mosaic: RawMosaic, law: MosaicLaw, share: float
+    ) -> NDArray[np.uint16] | None:
+        """The mosaic's values, denoised; None to leave them. share: as MosaicDenoiser."""
+        begin = partial(MosaicDenoiser, model.net, mosaic, law, share, self.memory_budget)
+        denoising = await ticket.in_thread(begin)
+        for window in denoising.windows:
+            await ticket.in_network(window)
+        # The developed image's pixels are still to come.
+        ticket.done = 0
+        return await ticket.in_thread(denoising.result)
 
 
 @dataclass(frozen=True)
@@ -239,17 +286,19 @@ class Pipeline:
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
             lap("wait")
-            file = await self.decoding.decode(ticket, source, params.page, params.colour)
+            file, mosaic_words = await self._read(ticket, source, params, info, options, charge)
             lap("decode")
-            charge(info.pixels)
             # Only the list keeps the decoded pages: each makes room for its denoised page.
             pages = list(file.pages)
             file = replace(file, pages=())
             # One page decides for all, because they come from one camera. All get the same weights, even if
             # others are put in service meanwhile.
             samples = [page.samples for page in pages]
+            name = DEVELOPED_MODEL if mosaic_words else name
             model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
             steps = _steps(params, kind, pages)
+            if mosaic_words:
+                steps = steps_after_mosaic(steps)
             prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
             samples.clear()
             await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
@@ -260,7 +309,34 @@ class Pipeline:
             lap("encode", model.name)
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
-        return DenoisedFile(written, model, models.precision, estimate, words_of(prepared), ticket.seconds)
+        words = (*mosaic_words, *words_of(prepared))
+        return DenoisedFile(written, model, models.precision, estimate, words, ticket.seconds)
+
+    async def _read(
+        self,
+        ticket: Ticket,
+        source: ImageSource,
+        params: DenoiseParams,
+        info: ImageInfo,
+        options: OutputOptions,
+        charge: Callable[[int], None],
+    ) -> tuple[ImageSequence, tuple[str, ...]]:
+        """The file's pages, and in words what was done to the mosaic of a camera raw file before developing."""
+        models = self.models()
+        share = requested_share(options, PreparationOptions(normalise=params.normalise == "auto"))
+        if info.kind.name == "raw" and models.resolve_name(params.model) in AUTO_MODELS and share:
+            known = await self.decoding.read_mosaic(ticket, source) if params.page in (None, 1) else None
+            if known:
+                charge(info.pixels)
+                mosaic, law = known
+                net = models.by_name[MOSAIC_MODEL]
+                values = await self.denoising.denoise_mosaic(ticket, net, mosaic, law, share)
+                if values is not None:
+                    return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
+                return await self.decoding.decode(ticket, source, params.page, params.colour), ()
+        file = await self.decoding.decode(ticket, source, params.page, params.colour)
+        charge(info.pixels)
+        return file, ()
 
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected

@@ -242,3 +242,17 @@ def test_the_examples_in_the_docstrings_are_true(tmp_path, monkeypatch):
 
     assert (failed, tried > 5) == (0, True)
     assert Path("clean.png").exists()
+
+
+def test_a_camera_raw_file_is_denoised_before_and_after_developing(tmp_path):
+    (tmp_path / "a.dng").write_bytes(dng(noise_profile=(1e-3, 1e-6)))
+
+    words = engine.denoise_file(tmp_path / "a.dng", tmp_path / "a.tif")
+
+    assert any("mosaic denoised before developing" in each for each in words)
+    assert engine.read_image(tmp_path / "a.tif").shape == (48, 64, 3)
+
+
+def test_denoising_a_file_refuses_a_suffix_that_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="no format is written with this suffix"):
+        engine.denoise_file(tmp_path / "a.dng", tmp_path / "a.dng")

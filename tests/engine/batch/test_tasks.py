@@ -21,8 +21,10 @@ from engine.batch.tasks import (
 from engine.imageio.formats import detect_format
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
+from engine.inference.mosaic import MosaicNets
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
+from tests.support.raw_files import dng
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,22 @@ def shots(tmp_path):
 def gradient():
     steps = np.arange(20, dtype=np.uint8)
     return np.stack(np.broadcast_arrays(steps[:15, None] * 10, steps * 10, 7), 2).astype(np.uint8)
+
+
+def test_the_mosaic_of_camera_raw_is_denoised_if_there_is_a_network_for_it(net):
+    data = dng(noise_profile=(1e-3, 1e-6))
+
+    with_network, without = (
+        denoise_bytes(fixed_selector(net), data, options=DenoiseOptions(mosaic_nets=each))
+        for each in (MosaicNets(net, net), None)
+    )
+
+    assert any("mosaic denoised" in words for words in with_network.changed)
+    assert not any("mosaic" in words for words in without.changed)
+
+
+def test_a_journal_does_not_hold_the_network_for_mosaics(net):
+    assert DenoiseOptions(mosaic_nets=MosaicNets(net, net)).fingerprint("x") == DenoiseOptions().fingerprint("x")
 
 
 def test_images_of_a_folder_keep_their_names_as_png(shots, tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference import trial
+from engine.inference.noise_estimation import NoiseLevel
 from engine.inference.normalisation import normalisation_for
 from tests.support.measured import GAIN, LAW, PEDESTAL, as_counts, cells, recorded
 from tests.support.networks import Averaging
@@ -80,21 +81,37 @@ def photograph(sigma):
     return clean + sigma / 255 * noise(clean)
 
 
+EVEN = (NoiseLevel(128.0, 10.0),)
+
+
 @pytest.mark.parametrize("sigma", [0, 5, 20])
 def test_what_is_removed_where_an_image_is_calm_is_its_noise(sigma):
-    removed = trial.removed_where_calm(NETS["some"], photograph(sigma))
+    share = trial.removed_where_calm(NETS["some"], photograph(sigma), EVEN)
 
-    assert removed == pytest.approx(sigma, rel=0.1, abs=0.1)
+    assert share == pytest.approx(sigma / 10, rel=0.1, abs=0.01)
+
+
+def test_the_noise_is_that_of_the_calm_parts_brightness():
+    levels = (NoiseLevel(25.0, 60.0), NoiseLevel(127.0, 20.0), NoiseLevel(229.0, 60.0))
+
+    share = trial.removed_where_calm(NETS["some"], photograph(20), levels)
+
+    assert share == pytest.approx(1, rel=0.1)
 
 
 def test_what_is_removed_is_the_same_for_integers():
     samples = (photograph(20).clamp(0, 1) * 255).round()
 
-    removed = trial.removed_where_calm(NETS["some"], samples.to(torch.uint8))
+    share = trial.removed_where_calm(NETS["some"], samples.to(torch.uint8), EVEN)
 
-    assert removed == pytest.approx(trial.removed_where_calm(NETS["some"], samples / 255))
+    assert share == pytest.approx(trial.removed_where_calm(NETS["some"], samples / 255, EVEN))
 
 
 @pytest.mark.parametrize("shape", [(100, 300), (128, 128), (1, 1)])
 def test_nothing_can_be_told_of_a_small_image(shape):
-    assert trial.removed_where_calm(NETS["some"], torch.zeros(*shape, 3)) is None
+    assert trial.removed_where_calm(NETS["some"], torch.zeros(*shape, 3), EVEN) is None
+
+
+@pytest.mark.parametrize("levels", [(), (NoiseLevel(128.0, 0.0),)])
+def test_nothing_can_be_told_without_known_noise(levels):
+    assert trial.removed_where_calm(NETS["some"], photograph(20), levels) is None

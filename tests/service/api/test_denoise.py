@@ -118,6 +118,36 @@ def test_camera_raw_is_developed_and_told(client, colour):
     assert response.headers["x-denoise-changed"] == "; ".join(developed.changed)
 
 
+def test_the_mosaic_of_camera_raw_is_denoised_before_developing(choosing):
+    data = dng(scene(48, 64), noise_profile=(1e-3, 1e-6))
+    images, headers = [], []
+    for normalise in ("auto", "off"):
+        response = choosing.post("/denoise", params={"format": "tiff", "normalise": normalise}, content=data)
+        assert response.status_code == 200
+        images.append(decode(response.content))
+        headers.append(response.headers)
+
+    assert headers[0]["x-denoise-steps"].startswith("mosaic denoised before developing (stated gain 15.4")
+    assert "developed from a camera's raw file" in headers[0]["x-denoise-changed"]
+    assert "mosaic" not in headers[1].get("x-denoise-steps", "")
+    assert images[0].samples.shape == (48, 64, 3)
+    assert not torch.equal(images[0].samples, images[1].samples)
+
+
+def test_a_mosaic_without_a_known_law_stays_as_it_is(choosing):
+    response = choosing.post("/denoise", content=dng(scene(48, 64)))
+
+    assert response.status_code == 200
+    assert "mosaic" not in response.headers.get("x-denoise-steps", "")
+
+
+def test_another_page_of_camera_raw_is_refused(choosing):
+    response = choosing.post("/denoise?page=2", content=dng(scene(48, 64), noise_profile=(1e-3, 1e-6)))
+
+    assert response.status_code == 422
+    assert "has 1 page" in response.json()["detail"]
+
+
 def test_a_header_says_what_a_format_cannot_hold(client, file_of):
     deep = file_of(np.zeros((8, 8), np.uint16))
 

@@ -216,6 +216,15 @@ def test_run_develops_camera_raw_to_the_chosen_colours(denoise, model, photos, t
     assert "camera raw files only" in " ".join(stderr.split())
 
 
+def test_run_denoises_the_mosaic_of_camera_raw_first(denoise, tmp_path):
+    (tmp_path / "a.dng").write_bytes(dng(noise_profile=(1e-3, 1e-6)))
+
+    code, _, stderr = denoise("run", tmp_path / "a.dng", "-o", tmp_path / "a.tif", "--model", "auto")
+
+    assert code == 0
+    assert "mosaic denoised before developing (stated gain 15.4" in " ".join(stderr.split())
+
+
 def test_a_drawing_is_kept_and_told_unless_forced(denoise, tmp_path, pixels, save_tiny):
     drawing = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((9, 9), np.uint8)) * 4
     Image.fromarray(drawing).save(tmp_path / "in.png")
