@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags
 from PIL import Image as PILImage
 
 from engine.imageio.codecs.pillow import (
@@ -89,9 +90,13 @@ def _loader(data: bytes, page: "TiffPage", number: int) -> Callable[[], tuple[Im
                 if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
                     raise BrokenImage("The TIFF file is broken: it says more than one size.")
                 refuse_unsupported(image, bits)
+                # Otherwise Pillow turns the image while it loads it.
+                image.getexif()[ExifTags.Base.Orientation] = 1
+                image.load()
+                image._size = image.im.size
                 if image.mode in CONVERTED:
-                    return convert_to_srgb(image)
-                return from_pil(turn_upright(image), metadata.upright()), ()
+                    return convert_to_srgb(image, metadata)
+                return from_pil(turn_upright(image, metadata.orientation), metadata.upright()), ()
         values = _read_samples(data, page)
         changed = ("float16 to float32",) if values.dtype == np.float16 else ()
         return from_array(values, bits, metadata, metadata.orientation), changed
