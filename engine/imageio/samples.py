@@ -25,6 +25,9 @@ STORED_TYPES = {
 }
 # Rows that are handled at a time.
 _STRIP = 256
+# Lines in which gaps are filled at a time.
+_LINES = 64
+_FAR = 2**31 - 1  # pixels
 # Floats from here on are fill values: common ones are 1e30, 9.97e36 and 3.4e38.
 _FILL_VALUE = 1e30
 # Unsigned integers of 32 bits from here on mark bad pixels: detectors write the two highest values.
@@ -64,6 +67,8 @@ def take_missing(values: NDArray[Any], nodata: float | None) -> tuple[NDArray[An
     nodata: the value that the file declares for "no data". Raises ValueError if missing samples have too many
     different values.
     """
+    if nodata is None and values.dtype.kind == "u" and values.dtype.itemsize < 4:
+        return values, None
     codes = np.zeros(values.shape, np.uint8)
     found: list[float] = []
     for top in range(0, len(values), _STRIP):
@@ -103,42 +108,62 @@ def _is_missing(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]
 
 
 def _filled(values: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
-    """The samples, with the missing ones replaced by a reflection of those beside them.
+    """The samples, with the missing ones replaced by a reflection of those beside or above them, the nearer ones.
 
     A reflection has the neighbours' noise and range, so neither a network nor an estimate is misled.
     """
     filled = values.copy()
     for channel in range(values.shape[2]):
-        plane: NDArray[np.bool_] = present[..., channel]
-        rows = np.asarray(plane.any(1))
-        for y in np.flatnonzero(rows & ~plane.all(1)).tolist():
-            filled[y, :, channel] = filled[y, _reflected(plane[y]), channel]
-        if not rows.any():
+        if present[..., channel].any():
+            _fill_plane(filled[..., channel], present[..., channel])
+        else:
             filled[..., channel] = 0
-        elif not rows.all():
-            filled[..., channel] = filled[_reflected(rows), :, channel]
     return filled
 
 
-def _reflected(present: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """For each position, the present one to take: itself, or the reflection in the nearer end of its gap."""
-    positions = np.arange(len(present))
-    if present.all():
-        return positions
-    # Ends of the runs of present positions: starts[k] is the first, stops[k] is behind the last.
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], present, [False])).astype(np.int8)))
-    starts, stops = edges[0::2], edges[1::2]
-    gaps = np.flatnonzero(~present)
-    after = np.searchsorted(starts, gaps)
-    before = np.maximum(after - 1, 0)
-    after = np.minimum(after, len(starts) - 1)
-    from_left, to_right = gaps - stops[before], starts[after] - 1 - gaps
-    use_left = (to_right < 0) | ((from_left >= 0) & (from_left <= to_right))
-    run = np.where(use_left, before, after)
-    distance = _folded(np.where(use_left, from_left, to_right), stops[run] - starts[run])
-    taken = positions.copy()
-    taken[gaps] = np.where(use_left, stops[run] - 1 - distance, starts[run] + distance)
-    return taken
+def _fill_plane(plane: NDArray[Any], present: NDArray[np.bool_]) -> None:
+    """Fill the missing samples (H, W) in place. At least one is present."""
+    distance = np.full(plane.shape, _FAR, np.int32)
+    # Across, then down where that is nearer.
+    for part, there, far in ((plane, present, distance), (plane.T, present.T, distance.T)):
+        lines = np.flatnonzero(there.any(1) & (~there & (far > 1)).any(1))
+        for some in np.split(lines, range(_LINES, len(lines), _LINES)):
+            line, at, source, reach = _reflections(there[some])
+            line = some[line]
+            nearer = reach < far[line, at]
+            line, at, source = line[nearer], at[nearer], source[nearer]
+            part[line, at] = part[line, source]
+            far[line, at] = reach[nearer]
+    # What is left lies in rows and columns of which all is missing.
+    rows = np.asarray(present.any(1))
+    if not rows.all():
+        _, row, source, _ = _reflections(rows[None])
+        plane[row] = np.where(distance[row] == _FAR, plane[source], plane[row])
+
+
+def _reflections(present: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Rows and columns of what is missing, the columns to take, and the distances to the nearer ends of the gaps.
+
+    present: (rows, columns). Each row has something that is present, and that is reflected in its end.
+    """
+    columns = present.shape[1]
+    positions = np.arange(columns)
+    # The nearest present position to the left and right, and from that the end of its run.
+    before = np.maximum.accumulate(np.where(present, positions, -1), 1)
+    after = np.minimum.accumulate(np.where(present, positions, columns)[:, ::-1], 1)[:, ::-1]
+    first = np.maximum.accumulate(np.where(present, -1, positions), 1) + 1
+    last = np.minimum.accumulate(np.where(present, columns, positions)[:, ::-1], 1)[:, ::-1] - 1
+    row, column = np.nonzero(~present)
+    left, right = before[row, column], after[row, column]
+    use_left = (left >= 0) & ((right >= columns) | (column - left <= right - column))
+    run = np.where(
+        use_left,
+        left - first[row, np.maximum(left, 0)] + 1,
+        last[row, np.minimum(right, columns - 1)] - right + 1,
+    )
+    distance = np.where(use_left, column - left, right - column)
+    folded = _folded(distance - 1, run)
+    return row, column, np.where(use_left, left - folded, right + folded), distance
 
 
 def _folded(distance: NDArray[Any], length: NDArray[Any]) -> NDArray[Any]:
@@ -154,27 +179,29 @@ def to_stored(samples: NDArray[Any], stored: str) -> NDArray[Any]:
     if dtype.kind == "f":
         return samples.astype(dtype)
     limits = np.iinfo(dtype)
-    # float64 holds every integer of 32 bits.
-    return np.clip(np.rint(samples.astype(np.float64)), limits.min, limits.max).astype(dtype)
+    whole = np.empty(samples.shape, dtype)
+    for top in range(0, len(samples), _STRIP):
+        # float64 holds every integer of 32 bits.
+        strip = np.rint(samples[top : top + _STRIP].astype(np.float64))
+        whole[top : top + _STRIP] = strip.clip(limits.min, limits.max)
+    return whole
 
 
 def to_16_bits(samples: Tensor, stored: str) -> tuple[Tensor, str]:
     """Integers of another type, held as float32 -> uint16, and the change in words."""
     limits = np.iinfo(stored)
-    exact = np.rint(samples.numpy().astype(np.float64))
-    lowest, highest = exact.min(), exact.max()
-    name = STORED_TYPES[stored]
-    if lowest >= 0 and highest <= _WHITE_16:
-        words = f"{name} to 16 bits a channel"
-    elif lowest >= -_HALF_16 and highest < _HALF_16:
-        exact += _HALF_16
-        words = f"{name} to 16 bits a channel, with {_HALF_16} added"
-    else:
-        divisor = (limits.max - limits.min) // _WHITE_16
-        exact = np.rint((exact - limits.min) / divisor)
-        added = f"{-limits.min} added and " if limits.min else ""
-        words = f"{name} to 16 bits a channel, {added}divided by {divisor}"
-    return torch.from_numpy(np.clip(exact, 0, _WHITE_16).astype(np.uint16)), words
+    lowest, highest = (float(end) for end in samples.aminmax())
+    words = f"{STORED_TYPES[stored]} to 16 bits a channel"
+    added, divisor = 0, 1
+    if lowest < 0 or highest > _WHITE_16:
+        if lowest >= -_HALF_16 and highest < _HALF_16:
+            added = _HALF_16
+        else:
+            added, divisor = -int(limits.min), (int(limits.max) - int(limits.min)) // _WHITE_16
+    words += f", {added} added" if added else ""
+    words += f", divided by {divisor}" if divisor > 1 else ""
+    strips = ((strip.double() + added) / divisor for strip in torch.split(samples, _STRIP))
+    return torch.cat([strip.round_().clamp_(0, _WHITE_16).to(torch.uint16) for strip in strips]), words
 
 
 def is_exact_in_float32(values: NDArray[Any]) -> bool:

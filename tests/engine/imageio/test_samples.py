@@ -31,12 +31,21 @@ def test_missing_samples_are_reflections_of_their_neighbours(values, filled):
     assert found.flatten().tolist() == list(filled)
 
 
-def test_a_row_without_samples_is_a_reflection_of_other_rows():
+def test_the_nearer_neighbours_are_reflected_across_or_down():
     values = np.array([[1, 2], [3, NAN], [NAN, NAN], [7, 8]], np.float32)[..., None]
 
     found, _ = take_missing(values, None)
 
-    assert found[..., 0].tolist() == [[1, 2], [3, 3], [3, 3], [7, 8]]
+    assert found[..., 0].tolist() == [[1, 2], [3, 3], [3, 8], [7, 8]]
+
+
+def test_where_rows_and_columns_are_missing_other_rows_are_reflected():
+    values = np.full((3, 3, 1), NAN, np.float32)
+    values[0, 0] = 5
+
+    found, _ = take_missing(values, None)
+
+    assert (found == 5).all()
 
 
 def test_each_channel_is_filled_by_itself():
@@ -114,7 +123,7 @@ def test_integers_are_rounded_and_clipped_to_their_type():
     [
         ((0, 65535), "uint32", (0, 65535), "32 bits to 16 bits a channel"),
         ((7, 9), "int16", (7, 9), "signed 16 bits to 16 bits a channel"),
-        ((-32768, 5), "int16", (0, 32773), "signed 16 bits to 16 bits a channel, with 32768 added"),
+        ((-32768, 5), "int16", (0, 32773), "signed 16 bits to 16 bits a channel, 32768 added"),
         ((0, 2**32 - 2**8), "uint32", (0, 65535), "32 bits to 16 bits a channel, divided by 65537"),
     ],
 )

@@ -125,7 +125,7 @@ def test_integers_of_another_type_become_16_bits_in_a_png_as_reported():
 
     png, jpeg = (encode(ImageSequence(FORMATS["tiff"], (image,)), FORMATS[kind]) for kind in ("png", "jpeg"))
 
-    to_16_bits = "signed 16 bits to 16 bits a channel, with 32768 added"
+    to_16_bits = "signed 16 bits to 16 bits a channel, 32768 added"
     assert png.changed == (to_16_bits,)
     assert jpeg.changed == (to_16_bits, "16 bits a channel to 8 bits a channel")
     assert decode(png.data).samples.flatten().tolist() == [32763, 32775]
