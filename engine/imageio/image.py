@@ -200,6 +200,11 @@ def is_kept(dtype: np.dtype[Any], bits: int) -> bool:
     return dtype.kind == "f" or dtype.name in STORED_TYPES or bits in (8, 16)
 
 
+def scaled_words(bits: int) -> str:
+    """That integers of these bits are scaled to another depth, in words."""
+    return f"{bits} bit{'s' * (bits > 1)} to {8 if bits < 8 else 16}, scaled"
+
+
 def _turn_upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation >= 5:
         values = values.transpose(1, 0, 2)

@@ -26,7 +26,7 @@ from engine.imageio.codecs.tiff_samples import (
     refuse_compression,
 )
 from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
-from engine.imageio.image import Image, LazyFrame, from_array, is_kept, to_array
+from engine.imageio.image import Image, LazyFrame, from_array, is_kept, scaled_words, to_array
 from engine.imageio.metadata import Metadata
 from engine.imageio.metadata.description import counted_images, without_units
 from engine.imageio.metadata.exif import exact_resolution
@@ -166,7 +166,7 @@ def _load(source: _Source, words: tuple[str, ...]) -> tuple[Image, tuple[str, ..
     kind = page.dtype.kind if page.dtype else "?"
     if kind in "bu" and not is_kept(np.dtype(page.dtype), bits) and page.photometric != _PALETTE:
         metadata = replace(metadata, exif=without_units(metadata.exif))
-        changed.append(f"{bits} bit{'s' * (bits > 1)} to {8 if bits < 8 else 16}, scaled")
+        changed.append(scaled_words(bits))
     if bits <= 8 and kind in "bu" and not _is_plain(page):
         image, more = _load_with_pillow(source, metadata)
         return image, (*changed, *more)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from engine.imageio.metadata.ifd import (
+    EXIF_IFD,
     LAYOUT_TAGS,
     ORIENTATION,
     RATIONAL,
@@ -34,6 +35,8 @@ from engine.imageio.metadata.limits import BrokenMetadata, plausible_resolution
 # RESOLUTION_UNIT: how many of each unit make an inch.
 _UNITS_PER_INCH = {2: 1.0, 3: 2.54}
 _INCH = 2
+_PIXEL_WIDTH = 0xA002
+_PIXEL_HEIGHT = 0xA003
 _RESOLUTION_TAGS = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)
 
 
@@ -143,14 +146,17 @@ def _fraction(value: float) -> tuple[int, int]:
 
 
 def exif_with_sides_swapped(exif: bytes) -> bytes:
-    """The block of an image that has been turned by a quarter: its two resolutions change places."""
+    """The block of an image turned by a quarter: its resolutions, and its width and height, change places."""
     ifd = read_ifd(exif, first_ifd_offset(exif))
-    x, y = ifd.get(X_RESOLUTION), ifd.get(Y_RESOLUTION)
-    if not x or not y or x.type_code != y.type_code or len(x.value) != len(y.value):
-        return exif
+    photograph = read_sub_ifds(exif, ifd).get(EXIF_IFD, {})
     changed = bytearray(exif)
-    changed[x.offset : x.offset + len(x.value)] = y.value
-    changed[y.offset : y.offset + len(y.value)] = x.value
+    for x, y in (
+        (ifd.get(X_RESOLUTION), ifd.get(Y_RESOLUTION)),
+        (photograph.get(_PIXEL_WIDTH), photograph.get(_PIXEL_HEIGHT)),
+    ):
+        if x and y and (x.type_code, len(x.value)) == (y.type_code, len(y.value)):
+            changed[x.offset : x.offset + len(x.value)] = y.value
+            changed[y.offset : y.offset + len(y.value)] = x.value
     return bytes(changed)
 
 

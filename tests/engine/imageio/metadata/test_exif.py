@@ -4,6 +4,7 @@ import io
 import struct
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -176,6 +177,17 @@ def test_exifs_orientation_goes_before_that_of_xmp():
     assert upright.orientation == 1
 
 
+def test_a_jpeg_2000_with_an_orientation_in_xmp_is_turned_once():
+    uuid = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+    data = imagecodecs.jpeg2k_encode(QUARTERS.astype(np.uint8), codecformat="jp2", reversible=True)
+    box = struct.pack(">I4s", 8 + len(uuid) + len(XMP_FORMS[0]), b"uuid") + uuid + XMP_FORMS[0]
+    at = data.index(b"jp2c") - 4
+
+    once = read(data[:at] + box + data[at:])
+
+    np.testing.assert_array_equal(once.pages[0].samples, np.rot90(QUARTERS, -1))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_an_image_with_an_orientation_in_xmp_is_turned_once(dtype, kind):
@@ -197,6 +209,16 @@ def test_a_tiff_that_says_upright_is_not_turned_by_its_xmp(dtype):
     tifffile.imwrite(file, QUARTERS.astype(dtype), extratags=extra, metadata=None, photometric="rgb")
 
     np.testing.assert_array_equal(read(file.getvalue()).pages[0].samples, QUARTERS)
+
+
+def test_a_quarter_turn_swaps_width_and_height():
+    exif = PILImage.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif).update({0xA002: 640, 0xA003: 480})
+
+    upright = Metadata(exif=exif.tobytes().removeprefix(b"Exif\0\0")).upright()
+
+    assert exif_tags(upright.exif)[1] == {0xA002: 480, 0xA003: 640}
 
 
 def test_a_quarter_turn_swaps_the_resolutions():
