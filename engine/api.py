@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.batch.tasks import DenoiseOptions, denoise_bytes
 from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour, Switch
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
-from engine.imageio.image import Image, ImageSequence, from_array
+from engine.imageio.image import Image, ImageSequence, from_array, to_array
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.read import read
 from engine.imageio.write import encode
@@ -35,7 +35,7 @@ from engine.system.atomic_file import write_atomically
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 # Types of samples. Floating point of another size than 32 bits is computed as float32.
-TYPES = ("uint8", "uint16", "float16", "bfloat16", "float32", "float64")
+TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "bfloat16", "float32", "float64")
 # Grey, grey with transparency, RGB, RGB with transparency.
 CHANNELS = (1, 2, 3, 4)
 
@@ -66,13 +66,14 @@ def denoise(
     image: (H, W), (H, W, C), or a stack (N, H, W) or (N, H, W, C). C is 1 (grey) or 3 (RGB), or 2 or 4 with
     transparency, which stays as it is. A three-dimensional array is a stack unless its last side is 1 to 4.
     uint8 and uint16 use their full range. In floating point 1 is white for photographs; measured values may have
-    any range. Floats give results finer than whole counts: pass image.astype("float32").
+    any range, and so may int8, int16, int32 and uint32. Floats give results finer than whole counts: pass
+    image.astype("float32"). Values that are NaN or infinite stay as they are, and do not affect others.
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
     at the first image that is not blank or drawn, and measures the noise over all. strength: the part of the
     noise that is removed, 0 to 1. memory_budget: the most memory for the network, in bytes. normalise, impulses,
     banding: "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such
     as a drawing, which otherwise stays as it is.
-    Raises ValueError for another shape or type, for values that are not finite, or for a strength out of range.
+    Raises ValueError for another shape or type, for values beyond 1e9, or for a strength out of range.
 
     >>> import numpy as np, engine
     >>> frames = np.random.default_rng(0).normal(0.5, 0.1, (2, 40, 30)).astype(np.float32)
@@ -137,7 +138,9 @@ def estimate_noise(image: Array) -> NoiseEstimate:
 
 
 def read_image(path: str | Path, page: int | None = None, colour: Colour = COLOUR) -> NDArray[Any]:
-    """The image in a file: (H, W) or (H, W, C), uint8, uint16 or float32; of several pages, a stack of them.
+    """The image in a file: (H, W) or (H, W, C), in the file's type; of several pages, a stack of them.
+
+    The type is uint8, uint16 or float32, and of a TIFF file also another one of TYPES.
 
     C is 3, or with transparency 2 (grey) or 4. page: only this page, or frame of an animation, counted from 1.
     colour: the colour space that a camera raw file is developed to, "srgb" or "prophoto".
@@ -145,7 +148,7 @@ def read_image(path: str | Path, page: int | None = None, colour: Colour = COLOU
     Raises ValueError if the file is no image, or its pages differ in size or kind, or if a colour space is chosen
     for a file that is not camera raw; and OSError.
     """
-    arrays = [_array(each) for each in read(Path(path).read_bytes(), page=page, colour=colour).pages]
+    arrays = [to_array(each) for each in read(Path(path).read_bytes(), page=page, colour=colour).pages]
     if len(arrays) == 1:
         return arrays[0]
     if len({(array.shape, array.dtype) for array in arrays}) > 1:
@@ -243,17 +246,9 @@ def _pages(array: NDArray[Any]) -> list[Image]:
     return [from_array(np.array(page, native, order="C"), 8 * native.itemsize, NO_METADATA) for page in array]
 
 
-def _array(image: Image) -> NDArray[Any]:
-    """(H, W), or (H, W, C) with transparency last."""
-    samples = image.samples.numpy()
-    if image.alpha is not None:
-        return np.concatenate((samples, image.alpha.numpy()[..., None]), 2)
-    return samples[..., 0] if samples.shape[2] == 1 else samples
-
-
 def _like(given: Array, images: Sequence[Image]) -> Array:
     """The images in an array of the given one's shape and type."""
-    stacked = np.stack([_array(each) for each in images]).reshape(tuple(given.shape))
+    stacked = np.stack([to_array(each) for each in images]).reshape(tuple(given.shape))
     if isinstance(given, Tensor):
         return torch.from_numpy(stacked).to(given.device, given.dtype)
     return stacked.astype(given.dtype, copy=False)

@@ -160,7 +160,8 @@ def join_words(words: list[str], conjunction: str = "and") -> str:
 SUPPORTED_FORMATS = f"Supported formats: {join_words([kind.title for kind in _TABLE])}"
 SUPPORTED_OUTPUTS = f"Output formats: {join_words(list(WRITABLE_FORMATS))}"
 SUPPORTED_PIXELS = (
-    "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, and floating point of 32 bits"
+    "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, floating point of 32 bits, and in TIFF "
+    "signed integers, integers of 32 bits and floating point of 64 bits"
 )
 # Other kinds of files that people send.
 _OTHER_KINDS = {

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from engine.imageio.formats import SUPPORTED_PIXELS, Depth, Format, UnsupportedImage
 from engine.imageio.metadata import NO_METADATA, Metadata
+from engine.imageio.samples import STORED_TYPES, Missing, take_missing, to_stored
 
 # Rows that are converted at a time.
 STRIP = 256
 # Larger float samples would overflow in a network. Photon counts stay far below.
 MAX_FLOAT = 1e9
+# Integers of 32 bits reach farther. They are normalised before the network.
+_MAX_INTEGER = 2.0**32
 # The sample that is white.
 WHITE = {torch.uint8: 255, torch.uint16: 65535, torch.float32: 1}
 DEPTHS: dict[torch.dtype, Depth] = {torch.uint8: "8", torch.uint16: "16", torch.float32: "float"}
@@ -30,11 +33,16 @@ class Image:
     samples: uint8, uint16 or float32, (H, W, 3), or (H, W, 1) for grey. For floats 1 is white, and values outside
         [0, 1] are allowed.
     alpha: same type, (H, W); denoising does not change it.
+    missing: the samples that the file lacks. `samples` has values from their neighbours there.
+    stored: the file's type, one of STORED_TYPES, if `samples` cannot have it; they are floats in its units.
+        Otherwise "".
     """
 
     samples: Tensor
     alpha: Tensor | None = None
     metadata: Metadata = NO_METADATA
+    missing: Missing | None = None
+    stored: str = ""
 
     @property
     def grey(self) -> bool:
@@ -124,39 +132,77 @@ def to_integers(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def to_array(image: Image) -> NDArray[Any]:
-    """(H, W) or (H, W, channels), alpha last."""
-    samples = image.samples
-    if image.alpha is not None:
-        samples = torch.cat((samples, image.alpha.unsqueeze(2)), 2)
-    array: NDArray[Any] = samples.squeeze(2).numpy()
-    return array
+    """(H, W) or (H, W, channels), alpha last, in the type of the file, with the values of missing samples."""
+    samples: NDArray[Any] = image.samples.numpy()
+    alpha: NDArray[Any] | None = None if image.alpha is None else image.alpha.unsqueeze(2).numpy()
+    if image.stored:
+        samples = to_stored(samples, image.stored)
+        alpha = None if alpha is None else to_stored(alpha, image.stored)
+    if image.missing:
+        samples = image.missing.put_back(samples)
+    if alpha is not None:
+        samples = np.concatenate((samples, alpha), 2)
+    return samples[..., 0] if samples.shape[2] == 1 else samples
 
 
-def from_array(values: NDArray[Any], bits: int, metadata: Metadata, orientation: int = 1) -> Image:
+def with_missing(image: Image) -> Image:
+    """The image with the values of its missing samples among the others."""
+    if image.missing is None:
+        return image
+    whole = image.missing.put_back(image.samples.numpy())
+    return replace(image, samples=torch.from_numpy(whole), missing=None)
+
+
+def from_array(
+    values: NDArray[Any], bits: int, metadata: Metadata, orientation: int = 1, nodata: float | None = None
+) -> Image:
     """The Image of an array (H, W) or (H, W, channels), alpha last, turned as EXIF's orientation says.
 
-    values: floats, or unsigned integers of `bits` bits. Raises UnsupportedImage.
+    values: floats, signed integers, or unsigned integers of `bits` bits. nodata: the value of samples that are
+    missing; integers that are scaled to another depth have none. Raises UnsupportedImage.
     """
     values = values.reshape(*values.shape[:2], -1)
+    nodata = nodata if is_kept(values.dtype, bits) else None
     if values.shape[2] not in (1, 2, 3, 4):
         raise UnsupportedImage(f"The image has {values.shape[2]} channels. {SUPPORTED_PIXELS}.")
-    values = _to_depth(_turn_upright(values, orientation), bits)
+    values = _turn_upright(values, orientation)
     has_alpha = values.shape[2] in (2, 4)
-    colour = np.ascontiguousarray(values[..., :-1] if has_alpha else values)
-    alpha = np.ascontiguousarray(values[..., -1]) if has_alpha else None
-    _refuse_non_finite(colour)
-    image = Image(torch.from_numpy(colour), None if alpha is None else torch.from_numpy(alpha))
-    return replace(image, metadata=metadata.upright())
+    colour, alpha = (values[..., :-1], values[..., -1]) if has_alpha else (values, None)
+    try:
+        colour, missing = take_missing(colour, nodata)
+    except ValueError as error:
+        raise UnsupportedImage(f"The image's {error}. Replace them by NaN.") from error
+    stored = values.dtype.name if values.dtype.name in STORED_TYPES else ""
+    samples = np.ascontiguousarray(_to_depth(colour, bits))
+    _refuse_overflow(samples, _MAX_INTEGER if values.dtype.kind in "iu" else MAX_FLOAT)
+    return Image(
+        torch.from_numpy(samples),
+        None if alpha is None else torch.from_numpy(np.ascontiguousarray(_to_depth(alpha, bits))),
+        metadata.upright(),
+        missing,
+        stored,
+    )
 
 
 def convert_mode(image: Image, colour: bool, alpha: bool) -> Image:
     """The image with three channels if `colour`, and with alpha if `alpha`. Never removes a channel."""
-    samples, mask = image.samples, image.alpha
     if colour and image.grey:
-        samples = samples.expand(-1, -1, 3).contiguous()
+        image = with_missing(image)
+        image = replace(image, samples=image.samples.expand(-1, -1, 3).contiguous())
+    samples, mask = image.samples, image.alpha
     if alpha and mask is None:
         mask = torch.full(samples.shape[:2], WHITE[samples.dtype]).to(samples.dtype)
     return replace(image, samples=samples, alpha=mask)
+
+
+def is_kept(dtype: np.dtype[Any], bits: int) -> bool:
+    """Whether samples of this type keep the units of the file. Otherwise they are scaled to another depth."""
+    return dtype.kind == "f" or dtype.name in STORED_TYPES or bits in (8, 16)
+
+
+def scaled_words(bits: int) -> str:
+    """That integers of these bits are scaled to another depth, in words."""
+    return f"{bits} bit{'s' * (bits > 1)} to {8 if bits < 8 else 16}, scaled"
 
 
 def _turn_upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -168,10 +214,10 @@ def _turn_upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _to_depth(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """The values as uint8, uint16 or float32; integers of other depths are scaled to the next of these."""
-    if values.dtype.kind == "f":
+    """The values as uint8, uint16 or float32; integers of other depths up to 16 bits are scaled to the next."""
+    if values.dtype.kind == "f" or values.dtype.name in STORED_TYPES:
         return values.astype(np.float32, copy=False)
-    if bits in (8, 16):
+    if is_kept(values.dtype, bits):
         return values.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
     white, dtype = (255, np.uint8) if bits < 8 else (65535, np.uint16)
     most = 2**bits - 1
@@ -182,14 +228,12 @@ def _to_depth(values: NDArray[Any], bits: int) -> NDArray[Any]:
     return scaled
 
 
-def _refuse_non_finite(values: NDArray[Any]) -> None:
+def _refuse_overflow(values: NDArray[Any], most: float) -> None:
     if values.dtype.kind != "f":
         return
     for top in range(0, len(values), STRIP):
-        strip = np.abs(values[top : top + STRIP])
-        # EncodedImage so that it is false for NaN, too.
-        if not (strip <= MAX_FLOAT).all():
+        if not (np.abs(values[top : top + STRIP]) <= most).all():
             raise UnsupportedImage(
-                f"The image has samples that are infinite, not a number or beyond {MAX_FLOAT:g}. Samples must be "
-                "finite, on a scale where 1 is white."
+                f"The image has samples beyond {most:g}, the limit. Divide them by a constant, or declare the "
+                "value of missing samples as GDAL's nodata or replace it by NaN."
             )

@@ -1,8 +1,9 @@
 """Image writer for every writable format: encodes images, with the metadata that the format can hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,16 @@ from engine.imageio.image import (
     ImageSequence,
     convert_mode,
     to_integers,
+    with_missing,
 )
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.description import (
+    Described,
+    fit_description,
+    without_description,
+    without_units,
+)
+from engine.imageio.samples import to_16_bits
 
 _DTYPES = {depth: dtype for dtype, depth in DEPTHS.items()}
 _DEPTH_WORDS = {"8": "8 bits a channel", "16": "16 bits a channel", "float": "floating point"}
@@ -75,12 +84,13 @@ def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     if longest > kind.largest:
         raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
     pages = [convert_mode(page, colour=not supports.grey, alpha=False) for page in file.pages]
-    deepest = _DTYPES[supports.depths[-1]]
-    fitted = tuple(page if page.depth in supports.depths else _reduce_depth(page, deepest) for page in pages)
-    return replace(file, pages=fitted), _changes(file, kind, supports)
+    fitted, depth_words = zip(*(_fit_depth(page, supports) for page in pages), strict=True)
+    described, lost = _describe(fitted)
+    changes = _changes(file, kind, supports, depth_words[0])
+    return replace(file, pages=described), [*changes, *lost]
 
 
-def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[str]:
+def _changes(file: ImageSequence, kind: Format, supports: Capabilities, depth_words: list[str]) -> list[str]:
     """The parts of the file that the format cannot hold, in words."""
     first = file.pages[0]
     changes = []
@@ -90,9 +100,7 @@ def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[
         changes.append("repeats endlessly")
     if first.alpha is not None and kind.name == "avif":
         changes.append("transparency compressed with the colours")
-    if first.depth not in supports.depths:
-        clipped = ", clipped to black and white" if first.depth == "float" else ""
-        changes.append(f"{_DEPTH_WORDS[first.depth]} to {_DEPTH_WORDS[supports.depths[-1]]}{clipped}")
+    changes += depth_words
     if first.grey and not supports.grey:
         changes.append("grey to RGB")
     return changes + _dropped_metadata(first.metadata, kind)
@@ -129,11 +137,48 @@ def _dropped_metadata(metadata: Metadata, kind: Format) -> list[str]:
     return []
 
 
+def _fit_depth(image: Image, supports: Capabilities) -> tuple[Image, list[str]]:
+    """The image in a depth that the format can hold, and the changes, in words."""
+    if image.depth in supports.depths:
+        return image, []
+    image = with_missing(image)
+    words = []
+    if image.stored and np.dtype(image.stored).kind in "iu":
+        samples, change = to_16_bits(image.samples, image.stored)
+        alpha = image.alpha
+        if alpha is not None:
+            alpha = to_integers(alpha / np.iinfo(image.stored).max, torch.uint16)
+        image, words = replace(image, samples=samples, alpha=alpha), [change]
+    if image.depth not in supports.depths:
+        clipped = ", clipped to black and white" if image.depth == "float" else ""
+        words.append(f"{_DEPTH_WORDS[image.depth]} to {_DEPTH_WORDS[supports.depths[-1]]}{clipped}")
+        if bool(image.samples.isnan().any()):
+            words.append("samples that are not numbers to black")
+        image = _reduce_depth(image, _DTYPES[supports.depths[-1]])
+    metadata = replace(image.metadata, exif=without_units(image.metadata.exif))
+    return replace(image, metadata=metadata, stored=""), words
+
+
+def _describe(pages: Sequence[Image]) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+    """The pages with descriptions that are true of them; and what had to be left out, in words."""
+    first, *rest = pages
+    height, width, channels = first.samples.shape
+    dtype = first.stored or str(first.samples.dtype).removeprefix("torch.")
+    now = Described(len(pages), width, height, channels + (first.alpha is not None), dtype)
+    exif, words = fit_description(first.metadata.exif, now)
+    described = [replace(first, metadata=replace(first.metadata, exif=exif))]
+    for page in rest:
+        metadata = replace(page.metadata, exif=without_description(page.metadata.exif))
+        described.append(replace(page, metadata=metadata))
+    return tuple(described), words
+
+
 def _reduce_depth(image: Image, dtype: torch.dtype) -> Image:
     def reduced(values: Tensor) -> Tensor:
         # A strip at a time: floats of a whole image would need much memory.
         strips = torch.split(values, STRIP)
-        return torch.cat([to_integers(strip.float() / WHITE[strip.dtype], dtype) for strip in strips])
+        pixels = (strip.float().div_(WHITE[strip.dtype]).nan_to_num_(0.0) for strip in strips)
+        return torch.cat([to_integers(each, dtype) for each in pixels])
 
     alpha = None if image.alpha is None else reduced(image.alpha)
     return replace(image, samples=reduced(image.samples), alpha=alpha)

@@ -260,11 +260,13 @@ def _output(noisy: Image, clean: Tensor, output: str) -> Image:
         return replace(noisy, samples=clean)
     if output == "compare":
         alpha = None if noisy.alpha is None else torch.cat((noisy.alpha, noisy.alpha), 1)
-        return replace(noisy, samples=torch.cat((noisy.samples, clean), 1), alpha=alpha)
+        missing = noisy.missing and noisy.missing.twice()
+        return replace(noisy, samples=torch.cat((noisy.samples, clean), 1), alpha=alpha, missing=missing)
     white = WHITE[clean.dtype]
     # A whole number for integer samples: half way between two, rounding would go either way.
     middle = 0.5 if clean.dtype == torch.float32 else (white + 1) // 2 / white
     for rows in strips(len(clean), STRIP_ROWS):
         removed = to_pixels(noisy.samples[rows]) - to_pixels(clean[rows])
         clean[rows] = to_samples(removed + middle, clean.dtype, clean.shape[2])
-    return replace(noisy, samples=clean)
+    # Differences fit no integer type that was held as floats.
+    return replace(noisy, samples=clean, stored="")

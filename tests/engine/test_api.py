@@ -102,17 +102,42 @@ def test_any_memory_layout_and_byte_order_will_do(model):
     ("array", "message"),
     [
         ("noisy.png", "a numpy array or a torch tensor; got str"),
-        (np.zeros((4, 4), np.int32), "samples are one of uint8, .*; got int32"),
+        (np.zeros((4, 4), np.int64), "samples are one of uint8, .*; got int64"),
         (torch.zeros(4, 4, dtype=torch.int64), "samples are one of uint8, .*; got torch.int64"),
         (np.zeros((0, 4), np.uint8), r"no pixels: its shape is \(0, 4\)"),
         (np.zeros(4, np.uint8), r"an image is \(H, W\) .* got \(4,\)"),
         (np.zeros((2, 4, 4, 5), np.uint8), r"1 to 4 channels; got \(2, 4, 4, 5\)"),
-        (np.full((4, 4), np.nan, np.float32), "not a number"),
+        (np.full((4, 4), 1e12, np.float32), "samples beyond 1e"),
     ],
 )
 def test_what_is_no_image_is_refused(array, message, model):
     with pytest.raises(ValueError, match=message):
         engine.denoise(array, model)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
+def test_other_integers_keep_their_type_and_units(dtype, model):
+    values = np.random.default_rng(0).normal(50, 10, (64, 64)).round().astype(dtype)
+
+    clean = engine.denoise(values, model)
+
+    assert clean.dtype == dtype
+    assert abs(clean.mean() - values.mean()) < 2
+
+
+def test_missing_samples_stay_and_harm_no_others(model):
+    noisy = np.random.default_rng(0).normal(0.5, 0.05, (96, 96)).astype(np.float32)
+    gaps = noisy.copy()
+    gaps[30:60, 40:70] = np.nan
+    gaps[5, 7] = np.inf
+
+    clean = engine.denoise(gaps, model)
+
+    np.testing.assert_array_equal(clean[30:60, 40:70], np.nan)
+    assert clean[5, 7] == np.inf
+    present = np.isfinite(gaps)
+    assert abs(clean[present] - noisy[present]).max() < 0.5
+    assert engine.estimate_noise(gaps).sigma == pytest.approx(engine.estimate_noise(noisy).sigma, rel=0.1)
 
 
 def test_a_strength_out_of_range_is_refused(model):

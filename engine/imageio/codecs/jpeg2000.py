@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
-from engine.imageio.image import Image, LazyFrame, from_array
+from engine.imageio.image import Image, LazyFrame, from_array, is_kept, scaled_words
 from engine.imageio.metadata import NO_METADATA
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
@@ -29,7 +29,9 @@ def open_jp2(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     metadata = read_box_metadata(data) if has_boxes else NO_METADATA
 
     def load() -> tuple[Image, tuple[str, ...]]:
-        return from_array(imagecodecs.jpeg2k_decode(data), bits, metadata), ()
+        values = imagecodecs.jpeg2k_decode(data)
+        changed = () if is_kept(values.dtype, bits) else (scaled_words(bits),)
+        return from_array(values, bits, metadata, metadata.orientation), changed
 
     yield LazyFrame(size, bits, load)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from PIL import ImageFile, ImageOps, PngImagePlugin
+from PIL import ImageFile, PngImagePlugin
 from torch import Tensor
 
 from engine.imageio.codecs.png import refuse_missing_rows
@@ -30,6 +30,16 @@ _COLOUR = {*_PALETTE, "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}
 _OTHER_MODES = {"I": "grey", "F": "floating-point grey"}
 # Modes that are converted to sRGB.
 CONVERTED = {"CMYK": "CMYK", "LAB": "CIELAB"}
+# How an image is turned upright, by its EXIF orientation.
+_TURNS = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_270,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_90,
+}
 # Bytes of EXIF or XMP that fit in one segment of a JPEG file, without the segment's name.
 JPEG_BLOCK = 65_000
 # Offset of the bits per channel in a PNG file.
@@ -90,13 +100,13 @@ def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image,
         return _load_deep(kind, data, bits, _metadata(kind, data, image)), ()
     refuse_unsupported(image, bits)
     if image.mode in CONVERTED:
-        return convert_to_srgb(image)
+        return convert_to_srgb(image, _metadata(kind, data, image))
     if kind.name == "png" and _ends_in_zeros(image):
         refuse_missing_rows(data)
     metadata = _metadata(kind, data, image)
     # Pillow draws the next frame over this one, so a frame is copied.
     is_animated = getattr(image, "is_animated", False)
-    return from_pil(turn_upright(image, copy=is_animated), metadata.upright()), ()
+    return from_pil(turn_upright(image, metadata.orientation, is_animated), metadata.upright()), ()
 
 
 def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
@@ -119,11 +129,18 @@ def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
     return read_png_metadata(data) if kind.name == "png" else metadata_from_info(image.info)
 
 
-def turn_upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
-    """The image as its EXIF orientation says; in place, unless a copy is needed."""
+def turn_upright(image: PILImage.Image, orientation: int, copy: bool = False) -> PILImage.Image:
+    """The image as that orientation says; in place, unless a copy is needed.
+
+    Not Pillow's exif_transpose, which reads the orientation itself, from other places than Metadata does.
+    """
+    method = _TURNS.get(orientation)
     if copy:
-        return ImageOps.exif_transpose(image)
-    ImageOps.exif_transpose(image, in_place=True)
+        return image.copy() if method is None else image.transpose(method)
+    image.load()
+    if method is not None:
+        image.im = image.im.transpose(method)
+        image._size = image.im.size
     return image
 
 
@@ -194,7 +211,7 @@ def _is_grey(colour: Tensor) -> bool:
     return all(bool((strip == strip[..., :1]).all()) for strip in torch.split(colour, STRIP))
 
 
-def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
+def convert_to_srgb(image: ImageFile.ImageFile, metadata: Metadata) -> tuple[Image, tuple[str, ...]]:
     """CMYK or CIELAB as sRGB. CMYK needs a colour profile, which defines its inks."""
     from PIL import ImageCms
 
@@ -215,8 +232,9 @@ def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    samples = _samples(turn_upright(image), 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
-    metadata = replace(metadata_from_info(image.info).upright(), icc_profile=None)
+    upright = turn_upright(image, metadata.orientation)
+    samples = _samples(upright, 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
+    metadata = replace(metadata.upright(), icc_profile=None)
     return Image(samples, None, metadata), (f"{name} to sRGB",)
 
 

@@ -1,12 +1,14 @@
 """TIFF, read and written with tifffile. Pillow reads the 8-bit images that need more than decompression."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import ExifTags
 from PIL import Image as PILImage
 
 from engine.imageio.codecs.pillow import (
@@ -16,20 +18,31 @@ from engine.imageio.codecs.pillow import (
     refuse_unsupported,
     turn_upright,
 )
+from engine.imageio.codecs.tiff_samples import (
+    DECOMPRESSED,
+    PILLOWS_COMPRESSIONS,
+    UNCOMPRESSED,
+    read_samples,
+    refuse_compression,
+)
 from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
-from engine.imageio.image import Image, LazyFrame, from_array, to_array
+from engine.imageio.image import Image, LazyFrame, from_array, is_kept, scaled_words, to_array
+from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.description import counted_images, without_units
+from engine.imageio.metadata.exif import exact_resolution
 from engine.imageio.metadata.tiff import (
     add_tiff_exif,
+    read_tiff_description,
     read_tiff_metadata,
     tiff_byte_order,
     tifffile_tags,
 )
+from engine.imageio.samples import STORED_TYPES, is_exact_in_float32, parse_nodata
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage
 
 # Values of TIFF's tags.
-_UNCOMPRESSED = 1  # Compression
 _WHITE_IS_ZERO = 0  # PhotometricInterpretation
 _BLACK_IS_ZERO = 1
 _RGB = 2
@@ -39,64 +52,162 @@ _ITU_LAB = 10
 _UNSPECIFIED = 0  # ExtraSamples
 _ASSOCIATED_ALPHA = 1
 _UNASSOCIATED_ALPHA = 2
-_SEPARATE_PLANES = 2  # PlanarConfiguration
 _PREVIEW = 1  # NewSubfileType, bits
 _MASK = 4
-# imagecodecs' functions by number of the compression: those that decompress no more than they are asked for.
-_DECODERS = {5: "lzw_decode", 8: "zlib_decode", 32946: "zlib_decode", 32773: "packbits_decode"}
+_INCH = 2  # ResolutionUnit
+_GDAL_NODATA = 42113  # a tag
+_METAMORPH_PLANES = 33629  # a tag
 _UNSUPPORTED_COLOURS = {
     5: "CMYK", 6: "YCbCr", 8: "CIELAB", _ICC_LAB: "CIELAB", _ITU_LAB: "CIELAB", 32803: "a camera's raw",
 }  # fmt: skip
+# Bits of a sample that are read, by the kind of its type.
+_BITS_READ = {"b": range(1, 2), "u": (*range(1, 17), 32), "i": (8, 16, 32), "f": (16, 32, 64)}
+_FLOAT_BITS = 32
 # Bytes that are written as one strip, before compression.
 _STRIP_BYTES = 2**20
 _DEFLATE_LEVEL = 6
-# A tile or strip may be longer than the image, by at most this many rows.
-_MAX_EXTRA_ROWS = 65536
-
 # tifffile logs what it finds odd in a file, and then goes on or raises.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where an image of a file lies.
+
+    number: of its page in the chain of IFDs. first: where the first page's IFD lies. shift: bytes from the page's
+    samples to the image's, if several images lie behind one IFD.
+    """
+
+    data: bytes
+    page: "TiffPage"
+    number: int
+    first: int
+    shift: int = 0
+
+
 def open_tiff(kind: Format, data: bytes) -> Iterator[LazyFrame]:
-    """The pages, without previews and masks."""
+    """The images of the chain of IFDs, without previews, masks and smaller copies."""
     import tifffile
 
     with tifffile.TiffFile(BytesIO(data)) as file:
-        number = 0
-        while True:
-            try:
-                page = file.pages.get(number)
-            except IndexError:
-                break
-            assert isinstance(page, tifffile.TiffPage)
-            if not page.subfiletype & (_PREVIEW | _MASK) or not number:
-                bits = 32 if page.dtype and page.dtype.kind == "f" else page.bitspersample
-                yield LazyFrame((page.imagewidth, page.imagelength), bits, _loader(data, page, number))
-            number += 1
-    if not number:
-        raise BrokenImage("The TIFF file's header is broken, cut short or of an unsupported kind.")
+        pages = _chain(file)
+        first = next(pages, None)
+        if first is None:
+            raise BrokenImage("The TIFF file's header is broken, cut short or of an unsupported kind.")
+        second = next(pages, None)
+        if second is None:
+            yield from _frames_behind(data, first)
+            return
+        # Slide scanners put the slide first, then smaller copies of it and of its label.
+        is_slide = first.is_svs or first.is_ndpi or first.is_philips
+        rest = () if is_slide else chain([second], pages)
+        words = ("only the slide of several images",) if is_slide else ()
+        found = False
+        for number, page in enumerate(chain([first], rest)):
+            if not page.subfiletype & (_PREVIEW | _MASK):
+                yield _frame(_Source(data, page, number, first.offset), words)
+                found = True
+        if not found:
+            yield _frame(_Source(data, first, 0, first.offset))
 
 
-def _loader(data: bytes, page: "TiffPage", number: int) -> Callable[[], tuple[Image, tuple[str, ...]]]:
-    def load() -> tuple[Image, tuple[str, ...]]:
-        metadata = read_tiff_metadata(data, page.offset)
-        _refuse_unsupported(page)
-        bits = page.bitspersample
-        if bits <= 8 and not _is_plain(page):
-            with PILImage.open(BytesIO(data), formats=["TIFF"]) as image:
-                image.seek(number)
-                # If a file has the same tag twice, the two readers may not take the same one.
-                if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
-                    raise BrokenImage("The TIFF file is broken: it says more than one size.")
-                refuse_unsupported(image, bits)
-                if image.mode in CONVERTED:
-                    return convert_to_srgb(image)
-                return from_pil(turn_upright(image), metadata.upright()), ()
-        values = _read_samples(data, page)
-        changed = ("float16 to float32",) if values.dtype == np.float16 else ()
-        return from_array(values, bits, metadata, metadata.orientation), changed
+def _chain(file: "TiffFile") -> "Iterator[TiffPage]":
+    number = 0
+    while True:
+        try:
+            page = file.pages.get(number)
+        except IndexError:
+            return
+        yield cast("TiffPage", page)
+        number += 1
 
-    return load
+
+def _frame(source: _Source, words: tuple[str, ...] = ()) -> LazyFrame:
+    page = source.page
+    as_floats = page.dtype is not None and (page.dtype.kind in "fi" or page.dtype.itemsize > 2)
+    bits = _FLOAT_BITS if as_floats else page.bitspersample
+    return LazyFrame((page.imagewidth, page.imagelength), bits, lambda: _load(source, words))
+
+
+def _frames_behind(data: bytes, page: "TiffPage") -> Iterator[LazyFrame]:
+    """The images behind the only IFD of a file: one, or a stack whose images follow one another.
+
+    ImageJ writes stacks of more than 4 GB so, tifffile with `truncate`, and MetaMorph all stacks.
+    """
+    bits = page.imagewidth * page.samplesperpixel * page.bitspersample
+    size = page.imagelength * ((bits + 7) // 8)
+    planes = page.tags[_METAMORPH_PLANES].count if _METAMORPH_PLANES in page.tags else 1
+    text = read_tiff_description(data, page.offset)
+    planes = max(planes, counted_images(text, page.imagewidth * page.imagelength * page.samplesperpixel))
+    offsets, sizes = page.dataoffsets, page.databytecounts
+    follow = all(start + length == stop for start, length, stop in zip(offsets, sizes, offsets[1:], strict=False))
+    if planes > 1 and offsets and page.compression == UNCOMPRESSED and follow and not page.is_tiled:
+        there = min((len(data) - offsets[0]) // max(size, 1), planes)
+        if 1 < there < planes:
+            raise BrokenImage(f"The TIFF file is cut short: {planes} images were in it, and {there} are left.")
+        # With one, the description is that of another file, from which the image was taken.
+        planes = max(there, 1)
+    elif planes > 1 and (_METAMORPH_PLANES in page.tags or b'"truncated"' in text):
+        raise UnsupportedImage(
+            f"The TIFF file holds {planes} compressed images behind one directory. Save them as pages, each with "
+            "a directory of its own."
+        )
+    else:
+        planes = 1
+    for plane in range(planes):
+        yield _frame(_Source(data, page, 0, page.offset, plane * size))
+
+
+def _load(source: _Source, words: tuple[str, ...]) -> tuple[Image, tuple[str, ...]]:
+    page, bits = source.page, source.page.bitspersample
+    metadata = read_tiff_metadata(source.data, page.offset, source.first)
+    changed = list(words)
+    _refuse_unsupported(page)
+    kind = page.dtype.kind if page.dtype else "?"
+    if kind in "bu" and not is_kept(np.dtype(page.dtype), bits) and page.photometric != _PALETTE:
+        metadata = replace(metadata, exif=without_units(metadata.exif))
+        changed.append(scaled_words(bits))
+    if bits <= 8 and kind in "bu" and not _is_plain(page):
+        image, more = _load_with_pillow(source, metadata)
+        return image, (*changed, *more)
+    values = read_samples(source.data, page, source.shift)
+    if values.dtype == np.float16:
+        changed.append("float16 to float32")
+    if not is_exact_in_float32(values):
+        changed.append(f"{STORED_TYPES[values.dtype.name]} to the precision of 32-bit floats")
+    if _has_unspecified_alpha(page):
+        changed.append("the fourth channel, of no stated meaning, taken for transparency")
+    nodata = page.tags.valueof(_GDAL_NODATA)
+    missing = parse_nodata(str(nodata)) if nodata is not None and page.photometric != _WHITE_IS_ZERO else None
+    return from_array(values, bits, metadata, metadata.orientation, missing), tuple(changed)
+
+
+def _load_with_pillow(source: _Source, metadata: Metadata) -> tuple[Image, tuple[str, ...]]:
+    """An image of up to 8 bits a channel that needs more than decompression."""
+    page = source.page
+    refuse_compression(page, PILLOWS_COMPRESSIONS)
+    if source.shift and page.photometric == _PALETTE and page.bitspersample == 8 and page.colormap is not None:
+        colours = (page.colormap.T >> 8).astype(np.uint8)
+        return from_array(
+            colours[read_samples(source.data, page, source.shift)[..., 0]], 8, metadata, metadata.orientation
+        ), ()
+    if source.shift:
+        raise UnsupportedImage(
+            "The TIFF file holds several images of this kind behind one directory. Save them as pages."
+        )
+    with PILImage.open(BytesIO(source.data), formats=["TIFF"]) as image:
+        image.seek(source.number)
+        # If a file has the same tag twice, the two readers may not take the same one.
+        if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
+            raise BrokenImage("The TIFF file is broken: it says more than one size.")
+        refuse_unsupported(image, page.bitspersample)
+        # Otherwise Pillow turns the image while it loads it.
+        image.getexif()[ExifTags.Base.Orientation] = 1
+        image.load()
+        image._size = image.im.size
+        if image.mode in CONVERTED:
+            return convert_to_srgb(image, metadata)
+        return from_pil(turn_upright(image, metadata.orientation), metadata.upright()), ()
 
 
 def _is_plain(page: "TiffPage") -> bool:
@@ -104,81 +215,46 @@ def _is_plain(page: "TiffPage") -> bool:
     channels = page.samplesperpixel - len(page.extrasamples)
     return (
         page.bitspersample == 8
-        and page.compression in (_UNCOMPRESSED, *_DECODERS)
+        and page.compression in DECOMPRESSED
         and channels == {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3}.get(page.photometric)
-        and tuple(page.extrasamples) in ((), (_UNASSOCIATED_ALPHA,))
+        and (tuple(page.extrasamples) in ((), (_UNASSOCIATED_ALPHA,)) or _has_unspecified_alpha(page))
     )
+
+
+def _has_unspecified_alpha(page: "TiffPage") -> bool:
+    """Whether the one channel besides RGB has no stated meaning. Other readers take it for transparency.
+
+    Beside grey such a channel usually is a second image, for example of another dye.
+    """
+    return page.photometric == _RGB and page.samplesperpixel == 4 and tuple(page.extrasamples) == (_UNSPECIFIED,)
 
 
 def _refuse_unsupported(page: "TiffPage") -> None:
     """Raises UnsupportedImage for pixels that are not supported, in words."""
     dtype, bits = page.dtype.kind if page.dtype else "?", page.bitspersample
     name = {"f": "floating point", "i": "signed integers", "c": "complex numbers"}.get(dtype, "colour or grey")
+    is_deep = bits > 8 or dtype == "i"
     fault = None
-    if not (dtype in "bu" and bits <= 16) and not (dtype == "f" and bits in (16, 32)):
+    if bits not in _BITS_READ.get(dtype, ()):
         fault = f"{name} of {bits} bits a channel"
-    elif page.photometric in _UNSUPPORTED_COLOURS and bits > 8:
+    elif page.photometric in _UNSUPPORTED_COLOURS and is_deep:
         fault = f"{_UNSUPPORTED_COLOURS[page.photometric]} of {bits} bits a channel"
     elif page.photometric in (_ICC_LAB, _ITU_LAB):
         fault = "CIELAB in the ICC or ITU encoding"
-    elif page.photometric == _PALETTE and bits > 8:
+    elif page.photometric == _PALETTE and is_deep:
         fault = f"a palette of {bits} bits"
-    elif any(each == _UNSPECIFIED for each in page.extrasamples):
+    elif any(each == _UNSPECIFIED for each in page.extrasamples) and not _has_unspecified_alpha(page):
         fault = f"{page.samplesperpixel} channels, one of which is neither colour nor transparency"
-    elif bits > 8 and (len(page.extrasamples) > 1 or _ASSOCIATED_ALPHA in page.extrasamples):
+    elif is_deep and (len(page.extrasamples) > 1 or _ASSOCIATED_ALPHA in page.extrasamples):
         fault = f"{bits} bits a channel, multiplied by their transparency"
-    elif bits > 8 and page.samplesperpixel - len(page.extrasamples) != (3 if page.photometric == _RGB else 1):
+    elif is_deep and page.samplesperpixel - len(page.extrasamples) != (3 if page.photometric == _RGB else 1):
         fault = f"{page.samplesperpixel} channels of {bits} bits"
-    elif page.photometric == _WHITE_IS_ZERO and dtype == "f":
-        fault = "floating point in which 0 is white"
+    elif page.photometric == _WHITE_IS_ZERO and dtype in "fi":
+        fault = f"{name} in which 0 is white"
     elif page.imagedepth != 1:
         fault = "a volume"
     if fault:
         raise UnsupportedImage(f"The image's pixels are {fault}. {SUPPORTED_PIXELS}.")
-
-
-def _read_samples(data: bytes, page: "TiffPage") -> NDArray[Any]:
-    """(H, W, samples). A segment, which is a strip or a tile, is never decompressed beyond its size."""
-    samples = page.samplesperpixel
-    planar = page.planarconfig == _SEPARATE_PLANES and samples > 1
-    values = np.empty((page.imagelength, page.imagewidth, samples), page.dtype)
-    decompress = _decompressor(page)
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    done = 0
-    for index, (offset, size) in enumerate(segments):
-        if not size or offset + size > len(data):
-            raise BrokenImage("The TIFF file is broken or cut short: pixels lie beyond its end.")
-        part, (_, _, top, left, _), _ = page.decode(decompress(data[offset : offset + size]), index)
-        assert part is not None
-        plane = index // (len(segments) // samples) if planar else 0
-        part = part[0, : page.imagelength - top, : page.imagewidth - left]
-        height, width = part.shape[:2]
-        values[top : top + height, left : left + width, plane : plane + part.shape[2]] = part
-        done += part.size
-    if done < values.size:
-        raise BrokenImage("The TIFF file is broken or cut short: pixels are missing.")
-    return np.invert(values, out=values) if page.photometric == _WHITE_IS_ZERO else values
-
-
-def _decompressor(page: "TiffPage") -> Callable[[bytes], bytes]:
-    """Decompresses a segment up to its size. tifffile itself would decompress without a limit."""
-    import imagecodecs
-
-    compression = int(page.compression)
-    if compression not in (_UNCOMPRESSED, *_DECODERS):
-        raise UnsupportedImage(
-            f"The TIFF file's compression is {page.compression!r}. Supported with more than 8 bits a channel: "
-            "none, LZW, deflate and PackBits."
-        )
-    page.compression = _UNCOMPRESSED
-    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    channels = 1 if page.planarconfig == _SEPARATE_PLANES else page.samplesperpixel
-    row_bytes = (columns * channels * page.bitspersample + 7) // 8
-    most = min(rows, page.imagelength + _MAX_EXTRA_ROWS) * row_bytes + 64
-    if compression == _UNCOMPRESSED:
-        return lambda packed: packed[:most]
-    decode = getattr(imagecodecs, _DECODERS[compression])
-    return lambda packed: decode(packed, out=most)
 
 
 def write_tiff(pages: Sequence[Image]) -> bytes:
@@ -189,21 +265,31 @@ def write_tiff(pages: Sequence[Image]) -> bytes:
     encoded = BytesIO()
     with tifffile.TiffWriter(encoded, byteorder=tiff_byte_order(metadata)) as writer:
         for page in pages:
+            resolution, unit = _resolution(page.metadata)
+            array = to_array(page)
             writer.write(
-                to_array(page),
+                array,
                 photometric="minisblack" if page.grey else "rgb",
                 extrasamples=None if page.alpha is None else ["unassalpha"],
                 planarconfig=None if page.grey and page.alpha is None else "contig",
                 compression="zlib",
                 compressionargs={"level": _DEFLATE_LEVEL},
                 predictor=True,
-                rowsperstrip=max(1, _STRIP_BYTES // max(1, page.samples[0].nbytes)),
+                rowsperstrip=max(1, _STRIP_BYTES // max(1, array[0].nbytes)),
                 iccprofile=page.metadata.icc_profile,
-                resolution=page.metadata.resolution,
-                resolutionunit="INCH" if page.metadata.resolution else None,
+                resolution=resolution,
+                resolutionunit=unit,
                 extratags=tifffile_tags(page.metadata),
                 metadata=None,
                 software=False,
                 maxworkers=1,
             )
     return add_tiff_exif(encoded.getvalue(), metadata)
+
+
+def _resolution(metadata: Metadata) -> tuple[Any, int | None]:
+    """tifffile's `resolution` and `resolutionunit`."""
+    if metadata.resolution:
+        return metadata.resolution, _INCH
+    exact = exact_resolution(metadata.exif)
+    return (exact[:2], exact[2]) if exact else (None, None)

@@ -5,7 +5,7 @@ Sources: Adobe, "Digital Negative (DNG) Specification 1.7.1", 2023; ISO 12234-2:
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from fractions import Fraction
@@ -95,17 +95,17 @@ _MAX_PIXEL_BYTES = 16
 def is_camera_raw(data: bytes) -> bool:
     """Whether a file that begins like TIFF is a camera's raw file. Never raises.
 
-    It is one if an IFD holds raw data, or if its first IFD is a preview whose image lies in another IFD.
+    It is one if an IFD holds raw data, or if its first IFD is a preview whose image lies in another IFD: it says
+    so, or an IFD beneath it has more pixels.
     """
     for number, ifd in enumerate(_ifds(data)):
         if _is_raw_image(data, ifd):
             return True
-        if (
-            number == 0
-            and _integer(data, ifd, _SUBFILE_TYPE) & _PREVIEW
-            and ifd.keys() & {_FURTHER_IFDS, _DNG_VERSION}
-        ):
-            return True
+        if number == 0 and ifd.keys() & {_FURTHER_IFDS, _DNG_VERSION}:
+            if _integer(data, ifd, _SUBFILE_TYPE) & _PREVIEW:
+                return True
+            if any(_pixels(data, each) > _pixels(data, ifd) for each in _beneath(data, ifd)):
+                return True
     return False
 
 
@@ -123,7 +123,7 @@ def is_cut_short(data: bytes) -> bool:
             segments = list(_segments(data, ifd))
             size = sum(size for _, size in segments)
             missing = sum(min(size, max(0, start + size - len(data))) for start, size in segments)
-            pixels = _integer(data, ifd, _WIDTH) * _integer(data, ifd, _HEIGHT)
+            pixels = _pixels(data, ifd)
             if _MAX_MISSING * size < missing and size <= _MAX_PIXEL_BYTES * pixels:
                 return True
     return False
@@ -206,19 +206,24 @@ def _ifds(data: bytes) -> Iterator[Mapping[int, Entry]]:
                 return
             ifd = read_ifd(data, offset, big, _READ_TAGS)
             yield ifd
-            further = ifd[_FURTHER_IFDS].integers(order) if _FURTHER_IFDS in ifd else ()
-            yield from _readable_ifds(data, further[:_MAX_IFDS])
+            yield from _beneath(data, ifd)
             offset = next_ifd_offset(data, offset, big)
 
 
-def _readable_ifds(data: bytes, offsets: Iterable[int]) -> Iterator[Mapping[int, Entry]]:
-    for offset in offsets:
+def _beneath(data: bytes, ifd: Mapping[int, Entry]) -> Iterator[Mapping[int, Entry]]:
+    """The IFDs that an IFD points to, as far as they can be read."""
+    further = ifd[_FURTHER_IFDS].integers(byte_order(data)) if _FURTHER_IFDS in ifd else ()
+    for offset in further[:_MAX_IFDS]:
         with suppress(BrokenMetadata):
             yield read_ifd(data, offset, is_bigtiff(data), _READ_TAGS)
 
 
 def _integer(data: bytes, ifd: Mapping[int, Entry], tag: int) -> int:
     return ifd[tag].integer(byte_order(data)) if tag in ifd else 0
+
+
+def _pixels(data: bytes, ifd: Mapping[int, Entry]) -> int:
+    return _integer(data, ifd, _WIDTH) * _integer(data, ifd, _HEIGHT)
 
 
 def _segments(data: bytes, ifd: Mapping[int, Entry]) -> Iterator[tuple[int, int]]:

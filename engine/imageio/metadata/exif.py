@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from engine.imageio.metadata.ifd import (
+    EXIF_IFD,
     LAYOUT_TAGS,
     ORIENTATION,
     RATIONAL,
@@ -17,10 +18,12 @@ from engine.imageio.metadata.ifd import (
     THUMBNAIL_LENGTH,
     THUMBNAIL_OFFSET,
     X_RESOLUTION,
+    XMP,
     Y_RESOLUTION,
     ByteOrder,
     Entry,
     byte_order,
+    entries_of,
     first_ifd_offset,
     pack_header,
     pack_ifd,
@@ -32,6 +35,9 @@ from engine.imageio.metadata.limits import BrokenMetadata, plausible_resolution
 # RESOLUTION_UNIT: how many of each unit make an inch.
 _UNITS_PER_INCH = {2: 1.0, 3: 2.54}
 _INCH = 2
+_PIXEL_WIDTH = 0xA002
+_PIXEL_HEIGHT = 0xA003
+_RESOLUTION_TAGS = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)
 
 
 def new_exif(order: ByteOrder, entries: Iterable[tuple[int, int, int, bytes]]) -> bytes:
@@ -40,33 +46,40 @@ def new_exif(order: ByteOrder, entries: Iterable[tuple[int, int, int, bytes]]) -
 
 
 def exif_from_ifd(data: bytes, ifd: Mapping[int, Entry]) -> bytes | None:
-    """A block of those tags of a TIFF page that do not describe its pixels; None if there are none."""
+    """A block of those tags of a TIFF page that do not describe its pixels; None if there are none.
+
+    It has the resolution if that is not in dots per inch, as `exact_resolution` returns it.
+    """
     order = byte_order(data)
-    kept = {tag: each for tag, each in ifd.items() if tag not in LAYOUT_TAGS or tag == ORIENTATION}
-    if not kept.keys() - {ORIENTATION}:
-        return _orientation_alone(order, kept[ORIENTATION]) if kept else None
+    kept = {tag: each for tag, each in ifd.items() if tag not in LAYOUT_TAGS}
+    if not ifd_resolution(order, ifd) and _exact_resolution(order, ifd):
+        kept |= {tag: ifd[tag] for tag in _RESOLUTION_TAGS if tag in ifd}
+    orientation = ifd.get(ORIENTATION)
+    # Beside XMP it says that XMP's orientation does not count.
+    if orientation and (kept or XMP in ifd or _orientation(order, orientation) != 1):
+        kept[ORIENTATION] = orientation
+    if not kept:
+        return None
     sub_ifds = read_sub_ifds(data, ifd)
     kept = {tag: each for tag, each in kept.items() if tag not in SUB_IFDS or tag in sub_ifds}
     return pack_header(order) + pack_ifd(order, kept, sub_ifds, 8)
 
 
-def _orientation_alone(order: ByteOrder, entry: Entry) -> bytes | None:
-    """A block with the orientation only; None if that is 1, because it says nothing."""
-    if entry.integer(order) == 1:
-        return None
-    return new_exif(order, [(ORIENTATION, SHORT, 1, entry.value[:2])])
+def _orientation(order: ByteOrder, entry: Entry) -> int:
+    """1 to 8; 1, upright, for any other value."""
+    value = entry.any_number(order)
+    return int(value) if value in range(1, 9) else 1
 
 
-def exif_orientation(exif: bytes | None) -> int:
-    """1 to 8, as EXIF counts; 1, upright, if the block does not say or cannot be read."""
+def exif_orientation(exif: bytes | None) -> int | None:
+    """1 to 8, as EXIF counts, whatever type of number the file has it in; None if the block does not say."""
     if not exif:
-        return 1
+        return None
     try:
         entry = read_ifd(exif, first_ifd_offset(exif)).get(ORIENTATION)
     except BrokenMetadata:
-        return 1
-    value = entry.integer(byte_order(exif)) if entry else 1
-    return value if 1 <= value <= 8 else 1
+        return None
+    return _orientation(byte_order(exif), entry) if entry else None
 
 
 def exif_resolution(exif: bytes | None) -> tuple[float, float] | None:
@@ -83,6 +96,30 @@ def ifd_resolution(order: ByteOrder, ifd: Mapping[int, Entry]) -> tuple[float, f
     factor = _UNITS_PER_INCH.get(unit)
     x, y = (ifd[tag].number(order) if tag in ifd else 0.0 for tag in (X_RESOLUTION, Y_RESOLUTION))
     return plausible_resolution(x * factor, y * factor) if factor else None
+
+
+def exact_resolution(exif: bytes | None) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    """Pixels a unit, (x, y) as fractions, and the unit, 1 for none, as a TIFF file has them; None if unknown.
+
+    Microscopes count pixels a micrometre, and name the unit elsewhere.
+    """
+    try:
+        return _exact_resolution(byte_order(exif), read_ifd(exif, first_ifd_offset(exif))) if exif else None
+    except BrokenMetadata:
+        return None
+
+
+def _exact_resolution(
+    order: ByteOrder, ifd: Mapping[int, Entry]
+) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    entries = [ifd[tag] for tag in (X_RESOLUTION, Y_RESOLUTION) if tag in ifd]
+    if len(entries) < 2 or any(each.type_code != RATIONAL or len(each.value) < 8 for each in entries):
+        return None
+    x, y = ((*struct.unpack_from(f"{order}II", each.value),) for each in entries)
+    unit = ifd[RESOLUTION_UNIT].integer(order) if RESOLUTION_UNIT in ifd else _INCH
+    # What files write for "unknown".
+    unknown = not all((*x, *y)) or (x[0] == x[1] and y[0] == y[1])
+    return None if unknown or unit not in (1, *_UNITS_PER_INCH) else ((x[0], x[1]), (y[0], y[1]), unit)
 
 
 def exif_with_resolution(exif: bytes | None, resolution: tuple[float, float] | None) -> bytes | None:
@@ -108,6 +145,21 @@ def _fraction(value: float) -> tuple[int, int]:
     return Fraction(value).limit_denominator(1000).as_integer_ratio()
 
 
+def exif_with_sides_swapped(exif: bytes) -> bytes:
+    """The block of an image turned by a quarter: its resolutions, and its width and height, change places."""
+    ifd = read_ifd(exif, first_ifd_offset(exif))
+    photograph = read_sub_ifds(exif, ifd).get(EXIF_IFD, {})
+    changed = bytearray(exif)
+    for x, y in (
+        (ifd.get(X_RESOLUTION), ifd.get(Y_RESOLUTION)),
+        (photograph.get(_PIXEL_WIDTH), photograph.get(_PIXEL_HEIGHT)),
+    ):
+        if x and y and (x.type_code, len(x.value)) == (y.type_code, len(y.value)):
+            changed[x.offset : x.offset + len(x.value)] = y.value
+            changed[y.offset : y.offset + len(y.value)] = x.value
+    return bytes(changed)
+
+
 def upright_exif(exif: bytes) -> bytes | None:
     """The block of an image that has been turned upright or changed: orientation 1, and no thumbnail.
 
@@ -121,8 +173,8 @@ def upright_exif(exif: bytes) -> bytes | None:
     if not ifd.keys() - {ORIENTATION}:
         return None
     changed = bytearray(exif)
-    if ORIENTATION in ifd and ifd[ORIENTATION].type_code == SHORT:
-        struct.pack_into(f"{order}H", changed, ifd[ORIENTATION].offset, 1)
+    for each in entries_of(exif, offset, ORIENTATION):
+        changed[each.offset : each.offset + len(each.value)] = each.with_number(order, 1)
     next_at = offset + 2 + 12 * struct.unpack_from(f"{order}H", exif, offset)[0]
     if next_at + 4 > len(exif):
         return bytes(changed)

@@ -5,7 +5,7 @@ Source: Adobe, "TIFF 6.0", 1992, section 2.
 """
 
 import struct
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Literal, NamedTuple
 
 from engine.imageio.metadata.limits import MAX_BYTES, MAX_ENTRIES, BrokenMetadata, MetadataTooLarge
@@ -46,8 +46,9 @@ _FIRST_BIGTIFF_TYPE = 16
 _ITEM_SIZES = {
     1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
 }  # fmt: skip
-# Formats of `struct` for the types of unsigned integers.
+# Formats of `struct` for the types of unsigned integers, and of signed ones.
 _INTEGER_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_SIGNED_FORMATS = {6: "b", 8: "h", 9: "i", 17: "q"}
 
 
 class Entry(NamedTuple):
@@ -72,6 +73,22 @@ class Entry(NamedTuple):
             return float(self.integer(order))
         numerator, denominator = struct.unpack_from(f"{order}II", self.value)
         return numerator / denominator if denominator else 0.0
+
+    def any_number(self, order: ByteOrder) -> float:
+        """The first item, of any type of number but floating point; 0 if it is none."""
+        form = _SIGNED_FORMATS.get(self.type_code)
+        if form and len(self.value) >= _ITEM_SIZES[self.type_code]:
+            return float(struct.unpack_from(order + form, self.value)[0])
+        return self.number(order)
+
+    def with_number(self, order: ByteOrder, number: int) -> bytes:
+        """The value with another first item, of the same type; unchanged if the type is none of `any_number`."""
+        form = (_INTEGER_FORMATS | _SIGNED_FORMATS).get(self.type_code)
+        if self.type_code == RATIONAL:
+            first = struct.pack(f"{order}II", number, 1)
+        else:
+            first = struct.pack(order + form, number) if form else b""
+        return first + self.value[len(first) :] if len(first) <= len(self.value) else self.value
 
     def integers(self, order: ByteOrder) -> tuple[int, ...]:
         """All items; none if they are no unsigned integers."""
@@ -128,6 +145,19 @@ def read_ifd(
     except struct.error as error:
         raise BrokenMetadata("An IFD ends beyond the end of the file.") from error
     return found
+
+
+def entries_of(data: bytes, offset: int, tag: int) -> Iterator[Entry]:
+    """All entries with that tag; a broken IFD has more than one. The IFD, not of a BigTIFF, can be read."""
+    order = byte_order(data)
+    (count,) = struct.unpack_from(f"{order}H", data, offset)
+    for number in range(count):
+        at = offset + 2 + 12 * number
+        found, type_code, length = struct.unpack_from(f"{order}HHI", data, at)
+        size = _ITEM_SIZES.get(type_code, 0) * length
+        start = at + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
+        if found == tag and start + size <= len(data):
+            yield Entry(tag, type_code, length, data[start : start + size], start)
 
 
 def next_ifd_offset(data: bytes, offset: int, big: bool = False) -> int:

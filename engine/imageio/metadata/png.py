@@ -16,6 +16,8 @@ _IHDR_SIZE = 12 + 13  # bytes, with length, kind and checksum
 _METRES_PER_INCH = 0.0254
 # Unit of a pHYs chunk.
 _METRE = 1
+# Keywords of EXIF in chunks of text.
+_RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 
@@ -59,11 +61,31 @@ def read_png_metadata(data: bytes) -> Metadata:
                 found = replace(found, resolution=resolution)
             case b"iTXt" if body.startswith(_XMP_KEYWORD):
                 found = replace(found, xmp=_international_text(body))
+            case b"tEXt" | b"zTXt" if exif := _raw_profile(kind, body):
+                found = replace(found, exif=found.exif or exif)
             case b"gAMA" | b"cHRM" | b"sRGB" | b"cICP" | b"tEXt" | b"zTXt" | b"iTXt":
                 found = replace(found, chunks=found.chunks + whole)
         if len(found.chunks) > MAX_BYTES:
             raise MetadataTooLarge(f"The text chunks have more than {MAX_BYTES} bytes, the limit.")
     return found
+
+
+def _raw_profile(kind: bytes, body: bytes) -> bytes | None:
+    """The EXIF block in a chunk of text, as programs wrote it before PNG had a chunk for it; None if it is none.
+
+    The text is a name, the number of bytes, and the bytes as hexadecimal digits.
+    """
+    keyword, _, text = body.partition(b"\0")
+    if keyword not in _RAW_PROFILES:
+        return None
+    try:
+        plain = inflate(text[1:], "EXIF") if kind == b"zTXt" else text
+        block = bytes.fromhex("".join(plain.decode("ascii").split()[2:]))
+    except MetadataTooLarge:
+        raise
+    except ValueError:
+        return None
+    return block.removeprefix(b"Exif\0\0") if block.startswith((b"Exif\0\0", b"II", b"MM")) else None
 
 
 def _international_text(body: bytes) -> bytes:

@@ -3,12 +3,14 @@
 import re
 from dataclasses import dataclass, replace
 
-from engine.imageio.metadata.exif import exif_orientation, upright_exif
+from engine.imageio.metadata.exif import exif_orientation, exif_with_sides_swapped, upright_exif
 from engine.imageio.metadata.limits import BrokenMetadata, MetadataTooLarge
 
 _XMP_THUMBNAILS = re.compile(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", re.DOTALL)
-# Any orientation but 1, as an attribute or as an element.
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8](?=[\"'<])")
+# As an attribute or as an element.
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])(?=\s*[\"'<])")
+# Orientations from here on have width and height swapped.
+_FIRST_QUARTER_TURN = 5
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,26 @@ class Metadata:
 
     @property
     def orientation(self) -> int:
-        """EXIF's orientation, 1 (upright) to 8."""
-        return exif_orientation(self.exif)
+        """EXIF's orientation, or else that of XMP, 1 (upright) to 8. Every reader turns its image by this one."""
+        stated = exif_orientation(self.exif)
+        if stated is None and self.xmp and (found := _XMP_ORIENTATION.search(self.xmp)):
+            return int(found[2])
+        return stated or 1
 
     def upright(self) -> "Metadata":
         """The metadata of an image that has been turned upright or changed: orientation 1, and no thumbnail."""
         xmp = self.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", _XMP_THUMBNAILS.sub(b"", self.xmp))
+        resolution, exif = self.resolution, self.exif
         try:
-            return replace(self, xmp=xmp, exif=self.exif and upright_exif(self.exif))
+            if self.orientation >= _FIRST_QUARTER_TURN:
+                resolution = resolution and resolution[::-1]
+                exif = exif and exif_with_sides_swapped(exif)
+            return replace(self, xmp=xmp, exif=exif and upright_exif(exif), resolution=resolution)
         except MetadataTooLarge:
             raise
         except BrokenMetadata:
-            return replace(self, xmp=xmp, exif=None, lost=(*self.lost, "unreadable EXIF"))
+            lost = (*self.lost, "unreadable EXIF")
+            return replace(self, xmp=xmp, exif=None, resolution=resolution, lost=lost)
 
     def without_blocks_over(self, max_bytes: int) -> "Metadata":
         """The metadata without EXIF or XMP that have more bytes."""

@@ -3,6 +3,12 @@
 import struct
 from dataclasses import replace
 
+from engine.imageio.metadata.description import (
+    DESCRIPTION,
+    IMAGEJ_COUNTS,
+    IMAGEJ_METADATA,
+    is_stack_description,
+)
 from engine.imageio.metadata.exif import exif_from_ifd, ifd_resolution
 from engine.imageio.metadata.ifd import (
     BYTE,
@@ -11,9 +17,13 @@ from engine.imageio.metadata.ifd import (
     ICC_PROFILE,
     LAYOUT_TAGS,
     LONG,
+    RESOLUTION_UNIT,
     SUB_IFDS,
+    X_RESOLUTION,
     XMP,
+    Y_RESOLUTION,
     ByteOrder,
+    Entry,
     byte_order,
     first_ifd_offset,
     interop_only,
@@ -25,22 +35,59 @@ from engine.imageio.metadata.ifd import (
 from engine.imageio.metadata.limits import BrokenMetadata, MetadataTooLarge
 from engine.imageio.metadata.record import Metadata
 
+# Tags of the first page that hold for all pages, if its description is one of the whole stack.
+_STACK_TAGS = (DESCRIPTION, IMAGEJ_COUNTS, IMAGEJ_METADATA, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)
+# Longer descriptions, in bytes, are not copied to each page.
+_MAX_SHARED_DESCRIPTION = 2**18
+# Tags of programs that describe how the file itself is laid out, so that they hold in no other file.
+_FILES_OWN_TAGS = {
+    33628: "MetaMorph's description",
+    33629: "MetaMorph's description of planes",
+    33630: "MetaMorph's description of wavelengths",
+    33631: "MetaMorph's further description",
+    34361: "FluoView's description",
+    34412: "the LSM description",
+    43314: "NIH Image's description",
+}
 # tifffile writes these tags only by name.
 _TIFFFILE_NAMES = {EXIF_IFD: "ExifTag", GPS_IFD: "GPSTag"}
 
 
-def read_tiff_metadata(data: bytes, offset: int) -> Metadata:
-    """The metadata of the page whose IFD lies at `offset`, its tags as an EXIF block. Raises BrokenMetadata."""
+def read_tiff_metadata(data: bytes, offset: int, first: int | None = None) -> Metadata:
+    """The metadata of the page whose IFD lies at `offset`, its tags as an EXIF block. Raises BrokenMetadata.
+
+    first: where the first page's IFD lies. A description of the whole stack that stands there is read for each
+        page.
+    """
     page = read_ifd(data, offset, is_bigtiff(data))
+    if first is not None and first != offset:
+        page = _stack_tags(data, first) | page
     icc, xmp = (page[tag].value if tag in page else None for tag in (ICC_PROFILE, XMP))
     resolution = ifd_resolution(byte_order(data), page)
-    found = Metadata(icc_profile=icc or None, xmp=xmp or None, resolution=resolution)
+    lost = tuple(words for tag, words in _FILES_OWN_TAGS.items() if tag in page)
+    page = {tag: entry for tag, entry in page.items() if tag not in _FILES_OWN_TAGS}
+    found = Metadata(icc_profile=icc or None, xmp=xmp or None, resolution=resolution, lost=lost)
     try:
         return replace(found, exif=exif_from_ifd(data, page))
     except MetadataTooLarge:
         raise
     except BrokenMetadata:
-        return replace(found, lost=("unreadable EXIF",))
+        return replace(found, lost=(*lost, "unreadable EXIF"))
+
+
+def read_tiff_description(data: bytes, offset: int) -> bytes:
+    """The image description of the page whose IFD lies at `offset`, or nothing. Raises BrokenMetadata."""
+    entry = read_ifd(data, offset, is_bigtiff(data)).get(DESCRIPTION)
+    return entry.value if entry else b""
+
+
+def _stack_tags(data: bytes, first: int) -> dict[int, Entry]:
+    """The first page's tags that hold for all pages of a stack."""
+    page = read_ifd(data, first, is_bigtiff(data))
+    text = page.get(DESCRIPTION)
+    if not text or len(text.value) > _MAX_SHARED_DESCRIPTION or not is_stack_description(text.value):
+        return {}
+    return {tag: entry for tag, entry in page.items() if tag in _STACK_TAGS}
 
 
 def tiff_byte_order(metadata: Metadata) -> ByteOrder:

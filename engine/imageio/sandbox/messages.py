@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.samples import Missing
 from engine.imageio.sandbox.shared_file import SEALS, MemoryFile, SharedFile
 
 # Raw bytes beside the JSON; None stays None.
@@ -158,9 +159,13 @@ def encode_image(image: Image) -> tuple[dict[str, Any], list[Part]]:
         "dtype": str(image.samples.dtype),
         "resolution": known.resolution,
         "lost": known.lost,
+        "stored": image.stored,
+        "missing": image.missing and image.missing.values,
     }
     alpha = None if image.alpha is None else image.alpha.numpy().data
-    return message, [image.samples.numpy().data, alpha, known.icc_profile, known.exif, known.xmp, known.chunks]
+    codes = None if image.missing is None else image.missing.codes.numpy().data
+    samples = image.samples.numpy().data
+    return message, [samples, alpha, codes, known.icc_profile, known.exif, known.xmp, known.chunks]
 
 
 def decode_image(message: dict[str, Any], parts: Sequence[memoryview | None]) -> Image:
@@ -168,7 +173,8 @@ def decode_image(message: dict[str, Any], parts: Sequence[memoryview | None]) ->
     shape, dtype = message["shape"], _DTYPES[message["dtype"]]
     samples, alpha = (part if part is None else torch.frombuffer(part, dtype=dtype) for part in parts[:2])
     assert samples is not None
-    icc, exif, xmp, chunks = (part if part is None else bytes(part) for part in parts[2:])
+    codes = None if parts[2] is None else torch.frombuffer(parts[2], dtype=torch.uint8).view(shape)
+    icc, exif, xmp, chunks = (part if part is None else bytes(part) for part in parts[3:])
     resolution = message["resolution"]
     known = Metadata(
         icc,
@@ -178,4 +184,10 @@ def decode_image(message: dict[str, Any], parts: Sequence[memoryview | None]) ->
         chunks or b"",
         tuple(message["lost"]),
     )
-    return Image(samples.view(shape), None if alpha is None else alpha.view(shape[:2]), known)
+    return Image(
+        samples.view(shape),
+        None if alpha is None else alpha.view(shape[:2]),
+        known,
+        None if codes is None else Missing(codes, tuple(message["missing"])),
+        message["stored"],
+    )

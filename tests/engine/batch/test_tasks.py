@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -263,6 +264,21 @@ def test_standard_input_and_output_are_used(shots, net, monkeypatch):
 def test_an_image_from_standard_input_needs_an_output_name(tmp_path):
     with pytest.raises(ValueError, match=r"from standard input has no name"):
         plan_tasks([PIPE], tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [(np.float32, -9999), (np.uint16, 65535), (np.int16, -32768)])
+def test_missing_samples_of_a_map_come_back_exactly(net, dtype, nodata):
+    values = np.random.default_rng(0).normal(2000, 50, (96, 96)).astype(dtype)
+    values[20:60, 30:80] = nodata
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, extratags=[(42113, 2, 0, str(nodata), True)])
+
+    written = denoise_bytes(fixed_selector(net), file.getvalue(), "tiff")
+
+    back = tifffile.imread(io.BytesIO(written.data))
+    present = values != nodata
+    np.testing.assert_array_equal(back[~present], nodata)
+    assert abs(back[present].astype(float) - values[present]).max() < 500
 
 
 def test_bytes_that_are_not_an_image_are_refused(net):

@@ -84,6 +84,13 @@ FILES = {
     "tiff, lzw": saved_by_tifffile(pixels(np.uint16, 3), compression="lzw", predictor=True),
     "tiff, tiles": saved_by_tifffile(pixels(np.uint16, 1)[..., 0], tile=(16, 16), compression="packbits"),
     "tiff, planes": saved_by_tifffile(planes, photometric="rgb", planarconfig="separate", bigtiff=True),
+    "tiff, zstd": saved_by_tifffile(planes[0].astype(np.int16), compression="zstd", predictor=True),
+    "tiff, lzma": saved_by_tifffile(pixels(np.uint16, 3), compression="lzma"),
+    "tiff, lerc": saved_by_tifffile(pixels(np.float32, 1)[..., 0].astype(np.float64), compression="lerc"),
+    "tiff, imagej": saved_by_tifffile(planes, imagej=True, metadata={"axes": "ZYX", "Labels": ["a", "b", "c"]}),
+    "tiff, truncated": saved_by_tifffile(planes, imagej=True, truncate=True, metadata={"axes": "ZYX"}),
+    "tiff, ome": saved_by_tifffile(planes, ome=True, metadata={"axes": "ZYX"}),
+    "tiff, no data": saved_by_tifffile(pixels(np.float32, 1), extratags=[(42113, 2, 6, "-9999", True)]),
     "tiff, jpeg": saved_by_pillow("TIFF", compression="jpeg"),
     "tiff, fax": saved_by_pillow("TIFF", "1", compression="group4"),
     "tiff, palette": saved_by_pillow("TIFF", "P"),
@@ -134,6 +141,7 @@ def test_a_broken_file_is_read_or_refused_within_seconds(name):
             refused += 1
         else:
             assert sum(page.samples[..., 0].numel() for page in file.pages) <= MAX_PIXELS
+            assert encode(file, FORMATS["tiff"]).data
         assert time.monotonic() - start < MAX_SECONDS, f"case {number}"
 
     assert refused > CASES / 10

@@ -1,11 +1,13 @@
 """Image: samples to pixels and back, and images from arrays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from engine.imageio.formats import UnsupportedImage
-from engine.imageio.image import Image, convert_mode, from_array, to_pixels, to_samples
+from engine.imageio.image import Image, convert_mode, from_array, to_array, to_pixels, to_samples
 from engine.imageio.metadata import NO_METADATA, Metadata
 from tests.support.images import camera_exif, with_alpha
 
@@ -65,12 +67,39 @@ def test_an_array_is_turned_together_with_its_metadata():
     assert image.metadata.orientation == 1
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e12])
-def test_samples_that_are_not_finite_are_refused(value):
-    with pytest.raises(
-        UnsupportedImage, match=r"infinite, not a number or beyond 1e\+09\. Samples must be finite"
-    ):
-        from_array(np.array([[0.5, value]], np.float32), 32, NO_METADATA)
+def test_samples_that_would_overflow_are_refused():
+    with pytest.raises(UnsupportedImage, match=r"samples beyond 1e\+09, the limit\. Divide them by a constant"):
+        from_array(np.array([[0.5, 1e12]], np.float32), 32, NO_METADATA)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32, np.float64])
+def test_other_types_are_floats_in_their_own_units_and_come_back(dtype):
+    values = np.array([[[0], [100]], [[127], [3]]]).astype(dtype)
+
+    image = from_array(values, 8 * values.itemsize, NO_METADATA)
+
+    assert image.samples.dtype == torch.float32
+    np.testing.assert_array_equal(image.samples, values)
+    assert to_array(image).dtype == dtype
+    np.testing.assert_array_equal(to_array(image), values[..., 0])
+
+
+def test_missing_samples_come_back_and_no_others():
+    values = np.array([[1, np.nan, 3], [4, np.inf, -9999]], np.float32)
+
+    image = from_array(values, 32, NO_METADATA, nodata=-9999)
+    changed = replace(image, samples=image.samples + 1)
+
+    assert bool(image.samples.isfinite().all())
+    np.testing.assert_array_equal(to_array(changed), [[2, np.nan, 4], [5, np.inf, -9999]])
+
+
+def test_a_mode_in_colour_keeps_missing_samples():
+    grey = from_array(np.array([[1, np.nan]], np.float32), 32, NO_METADATA)
+
+    colour = convert_mode(grey, colour=True, alpha=False)
+
+    np.testing.assert_array_equal(to_array(colour), [[[1, 1, 1], [np.nan] * 3]])
 
 
 def test_an_array_of_five_channels_is_refused():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from engine.imageio.formats import FORMATS, CannotWrite
-from engine.imageio.image import Image, ImageSequence
+from engine.imageio.image import Image, ImageSequence, from_array
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import decode, read
 from engine.imageio.write import encode, encode_png
@@ -118,6 +118,26 @@ def test_floats_become_16_bits_in_a_png_clipped_and_rounded():
 
     assert written.changed == ("floating point to 16 bits a channel, clipped to black and white",)
     assert decode(written.data).samples.flatten().tolist() == [0, 16384, 65535]
+
+
+def test_integers_of_another_type_become_16_bits_in_a_png_as_reported():
+    image = from_array(np.array([[-5, 7]], np.int16), 16, Metadata())
+
+    png, jpeg = (encode(ImageSequence(FORMATS["tiff"], (image,)), FORMATS[kind]) for kind in ("png", "jpeg"))
+
+    to_16_bits = "signed 16 bits to 16 bits a channel, 32768 added"
+    assert png.changed == (to_16_bits,)
+    assert jpeg.changed == (to_16_bits, "16 bits a channel to 8 bits a channel")
+    assert decode(png.data).samples.flatten().tolist() == [32763, 32775]
+
+
+def test_samples_that_are_not_numbers_become_black_and_are_reported():
+    image = from_array(np.array([[0.5, np.nan, 1]], np.float32), 32, Metadata())
+
+    written = encode(ImageSequence(FORMATS["tiff"], (image,)), FORMATS["png"])
+
+    assert written.changed[1:] == ("samples that are not numbers to black",)
+    assert decode(written.data).samples.flatten().tolist() == [32768, 0, 65535]
 
 
 def test_what_an_animation_loses_in_tiff_and_avif_is_reported():

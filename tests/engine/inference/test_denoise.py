@@ -6,13 +6,14 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.imageio.image import Image
-from engine.imageio.metadata import Metadata
+from engine.imageio.image import Image, from_array, to_array
+from engine.imageio.metadata import NO_METADATA, Metadata
 from engine.inference.denoise import OutputOptions, TiledDenoiser, denoise, denoise_image
 from engine.inference.tiling import GRID, run_batch
 from engine.models.receptive_field import bytes_per_pixel, halo
@@ -179,6 +180,26 @@ def test_compare_has_the_noisy_image_left_of_the_clean_one(dtype, channels):
     assert torch.equal(both.samples[:, :30], noisy.samples)
     assert torch.equal(both.samples[:, 30:], clean.samples)
     assert both.alpha.shape == (40, 60)
+
+
+@pytest.mark.parametrize("output", ["clean", "residual", "compare"])
+def test_missing_samples_are_missing_in_every_output(output):
+    values = image(40, 30)[..., :1].numpy()
+    values[3:9, 4] = math.nan
+    noisy = from_array(values, 32, NO_METADATA)
+
+    found = to_array(denoise(NETWORKS[0], noisy, options=OutputOptions(output=output)))
+
+    places = np.isnan(values[..., 0])
+    np.testing.assert_array_equal(np.isnan(found), np.tile(places, (1, 2)) if output == "compare" else places)
+
+
+def test_the_residual_of_integers_of_another_type_is_floats():
+    noisy = from_array(np.full((40, 30), -7, np.int16), 16, NO_METADATA)
+
+    residual = denoise(NETWORKS[0], noisy, options=OutputOptions(output="residual"))
+
+    assert to_array(residual).dtype == np.float32
 
 
 @pytest.mark.parametrize(("dtype", "channels"), KINDS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine.imageio.formats import UnsupportedImage
-from engine.imageio.read import decode
+from engine.imageio.read import decode, read
 from tests.support.images import with_alpha
 
 
@@ -34,3 +34,12 @@ def test_signed_integers_are_refused():
         UnsupportedImage, match=r"signed integers, or more than 16 bits a channel\. Supported pixels"
     ):
         decode(data)
+
+
+def test_12_bits_are_scaled_and_reported():
+    values = np.array([[0, 4095]], np.uint16)
+
+    file = read(imagecodecs.jpeg2k_encode(values, reversible=True, bitspersample=12))
+
+    assert file.pages[0].samples.flatten().tolist() == [0, 65535]
+    assert file.changed == ("12 bits to 16, scaled",)

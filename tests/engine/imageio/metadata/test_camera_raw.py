@@ -100,6 +100,14 @@ def test_a_preview_alone_is_never_taken_for_the_image():
     assert detect_format(bytes(data)).name == "raw"
 
 
+def test_a_preview_need_not_say_that_it_is_one():
+    data = saved(
+        (RGB8, {"photometric": "rgb", "subifds": 1}), (np.zeros((24, 32, 3), np.uint16), {"photometric": "rgb"})
+    )
+
+    assert detect_format(data).name == "raw"
+
+
 def test_a_video_is_still_refused_by_name():
     with pytest.raises(UnsupportedImage, match="a video"):
         detect_format(b"\0\0\0\x20ftypisom\0\0\0\0")

@@ -15,7 +15,7 @@ from engine.imageio.metadata.limits import MAX_BYTES
 from engine.imageio.metadata.png import png_chunk
 from engine.imageio.read import read
 from engine.imageio.write import encode
-from tests.support.images import XMP, encoded_with
+from tests.support.images import XMP, camera_exif, encoded_with, exif_tags
 
 
 def test_colour_and_text_chunks_are_kept(file_of):
@@ -52,3 +52,21 @@ def test_a_block_that_inflates_beyond_the_limit_is_refused(kind, body):
     assert len(body) < MAX_BYTES / 900
     with pytest.raises(BrokenImage, match=f"has more than {MAX_BYTES} bytes|data too large"):
         read(plain[:33] + png_chunk(kind, body) + plain[33:])
+
+
+@pytest.mark.parametrize("keyword", [b"exif", b"APP1"])
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt"])
+def test_exif_in_a_chunk_of_text_becomes_a_chunk_of_exif(keyword, kind):
+    block = b"Exif\0\0" + camera_exif(6)
+    text = b"\nexif\n%8d\n%s\n" % (len(block), block.hex().encode())
+    body = b"Raw profile type " + keyword + b"\0" + (text if kind == b"tEXt" else b"\0" + zlib.compress(text))
+    plain = encoded_with("png", Metadata())
+    data = plain[:33] + png_chunk(kind, body) + plain[33:]
+
+    once = read(data).pages[0]
+    back = encode(read(data), FORMATS["png"]).data
+
+    assert once.samples.shape[:2] == read(plain).pages[0].samples.shape[1::-1]
+    assert exif_tags(once.metadata.exif) == exif_tags(camera_exif(6))
+    assert b"Raw profile" not in back
+    assert read(back).pages[0].samples.equal(once.samples)

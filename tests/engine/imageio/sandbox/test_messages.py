@@ -1,5 +1,6 @@
 """Messages: what is sent arrives, and what a worker could still change is refused."""
 
+import math
 import os
 import socket
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.samples import Missing
 from engine.imageio.sandbox.messages import (
     decode_image,
     decode_number,
@@ -75,6 +77,8 @@ def test_an_image_arrives_with_its_metadata(ends):
         torch.randint(65536, (5, 7, 3)).to(torch.uint16),
         torch.randint(65536, (5, 7)).to(torch.uint16),
         Metadata(b"icc", None, b"<x:xmpmeta/>", (300.0, 299.5), b"chunks", ("a thumbnail",)),
+        Missing(torch.randint(3, (5, 7, 3)).to(torch.uint8), (65535, -math.inf)),
+        "int16",
     )
 
     send(theirs, *encode_image(image))
@@ -82,7 +86,10 @@ def test_an_image_arrives_with_its_metadata(ends):
 
     assert torch.equal(arrived.samples, image.samples)
     assert torch.equal(arrived.alpha, image.alpha)
-    assert replace(arrived, samples=None, alpha=None) == replace(image, samples=None, alpha=None)
+    assert torch.equal(arrived.missing.codes, image.missing.codes)
+    assert arrived.missing.values == image.missing.values
+    others = {"samples": None, "alpha": None, "missing": None}
+    assert replace(arrived, **others) == replace(image, **others)
 
 
 def test_the_end_of_the_other_process_is_an_eof_error(ends):
