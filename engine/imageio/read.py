@@ -19,6 +19,7 @@ from engine.imageio.codecs.jpegxl import open_jxl
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.raw import RawFile, RawMosaic, open_raw
 from engine.imageio.codecs.tiff import open_tiff
+from engine.imageio.colour import drop_unusable_profile
 from engine.imageio.formats import (
     SUFFIXES,
     SUPPORTED_FORMATS,
@@ -181,6 +182,7 @@ def _read(
         pixels += frame.size[0] * frame.size[1]
         _refuse_more_pixels(frame.size, pixels, len(pages) + 1, max_pixels)
         image, words = frame.load()
+        image = drop_unusable_profile(image)
         changed |= dict.fromkeys((*words, *(f"without {lost}" for lost in image.metadata.lost)))
         pages.append(image)
         durations.append(frame.duration())

@@ -10,6 +10,7 @@ from engine.defaults import PNG_LEVEL
 from engine.imageio.codecs.pillow import JPEG_BLOCK, save_pillow
 from engine.imageio.codecs.png import write_png
 from engine.imageio.codecs.tiff import write_tiff
+from engine.imageio.colour import fit_colour
 from engine.imageio.formats import FORMATS, CannotWrite, Capabilities, Format, join_words
 from engine.imageio.image import (
     DEPTHS,
@@ -74,10 +75,14 @@ def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     longest = max(max(page.samples.shape[:2]) for page in file.pages)
     if longest > kind.largest:
         raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
-    pages = [convert_mode(page, colour=not supports.grey, alpha=False) for page in file.pages]
     deepest = _DTYPES[supports.depths[-1]]
-    fitted = tuple(page if page.depth in supports.depths else _reduce_depth(page, deepest) for page in pages)
-    return replace(file, pages=fitted), _changes(file, kind, supports)
+    fitted, words = [], dict[str, None]()
+    for page in file.pages:
+        reduced = page if page.depth in supports.depths else _reduce_depth(page, deepest)
+        described, changed = fit_colour(reduced, kind)
+        fitted.append(convert_mode(described, colour=not supports.grey, alpha=False))
+        words |= dict.fromkeys(changed)
+    return replace(file, pages=tuple(fitted)), [*_changes(file, kind, supports), *words]
 
 
 def _changes(file: ImageSequence, kind: Format, supports: Capabilities) -> list[str]:

@@ -15,13 +15,17 @@ from PIL import Image as PILImage
 from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
+from engine.imageio.codecs.bmp import read_bmp_profile, refuse_unsupported_bmp
+from engine.imageio.codecs.jpeg import open_without_end, other_jpeg_images, refuse_unsupported_jpeg
 from engine.imageio.codecs.png import refuse_missing_rows
-from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.heif import set_colour_code, with_heif_items
+from engine.imageio.metadata.icc import CMYK, profile_space
 from engine.imageio.metadata.limits import MAX_BYTES
 from engine.imageio.metadata.pillow import metadata_from_info, save_options
-from engine.imageio.metadata.png import png_without_metadata, read_png_metadata
+from engine.imageio.metadata.png import png_for_decoding, read_png_metadata
 
 # Pillow's modes.
 _GREY = {"1", "L", "LA", "La"}
@@ -50,7 +54,12 @@ PngImagePlugin.MAX_TEXT_CHUNK = MAX_BYTES
 
 def open_pillow(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The frames of a file in any format that Pillow opens."""
-    with PILImage.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
+    if kind.name == "jpeg":
+        refuse_unsupported_jpeg(data)
+    if kind.name == "bmp":
+        refuse_unsupported_bmp(data)
+    decoded = png_for_decoding(data) if kind.name == "png" else data
+    with PILImage.open(BytesIO(decoded), formats=[kind.title.upper()]) as image:
         number = 1 if image.info.get("default_image") else 0
         while True:
             try:
@@ -94,16 +103,28 @@ def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image,
     if kind.name == "png" and _ends_in_zeros(image):
         refuse_missing_rows(data)
     metadata = _metadata(kind, data, image)
+    loaded, words = _load_jpeg(data, image) if kind.name == "jpeg" else (image, ())
     # Pillow draws the next frame over this one, so a frame is copied.
     is_animated = getattr(image, "is_animated", False)
-    return from_pil(turn_upright(image, copy=is_animated), metadata.upright()), ()
+    return from_pil(turn_upright(loaded, copy=is_animated), metadata.upright()), words
+
+
+def _load_jpeg(data: bytes, image: PILImage.Image) -> tuple[PILImage.Image, tuple[str, ...]]:
+    """The image with its pixels. Of a file without an end marker, all pixels must be there."""
+    try:
+        image.load()
+    except OSError as error:
+        if complete := open_without_end(data):
+            return complete, ("with the end marker that was missing",)
+        raise BrokenImage(f"The JPEG file is broken or cut short: {error}") from error
+    return image, ()
 
 
 def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
     import imagecodecs
 
     if kind.name == "png":
-        values = imagecodecs.png_decode(png_without_metadata(data))
+        values = imagecodecs.png_decode(png_for_decoding(data))
     else:
         values = imagecodecs.avif_decode(data)
     return from_array(values, bits, metadata, metadata.orientation)
@@ -116,7 +137,23 @@ def _ends_in_zeros(image: PILImage.Image) -> bool:
 
 
 def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
-    return read_png_metadata(data) if kind.name == "png" else metadata_from_info(image.info)
+    if kind.name == "png":
+        metadata = read_png_metadata(data)
+        hidden = getattr(image, "is_animated", False) and image.info.get("default_image")
+        return (
+            replace(metadata, lost=(*metadata.lost, "the still image beside the animation"))
+            if hidden
+            else metadata
+        )
+    metadata = metadata_from_info(image.info)
+    match kind.name:
+        case "jpeg":
+            return replace(metadata, lost=other_jpeg_images(data, metadata.xmp))
+        case "avif":
+            return with_heif_items(metadata, data)
+        case "bmp":
+            return replace(metadata, icc_profile=read_bmp_profile(data))
+    return metadata
 
 
 def turn_upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
@@ -206,15 +243,26 @@ def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]
             "The image's pixels are CMYK of 8 bits a channel, without the colour profile that defines the inks. "
             f"Embed the profile, or convert the image to RGB. {SUPPORTED_PIXELS}."
         )
-    source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
-    transform = ImageCms.buildTransform(
-        source,
-        ImageCms.createProfile("sRGB"),
-        image.mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
+    if is_cmyk and profile_space(profile) != CMYK:
+        raise UnsupportedImage(
+            "The image's pixels are CMYK with a profile that is not one for CMYK, so the colours are unknown. "
+            f"Embed the profile of the inks, or convert the image to RGB. {SUPPORTED_PIXELS}."
+        )
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise UnsupportedImage(
+            f"The image's pixels are {name} with a colour profile that cannot be read. Embed the profile of the "
+            f"inks, or convert the image to RGB. {SUPPORTED_PIXELS}."
+        ) from error
     samples = _samples(turn_upright(image), 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
     metadata = replace(metadata_from_info(image.info).upright(), icc_profile=None)
     return Image(samples, None, metadata), (f"{name} to sRGB",)
@@ -237,4 +285,5 @@ def save_pillow(file: ImageSequence, kind: Format, quality: int | None) -> bytes
         options["duration"] = list(file.durations)
     encoded = BytesIO()
     first.save(encoded, kind.title.upper(), **options)
-    return encoded.getvalue()
+    data = encoded.getvalue()
+    return set_colour_code(data, metadata.colour_code) if metadata.colour_code else data

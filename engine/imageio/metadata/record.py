@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass, replace
 
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.metadata.exif import exif_orientation, upright_exif
 from engine.imageio.metadata.limits import BrokenMetadata, MetadataTooLarge
+from engine.imageio.metadata.xmp import without_other_images
 
-_XMP_THUMBNAILS = re.compile(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", re.DOTALL)
 # Any orientation but 1, as an attribute or as an element.
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8](?=[\"'<])")
 
@@ -15,8 +16,9 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=[\"']|>))[2-8](?=[\"'<])")
 class Metadata:
     """exif: begins with its TIFF header. resolution: dots per inch, (x, y).
 
-    chunks: a PNG's chunks of colour and text, as they are in the file. lost: blocks that could not be read, in
-    words.
+    chunks: a PNG's chunks of colour and text, as they are in the file. lost: blocks that could not be read, and
+        other images in the file, in words.
+    colour_code: the colour space by number, if the file has one. It takes precedence over the profile.
     """
 
     icc_profile: bytes | None = None
@@ -25,6 +27,7 @@ class Metadata:
     resolution: tuple[float, float] | None = None
     chunks: bytes = b""
     lost: tuple[str, ...] = ()
+    colour_code: ColourCode | None = None
 
     @property
     def orientation(self) -> int:
@@ -32,14 +35,23 @@ class Metadata:
         return exif_orientation(self.exif)
 
     def upright(self) -> "Metadata":
-        """The metadata of an image that has been turned upright or changed: orientation 1, and no thumbnail."""
-        xmp = self.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", _XMP_THUMBNAILS.sub(b"", self.xmp))
+        """The metadata of an image that has been turned upright or changed, alone.
+
+        Its orientation is 1, and it announces neither a thumbnail nor other images of the file.
+        """
+        xmp, others = without_other_images(self.xmp) if self.xmp else (None, ())
+        xmp = xmp and _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+        alone = replace(self, xmp=xmp, lost=(*self.lost, *others))
         try:
-            return replace(self, xmp=xmp, exif=self.exif and upright_exif(self.exif))
+            return replace(alone, exif=self.exif and upright_exif(self.exif))
         except MetadataTooLarge:
             raise
         except BrokenMetadata:
-            return replace(self, xmp=xmp, exif=None, lost=(*self.lost, "unreadable EXIF"))
+            return replace(alone, exif=None, lost=(*alone.lost, "unreadable EXIF"))
+
+    def without_profile(self, lost: str) -> "Metadata":
+        """The metadata without the colour profile. lost: what it was, in words."""
+        return replace(self, icc_profile=None, lost=(*self.lost, lost))
 
     def without_blocks_over(self, max_bytes: int) -> "Metadata":
         """The metadata without EXIF or XMP that have more bytes."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.sandbox.shared_file import SEALS, MemoryFile, SharedFile
 
 # Raw bytes beside the JSON; None stays None.
@@ -158,6 +159,7 @@ def encode_image(image: Image) -> tuple[dict[str, Any], list[Part]]:
         "dtype": str(image.samples.dtype),
         "resolution": known.resolution,
         "lost": known.lost,
+        "colour_code": known.colour_code,
     }
     alpha = None if image.alpha is None else image.alpha.numpy().data
     return message, [image.samples.numpy().data, alpha, known.icc_profile, known.exif, known.xmp, known.chunks]
@@ -177,5 +179,6 @@ def decode_image(message: dict[str, Any], parts: Sequence[memoryview | None]) ->
         (resolution[0], resolution[1]) if resolution else None,
         chunks or b"",
         tuple(message["lost"]),
+        ColourCode(*message["colour_code"]) if message["colour_code"] else None,
     )
     return Image(samples.view(shape), None if alpha is None else alpha.view(shape[:2]), known)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from engine.imageio.formats import BrokenImage, UnsupportedImage
+from engine.imageio.formats import UnsupportedImage
 from engine.imageio.read import decode, read
 from engine.imageio.write import encode_png
+from tests.support.images import PROFILE
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}}
 ORIENTATION = 0x0112
@@ -114,13 +115,11 @@ def test_an_image_is_turned_as_its_exif_says(value, turned, samples, file_of):
 
 
 def test_the_colour_profile_comes_back(samples, file_of):
-    profile = bytes(range(200))
-
-    image = decode(file_of(samples(3, 3), icc_profile=profile))
+    image = decode(file_of(samples(3, 3), icc_profile=PROFILE))
     with PILImage.open(BytesIO(encode_png(image))) as returned:
         kept = returned.info["icc_profile"]
 
-    assert kept == profile
+    assert kept == PROFILE
 
 
 def test_pixels_that_are_not_supported_are_named(file_of):
@@ -159,6 +158,9 @@ def test_cmyk_without_a_profile_is_refused(kind, file_of):
         decode(file_of(PILImage.new("CMYK", (4, 4)), kind))
 
 
-def test_cmyk_with_a_broken_profile_is_refused(file_of):
-    with pytest.raises(BrokenImage):
-        decode(file_of(PILImage.new("CMYK", (4, 4)), "TIFF", icc_profile=b"no profile" * 20))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_with_another_profile_is_refused_by_name(kind, file_of):
+    with pytest.raises(UnsupportedImage, match="CMYK with a profile that is not one for CMYK"):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), kind, icc_profile=PROFILE))
+    with pytest.raises(UnsupportedImage, match="CMYK with a profile that is not one for CMYK"):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), kind, icc_profile=b"no profile" * 20))
