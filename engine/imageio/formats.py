@@ -134,11 +134,20 @@ _TABLE = (
     ),
     Format(
         "bmp", "BMP", "image/bmp", (".bmp",), rb"BM",
-        Capabilities(("8",), alpha=True, metadata=("resolution",)),
+        Capabilities(("8",), alpha=True, metadata=("ICC", "resolution")),
     ),
     Format(
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
         Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
+    ),
+    Format(
+        "netpbm", "Netpbm", "image/x-portable-anymap", (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
+        rb"P([1-6]|F4?|f)[\s#]|P7\n",
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages"),
+    ),
+    Format(
+        "qoi", "QOI", "image/qoi", (".qoi",), rb"qoif",
+        Capabilities(("8",), grey=False, alpha=True),
     ),
     Format(
         "raw", "camera raw", "image/x-dcraw",

@@ -16,7 +16,9 @@ from engine.defaults import COLOUR, MAX_PAGES, Colour
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
+from engine.imageio.codecs.netpbm import open_netpbm
 from engine.imageio.codecs.pillow import open_pillow
+from engine.imageio.codecs.qoi import open_qoi
 from engine.imageio.codecs.raw import RawFile, RawMosaic, open_raw
 from engine.imageio.codecs.tiff import open_tiff
 from engine.imageio.colour import drop_unusable_profile
@@ -38,6 +40,8 @@ _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "heic": open_heic,
     "jp2": open_jp2,
     "jxl": open_jxl,
+    "netpbm": open_netpbm,
+    "qoi": open_qoi,
 }
 
 
