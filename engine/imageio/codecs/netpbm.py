@@ -133,6 +133,7 @@ def _read_text(data: bytes, header: _Header) -> NDArray[Any]:
     width, height = header.size
     count = width * height * header.channels
     text = _COMMENT.sub(b"", data[header.start - 1 :])
+    values: NDArray[Any]
     if header.kind == b"P1":
         values = np.frombuffer(_NO_BIT.sub(b"", text), np.uint8)[:count] - ord("0")
     else:
