@@ -95,7 +95,7 @@ def _duration(image: PILImage.Image) -> int | None:
 def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
     bits = _bits(kind, data, image)
     if bits > 8 and kind.name in ("png", "avif"):
-        _refuse_animation(kind, image)
+        _refuse_animation(kind, image, bits)
         return _load_deep(kind, data, bits, _metadata(kind, data, image)), ()
     refuse_unsupported(image, bits)
     if image.mode in CONVERTED:
@@ -173,9 +173,12 @@ def refuse_unsupported(image: ImageFile.ImageFile, bits: int) -> None:
         raise UnsupportedImage(f"The image's pixels are {name} of {bits} bits a channel. {SUPPORTED_PIXELS}.")
 
 
-def _refuse_animation(kind: Format, image: PILImage.Image) -> None:
-    if kind.name == "png" and getattr(image, "is_animated", False):
-        raise UnsupportedImage("The animated PNG has 16 bits a channel. Animated PNG is supported with 8 bits.")
+def _refuse_animation(kind: Format, image: PILImage.Image, bits: int) -> None:
+    """imagecodecs decodes no frames of a PNG, and crashed on those of an AVIF."""
+    if getattr(image, "is_animated", False):
+        raise UnsupportedImage(
+            f"The animated {kind.title} has {bits} bits a channel. Animated {kind.title} may have 8 bits."
+        )
 
 
 def _bits(kind: Format, data: bytes, image: ImageFile.ImageFile) -> int:

@@ -82,6 +82,11 @@ class ColourCode(NamedTuple):
         return f"{first} {_TRANSFER_NAMES.get(self.transfer, f'transfer {self.transfer}')}"
 
 
+def primaries_of(number: int) -> Primaries:
+    """The chromaticities of known primaries."""
+    return _PRIMARIES[number][1]
+
+
 def profile_of(code: ColourCode, grey: bool) -> bytes | None:
     """An ICC profile of the colour space; None if its numbers are unknown.
 

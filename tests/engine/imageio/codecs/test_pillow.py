@@ -137,6 +137,13 @@ def test_a_10_bit_avif_keeps_its_depth():
     np.testing.assert_array_equal(image.samples.numpy(), expected)
 
 
+def test_an_animated_avif_of_10_bits_is_refused_by_name():
+    frames = np.random.default_rng(0).integers(1024, size=(3, 16, 16, 3)).astype(np.uint16)
+
+    with pytest.raises(UnsupportedImage, match="The animated AVIF has 10 bits a channel"):
+        read(imagecodecs.avif_encode(frames, bitspersample=10))
+
+
 # Colours
 
 
