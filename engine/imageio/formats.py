@@ -150,6 +150,10 @@ _TABLE = (
         Capabilities(("8",), grey=False, alpha=True),
     ),
     Format(
+        "exr", "OpenEXR", "image/x-exr", (".exr",), rb"\x76\x2f\x31\x01",
+        Capabilities(("float",)),
+    ),
+    Format(
         "raw", "camera raw", "image/x-dcraw",
         (
             ".dng", ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".erf", ".fff", ".iiq", ".kdc", ".mef",

@@ -8,7 +8,6 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     # Images
     ("a Photoshop file (PSD)", rb"8BPS"),
     ("a GIMP file (XCF)", rb"gimp xcf"),
-    ("an OpenEXR file", rb"\x76\x2f\x31\x01"),
     ("a Radiance HDR file", rb"#\?(RADIANCE|RGBE)"),
     ("a Windows icon (ICO)", rb"\x00\x00\x01\x00[^\x00].{3}\x00"),
     ("a Windows cursor (CUR)", rb"\x00\x00\x02\x00[^\x00].{3}\x00"),

@@ -13,6 +13,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from engine.defaults import COLOUR, MAX_PAGES, Colour
+from engine.imageio.codecs.exr import open_exr
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
@@ -37,6 +38,7 @@ from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, con
 
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
+    "exr": open_exr,
     "heic": open_heic,
     "jp2": open_jp2,
     "jxl": open_jxl,

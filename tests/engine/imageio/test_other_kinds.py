@@ -17,7 +17,6 @@ def media_file(*brands):
 KINDS = {
     "Photoshop": b"8BPS\0\1",
     "XCF": b"gimp xcf v011\0",
-    "OpenEXR": b"\x76\x2f\x31\x01\2\0\0\0",
     "Radiance HDR": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n",
     "icon (ICO)": struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, 40, 22),
     "cursor": struct.pack("<3H4B2H2I", 0, 2, 1, 16, 16, 0, 0, 1, 32, 40, 22),
