@@ -138,7 +138,7 @@ _TABLE = (
     ),
     Format(
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
-        Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
+        Capabilities(("8",), alpha=True, pages="frames", metadata=("ICC", "XMP")),
     ),
     Format(
         "netpbm", "Netpbm", "image/x-portable-anymap", (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),

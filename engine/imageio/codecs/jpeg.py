@@ -46,6 +46,8 @@ _PREVIEWS = (0x010001, 0x010002, 0x010003, 0x010004, 0x010005)
 _GAIN_MAP = re.compile(rb"hdr-gain-map/1\.0|HDRGainMap|urn:iso:std:iso:ts:21496")
 # A video behind the image: the type of an MP4 or QuickTime file.
 _VIDEO = re.compile(rb"\0\0\0.ftyp(?:mp4|isom|iso[2-9]|qt  |avc1)", re.DOTALL)
+# Zeros with which pixels can end.
+_PIXEL_ZEROS = 2
 # Bytes that any decoder takes for pixels, if pixels are missing. Never 0xff, which begins a marker.
 _PADDING = bytes(31 * number % 251 for number in range(1, 250))
 
@@ -121,16 +123,23 @@ def _read_index(body: bytes) -> tuple[int, int]:
     return max(1, count, len(types)), sum(each in _PREVIEWS for each in types)
 
 
+def has_end(data: bytes) -> bool:
+    """Whether the end marker is behind the first scan's header."""
+    scan = max((end for _, _, end in segments(data)), default=0)
+    return data.find(_END_OF_IMAGE, scan) >= 0
+
+
 def open_without_end(data: bytes) -> PILImage.Image | None:
     """The decoded image of a JPEG whose end marker is missing, but no pixels; else None.
 
     Decoders fill missing pixels in without a word. So the file is decoded twice, with other bytes behind it: the
-    two images differ where pixels are missing.
+    two images differ where pixels are missing. Zeros at its end may be the space that a download reserved.
     """
-    data = data.removesuffix(b"\xff")
+    pixels = data.rstrip(b"\0")
+    pixels = data[: len(pixels) + _PIXEL_ZEROS].removesuffix(b"\xff")
     images = []
     for padding in (b"", _PADDING):
-        image = PILImage.open(BytesIO(data + padding + _END_OF_IMAGE), formats=["JPEG"])
+        image = PILImage.open(BytesIO(pixels + padding + _END_OF_IMAGE), formats=["JPEG"])
         image.load()
         images.append(image)
     first, second = images

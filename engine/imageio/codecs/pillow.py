@@ -16,7 +16,7 @@ from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from engine.imageio.codecs.bmp import read_bmp_profile, refuse_unsupported_bmp
-from engine.imageio.codecs.jpeg import open_without_end, other_jpeg_images, refuse_unsupported_jpeg
+from engine.imageio.codecs.jpeg import has_end, open_without_end, other_jpeg_images, refuse_unsupported_jpeg
 from engine.imageio.codecs.png import refuse_missing_rows
 from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
@@ -36,6 +36,8 @@ _OTHER_MODES = {"I": "grey", "F": "floating-point grey"}
 CONVERTED = {"CMYK": "CMYK", "LAB": "CIELAB"}
 # Bytes of EXIF or XMP that fit in one segment of a JPEG file, without the segment's name.
 JPEG_BLOCK = 65_000
+# Start of a GIF's extension with a profile.
+_GIF_PROFILE = b"\x21\xff\x0bICCRGBG1"
 # Offset of the bits per channel in a PNG file.
 _PNG_BITS = 24
 # Bytes of an AVIF file in which its AV1 configuration is looked for.
@@ -98,26 +100,27 @@ def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image,
         _refuse_animation(kind, image, bits)
         return _load_deep(kind, data, bits, _metadata(kind, data, image)), ()
     refuse_unsupported(image, bits)
+    loaded, words = _load_jpeg(data, image) if kind.name == "jpeg" else (image, ())
     if image.mode in CONVERTED:
-        return convert_to_srgb(image)
+        converted, more = convert_to_srgb(loaded)
+        lost = (*converted.metadata.lost, *_metadata(kind, data, image).lost)
+        return replace(converted, metadata=replace(converted.metadata, lost=lost)), (*words, *more)
     if kind.name == "png" and _ends_in_zeros(image):
         refuse_missing_rows(data)
     metadata = _metadata(kind, data, image)
-    loaded, words = _load_jpeg(data, image) if kind.name == "jpeg" else (image, ())
     # Pillow draws the next frame over this one, so a frame is copied.
     is_animated = getattr(image, "is_animated", False)
     return from_pil(turn_upright(loaded, copy=is_animated), metadata.upright()), words
 
 
-def _load_jpeg(data: bytes, image: PILImage.Image) -> tuple[PILImage.Image, tuple[str, ...]]:
+def _load_jpeg(data: bytes, image: ImageFile.ImageFile) -> tuple[PILImage.Image, tuple[str, ...]]:
     """The image with its pixels. Of a file without an end marker, all pixels must be there."""
-    try:
+    if has_end(data):
         image.load()
-    except OSError as error:
-        if complete := open_without_end(data):
-            return complete, ("with the end marker that was missing",)
-        raise BrokenImage(f"The JPEG file is broken or cut short: {error}") from error
-    return image, ()
+        return image, ()
+    if complete := open_without_end(data):
+        return complete, ("with the end marker that was missing",)
+    raise BrokenImage("The JPEG file is broken or cut short: pixels and its end marker are missing.")
 
 
 def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
@@ -153,7 +156,26 @@ def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
             return with_heif_items(metadata, data)
         case "bmp":
             return replace(metadata, icc_profile=read_bmp_profile(data))
+        case "gif":
+            return replace(metadata, icc_profile=_gif_profile(data))
     return metadata
+
+
+def _gif_profile(data: bytes) -> bytes | None:
+    """The profile in a GIF's application extension.
+
+    Source: International Color Consortium, "Embedding ICC profiles in GIF files", 2005.
+    """
+    at = data.find(_GIF_PROFILE)
+    if at < 0:
+        return None
+    at += len(_GIF_PROFILE) + len("012")
+    profile = bytearray()
+    # Blocks of up to 255 bytes, each behind its length; the last one is empty.
+    while at < len(data) and data[at]:
+        profile += data[at + 1 : at + 1 + data[at]]
+        at += 1 + data[at]
+    return bytes(profile)
 
 
 def turn_upright(image: PILImage.Image, copy: bool = False) -> PILImage.Image:
@@ -234,7 +256,7 @@ def _is_grey(colour: Tensor) -> bool:
     return all(bool((strip == strip[..., :1]).all()) for strip in torch.split(colour, STRIP))
 
 
-def convert_to_srgb(image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
+def convert_to_srgb(image: PILImage.Image) -> tuple[Image, tuple[str, ...]]:
     """CMYK or CIELAB as sRGB. CMYK needs a colour profile, which defines its inks."""
     from PIL import ImageCms
 

@@ -76,6 +76,31 @@ def test_a_file_without_its_end_marker_is_read_and_told(options, missing, sample
     assert back.changed == ("with the end marker that was missing",)
 
 
+def test_cmyk_without_its_end_marker_is_refused_for_its_inks_only(file_of):
+    whole = file_of(PILImage.new("CMYK", (16, 16)), "JPEG")
+
+    with pytest.raises(UnsupportedImage, match="without the colour profile that defines the inks"):
+        read(whole[:-2])
+
+
+@pytest.mark.parametrize("behind", [bytes(1), bytes(500), b"\r\n"])
+def test_a_file_with_other_bytes_for_its_end_marker_is_read_and_told(behind, jpeg):
+    back = read(jpeg[:-2] + behind)
+
+    np.testing.assert_array_equal(back.pages[0].samples, read(jpeg).pages[0].samples)
+    assert back.changed == ("with the end marker that was missing",)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_download_that_stopped_is_broken_though_space_was_reserved(progressive, samples, file_of):
+    whole = file_of(samples(60, 80), "JPEG", quality=90, progressive=progressive)
+
+    for part in (0.5, 0.7, 0.9):
+        end = int(len(whole) * part)
+        with pytest.raises(BrokenImage, match="pixels and its end marker are missing"):
+            read(whole[:end] + bytes(len(whole) - end))
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_file_that_lacks_pixels_stays_broken(progressive, samples, file_of):
     whole = file_of(samples(60, 80), "JPEG", quality=90, progressive=progressive)

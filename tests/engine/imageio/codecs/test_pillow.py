@@ -122,6 +122,21 @@ def test_the_colour_profile_comes_back(samples, file_of):
     assert kept == PROFILE
 
 
+@pytest.mark.parametrize("profile", [PROFILE, b"nonsense" * 40], ids=["profile", "nonsense"])
+def test_the_profile_of_a_gif_is_read(profile, samples, file_of):
+    plain = file_of(samples(6, 5), "GIF")
+    blocks = b"".join(
+        bytes([len(part)]) + part for part in (profile[:255], profile[255:510], profile[510:]) if part
+    )
+    at = 13 + 3 * 2 ** ((plain[10] & 7) + 1)
+
+    back = read(plain[:at] + b"\x21\xff\x0bICCRGBG1012" + blocks + b"\0" + plain[at:])
+
+    is_whole = profile == PROFILE
+    assert back.pages[0].metadata.icc_profile == (PROFILE if is_whole else None)
+    assert back.changed == (() if is_whole else ("without an unreadable colour profile",))
+
+
 def test_pixels_that_are_not_supported_are_named(file_of):
     with pytest.raises(UnsupportedImage, match=r"signed integers of 32 bits a channel\. Supported pixels: RGB"):
         decode(file_of(PILImage.new("I", (4, 4)), "TIFF"))
