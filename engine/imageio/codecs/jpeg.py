@@ -34,6 +34,7 @@ _UNSUPPORTED_FRAMES = {
 _FRAMES = frozenset(range(0xC0, 0xD0)) - _TABLES | _UNSUPPORTED_FRAMES.keys()
 # Names of APP2 segments.
 _MULTI_PICTURE = b"MPF\0"
+_PROFILE_SEGMENT = b"ICC_PROFILE\0"
 _GAIN_MAP_SEGMENT = b"urn:iso:std:iso:ts:21496:-1\0"
 # Tags of a multi-picture file's index.
 _IMAGE_COUNT = 0xB001
@@ -83,6 +84,13 @@ def refuse_unsupported_jpeg(data: bytes) -> None:
                 f"This is JPEG with {body[0]} bits a channel; only 8 are supported. Convert it to PNG or TIFF."
             )
         return
+
+
+def lacks_profile(data: bytes, profile: bytes | None) -> bool:
+    """Whether the file has a profile that Pillow does not put together, because parts of it are missing."""
+    return not profile and any(
+        marker == _APP2 and body.startswith(_PROFILE_SEGMENT) for marker, body, _ in segments(data)
+    )
 
 
 def other_jpeg_images(data: bytes, xmp: bytes | None) -> tuple[str, ...]:

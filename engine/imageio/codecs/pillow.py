@@ -16,7 +16,13 @@ from PIL import ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from engine.imageio.codecs.bmp import read_bmp_profile, refuse_unsupported_bmp
-from engine.imageio.codecs.jpeg import has_end, open_without_end, other_jpeg_images, refuse_unsupported_jpeg
+from engine.imageio.codecs.jpeg import (
+    has_end,
+    lacks_profile,
+    open_without_end,
+    other_jpeg_images,
+    refuse_unsupported_jpeg,
+)
 from engine.imageio.codecs.png import refuse_missing_rows
 from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
@@ -151,7 +157,8 @@ def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
     metadata = metadata_from_info(image.info)
     match kind.name:
         case "jpeg":
-            return replace(metadata, lost=other_jpeg_images(data, metadata.xmp))
+            profile = ("an unreadable colour profile",) if lacks_profile(data, metadata.icc_profile) else ()
+            return replace(metadata, lost=(*profile, *other_jpeg_images(data, metadata.xmp)))
         case "avif":
             return with_heif_items(metadata, data)
         case "bmp":

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from engine.imageio.codecs.jpeg import other_jpeg_images
 from engine.imageio.formats import BrokenImage, UnsupportedImage
 from engine.imageio.read import read
-from tests.support.images import XMP
+from tests.support.images import PROFILE, XMP
 
 END = b"\xff\xd9"
 GAIN_MAP_XMP = b'<r xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"/>'
@@ -109,6 +109,15 @@ def test_a_file_that_lacks_pixels_stays_broken(progressive, samples, file_of):
     for end in range(start + 20, len(whole) - 12, 37):
         with pytest.raises(BrokenImage, match="JPEG file is broken or cut short"):
             read(whole[:end])
+
+
+def test_a_profile_whose_parts_are_missing_is_told(jpeg):
+    half = segment(0xE2, b"ICC_PROFILE\0\1\2" + PROFILE[:300])
+
+    back = read(with_segments(jpeg, half))
+
+    assert back.changed == ("without an unreadable colour profile",)
+    assert read(with_segments(jpeg, segment(0xE2, b"ICC_PROFILE\0\1\1" + PROFILE))).changed == ()
 
 
 # Other images
