@@ -13,8 +13,10 @@ from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.formats import (
     FORMATS,
     SAME,
+    SUFFIXES,
     SUPPORTED_OUTPUTS,
     WRITABLE_FORMATS,
+    Format,
     detect_format,
     output_format,
     suffix_of,
@@ -41,12 +43,15 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.system.atomic_file import write_atomically
+from engine.system.file_names import name_key
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
 PNG = "png"
 # File names that an error lists.
 NAMES_IN_ERRORS = 5
+# First bytes of a file that tell its format.
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -253,6 +258,12 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
     if format_ and format_ not in (SAME, *by_suffix):
         suffix = suffix_of(FORMATS[format_])
         raise ValueError(f"{out}: the suffix does not fit the format {format_}; it must be {suffix}")
+    kind = _kind_of(inputs[0]) if format_ == SAME and inputs[0] != PIPE else None
+    if kind and kind.name not in by_suffix and out.suffix.lower() in SUFFIXES:
+        raise ValueError(
+            f"{out}: the suffix does not fit the format of {inputs[0]}, {kind.title}; "
+            f"it must be {suffix_of(kind)}"
+        )
     return [Task(source, out, format_ or by_suffix[0]) for source in files_of(inputs)]
 
 
@@ -268,8 +279,21 @@ def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
 
 def task_for(folder: Path, source: Path, format_: str = PNG) -> Task:
     """The task for an image whose output goes into a folder."""
-    suffix = source.suffix if format_ == SAME else suffix_of(FORMATS[format_])
+    kind = _kind_of(source) if format_ == SAME else FORMATS[format_]
+    keeps = format_ == SAME and (not kind or source.suffix.lower() in kind.suffixes)
+    suffix = source.suffix if keeps or not kind else suffix_of(kind)
     return Task(source, folder / f"{source.stem}{suffix}", format_)
+
+
+def _kind_of(source: Path) -> Format | None:
+    """The format of an image file, by its first bytes; None if it cannot be written, or is no image."""
+    try:
+        with source.open("rb") as file:
+            kind = detect_format(file.read(_HEAD_BYTES), source.stat().st_size)
+    # The task itself will fail, and say why.
+    except (ValueError, OSError):
+        return None
+    return kind if kind.writes else None
 
 
 def files_of(inputs: Sequence[Path]) -> list[Path]:
@@ -286,10 +310,9 @@ def files_of(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    # Some systems do not distinguish names by case.
     sources = defaultdict[str, list[str]](list)
     for task in tasks:
-        sources[str(task.target).casefold()].append(str(task.source))
+        sources[name_key(str(task.target))].append(str(task.source))
     if clash := next((names for names in sources.values() if len(names) > 1), None):
         raise ValueError(
             f"these inputs would be written to the same output: {_some(clash)}; rename one, or denoise them apart"

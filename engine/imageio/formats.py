@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.imageio.metadata.camera_raw import is_camera_raw
+from engine.imageio.other_kinds import file_brands, is_other_heif, other_kind
 
 # Bits per sample, or floating point of 32 bits.
 Depth = Literal["8", "16", "float"]
@@ -60,7 +61,7 @@ class Capabilities:
 class Format:
     """A file format.
 
-    signature: regular expression for a file's first bytes.
+    signature: regular expression for a file's first bytes. AVIF and HEIC have none: their brands tell.
     writes: None if the format is only read.
     quality: the default; None if the default is lossless.
     largest: the longest side that can be written, in pixels.
@@ -78,8 +79,12 @@ class Format:
 
 
 _ALL_METADATA = ("ICC", "EXIF", "XMP", "resolution")
-# Files whose type follows: AVIF, HEIC and videos.
-_FILE_TYPE = rb"....ftyp"
+# Brands of files with images in AV1, in HEVC, and in any coding. The major brand need not tell which.
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEVC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_HEIF_BRANDS = (b"mif1", b"mif2", b"mif3", b"msf1", b"miaf")
+# Matches nothing: AVIF and HEIC are told apart by their brands.
+_BY_BRAND = rb"(?!)"
 # Beginnings of camera raw files: Canon CR2, CRW and CR3, Fujifilm, Olympus, Panasonic and Leica, Minolta, Sigma,
 # Phase One. Others begin like TIFF, and `is_camera_raw` recognises them.
 _RAW_SIGNATURE = (
@@ -110,13 +115,13 @@ _TABLE = (
         Capabilities(("8", "16", "float"), alpha=True, pages="pages", metadata=_ALL_METADATA),
     ),
     Format(
-        "avif", "AVIF", "image/avif", (".avif",), _FILE_TYPE + rb"avi[fs]",
+        "avif", "AVIF", "image/avif", (".avif",), _BY_BRAND,
         Capabilities(("8", "16"), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         Capabilities(("8",), grey=False, alpha=True, pages="frames", metadata=_ALL_METADATA),
         quality=85, largest=65_536,
     ),
     Format(
-        "heic", "HEIC", "image/heic", (".heic", ".heif"), _FILE_TYPE + rb"(hei[cxms]|hev[cx]|mif1|msf1)",
+        "heic", "HEIC", "image/heic", (".heic", ".heif"), _BY_BRAND,
         Capabilities(("8", "16"), alpha=True, metadata=_ALL_METADATA),
     ),
     Format(
@@ -129,11 +134,24 @@ _TABLE = (
     ),
     Format(
         "bmp", "BMP", "image/bmp", (".bmp",), rb"BM",
-        Capabilities(("8",), alpha=True, metadata=("resolution",)),
+        Capabilities(("8",), alpha=True, metadata=("ICC", "resolution")),
     ),
     Format(
         "gif", "GIF", "image/gif", (".gif",), rb"GIF8[79]a",
-        Capabilities(("8",), alpha=True, pages="frames", metadata=("XMP",)),
+        Capabilities(("8",), alpha=True, pages="frames", metadata=("ICC", "XMP")),
+    ),
+    Format(
+        "netpbm", "Netpbm", "image/x-portable-anymap", (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
+        rb"P([1-6]|F4?|f)[\s#]|P7\n",
+        Capabilities(("8", "16", "float"), alpha=True, pages="pages"),
+    ),
+    Format(
+        "qoi", "QOI", "image/qoi", (".qoi",), rb"qoif",
+        Capabilities(("8",), grey=False, alpha=True),
+    ),
+    Format(
+        "exr", "OpenEXR", "image/x-exr", (".exr",), rb"\x76\x2f\x31\x01",
+        Capabilities(("float",)),
     ),
     Format(
         "raw", "camera raw", "image/x-dcraw",
@@ -163,13 +181,6 @@ SUPPORTED_PIXELS = (
     "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, floating point of 32 bits, and in TIFF "
     "signed integers, integers of 32 bits and floating point of 64 bits"
 )
-# Other kinds of files that people send.
-_OTHER_KINDS = {
-    "a Photoshop file": rb"8BPS",
-    "a PDF file": rb"%PDF-",
-    "an SVG or other XML file": rb"\s*<(svg|\?xml)",
-    "a video or other ISO media file": _FILE_TYPE,
-}
 
 
 def detect_format(data: bytes, size: int | None = None) -> Format:
@@ -183,15 +194,25 @@ def detect_format(data: bytes, size: int | None = None) -> Format:
     raw = FORMATS["raw"]
     if re.match(raw.signature, data, re.DOTALL):
         return raw
+    if kind := _by_brand(data):
+        return kind
     for kind in _TABLE:
         if re.match(kind.signature, data, re.DOTALL):
             return raw if kind.name == "tiff" and is_camera_raw(data) else kind
-    for name, signature in _OTHER_KINDS.items():
-        if re.match(signature, data, re.DOTALL):
-            raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
+    if name := other_kind(data):
+        raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
     raise NotAnImage(
         f"This is not an image: {size or len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
     )
+
+
+def _by_brand(data: bytes) -> Format | None:
+    """AVIF or HEIC, by the first of the file's brands that tells them apart."""
+    brands = file_brands(data)
+    coded = next((brand for brand in brands if brand in (*_AVIF_BRANDS, *_HEVC_BRANDS)), None)
+    if coded is None and any(brand in _HEIF_BRANDS for brand in brands) and not is_other_heif(brands):
+        return FORMATS["heic"]
+    return FORMATS["avif" if coded in _AVIF_BRANDS else "heic"] if coded else None
 
 
 def output_format(name: str, source: Format) -> Format:

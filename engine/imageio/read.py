@@ -13,12 +13,16 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from engine.defaults import COLOUR, MAX_PAGES, Colour
+from engine.imageio.codecs.exr import open_exr
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
+from engine.imageio.codecs.netpbm import open_netpbm
 from engine.imageio.codecs.pillow import open_pillow
+from engine.imageio.codecs.qoi import open_qoi
 from engine.imageio.codecs.raw import RawFile, RawMosaic, open_raw
 from engine.imageio.codecs.tiff import open_tiff
+from engine.imageio.colour import drop_unusable_profile
 from engine.imageio.formats import (
     SUFFIXES,
     SUPPORTED_FORMATS,
@@ -34,9 +38,12 @@ from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, con
 
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
+    "exr": open_exr,
     "heic": open_heic,
     "jp2": open_jp2,
     "jxl": open_jxl,
+    "netpbm": open_netpbm,
+    "qoi": open_qoi,
 }
 
 
@@ -181,6 +188,7 @@ def _read(
         pixels += frame.size[0] * frame.size[1]
         _refuse_more_pixels(frame.size, pixels, len(pages) + 1, max_pixels)
         image, words = frame.load()
+        image = drop_unusable_profile(image)
         changed |= dict.fromkeys((*words, *(f"without {lost}" for lost in image.metadata.lost)))
         pages.append(image)
         durations.append(frame.duration())

@@ -11,6 +11,7 @@ from engine.defaults import PNG_LEVEL
 from engine.imageio.codecs.pillow import JPEG_BLOCK, save_pillow
 from engine.imageio.codecs.png import write_png
 from engine.imageio.codecs.tiff import write_tiff
+from engine.imageio.colour import fit_colour
 from engine.imageio.formats import FORMATS, CannotWrite, Capabilities, Format, join_words
 from engine.imageio.image import (
     DEPTHS,
@@ -83,11 +84,16 @@ def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     longest = max(max(page.samples.shape[:2]) for page in file.pages)
     if longest > kind.largest:
         raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
-    pages = [convert_mode(page, colour=not supports.grey, alpha=False) for page in file.pages]
-    fitted, depth_words = zip(*(_fit_depth(page, supports) for page in pages), strict=True)
+    fitted, depth_words, words = [], list[str](), dict[str, None]()
+    for page in file.pages:
+        reduced, depth_changes = _fit_depth(page, supports)
+        depth_words = depth_words or depth_changes
+        coloured, colour_changes = fit_colour(reduced, kind)
+        fitted.append(convert_mode(coloured, colour=not supports.grey, alpha=False))
+        words |= dict.fromkeys(colour_changes)
     described, lost = _describe(fitted)
-    changes = _changes(file, kind, supports, depth_words[0])
-    return replace(file, pages=described), [*changes, *lost]
+    changes = _changes(file, kind, supports, depth_words)
+    return replace(file, pages=described), [*changes, *words, *lost]
 
 
 def _changes(file: ImageSequence, kind: Format, supports: Capabilities, depth_words: list[str]) -> list[str]:

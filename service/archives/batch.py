@@ -13,6 +13,7 @@ from anyio import CancelScope
 
 from engine.imageio.formats import suffix_of
 from engine.imageio.sandbox.shared_file import SharedFile
+from engine.system.file_names import name_key
 from service.archives.zip_reader import Entry, refuse_bad_name, safe_name
 from service.archives.zip_writer import ZipMember
 from service.params import DenoiseParams
@@ -97,18 +98,18 @@ class _Ahead:
 
 
 class _Names:
-    """Gives a number to a file whose name is taken. Some systems do not distinguish upper and lower case."""
+    """Gives a number to a file whose name is taken."""
 
     def __init__(self) -> None:
         self._taken = Counter[str]()
 
     def member(self, file: _File) -> ZipMember:
         """The file under a name that no other has."""
-        stem, first = file.stem, f"{file.stem}{file.suffix}".casefold()
-        while self._taken[f"{stem}{file.suffix}".casefold()]:
+        stem, first = file.stem, name_key(f"{file.stem}{file.suffix}")
+        while self._taken[name_key(f"{stem}{file.suffix}")]:
             self._taken[first] += 1
             stem = f"{file.stem}-{self._taken[first]}"
-        self._taken[f"{stem}{file.suffix}".casefold()] += 1
+        self._taken[name_key(f"{stem}{file.suffix}")] += 1
         return ZipMember(f"{stem}{file.suffix}", file.data, file.comment)
 
 

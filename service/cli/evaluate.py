@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -37,13 +36,6 @@ Image = TypeVar("Image")
 SIGMAS = (15.0, 25.0, 50.0)  # on the scale of 0 to 255
 
 
-class Passes(StrEnum):
-    """How often an image goes through the network: once, or in eight flips and rotations."""
-
-    NORMAL = "normal"
-    HIGH = "high"
-
-
 SuiteOption = Annotated[
     Path | None,
     typer.Option(
@@ -54,8 +46,9 @@ SuiteOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option(min=1, help="Use only the first images of each set.", show_default="all")
 ]
-QualityOption = Annotated[
-    Passes, typer.Option(help="high: mean over 8 flips and rotations, which takes 8 times as long.")
+EnsembleOption = Annotated[
+    bool,
+    typer.Option("--self-ensemble", help="Mean over 8 flips and rotations, which takes 8 times as long."),
 ]
 ReportOption = Annotated[
     Path | None,
@@ -70,7 +63,7 @@ def evaluate(
     sigma: SigmaOption = None,
     suite: SuiteOption = None,
     limit: LimitOption = None,
-    quality: QualityOption = Passes.NORMAL,
+    self_ensemble: EnsembleOption = False,
     report: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table's rows as a JSON list.")] = False,
     device: DeviceOption = defaults.DEVICE,
@@ -93,7 +86,7 @@ def evaluate(
     warn_without_kernels()
     model = load_model(weights, device, precision)
     nets = model.nets
-    if quality is Passes.HIGH:
+    if self_ensemble:
         nets = {name: SelfEnsemble(net) for name, net in nets.items()}
     found = []
     for section in sections:
@@ -102,8 +95,8 @@ def evaluate(
         scores = [section.add(result) if report else result.score for result in results]
         found.append((section.trial, scores))
     if report:
-        _write_report(report, model, quality, sections)
-    rows = _rows(model, quality, found)
+        _write_report(report, model, self_ensemble, sections)
+    rows = _rows(model, self_ensemble, found)
     if as_json:
         typer.echo(json.dumps(rows))
     else:
@@ -159,14 +152,17 @@ def _with_progress(trial: "Trial", images: "Iterable[Image]") -> "Iterable[Image
 
 
 def _rows(
-    model: "LoadedModel", quality: Passes, found: "Iterable[tuple[Trial, list[Score]]]"
+    model: "LoadedModel", self_ensemble: bool, found: "Iterable[tuple[Trial, list[Score]]]"
 ) -> list[dict[str, Any]]:
     """A row for each set and noise, with the weights and precision that were measured."""
     from engine.evaluation.evaluate import rows_of
 
-    about = {"network": model.name, "precision": model.precision, "digest": model.digest, "quality": str(quality)}
+    about = {"network": model.name, "precision": model.precision, "digest": model.digest}
+    passes = {"self_ensemble": self_ensemble}
     rows = [row for trial, scores in found for row in rows_of(trial, scores)]
-    return [{"set": row.set, "noise": row.noise, **_quality_values(row.quality), **about} for row in rows]
+    return [
+        {"set": row.set, "noise": row.noise, **_quality_values(row.quality), **about, **passes} for row in rows
+    ]
 
 
 def _quality_values(quality: "Quality") -> dict[str, Any]:
@@ -200,8 +196,9 @@ def _print_tables(rows: list[dict[str, Any]], model: "LoadedModel") -> None:
         out.print(chosen)
 
 
-def _write_report(folder: Path, model: "LoadedModel", quality: Passes, sections: "Sequence[Section]") -> None:
+def _write_report(folder: Path, model: "LoadedModel", self_ensemble: bool, sections: "Sequence[Section]") -> None:
     from engine.evaluation.html_report import write_report
 
-    about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}. Quality {quality}."
+    about = f"Weights {model.name}, SHA-256 {model.digest}. Precision {model.precision}."
+    about += " Mean over 8 flips and rotations." if self_ensemble else ""
     write_report(folder / "index.html", f"Images denoised by {model.name}", about, sections)

@@ -10,9 +10,10 @@ from PIL import Image as PILImage
 from engine.imageio.formats import FORMATS
 from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import NO_METADATA
+from engine.imageio.metadata.icc import prophoto_profile
 from engine.imageio.write import encode
 
-PROFILE = bytes(range(256)) * 2
+PROFILE = prophoto_profile()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="1"/></x:xmpmeta>'
 
 

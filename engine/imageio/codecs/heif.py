@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
 from engine.imageio.image import Image, LazyFrame, from_array
+from engine.imageio.metadata.heif import with_heif_items
 from engine.imageio.metadata.pillow import metadata_from_info
 
 
@@ -20,13 +21,12 @@ def open_heic(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     bits = int(cast(int, image.info["bit_depth"]))
 
     def load() -> tuple[Image, tuple[str, ...]]:
-        changed = ("only the main one of several images",) if len(file) > 1 else ()
         values = np.asarray(image)
         if image.premultiplied_alpha:
             raise UnsupportedImage(f"The image's colours are multiplied by its transparency. {SUPPORTED_PIXELS}.")
         # pillow-heif shifts deeper samples up to 16 bits, which leaves white below 65535.
         if bits > 8:
             values = values >> (16 - bits)
-        return from_array(values, bits, metadata_from_info(image.info)), changed
+        return from_array(values, bits, with_heif_items(metadata_from_info(image.info), data)), ()
 
     yield LazyFrame(image.size, bits, load)

@@ -4,11 +4,12 @@ Source: ISO/IEC 18181-1:2024, annex D.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
 from engine.imageio.image import Image, LazyFrame, from_array
 from engine.imageio.metadata import NO_METADATA
+from engine.imageio.metadata.cicp import ColourCode, calibrated_profile, primaries_of
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 
 _SIGNATURE = b"\xff\x0a"
@@ -18,8 +19,13 @@ _HEADER_BYTES = 1024
 _GREY = 1  # ColourSpace
 _D65 = 1  # WhitePoint
 _SRGB_PRIMARIES = 1  # Primaries
-_SRGB_TRANSFER = 13  # TransferFunction
 _ALPHA = 0  # ExtraChannelType
+# Numbers of H.273 by the standard's primaries and white point. Transfer functions have the same numbers.
+_PRIMARIES = {(_SRGB_PRIMARIES, _D65): 1, (9, _D65): 9, (11, _D65): 12, (11, 11): 11}
+_TRANSFERS = frozenset((1, 8, 13, 16, 17, 18))
+# The exponent's reciprocal is held as a whole number of these.
+_GAMMA_UNIT = 1e-7
+_UNKNOWN_COLOURS = "a colour profile or colours that have no number"
 # Width to height, by the number of the ratio in the header.
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
@@ -30,6 +36,7 @@ def open_jxl(kind: Format, data: bytes) -> Iterator[LazyFrame]:
 
     header = read_header(data)
     metadata = read_box_metadata(data) if data.startswith(b"\0") else NO_METADATA
+    metadata = replace(metadata, colour_code=header.colour_code, icc_profile=header.profile)
     if header.fault:
         raise UnsupportedImage(f"The JPEG XL file has {header.fault}. {SUPPORTED_PIXELS}.")
 
@@ -43,11 +50,16 @@ def open_jxl(kind: Format, data: bytes) -> Iterator[LazyFrame]:
 
 @dataclass(frozen=True)
 class Header:
-    """bits: per sample, 32 for floats. fault: what is not supported, in words; None if nothing."""
+    """bits: per sample, 32 for floats. fault: what is not supported, in words; None if nothing.
+
+    colour_code, profile: of colours other than sRGB.
+    """
 
     size: tuple[int, int]
     bits: int
-    fault: str | None
+    fault: str | None = None
+    colour_code: ColourCode | None = None
+    profile: bytes | None = None
 
 
 class _BitReader:
@@ -82,11 +94,13 @@ def read_header(data: bytes) -> Header:
     reader = _BitReader(_codestream(data)[len(_SIGNATURE) :])
     size = _read_size(reader)
     if reader.flag():
-        return Header(size, 8, None)
+        return Header(size, 8)
     if _has_animation_or_preview(reader):
         return Header(size, 8, "an animation or a preview")
     depth = _read_depth(reader)
-    return Header(size, depth or 32, _find_fault(reader, depth))
+    if fault := _find_fault(reader, depth):
+        return Header(size, depth or 32, fault)
+    return _read_colours(reader, Header(size, depth or 32))
 
 
 def _codestream(data: bytes) -> bytes:
@@ -129,9 +143,6 @@ def _find_fault(reader: _BitReader, depth: int) -> str | None:
     extra = reader.choice((0, 0), (1, 0), (2, 4), (1, 12))
     if extra > 1 or (extra and not _is_plain_alpha(reader)):
         return "channels that are neither colour nor plain transparency"
-    reader.flag()
-    if not reader.flag() and not _is_srgb(reader):
-        return "a colour profile or linear light; only sRGB is supported in JPEG XL"
     return None
 
 
@@ -155,11 +166,25 @@ def _is_plain_alpha(reader: _BitReader) -> bool:
     return kind == _ALPHA and not shift and not reader.flag()
 
 
-def _is_srgb(reader: _BitReader) -> bool:
+def _read_colours(reader: _BitReader, header: Header) -> Header:
+    """The header with what is said of the colours."""
+    reader.flag()
+    if reader.flag():
+        return header
     has_profile, colour_space = reader.flag(), reader.enum()
-    if has_profile or colour_space > _GREY or reader.enum() != _D65:
-        return False
-    if colour_space != _GREY and reader.enum() != _SRGB_PRIMARIES:
-        return False
-    has_gamma = reader.flag()
-    return not has_gamma and reader.enum() == _SRGB_TRANSFER
+    if has_profile or colour_space > _GREY:
+        return replace(header, fault=_UNKNOWN_COLOURS)
+    grey = colour_space == _GREY
+    white = reader.enum()
+    primaries = _PRIMARIES.get((_SRGB_PRIMARIES if grey else reader.enum(), white))
+    if primaries is None:
+        return replace(header, fault=_UNKNOWN_COLOURS)
+    if reader.flag():
+        # The standard gives the exponent from light to values.
+        encoding = reader.integer(24) * _GAMMA_UNIT
+        profile = calibrated_profile(primaries_of(primaries), 1 / encoding, grey) if encoding else None
+        return replace(header, profile=profile, fault=None if profile else _UNKNOWN_COLOURS)
+    code = ColourCode(primaries, reader.enum())
+    if code.transfer not in _TRANSFERS:
+        return replace(header, fault=_UNKNOWN_COLOURS)
+    return header if code.is_srgb else replace(header, colour_code=code)

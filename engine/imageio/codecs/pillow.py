@@ -15,13 +15,23 @@ from PIL import Image as PILImage
 from PIL import ImageFile, PngImagePlugin
 from torch import Tensor
 
+from engine.imageio.codecs.bmp import read_bmp_profile, refuse_unsupported_bmp
+from engine.imageio.codecs.jpeg import (
+    has_end,
+    lacks_profile,
+    open_without_end,
+    other_jpeg_images,
+    refuse_unsupported_jpeg,
+)
 from engine.imageio.codecs.png import refuse_missing_rows
-from engine.imageio.formats import SUPPORTED_PIXELS, Format, UnsupportedImage
+from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import STRIP, Image, ImageSequence, LazyFrame, from_array, to_array
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.heif import set_colour_code, with_heif_items
+from engine.imageio.metadata.icc import CMYK, profile_space
 from engine.imageio.metadata.limits import MAX_BYTES
 from engine.imageio.metadata.pillow import metadata_from_info, save_options
-from engine.imageio.metadata.png import png_without_metadata, read_png_metadata
+from engine.imageio.metadata.png import png_for_decoding, read_png_metadata
 
 # Pillow's modes.
 _GREY = {"1", "L", "LA", "La"}
@@ -42,6 +52,8 @@ _TURNS = {
 }
 # Bytes of EXIF or XMP that fit in one segment of a JPEG file, without the segment's name.
 JPEG_BLOCK = 65_000
+# Start of a GIF's extension with a profile.
+_GIF_PROFILE = b"\x21\xff\x0bICCRGBG1"
 # Offset of the bits per channel in a PNG file.
 _PNG_BITS = 24
 # Bytes of an AVIF file in which its AV1 configuration is looked for.
@@ -60,7 +72,12 @@ PngImagePlugin.MAX_TEXT_CHUNK = MAX_BYTES
 
 def open_pillow(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The frames of a file in any format that Pillow opens."""
-    with PILImage.open(BytesIO(data), formats=["PNG" if kind.name == "png" else kind.title.upper()]) as image:
+    if kind.name == "jpeg":
+        refuse_unsupported_jpeg(data)
+    if kind.name == "bmp":
+        refuse_unsupported_bmp(data)
+    decoded = png_for_decoding(data) if kind.name == "png" else data
+    with PILImage.open(BytesIO(decoded), formats=[kind.title.upper()]) as image:
         number = 1 if image.info.get("default_image") else 0
         while True:
             try:
@@ -96,24 +113,36 @@ def _duration(image: PILImage.Image) -> int | None:
 def _load(kind: Format, data: bytes, image: ImageFile.ImageFile) -> tuple[Image, tuple[str, ...]]:
     bits = _bits(kind, data, image)
     if bits > 8 and kind.name in ("png", "avif"):
-        _refuse_animation(kind, image)
+        _refuse_animation(kind, image, bits)
         return _load_deep(kind, data, bits, _metadata(kind, data, image)), ()
     refuse_unsupported(image, bits)
+    loaded, words = _load_jpeg(data, image) if kind.name == "jpeg" else (image, ())
     if image.mode in CONVERTED:
-        return convert_to_srgb(image, _metadata(kind, data, image))
+        converted, more = convert_to_srgb(loaded, _metadata(kind, data, image))
+        return converted, (*words, *more)
     if kind.name == "png" and _ends_in_zeros(image):
         refuse_missing_rows(data)
     metadata = _metadata(kind, data, image)
     # Pillow draws the next frame over this one, so a frame is copied.
     is_animated = getattr(image, "is_animated", False)
-    return from_pil(turn_upright(image, metadata.orientation, is_animated), metadata.upright()), ()
+    return from_pil(turn_upright(loaded, metadata.orientation, is_animated), metadata.upright()), words
+
+
+def _load_jpeg(data: bytes, image: ImageFile.ImageFile) -> tuple[PILImage.Image, tuple[str, ...]]:
+    """The image with its pixels. Of a file without an end marker, all pixels must be there."""
+    if has_end(data):
+        image.load()
+        return image, ()
+    if complete := open_without_end(data):
+        return complete, ("with the end marker that was missing",)
+    raise BrokenImage("The JPEG file is broken or cut short: pixels and its end marker are missing.")
 
 
 def _load_deep(kind: Format, data: bytes, bits: int, metadata: Metadata) -> Image:
     import imagecodecs
 
     if kind.name == "png":
-        values = imagecodecs.png_decode(png_without_metadata(data))
+        values = imagecodecs.png_decode(png_for_decoding(data))
     else:
         values = imagecodecs.avif_decode(data)
     return from_array(values, bits, metadata, metadata.orientation)
@@ -126,7 +155,43 @@ def _ends_in_zeros(image: PILImage.Image) -> bool:
 
 
 def _metadata(kind: Format, data: bytes, image: PILImage.Image) -> Metadata:
-    return read_png_metadata(data) if kind.name == "png" else metadata_from_info(image.info)
+    if kind.name == "png":
+        metadata = read_png_metadata(data)
+        hidden = getattr(image, "is_animated", False) and image.info.get("default_image")
+        return (
+            replace(metadata, lost=(*metadata.lost, "the still image beside the animation"))
+            if hidden
+            else metadata
+        )
+    metadata = metadata_from_info(image.info)
+    match kind.name:
+        case "jpeg":
+            profile = ("an unreadable colour profile",) if lacks_profile(data, metadata.icc_profile) else ()
+            return replace(metadata, lost=(*profile, *other_jpeg_images(data, metadata.xmp)))
+        case "avif":
+            return with_heif_items(metadata, data)
+        case "bmp":
+            return replace(metadata, icc_profile=read_bmp_profile(data))
+        case "gif":
+            return replace(metadata, icc_profile=_gif_profile(data))
+    return metadata
+
+
+def _gif_profile(data: bytes) -> bytes | None:
+    """The profile in a GIF's application extension.
+
+    Source: International Color Consortium, "Embedding ICC profiles in GIF files", 2005.
+    """
+    at = data.find(_GIF_PROFILE)
+    if at < 0:
+        return None
+    at += len(_GIF_PROFILE) + len("012")
+    profile = bytearray()
+    # Blocks of up to 255 bytes, each behind its length; the last one is empty.
+    while at < len(data) and data[at]:
+        profile += data[at + 1 : at + 1 + data[at]]
+        at += 1 + data[at]
+    return bytes(profile)
 
 
 def turn_upright(image: PILImage.Image, orientation: int, copy: bool = False) -> PILImage.Image:
@@ -153,9 +218,12 @@ def refuse_unsupported(image: ImageFile.ImageFile, bits: int) -> None:
         raise UnsupportedImage(f"The image's pixels are {name} of {bits} bits a channel. {SUPPORTED_PIXELS}.")
 
 
-def _refuse_animation(kind: Format, image: PILImage.Image) -> None:
-    if kind.name == "png" and getattr(image, "is_animated", False):
-        raise UnsupportedImage("The animated PNG has 16 bits a channel. Animated PNG is supported with 8 bits.")
+def _refuse_animation(kind: Format, image: PILImage.Image, bits: int) -> None:
+    """imagecodecs decodes no frames of a PNG, and crashed on those of an AVIF."""
+    if getattr(image, "is_animated", False):
+        raise UnsupportedImage(
+            f"The animated {kind.title} has {bits} bits a channel. Animated {kind.title} may have 8 bits."
+        )
 
 
 def _bits(kind: Format, data: bytes, image: ImageFile.ImageFile) -> int:
@@ -211,7 +279,7 @@ def _is_grey(colour: Tensor) -> bool:
     return all(bool((strip == strip[..., :1]).all()) for strip in torch.split(colour, STRIP))
 
 
-def convert_to_srgb(image: ImageFile.ImageFile, metadata: Metadata) -> tuple[Image, tuple[str, ...]]:
+def convert_to_srgb(image: PILImage.Image, metadata: Metadata) -> tuple[Image, tuple[str, ...]]:
     """CMYK or CIELAB as sRGB. CMYK needs a colour profile, which defines its inks."""
     from PIL import ImageCms
 
@@ -223,17 +291,31 @@ def convert_to_srgb(image: ImageFile.ImageFile, metadata: Metadata) -> tuple[Ima
             "The image's pixels are CMYK of 8 bits a channel, without the colour profile that defines the inks. "
             f"Embed the profile, or convert the image to RGB. {SUPPORTED_PIXELS}."
         )
-    source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
-    transform = ImageCms.buildTransform(
-        source,
-        ImageCms.createProfile("sRGB"),
-        image.mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    if is_cmyk and profile_space(profile) != CMYK:
+        raise UnsupportedImage(
+            "The image's pixels are CMYK with a profile that is not one for CMYK, so the colours are unknown. "
+            f"Embed the profile of the inks, or convert the image to RGB. {SUPPORTED_PIXELS}."
+        )
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile)) if is_cmyk else ImageCms.createProfile("LAB")
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise UnsupportedImage(
+            f"The image's pixels are {name} with a colour profile that cannot be read. Embed the profile of the "
+            f"inks, or convert the image to RGB. {SUPPORTED_PIXELS}."
+        ) from error
+    samples = _samples(
+        turn_upright(image, metadata.orientation),
+        3,
+        lambda strip: ImageCms.applyTransform(strip, transform) or strip,
     )
-    upright = turn_upright(image, metadata.orientation)
-    samples = _samples(upright, 3, lambda strip: ImageCms.applyTransform(strip, transform) or strip)
     metadata = replace(metadata.upright(), icc_profile=None)
     return Image(samples, None, metadata), (f"{name} to sRGB",)
 
@@ -255,4 +337,5 @@ def save_pillow(file: ImageSequence, kind: Format, quality: int | None) -> bytes
         options["duration"] = list(file.durations)
     encoded = BytesIO()
     first.save(encoded, kind.title.upper(), **options)
-    return encoded.getvalue()
+    data = encoded.getvalue()
+    return set_colour_code(data, metadata.colour_code) if metadata.colour_code else data

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.metadata.exif import exif_resolution
 from engine.imageio.metadata.limits import BrokenMetadata
 from engine.imageio.metadata.record import Metadata
@@ -19,6 +20,8 @@ _JP2_HEADER = b"jp2h"
 _XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 # Methods of a colr box that hold a profile.
 _ICC_METHODS = (b"\2", b"\3")
+# The method that names a colour space by the numbers of its primaries and its transfer function.
+_CODE_METHOD = b"\5"
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -56,6 +59,8 @@ def read_box_metadata(data: bytes) -> Metadata:
                 found = replace(found, lost=("Brotli-compressed metadata",))
             case b"colr" if body[:1] in _ICC_METHODS:
                 found = replace(found, icc_profile=body[3:])
+            case b"colr" if body[:1] == _CODE_METHOD and len(body) >= 7:
+                found = replace(found, colour_code=ColourCode(*struct.unpack_from(">HH", body, 3)))
     if found.exif:
         found = replace(found, resolution=exif_resolution(found.exif))
     return found

@@ -8,7 +8,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from engine.imageio.metadata.limits import MAX_BYTES, MetadataTooLarge, inflate, plausible_resolution
+from engine.imageio.metadata.cicp import ColourCode
+from engine.imageio.metadata.icc import Primaries
+from engine.imageio.metadata.limits import (
+    MAX_BYTES,
+    BrokenMetadata,
+    MetadataTooLarge,
+    inflate,
+    plausible_resolution,
+)
 from engine.imageio.metadata.record import Metadata
 
 _SIGNATURE_SIZE = 8  # bytes
@@ -19,6 +27,15 @@ _METRE = 1
 # Keywords of EXIF in chunks of text.
 _RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+_ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
+# Chunks that decoding needs in any state.
+_NEEDED = _ANIMATION | {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
+# Chunks of the display on which an HDR image was made.
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))
+# Last bytes of a cICP chunk: red, green and blue without a matrix, full range.
+_FULL_RANGE_RGB = b"\0\1"
+# A PNG holds chromaticities and exponents as whole numbers of 1/100000.
+_UNIT = 100_000
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -26,9 +43,8 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The kind, the body and the bytes of each whole chunk of a file."""
-    at = _SIGNATURE_SIZE
+def png_chunks(data: bytes, at: int = _SIGNATURE_SIZE) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The kind, the body and the bytes of each whole chunk of a file. at: where the first one starts."""
     while at + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         if at + 12 + size > len(data):
@@ -39,32 +55,48 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         at += 12 + size
 
 
-def png_without_metadata(data: bytes) -> bytes:
-    """The same image with only the chunks that decoding needs, so that no other chunk can break a codec."""
-    needed = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-    return data[:_SIGNATURE_SIZE] + b"".join(whole for kind, _, whole in png_chunks(data) if kind in needed)
+def png_for_decoding(data: bytes) -> bytes:
+    """The same image with only the chunks that decoding needs, so that no other chunk can break a codec.
+
+    These are pixels, frames, transparency and orientation. Transparency with a wrong checksum is left out, as
+    libpng does. What follows the last whole chunk stays.
+    """
+    parts, end = [data[:_SIGNATURE_SIZE]], _SIGNATURE_SIZE
+    for kind, body, whole in png_chunks(data):
+        end += len(whole)
+        is_checked = kind in (b"tRNS", b"eXIf") or (kind == b"iTXt" and body.startswith(_XMP_KEYWORD))
+        if not _is_corrupt(kind, body, whole) if is_checked else kind in _NEEDED:
+            parts.append(whole)
+    return b"".join((*parts, data[end:]))
+
+
+def _is_corrupt(kind: bytes, body: bytes, whole: bytes) -> bool:
+    """Whether the checksum of a chunk that is not pixels is wrong."""
+    return whole[-4:] != struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _is_ancillary(kind: bytes) -> bool:
+    """Whether the image can be shown without the chunk (section 5.4)."""
+    return bool(kind[0] & 0x20) and kind not in _ANIMATION
 
 
 def read_png_metadata(data: bytes) -> Metadata:
-    """The metadata in a PNG file. Raises BrokenMetadata."""
+    """The metadata in a PNG file. `lost` has the chunks that cannot be read. Raises MetadataTooLarge."""
     found = Metadata()
     for kind, body, whole in png_chunks(data):
-        match kind:
-            case b"iCCP":
-                profile = inflate(body[body.find(b"\0") + 2 :], "The colour profile")
-                found = replace(found, icc_profile=profile)
-            case b"eXIf":
-                found = replace(found, exif=body.removeprefix(b"Exif\0\0"))
-            case b"pHYs" if len(body) == 9 and body[8] == _METRE:
-                x, y = struct.unpack(">II", body[:8])
-                resolution = plausible_resolution(x * _METRES_PER_INCH, y * _METRES_PER_INCH)
-                found = replace(found, resolution=resolution)
-            case b"iTXt" if body.startswith(_XMP_KEYWORD):
-                found = replace(found, xmp=_international_text(body))
-            case b"tEXt" | b"zTXt" if exif := _raw_profile(kind, body):
-                found = replace(found, exif=found.exif or exif)
-            case b"gAMA" | b"cHRM" | b"sRGB" | b"cICP" | b"tEXt" | b"zTXt" | b"iTXt":
-                found = replace(found, chunks=found.chunks + whole)
+        if not _is_ancillary(kind):
+            continue
+        if _is_corrupt(kind, body, whole):
+            name = f"{kind.decode()} chunk" if kind.isalpha() else "chunk"
+            found = replace(found, lost=(*found.lost, f"a broken {name}"))
+            continue
+        try:
+            found = _with_chunk(found, kind, body, whole)
+        except MetadataTooLarge:
+            raise
+        except BrokenMetadata:
+            lost = "an unreadable colour profile" if kind == b"iCCP" else "unreadable XMP"
+            found = replace(found, lost=(*found.lost, lost))
         if len(found.chunks) > MAX_BYTES:
             raise MetadataTooLarge(f"The text chunks have more than {MAX_BYTES} bytes, the limit.")
     return found
@@ -88,6 +120,29 @@ def _raw_profile(kind: bytes, body: bytes) -> bytes | None:
     return block.removeprefix(b"Exif\0\0") if block.startswith((b"Exif\0\0", b"II", b"MM")) else None
 
 
+def _with_chunk(found: Metadata, kind: bytes, body: bytes, whole: bytes) -> Metadata:
+    match kind:
+        case b"iCCP":
+            profile = inflate(body[body.find(b"\0") + 2 :], "The colour profile")
+            if not profile:
+                raise BrokenMetadata("The colour profile is empty.")
+            return replace(found, icc_profile=profile)
+        case b"cICP" if len(body) == 4 and body[2:] == _FULL_RANGE_RGB:
+            return replace(found, colour_code=ColourCode(body[0], body[1]))
+        case b"eXIf":
+            return replace(found, exif=body.removeprefix(b"Exif\0\0"))
+        case b"pHYs" if len(body) == 9 and body[8] == _METRE:
+            x, y = struct.unpack(">II", body[:8])
+            return replace(found, resolution=plausible_resolution(x * _METRES_PER_INCH, y * _METRES_PER_INCH))
+        case b"iTXt" if body.startswith(_XMP_KEYWORD):
+            return replace(found, xmp=_international_text(body))
+        case b"tEXt" | b"zTXt" if exif := _raw_profile(kind, body):
+            return replace(found, exif=found.exif or exif)
+        case b"gAMA" | b"cHRM" | b"sRGB" | b"cICP" | b"mDCV" | b"cLLI" | b"tEXt" | b"zTXt" | b"iTXt":
+            return replace(found, chunks=found.chunks + whole)
+    return found
+
+
 def _international_text(body: bytes) -> bytes:
     """The text of an XMP iTXt chunk."""
     is_compressed = body[len(_XMP_KEYWORD) : len(_XMP_KEYWORD) + 1] == b"\1"
@@ -96,9 +151,30 @@ def _international_text(body: bytes) -> bytes:
     return inflate(text, "XMP") if is_compressed else text
 
 
+def png_chunk_kinds(chunks: bytes) -> set[bytes]:
+    """The kinds of `Metadata.chunks`."""
+    return {kind for kind, _, _ in png_chunks(chunks, 0)}
+
+
+def png_calibration(chunks: bytes) -> tuple[Primaries | None, float | None]:
+    """The chromaticities and the exponent in the chunks cHRM and gAMA; None where they are missing or odd."""
+    primaries, gamma = None, None
+    for kind, body, _ in png_chunks(chunks, 0):
+        if kind == b"gAMA" and len(body) == 4 and any(body):
+            gamma = _UNIT / struct.unpack(">I", body)[0]
+            # An exponent beyond these is no display's.
+            gamma = gamma if 0.1 < gamma < 10 else None
+        if kind == b"cHRM" and len(body) == 32:
+            white, red, green, blue = ((x / _UNIT, y / _UNIT) for x, y in struct.iter_unpack(">II", body))
+            primaries = (red, green, blue, white)
+    return primaries, gamma
+
+
 def add_png_metadata(png: bytes, metadata: Metadata) -> bytes:
     """The file with the metadata after its header chunk."""
     chunks = b""
+    if metadata.colour_code:
+        chunks += png_chunk(b"cICP", bytes(metadata.colour_code) + _FULL_RANGE_RGB)
     if metadata.icc_profile:
         chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
     if metadata.resolution:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.samples import Missing
 from engine.imageio.sandbox.shared_file import SEALS, MemoryFile, SharedFile
 
@@ -161,6 +162,7 @@ def encode_image(image: Image) -> tuple[dict[str, Any], list[Part]]:
         "lost": known.lost,
         "stored": image.stored,
         "missing": image.missing and image.missing.values,
+        "colour_code": known.colour_code,
     }
     alpha = None if image.alpha is None else image.alpha.numpy().data
     codes = None if image.missing is None else image.missing.codes.numpy().data
@@ -183,6 +185,7 @@ def decode_image(message: dict[str, Any], parts: Sequence[memoryview | None]) ->
         (resolution[0], resolution[1]) if resolution else None,
         chunks or b"",
         tuple(message["lost"]),
+        ColourCode(*message["colour_code"]) if message["colour_code"] else None,
     )
     return Image(
         samples.view(shape),

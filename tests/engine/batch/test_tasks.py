@@ -94,6 +94,31 @@ def test_outputs_get_the_suffix_of_the_format_or_keep_theirs(shots, tmp_path):
     assert kept == ["a.png", "b.jpg"]
 
 
+def test_the_same_format_gets_its_own_suffix(shots, tmp_path, net):
+    (shots / "a.png").rename(shots / "named.jpg")
+    (shots / "notes.png").write_text("no image")
+
+    tasks = plan_tasks([shots], tmp_path / "clean", format_="same")
+    list(denoise_files(fixed_selector(net), tasks))
+
+    assert [task.target.name for task in tasks] == ["b.jpg", "named.png", "notes.png"]
+    assert detect_format((tmp_path / "clean" / "named.png").read_bytes()).name == "png"
+    with pytest.raises(
+        ValueError, match=r"x\.jpg: the suffix does not fit the format of .*, PNG; it must be \.png"
+    ):
+        plan_tasks([shots / "named.jpg"], tmp_path / "x.jpg", format_="same")
+    assert plan_tasks([shots / "named.jpg"], tmp_path / "x.png", format_="same")
+    assert plan_tasks([shots / "named.jpg"], tmp_path / "x.bak", format_="same")
+
+
+def test_names_that_differ_only_in_their_accents_clash(shots, tmp_path):
+    for name in ("\u00e9.png", "e\u0301.tif"):
+        (shots / name).write_bytes((shots / "a.png").read_bytes())
+
+    with pytest.raises(ValueError, match="would be written to the same output"):
+        plan_tasks([shots], tmp_path / "clean")
+
+
 def test_an_outcome_lists_what_its_format_cannot_hold(shots, tmp_path, net):
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(shots / "deep.png")
 

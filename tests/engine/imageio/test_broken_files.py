@@ -1,11 +1,14 @@
 """Thousands of broken files: each is read, or refused with an error of imageio, within seconds."""
 
 import io
+import tempfile
 import time
+from pathlib import Path
 from random import Random
 
 import imagecodecs
 import numpy as np
+import OpenEXR
 import pillow_heif
 import pytest
 import tifffile
@@ -22,6 +25,7 @@ from engine.imageio.formats import (
 from engine.imageio.image import Image, ImageSequence
 from engine.imageio.metadata import Metadata
 from engine.imageio.metadata.exif import new_exif
+from engine.imageio.metadata.icc import prophoto_profile
 from engine.imageio.read import read
 from engine.imageio.write import encode
 
@@ -30,7 +34,7 @@ CASES = 100  # per file
 MAX_SECONDS = 10  # per case, on a busy machine
 MAX_PIXELS = 100_000
 EXIF = new_exif("<", [(271, 2, 6, b"Maker\0"), (274, 3, 1, b"\6\0"), (306, 2, 20, b"2026:01:02 03:04:05\0")])
-METADATA = Metadata(bytes(range(200)), EXIF, b"<x:xmpmeta>text</x:xmpmeta>", (300.0, 300.0))
+METADATA = Metadata(prophoto_profile(), EXIF, b"<x:xmpmeta>text</x:xmpmeta>", (300.0, 300.0))
 
 
 def pixels(dtype, channels):
@@ -62,6 +66,13 @@ def heic():
     file = io.BytesIO()
     pillow_heif.from_pillow(PILImage.fromarray(pixels(np.uint8, 3))).save(file, quality=80)
     return file.getvalue()
+
+
+def exr():
+    with tempfile.NamedTemporaryFile(suffix=".exr") as file:
+        channels = {name: pixels(np.float32, 1)[..., 0] for name in "RGB"}
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(file.name)
+        return Path(file.name).read_bytes()
 
 
 # Type and number of channels.
@@ -102,6 +113,11 @@ FILES = {
     "jpeg 2000": imagecodecs.jpeg2k_encode(pixels(np.uint8, 3), reversible=True),
     "gif": saved_by_pillow("GIF"),
     "bmp": saved_by_pillow("BMP"),
+    "netpbm": b"P6 20 24 65535\n" + pixels(np.uint16, 3).astype(">u2").tobytes(),
+    "pam": b"P7\nWIDTH 20\nHEIGHT 24\nDEPTH 3\nMAXVAL 255\nENDHDR\n" + pixels(np.uint8, 3).tobytes(),
+    "netpbm, text": b"P3 20 24 255\n" + b" ".join(b"%d" % each for each in pixels(np.uint8, 3).flat),
+    "qoi": imagecodecs.qoi_encode(pixels(np.uint8, 3)),
+    "exr": exr(),
 }
 
 

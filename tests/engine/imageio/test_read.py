@@ -149,6 +149,9 @@ def every_kind():
     yield "AVIF, 10 bits", imagecodecs.avif_encode(deep >> 6, bitspersample=10)
     yield "JPEG 2000, 8", imagecodecs.jpeg2k_encode(plain, reversible=True)
     yield "JPEG 2000, 16", imagecodecs.jpeg2k_encode(deep, reversible=True)
+    yield "QOI", imagecodecs.qoi_encode(plain)
+    yield "PPM, 10 bits", b"P6 9 12 1023\n" + (deep >> 6).astype(">u2").tobytes()
+    yield "PFM", b"PF 9 12 -1\n" + (deep / 65535).astype("<f4").tobytes()
     yield "JPEG XL", imagecodecs.jpegxl_encode(plain, lossless=True)
 
 

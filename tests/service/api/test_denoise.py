@@ -17,6 +17,7 @@ from engine.models import checkpoint
 from service.app import create_app
 from service.params import DenoiseParams
 from service.runtime import pipeline as denoising
+from tests.support.images import PROFILE
 from tests.support.raw_files import dng, scene
 
 
@@ -93,7 +94,7 @@ def test_format_same_keeps_the_format(client, samples, file_of):
 
 def test_16_bits_and_metadata_are_kept(client):
     deep = torch.randint(65536, (9, 12, 3)).to(torch.uint16)
-    known = Metadata(bytes(300), None, b"<x:xmpmeta/>", (300.0, 300.0))
+    known = Metadata(PROFILE, None, b"<x:xmpmeta/>", (300.0, 300.0))
     file = ImageSequence(FORMATS["png"], (Image(deep, None, known),))
     sent = encode_file(file, FORMATS["tiff"]).data
 

@@ -81,6 +81,20 @@ def test_an_image_is_sent_before_the_others_are_done():
     run(main())
 
 
+def test_names_that_some_system_takes_for_one_get_numbers():
+    async def main():
+        images = Images()
+        images.finish(0)
+        names = ("\u00e9.jpg", "e\u0301.jpg", "E\u0301.png", "e.jpg")
+        sent = [Entry(name, ImageSource(partial(in_memory, b"0"))) for name in names]
+
+        found = [member.name async for member in denoise_batch(images, sent, DenoiseParams(), stays, free)]
+
+        assert found == ["\u00e9.png", "e\u0301-2.png", "E\u0301-3.png", "e.png"]
+
+    run(main())
+
+
 def test_an_image_that_is_done_first_waits_for_those_before_it():
     async def main():
         images = Images()

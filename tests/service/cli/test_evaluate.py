@@ -101,9 +101,9 @@ def test_a_suite_has_a_row_for_each_set_and_names_missing_ones(denoise, model, s
     assert rows[1]["psnr"] >= rows[1]["noisy_psnr"]
     assert rows[10]["psnr"] == 100
     assert rows[0].keys() >= {"ssim", "megapixels_per_second"}
-    about = {key: rows[0][key] for key in ("network", "precision", "digest", "quality")}
+    about = {key: rows[0][key] for key in ("network", "precision", "digest", "self_ensemble")}
     digest = checkpoint.load(model).digest
-    assert about == {"network": "plain", "precision": "float32", "digest": digest, "quality": "normal"}
+    assert about == {"network": "plain", "precision": "float32", "digest": digest, "self_ensemble": False}
 
 
 def test_measured_images_have_further_figures_and_others_none(denoise, model, suite, tmp_path):
@@ -159,14 +159,14 @@ def test_high_quality_is_the_mean_over_flips_and_rotations(denoise, save_tiny, p
     tiny = save_tiny(tmp_path / "tiny.safetensors")
     command = ["evaluate", tiny, "--clean", photos, "--sigma", 25, "--json", *EXACT]
 
-    (_, plain, _), (_, high, _) = denoise(*command), denoise(*command, "--quality", "high")
+    (_, plain, _), (_, high, _) = denoise(*command), denoise(*command, "--self-ensemble")
 
     pairs = list(gaussian_pairs(photos, 25))
     expected = evaluate_pairs(SelfEnsemble(checkpoint.load(tiny).net), pairs).psnr
     [plain_row], [high_row] = json.loads(plain), json.loads(high)
     assert high_row["psnr"] == pytest.approx(expected, abs=1e-4)
     assert high_row["psnr"] != plain_row["psnr"]
-    assert (plain_row["quality"], high_row["quality"]) == ("normal", "high")
+    assert (plain_row["self_ensemble"], high_row["self_ensemble"]) == (False, True)
 
 
 def test_a_file_without_pairs_is_an_error_of_one_line(denoise, model, tmp_path):

@@ -30,4 +30,4 @@ def test_of_several_images_only_the_main_one_is_read(samples):
     back = read(file.getvalue())
 
     assert len(back.pages) == 1
-    assert back.changed == ("only the main one of several images",)
+    assert back.changed == ("without the other images of the file",)

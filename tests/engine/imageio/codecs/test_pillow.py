@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from engine.imageio.formats import BrokenImage, UnsupportedImage
+from engine.imageio.formats import UnsupportedImage
 from engine.imageio.read import decode, read
 from engine.imageio.write import encode_png
+from tests.support.images import PROFILE
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}}
 ORIENTATION = 0x0112
@@ -114,13 +115,26 @@ def test_an_image_is_turned_as_its_exif_says(value, turned, samples, file_of):
 
 
 def test_the_colour_profile_comes_back(samples, file_of):
-    profile = bytes(range(200))
-
-    image = decode(file_of(samples(3, 3), icc_profile=profile))
+    image = decode(file_of(samples(3, 3), icc_profile=PROFILE))
     with PILImage.open(BytesIO(encode_png(image))) as returned:
         kept = returned.info["icc_profile"]
 
-    assert kept == profile
+    assert kept == PROFILE
+
+
+@pytest.mark.parametrize("profile", [PROFILE, b"nonsense" * 40], ids=["profile", "nonsense"])
+def test_the_profile_of_a_gif_is_read(profile, samples, file_of):
+    plain = file_of(samples(6, 5), "GIF")
+    blocks = b"".join(
+        bytes([len(part)]) + part for part in (profile[:255], profile[255:510], profile[510:]) if part
+    )
+    at = 13 + 3 * 2 ** ((plain[10] & 7) + 1)
+
+    back = read(plain[:at] + b"\x21\xff\x0bICCRGBG1012" + blocks + b"\0" + plain[at:])
+
+    is_whole = profile == PROFILE
+    assert back.pages[0].metadata.icc_profile == (PROFILE if is_whole else None)
+    assert back.changed == (() if is_whole else ("without an unreadable colour profile",))
 
 
 def test_pixels_that_are_not_supported_are_named(file_of):
@@ -136,6 +150,13 @@ def test_a_10_bit_avif_keeps_its_depth():
 
     expected = np.round(imagecodecs.avif_decode(data) / 1023 * 65535)
     np.testing.assert_array_equal(image.samples.numpy(), expected)
+
+
+def test_an_animated_avif_of_10_bits_is_refused_by_name():
+    frames = np.random.default_rng(0).integers(1024, size=(3, 16, 16, 3)).astype(np.uint16)
+
+    with pytest.raises(UnsupportedImage, match="The animated AVIF has 10 bits a channel"):
+        read(imagecodecs.avif_encode(frames, bitspersample=10))
 
 
 # Colours
@@ -159,6 +180,9 @@ def test_cmyk_without_a_profile_is_refused(kind, file_of):
         decode(file_of(PILImage.new("CMYK", (4, 4)), kind))
 
 
-def test_cmyk_with_a_broken_profile_is_refused(file_of):
-    with pytest.raises(BrokenImage):
-        decode(file_of(PILImage.new("CMYK", (4, 4)), "TIFF", icc_profile=b"no profile" * 20))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_with_another_profile_is_refused_by_name(kind, file_of):
+    with pytest.raises(UnsupportedImage, match="CMYK with a profile that is not one for CMYK"):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), kind, icc_profile=PROFILE))
+    with pytest.raises(UnsupportedImage, match="CMYK with a profile that is not one for CMYK"):
+        decode(file_of(PILImage.new("CMYK", (4, 4)), kind, icc_profile=b"no profile" * 20))

@@ -6,6 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.metadata.isobmff import boxes, read_box_metadata
 from engine.imageio.metadata.limits import BrokenMetadata
 from engine.imageio.read import read
@@ -24,6 +25,12 @@ def test_exif_xmp_and_profile_are_read_from_their_boxes():
 
     assert exif_tags(found.exif) == exif_tags(exif)
     assert (found.xmp, found.icc_profile, found.lost) == (XMP, PROFILE, ())
+
+
+def test_the_numbers_of_a_colour_space_are_read():
+    found = read_box_metadata(box(b"jp2h", box(b"colr", b"\5\0\0" + struct.pack(">HHHB", 9, 16, 0, 0x80))))
+
+    assert found.colour_code == ColourCode(9, 16)
 
 
 def test_compressed_boxes_are_reported_as_lost():

@@ -10,12 +10,13 @@ from PIL import Image as PILImage
 from PIL.PngImagePlugin import PngInfo
 
 from engine.imageio.formats import FORMATS, BrokenImage
+from engine.imageio.image import ImageSequence
 from engine.imageio.metadata import Metadata
 from engine.imageio.metadata.limits import MAX_BYTES
 from engine.imageio.metadata.png import png_chunk
 from engine.imageio.read import read
 from engine.imageio.write import encode
-from tests.support.images import XMP, camera_exif, encoded_with, exif_tags
+from tests.support.images import XMP, camera_exif, encoded_with, exif_tags, noise_image, same_samples
 
 
 def test_colour_and_text_chunks_are_kept(file_of):
@@ -70,3 +71,70 @@ def test_exif_in_a_chunk_of_text_becomes_a_chunk_of_exif(keyword, kind):
     assert exif_tags(once.metadata.exif) == exif_tags(camera_exif(6))
     assert b"Raw profile" not in back
     assert read(back).pages[0].samples.equal(once.samples)
+
+
+# Chunks that others drop
+
+
+def with_chunk(data, chunk, at=33):
+    return data[:at] + chunk + data[at:]
+
+
+def with_wrong_checksum(kind, body):
+    return png_chunk(kind, body)[:-1] + b"\x7f"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", [b"iCCP", b"tEXt", b"gAMA", b"pHYs", b"eXIf", b"iTXt", b"tIME", b"zzZz"])
+def test_a_chunk_with_a_wrong_checksum_is_dropped_and_told(kind, dtype):
+    image = noise_image(0, dtype, 3, False, (6, 9))
+    plain = encode(ImageSequence(FORMATS["png"], (image,)), FORMATS["png"]).data
+
+    back = read(with_chunk(plain, with_wrong_checksum(kind, b"any body")))
+
+    assert back.changed == (f"without a broken {kind.decode()} chunk",)
+    assert same_samples(back.pages[0], image)
+
+
+@pytest.mark.parametrize("body", [b"x\0\0garbage", b"", b"name", b"x\0\0" + zlib.compress(b"no profile" * 50)])
+def test_an_undecodable_profile_is_dropped_and_told(body):
+    plain = encoded_with("png", Metadata())
+
+    back = read(with_chunk(plain, png_chunk(b"iCCP", body)))
+
+    assert back.changed == ("without an unreadable colour profile",)
+    assert back.pages[0].metadata.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    "kind", [b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tIME", b"bKGD", b"sBIT", b"iTXt", b"zTXt", b"cICP"]
+)
+@pytest.mark.parametrize("body", [b"", b"x", bytes(300)])
+def test_a_chunk_of_the_wrong_size_does_not_spoil_the_image(kind, body):
+    plain = encoded_with("png", Metadata())
+
+    back = read(with_chunk(plain, png_chunk(kind, body)))
+
+    assert same_samples(back.pages[0], read(plain).pages[0])
+
+
+def test_broken_transparency_is_dropped_and_told(file_of):
+    image = PILImage.new("RGB", (4, 4), "red")
+    data = file_of(image, transparency=(1, 2, 3))
+    at = data.index(b"tRNS") - 4
+    broken = data[:at] + with_wrong_checksum(b"tRNS", data[at + 8 : at + 14]) + data[at + 18 :]
+
+    back = read(broken)
+
+    assert back.changed == ("without a broken tRNS chunk",)
+    assert read(data).pages[0].alpha is not None
+    assert back.pages[0].alpha is None
+
+
+def test_a_still_image_beside_the_animation_is_told(file_of):
+    first, *others = [PILImage.new("RGB", (6, 5), colour) for colour in ("red", "white", "blue")]
+
+    beside = read(file_of(first, save_all=True, append_images=others, default_image=True))
+
+    assert beside.changed == ("without the still image beside the animation",)
+    assert read(file_of(first, save_all=True, append_images=others)).changed == ()

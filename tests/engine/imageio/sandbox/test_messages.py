@@ -11,6 +11,7 @@ import torch
 
 from engine.imageio.image import Image
 from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.samples import Missing
 from engine.imageio.sandbox.messages import (
     decode_image,
@@ -76,7 +77,7 @@ def test_an_image_arrives_with_its_metadata(ends):
     image = Image(
         torch.randint(65536, (5, 7, 3)).to(torch.uint16),
         torch.randint(65536, (5, 7)).to(torch.uint16),
-        Metadata(b"icc", None, b"<x:xmpmeta/>", (300.0, 299.5), b"chunks", ("a thumbnail",)),
+        Metadata(b"icc", None, b"<x:xmpmeta/>", (300.0, 299.5), b"chunks", ("a thumbnail",), ColourCode(9, 16)),
         Missing(torch.randint(3, (5, 7, 3)).to(torch.uint8), (65535, -math.inf)),
         "int16",
     )
