@@ -1,8 +1,8 @@
 """Job store: a folder of uploads and results, and an SQLite file that says which job they belong to.
 
-Only what is committed to SQLite counts. A file is written before its row; a row is changed before its files are
-removed. So a process that is killed leaves at worst a file too many, which the next start removes. The store
-waits for the disk. Call it from one thread at a time.
+Only what is committed to SQLite counts. A file and its name are on the disk before its row. A row is changed
+before its files are removed. So a process that is killed, or a power cut, leaves at worst a file too many, which
+the next start removes. The store waits for the disk. Call it from one thread at a time.
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Literal
 
+from engine.system.atomic_file import make_folder, sync_folder
 from service.problems import ProblemError
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -166,10 +167,12 @@ class JobStore:
         self._wall = wall
         # For each owner, when one of its jobs was last claimed: a counter of claims, not a time.
         self._last_claims: dict[str, int] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
         with _explaining_errors(folder):
             self.database = _open(folder / "jobs.sqlite")
             try:
+                # SQLite syncs its file, but not the file's name.
+                sync_folder(folder)
                 before = self.database.execute("SELECT seen, wall FROM clock").fetchone()
                 self._clock = Clock(before, keep / 2, wall, steady)
                 self._recover()
@@ -201,7 +204,7 @@ class JobStore:
             )
 
     def admit(self, id_: str, job: JobRequest) -> Record:
-        """Adds a job whose upload has been written."""
+        """Adds a job whose upload is on the disk, with its name: see `atomic`."""
         return self._changed(
             "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, created, state)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
