@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from os import stat_result
 from typing import Annotated, BinaryIO
@@ -149,10 +150,11 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     If the stream ends before the job does, the service is stopping: ask again later.
     """
     last = None
-    async for changed in worker.watch(record):
-        job = _to_job(changed, worker)
-        if last != (last := f"{job.state} {job.progress}"):
-            yield ServerSentEvent(data=job, id=last)
+    async with aclosing(worker.watch(record)) as changes:
+        async for changed in changes:
+            job = _to_job(changed, worker)
+            if last != (last := f"{job.state} {job.progress}"):
+                yield ServerSentEvent(data=job, id=last)
 
 
 @router.get(
