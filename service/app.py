@@ -17,6 +17,7 @@ from service.auth.dependencies import ApiKeys, authenticate, describe_authentica
 from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
+from service.middleware.head_requests import HeadRequests
 from service.middleware.request_limits import RequestLimits
 from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
@@ -92,6 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
     app.state.shutdown, app.state.metrics = shutdown, metrics
+    # The middleware that is added first is the innermost.
+    app.add_middleware(HeadRequests)
     app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
     add_error_handlers(app)
     for module in (denoise, health, page, models, estimate, batch, jobs):

@@ -159,7 +159,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")):
         # The framework names only the methods of the first route with this path.
         routes = [each for each in iter_route_contexts(request.app.routes) if each.path == route.path]
-        headers = {"Allow": ", ".join(sorted({method for each in routes for method in each.methods or ()}))}
+        methods = {method for each in routes for method in each.methods or ()}
+        # See HeadRequests.
+        methods |= {"HEAD"} if "GET" in methods else set()
+        headers = {"Allow": ", ".join(sorted(methods))}
     return ProblemResponse(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
 
 
