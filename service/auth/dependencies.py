@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 
@@ -22,6 +23,10 @@ from service.telemetry.tracing import current_request
 PUBLIC_PATHS = frozenset(
     {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 )
+# Paths that spend no pixels of an API key, so they are open to a key that has none left.
+PIXEL_FREE_PATHS = frozenset({"/preview"})
+# The ports that an origin does not name.
+DEFAULT_PORTS = {"http": 80, "https": 443}
 # localhost, a name without dots, or an address, each with or without a port. Nobody can register such a name.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 
@@ -120,8 +125,9 @@ class ApiKeys:
     def _refuse_strangers(self, headers: Mapping[str, str]) -> None:
         """Without keys, only this machine may use the service. A foreign web page could use it through a browser.
 
-        Such a page can post without a preflight request, which the Fetch Metadata headers show. Or its own name
-        can point to this machine (DNS rebinding), which the Host header shows.
+        Such a page can post without a preflight request, which the Fetch Metadata headers show, or in old
+        browsers the Origin header. Or its own name can point to this machine (DNS rebinding), which the Host
+        header shows.
         """
         host = headers.get("host", "")
         if host and not LOCAL_HOST.fullmatch(host):
@@ -131,12 +137,29 @@ class ApiKeys:
                 403,
             )
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
-        if site in ("cross-site", "same-site") and origin not in self._origins:
+        is_foreign = site in ("cross-site", "same-site") or (
+            site == "none" and origin is not None and not _is_origin_of(origin, host)
+        )
+        if is_foreign and origin not in self._origins:
             raise ProblemError(
                 f"A service without API keys refuses pages of other sites, here {origin or 'unknown'}."
                 " Add the site to cors_origins, set API keys, or start the service with --open.",
                 403,
             )
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Whether a page of this origin was served by the host and port of a Host header, or by a proxy for it.
+
+    The origin is `null` for a page that hides where it comes from.
+    """
+    try:
+        page, own = urlsplit(origin), urlsplit(f"//{host}")
+        default = DEFAULT_PORTS.get(page.scheme)
+        same_port = (page.port or default) == (own.port or default)
+        return same_port and page.hostname is not None and page.hostname == own.hostname
+    except ValueError:
+        return False
 
 
 async def authenticate(request: Request) -> None:
