@@ -26,7 +26,8 @@ _CLEAN = {
             "X-Denoise-Digest": "SHA-256 of the weights.",
             "X-Denoise-Precision": "The type that the network computed in.",
             "X-Denoise-Seconds": "Seconds of work on the image, without the upload and the wait in the queue.",
-            "X-Denoise-Noise": "The noise that was found.",
+            "X-Denoise-Noise": "The noise that was found, in words and figures.",
+            "X-Denoise-Estimate": "The noise that was found, as JSON: the main fields of POST /estimate.",
             "X-Denoise-Steps": "What was done besides running the network, or why the image is unchanged.",
             "X-Denoise-Changed": "What was lost because the format cannot hold it, if anything.",
         }.items()

@@ -1,10 +1,12 @@
 """Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
@@ -15,7 +17,7 @@ from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
-from engine.inference.noise_estimation import NoiseEstimate, summary
+from engine.inference.noise_estimation import Component, NoiseEstimate, summary
 from engine.inference.preparation import (
     Preparation,
     PreparationOptions,
@@ -72,6 +74,7 @@ class DenoisedFile:
             "X-Denoise-Precision": self.precision,
             "X-Denoise-Seconds": f"{self.seconds:.3f}",
             "X-Denoise-Noise": summary(self.estimate),
+            "X-Denoise-Estimate": _numbers(self.estimate),
         }
         if self.steps:
             headers["X-Denoise-Steps"] = "; ".join(self.steps)
@@ -273,6 +276,33 @@ class Pipeline:
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
             return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
+
+
+def _numbers(estimate: NoiseEstimate) -> str:
+    """The main fields of the answer of POST /estimate, as JSON in one line."""
+    fields = {
+        "scale": 255,
+        "sigma": estimate.sigma,
+        "luma": _component(estimate.luma),
+        "chroma": _component(estimate.chroma),
+        "correlated": estimate.correlated,
+        "flat": estimate.flat,
+        "jpeg_blocks": estimate.jpeg_blocks,
+    }
+    return json.dumps(_rounded(fields), separators=(",", ":"))
+
+
+def _component(component: Component | None) -> dict[str, Any] | None:
+    return {"sigma": component.sigma, "correlation": component.correlation} if component else None
+
+
+def _rounded(value: Any) -> Any:
+    """The same, with three digits after the point in each number."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:
