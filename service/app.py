@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from engine.imageio.sandbox.decoder import Decoder, require_linux
 from engine.system.runtime import return_freed_memory
 from service import version
-from service.api import batch, denoise, estimate, health, jobs, models, page
+from service.api import batch, denoise, estimate, health, jobs, models, page, preview
 from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
 from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
@@ -24,11 +24,20 @@ from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
 from service.runtime.collectors import exposing
+from service.runtime.parameters import refuse_unknown_parameters
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+
+# The groups of routes in the OpenAPI description.
+TAGS = [
+    {"name": "images", "description": "Denoise, measure and decode images."},
+    {"name": "jobs", "description": "Long work that is submitted, followed and fetched later."},
+    {"name": "models", "description": "The models in service."},
+    {"name": "health", "description": "The state of the service. These routes need no API key."},
+]
 
 
 class State(TypedDict):
@@ -84,7 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=version(),
         lifespan=lifespan,
         # For all routes. Those without a key are listed in PUBLIC_PATHS.
-        dependencies=[Depends(authenticate)],
+        dependencies=[Depends(authenticate), Depends(refuse_unknown_parameters)],
+        openapi_tags=TAGS,
         redoc_url=None,
         # A redirect would go to the host in the Host header, which the client can forge.
         redirect_slashes=False,
@@ -97,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(HeadRequests)
     app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
     add_error_handlers(app)
-    for module in (denoise, health, page, models, estimate, batch, jobs):
+    for module in (denoise, batch, estimate, preview, jobs, models, health, page):
         app.include_router(module.router)
     app.add_middleware(SecurityHeaders)
     allow_origins(app, settings)

@@ -19,9 +19,12 @@ from engine.imageio.formats import (
     NotAnImage,
     NotCameraRaw,
     PageNotFound,
+    TooManyPages,
+    TooManyPixels,
     UnsupportedImage,
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
+from service.settings import variable
 from service.telemetry.logs import log
 from service.telemetry.tracing import current_request
 
@@ -31,12 +34,21 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     BrokenImage: 400,
     Crashed: 400,
     ImageTooLarge: 413,
+    TooManyPixels: 413,
+    TooManyPages: 413,
     TooLargeToDecode: 413,
     UnsupportedImage: 415,
     PageNotFound: 422,
     NotCameraRaw: 422,
     CannotWrite: 422,
     TooSlowToDecode: 422,
+}
+# The settings that are the limits of some of them.
+ENGINE_LIMITS: Mapping[type[Exception], str] = {
+    TooManyPixels: "max_pixels",
+    TooManyPages: "max_pages",
+    TooLargeToDecode: "decode_memory",
+    TooSlowToDecode: "decode_seconds",
 }
 # Every answer gets these headers, unless it sets them itself.
 SECURITY_HEADERS = {
@@ -79,6 +91,21 @@ class ProblemError(Exception):
         if headers is not None:
             self.headers = headers
         self.kind = kind or (_phrase(self.status) if type(self) is ProblemError else type(self).__name__)
+
+
+class LimitExceeded(ProblemError):
+    """More than a setting allows. Its detail names the setting."""
+
+    status = 413
+
+    def __init__(self, detail: str, setting: str) -> None:
+        """setting: the field of Settings."""
+        super().__init__(f"{detail} {limit_note(setting)}")
+
+
+def limit_note(setting: str) -> str:
+    """A sentence for the operator, who can change the limit. setting: the field of Settings."""
+    return f"The limit is the setting {variable(setting)}."
 
 
 class Problem(BaseModel):
@@ -132,7 +159,9 @@ def problem_of(error: Exception) -> ProblemResponse:
     if isinstance(error, ProblemError):
         return ProblemResponse(error.status, str(error), error.headers)
     if type(error) in ENGINE_STATUS:
-        return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
+        setting = ENGINE_LIMITS.get(type(error))
+        detail = f"{error} {limit_note(setting)}" if setting else str(error)
+        return ProblemResponse(ENGINE_STATUS[type(error)], detail)
     if isinstance(error, MemoryError):
         log.error("out of memory", error=str(error))
         detail = "The service does not have enough memory for the image now. Try again later."

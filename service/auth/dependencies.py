@@ -57,16 +57,17 @@ class ApiKeys:
         """Whether requests need a key. An empty key file counts: then nobody gets in."""
         return self._path is not None or bool(self._from_settings)
 
-    def admit(self, headers: Mapping[str, str]) -> ApiKey | None:
+    def admit(self, headers: Mapping[str, str], spends_pixels: bool = True) -> ApiKey | None:
         """The key of a request, after counting the request against its limit; None if no key is required.
 
+        spends_pixels: whether the request is refused if the key has no pixels left.
         Raises ProblemError with status 401, 429 or 503; without keys, 403.
         """
         key = self._find(headers) if self.required else None
         if not self.required and not self._open:
             self._refuse_strangers(headers)
         current_request().key = key.name if key else None
-        self._rate_limits.admit(key)
+        self._rate_limits.admit(key, spends_pixels)
         return key
 
     def may_administer(self, key: ApiKey | None) -> bool:
@@ -166,7 +167,7 @@ async def authenticate(request: Request) -> None:
     """Dependency of every route. Sets `request.state.key`, and refuses requests without a valid key."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if path not in PUBLIC_PATHS:
-        request.state.key = request.state.api_keys.admit(request.headers)
+        request.state.key = request.state.api_keys.admit(request.headers, path not in PIXEL_FREE_PATHS)
 
 
 async def require_admin(request: Request, authenticated: Annotated[None, Depends(authenticate)]) -> None:
@@ -209,7 +210,11 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
     """Add to the OpenAPI description which routes need a key, and how a request is refused."""
     openapi_of_routes = app.openapi
     refusals = describe_problems(
-        {401: "No API key, or an unknown one.", 429: "The API key has reached its limit. See Retry-After."}
+        {
+            401: "No API key, or an unknown one.",
+            422: "An unknown parameter.",
+            429: "The API key has reached its limit. See Retry-After.",
+        }
     )
 
     def openapi() -> dict[str, Any]:
@@ -218,7 +223,8 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
             for operation in operations.values() if path not in PUBLIC_PATHS else ():
-                operation["responses"] |= {str(status): refusal for status, refusal in refusals.items()}
+                for status, refusal in refusals.items():
+                    operation["responses"].setdefault(str(status), refusal)
                 if api_keys.required:
                     operation["security"] = [{"key": []}]
         return schema

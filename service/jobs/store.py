@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from engine.system.atomic_file import make_folder, sync_folder
 from service.problems import ProblemError
+from service.settings import variable
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 # A job fails once the process has died this many times while running it.
@@ -24,6 +25,7 @@ ATTEMPTS = 2
 MAX_JOBS = 10_000
 # How long to wait for a process that is just ending to release the store.
 LOCK_TIMEOUT = 1  # seconds
+SPOOL_NOTE = f"The limit is half of the setting {variable('spool_bytes')}."
 LOST = "The upload is missing from the spool folder. Send it again."
 
 _VERSION = 2
@@ -200,7 +202,8 @@ class JobStore:
             raise JobStoreFull(f"{jobs} jobs are waiting or running, the limit. Try again later.")
         if held + size > self.half:
             raise JobStoreFull(
-                f"There is no room: uploads may take {self.half} bytes, and would take {held + size}."
+                f"There is no room: uploads may take {self.half} bytes, and would take {held + size}. "
+                + SPOOL_NOTE
             )
 
     def admit(self, id_: str, job: JobRequest) -> Record:
@@ -241,7 +244,7 @@ class JobStore:
         """
         size = self.result_path(id_).stat().st_size
         if size > self.half:
-            raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
+            raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept. {SPOOL_NOTE}")
         with self.database:
             self.database.execute("BEGIN")
             there = self._changed(

@@ -43,6 +43,8 @@ PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 ENCODER_BYTES = {"webp": 40, "avif": 40}
 # How many headers are read at the same time, in addition to files being decoded. A header takes little time.
 HEADERS_AT_ONCE = 4
+# What every browser can show, with 16 bits.
+PREVIEW_FORMAT = "png"
 
 
 def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
@@ -264,6 +266,21 @@ class Pipeline:
             ticket.keep(memory, len(written.data))
         self.metrics.image(model, info.pixels)
         return DenoisedFile(written, model, models.precision, estimate, words_of(prepared), ticket.seconds)
+
+    async def preview(
+        self, source: ImageSource, page: int, memory: MemoryShare, disconnected: Disconnected
+    ) -> EncodedImage:
+        """A page, counted from 1, as PNG. memory, disconnected: as `denoise`.
+
+        Raises what the decode and encode stages and Scheduler.admit raise.
+        """
+        kind = FORMATS[PREVIEW_FORMAT]
+        load = _load(await self.decoding.read_info(source, page), source.memory, kind)
+        async with self.scheduler.admit(disconnected, load) as ticket:
+            file = await self.decoding.decode(ticket, source, page)
+            written = await self.encoding.encode(ticket, file, kind, None)
+            ticket.keep(memory, len(written.data))
+        return written
 
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected

@@ -86,16 +86,14 @@ def test_a_key_revoked_during_an_add_stays_revoked(file):
     add_key(file, "old")
     pipe = subprocess.PIPE
 
-    with (
-        subprocess.Popen([sys.executable, "-c", PAUSED, file], stdin=pipe, stdout=pipe, text=True) as adding,
-        subprocess.Popen([sys.executable, "-c", REVOKE, file], stdout=pipe, text=True) as revoking,
-    ):
+    with subprocess.Popen([sys.executable, "-c", PAUSED, file], stdin=pipe, stdout=pipe, text=True) as adding:
         adding.stdout.readline()
-        revoking.stdout.readline()
-        time.sleep(0.3)
-        waited = revoking.poll() is None
-        adding.communicate("\n", timeout=60)
-        revoking.communicate(timeout=60)
+        with subprocess.Popen([sys.executable, "-c", REVOKE, file], stdout=pipe, text=True) as revoking:
+            revoking.stdout.readline()
+            time.sleep(0.3)
+            waited = revoking.poll() is None
+            adding.communicate("\n", timeout=60)
+            revoking.communicate(timeout=60)
 
     assert (adding.returncode, revoking.returncode) == (0, 0)
     assert waited
