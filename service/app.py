@@ -103,16 +103,20 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
     app.state.shutdown, app.state.metrics = shutdown, metrics
-    # The middleware that is added first is the innermost.
-    app.add_middleware(HeadRequests)
-    app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
     add_error_handlers(app)
     for module in (denoise, batch, estimate, preview, jobs, models, health, page):
         app.include_router(module.router)
-    app.add_middleware(SecurityHeaders)
-    allow_origins(app, settings)
-    # The middleware that is added last is the outermost. The request log must see the answers of all others.
-    app.add_middleware(RequestLog, metrics=metrics)
+    _add_middleware(app, settings, shutdown, metrics)
     app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
     describe_authentication(app, api_keys)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, shutdown: GracefulShutdown, metrics: Metrics) -> None:
+    """The middleware that is added first is the innermost."""
+    app.add_middleware(HeadRequests)
+    app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
+    app.add_middleware(SecurityHeaders)
+    allow_origins(app, settings)
+    # The outermost: it must see the answers of all others.
+    app.add_middleware(RequestLog, metrics=metrics)

@@ -134,7 +134,8 @@ class ProblemResponse(JSONResponse):
 
 def describe_problems(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of a route's errors, by status."""
-    content = {ProblemResponse.media_type: {"schema": Problem.model_json_schema()}}
+    # Defined once, because a job's answer holds it, so generators of clients make one class of it.
+    content = {ProblemResponse.media_type: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": text, "content": content} for status, text in descriptions.items()}
 
 

@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import ApiKey, digest, parse_keys, read_keys
 from service.auth.rate_limit import RateLimits
-from service.problems import ProblemError, describe_problems
+from service.problems import ProblemError, ProblemResponse, describe_problems
 from service.settings import Settings, split_list
 from service.telemetry.logs import log
 from service.telemetry.tracing import current_request
@@ -27,6 +27,8 @@ PUBLIC_PATHS = frozenset(
 PIXEL_FREE_PATHS = frozenset({"/preview"})
 # The ports that an origin does not name.
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# The schemas of the framework's errors, in whose place a problem document is sent.
+_FRAMEWORK_ERRORS = ("HTTPValidationError", "ValidationError")
 # localhost, a name without dots, or an address, each with or without a port. Nobody can register such a name.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 
@@ -219,12 +221,17 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
 
     def openapi() -> dict[str, Any]:
         schema = openapi_of_routes()
+        for name in _FRAMEWORK_ERRORS:
+            schema["components"]["schemas"].pop(name, None)
         if api_keys.required:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
             for operation in operations.values() if path not in PUBLIC_PATHS else ():
                 for status, refusal in refusals.items():
-                    operation["responses"].setdefault(str(status), refusal)
+                    described = operation["responses"].setdefault(str(status), refusal)
+                    # The framework describes its own errors, which are not answered: see add_error_handlers.
+                    if ProblemResponse.media_type not in described["content"]:
+                        operation["responses"][str(status)] = refusal
                 if api_keys.required:
                     operation["security"] = [{"key": []}]
         return schema

@@ -28,7 +28,6 @@ def described(text: str, field: Mapping[str, Any], params: type[BaseModel], *oth
     """
     fields = {name: _as_field(about) for name, about in params.model_json_schema()["properties"].items()}
     form = {
-        "title": f"{'Images' if field is FILES_SCHEMA else 'Image'}With{params.__name__}",
         "type": "object",
         "required": [FIELD],
         "properties": {FIELD: field, **fields},

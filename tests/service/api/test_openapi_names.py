@@ -45,5 +45,18 @@ def test_every_operation_is_in_one_described_group(described, operations):
     assert {tuple(operation["tags"]) for operation in operations.values()} == {(name,) for name in groups}
 
 
+def test_every_error_is_one_class(described, operations):
+    schemas = [
+        answer["content"]["application/problem+json"]["schema"]
+        for operation in operations.values()
+        for status, answer in operation["responses"].items()
+        if status >= "400"
+    ]
+
+    assert schemas
+    assert all(schema == {"$ref": "#/components/schemas/Problem"} for schema in schemas)
+    assert {"title", "status", "detail"} <= set(described["components"]["schemas"]["Problem"]["properties"])
+
+
 def test_no_operation_is_for_head(operations):
     assert not [route for route in operations if route.startswith("HEAD")]
