@@ -12,22 +12,32 @@ from fastapi_offline import FastAPIOffline
 from engine.imageio.sandbox.decoder import Decoder, require_linux
 from engine.system.runtime import return_freed_memory
 from service import version
-from service.api import batch, denoise, estimate, health, jobs, models, page
+from service.api import batch, denoise, estimate, health, jobs, models, page, preview
 from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
 from service.jobs.store import JobStore
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
+from service.middleware.head_requests import HeadRequests
 from service.middleware.request_limits import RequestLimits
 from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
 from service.runtime.collectors import exposing
+from service.runtime.parameters import refuse_unknown_parameters
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+
+# The groups of routes in the OpenAPI description.
+TAGS = [
+    {"name": "images", "description": "Denoise, measure and decode images."},
+    {"name": "jobs", "description": "Long work that is submitted, followed and fetched later."},
+    {"name": "models", "description": "The models in service."},
+    {"name": "health", "description": "The state of the service. These routes need no API key."},
+]
 
 
 class State(TypedDict):
@@ -83,7 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=version(),
         lifespan=lifespan,
         # For all routes. Those without a key are listed in PUBLIC_PATHS.
-        dependencies=[Depends(authenticate)],
+        dependencies=[Depends(authenticate), Depends(refuse_unknown_parameters)],
+        openapi_tags=TAGS,
         redoc_url=None,
         # A redirect would go to the host in the Host header, which the client can forge.
         redirect_slashes=False,
@@ -92,14 +103,20 @@ def create_app(settings: Settings) -> FastAPI:
     )
     # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
     app.state.shutdown, app.state.metrics = shutdown, metrics
-    app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
     add_error_handlers(app)
-    for module in (denoise, health, page, models, estimate, batch, jobs):
+    for module in (denoise, batch, estimate, preview, jobs, models, health, page):
         app.include_router(module.router)
-    app.add_middleware(SecurityHeaders)
-    allow_origins(app, settings)
-    # The middleware that is added last is the outermost. The request log must see the answers of all others.
-    app.add_middleware(RequestLog, metrics=metrics)
+    _add_middleware(app, settings, shutdown, metrics)
     app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
     describe_authentication(app, api_keys)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, shutdown: GracefulShutdown, metrics: Metrics) -> None:
+    """The middleware that is added first is the innermost."""
+    app.add_middleware(HeadRequests)
+    app.add_middleware(RequestLimits, shutdown=shutdown, upload_seconds=settings.upload_seconds)
+    app.add_middleware(SecurityHeaders)
+    allow_origins(app, settings)
+    # The outermost: it must see the answers of all others.
+    app.add_middleware(RequestLog, metrics=metrics)

@@ -1,4 +1,4 @@
-"""Denoising parameters: the query parameters of POST /denoise, which `denoise run` takes as options too."""
+"""Parameters of requests: in the query, or in the fields of a form. `denoise run` takes most as options too."""
 
 from pydantic import BaseModel, Field
 
@@ -45,3 +45,13 @@ class DenoiseParams(BaseModel):
     def target(self) -> str:
         """The format to write, or SAME."""
         return defaults.FORMAT if self.format is None else self.format
+
+
+class PageParams(BaseModel):
+    """The parameters of a request that reads one page of a file."""
+
+    page: int | None = Field(
+        None,
+        ge=1,
+        description="Page of the file, or frame of the animation, counted from 1. Default: the first.",
+    )

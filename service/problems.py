@@ -19,9 +19,12 @@ from engine.imageio.formats import (
     NotAnImage,
     NotCameraRaw,
     PageNotFound,
+    TooManyPages,
+    TooManyPixels,
     UnsupportedImage,
 )
 from engine.imageio.sandbox.decoder import Crashed, TooLargeToDecode, TooSlowToDecode
+from service.settings import variable
 from service.telemetry.logs import log
 from service.telemetry.tracing import current_request
 
@@ -31,12 +34,21 @@ ENGINE_STATUS: Mapping[type[Exception], int] = {
     BrokenImage: 400,
     Crashed: 400,
     ImageTooLarge: 413,
+    TooManyPixels: 413,
+    TooManyPages: 413,
     TooLargeToDecode: 413,
     UnsupportedImage: 415,
     PageNotFound: 422,
     NotCameraRaw: 422,
     CannotWrite: 422,
     TooSlowToDecode: 422,
+}
+# The settings that are the limits of some of them.
+ENGINE_LIMITS: Mapping[type[Exception], str] = {
+    TooManyPixels: "max_pixels",
+    TooManyPages: "max_pages",
+    TooLargeToDecode: "decode_memory",
+    TooSlowToDecode: "decode_seconds",
 }
 # Every answer gets these headers, unless it sets them itself.
 SECURITY_HEADERS = {
@@ -81,6 +93,21 @@ class ProblemError(Exception):
         self.kind = kind or (_phrase(self.status) if type(self) is ProblemError else type(self).__name__)
 
 
+class LimitExceeded(ProblemError):
+    """More than a setting allows. Its detail names the setting."""
+
+    status = 413
+
+    def __init__(self, detail: str, setting: str) -> None:
+        """setting: the field of Settings."""
+        super().__init__(f"{detail} {limit_note(setting)}")
+
+
+def limit_note(setting: str) -> str:
+    """A sentence for the operator, who can change the limit. setting: the field of Settings."""
+    return f"The limit is the setting {variable(setting)}."
+
+
 class Problem(BaseModel):
     """A problem document of RFC 9457. The type is about:blank, so the title is the phrase of the status."""
 
@@ -107,7 +134,8 @@ class ProblemResponse(JSONResponse):
 
 def describe_problems(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of a route's errors, by status."""
-    content = {ProblemResponse.media_type: {"schema": Problem.model_json_schema()}}
+    # Defined once, because a job's answer holds it, so generators of clients make one class of it.
+    content = {ProblemResponse.media_type: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": text, "content": content} for status, text in descriptions.items()}
 
 
@@ -132,7 +160,9 @@ def problem_of(error: Exception) -> ProblemResponse:
     if isinstance(error, ProblemError):
         return ProblemResponse(error.status, str(error), error.headers)
     if type(error) in ENGINE_STATUS:
-        return ProblemResponse(ENGINE_STATUS[type(error)], str(error))
+        setting = ENGINE_LIMITS.get(type(error))
+        detail = f"{error} {limit_note(setting)}" if setting else str(error)
+        return ProblemResponse(ENGINE_STATUS[type(error)], detail)
     if isinstance(error, MemoryError):
         log.error("out of memory", error=str(error))
         detail = "The service does not have enough memory for the image now. Try again later."
@@ -159,7 +189,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (route := request.scope.get("route")):
         # The framework names only the methods of the first route with this path.
         routes = [each for each in iter_route_contexts(request.app.routes) if each.path == route.path]
-        headers = {"Allow": ", ".join(sorted({method for each in routes for method in each.methods or ()}))}
+        methods = {method for each in routes for method in each.methods or ()}
+        # See HeadRequests.
+        methods |= {"HEAD"} if "GET" in methods else set()
+        headers = {"Allow": ", ".join(sorted(methods))}
     return ProblemResponse(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
 
 

@@ -13,7 +13,14 @@ from engine import defaults
 # These fractions apply to image_memory and to body_memory.
 FOR_SMALL = 1 / 4  # the part that is reserved for small images and files
 SMALL = 1 / 32  # what a small image or file takes at most
+# What the environment variables of the settings begin with.
+PREFIX = "DENOISE_"
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"{PREFIX}{setting.upper()}"
 
 
 def split_list(text: str | None) -> list[str]:
@@ -40,7 +47,7 @@ def _check_networks(text: str | None) -> str | None:
 class Settings(BaseSettings):
     """The bounds, default and description of each setting. An empty variable counts as not set."""
 
-    model_config = SettingsConfigDict(env_prefix="DENOISE_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     weights: Path | None = Field(
         default=None,

@@ -31,7 +31,15 @@ class UnsupportedImage(ValueError):
 
 
 class ImageTooLarge(ValueError):
-    """More pixels or pages than the limit. Raised from the header, before any pixel is decoded."""
+    """An image beyond a limit. Raised from the header, before any pixel is decoded."""
+
+
+class TooManyPixels(ImageTooLarge):
+    """More pixels than the limit."""
+
+
+class TooManyPages(ImageTooLarge):
+    """More pages, or frames of an animation, than the limit."""
 
 
 class PageNotFound(ValueError):

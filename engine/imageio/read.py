@@ -31,6 +31,8 @@ from engine.imageio.formats import (
     ImageTooLarge,
     NotCameraRaw,
     PageNotFound,
+    TooManyPages,
+    TooManyPixels,
     UnsupportedImage,
     detect_format,
 )
@@ -204,7 +206,7 @@ def _read(
 
 def _refuse_more_pages(pages: int, max_pages: int) -> None:
     if pages > max_pages:
-        raise ImageTooLarge(f"The file has more than {max_pages} pages, the limit. Select one page.")
+        raise TooManyPages(f"The file has more than {max_pages} pages, the limit. Select one page.")
 
 
 def _refuse_more_pixels(size: tuple[int, int], pixels: int, pages: int, max_pixels: int | None) -> None:
@@ -212,7 +214,7 @@ def _refuse_more_pixels(size: tuple[int, int], pixels: int, pages: int, max_pixe
     if not width or not height:
         raise BrokenImage(f"The {width} x {height} image has no pixels.")
     if max_pixels is not None and pixels > max_pixels:
-        raise ImageTooLarge(
+        raise TooManyPixels(
             f"The image has {width} x {height} = {pixels} pixels; the limit is {max_pixels}."
             if pages == 1
             else f"The first {pages} pages have {pixels} pixels; the limit is {max_pixels}. Select one page."

@@ -12,11 +12,12 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from service.archives.batch import denoise_batch
-from service.archives.multipart import read_entries, store_upload
+from service.archives.upload import read_entries, store_upload
 from service.archives.zip_writer import MEDIA_TYPE, NAME, ZipMember, write_zip
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY_ERRORS, describe_problems
+from service.runtime.parameters import with_fields
 from service.runtime.pipeline import Pipeline, refuse_unknown
 from service.runtime.scheduler import Cancelled
 from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, described, until_disconnected
@@ -25,6 +26,7 @@ from service.settings import Settings
 _BODY = described(
     "Images, each as a file of the form's field; or a zip of images, as the form's only file or as the raw body.",
     FILES_SCHEMA,
+    DenoiseParams,
     MEDIA_TYPE,
 )
 _ZIP = {
@@ -38,13 +40,14 @@ _ERRORS = describe_problems(
         400: "A form or a zip that is broken or empty.",
         404: "No such model.",
         413: "Too many bytes, packed or unpacked, or too many files.",
-        422: "A form without the field, or an invalid parameter.",
+        415: "An unsupported compression of the body.",
+        422: "A form without the field, or an unknown or invalid parameter.",
         503: BUSY_ERRORS[503],
         507: "The disk for temporary files is full.",
     }
 )
 
-router = APIRouter()
+router = APIRouter(tags=["images"])
 
 
 class _ZipResponse(StreamingResponse):
@@ -68,11 +71,18 @@ async def _upload_file() -> AsyncIterator[IO[bytes]]:
         yield file
 
 
-@router.post("/denoise/batch", response_class=Response, responses={200: _ZIP, **_ERRORS}, openapi_extra=_BODY)
+@router.post(
+    "/denoise/batch",
+    operation_id="denoise_batch",
+    summary="Denoise many images into a zip",
+    response_class=Response,
+    responses={200: _ZIP, **_ERRORS},
+    openapi_extra=_BODY,
+)
 async def post_batch(
     request: Request,
     params: Annotated[DenoiseParams, Query()],
-    upload: Annotated[IO[bytes], Depends(_upload_file)],
+    file: Annotated[IO[bytes], Depends(_upload_file)],
 ) -> Response:
     """Denoise many images. The answer is a zip, to which each image is added as soon as it is done.
 
@@ -83,7 +93,9 @@ async def post_batch(
     settings: Settings = request.state.settings
     refuse_unknown(params, pipeline.models())
     request.state.scheduler.refuse_if_full()
-    parts = await store_upload(request, upload, settings)
-    batch = await to_thread.run_sync(read_entries, upload, parts, settings)
+    stored = await store_upload(request, file, settings)
+    params = with_fields(params, request, stored.fields)
+    refuse_unknown(params, pipeline.models())
+    batch = await to_thread.run_sync(read_entries, file, stored.parts, settings)
     charge = request.state.api_keys.charger(owner(request))
     return _ZipResponse(denoise_batch(pipeline, batch, params, partial(until_disconnected, request), charge))

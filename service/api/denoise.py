@@ -1,6 +1,5 @@
 """POST /denoise: removes the noise from one image."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
@@ -11,10 +10,10 @@ from service.api.content_negotiation import negotiate_format
 from service.auth.dependencies import owner
 from service.params import DenoiseParams
 from service.problems import BUSY_ERRORS, describe_problems
+from service.runtime.parameters import with_fields
 from service.runtime.pipeline import Pipeline, refuse_unknown
-from service.runtime.scheduler import Scheduler
-from service.runtime.ticket import MemoryShare
-from service.runtime.upload import FILE_SCHEMA, IMAGE_BODY, receive_upload, until_disconnected
+from service.runtime.ticket import MemoryShare, response_memory
+from service.runtime.upload import FILE_SCHEMA, image_body, receive_upload, until_disconnected
 
 _CLEAN = {
     "description": "The denoised image.",
@@ -26,7 +25,8 @@ _CLEAN = {
             "X-Denoise-Digest": "SHA-256 of the weights.",
             "X-Denoise-Precision": "The type that the network computed in.",
             "X-Denoise-Seconds": "Seconds of work on the image, without the upload and the wait in the queue.",
-            "X-Denoise-Noise": "The noise that was found.",
+            "X-Denoise-Noise": "The noise that was found, in words and figures.",
+            "X-Denoise-Estimate": "The noise that was found, as JSON: the main fields of POST /estimate.",
             "X-Denoise-Steps": "What was done besides running the network, or why the image is unchanged.",
             "X-Denoise-Changed": "What was lost because the format cannot hold it, if anything.",
         }.items()
@@ -38,36 +38,42 @@ _ERRORS = describe_problems(
         404: "No such model.",
         406: "The service writes none of the accepted formats.",
         413: "Too many bytes, pixels or pages, or too much memory needed.",
-        415: "An unsupported kind of image.",
-        422: "A form without the field, an invalid parameter, a format that cannot hold the image, or a file "
-        "that takes too long to decode.",
+        415: "An unsupported kind of image, or of compression of the body.",
+        422: "A form without the field, an unknown or invalid parameter, a format that cannot hold the image, or "
+        "a file that takes too long to decode.",
         **BUSY_ERRORS,
     }
 )
 
-router = APIRouter()
+router = APIRouter(tags=["images"])
 
 
-async def _response_memory() -> AsyncIterator[MemoryShare]:
-    """The share of memory for the encoded image. FastAPI ends this block once the response is sent or fails."""
-    with MemoryShare() as share:
-        yield share
-
-
-@router.post("/denoise", response_class=Response, responses={200: _CLEAN, **_ERRORS}, openapi_extra=IMAGE_BODY)
+@router.post(
+    "/denoise",
+    operation_id="denoise_image",
+    summary="Denoise an image",
+    response_class=Response,
+    responses={200: _CLEAN, **_ERRORS},
+    openapi_extra=image_body(DenoiseParams),
+)
 async def post_denoise(
     request: Request,
     params: Annotated[DenoiseParams, Query()],
-    memory: Annotated[MemoryShare, Depends(_response_memory)],
+    memory: Annotated[MemoryShare, Depends(response_memory)],
 ) -> Response:
-    """Denoise an image. The result has the same size."""
+    """Denoise an image. The result has the same size.
+
+    The parameters may also be fields of the form.
+    """
     pipeline: Pipeline = request.state.pipeline
-    scheduler: Scheduler = request.state.scheduler
     refuse_unknown(params, request.state.registry.models)
-    if params.format is None:
-        params.format = negotiate_format(request.headers.get("accept"))
     charge = request.state.api_keys.charger(owner(request))
-    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
-        denoised = await pipeline.denoise(image, params, memory, partial(until_disconnected, request), charge)
+    async with receive_upload(request, request.state.scheduler, request.state.settings) as upload:
+        params = with_fields(params, request, upload.fields)
+        refuse_unknown(params, request.state.registry.models)
+        if params.format is None:
+            params.format = negotiate_format(request.headers.get("accept"))
+        disconnected = partial(until_disconnected, request)
+        denoised = await pipeline.denoise(upload.image, params, memory, disconnected, charge)
     encoded = denoised.written
     return Response(encoded.data, media_type=encoded.kind.media_type, headers=denoised.headers)

@@ -12,10 +12,11 @@ from engine.inference.model_selection import AUTO
 from engine.inference.noise_estimation import sentence
 from engine.inference.noise_estimation.noise_law import Interval as LawInterval
 from engine.inference.noise_estimation.noise_law import LawEstimate
+from service.params import PageParams
 from service.problems import BUSY_ERRORS, describe_problems
+from service.runtime.parameters import with_fields
 from service.runtime.pipeline import Pipeline
-from service.runtime.scheduler import Scheduler
-from service.runtime.upload import IMAGE_BODY, receive_upload, until_disconnected
+from service.runtime.upload import image_body, receive_upload, until_disconnected
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
@@ -25,13 +26,14 @@ _ERRORS = describe_problems(
     {
         400: "Not an image, or a broken one.",
         413: "Too many bytes or pixels, or too much memory needed.",
-        415: "An unsupported kind of image.",
-        422: "A form without the field, a missing page, or a file that takes too long to decode.",
+        415: "An unsupported kind of image, or of compression of the body.",
+        422: "A form without the field, an unknown or invalid parameter, a missing page, or a file that takes "
+        "too long to decode.",
         **BUSY_ERRORS,
     }
 )
 
-router = APIRouter()
+router = APIRouter(tags=["images"])
 
 
 class Component(BaseModel):
@@ -118,21 +120,19 @@ class Estimate(BaseModel):
     )
 
 
-@router.post("/estimate", responses=_ERRORS, openapi_extra=IMAGE_BODY)
-async def post_estimate(
-    request: Request,
-    page: Annotated[
-        int | None,
-        Query(
-            ge=1, description="Page of the file, or frame of the animation, counted from 1. Default: the first."
-        ),
-    ] = None,
-) -> Estimate:
+@router.post(
+    "/estimate",
+    operation_id="estimate_noise",
+    summary="Measure the noise of an image",
+    responses=_ERRORS,
+    openapi_extra=image_body(PageParams),
+)
+async def post_estimate(request: Request, params: Annotated[PageParams, Query()]) -> Estimate:
     """Measure the noise of an image, and tell which model suits it."""
     pipeline: Pipeline = request.state.pipeline
-    scheduler: Scheduler = request.state.scheduler
-    async with receive_upload(request, scheduler, request.state.settings.max_bytes) as image:
-        estimate, models = await pipeline.estimate(image, page or 1, partial(until_disconnected, request))
+    async with receive_upload(request, request.state.scheduler, request.state.settings) as upload:
+        page = with_fields(params, request, upload.fields).page or 1
+        estimate, models = await pipeline.estimate(upload.image, page, partial(until_disconnected, request))
     return Estimate(
         words=sentence(estimate),
         model=models.get(AUTO),

@@ -13,7 +13,7 @@ from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.telemetry.metrics import Metrics
 
-router = APIRouter()
+router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
@@ -34,7 +34,7 @@ class Health(BaseModel):
     jobs: bool = Field(description="Whether the service runs jobs.")
 
 
-@router.get("/health")
+@router.get("/health", operation_id="get_health", summary="State of the service")
 async def get_health(request: Request) -> Health:
     """The state of the service: models, device, version and queue."""
     registry: ModelRegistry = request.state.registry
@@ -56,13 +56,18 @@ async def get_health(request: Request) -> Health:
     )
 
 
-@router.get("/health/live")
+@router.get("/health/live", operation_id="get_liveness", summary="Whether the process answers")
 async def get_live() -> dict[str, bool]:
     """Whether the process answers. If it does not, restart it."""
     return {"live": True}
 
 
-@router.get("/health/ready", responses=describe_problems({503: "The service is stopping."}))
+@router.get(
+    "/health/ready",
+    operation_id="get_readiness",
+    summary="Whether to send images here",
+    responses=describe_problems({503: "The service is stopping."}),
+)
 async def get_ready(request: Request) -> dict[str, bool]:
     """Whether to send images here."""
     shutdown: GracefulShutdown = request.state.shutdown

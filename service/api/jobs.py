@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from os import stat_result
 from typing import Annotated, BinaryIO
@@ -21,6 +22,8 @@ from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
 from service.problems import Problem, ProblemError, ProblemResponse, describe_problems
+from service.registry.snapshot import Snapshot
+from service.runtime.body import BodyLimit, announced
 from service.runtime.pipeline import refuse_unknown
 from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, OCTETS, described
 from service.settings import Settings
@@ -29,7 +32,7 @@ from service.telemetry.tracing import current_request
 # GET /jobs lists this many of the newest jobs.
 LISTED = 100
 
-router = APIRouter()
+router = APIRouter(tags=["jobs"])
 
 
 class Job(BaseModel):
@@ -75,7 +78,9 @@ OwnJob = Annotated[Record, Depends(_own_job)]
 
 
 _RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE]
-_BODY = described("The body of POST /denoise or POST /denoise/batch.", FILES_SCHEMA, OCTETS, MEDIA_TYPE)
+_BODY = described(
+    "The body of POST /denoise or POST /denoise/batch.", FILES_SCHEMA, DenoiseParams, OCTETS, MEDIA_TYPE
+)
 _ACCEPTED = {
     "description": "The job. It will be done, even if the service restarts meanwhile.",
     "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
@@ -85,6 +90,8 @@ _NO_JOB = {404: "No such job, a job of another key, or a service without jobs."}
 
 @router.post(
     "/jobs",
+    operation_id="submit_job",
+    summary="Submit an image or a batch as a job",
     status_code=202,
     openapi_extra=_BODY,
     responses={
@@ -94,7 +101,9 @@ _NO_JOB = {404: "No such job, a job of another key, or a service without jobs."}
                 400: "A broken or empty form or zip.",
                 404: "No such model, or a service without jobs.",
                 413: "Too many bytes or files.",
-                422: "A form without the field, an invalid parameter, or a format that is not written.",
+                415: "An unsupported compression of the body.",
+                422: "A form without the field, an unknown or invalid parameter, or a format that is not "
+                "written.",
                 507: "The spool is full. See Retry-After.",
             }
         ),
@@ -108,21 +117,24 @@ async def post_job(
     Without `format` the result is PNG: the Accept header applies to the answer of this request.
     """
     settings: Settings = request.state.settings
-    refuse_unknown(params, request.state.registry.models)
+    models: Snapshot = request.state.registry.models
+    refuse_unknown(params, models)
 
     async def receive(file: BinaryIO) -> JobRequest:
-        name, parts = await store_job_upload(request, file, params, settings)
-        return JobRequest(owner(request), name, params.model_dump_json(), parts, current_request().request_id)
+        upload = await store_job_upload(request, file, params, settings, models)
+        given = upload.params.model_dump_json()
+        return JobRequest(owner(request), upload.name, given, upload.parts, current_request().request_id)
 
-    content_length = request.headers.get("content-length", "")
-    size = int(content_length) if content_length.isdecimal() else settings.max_batch_bytes
-    record = await worker.accept(min(size, settings.max_batch_bytes), receive)
+    size = announced(request, BodyLimit.of(settings, "max_batch_bytes")) or settings.max_batch_bytes
+    record = await worker.accept(size, receive)
     response.headers["Location"] = request.url_for("get_job", id=record.id).path
     return _to_job(record, worker)
 
 
 @router.get(
     "/jobs",
+    operation_id="list_jobs",
+    summary="List the newest jobs",
     responses=describe_problems(
         {403: "A service without API keys, started with --open.", 404: "A service without jobs."}
     ),
@@ -136,27 +148,41 @@ async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
     return [_to_job(record, worker) for record in await worker.newest(owner(request), LISTED)]
 
 
-@router.get("/jobs/{id}", responses=describe_problems(_NO_JOB))
+@router.get(
+    "/jobs/{id}",
+    operation_id="get_job",
+    summary="State and progress of a job",
+    responses=describe_problems(_NO_JOB),
+)
 async def get_job(record: OwnJob, worker: Jobs) -> Job:
     """State and progress of a job."""
     return _to_job(record, worker)
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse, responses=describe_problems(_NO_JOB))
+@router.get(
+    "/jobs/{id}/events",
+    operation_id="watch_job",
+    summary="Follow a job by server-sent events",
+    response_class=EventSourceResponse,
+    responses=describe_problems(_NO_JOB),
+)
 async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEvent]:
     """Server-sent events with the job, now and after every change, until it has ended.
 
     If the stream ends before the job does, the service is stopping: ask again later.
     """
     last = None
-    async for changed in worker.watch(record):
-        job = _to_job(changed, worker)
-        if last != (last := f"{job.state} {job.progress}"):
-            yield ServerSentEvent(data=job, id=last)
+    async with aclosing(worker.watch(record)) as changes:
+        async for changed in changes:
+            job = _to_job(changed, worker)
+            if last != (last := f"{job.state} {job.progress}"):
+                yield ServerSentEvent(data=job, id=last)
 
 
 @router.get(
     "/jobs/{id}/result",
+    operation_id="get_job_result",
+    summary="Result of a job",
     response_class=Response,
     responses={
         200: {
@@ -192,7 +218,13 @@ async def get_result(request: Request, record: OwnJob, worker: Jobs) -> Response
     )
 
 
-@router.delete("/jobs/{id}", status_code=204, responses=describe_problems({**_NO_JOB, 507: "The disk is full."}))
+@router.delete(
+    "/jobs/{id}",
+    operation_id="delete_job",
+    summary="Cancel and delete a job",
+    status_code=204,
+    responses=describe_problems({**_NO_JOB, 507: "The disk is full."}),
+)
 async def delete_job(record: OwnJob, worker: Jobs) -> None:
     """Delete a job and its result. A running job is cancelled."""
     await worker.remove(record.id)

@@ -13,7 +13,7 @@ from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
 
 _ADMIN_ERRORS = describe_problems({403: "Not an admin key.", 404: "No such model."})
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", tags=["models"])
 
 
 class ModelInfo(BaseModel):
@@ -34,7 +34,11 @@ _MODEL_LIST = TypeAdapter(list[ModelInfo])
 
 
 @router.get(
-    "", response_model=list[ModelInfo], responses={304: {"description": "The client has the current list."}}
+    "",
+    operation_id="list_models",
+    summary="List the models",
+    response_model=list[ModelInfo],
+    responses={304: {"description": "The client has the current list."}},
 )
 async def get_models(request: Request) -> Response:
     """List the models, with the metadata of their training."""
@@ -46,6 +50,8 @@ async def get_models(request: Request) -> Response:
 # Plain `def`: the framework runs it in a worker thread, so others are answered while weights are checked.
 @router.post(
     "/{name}/activate",
+    operation_id="activate_model",
+    summary="Load a weights file now",
     dependencies=[Depends(require_admin)],
     responses={
         **_ADMIN_ERRORS,
@@ -61,6 +67,8 @@ def post_activate(request: Request, name: str) -> ModelInfo:
 
 @router.post(
     "/{name}/rollback",
+    operation_id="roll_back_model",
+    summary="Return to the previous weights",
     dependencies=[Depends(require_admin)],
     responses={**_ADMIN_ERRORS, **describe_problems({409: "There are no previous weights."})},
 )

@@ -11,8 +11,10 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from engine.imageio.sandbox.shared_file import MemoryFile, SharedFile
-from service.problems import ProblemError
-from service.runtime.upload import FIELD, BodyTooLarge, ImageSource
+from service.problems import LimitExceeded, ProblemError
+from service.runtime.body import BodyTooLarge
+from service.runtime.form import FIELD
+from service.runtime.upload import ImageSource
 
 # How much is unpacked at once, in bytes.
 CHUNK = 2**18
@@ -48,10 +50,8 @@ class BadName(ProblemError):
     """A file name that points outside its folder, or that is displayed as something else."""
 
 
-class BatchTooLarge(ProblemError):
+class BatchTooLarge(LimitExceeded):
     """More files than allowed, or more bytes once they are unpacked."""
-
-    status = 413
 
 
 class NotOpened(ProblemError):
@@ -103,9 +103,13 @@ def read_zip(file: IO[bytes], max_files: int, max_total: int, max_bytes: int) ->
     if not files:
         raise BrokenBatch("There is no image in the zip.")
     if len(files) > max_files:
-        raise BatchTooLarge(f"The zip has {len(files)} files; at most {max_files} are allowed.")
+        raise BatchTooLarge(
+            f"The zip has {len(files)} files; at most {max_files} are allowed.", "max_batch_files"
+        )
     if (total := sum(info.file_size for info in files)) > max_total:
-        raise BatchTooLarge(f"The zip's files have {total} bytes, unpacked; at most {max_total} are allowed.")
+        raise BatchTooLarge(
+            f"The zip's files have {total} bytes, unpacked; at most {max_total} are allowed.", "max_batch_bytes"
+        )
     return [Entry(names[info], _source(archive, info, max_bytes)) for info in files]
 
 
@@ -125,7 +129,8 @@ class _DirectoryGuard:
         """Raises BatchTooLarge."""
         if size > max(self._max_files * _DIRECTORY_BYTES, CHUNK):
             raise BatchTooLarge(
-                f"The zip's directory has {size} bytes, too many for {self._max_files} files, the limit."
+                f"The zip's directory has {size} bytes, too many for {self._max_files} files, the limit.",
+                "max_batch_files",
             )
         return self._file.read(size)
 
@@ -161,7 +166,9 @@ def _unpack(archive: ZipFile, info: ZipInfo, max_bytes: int) -> Iterator[SharedF
     """The file, unpacked in memory until the block ends."""
     _refuse_unsupported(info)
     if info.file_size > max_bytes:
-        raise BodyTooLarge(f"The file has {info.file_size} bytes, unpacked; at most {max_bytes} are allowed.")
+        raise BodyTooLarge(
+            f"The file has {info.file_size} bytes, unpacked; at most {max_bytes} are allowed.", "max_bytes"
+        )
     with MemoryFile() as unpacked:
         try:
             with archive.open(info) as packed:

@@ -9,19 +9,23 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from engine.system.atomic_file import write_atomically
+from engine.system.atomic_file import make_folder, write_atomically
 
 # Secret scanners find leaked keys by this prefix, in a repository or a mail.
 PREFIX = "denoise_"
 RANDOM_BYTES = 32
 # Minimum length of a key that somebody else made, in characters. A shorter one may not be random enough.
 MIN_LENGTH = 32
+# How long a change waits for another process that changes the same file.
+LOCK_SECONDS = 10
 ENTRY = re.compile(rf"([^:]*):([!-~]{{{MIN_LENGTH},}})")
 
 
@@ -90,36 +94,66 @@ def add_key(
 
     Raises ValueError if the file has a key of that name.
     """
-    keys = read_keys(path) if path.exists() else ()
-    if any(key.name == name for key in keys):
-        raise ValueError(f"{path} has a key {name!r} already: revoke it first, or choose another name")
     secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     now = datetime.now(UTC).replace(microsecond=0)
     try:
         key = ApiKey(name=name, sha256=digest(secret), created=now, admin=admin, rate=rate, pixels=pixels)
     except ValidationError as error:
         raise ValueError(_describe(error)) from None
-    _write(path, (*keys, key))
+    make_folder(path.parent)
+    with _locked(path):
+        keys = read_keys(path) if path.exists() else ()
+        if any(key.name == name for key in keys):
+            raise ValueError(f"{path} has a key {name!r} already: revoke it first, or choose another name")
+        _write(path, (*keys, key))
     return secret
 
 
 def revoke_key(path: Path, name: str) -> None:
     """Remove a key from the file. Raises ValueError with the names of all keys if there is none of that name."""
-    keys = read_keys(path)
-    remaining = [key for key in keys if key.name != name]
-    if len(remaining) == len(keys):
-        names = ", ".join(key.name for key in keys) or "none"
-        raise ValueError(f"{path} has no key {name!r}; there are: {names}")
-    _write(path, remaining)
+    path.stat()  # raises OSError for a missing file
+    with _locked(path):
+        keys = read_keys(path)
+        remaining = [key for key in keys if key.name != name]
+        if len(remaining) == len(keys):
+            names = ", ".join(key.name for key in keys) or "none"
+            raise ValueError(f"{path} has no key {name!r}; there are: {names}")
+        _write(path, remaining)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from changing the file. Two that read it before either wrote would undo a change.
+
+    The lock is a file of its own, because a change replaces the key file. It stays, and ends with the process.
+    Raises ValueError if another process keeps the lock.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        with FileLock(lock, LOCK_SECONDS, mode=0o600):
+            if owner := _other_owner(path):
+                # The owner of the key file has to be able to open it too.
+                os.chown(lock, *owner)
+            yield
+    except Timeout:
+        raise ValueError(
+            f"{path}: another process has been changing the file for {LOCK_SECONDS} seconds; try again later"
+        ) from None
 
 
 def _write(path: Path, keys: Iterable[ApiKey]) -> None:
-    before = path.stat() if path.exists() else None
     lines = (key.model_dump_json(exclude_defaults=True) + "\n" for key in keys)
-    write_atomically(path, "".join(lines).encode(), mode=0o600)
-    # If root runs the command, the file must keep its owner, or the service could no longer read it.
-    if before and before.st_uid != path.stat().st_uid:
-        os.chown(path, before.st_uid, before.st_gid)
+    # If root runs the command, the file must keep its owner, or the service could no longer read it. The new file
+    # has the owner before it has its name, so the service can read it at any time.
+    write_atomically(path, "".join(lines).encode(), mode=0o600, owner=_other_owner(path))
+
+
+def _other_owner(path: Path) -> tuple[int, int] | None:
+    """The IDs of the user and the group that the file belongs to, unless the user is the one of this process."""
+    if os.name != "posix" or not path.exists():
+        return None
+    found = path.stat()
+    return None if found.st_uid == os.geteuid() else (found.st_uid, found.st_gid)
 
 
 def _refuse_duplicates(keys: Iterable[ApiKey], source: str) -> None:

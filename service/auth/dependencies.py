@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import ApiKey, digest, parse_keys, read_keys
 from service.auth.rate_limit import RateLimits
-from service.problems import ProblemError, describe_problems
+from service.problems import ProblemError, ProblemResponse, describe_problems
 from service.settings import Settings, split_list
 from service.telemetry.logs import log
 from service.telemetry.tracing import current_request
@@ -22,6 +23,12 @@ from service.telemetry.tracing import current_request
 PUBLIC_PATHS = frozenset(
     {"/", "/health", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
 )
+# Paths that spend no pixels of an API key, so they are open to a key that has none left.
+PIXEL_FREE_PATHS = frozenset({"/preview"})
+# The ports that an origin does not name.
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# The schemas of the framework's errors, in whose place a problem document is sent.
+_FRAMEWORK_ERRORS = ("HTTPValidationError", "ValidationError")
 # localhost, a name without dots, or an address, each with or without a port. Nobody can register such a name.
 LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 
@@ -52,16 +59,17 @@ class ApiKeys:
         """Whether requests need a key. An empty key file counts: then nobody gets in."""
         return self._path is not None or bool(self._from_settings)
 
-    def admit(self, headers: Mapping[str, str]) -> ApiKey | None:
+    def admit(self, headers: Mapping[str, str], spends_pixels: bool = True) -> ApiKey | None:
         """The key of a request, after counting the request against its limit; None if no key is required.
 
+        spends_pixels: whether the request is refused if the key has no pixels left.
         Raises ProblemError with status 401, 429 or 503; without keys, 403.
         """
         key = self._find(headers) if self.required else None
         if not self.required and not self._open:
             self._refuse_strangers(headers)
         current_request().key = key.name if key else None
-        self._rate_limits.admit(key)
+        self._rate_limits.admit(key, spends_pixels)
         return key
 
     def may_administer(self, key: ApiKey | None) -> bool:
@@ -120,8 +128,9 @@ class ApiKeys:
     def _refuse_strangers(self, headers: Mapping[str, str]) -> None:
         """Without keys, only this machine may use the service. A foreign web page could use it through a browser.
 
-        Such a page can post without a preflight request, which the Fetch Metadata headers show. Or its own name
-        can point to this machine (DNS rebinding), which the Host header shows.
+        Such a page can post without a preflight request, which the Fetch Metadata headers show, or in old
+        browsers the Origin header. Or its own name can point to this machine (DNS rebinding), which the Host
+        header shows.
         """
         host = headers.get("host", "")
         if host and not LOCAL_HOST.fullmatch(host):
@@ -131,7 +140,10 @@ class ApiKeys:
                 403,
             )
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
-        if site in ("cross-site", "same-site") and origin not in self._origins:
+        is_foreign = site in ("cross-site", "same-site") or (
+            site == "none" and origin is not None and not _is_origin_of(origin, host)
+        )
+        if is_foreign and origin not in self._origins:
             raise ProblemError(
                 f"A service without API keys refuses pages of other sites, here {origin or 'unknown'}."
                 " Add the site to cors_origins, set API keys, or start the service with --open.",
@@ -139,11 +151,25 @@ class ApiKeys:
             )
 
 
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Whether a page of this origin was served by the host and port of a Host header, or by a proxy for it.
+
+    The origin is `null` for a page that hides where it comes from.
+    """
+    try:
+        page, own = urlsplit(origin), urlsplit(f"//{host}")
+        default = DEFAULT_PORTS.get(page.scheme)
+        same_port = (page.port or default) == (own.port or default)
+        return same_port and page.hostname is not None and page.hostname == own.hostname
+    except ValueError:
+        return False
+
+
 async def authenticate(request: Request) -> None:
     """Dependency of every route. Sets `request.state.key`, and refuses requests without a valid key."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if path not in PUBLIC_PATHS:
-        request.state.key = request.state.api_keys.admit(request.headers)
+        request.state.key = request.state.api_keys.admit(request.headers, path not in PIXEL_FREE_PATHS)
 
 
 async def require_admin(request: Request, authenticated: Annotated[None, Depends(authenticate)]) -> None:
@@ -186,16 +212,26 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
     """Add to the OpenAPI description which routes need a key, and how a request is refused."""
     openapi_of_routes = app.openapi
     refusals = describe_problems(
-        {401: "No API key, or an unknown one.", 429: "The API key has reached its limit. See Retry-After."}
+        {
+            401: "No API key, or an unknown one.",
+            422: "An unknown parameter.",
+            429: "The API key has reached its limit. See Retry-After.",
+        }
     )
 
     def openapi() -> dict[str, Any]:
         schema = openapi_of_routes()
+        for name in _FRAMEWORK_ERRORS:
+            schema["components"]["schemas"].pop(name, None)
         if api_keys.required:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
             for operation in operations.values() if path not in PUBLIC_PATHS else ():
-                operation["responses"] |= {str(status): refusal for status, refusal in refusals.items()}
+                for status, refusal in refusals.items():
+                    described = operation["responses"].setdefault(str(status), refusal)
+                    # The framework describes its own errors, which are not answered: see add_error_handlers.
+                    if ProblemResponse.media_type not in described["content"]:
+                        operation["responses"][str(status)] = refusal
                 if api_keys.required:
                     operation["security"] = [{"key": []}]
         return schema

@@ -64,11 +64,15 @@ class RateLimits:
         # By the whole key, not its name: a key whose limits were changed starts with full buckets.
         self._limits: dict[ApiKey | None, KeyLimits] = {}
 
-    def admit(self, key: ApiKey | None) -> None:
-        """Count a request. Without keys (None) all clients share one limit. Raises ProblemError, status 429."""
+    def admit(self, key: ApiKey | None, spends_pixels: bool = True) -> None:
+        """Count a request. Without keys (None) all clients share one limit. Raises ProblemError, status 429.
+
+        spends_pixels: whether the request is refused if no pixels are left.
+        """
         limits = self._limits_of(key)
         _refuse_if_empty(limits.requests, key, "requests a minute")
-        _refuse_if_empty(limits.pixels, key, "pixels an hour")
+        if spends_pixels:
+            _refuse_if_empty(limits.pixels, key, "pixels an hour")
         if limits.requests:
             limits.requests.take(1)
 

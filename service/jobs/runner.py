@@ -17,16 +17,20 @@ from engine.imageio.formats import FORMATS, SAME, Format, suffix_of
 from engine.imageio.sandbox.shared_file import SharedFile
 from engine.system.atomic_file import atomic, write_atomically
 from service.archives.batch import denoise_batch
-from service.archives.multipart import Part, read_entries, starts_as_zip, store_upload
+from service.archives.upload import read_entries, starts_as_zip, store_upload
 from service.archives.zip_reader import safe_name
 from service.archives.zip_writer import MEDIA_TYPE, NAME, write_zip
 from service.jobs.store import LOST, Record, Result
 from service.params import DenoiseParams
 from service.problems import ProblemError
-from service.runtime.pipeline import Pipeline
+from service.registry.snapshot import Snapshot
+from service.runtime.body import BodyTooLarge
+from service.runtime.form import Part
+from service.runtime.parameters import with_fields
+from service.runtime.pipeline import Pipeline, refuse_unknown
 from service.runtime.scheduler import Disconnected
 from service.runtime.ticket import MemoryShare
-from service.runtime.upload import BodyTooLarge, ImageSource
+from service.runtime.upload import ImageSource
 from service.settings import Settings
 
 # The mode of uploads and results: only the service's user can read them.
@@ -39,23 +43,40 @@ class UploadLost(ProblemError):
     status = 500
 
 
-async def store_job_upload(
-    request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings
-) -> tuple[str, str]:
-    """Writes the upload to `file`, which is empty. Returns the result's name, and the files of a batch as JSON.
+@dataclass(frozen=True)
+class JobUpload:
+    """A stored upload. name: of the result. parts: the files of a batch, as JSON; an empty list for an image.
 
-    Raises what store_upload and read_entries raise, and BodyTooLarge.
+    params: those of the query together with those in the fields of the form.
     """
-    parts = await store_upload(request, file, settings)
+
+    name: str
+    parts: str
+    params: DenoiseParams
+
+
+async def store_job_upload(
+    request: Request, file: BinaryIO, params: DenoiseParams, settings: Settings, models: Snapshot
+) -> JobUpload:
+    """Writes the upload to `file`, which is empty. params: those of the query.
+
+    Raises what store_upload, with_fields, refuse_unknown and read_entries raise, and BodyTooLarge.
+    """
+    stored = await store_upload(request, file, settings)
+    params = with_fields(params, request, stored.fields)
+    refuse_unknown(params, models)
+    parts = stored.parts
     if await to_thread.run_sync(_is_batch, file, parts):
         # Refuses a broken zip at once.
         await to_thread.run_sync(read_entries, file, parts, settings)
-        return NAME, json.dumps([asdict(part) for part in parts])
+        return JobUpload(NAME, json.dumps([asdict(part) for part in parts]), params)
     only = parts[0]
     if only.size > settings.max_bytes:
-        raise BodyTooLarge(f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.")
+        raise BodyTooLarge(
+            f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.", "max_bytes"
+        )
     name = PurePosixPath(safe_name(only.name or "image")).name
-    return name if params.target == SAME else with_suffix(name, FORMATS[params.target]), "[]"
+    return JobUpload(name if params.target == SAME else with_suffix(name, FORMATS[params.target]), "[]", params)
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:

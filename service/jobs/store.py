@@ -1,8 +1,8 @@
 """Job store: a folder of uploads and results, and an SQLite file that says which job they belong to.
 
-Only what is committed to SQLite counts. A file is written before its row; a row is changed before its files are
-removed. So a process that is killed leaves at worst a file too many, which the next start removes. The store
-waits for the disk. Call it from one thread at a time.
+Only what is committed to SQLite counts. A file and its name are on the disk before its row. A row is changed
+before its files are removed. So a process that is killed, or a power cut, leaves at worst a file too many, which
+the next start removes. The store waits for the disk. Call it from one thread at a time.
 """
 
 import re
@@ -14,7 +14,9 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Literal
 
+from engine.system.atomic_file import make_folder, sync_folder
 from service.problems import ProblemError
+from service.settings import variable
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 # A job fails once the process has died this many times while running it.
@@ -23,6 +25,7 @@ ATTEMPTS = 2
 MAX_JOBS = 10_000
 # How long to wait for a process that is just ending to release the store.
 LOCK_TIMEOUT = 1  # seconds
+SPOOL_NOTE = f"The limit is half of the setting {variable('spool_bytes')}."
 LOST = "The upload is missing from the spool folder. Send it again."
 
 _VERSION = 2
@@ -166,10 +169,12 @@ class JobStore:
         self._wall = wall
         # For each owner, when one of its jobs was last claimed: a counter of claims, not a time.
         self._last_claims: dict[str, int] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
         with _explaining_errors(folder):
             self.database = _open(folder / "jobs.sqlite")
             try:
+                # SQLite syncs its file, but not the file's name.
+                sync_folder(folder)
                 before = self.database.execute("SELECT seen, wall FROM clock").fetchone()
                 self._clock = Clock(before, keep / 2, wall, steady)
                 self._recover()
@@ -197,11 +202,12 @@ class JobStore:
             raise JobStoreFull(f"{jobs} jobs are waiting or running, the limit. Try again later.")
         if held + size > self.half:
             raise JobStoreFull(
-                f"There is no room: uploads may take {self.half} bytes, and would take {held + size}."
+                f"There is no room: uploads may take {self.half} bytes, and would take {held + size}. "
+                + SPOOL_NOTE
             )
 
     def admit(self, id_: str, job: JobRequest) -> Record:
-        """Adds a job whose upload has been written."""
+        """Adds a job whose upload is on the disk, with its name: see `atomic`."""
         return self._changed(
             "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, created, state)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
@@ -238,7 +244,7 @@ class JobStore:
         """
         size = self.result_path(id_).stat().st_size
         if size > self.half:
-            raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept.")
+            raise JobStoreFull(f"The result has {size} bytes; at most {self.half} are kept. {SPOOL_NOTE}")
         with self.database:
             self.database.execute("BEGIN")
             there = self._changed(

@@ -5,7 +5,7 @@ import errno
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -105,8 +105,8 @@ class Worker:
         self._arriving = 0
         self._more = asyncio.Event()
         self._stopping = asyncio.Event()
-        # By the IDs of jobs that somebody listens to.
-        self._changed: dict[str, asyncio.Event] = {}
+        # One event for each listener, by the IDs of the jobs.
+        self._listeners: dict[str, set[asyncio.Event]] = {}
 
     async def accept(self, size: int, receive: Callable[[BinaryIO], Awaitable[JobRequest]]) -> Record:
         """Adds a job. receive: writes its upload, of at most `size` bytes, and returns the request.
@@ -119,8 +119,12 @@ class Worker:
         try:
             with _refusing_if_disk_full():
                 await self._call(self._store.check_room, self._arriving)
-                async with contextmanager_in_threadpool(atomic(self._store.upload_path(id_), PRIVATE)) as file:
-                    job = await receive(file)
+                # In this order a power cut loses no accepted job: the upload, its name, then the row.
+                with self._removing_upload_on_error(id_):
+                    async with contextmanager_in_threadpool(
+                        atomic(self._store.upload_path(id_), PRIVATE)
+                    ) as file:
+                        job = await receive(file)
                 record = await self._call(self._admit, id_, job)
         finally:
             self._arriving -= size
@@ -128,8 +132,13 @@ class Worker:
         return record
 
     def _admit(self, id_: str, job: JobRequest) -> Record:
-        try:
+        with self._removing_upload_on_error(id_):
             return self._store.admit(id_, job)
+
+    @contextmanager
+    def _removing_upload_on_error(self, id_: str) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._store.upload_path(id_).unlink(missing_ok=True)
             raise
@@ -154,17 +163,31 @@ class Worker:
         """The path of a finished job's result."""
         return self._store.result_path(record.id)
 
-    async def watch(self, record: Record) -> AsyncIterator[Record]:
-        """The job now, and again after each change, until the job ends or the service does."""
-        while True:
-            # Taken before the job is read, so that no change is missed.
-            changed = self._changed.setdefault(record.id, asyncio.Event())
-            now = await self.find(record.id, record.owner)
-            record = now or replace(record, state="cancelled", ended=time.time())
-            yield record
-            if record.ended or self._stopping.is_set():
-                return
-            await changed.wait()
+    async def watch(self, record: Record) -> AsyncGenerator[Record, None]:
+        """The job now, and again after each change, until the job ends or the service does. Close it."""
+        with self._listening(record.id) as changed:
+            while True:
+                # Cleared before the job is read, so that no change is missed.
+                changed.clear()
+                now = await self.find(record.id, record.owner)
+                record = now or replace(record, state="cancelled", ended=time.time())
+                yield record
+                if record.ended or self._stopping.is_set():
+                    return
+                await changed.wait()
+
+    @contextmanager
+    def _listening(self, id_: str) -> Iterator[asyncio.Event]:
+        """An event that is set after each change of the job, until the block ends."""
+        changed = asyncio.Event()
+        listeners = self._listeners.setdefault(id_, set())
+        listeners.add(changed)
+        try:
+            yield changed
+        finally:
+            listeners.remove(changed)
+            if not listeners:
+                del self._listeners[id_]
 
     async def work(self) -> None:
         """Runs jobs until `stop` is called."""
@@ -195,8 +218,8 @@ class Worker:
         """Starts no other job. The one that runs waits again, and stops at its next window."""
         self._stopping.set()
         self._more.set()
-        for changed in self._changed.values():
-            changed.set()
+        for id_ in self._listeners:
+            self._notify(id_)
         if running := self.running:
             # Put back first: the process may be killed before the job has stopped.
             await self._put_back(running.id)
@@ -259,7 +282,7 @@ class Worker:
 
     def _notify(self, id_: str) -> None:
         """Wakes all who listen to the job."""
-        if changed := self._changed.pop(id_, None):
+        for changed in self._listeners.get(id_, ()):
             changed.set()
 
     async def _call(self, work: Callable[..., T], *values: Any) -> T:

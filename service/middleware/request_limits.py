@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import ProblemError, problem_of
+from service.problems import ProblemError, limit_note, problem_of
 from service.runtime.shutdown import GracefulShutdown
 
 # These are always answered, also by a service that is stopping or overloaded.
@@ -65,7 +65,8 @@ class RequestLimits:
                     message = await receive()
             except TimeoutError:
                 raise ProblemError(
-                    f"The request body took longer than {self.upload_seconds:g} seconds to arrive.",
+                    f"The request body took longer than {self.upload_seconds:g} seconds to arrive. "
+                    + limit_note("upload_seconds"),
                     408,
                     {"Connection": "close"},
                     kind="UploadTooSlow",

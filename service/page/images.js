@@ -1,6 +1,6 @@
 // Image files on the page, and their pixels as the browser decodes them.
 
-import { denoise } from "./service.js";
+import { decode } from "./service.js";
 
 // Pixels above which the whole image is drawn from a smaller copy. Each move would read all pixels otherwise.
 const OVERVIEW = 2_000_000;
@@ -48,8 +48,7 @@ export async function open(file, page, signal) {
   let blob = file;
   let pixels = page > 1 ? null : await createImageBitmap(file).catch(() => null);
   if (!pixels) {
-    const unchanged = { strength: 0, format: "png", page: page ?? 1 };
-    blob = (await denoise(file, unchanged, signal)).blob;
+    blob = await decode(file, page, signal);
     pixels = await createImageBitmap(blob);
   }
   const reduction = Math.sqrt(OVERVIEW / (pixels.width * pixels.height));

@@ -77,6 +77,11 @@ export async function denoise(file, parameters, signal) {
   return { blob: await response.blob(), headers: response.headers };
 }
 
+/** A page of a file as PNG, decoded by the service and otherwise unchanged. page: by default the first. */
+export async function decode(file, page, signal) {
+  return (await post(address({ page }, "preview"), file, signal)).blob();
+}
+
 /** Whether the service runs jobs. */
 export async function takesJobs() {
   return (await (await request("health", {})).json()).jobs;

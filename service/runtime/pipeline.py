@@ -1,10 +1,12 @@
 """Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -28,7 +30,7 @@ from engine.inference.mosaic import (
     requested_share,
     steps_after_mosaic,
 )
-from engine.inference.noise_estimation import NoiseEstimate, summary
+from engine.inference.noise_estimation import Component, NoiseEstimate, summary
 from engine.inference.preparation import (
     Preparation,
     PreparationOptions,
@@ -54,6 +56,8 @@ PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 ENCODER_BYTES = {"webp": 40, "avif": 40}
 # How many headers are read at the same time, in addition to files being decoded. A header takes little time.
 HEADERS_AT_ONCE = 4
+# What every browser can show, with 16 bits.
+PREVIEW_FORMAT = "png"
 
 
 def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
@@ -85,6 +89,7 @@ class DenoisedFile:
             "X-Denoise-Precision": self.precision,
             "X-Denoise-Seconds": f"{self.seconds:.3f}",
             "X-Denoise-Noise": summary(self.estimate),
+            "X-Denoise-Estimate": _numbers(self.estimate),
         }
         if self.steps:
             headers["X-Denoise-Steps"] = "; ".join(self.steps)
@@ -338,6 +343,21 @@ class Pipeline:
         charge(info.pixels)
         return file, ()
 
+    async def preview(
+        self, source: ImageSource, page: int, memory: MemoryShare, disconnected: Disconnected
+    ) -> EncodedImage:
+        """A page, counted from 1, as PNG. memory, disconnected: as `denoise`.
+
+        Raises what the decode and encode stages and Scheduler.admit raise.
+        """
+        kind = FORMATS[PREVIEW_FORMAT]
+        load = _load(await self.decoding.read_info(source, page), source.memory, kind)
+        async with self.scheduler.admit(disconnected, load) as ticket:
+            file = await self.decoding.decode(ticket, source, page)
+            written = await self.encoding.encode(ticket, file, kind, None)
+            ticket.keep(memory, len(written.data))
+        return written
+
     async def estimate(
         self, source: ImageSource, page: int, disconnected: Disconnected
     ) -> tuple[NoiseEstimate, dict[str, str]]:
@@ -349,6 +369,33 @@ class Pipeline:
         async with self.scheduler.admit(disconnected, load) as ticket:
             file = await self.decoding.decode(ticket, source, page)
             return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
+
+
+def _numbers(estimate: NoiseEstimate) -> str:
+    """The main fields of the answer of POST /estimate, as JSON in one line."""
+    fields = {
+        "scale": 255,
+        "sigma": estimate.sigma,
+        "luma": _component(estimate.luma),
+        "chroma": _component(estimate.chroma),
+        "correlated": estimate.correlated,
+        "flat": estimate.flat,
+        "jpeg_blocks": estimate.jpeg_blocks,
+    }
+    return json.dumps(_rounded(fields), separators=(",", ":"))
+
+
+def _component(component: Component | None) -> dict[str, Any] | None:
+    return {"sigma": component.sigma, "correlation": component.correlation} if component else None
+
+
+def _rounded(value: Any) -> Any:
+    """The same, with three digits after the point in each number."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:

@@ -17,7 +17,7 @@ from typing import Self
 
 import torch
 
-from service.problems import ProblemError
+from service.problems import LimitExceeded, ProblemError, limit_note
 from service.runtime.inference_queue import InferenceQueue, begin
 from service.runtime.ticket import Load, Ticket
 from service.settings import FOR_SMALL, SMALL, Settings
@@ -61,14 +61,13 @@ class OutOfTime(ProblemError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"The image took more than {seconds:g} seconds, the limit, which includes waiting. Try again later."
+            f"The image took more than {seconds:g} seconds, the limit, which includes waiting. Try again later. "
+            + limit_note("deadline")
         )
 
 
-class TooMuchMemory(ProblemError):
+class TooMuchMemory(LimitExceeded):
     """An image that needs more memory than the whole budget, even with nothing else in work."""
-
-    status = 413
 
 
 class Scheduler:
@@ -188,7 +187,8 @@ class Scheduler:
         """Low-priority work waits in the large images' line, whatever its size."""
         if load.memory > self._large.memory:
             raise TooMuchMemory(
-                f"The image needs {load.memory} bytes of memory; at most {self._large.memory} are available."
+                f"The image needs {load.memory} bytes of memory; at most {self._large.memory} are available.",
+                "image_memory",
             )
         is_small = not low_priority and load.memory <= self._settings.image_memory * SMALL
         return self._small if is_small else self._large

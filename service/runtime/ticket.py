@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -54,6 +54,12 @@ class MemoryShare:
         size, self.size = self.size, 0
         if free:
             free(size)
+
+
+async def response_memory() -> AsyncIterator[MemoryShare]:
+    """Dependency: a share for the encoded image. FastAPI ends this block once the response is sent or fails."""
+    with MemoryShare() as share:
+        yield share
 
 
 class Ticket:

@@ -27,6 +27,8 @@ from engine.imageio.formats import (
     NotAnImage,
     NotCameraRaw,
     PageNotFound,
+    TooManyPages,
+    TooManyPixels,
     UnsupportedImage,
 )
 from engine.imageio.image import ImageInfo, ImageSequence
@@ -49,7 +51,16 @@ TICK = 0.05
 # How long the server may take to answer, in seconds: at first it loads the codecs.
 START = 120.0
 # Errors that a worker passes on, by their place here.
-REFUSALS = (BrokenImage, PageNotFound, NotAnImage, ImageTooLarge, UnsupportedImage, NotCameraRaw)
+REFUSALS = (
+    BrokenImage,
+    PageNotFound,
+    NotAnImage,
+    ImageTooLarge,
+    TooManyPixels,
+    TooManyPages,
+    UnsupportedImage,
+    NotCameraRaw,
+)
 
 
 @dataclass(frozen=True)

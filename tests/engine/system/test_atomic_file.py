@@ -2,10 +2,12 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from engine.system.atomic_file import remove_parts, write_atomically
+from engine.system.atomic_file import make_folder, remove_parts, sync_folder, write_atomically
+from tests.support.power_cut import recorded_calls
 
 
 @pytest.mark.parametrize("data", [b"", b"new", bytes(10**6)])
@@ -41,7 +43,19 @@ def test_a_file_has_its_mode_from_the_beginning(tmp_path, monkeypatch):
 
     write_atomically(tmp_path / "file", b"x", mode=0o600)
 
-    assert [*modes, (tmp_path / "file").stat().st_mode & 0o777] == [0o600, 0o600]
+    assert [modes[0], (tmp_path / "file").stat().st_mode & 0o777] == [0o600, 0o600]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_has_its_owner_before_its_name(tmp_path, monkeypatch):
+    owners, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (owners.append((a.stat().st_uid, a.stat().st_gid)), replace(a, b))
+    )
+
+    write_atomically(tmp_path / "file", b"x", owner=(1234, 5678))
+
+    assert owners == [(1234, 5678)]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -71,15 +85,42 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_data_is_on_disk_before_the_rename(tmp_path, monkeypatch):
-    path, calls = tmp_path / "file", []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda number: (calls.append("fsync"), fsync(number)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+def test_data_rename_and_name_reach_the_disk_in_order(tmp_path, monkeypatch):
+    calls = recorded_calls(monkeypatch, tmp_path)
 
-    write_atomically(path, b"new")
+    write_atomically(tmp_path / "file", b"new")
 
-    assert calls == ["fsync", "replace"]
+    assert calls == ["sync part", "rename to file", "sync ."]
+
+
+def test_the_names_of_new_folders_reach_the_disk(tmp_path, monkeypatch):
+    calls = recorded_calls(monkeypatch, tmp_path)
+
+    make_folder(tmp_path / "a" / "b", mode=0o700)
+    make_folder(tmp_path / "a" / "b")
+
+    assert calls == ["sync .", "sync a"]
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_only_a_failing_disk_is_an_error_of_a_folder(number, fails, tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+    with pytest.raises(OSError, match="Input/output error") if fails else nullcontext():
+        sync_folder(tmp_path)
+
+
+def test_a_folder_cannot_be_made_where_a_file_is(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        make_folder(tmp_path / "file" / "folder")
 
 
 def test_only_the_parts_of_killed_writes_are_removed(tmp_path):

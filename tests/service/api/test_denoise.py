@@ -1,5 +1,7 @@
 """POST /denoise: results, formats, headers and the choice of the model."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,17 @@ def test_a_header_says_what_a_format_cannot_hold(client, file_of):
 
     assert response.status_code == 200
     assert response.headers["x-denoise-changed"] == "16 bits a channel to 8 bits a channel"
+
+
+def test_the_noise_comes_as_numbers_too(client, samples, file_of):
+    large, tiny, grey = (file_of(samples(*size)) for size in ((40, 50), (9, 9), (40, 50, 1)))
+
+    for data in (large, tiny, grey):
+        found = json.loads(client.post("/denoise", content=data).headers["x-denoise-estimate"])
+        text = client.post("/estimate", content=data).text
+        estimate = json.loads(text, parse_float=lambda number: round(float(number), 3))
+        assert set(found) == {"scale", "sigma", "luma", "chroma", "correlated", "flat", "jpeg_blocks"}
+        assert found == {name: estimate[name] for name in found}
 
 
 def test_all_frames_of_an_animation_come_back(client, file_of):

@@ -20,7 +20,7 @@ from service.archives.zip_reader import (
     safe_name,
 )
 from service.problems import ProblemError
-from service.runtime.upload import BodyTooLarge
+from service.runtime.body import BodyTooLarge
 from tests.support.traced import Traced
 
 MOST = 2**20

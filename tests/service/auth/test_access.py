@@ -64,6 +64,39 @@ def test_without_keys_pages_of_other_sites_cannot_post(site, origin, status, ser
     assert client.post("/change", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("http://evil.example", "localhost:8000", 403),
+        ("https://evil.example", "127.0.0.1:8000", 403),
+        ("null", "localhost:8000", 403),
+        ("null", "", 403),
+        ("", "localhost:8000", 403),
+        ("http://localhost:3000", "localhost:8000", 403),
+        ("http://127.0.0.1:8000", "localhost:8000", 403),
+        ("http://localhost:99999", "localhost:8000", 403),
+        ("http://localhost:8000", "localhost:8000", 200),
+        ("https://localhost:8000", "localhost:8000", 200),
+        ("http://[::1]:8000", "[::1]:8000", 200),
+        ("http://scanner", "scanner:80", 200),
+        ("https://scanner:443", "scanner", 200),
+        ("https://images.example", "localhost:8000", 200),
+    ],
+)
+def test_an_old_browser_s_origin_shows_pages_of_other_sites(origin, host, status, serve, asked, noisy):
+    client = serve(asked, cors_origins="https://images.example")
+    headers = {"origin": origin, "host": host}
+
+    assert client.post("/change", headers=headers).status_code == status
+    assert client.post("/denoise", content=noisy, headers=headers).status_code == status
+    assert client.post("/change", headers=headers | {"sec-fetch-site": "none"}).status_code == status
+    if status == 403:
+        assert_problem(
+            client.post("/change", headers=headers), 403, "refuses pages of other sites", "cors_origins"
+        )
+        assert serve(asked, open=True).get("/asked", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_keys(host):
     refuse_unprotected(host, Settings())

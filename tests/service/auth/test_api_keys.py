@@ -2,9 +2,13 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
+from service.auth import api_keys
 from service.auth.api_keys import ApiKey, add_key, digest, parse_keys, read_keys, revoke_key
 
 SECRET = "x" * 32
@@ -46,13 +50,67 @@ def test_only_the_owner_can_read_the_key_file(file):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_the_file_keeps_its_owner_when_root_writes_it(file):
+def test_the_file_keeps_its_owner_when_root_writes_it(file, monkeypatch):
     add_key(file, "a")
     os.chown(file, 1234, 5678)
+    owners, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (owners.append(a.stat().st_uid), replace(a, b)))
 
     add_key(file, "b")
+    revoke_key(file, "b")
 
-    assert (file.stat().st_uid, file.stat().st_gid) == (1234, 5678)
+    assert owners == [1234, 1234]
+    assert {(each.stat().st_uid, each.stat().st_gid) for each in file.parent.iterdir()} == {(1234, 5678)}
+
+
+# Says when it has read the file, and waits for a line before it writes.
+PAUSED = """
+import sys
+from pathlib import Path
+from service.auth import api_keys
+write = api_keys.write_atomically
+
+def paused(*what, **how):
+    print("read", flush=True)
+    sys.stdin.readline()
+    write(*what, **how)
+
+api_keys.write_atomically = paused
+api_keys.add_key(Path(sys.argv[1]), "new")
+"""
+REVOKE = "import sys; from pathlib import Path; from service.auth.api_keys import *; print(flush=True); "
+REVOKE += "revoke_key(Path(sys.argv[1]), 'old')"
+
+
+def test_a_key_revoked_during_an_add_stays_revoked(file):
+    add_key(file, "old")
+    pipe = subprocess.PIPE
+
+    with subprocess.Popen([sys.executable, "-c", PAUSED, file], stdin=pipe, stdout=pipe, text=True) as adding:
+        adding.stdout.readline()
+        with subprocess.Popen([sys.executable, "-c", REVOKE, file], stdout=pipe, text=True) as revoking:
+            revoking.stdout.readline()
+            time.sleep(0.3)
+            waited = revoking.poll() is None
+            adding.communicate("\n", timeout=60)
+            revoking.communicate(timeout=60)
+
+    assert (adding.returncode, revoking.returncode) == (0, 0)
+    assert waited
+    assert [key.name for key in read_keys(file)] == ["new"]
+
+
+def test_a_lock_that_is_never_released_is_an_error(file, monkeypatch):
+    monkeypatch.setattr(api_keys, "LOCK_SECONDS", 0.01)
+    with api_keys._locked(file), pytest.raises(ValueError, match="another process has been changing the file"):
+        add_key(file, "a")
+
+
+def test_a_change_to_a_missing_file_names_the_file(file):
+    with pytest.raises(FileNotFoundError, match=r"keys'$"):
+        revoke_key(file, "a")
+
+    assert not list(file.parent.iterdir())
 
 
 def test_a_name_can_be_used_once(file):

@@ -3,8 +3,9 @@
 import pytest
 
 from service.jobs import store as store_module
-from service.jobs.store import JobStoreFull
+from service.jobs.store import JobStore, JobStoreFull
 from tests.service.jobs.stored import HOUR, RESULT, add, do, files, finish, found, id_of, pass_time
+from tests.support.power_cut import recorded_calls
 
 
 def test_a_finished_job_has_a_result_in_place_of_its_upload(store, clocks):
@@ -105,6 +106,17 @@ def test_a_job_that_has_ended_does_not_change_any_more(store):
     store.fail(id_of("a"), 500, "Too late.")
 
     assert found(store, "a").state == "done"
+
+
+# Power cuts
+
+
+def test_a_new_store_is_on_the_disk_with_its_name(tmp_path, monkeypatch):
+    calls = recorded_calls(monkeypatch, tmp_path)
+
+    JobStore(tmp_path / "a" / "spool", 2000, HOUR).close()
+
+    assert calls == ["sync .", "sync a", "sync a/spool"]
 
 
 # Room

@@ -75,11 +75,15 @@ def test_without_a_choice_the_noise_is_shown_alone(page, file):
 
 
 def test_the_service_converts_what_the_browser_cannot_decode(page, file_of, samples):
-    grey = samples(60, 90, 1)[..., 0]
+    grey, asked = samples(60, 90, 1)[..., 0], []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
     choose(page, named(file_of(grey.astype(np.uint16) * 257, "TIFF"), "scan.tif", "image/tiff"))
 
     before, _ = both(page, (60, 90))
     np.testing.assert_array_equal(before, np.repeat(grey[..., np.newaxis], 3, 2))
+    # POST /denoise would spend pixels of the user's API key, and measure the noise.
+    assert asked.count("preview") == 1
+    assert not any("strength=0" in path for path in asked)
 
 
 def test_every_control_has_a_name_and_takes_the_focus(page, file):

@@ -6,7 +6,8 @@ import pytest
 from fastapi import Request
 
 from engine.imageio.sandbox.shared_file import MemoryFile
-from service.runtime.upload import BodyTooLarge, read_image
+from service.runtime.body import BodyLimit, BodyTooLarge
+from service.runtime.upload import read_image
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
@@ -27,7 +28,7 @@ class Upload:
 def read(upload, *headers, max_bytes):
     scope = {"type": "http", "method": "POST", "path": "/denoise", "headers": headers}
     with MemoryFile() as file:
-        asyncio.run(read_image(Request(scope, upload.receive), file, max_bytes))
+        asyncio.run(read_image(Request(scope, upload.receive), file, BodyLimit(max_bytes, "max_bytes")))
         return file.seal().read()
 
 

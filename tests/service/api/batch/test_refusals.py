@@ -44,6 +44,6 @@ def test_openapi_has_both_bodies_and_every_error(client):
     route = client.get("/openapi.json").json()["paths"]["/denoise/batch"]["post"]
 
     assert set(route["requestBody"]["content"]) == {"multipart/form-data", "application/zip"}
-    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "422", "429", "503", "507"}
+    assert set(route["responses"]) == {"200", "400", "401", "404", "413", "415", "422", "429", "503", "507"}
     assert set(route["responses"]["200"]["content"]) == {"application/zip"}
     assert {each["name"] for each in route["parameters"]} == set(DenoiseParams.model_fields)

@@ -123,3 +123,16 @@ async def listen_and_leave(app, body):
         async with asyncio.timeout(SOON):
             await ask("GET", f"{job}/events", leaves)
         assert state["worker"].running
+        assert not state["worker"]._listeners
+
+
+def test_the_events_of_ended_and_deleted_jobs_leave_nothing(client, noisy):
+    done, deleted = submit(client, noisy), submit(client, noisy)
+    for job in (done, deleted):
+        ended(client, job)
+    client.delete(deleted)
+
+    heard = [client.get(f"{job}/events").status_code for job in (done, done, deleted)]
+
+    assert heard == [200, 200, 404]
+    assert not client.app_state["worker"]._listeners

@@ -11,6 +11,7 @@ from service.app import create_app
 from service.jobs.store import JobStore
 from service.runtime.pipeline import Pipeline
 from tests.service.api.jobs.job_client import SOON, ended, events, stored_files, submit, wait_until
+from tests.support.power_cut import recorded_calls
 from tests.support.served import request
 
 
@@ -123,3 +124,23 @@ def test_shutdown_waits_for_no_job_and_no_listener(serve, noisy):
 def test_a_spool_that_another_service_has_stops_the_start(client, settings):
     with pytest.raises(ValueError, match="another process uses it; each process needs its own"):
         create_app(settings)
+
+
+def test_files_and_their_names_reach_the_disk_before_rows(client, settings, noisy, monkeypatch):
+    calls = recorded_calls(monkeypatch, settings.spool)
+    for step in ("admit", "finish"):
+        real = getattr(JobStore, step)
+        record = lambda store, *what, step=step, real=real: (calls.append(step), real(store, *what))[1]  # noqa: E731
+        monkeypatch.setattr(JobStore, step, record)
+
+    job = submit(client, noisy)
+    ended(client, job)
+
+    id_ = job.removeprefix("/jobs/")
+    assert calls == [
+        *("sync part", f"rename to {id_}.upload", "sync .", "admit"),
+        *("sync part", f"rename to {id_}.result", "sync .", "finish"),
+    ]
+    # Only then is a row itself on the disk when it is committed.
+    synchronous = client.app_state["worker"]._store.database.execute("PRAGMA synchronous").fetchone()
+    assert synchronous == (2,)

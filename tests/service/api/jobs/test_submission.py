@@ -142,5 +142,9 @@ def test_health_says_that_jobs_are_enabled(client):
 def test_a_wrong_method_is_answered_with_all_methods(client):
     allowed = {path: client.patch(path).headers["allow"] for path in ("/jobs", "/jobs/any", "/jobs/any/events")}
 
-    assert allowed == {"/jobs": "GET, POST", "/jobs/any": "DELETE, GET", "/jobs/any/events": "GET"}
+    assert allowed == {
+        "/jobs": "GET, HEAD, POST",
+        "/jobs/any": "DELETE, GET, HEAD",
+        "/jobs/any/events": "GET, HEAD",
+    }
     assert client.post("/page/page.js").status_code == 405

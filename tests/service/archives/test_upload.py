@@ -10,9 +10,10 @@ from tempfile import TemporaryFile
 import pytest
 from fastapi import Request
 
-from service.archives.multipart import NoRoom, Part, read_entries, store_upload
-from service.archives.zip_reader import BatchTooLarge, BrokenBatch, NotOpened
-from service.runtime.upload import BodyTooLarge, WrongField
+from service.archives.upload import NoRoom, read_entries, store_upload
+from service.archives.zip_reader import BatchTooLarge, NotOpened
+from service.runtime.body import BodyTooLarge
+from service.runtime.form import BrokenForm, Part, WrongField
 from service.settings import Settings
 
 SETTINGS = Settings(max_batch_bytes=100_000, max_batch_files=3, max_bytes=1000)
@@ -67,7 +68,7 @@ def temporary_file():
 
 
 def sent(upload, *headers, file=None, settings=SETTINGS):
-    """The parts of the stored upload, and the file that it is stored in."""
+    """The stored upload, and the file that it is stored in."""
     scope = {"type": "http", "method": "POST", "path": "/denoise/batch", "headers": headers}
     file = file or temporary_file()
     return asyncio.run(store_upload(Request(scope, upload.receive), file, settings)), file
@@ -79,8 +80,8 @@ def content(entry):
 
 
 def read(upload, *headers, settings=SETTINGS):
-    parts, file = sent(upload, *headers, settings=settings)
-    return [(entry.name, content(entry)) for entry in read_entries(file, parts, settings)]
+    stored, file = sent(upload, *headers, settings=settings)
+    return [(entry.name, content(entry)) for entry in read_entries(file, stored.parts, settings)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
@@ -93,12 +94,13 @@ def test_a_form_s_files_come_in_chunks_of_any_size(size):
     assert files == [("a.jpg", lies), ("ü.jpg", b""), ("a.jpg", b"again")]
 
 
-def test_other_fields_are_left_out_and_not_kept():
-    whole = form(part("b.txt", b"x" * 5000, "other"), part("a.jpg", b"image"), part(None, b"text", "more"))
+def test_text_fields_are_kept_apart_from_the_files():
+    whole = form(part(None, b"webp", "format"), part("a.jpg", b"image"), part(None, b"text", "more"))
 
-    parts, file = sent(Upload(whole), FORM_TYPE)
+    stored, file = sent(Upload(whole), FORM_TYPE)
 
-    assert parts == (Part("a.jpg", 0, 5),)
+    assert stored.parts == (Part("a.jpg", 0, 5),)
+    assert stored.fields == {"format": "webp", "more": "text"}
     file.seek(0)
     assert file.read() == b"image"
 
@@ -114,8 +116,8 @@ def test_the_only_file_of_a_form_may_be_a_zip():
 
 
 def test_a_zip_among_other_files_is_not_opened():
-    parts, file = sent(Upload(form(part("a.jpg", b"image"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
-    first, second = read_entries(file, parts, SETTINGS)
+    stored, file = sent(Upload(form(part("a.jpg", b"image"), part("all.zip", zipped("b.jpg")))), FORM_TYPE)
+    first, second = read_entries(file, stored.parts, SETTINGS)
 
     assert content(first) == b"image"
     with pytest.raises(NotOpened, match="a zip inside a zip or among other files"):
@@ -125,15 +127,15 @@ def test_a_zip_among_other_files_is_not_opened():
 def test_what_is_kept_can_be_read_much_later(tmp_path):
     path = tmp_path / "upload"
     with path.open("wb") as file:
-        parts, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, file=file)
+        stored, _ = sent(Upload(form(part("a.jpg", b"one"), part("b.jpg", b"two"))), FORM_TYPE, file=file)
 
     with path.open("rb") as file:
-        assert [content(entry) for entry in read_entries(file, parts, SETTINGS)] == [b"one", b"two"]
+        assert [content(entry) for entry in read_entries(file, stored.parts, SETTINGS)] == [b"one", b"two"]
 
 
 def test_a_file_too_large_costs_none_but_itself():
-    parts, file = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
-    large, small = read_entries(file, parts, SETTINGS)
+    stored, file = sent(Upload(form(part("a.jpg", bytes(1001)), part("b.jpg", bytes(1000)))), FORM_TYPE)
+    large, small = read_entries(file, stored.parts, SETTINGS)
 
     with pytest.raises(BodyTooLarge, match="The file has 1001 bytes; at most 1000 are allowed"):
         content(large)
@@ -177,13 +179,13 @@ def test_an_announced_body_too_large_is_refused_unread():
         (
             form(part("a", b"", "photo"), part("b", b"", "file")),
             WrongField,
-            "'image' is missing; the form has: file, photo",
+            "'image' is missing; the form has: photo, file",
         ),
         (form(part(None, b"a.jpg")), WrongField, "'image' is text, not a file"),
-        (form(part("a.jpg", b"image"))[:-9], BrokenBatch, "cut short"),
-        (b"", BrokenBatch, "cut short"),
-        (b"no form", BrokenBatch, "cannot be parsed"),
-        (part("a" * 5000, b""), BrokenBatch, "cannot be parsed"),
+        (form(part("a.jpg", b"image"))[:-9], BrokenForm, "cut short"),
+        (b"", BrokenForm, "cut short"),
+        (b"no form", BrokenForm, "cannot be parsed"),
+        (part("a" * 5000, b""), BrokenForm, "cannot be parsed"),
     ],
 )
 def test_a_form_that_is_none_or_has_no_image_is_refused(body, error, message):
@@ -193,7 +195,7 @@ def test_a_form_that_is_none_or_has_no_image_is_refused(body, error, message):
 
 @pytest.mark.parametrize("boundary", [b"", b"; boundary=", b"; boundary=" + b"x" * 300])
 def test_a_form_whose_boundary_is_none_is_refused(boundary):
-    with pytest.raises(BrokenBatch, match="cannot be parsed"):
+    with pytest.raises(BrokenForm, match="cannot be parsed"):
         sent(Upload(b"--"), (b"content-type", b"multipart/form-data" + boundary))
 
 
@@ -212,9 +214,9 @@ def test_an_upload_is_not_in_memory(tmp_path):
 
     with (tmp_path / "upload").open("wb") as file:
         tracemalloc.start()
-        parts, _ = sent(Upload(*chunks, b"--cut--\r\n"), FORM_TYPE, file=file, settings=settings)
+        stored, _ = sent(Upload(*chunks, b"--cut--\r\n"), FORM_TYPE, file=file, settings=settings)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
 
-    assert sum(part.size for part in parts) == 2000 * 2**14
+    assert sum(part.size for part in stored.parts) == 2000 * 2**14
     assert peak < 2**21
