@@ -1,18 +1,20 @@
 """Batch tasks: plans which file is denoised to which, and denoises them. `-` means standard input or output."""
 
+import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.batch.journal import Journal, file_stamp
+from engine.batch.journal import Journal, JournalEntry, file_stamp
+from engine.batch.reading import Reader, read_here
 from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.formats import FORMATS, SAME, SUPPORTED_OUTPUTS, WRITABLE_FORMATS, output_format, suffix_of
 from engine.imageio.image import EncodedImage
-from engine.imageio.read import image_files, read
+from engine.imageio.read import image_files
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, select_model
@@ -25,12 +27,18 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import describe, reason
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
 PNG = "png"
 # File names that an error lists.
 NAMES_IN_ERRORS = 5
+# The error of a file that was given up.
+HOPELESS = (
+    "given up until it changes: two attempts ended with the process, which crashed or was killed, "
+    "perhaps because this image needs more memory than there is"
+)
 
 
 @dataclass(frozen=True)
@@ -82,17 +90,21 @@ class SourceChanged(OSError):
 
 
 def plan_tasks(
-    inputs: Sequence[Path], out: Path, overwrite: bool = False, format_: str | None = None
+    inputs: Sequence[Path], out: str | Path, overwrite: bool = False, format_: str | None = None
 ) -> list[Task]:
     """The tasks for image files and folders of them. Subfolders are not searched.
 
-    out: a folder, created if needed, in which images keep their names with the format's suffix. For one input
-    file also a file's name, or PIPE.
+    out: a folder, created if needed, in which images keep their names with the format's suffix. Images that would
+    have the same name there keep their whole name: a.jpg.png and a.tif.png. For one input file also a file's
+    name, or PIPE; see is_folder.
     format_: one of WRITABLE_FORMATS, or SAME. By default a file's suffix decides; outputs in a folder are PNG.
     Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist.
     """
-    tasks = _to_folder(inputs, out, format_ or PNG) if is_folder(out) else _to_file(inputs, out, format_)
+    path = Path(out)
+    tasks = _to_folder(inputs, path, format_ or PNG) if is_folder(out) else _to_file(inputs, path, format_)
     _refuse_clashes(tasks)
+    if folders := [str(task.target) for task in tasks if task.target.is_dir()]:
+        raise ValueError(f"these outputs exist already, as folders: {_some(folders)}; choose another output")
     if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
         raise ValueError(
             f"these outputs exist already: {_some(existing)}; allow overwriting, or choose another output"
@@ -100,17 +112,21 @@ def plan_tasks(
     return tasks
 
 
-def is_folder(out: Path) -> bool:
-    """Whether `out` means a folder, which need not exist."""
-    return out != PIPE and (not out.suffix or out.is_dir())
+def is_folder(out: str | Path) -> bool:
+    """Whether `out` means a folder, which need not exist: it has no suffix, or as text it ends with a slash."""
+    path = Path(out)
+    ends_with_slash = str(out).endswith(("/", os.sep))
+    return ends_with_slash or (path != PIPE and (not path.suffix or path.is_dir()))
 
 
 def remaining_tasks(tasks: Iterable[Task], journal: Journal, overwrite: bool = False) -> list[Task]:
     """The tasks that are not done, or whose source or options have changed since.
 
+    Those that were interrupted come last: they may have ended the process, and may do so again.
     Raises ValueError naming existing outputs that the journal does not know, or that were changed since.
     """
     remaining = [task for task in tasks if not _is_done(task, journal)]
+    remaining.sort(key=lambda task: task.source.absolute() in journal.interrupted)
     foreign = [str(task.target) for task in remaining if not journal.may_replace(task.source, task.target)]
     if foreign and not overwrite:
         raise ValueError(
@@ -125,7 +141,10 @@ def _is_done(task: Task, journal: Journal) -> bool:
     entry = journal.finished(task.source, stamp) if stamp else None
     if not entry or entry.error:
         return False
-    return (entry.target, entry.options) == (task.target.name, journal.options) and task.target.exists()
+    # It may have been made under its other name, before or while another image had the same one.
+    names = {task.target.name, *(each.target.name for each in _both_names(task))}
+    made = task.target.with_name(entry.target)
+    return entry.target in names and entry.options == journal.options and made.exists()
 
 
 def denoise_files(
@@ -139,7 +158,8 @@ def denoise_files(
         try:
             yield denoise_file(select, task, options, journal)
         except OSError as error:
-            yield Outcome(task, str(error))
+            own = error.filename is not None and str(error.filename) == str(task.source)
+            yield Outcome(task, reason(error) if own else describe(error))
 
 
 def denoise_file(
@@ -147,13 +167,38 @@ def denoise_file(
     task: Task,
     options: DenoiseOptions | None = None,
     journal: Journal | None = None,
+    reader: Reader = read_here,
 ) -> Outcome:
-    """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later."""
-    entry = journal.begin(task.source, task.target) if journal else None
+    """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later.
+
+    A source that has ended the process too often, as the journal says, is given up.
+    """
+    if journal is None:
+        return _run(select, task, options, None, None, reader)
+    if journal.is_hopeless(task.source):
+        journal.give_up(task.source, task.target, HOPELESS)
+        return Outcome(task, HOPELESS)
+    entry = journal.begin(task.source, task.target)
+    try:
+        return _run(select, task, options, journal, entry, reader)
+    except (OSError, KeyboardInterrupt):
+        journal.withdraw(entry)
+        raise
+
+
+def _run(
+    select: NetworkSelector,
+    task: Task,
+    options: DenoiseOptions | None,
+    journal: Journal | None,
+    entry: JournalEntry | None,
+    reader: Reader,
+) -> Outcome:
     written, error = None, None
     try:
-        written = denoise_bytes(select, _read(task.source), task.format, options)
-    except (ValueError, MemoryError) as fault:
+        written = denoise_bytes(select, _read(task.source), task.format, options, reader)
+    # torch raises RuntimeError when it gets no memory.
+    except (ValueError, RuntimeError, MemoryError) as fault:
         error = str(fault) or type(fault).__name__
     if entry and file_stamp(task.source) not in (None, entry.source_stamp):
         raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
@@ -165,14 +210,18 @@ def denoise_file(
 
 
 def denoise_bytes(
-    select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
+    select: NetworkSelector,
+    data: bytes,
+    format_: str = PNG,
+    options: DenoiseOptions | None = None,
+    reader: Reader = read_here,
 ) -> EncodedImage:
     """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
     Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
-    file = read(data, page=options.page, colour=options.colour)
+    file = reader(data, options.page, options.colour)
     kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
@@ -191,7 +240,7 @@ def denoise_bytes(
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image file, and the noise found. Raises ValueError, OSError."""
-    return select_model(read(_read(source), page=page).pages[0].samples)
+    return select_model(read_here(_read(source), page, COLOUR).pages[0].samples)
 
 
 def _read(source: Path) -> bytes:
@@ -213,7 +262,10 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
         return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
     by_suffix = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
     if not by_suffix and format_ != SAME:
-        raise ValueError(f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}")
+        raise ValueError(
+            f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}. "
+            f"If you mean a folder, end its name with a slash: {out}/"
+        )
     if format_ and format_ not in (SAME, *by_suffix):
         suffix = suffix_of(FORMATS[format_])
         raise ValueError(f"{out}: the suffix does not fit the format {format_}; it must be {suffix}")
@@ -222,18 +274,54 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
 
 def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file without an image's suffix; give a folder, or a name like clean.png")
+        raise ValueError(f"{out} is a file, not a folder; give another folder, or a file name like clean.png")
     if PIPE in inputs:
         raise ValueError(
             "an image from standard input has no name for a file in a folder; give a name like clean.png"
         )
-    return [task_for(out, source, format_) for source in files_of(inputs)]
+    return tasks_for(out, files_of(inputs), format_)
+
+
+def tasks_for(folder: Path, sources: Sequence[Path], format_: str = PNG) -> list[Task]:
+    """The tasks for images whose outputs go into a folder.
+
+    Images that would have the same name there keep their whole name: a.jpg.png and a.tif.png.
+    """
+    tasks = [task_for(folder, source, format_) for source in sources]
+    # A whole name may be another image's: a.jpg.png is also what becomes of a.jpg.tif.
+    while True:
+        count = Counter(map(_output, tasks))
+        named = [_with_whole_name(task) if count[_output(task)] > 1 else task for task in tasks]
+        if named == tasks:
+            return tasks
+        tasks = named
 
 
 def task_for(folder: Path, source: Path, format_: str = PNG) -> Task:
-    """The task for an image whose output goes into a folder."""
+    """The task for an image whose output goes into a folder, and whose name no other image has."""
     suffix = source.suffix if format_ == SAME else suffix_of(FORMATS[format_])
     return Task(source, folder / f"{source.stem}{suffix}", format_)
+
+
+def has_whole_name(task: Task) -> bool:
+    """Whether the output has its source's whole name, because another image has the same name without suffix."""
+    short, whole = _both_names(task)
+    return short.target != whole.target == task.target
+
+
+def _with_whole_name(task: Task) -> Task:
+    suffix = "" if task.format == SAME else suffix_of(FORMATS[task.format])
+    return replace(task, target=task.target.with_name(f"{task.source.name}{suffix}"))
+
+
+def _both_names(task: Task) -> tuple[Task, Task]:
+    """The task with the two outputs that it may have in a folder."""
+    return task_for(task.target.parent, task.source, task.format), _with_whole_name(task)
+
+
+def _output(task: Task) -> str:
+    """The output's path. Some systems do not distinguish names by case."""
+    return str(task.target).casefold()
 
 
 def files_of(inputs: Sequence[Path]) -> list[Path]:
@@ -250,10 +338,9 @@ def files_of(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    # Some systems do not distinguish names by case.
     sources = defaultdict[str, list[str]](list)
     for task in tasks:
-        sources[str(task.target).casefold()].append(str(task.source))
+        sources[_output(task)].append(str(task.source))
     if clash := next((names for names in sources.values() if len(names) > 1), None):
         raise ValueError(
             f"these inputs would be written to the same output: {_some(clash)}; rename one, or denoise them apart"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from engine.system.os_errors import describe
 from service import version
 from service.cli import denoise, estimate, evaluate, figures, keys, models, serve, train
 from service.cli.console import error
@@ -62,6 +63,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """The entry point. An error of the user is one line on stderr, with exit code 1, or 2 for wrong usage."""
     try:
         app(args, prog_name="denoise")
-    except (ValueError, OSError) as mistake:
+    except OSError as mistake:
+        error(describe(mistake))
+        sys.exit(1)
+    except ValueError as mistake:
         error(str(mistake))
         sys.exit(1)

@@ -64,7 +64,7 @@ def _noise_of(metadata: Mapping[str, str]) -> str:
         noise, grey = NOISES.get(recipe.get("noise"), ""), recipe.get("grey") == 1
     except (ValueError, AttributeError, TypeError):
         return ""
-    return f"{noise}, grey images" if noise and grey else noise
+    return f"{noise}, in grey" if noise and grey else noise
 
 
 def ship(

@@ -15,8 +15,11 @@ from engine.batch.tasks import (
     Task,
     denoise_bytes,
     denoise_files,
+    has_whole_name,
+    is_folder,
     plan_tasks,
     remaining_tasks,
+    tasks_for,
 )
 from engine.imageio.formats import detect_format
 from engine.inference.denoise import OutputOptions
@@ -111,20 +114,88 @@ def test_an_existing_folder_may_have_a_suffix(shots, tmp_path):
         ([""], "x.png", "is one file, but"),
         (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif; "),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
-        (["a.png"], "plain", "is a file without an image's suffix; give a folder"),
-        (["a.png", "sub/A.tif"], "clean", r"would be written to the same output: .*a\.png, .*A\.tif"),
+        (["a.png"], "plain", "is a file, not a folder; give another folder, or a file name like"),
+        (["a.png", "sub/A.png"], "clean", r"would be written to the same output: .*a\.png, .*A\.png"),
+        (["a.png"], "clean.v2", r"suffix \.v2; .*If you mean a folder, end its name with a slash: .*clean\.v2/"),
+        (["a.png"], "folders", r"exist already, as folders: .*a\.png; choose another output"),
         (["a.png"], "there", r"these outputs exist already: .*a\.png; allow overwriting"),
     ],
 )
 def test_an_impossible_plan_is_refused(shots, tmp_path, inputs, output, message):
     (shots / "sub").mkdir()
-    (shots / "sub" / "A.tif").touch()
+    (shots / "sub" / "A.png").touch()
+    (tmp_path / "folders" / "a.png").mkdir(parents=True)
     (tmp_path / "plain").touch()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "a.png").touch()
 
     with pytest.raises(ValueError, match=message):
         plan_tasks([shots / name for name in inputs], tmp_path / output)
+
+
+@pytest.mark.parametrize("name", ["scans.clean/", "x.png/", "scans.clean//"])
+def test_a_name_with_a_slash_at_its_end_is_a_folder(shots, tmp_path, name):
+    [task] = plan_tasks([shots / "b.jpg"], f"{tmp_path}/{name}")
+
+    assert task.target == tmp_path / name / "b.png"
+    assert is_folder(name)
+    assert not is_folder(name.rstrip("/"))
+
+
+def test_a_file_is_no_folder_even_with_a_slash(shots):
+    with pytest.raises(ValueError, match=r"a\.png is a file, not a folder"):
+        plan_tasks([shots / "b.jpg"], f"{shots / 'a.png'}/")
+
+
+def test_folders_with_an_image_s_name_are_no_inputs(shots, tmp_path):
+    (shots / "dir.png").mkdir()
+
+    assert names(plan_tasks([shots], tmp_path / "clean")) == ["a.png", "b.jpg"]
+
+
+def test_an_output_that_became_a_folder_is_named_in_words(shots, tmp_path, net):
+    tasks = plan_tasks([shots / "a.png"], tmp_path / "clean")
+    tasks[0].target.mkdir(parents=True)
+
+    [outcome] = denoise_files(fixed_selector(net), tasks)
+
+    assert "Errno" not in outcome.error
+    assert "folder" in outcome.error
+
+
+# Images of one name
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (["a.dng", "a.jpg"], ["a.dng.png", "a.jpg.png"]),
+        (["a.jpg", "a.png", "b.jpg"], ["a.jpg.png", "a.png.png", "b.png"]),
+        (["A.jpg", "a.tif"], ["A.jpg.png", "a.tif.png"]),
+        (["a.jpg", "a.jpg.tif", "a.tif"], ["a.jpg.png", "a.jpg.tif.png", "a.tif.png"]),
+    ],
+)
+def test_images_of_one_name_keep_their_suffix(given, made, tmp_path):
+    tasks = tasks_for(tmp_path, [tmp_path / name for name in given])
+
+    assert [task.target.name for task in tasks] == made
+    assert [task.source.name for task in tasks if has_whole_name(task)] == [n for n in given if n[0] != "b"]
+
+
+def test_images_of_one_name_in_their_own_format_keep_their_names(tmp_path):
+    tasks = tasks_for(tmp_path, [tmp_path / "a.jpg", tmp_path / "a.png"], "same")
+
+    assert [task.target.name for task in tasks] == ["a.jpg", "a.png"]
+    assert not any(map(has_whole_name, tasks))
+
+
+def test_an_image_made_before_its_twin_came_is_done(shots, journal, net):
+    list(denoise_files(fixed_selector(net), plan_tasks([shots], journal.folder), journal=journal))
+    (shots / "a.jpg").write_bytes((shots / "b.jpg").read_bytes())
+
+    remaining = remaining_tasks(plan_tasks([shots], journal.folder, overwrite=True), journal)
+
+    assert [task.target.name for task in remaining] == ["a.jpg.png"]
 
 
 def test_outputs_may_be_overwritten_if_allowed(shots):
@@ -250,3 +321,50 @@ def test_an_image_from_standard_input_needs_an_output_name(tmp_path):
 def test_bytes_that_are_not_an_image_are_refused(net):
     with pytest.raises(ValueError, match="image"):
         denoise_bytes(fixed_selector(net), b"no image")
+
+
+# Images that end the process
+
+
+def test_torch_s_lack_of_memory_fails_one_image(shots, tmp_path, net):
+    def select(pages):
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return fixed_selector(net)(pages)
+
+    failed, fine = denoise_files(select, plan_tasks([shots], tmp_path / "clean"))
+
+    assert "can't allocate memory" in failed.error
+    assert fine.error is None
+
+
+def test_an_image_that_ended_two_processes_is_given_up(shots, tmp_path, net):
+    tasks = plan_tasks([shots], tmp_path / "clean")
+    orders = []
+    for _ in range(4):
+        with closing(Journal(tmp_path / "clean", {}, resume=True)) as journal:
+            remaining = remaining_tasks(tasks, journal)
+            orders.append(names(remaining))
+            if len(orders) < 3:
+                # A kill while the first image is processed.
+                journal.begin(tasks[0].source, tasks[0].target)
+                continue
+            outcomes = list(denoise_files(fixed_selector(net), remaining, journal=journal))
+
+            assert outcomes[-1].error.startswith("given up until it changes: two attempts")
+            assert [outcome.error for outcome in outcomes[:-1]] == [None] * (len(outcomes) - 1)
+
+    assert orders == [["a.png", "b.jpg"], ["b.jpg", "a.png"], ["b.jpg", "a.png"], ["a.png"]]
+
+
+def test_a_keyboard_interrupt_is_not_the_image_s_fault(shots, tmp_path):
+    def interrupt(pages):
+        raise KeyboardInterrupt
+
+    [task] = plan_tasks([shots / "a.png"], tmp_path / "clean")
+    for _ in range(3):
+        with closing(Journal(tmp_path / "clean", {}, resume=True)) as journal:
+            assert not journal.is_hopeless(task.source)
+            with pytest.raises(KeyboardInterrupt):
+                list(denoise_files(interrupt, [task], journal=journal))

@@ -14,13 +14,18 @@ import torch
 from PIL import Image
 
 from engine.batch.journal import Journal
+from engine.batch.reading import read_here, sandboxed
 from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN_DELAY, UNKNOWN_DELAY, FolderWatcher, check_folders
+from engine.defaults import COLOUR
+from engine.imageio.sandbox import decoder
+from engine.imageio.sandbox.fork_server import ForkServer
 from engine.inference.model_selection import fixed_selector
 from engine.models import checkpoint
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
 from engine.system import atomic_file
+from tests.support.sick_codecs import SETUP, sick
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows whether a file is open for writing")
 CONFIG = UNetConfig((8,), (1,))
@@ -293,15 +298,52 @@ def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
     assert (clean / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_files_with_one_output_cause_a_warning(drop, watching):
-    drop("a.jpg")
-    with watching(overwrite=True) as (watch, outcomes):
+def test_images_of_one_name_keep_their_suffix(drop, clean, watching):
+    drop("a.jpg"), drop("a.tif")
+    with watching() as (watch, outcomes):
+        next(outcomes), next(outcomes)
+        drop("b.jpg")
         next(outcomes)
-        drop("a.png"), drop("b.png")
-        other = next(outcomes)
+        # What comes later leaves the first one's output alone, also when the first one changes.
+        drop("b.png")
+        next(outcomes)
+        drop("b.jpg", brightness=200)
+        again = next(outcomes)
 
-    assert name(other) == "b.png"
+    assert outputs(clean) == ["a.jpg.png", "a.tif.png", "b.png", "b.png.png"]
+    assert (name(again), again.task.target.name) == ("b.jpg", "b.png")
+    assert watch.warnings == []
+
+
+def test_an_output_of_another_folder_s_image_is_kept(drop, tmp_path, clean, watching):
+    other = tmp_path / "others" / "a.jpg"
+    other.parent.mkdir()
+    Image.new("RGB", (20, 20)).save(other)
+    with closing(Journal(clean, {})) as journal:
+        entry = journal.begin(other, clean / "a.png")
+        Image.new("RGB", (20, 20)).save(clean / "a.png")
+        journal.finish(entry)
+    drop("a.png"), drop("b.png")
+
+    with watching(overwrite=True) as (watch, outcomes):
+        only = next(outcomes)
+
+    assert name(only) == "b.png"
     assert [line.split(": ")[1].split(" be ")[0] for line in watch.warnings] == ["its output would"]
+
+
+def test_an_output_s_name_that_is_a_folder_causes_one_warning(drop, clean, watching):
+    (clean / "a.png").mkdir(parents=True)
+    drop("a.png"), drop("b.png")
+
+    with watching(overwrite=True) as (watch, outcomes):
+        first = name(next(outcomes))
+        drop("c.png")
+        second = name(next(outcomes))
+
+    assert (first, second) == ("b.png", "c.png")
+    assert len(watch.warnings) == 1
+    assert "is a folder; rename one" in watch.warnings[0]
 
 
 def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatch):
@@ -321,7 +363,7 @@ def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatc
     assert done == {"a.png", "b.png"}
     # A file that failed goes last, so it does not block the others.
     assert tries[:3] == ["a.png", "b.png", "a.png"]
-    assert watch.warnings == ["[Errno 28] No space left on device; trying again every 0.01 seconds"]
+    assert watch.warnings == ["No space left on device; trying again every 0.01 seconds"]
 
 
 @pytest.mark.parametrize("gone", ["clean", "scans"])
@@ -359,6 +401,52 @@ def test_files_interrupted_by_a_kill_come_last(drop, clean, watching):
         order = [name(next(outcomes)), name(next(outcomes))]
 
     assert order == ["b.png", "a.png"]
+
+
+def test_a_file_that_ends_two_processes_is_given_up_with_one_line(drop, clean, watching):
+    first = drop("a.png")
+    for _ in range(2):
+        with closing(Journal(clean, {}, resume=True)) as journal:
+            journal.begin(first, clean / "a.png")
+    drop("b.png")
+
+    with watching() as (_, outcomes):
+        fine, hopeless = next(outcomes), next(outcomes)
+    drop("c.png")
+    with watching() as (_, outcomes):
+        after_a_restart = name(next(outcomes))
+        drop("a.png", brightness=50)
+        changed = next(outcomes)
+
+    assert (name(fine), name(hopeless)) == ("b.png", "a.png")
+    assert "two attempts ended with the process" in hopeless.error
+    assert after_a_restart == "c.png"
+    assert (name(changed), changed.error) == ("a.png", None)
+
+
+@linux
+def test_a_file_that_crashes_its_codec_is_an_error(drop, scans, watching, monkeypatch):
+    sick_server = ForkServer(SETUP)
+    monkeypatch.setattr(decoder, "ForkServer", lambda: sick_server)
+    (scans / "a.png").write_bytes(sick("crash"))
+    drop("b.png")
+
+    with sandboxed() as reader, watching(reader=reader) as (_, outcomes):
+        crashed, fine = next(outcomes), next(outcomes)
+
+    assert (name(crashed), name(fine), fine.error) == ("a.png", "b.png", None)
+    assert "its decoder process ended with SIGSEGV" in crashed.error
+
+
+@linux
+def test_a_sandboxed_reader_reads_what_this_process_would(drop):
+    data = drop("a.png", brightness=77).read_bytes()
+
+    with sandboxed() as reader:
+        there, here = reader(data, None, COLOUR), read_here(data, None, COLOUR)
+
+    assert torch.equal(there.pages[0].samples, here.pages[0].samples)
+    assert there.kind is here.kind
 
 
 @pytest.mark.parametrize("out", ["scans", "scans/clean", "clean/../scans", "link", "link/deeper/clean"])

@@ -24,7 +24,7 @@ def test_models_shows_the_noise_and_no_psnr_of_other_images(denoise, model):
     rows = {line.split()[1]: line for line in text.splitlines() if "photo" in line or "paper" in line}
     assert code == 0
     assert "cameras" in rows["photo"]
-    assert "white, grey images" in rows["photo-grey"]
+    assert "white, in grey" in rows["photo-grey"]
     assert "random pixels" in rows["paper"]
     assert "photo-gaussian-large" in rows, "names are whole"
     assert "PSNR" not in text
