@@ -6,7 +6,8 @@ import errno
 _REASONS = {
     errno.EISDIR: "this is a folder, not a file",
     errno.ENOTDIR: "a part of this path is a file, not a folder",
-    errno.EEXIST: "this exists already",
+    # Of a folder to be made.
+    errno.EEXIST: "this exists already, and is not a folder",
 }
 
 

@@ -9,8 +9,8 @@ import typer
 from rich.table import Column, Table
 
 from service.cli.console import out, warn, warn_without_kernels
-from service.cli.evaluate import SIGMAS, LimitOption, trials
-from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument
+from service.cli.evaluate import SIGMAS, LimitOption, refuse_other_than_one, trials
+from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument, out_option
 from service.cli.weights import load
 
 # Largest change of an image's PSNR for which weights are stored in float16, in dB.
@@ -69,7 +69,7 @@ def _noise_of(metadata: Mapping[str, str]) -> str:
 
 def ship(
     weights: WeightsArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    output: Annotated[Path, out_option("File to write, .safetensors.")],
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
@@ -86,9 +86,11 @@ def ship(
     from engine.evaluation.evaluate import largest_change
     from engine.models import checkpoint
 
-    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
+    refuse_other_than_one(pairs, clean)
     warn_without_kernels()
+    # Before the images, which take longer to read.
     model = load(weights, "cpu", "float32")
+    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
     half = checkpoint.rounded(model.net, model.config, checkpoint.HALF)
     change = max(largest_change(model.net, half, trial.samples) for trial in limited)
     dtype = checkpoint.HALF if change <= LARGEST_CHANGE else checkpoint.FULL
@@ -101,7 +103,7 @@ def ship(
 
 def export(
     weights: WeightsArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .onnx.")],
+    output: Annotated[Path, out_option("File to write, .onnx.")],
 ) -> None:
     """Export weights to ONNX (opset 17), for ONNX Runtime, OpenVINO and others.
 
