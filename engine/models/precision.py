@@ -32,6 +32,7 @@ def pick_device(device: str) -> torch.device:
         raise ValueError(f"device is one of auto, cpu, cuda; got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch finds no GPU; use cpu or auto")
+    # Untried, as all lines for GPUs: nobody has run them yet. tests/engine/test_gpu.py and its like try them.
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -80,6 +81,7 @@ def _measured_once(device: torch.device | str) -> torch.dtype:
 
 def _machine(device: torch.device | str) -> str:
     """What the measurement depends on: the processor or GPU, the kernels and the version of torch."""
+    # Untried on a GPU.
     on_gpu = torch.device(device).type == "cuda"
     processor = torch.cuda.get_device_name(device) if on_gpu else _processor()
     sources = f"{kernels.hash_of_sources():08x}"
