@@ -1,3 +1,5 @@
+"""The journal of an output folder."""
+
 import errno
 import os
 from contextlib import closing

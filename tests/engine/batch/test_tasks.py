@@ -1,3 +1,5 @@
+"""Batch tasks: the plan, and the images."""
+
 import io
 import os
 from contextlib import closing

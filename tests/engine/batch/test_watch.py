@@ -1,8 +1,7 @@
+"""Watched folders: which files are denoised, when, and how often."""
+
 import errno
 import os
-import queue
-import signal
-import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
@@ -10,62 +9,15 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-import torch
 from PIL import Image
 
 from engine.batch.journal import Journal
-from engine.batch.reading import read_here, sandboxed
 from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN_DELAY, UNKNOWN_DELAY, FolderWatcher, check_folders
-from engine.defaults import COLOUR
-from engine.imageio.sandbox import decoder
-from engine.imageio.sandbox.fork_server import ForkServer
 from engine.inference.model_selection import fixed_selector
-from engine.models import checkpoint
-from engine.models.networks import build_network
-from engine.models.unet import UNetConfig
 from engine.system import atomic_file
-from tests.support.sick_codecs import SETUP, sick
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows whether a file is open for writing")
-CONFIG = UNetConfig((8,), (1,))
-
-
-@pytest.fixture(scope="module")
-def net():
-    """An untrained network returns its input."""
-    return build_network(CONFIG, torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def model(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
-    checkpoint.save(path, net, CONFIG, {})
-    return path
-
-
-@pytest.fixture
-def scans(tmp_path):
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def clean(tmp_path):
-    return tmp_path / "clean"
-
-
-@pytest.fixture
-def drop(scans, tmp_path):
-    """drop(name, brightness): renames a new image into the folder."""
-
-    def rename(name, brightness=100):
-        made = tmp_path / f"on its way to {name}"
-        Image.new("RGB", (20, 20), (brightness, 0, 0)).save(made)
-        return made.rename(scans / name)
-
-    return rename
 
 
 @pytest.fixture
@@ -424,29 +376,13 @@ def test_a_file_that_ends_two_processes_is_given_up_with_one_line(drop, clean, w
     assert (name(changed), changed.error) == ("a.png", None)
 
 
-@linux
-def test_a_file_that_crashes_its_codec_is_an_error(drop, scans, watching, monkeypatch):
-    sick_server = ForkServer(SETUP)
-    monkeypatch.setattr(decoder, "ForkServer", lambda: sick_server)
-    (scans / "a.png").write_bytes(sick("crash"))
-    drop("b.png")
+def test_files_are_read_by_the_given_reader(drop, watching):
+    def reader(data, page, colour):
+        raise ValueError("the decoder process ended")
 
-    with sandboxed() as reader, watching(reader=reader) as (_, outcomes):
-        crashed, fine = next(outcomes), next(outcomes)
-
-    assert (name(crashed), name(fine), fine.error) == ("a.png", "b.png", None)
-    assert "its decoder process ended with SIGSEGV" in crashed.error
-
-
-@linux
-def test_a_sandboxed_reader_reads_what_this_process_would(drop):
-    data = drop("a.png", brightness=77).read_bytes()
-
-    with sandboxed() as reader:
-        there, here = reader(data, None, COLOUR), read_here(data, None, COLOUR)
-
-    assert torch.equal(there.pages[0].samples, here.pages[0].samples)
-    assert there.kind is here.kind
+    drop("a.png")
+    with watching(reader=reader) as (_, outcomes):
+        assert next(outcomes).error == "the decoder process ended"
 
 
 @pytest.mark.parametrize("out", ["scans", "scans/clean", "clean/../scans", "link", "link/deeper/clean"])
@@ -468,62 +404,3 @@ def test_input_and_output_must_be_folders(drop, scans, clean, tmp_path):
     for out in (Path("-"), tmp_path / "x.png", file):
         with pytest.raises(ValueError, match="need an output folder"):
             check_folders(scans, out)
-
-
-@contextmanager
-def command(*args):
-    """Start the command. Gives its process, and a function that waits for a line of its stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "run", *map(str, args)], stderr=subprocess.PIPE, text=True
-    )
-    lines = queue.Queue()
-    reader = threading.Thread(target=lambda: [lines.put(line.rstrip("\n")) for line in process.stderr])
-    reader.start()
-    try:
-        yield process, lambda: lines.get(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        process.stderr.close()
-
-
-def test_the_command_survives_a_kill_and_ends_cleanly(drop, scans, clean, model):
-    given = ["--watch", scans, "-o", clean, "--model", model]
-    whole = drop("a.png").read_bytes()
-    # The state after a kill in the middle of an image.
-    with closing(Journal(clean, {})) as journal:
-        journal.begin(scans / "a.png", clean / "a.png")
-    (clean / ".a.png.01234567.part").touch()
-
-    with command(*given) as (process, line):
-        first = [line(), line()]
-        with (scans / "slow.png").open("wb") as slow:
-            slow.write(whole[:50])
-            slow.flush()
-            drop("b.png")
-            first.append(line())
-            slow.write(whole[50:])
-        first.append(line())
-        process.kill()
-    drop("c.png")
-    with command(*given) as (process, line):
-        then = [line(), line()]
-        process.send_signal(signal.SIGTERM)
-        then.append(line())
-        code = process.wait(60)
-
-    # One colour needs no denoising.
-    kept = "unchanged: a drawing in few colours is certainly clean"
-    assert first == [
-        f"watching {scans}. Press Ctrl-C to stop.",
-        *(f"{scans / name}: {clean / name}; {kept}" for name in ("a.png", "b.png", "slow.png")),
-    ]
-    assert then == [
-        f"watching {scans}. Press Ctrl-C to stop.",
-        f"{scans / 'c.png'}: {clean / 'c.png'}; {kept}",
-        "stopped: 1 denoised, 0 failed",
-    ]
-    assert code == 0
-    assert outputs(clean) == ["a.png", "b.png", "c.png", "slow.png"]
-    assert not list(clean.glob(".*.part"))
