@@ -28,6 +28,7 @@ from engine.models import precision
 from engine.models.net2net import grow
 from engine.models.networks import build_network, config_to_dict, kind_of
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import describe
 from engine.system.signals import stop_signals
 from engine.training.checkpoint import Origin, data_names, encode_checkpoint, load_checkpoint
 from engine.training.log import LogLine, TrainingLog
@@ -213,7 +214,7 @@ class Trainer:
         try:
             write()
         except OSError as error:
-            self.warn(f"could not save: {error}")
+            self.warn(f"could not save: {describe(error)}")
 
     def _save(self, ended: bool = False) -> None:
         """Write the checkpoint and the weights."""
