@@ -32,6 +32,7 @@ from engine.inference.noise_estimation import estimate_noise as estimate_of
 from engine.inference.preparation import PreparationOptions, prepare_pages
 from engine.models import checkpoint, precision
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import reason
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 # Types of samples. Floating point of another size than 32 bits is computed as float32.
@@ -200,7 +201,7 @@ def _load(path: Path, device: str, kind: str) -> checkpoint.Model:
     try:
         status = path.stat()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise ValueError(f"{path}: cannot be read: {reason(error)}") from error
     return _load_version(path, (status.st_mtime_ns, status.st_size), device, kind)
 
 

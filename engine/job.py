@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from engine.layers import kernels
+from engine.system.os_errors import describe
 from engine.training.recipe import read_recipe
 from engine.training.trainer import TrainingJob, run
 
@@ -32,6 +33,8 @@ def main() -> None:
             recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10
         )
         ended = run(job, lambda line: print(line, flush=True), print)
+    except OSError as error:
+        raise SystemExit(f"error: {describe(error)}") from error
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     raise SystemExit(0 if ended else 130)

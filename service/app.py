@@ -1,7 +1,7 @@
 """Application factory: builds the FastAPI application with its routes, middleware and state."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TypedDict
 
@@ -65,14 +65,18 @@ def create_app(settings: Settings) -> FastAPI:
     return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    registry = ModelRegistry(settings)
     shutdown, metrics = GracefulShutdown(), Metrics()
-    # Last, because it locks the spool folder for this process until the lifespan ends.
-    store = JobStore(settings.spool, settings.spool_bytes, settings.job_hours * 3600) if settings.spool else None
+    with ExitStack() as stack:
+        # First: its process loads the codecs while this one loads the weights. The lifespan ends it.
+        decoder = stack.enter_context(Decoder(settings.decode_seconds, settings.decode_memory))
+        registry = ModelRegistry(settings)
+        # Last, because it locks the spool folder for this process until the lifespan ends.
+        hours = settings.job_hours
+        store = JobStore(settings.spool, settings.spool_bytes, hours * 3600) if settings.spool else None
+        stack.pop_all()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        decoder = Decoder(settings.decode_seconds, settings.decode_memory)
         with decoder, Scheduler(settings) as scheduler:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()

@@ -63,7 +63,7 @@ SECURITY_HEADERS = {
 RETRY_SECONDS = 30  # Retry-After where the service cannot estimate the wait
 # The errors of a busy service, for the OpenAPI description.
 BUSY_ERRORS = {
-    503: "The queue or the memory is full. Retry-After gives the seconds to wait.",
+    503: "The queue or the memory is full, and Retry-After gives the seconds to wait. Or the model is unusable.",
     504: "The image was not done before the deadline.",
 }
 

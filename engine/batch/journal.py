@@ -3,12 +3,16 @@
 It is a file of JSON lines in the output folder. One line is added before an image is processed, and one
 afterwards. A kill or a power cut leaves the first line without the second. If the output was written before that,
 its size and time differ from those in the first line. A torn line is ignored.
+
+A file may be what ended the process: it crashes a codec, or needs more memory than there is. So attempts are
+counted, and a file is given up after two that never finished.
 """
 
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,9 @@ if sys.platform != "win32":
 
 # In the output folder.
 JOURNAL_FILE = Path(".denoise", "journal.jsonl")
+
+# Attempts that end with the process before a file is given up. Jobs of the service have as many.
+MAX_ATTEMPTS = 2
 
 # Size in bytes and modification time in ns. A file with the same stamp is taken to be unchanged.
 FileStamp = tuple[int, int]
@@ -43,6 +50,7 @@ class JournalEntry:
     previous_stamp: of the output before, if there was one.
     finished: whether processing has ended. output_stamp: of the output then.
     error: what was wrong with the source, if there is no output.
+    attempts: how many attempts, one after another, may have ended their process. This one counts until it ends.
     """
 
     source: str
@@ -53,6 +61,7 @@ class JournalEntry:
     finished: bool = False
     output_stamp: FileStamp | None = None
     error: str | None = None
+    attempts: int = 0
 
 
 class Journal:
@@ -76,10 +85,13 @@ class Journal:
         self._makers: dict[str, JournalEntry] = {}
         # Sources whose processing never finished. They may be what ended the process.
         self.interrupted: set[Path] = set()
+        # The last entry of each source that may have ended a process, or that was given up for that.
+        self._suspects: dict[str, JournalEntry] = {}
         for entry in self._read() if resume else ():
             remove_parts(folder / entry.target)
             if file_stamp(folder / entry.target) in (None, entry.previous_stamp):
                 self.interrupted.add(Path(entry.source))
+                self._suspects[entry.source] = entry
             else:
                 self.finish(entry)
 
@@ -92,10 +104,27 @@ class Journal:
         source_stamp = file_stamp(source)
         if source_stamp is None:
             raise FileNotFoundError(f"{source}: the file does not exist any more")
-        name = str(source.absolute())
-        entry = JournalEntry(name, source_stamp, target.name, self.options, file_stamp(target))
+        name, attempts = str(source.absolute()), 1 + self._failed_attempts(source, source_stamp)
+        entry = JournalEntry(name, source_stamp, target.name, self.options, file_stamp(target), attempts=attempts)
         self._append(entry)
         return entry
+
+    def withdraw(self, entry: JournalEntry) -> None:
+        """Record that an attempt ended without a result, and that its source did not end the process."""
+        # If this cannot be written, the attempt counts, and the next one still takes place.
+        with suppress(OSError):
+            self._append(replace(entry, attempts=entry.attempts - 1))
+
+    def is_hopeless(self, source: Path) -> bool:
+        """Whether the source, as it is now, has ended the process too often. Raises OSError."""
+        return self._failed_attempts(source, file_stamp(source)) >= MAX_ATTEMPTS
+
+    def give_up(self, source: Path, target: Path, error: str) -> None:
+        """Record that a hopeless source is not tried again until it changes. error: why. Raises OSError."""
+        known = self._suspects[str(source.absolute())]
+        entry = replace(known, target=target.name, finished=True, error=error)
+        self._append(entry)
+        self._remember(entry)
 
     def finish(self, entry: JournalEntry, error: str | None = None) -> None:
         """Record that processing has ended. Call it when the output is in place.
@@ -103,7 +132,7 @@ class Journal:
         error: why the source has no output. Raises OSError.
         """
         output_stamp = None if error else file_stamp(self.folder / entry.target)
-        finished = replace(entry, finished=True, output_stamp=output_stamp, error=error)
+        finished = replace(entry, finished=True, output_stamp=output_stamp, error=error, attempts=0)
         try:
             self._append(finished)
         except FileNotFoundError:
@@ -162,8 +191,18 @@ class Journal:
                 begun[entry.source] = entry
         yield from begun.values()
 
+    def _failed_attempts(self, source: Path, stamp: FileStamp | None) -> int:
+        """How many attempts may have ended their process, with the source and the options as they are now."""
+        entry = self._suspects.get(str(source.absolute()))
+        if entry is None or (entry.source_stamp, entry.options) != (stamp, self.options):
+            return 0
+        return entry.attempts
+
     def _remember(self, entry: JournalEntry) -> None:
         self._finished[entry.source] = entry
+        self._suspects.pop(entry.source, None)
+        if entry.attempts:
+            self._suspects[entry.source] = entry
         if entry.output_stamp:
             self._makers[entry.target] = entry
 

@@ -1,28 +1,21 @@
-"""Batch tasks: plans which file is denoised to which, and denoises them. `-` means standard input or output."""
+"""Batch tasks: denoises image files one after another, as planned, and notes in a journal what is done."""
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.batch.journal import Journal, file_stamp
+from engine.batch.journal import Journal, JournalEntry, file_stamp
+from engine.batch.planning import PIPE, PNG, Task, both_names, join_some
+from engine.batch.reading import READ_HERE, Reader
 from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.formats import (
-    FORMATS,
-    SAME,
-    SUFFIXES,
-    SUPPORTED_OUTPUTS,
-    WRITABLE_FORMATS,
-    Format,
     detect_format,
     output_format,
-    suffix_of,
 )
 from engine.imageio.image import EncodedImage, ImageSequence
-from engine.imageio.read import develop, image_files, read, read_mosaic
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, fixed_selector, select_model
@@ -43,24 +36,13 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.system.atomic_file import write_atomically
-from engine.system.file_names import name_key
+from engine.system.os_errors import describe, reason
 
-# Standard input as a source, standard output as a target.
-PIPE = Path("-")
-PNG = "png"
-# File names that an error lists.
-NAMES_IN_ERRORS = 5
-# First bytes of a file that tell its format.
-_HEAD_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class Task:
-    """An image file, the file for the denoised image, and its format."""
-
-    source: Path
-    target: Path
-    format: str = PNG
+# The error of a file that was given up.
+HOPELESS = (
+    "given up until it changes: two attempts ended with the process, which crashed or was killed, "
+    "perhaps because this image needs more memory than there is"
+)
 
 
 @dataclass(frozen=True)
@@ -105,40 +87,18 @@ class SourceChanged(OSError):
     """A source that was written to while it was processed."""
 
 
-def plan_tasks(
-    inputs: Sequence[Path], out: Path, overwrite: bool = False, format_: str | None = None
-) -> list[Task]:
-    """The tasks for image files and folders of them. Subfolders are not searched.
-
-    out: a folder, created if needed, in which images keep their names with the format's suffix. For one input
-    file also a file's name, or PIPE.
-    format_: one of WRITABLE_FORMATS, or SAME. By default a file's suffix decides; outputs in a folder are PNG.
-    Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist.
-    """
-    tasks = _to_folder(inputs, out, format_ or PNG) if is_folder(out) else _to_file(inputs, out, format_)
-    _refuse_clashes(tasks)
-    if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
-        raise ValueError(
-            f"these outputs exist already: {_some(existing)}; allow overwriting, or choose another output"
-        )
-    return tasks
-
-
-def is_folder(out: Path) -> bool:
-    """Whether `out` means a folder, which need not exist."""
-    return out != PIPE and (not out.suffix or out.is_dir())
-
-
 def remaining_tasks(tasks: Iterable[Task], journal: Journal, overwrite: bool = False) -> list[Task]:
     """The tasks that are not done, or whose source or options have changed since.
 
+    Those that were interrupted come last: they may have ended the process, and may do so again.
     Raises ValueError naming existing outputs that the journal does not know, or that were changed since.
     """
     remaining = [task for task in tasks if not _is_done(task, journal)]
+    remaining.sort(key=lambda task: task.source.absolute() in journal.interrupted)
     foreign = [str(task.target) for task in remaining if not journal.may_replace(task.source, task.target)]
     if foreign and not overwrite:
         raise ValueError(
-            f"these outputs exist already and were made or changed by something else: {_some(foreign)}; "
+            f"these outputs exist already and were made or changed by something else: {join_some(foreign)}; "
             "allow overwriting, or choose another output folder"
         )
     return remaining
@@ -149,7 +109,10 @@ def _is_done(task: Task, journal: Journal) -> bool:
     entry = journal.finished(task.source, stamp) if stamp else None
     if not entry or entry.error:
         return False
-    return (entry.target, entry.options) == (task.target.name, journal.options) and task.target.exists()
+    # It may have been made under its other name, before or while another image had the same one.
+    names = {task.target.name, *(each.target.name for each in both_names(task))}
+    made = task.target.with_name(entry.target)
+    return entry.target in names and entry.options == journal.options and made.exists()
 
 
 def denoise_files(
@@ -163,7 +126,8 @@ def denoise_files(
         try:
             yield denoise_file(select, task, options, journal)
         except OSError as error:
-            yield Outcome(task, str(error))
+            own = error.filename is not None and str(error.filename) == str(task.source)
+            yield Outcome(task, reason(error) if own else describe(error))
 
 
 def denoise_file(
@@ -171,13 +135,38 @@ def denoise_file(
     task: Task,
     options: DenoiseOptions | None = None,
     journal: Journal | None = None,
+    reader: Reader = READ_HERE,
 ) -> Outcome:
-    """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later."""
-    entry = journal.begin(task.source, task.target) if journal else None
+    """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later.
+
+    A source that has ended the process too often, as the journal says, is given up.
+    """
+    if journal is None:
+        return _run(select, task, options, None, None, reader)
+    if journal.is_hopeless(task.source):
+        journal.give_up(task.source, task.target, HOPELESS)
+        return Outcome(task, HOPELESS)
+    entry = journal.begin(task.source, task.target)
+    try:
+        return _run(select, task, options, journal, entry, reader)
+    except (OSError, KeyboardInterrupt):
+        journal.withdraw(entry)
+        raise
+
+
+def _run(
+    select: NetworkSelector,
+    task: Task,
+    options: DenoiseOptions | None,
+    journal: Journal | None,
+    entry: JournalEntry | None,
+    reader: Reader,
+) -> Outcome:
     written, error = None, None
     try:
-        written = denoise_bytes(select, _read(task.source), task.format, options)
-    except (ValueError, MemoryError) as fault:
+        written = denoise_bytes(select, _read(task.source), task.format, options, reader)
+    # torch raises RuntimeError when it gets no memory.
+    except (ValueError, RuntimeError, MemoryError) as fault:
         error = str(fault) or type(fault).__name__
     if entry and file_stamp(task.source) not in (None, entry.source_stamp):
         raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
@@ -189,14 +178,18 @@ def denoise_file(
 
 
 def denoise_bytes(
-    select: NetworkSelector, data: bytes, format_: str = PNG, options: DenoiseOptions | None = None
+    select: NetworkSelector,
+    data: bytes,
+    format_: str = PNG,
+    options: DenoiseOptions | None = None,
+    reader: Reader = READ_HERE,
 ) -> EncodedImage:
     """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
     Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
-    file, mosaic_words = _read_file(data, options)
+    file, mosaic_words = _read_file(data, options, reader)
     kind = output_format(format_, file.kind)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
@@ -216,23 +209,23 @@ def denoise_bytes(
     return replace(written, changed=(*written.changed, *mosaic_words, *words_of(preparations)))
 
 
-def _read_file(data: bytes, options: DenoiseOptions) -> tuple[ImageSequence, tuple[str, ...]]:
+def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[ImageSequence, tuple[str, ...]]:
     """The file's pages, and in words what was done to the mosaic of a camera raw file before developing."""
     share = requested_share(options.output, options.preparation)
     is_raw = detect_format(data).name == "raw" and options.page in (None, 1)
     if is_raw and options.mosaic_nets and share:
-        mosaic = read_mosaic(data)
+        mosaic = reader.read_mosaic(data)
         law = law_of(mosaic) if mosaic else None
         if mosaic and law:
             values = denoise_mosaic(options.mosaic_nets.mosaic, mosaic, law, share, options.memory_budget)
             if values is not None:
-                return develop(data, values, colour=options.colour), (law.words,)
-    return read(data, page=options.page, colour=options.colour), ()
+                return reader.develop(data, values, options.colour), (law.words,)
+    return reader.read(data, options.page, options.colour), ()
 
 
 def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image file, and the noise found. Raises ValueError, OSError."""
-    return select_model(read(_read(source), page=page).pages[0].samples)
+    return select_model(READ_HERE.read(_read(source), page, COLOUR).pages[0].samples)
 
 
 def _read(source: Path) -> bytes:
@@ -245,81 +238,3 @@ def _write(target: Path, data: bytes) -> None:
         sys.stdout.buffer.flush()
     else:
         write_atomically(target, data)
-
-
-def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Task]:
-    if len(inputs) != 1 or inputs[0].is_dir():
-        raise ValueError(f"{out} is one file, but the inputs may be several images; give an output folder")
-    if out == PIPE:
-        return [Task(source, out, format_ or PNG) for source in files_of(inputs)]
-    by_suffix = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
-    if not by_suffix and format_ != SAME:
-        raise ValueError(f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}")
-    if format_ and format_ not in (SAME, *by_suffix):
-        suffix = suffix_of(FORMATS[format_])
-        raise ValueError(f"{out}: the suffix does not fit the format {format_}; it must be {suffix}")
-    kind = _kind_of(inputs[0]) if format_ == SAME and inputs[0] != PIPE else None
-    if kind and kind.name not in by_suffix and out.suffix.lower() in SUFFIXES:
-        raise ValueError(
-            f"{out}: the suffix does not fit the format of {inputs[0]}, {kind.title}; "
-            f"it must be {suffix_of(kind)}"
-        )
-    return [Task(source, out, format_ or by_suffix[0]) for source in files_of(inputs)]
-
-
-def _to_folder(inputs: Sequence[Path], out: Path, format_: str) -> list[Task]:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file without an image's suffix; give a folder, or a name like clean.png")
-    if PIPE in inputs:
-        raise ValueError(
-            "an image from standard input has no name for a file in a folder; give a name like clean.png"
-        )
-    return [task_for(out, source, format_) for source in files_of(inputs)]
-
-
-def task_for(folder: Path, source: Path, format_: str = PNG) -> Task:
-    """The task for an image whose output goes into a folder."""
-    kind = _kind_of(source) if format_ == SAME else FORMATS[format_]
-    keeps = format_ == SAME and (not kind or source.suffix.lower() in kind.suffixes)
-    suffix = source.suffix if keeps or not kind else suffix_of(kind)
-    return Task(source, folder / f"{source.stem}{suffix}", format_)
-
-
-def _kind_of(source: Path) -> Format | None:
-    """The format of an image file, by its first bytes; None if it cannot be written, or is no image."""
-    try:
-        with source.open("rb") as file:
-            kind = detect_format(file.read(_HEAD_BYTES), source.stat().st_size)
-    # The task itself will fail, and say why.
-    except (ValueError, OSError):
-        return None
-    return kind if kind.writes else None
-
-
-def files_of(inputs: Sequence[Path]) -> list[Path]:
-    """Image files and folders of them -> the files. Raises ValueError naming an input that does not exist."""
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            files += image_files(path)
-        elif path == PIPE or path.is_file():
-            files.append(path)
-        else:
-            raise ValueError(f"{path}: no such file or folder")
-    return files
-
-
-def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    sources = defaultdict[str, list[str]](list)
-    for task in tasks:
-        sources[name_key(str(task.target))].append(str(task.source))
-    if clash := next((names for names in sources.values() if len(names) > 1), None):
-        raise ValueError(
-            f"these inputs would be written to the same output: {_some(clash)}; rename one, or denoise them apart"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - NAMES_IN_ERRORS
-    return ", ".join(names[:NAMES_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")

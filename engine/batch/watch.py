@@ -14,18 +14,12 @@ from threading import Event
 from typing import NamedTuple
 
 from engine.batch.journal import FileStamp, Journal
-from engine.batch.tasks import (
-    PNG,
-    DenoiseOptions,
-    Outcome,
-    SourceChanged,
-    Task,
-    denoise_file,
-    is_folder,
-    task_for,
-)
+from engine.batch.planning import PNG, Task, is_folder, task_for, tasks_for
+from engine.batch.reading import READ_HERE, Reader
+from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
 from engine.imageio.read import is_image_name
 from engine.inference.model_selection import NetworkSelector
+from engine.system.os_errors import describe, reason
 
 if sys.platform == "linux":
     import fcntl
@@ -49,13 +43,17 @@ class _Sighting(NamedTuple):
     since: float
 
 
-def check_folders(folder: Path, out: Path) -> None:
+def check_folders(folder: Path, out: str | Path) -> None:
     """Raises ValueError unless `folder` can be watched and its outputs can go to `out`."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder to watch")
-    if not is_folder(out) or (out.exists() and not out.is_dir()):
-        raise ValueError(f"{out}: the outputs of a watched folder need an output folder")
-    absolute = out.resolve()
+    path = Path(out)
+    if not is_folder(out) or (path.exists() and not path.is_dir()):
+        raise ValueError(
+            f"{out}: the outputs of a watched folder need an output folder; "
+            f"if its name has a dot, end it with a slash"
+        )
+    absolute = path.resolve()
     if any(place.exists() and place.samefile(folder) for place in (absolute, *absolute.parents)):
         raise ValueError(
             f"{out} is inside {folder}, so outputs would be denoised again; choose an output folder elsewhere"
@@ -68,7 +66,7 @@ class FolderWatcher:
 
     overwrite: replace outputs that exist.
     warn: is called, once for each reason, when something other than its pixels keeps a file from being denoised.
-    poll_interval, retry_interval: in seconds.
+    poll_interval, retry_interval: in seconds. reader: reads the files; see `sandboxed`.
     """
 
     folder: Path
@@ -78,6 +76,7 @@ class FolderWatcher:
     overwrite: bool = False
     poll_interval: float = POLL_INTERVAL
     retry_interval: float = RETRY_INTERVAL
+    reader: Reader = READ_HERE
     _seen: dict[Path, _Sighting] = field(default_factory=dict)
     _warned: dict[Path, tuple[FileStamp, str]] = field(default_factory=dict)
     _trouble: str = ""
@@ -101,9 +100,9 @@ class FolderWatcher:
                         return
             except OSError as error:
                 pause = self.retry_interval
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    self.warn(f"{error}; trying again every {self.retry_interval:g} seconds")
+                if describe(error) != self._trouble:
+                    self._trouble = describe(error)
+                    self.warn(f"{self._trouble}; trying again every {self.retry_interval:g} seconds")
             stopping.wait(pause)
 
     def ready(self, now: float) -> list[Task]:
@@ -111,9 +110,16 @@ class FolderWatcher:
         before, stamps = self._seen, _image_stamps(self.folder)
         self._seen = {file: _Sighting(stamp, now) for file, stamp in stamps.items()}
         self._seen |= {file: seen for file, seen in before.items() if stamps.get(file) == seen.stamp}
-        files = [file for file in self._seen if self._is_ready(file, now)]
-        files.sort(key=lambda file: (file.absolute() in self._last, file))
-        return [task_for(self.journal.folder, file, self.format) for file in files]
+        if not (files := {file for file in self._seen if self._is_ready(file, now)}):
+            return []
+        tasks = [task for task in self._tasks() if task.source in files]
+        return sorted(tasks, key=lambda task: (task.source.absolute() in self._last, task.source))
+
+    def _tasks(self) -> Iterator[Task]:
+        """The tasks of all files in the folder. A file keeps the output's name that it had before."""
+        for task in tasks_for(self.journal.folder, list(self._seen), self.format):
+            short = task_for(self.journal.folder, task.source, self.format)
+            yield short if self.journal.maker(short.target) == task.source.absolute() else task
 
     def _is_ready(self, file: Path, now: float) -> bool:
         stamp, since = self._seen[file]
@@ -124,14 +130,14 @@ class FolderWatcher:
         except FileNotFoundError:
             return False
         except OSError as error:
-            self._warn_once(file, str(error))
+            self._warn_once(file, reason(error))
             return False
 
     def _denoise(self, select: NetworkSelector, task: Task, options: DenoiseOptions) -> Iterator[Outcome]:
         if not self._may_write(task):
             return
         try:
-            outcome = denoise_file(select, task, options, self.journal)
+            outcome = denoise_file(select, task, options, self.journal, self.reader)
         except SourceChanged:
             return
         except OSError:
@@ -145,6 +151,9 @@ class FolderWatcher:
 
     def _may_write(self, task: Task) -> bool:
         """Whether the output's name is free; otherwise warns."""
+        if task.target.is_dir():
+            self._warn_once(task.source, f"{task.target}, its output, is a folder; rename one")
+            return False
         rival = self.journal.maker(task.target)
         if rival and rival != task.source.absolute() and rival.exists():
             self._warn_once(

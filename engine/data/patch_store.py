@@ -211,6 +211,7 @@ class PatchBatch(NamedTuple):
     def _to_device(self, pixels: Tensor) -> Tensor:
         if self.store.device == self.device:
             return pixels
+        # Untried on a GPU.
         return pixels.pin_memory().to(self.device, non_blocking=True)
 
 
@@ -254,6 +255,7 @@ def _area_mean(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor
 
 def _storage_device(size: int, device: torch.device) -> torch.device:
     """Where `size` bytes of images are stored: on the device, or on the CPU if they would crowd a GPU."""
+    # Untried on a GPU.
     if device.type == "cuda" and size > MAX_PART_OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return torch.device("cpu")
     return device

@@ -58,11 +58,6 @@ def recorded_samples(path: Path) -> list[Sample]:
     return [Sample(name, partial(_open_pair, *pair)) for name, pair in named.items()]
 
 
-def recorded_pairs(path: Path) -> Iterator[Pair]:
-    """The pairs of recorded_samples, opened one by one."""
-    return (sample.open() for sample in recorded_samples(path))
-
-
 def with_noise(clean: Tensor, name: str, sigma: float, channels: int = 3) -> Tensor:
     """An image (H, W, 3) with white noise seeded by its name, not clipped.
 

@@ -10,7 +10,7 @@ from engine.system.atomic_file import write_atomically
 from engine.training import trainer
 from engine.training.log import LogLine, read_log
 from engine.training.loop import Diverged
-from engine.training.plots import add_curves, label_axes, new_figure, save_figure
+from engine.training.plots import add_curves, label_axes, new_figure, require_matplotlib, save_figure
 from engine.training.recipe import Recipe
 
 # The batches of the report's Table II, in patches.
@@ -57,8 +57,10 @@ def sweep(
 
     Both files are updated after each cell. A sweep that was stopped continues where it was. measure: the PSNR in
     dB of a weights file; without it, the PSNR on the training's own held-out images is used. report: called with
-    the cell's name and each line of its log. Returns whether the end was reached.
+    the cell's name and each line of its log. Returns whether the end was reached. Raises NoPlots, and what
+    trainer.run raises.
     """
+    require_matplotlib()
     recipes, done = cell_recipes(base), list[Cell]()
     for number, recipe in enumerate(recipes, 1):
         name = cell_name(recipe)

@@ -257,7 +257,7 @@ def image_files(folder: Path) -> list[Path]:
     """The folder's image files, by suffix, sorted by name. Raises ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.iterdir() if is_image_name(file.name))
+    files = sorted(file for file in folder.iterdir() if is_image_name(file.name) and not file.is_dir())
     if not files:
         raise ValueError(f"{folder}: no images in this folder. {SUPPORTED_FORMATS}.")
     return files

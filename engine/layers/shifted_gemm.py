@@ -3,6 +3,8 @@
 Nothing is unfolded. The k taps of one kernel row are k · C numbers that lie side by side in memory: a run. The
 runs that begin at every k-th pixel lie end to end, so they are the rows of a matrix. Each row of the kernel
 therefore takes k products, one for each first pixel, and each product adds to every k-th pixel of the result.
+
+Untried on a GPU: nobody has run it there. The tests compare it on a CPU, and tests/engine/test_gpu.py on a GPU.
 """
 
 from collections.abc import Iterator

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import safetensors.torch
@@ -15,6 +16,7 @@ from engine.layers import Module, parameters
 from engine.models.networks import NetworkConfig, build_network, config_from_dict, config_to_dict
 from engine.models.precision import name_of
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import reason
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
@@ -45,6 +47,37 @@ class Model:
     precision: str
     metadata: dict[str, str]
     path: Path
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file that was read and fits its network. `build` makes the network, which takes longer.
+
+    digest: SHA-256 of the file. tensors: by name, in the file's type.
+    """
+
+    path: Path
+    config: NetworkConfig
+    metadata: dict[str, str]
+    digest: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.path.stem
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable values."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def build(self, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32) -> Model:
+        """The model. compute: the type that products run in."""
+        net = build_network(self.config, compute=compute)
+        for parameter in parameters(net):
+            parameter.layer.params[parameter.key] = self.tensors[parameter.name].to(device, torch.float32)
+        return Model(self.name, self.config, net, self.digest, name_of(compute), self.metadata, self.path)
 
 
 def weights_folder() -> Path:
@@ -98,7 +131,15 @@ def rounded(net: Module, config: NetworkConfig, dtype: torch.dtype) -> Module:
 
 
 def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32) -> Model:
-    """Read a weights file. compute: the type that products run in.
+    """Read a weights file and build its network. compute: the type that products run in.
+
+    Raises WeightsError as `read` does.
+    """
+    return read(path).build(device, compute)
+
+
+def read(path: Path) -> WeightsFile:
+    """Read a weights file.
 
     Raises WeightsError naming the file, and each tensor that is missing, unexpected, misshapen or not finite.
     """
@@ -112,11 +153,13 @@ def load(path: Path, device: torch.device | str = "cpu", compute: torch.dtype = 
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}; this version reads {FORMAT!r}")
         config = config_from_dict(json.loads(metadata.get("network", "null")) or {})
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot load weights: {reason(error)}") from error
+    except (SafetensorError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: cannot load weights: {error}") from error
-    net = build_network(config, compute=compute)
-    _fill(path, net, tensors, torch.device(device))
-    return Model(path.stem, config, net, hashlib.sha256(data).hexdigest(), name_of(compute), metadata, path)
+    if faults := _faults(config, tensors):
+        raise WeightsError(f"{path}: {'; '.join(sorted(faults))}")
+    return WeightsFile(path, config, metadata, hashlib.sha256(data).hexdigest(), tensors)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -146,18 +189,21 @@ def _metadata(data: bytes) -> dict[str, str]:
     return dict(header.get("__metadata__", {}))
 
 
-def _fill(path: Path, net: Module, tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Copy the tensors into the network. Raises WeightsError naming all that do not fit."""
-    expected = {parameter.name: parameter for parameter in parameters(net)}
+def _faults(config: NetworkConfig, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps the tensors from being the network's."""
+    expected = _expected_shapes(config)
     faults = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
     faults += [f"{name} is unexpected" for name in tensors.keys() - expected.keys()]
     for name in expected.keys() & tensors.keys():
-        shape, expected_shape = tuple(tensors[name].shape), tuple(expected[name].value.shape)
-        if shape != expected_shape:
-            faults.append(f"{name} has shape {shape} instead of {expected_shape}")
+        shape = tuple(tensors[name].shape)
+        if shape != expected[name]:
+            faults.append(f"{name} has shape {shape} instead of {expected[name]}")
         elif not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
             faults.append(f"{name} has values that are not finite numbers")
-    if faults:
-        raise WeightsError(f"{path}: {'; '.join(sorted(faults))}")
-    for name, parameter in expected.items():
-        parameter.layer.params[parameter.key] = tensors[name].to(device, torch.float32)
+    return faults
+
+
+@lru_cache(maxsize=8)
+def _expected_shapes(config: NetworkConfig) -> Mapping[str, tuple[int, ...]]:
+    """The shape of each parameter, by name. Kept, because a network has to be built to find out."""
+    return {parameter.name: tuple(parameter.value.shape) for parameter in parameters(build_network(config))}

@@ -11,6 +11,7 @@ import safetensors.torch
 
 from engine.layers import parameters
 from engine.models import precision
+from engine.system.os_errors import reason
 from engine.training.loop import Diverged, TrainState, new_train_state
 from engine.training.recipe import Recipe, recipe_from_dict
 
@@ -60,7 +61,9 @@ def load_checkpoint(
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: no checkpoint to resume from: {reason(error)}") from error
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: no checkpoint to resume from: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: format {metadata.get('format')!r}; this version reads {FORMAT!r}")

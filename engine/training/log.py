@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import reason
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             if not (isinstance(line, dict) and {"step", "loss", "megapixels"} <= line.keys()):
                 raise ValueError(f"{path}: line {number} is not a line of a training log")
             lines.append(line)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: not a training log: {reason(error)}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a training log: {error}") from error
     return lines
 

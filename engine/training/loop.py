@@ -105,6 +105,7 @@ class TrainState:
         Reading a number back synchronises with a GPU, which would then idle between steps. So it is done rarely.
         """
         self.unread.append((step, loss))
+        # Untried on a GPU.
         if loss.device.type == "cpu" or self.divergence.steps == 0 or len(self.unread) >= UNREAD_LOSSES:
             self.read_losses()
 
@@ -244,6 +245,7 @@ def _use_one_core(executor: ThreadPoolExecutor) -> None:
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. From pinned memory a GPU copies it while it does other work."""
+    # Untried on a GPU.
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

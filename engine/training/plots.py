@@ -35,6 +35,11 @@ def plot_logs(logs: Sequence[Path], out: Path) -> None:
     save_figure(figure, out)
 
 
+def require_matplotlib() -> None:
+    """For work that takes long before it plots. Raises NoPlots."""
+    new_figure(1)
+
+
 def new_figure(cols: int, rows: int = 1, side: float = 5.0) -> "tuple[Figure, list[Axes]]":
     """A figure and its axes, row by row; side: of each, in inches. Raises NoPlots."""
     try:

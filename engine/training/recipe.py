@@ -131,6 +131,11 @@ class Recipe:
         return asdict(self)
 
 
+def recipe_keys() -> list[str]:
+    """The names of a recipe's values."""
+    return [field.name for field in fields(Recipe)]
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes in `engine/training/recipes/`."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
@@ -159,7 +164,7 @@ def recipe_from_dict(values: Mapping[str, Any], origin: str) -> Recipe:
     origin: where the values come from, for the message.
     """
     hints = get_type_hints(Recipe)
-    known = [field.name for field in fields(Recipe)]
+    known = recipe_keys()
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{origin}: unknown: {', '.join(unknown)}; a recipe takes {', '.join(known)}")
     try:

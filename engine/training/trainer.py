@@ -7,7 +7,9 @@ Beside the weights NAME.safetensors a run leaves:
 - NAME.constant.checkpoint, from just before the learning rate began to fall: a longer run can continue from it.
 """
 
+import errno
 import json
+import os
 import secrets
 import time
 from collections import deque
@@ -26,6 +28,7 @@ from engine.models import precision
 from engine.models.net2net import grow
 from engine.models.networks import build_network, config_to_dict, kind_of
 from engine.system.atomic_file import write_atomically
+from engine.system.os_errors import describe
 from engine.system.signals import stop_signals
 from engine.training.checkpoint import Origin, data_names, encode_checkpoint, load_checkpoint
 from engine.training.log import LogLine, TrainingLog
@@ -73,13 +76,21 @@ class TrainingJob:
         return self.out.with_suffix(".jsonl")
 
     def check(self) -> None:
-        """Raises ValueError for paths that do not fit together."""
+        """Creates the folder of `out` if needed.
+
+        Raises ValueError for paths that do not fit together, or OSError if the folder cannot be written to.
+        """
         if self.out.suffix != weights.SUFFIX:
             raise ValueError(f"the weights' name must end in {weights.SUFFIX}; got {self.out.name}")
+        if folders := [str(path) for path in (self.out, self.checkpoint, self.log) if path.is_dir()]:
+            raise ValueError(f"{folders[0]} is a folder, but the run writes a file of this name; rename one")
         if self.checkpoint.exists() and not self.resume:
             raise ValueError(f"{self.checkpoint} exists: resume that run, or remove the file to start a new one")
         if self.start and self.resume:
             raise ValueError(f"a resumed run continues from its checkpoint and cannot begin from {self.start}")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.out.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no permission to write into this folder", str(self.out.parent))
 
 
 def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> bool:
@@ -119,8 +130,9 @@ class Trainer:
 
     def __init__(self, job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> None:
         self.job, self.report, self.warn = job, report, warn
-        self.source = _open_source(job)
+        # Before the data, which may take minutes to read.
         self.state, self.origin, seconds = _resume_run(job) if job.resume else _new_run(job)
+        self.source = _open_source(job)
         self.validation_set = self.source.validation(VALIDATION_IMAGES)
         self.psnr: float | None = None
         self.log = TrainingLog(job.log, self.state.step if job.resume else None)
@@ -202,7 +214,7 @@ class Trainer:
         try:
             write()
         except OSError as error:
-            self.warn(f"could not save: {error}")
+            self.warn(f"could not save: {describe(error)}")
 
     def _save(self, ended: bool = False) -> None:
         """Write the checkpoint and the weights."""

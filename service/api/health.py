@@ -24,6 +24,9 @@ class Health(BaseModel):
     digests: Digests
     previous: Previous
     loaded: Loaded
+    tried: list[str] = Field(
+        description="Weights whose network has denoised a check image. The others do so at their first use."
+    )
     faults: list[Fault] = Field(description="Weights files that cannot be served.")
     device: str
     precision: str = Field(description="The type that networks compute in.")
@@ -45,6 +48,7 @@ async def get_health(request: Request) -> Health:
         ready=not shutdown.begun,
         model=models.default,
         **models.history(models.default),
+        tried=models.tried,
         faults=list(models.faults.values()),
         device=models.device,
         precision=models.precision,

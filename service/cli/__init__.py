@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from engine.system.os_errors import describe
 from service import version
 from service.cli import denoise, estimate, evaluate, figures, keys, models, serve, train
 from service.cli.console import error
-from service.cli.options import ManyValues, RecipeFlags
+from service.cli.options import Command, ManyValues, RecipeFlags
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,17 +45,17 @@ def _options(
 
 
 # In the order in which --help lists them.
-app.command()(denoise.run)
-app.command()(estimate.estimate)
-app.command()(serve.serve)
-app.command()(models.models)
+app.command(cls=Command)(denoise.run)
+app.command(cls=Command)(estimate.estimate)
+app.command(cls=Command)(serve.serve)
+app.command(cls=Command)(models.models)
 app.command(cls=RecipeFlags)(train.train)
 app.command(cls=ManyValues)(evaluate.evaluate)
 app.command(cls=ManyValues)(models.ship)
-app.command()(models.export)
+app.command(cls=Command)(models.export)
 app.command(cls=RecipeFlags)(train.sweep)
 app.command(cls=ManyValues)(figures.demo)
-app.command()(figures.plot)
+app.command(cls=Command)(figures.plot)
 app.add_typer(keys.app, name="keys")
 
 
@@ -62,6 +63,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """The entry point. An error of the user is one line on stderr, with exit code 1, or 2 for wrong usage."""
     try:
         app(args, prog_name="denoise")
-    except (ValueError, OSError) as mistake:
+    except OSError as mistake:
+        error(describe(mistake))
+        sys.exit(1)
+    except ValueError as mistake:
         error(str(mistake))
         sys.exit(1)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     Loader = Callable[[], LoadedModel]
 
+# As text, because a path has no slash at its end.
 OutOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("-o", "--out", metavar="OUT", help="Folder. For one image also a file name, or - for stdout."),
 ]
 WatchOption = Annotated[
@@ -103,12 +104,16 @@ def run(
     Images keep their names. The format is PNG, unless --format or the file name after -o names another one. If an
     image fails, the command reports it and continues with the next one.
 
+    Images whose names differ only in the suffix, such as a.dng and a.jpg, keep it: a.dng.png and a.jpg.png.
+
+    OUT is a folder if it exists as one, has no suffix, or ends with a slash.
+
     Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
     is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
     on the list is overwritten only with --force.
 
     --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
-    it was.
+    it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
 
     - `denoise run noisy.jpg -o clean.png`
 
@@ -134,14 +139,16 @@ def run(
         _batch(inputs, target, format_, force, resume, options, load)
 
 
-def _target(inputs: list[Path], out: Path | None, format_: str | None) -> Path:
+def _target(inputs: list[Path], out: str | None, format_: str | None) -> str:
     """Where the results go. Raises typer.BadParameter if none is given, CannotWrite for an unknown format."""
-    from engine.batch.tasks import PIPE
+    from engine.batch.planning import PIPE
 
     if out is None and inputs != [PIPE]:
         raise typer.BadParameter("give a folder, a file name, or - for stdout", param_hint="-o")
-    target = out or PIPE
-    if target == PIPE and sys.stdout.isatty():
+    target = str(PIPE) if out is None else out
+    if not target:
+        raise typer.BadParameter("this is empty; give a folder, a file name, or - for stdout", param_hint="-o")
+    if target == str(PIPE) and sys.stdout.isatty():
         raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
     if format_:
         output_format(format_, FORMATS[defaults.FORMAT])
@@ -150,7 +157,7 @@ def _target(inputs: list[Path], out: Path | None, format_: str | None) -> Path:
 
 def _batch(
     inputs: list[Path],
-    target: Path,
+    target: str,
     format_: str | None,
     force: bool,
     resume: bool,
@@ -158,20 +165,24 @@ def _batch(
     load: "Loader",
 ) -> None:
     """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
-    from engine.batch import tasks
+    from engine.batch import planning, tasks
     from engine.batch.journal import Journal
     from engine.inference.mosaic import mosaic_nets
     from engine.system.signals import stop_signals
 
-    if resume and not tasks.is_folder(target):
+    if resume and not planning.is_folder(target):
         raise typer.BadParameter("give a folder after -o", param_hint="--resume")
-    todo = tasks.plan_tasks(inputs, target, force or resume, format_)
+    todo = planning.plan_tasks(inputs, target, force or resume, format_)
+    if whole := [task for task in todo if planning.has_whole_name(task)]:
+        warn(f"{len(whole)} images have names that differ only in the suffix, so their outputs keep it:")
+        warn("\n".join(f"{task.source}: {task.target}" for task in whole))
     model = load()
     options = replace(options, mosaic_nets=mosaic_nets(model))
     with ExitStack() as stack:
         journal = stopping = None
-        if tasks.is_folder(target):
-            journal = stack.enter_context(closing(Journal(target, options.fingerprint(model.digest), resume)))
+        if planning.is_folder(target):
+            fingerprint = options.fingerprint(model.digest)
+            journal = stack.enter_context(closing(Journal(Path(target), fingerprint, resume)))
             stopping = stack.enter_context(stop_signals())
         if journal and resume:
             total, todo = len(todo), tasks.remaining_tasks(todo, journal, force)
@@ -206,7 +217,7 @@ def _report(outcomes: "Iterable[Outcome]", total: int, stopping: Event | None) -
 
 def _watch(
     inputs: list[Path],
-    target: Path,
+    target: str,
     format_: str | None,
     force: bool,
     options: "DenoiseOptions",
@@ -214,6 +225,7 @@ def _watch(
 ) -> None:
     """Denoise the files in a folder and every file that arrives, with a line for each, until a signal comes."""
     from engine.batch.journal import Journal
+    from engine.batch.reading import sandboxed
     from engine.batch.watch import FolderWatcher, check_folders
     from engine.inference.mosaic import mosaic_nets
     from engine.system.signals import stop_signals
@@ -221,14 +233,16 @@ def _watch(
     if len(inputs) != 1:
         raise typer.BadParameter("give exactly one folder", param_hint="--watch")
     check_folders(inputs[0], target)
-    model = load()
-    options = replace(options, mosaic_nets=mosaic_nets(model))
     done = failed = 0
-    with (
-        closing(Journal(target, options.fingerprint(model.digest), resume=True)) as journal,
-        stop_signals() as stopping,
-    ):
-        watcher = FolderWatcher(inputs[0], journal, warn, format_ or defaults.FORMAT, force)
+    with ExitStack() as stack:
+        # First: its process loads the codecs while this one loads the weights.
+        reader = stack.enter_context(sandboxed())
+        model = load()
+        options = replace(options, mosaic_nets=mosaic_nets(model))
+        journal = Journal(Path(target), options.fingerprint(model.digest), resume=True)
+        stack.enter_context(closing(journal))
+        stopping = stack.enter_context(stop_signals())
+        watcher = FolderWatcher(inputs[0], journal, warn, format_ or defaults.FORMAT, force, reader=reader)
         warn(f"watching {watcher.folder}. Press Ctrl-C to stop.")
         for outcome in watcher.outcomes(model.select, options, stopping):
             failed += outcome.error is not None

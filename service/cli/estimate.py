@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
+from engine.system.os_errors import reason
 from service.cli.console import err, out, warn
 from service.cli.options import InputsArgument
 
@@ -27,7 +28,8 @@ def estimate(
 
     - `denoise estimate noisy.jpg --json`
     """
-    from engine.batch.tasks import estimate_file, files_of
+    from engine.batch.planning import files_of
+    from engine.batch.tasks import estimate_file
     from engine.inference.noise_estimation import sentence
 
     rows: list[dict[str, Any]] = []
@@ -35,7 +37,9 @@ def estimate(
     for file in track(files, "estimating", console=err, transient=True, disable=not err.is_terminal):
         try:
             model, noise = estimate_file(file, page)
-        except (ValueError, OSError, MemoryError) as error:
+        except OSError as error:
+            warn(f"{file}: {reason(error)}")
+        except (ValueError, MemoryError) as error:
             warn(f"{file}: {error}")
         else:
             about = {"image": str(file), "words": sentence(noise), "model": model, "scale": 255}

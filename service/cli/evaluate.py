@@ -21,6 +21,7 @@ from service.cli.options import (
     PairsOption,
     PrecisionOption,
     SigmaOption,
+    output_folder,
 )
 from service.cli.weights import load_model
 
@@ -52,7 +53,12 @@ EnsembleOption = Annotated[
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option(help="Folder for an HTML report that shows the gain of each image.", show_default=False),
+    typer.Option(
+        parser=output_folder,
+        metavar="FOLDER",
+        help="Folder for an HTML report that shows the gain of each image.",
+        show_default=False,
+    ),
 ]
 
 
@@ -81,10 +87,15 @@ def evaluate(
     from engine.evaluation.html_report import Section
     from engine.inference.self_ensemble import SelfEnsemble
 
-    chosen = suite_trials(suite, pairs, clean) if suite else trials(pairs, clean, sigma or SIGMAS)
-    sections = [Section(trial.first(limit)) for trial in chosen]
+    if suite:
+        refuse_beside_suite(pairs, clean)
+    else:
+        refuse_other_than_one(pairs, clean)
     warn_without_kernels()
+    # Before the images, which take longer to read.
     model = load_model(weights, device, precision)
+    chosen = suite_trials(suite) if suite else trials(pairs, clean, sigma or SIGMAS)
+    sections = [Section(trial.first(limit)) for trial in chosen]
     nets = model.nets
     if self_ensemble:
         nets = {name: SelfEnsemble(net) for name, net in nets.items()}
@@ -107,20 +118,29 @@ def trials(pairs: Path | None, clean: Path | None, sigma: Sequence[float]) -> "l
     """The images to measure on: recorded pairs, or clean images with white noise of each level."""
     from engine.evaluation.benchmarks import recorded, white
 
-    if pairs is not None and clean is None:
+    if pairs is not None:
         return [recorded(pairs)]
-    if clean is not None and pairs is None:
-        return [white(clean, level) for level in sigma]
-    raise typer.BadParameter("give one of the two", param_hint="--pairs / --clean")
+    assert clean is not None
+    return [white(clean, level) for level in sigma]
 
 
-def suite_trials(suite: Path, pairs: Path | None, clean: Path | None) -> "list[Trial]":
+def refuse_other_than_one(pairs: Path | None, clean: Path | None) -> None:
+    """Raises typer.BadParameter unless one of the two is given."""
+    if (pairs is None) == (clean is None):
+        raise typer.BadParameter("give one of the two", param_hint="--pairs / --clean")
+
+
+def refuse_beside_suite(pairs: Path | None, clean: Path | None) -> None:
+    """Raises typer.BadParameter if one of the two is given."""
+    if pairs is not None or clean is not None:
+        raise typer.BadParameter("cannot be combined with --pairs or --clean", param_hint="--suite")
+
+
+def suite_trials(suite: Path) -> "list[Trial]":
     """The trials of the standard sets. Prints which sets the folder lacks."""
     from engine.evaluation import benchmarks
     from engine.evaluation.measured import measured_trials
 
-    if pairs is not None or clean is not None:
-        raise typer.BadParameter("cannot be combined with --pairs or --clean", param_hint="--suite")
     found, missing = benchmarks.trials(suite)
     if missing:
         warn(f"skipped, not in {suite}: {', '.join(missing)}")

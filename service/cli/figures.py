@@ -7,8 +7,8 @@ import typer
 
 from engine import defaults
 from service.cli.console import warn_without_kernels
-from service.cli.evaluate import trials
-from service.cli.options import SIGMA_HELP, CleanOption, PairsOption, WeightsArgument
+from service.cli.evaluate import refuse_other_than_one, trials
+from service.cli.options import SIGMA_HELP, CleanOption, PairsOption, WeightsArgument, out_option
 from service.cli.weights import load
 
 
@@ -18,7 +18,7 @@ def demo(
     clean: CleanOption = None,
     sigma: Annotated[list[float] | None, typer.Option(help=SIGMA_HELP, show_default="25")] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 4,
-    output: Annotated[Path, typer.Option("-o", "--out", help="PNG file to write.")] = Path("demo.png"),
+    output: Annotated[Path, out_option("PNG file to write.")] = Path("demo.png"),
 ) -> None:
     """Draw images clean, noisy and denoised side by side, each with its PSNR.
 
@@ -27,17 +27,22 @@ def demo(
     - `denoise demo paper --pairs val.pkl --count 6`
     """
     from engine.evaluation import figures
+    from engine.training.plots import require_matplotlib
 
-    shown = [pair for trial in trials(pairs, clean, sigma or [25]) for pair in trial.first(count).pairs()]
+    refuse_other_than_one(pairs, clean)
+    require_matplotlib()
     warn_without_kernels()
-    figures.demo(load(weights, defaults.DEVICE, defaults.PRECISION).net, shown, output)
+    # Before the images, which take longer to read.
+    net = load(weights, defaults.DEVICE, defaults.PRECISION).net
+    shown = [pair for trial in trials(pairs, clean, sigma or [25]) for pair in trial.first(count).pairs()]
+    figures.demo(net, shown, output)
 
 
 def plot(
     logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="Training logs, .jsonl.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="PNG file to write.", show_default="beside the first log"),
+        out_option("PNG file to write.", show_default="beside the first log"),
     ] = None,
 ) -> None:
     """Plot the loss and the PSNR of training runs in one figure.

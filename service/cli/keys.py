@@ -8,6 +8,7 @@ from rich.table import Table
 
 from service.auth import api_keys
 from service.cli.console import out
+from service.cli.options import Command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +29,7 @@ NameArgument = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def add(
     name: NameArgument,
     keys_file: FileOption,
@@ -51,7 +52,7 @@ def add(
     typer.echo(api_keys.add_key(keys_file, name, admin, rate, pixels))
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(keys_file: FileOption) -> None:
     """List the keys by name.
 
@@ -65,7 +66,7 @@ def list_(keys_file: FileOption) -> None:
     out.print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def revoke(name: NameArgument, keys_file: FileOption) -> None:
     """Revoke a key. The next request that carries it is refused.
 

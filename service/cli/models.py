@@ -1,18 +1,22 @@
 """Commands for weights files: `models` lists them, `ship` makes them smaller, `export` converts them to ONNX."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.cli.console import out, warn, warn_without_kernels
-from service.cli.evaluate import SIGMAS, LimitOption, trials
-from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument
+from service.cli.evaluate import SIGMAS, LimitOption, refuse_other_than_one, trials
+from service.cli.options import CleanOption, PairsOption, SigmaOption, WeightsArgument, out_option
 from service.cli.weights import load
 
 # Largest change of an image's PSNR for which weights are stored in float16, in dB.
 LARGEST_CHANGE = 0.001
+# What `denoise models` calls the noise of a recipe.
+NOISES = {"camera": "cameras", "gaussian": "white", "random-pixel": "random pixels"}
 
 
 def models(
@@ -20,27 +24,52 @@ def models(
         Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped weights")
     ] = None,
 ) -> None:
-    """List the available weights.
+    """List the available weights, and the noise that they were trained on.
+
+    `denoise evaluate` compares their quality, on the same images for all.
 
     - `denoise models`
 
     - `denoise models --weights my-weights/`
     """
     from engine.models import checkpoint
-    from engine.models.networks import kind_of, parameter_count
+    from engine.models.networks import kind_of
 
-    table = Table("name", "kind", "parameters", "digest", "PSNR, dB")
-    for file in sorted((folder or checkpoint.weights_folder()).glob(f"*{checkpoint.SUFFIX}")):
-        model = checkpoint.load(file)
-        parameters = f"{parameter_count(model.net):,}"
-        psnr = model.metadata.get("psnr", "")
-        table.add_row(model.name, kind_of(model.config), parameters, model.digest[:12], psnr)
+    place = folder or checkpoint.weights_folder()
+    files = sorted(place.glob(f"*{checkpoint.SUFFIX}"))
+    if not files:
+        raise ValueError(f"{place}: no {checkpoint.SUFFIX} files in this folder, or no such folder")
+    # A name must be whole: it is what --model takes.
+    name = Column("name", min_width=max(len(path.stem) for path in files))
+    table = Table(name, "kind", "noise", "parameters", "digest")
+    broken = 0
+    for path in files:
+        try:
+            file = checkpoint.read(path)
+        except checkpoint.WeightsError as fault:
+            broken += 1
+            warn(str(fault))
+            continue
+        parameters = f"{file.parameter_count:,}"
+        table.add_row(file.name, kind_of(file.config), _noise_of(file.metadata), parameters, file.digest[:12])
     out.print(table)
+    if broken:
+        raise ValueError(f"{broken} of {len(files)} files could not be read")
+
+
+def _noise_of(metadata: Mapping[str, str]) -> str:
+    """The noise that weights were trained on; empty if their metadata does not have it."""
+    try:
+        recipe = json.loads(metadata.get("recipe", "{}"))
+        noise, grey = NOISES.get(recipe.get("noise"), ""), recipe.get("grey") == 1
+    except (ValueError, AttributeError, TypeError):
+        return ""
+    return f"{noise}, in grey" if noise and grey else noise
 
 
 def ship(
     weights: WeightsArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .safetensors.")],
+    output: Annotated[Path, out_option("File to write, .safetensors.")],
     pairs: PairsOption = None,
     clean: CleanOption = None,
     sigma: SigmaOption = None,
@@ -57,9 +86,11 @@ def ship(
     from engine.evaluation.evaluate import largest_change
     from engine.models import checkpoint
 
-    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
+    refuse_other_than_one(pairs, clean)
     warn_without_kernels()
+    # Before the images, which take longer to read.
     model = load(weights, "cpu", "float32")
+    limited = [trial.first(limit) for trial in trials(pairs, clean, sigma or SIGMAS)]
     half = checkpoint.rounded(model.net, model.config, checkpoint.HALF)
     change = max(largest_change(model.net, half, trial.samples) for trial in limited)
     dtype = checkpoint.HALF if change <= LARGEST_CHANGE else checkpoint.FULL
@@ -72,7 +103,7 @@ def ship(
 
 def export(
     weights: WeightsArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, .onnx.")],
+    output: Annotated[Path, out_option("File to write, .onnx.")],
 ) -> None:
     """Export weights to ONNX (opset 17), for ONNX Runtime, OpenVINO and others.
 

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from engine import defaults
 from service.cli.console import STOPPED, err, warn, warn_without_kernels
-from service.cli.options import DeviceOption, PairsOption
+from service.cli.options import DeviceOption, PairsOption, out_option, output_folder
 from service.cli.weights import load
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor thread
 
 def train(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option("-o", "--out", help="Weights file to write, .safetensors.")],
+    output: Annotated[Path, out_option("Weights file to write, .safetensors.")],
     data: DataOption = None,
     minutes: Annotated[
         float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
@@ -83,7 +83,7 @@ def train(
 
 
 def sweep(
-    output: Annotated[Path, typer.Option("-o", "--out", help="Folder for the table, the plot and the weights.")],
+    output: Annotated[Path, out_option("Folder for the table, the plot and the weights.", output_folder)],
     recipe: RecipeArgument = "paper",
     data: DataOption = None,
     pairs: PairsOption = None,
@@ -103,18 +103,18 @@ def sweep(
     """
     from engine.evaluation import sweep as sweeps
     from engine.evaluation.evaluate import evaluate_pairs
-    from engine.evaluation.samples import recorded_pairs
+    from engine.evaluation.samples import recorded_samples
     from engine.training.recipe import read_recipe
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))
+    # Before the training, at whose end they are needed.
+    samples = recorded_samples(pairs) if pairs else []
     warn_without_kernels()
 
     def measure(weights: Path) -> float:
-        assert pairs is not None
-        return evaluate_pairs(
-            load(str(weights), defaults.DEVICE, defaults.PRECISION).net, recorded_pairs(pairs)
-        ).psnr
+        net = load(str(weights), defaults.DEVICE, defaults.PRECISION).net
+        return evaluate_pairs(net, (sample.open() for sample in samples)).psnr
 
     with _live_line() as show:
         ended = sweeps.sweep(

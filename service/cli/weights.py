@@ -20,5 +20,8 @@ def load(name: str, device: str, precision: str) -> "Model":
 def load_model(name: str, device: str, precision: str) -> "LoadedModel":
     """What a name stands for: one model, or all the models that an auto model selects from."""
     from engine.inference.model_selection import load_with
+    from engine.models import precision as types
 
-    return load_with(partial(load, device=device, precision=precision), name)
+    # Resolved once, not for each network: "auto" may have to be measured.
+    kind = types.name_of(types.resolve(precision, types.pick_device(device)))
+    return load_with(partial(load, device=device, precision=kind), name)

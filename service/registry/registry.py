@@ -11,16 +11,15 @@ from stat import S_ISREG
 from threading import Lock
 from typing import NamedTuple
 
-import torch
 from anyio import to_thread
 
 from engine.inference.model_selection import AUTO_MODELS, models_of
-from engine.inference.sanity import check_network
 from engine.models import checkpoint
-from engine.models.checkpoint import SUFFIX, Model, WeightsError
+from engine.models.checkpoint import SUFFIX, WeightsError
 from engine.models.precision import name_of, pick_device, resolve
 from engine.system.runtime import in_own_thread
 from service.problems import ProblemError
+from service.registry.served_model import ServedModel
 from service.registry.snapshot import Fault, Snapshot
 from service.settings import Settings
 from service.telemetry.logs import log
@@ -44,10 +43,10 @@ class ModelRegistry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Load every file. Raises ValueError if weights of the default model are missing or invalid.
+        """Read every file, and try the weights of the default model. The others are tried at their first use.
 
-        Other invalid files are listed in `models.faults`. They do not stop the start, just as they do not stop a
-        running service.
+        Raises ValueError if weights of the default model are missing or invalid. Other invalid files are listed
+        in `models.faults`. They do not stop the start, just as they do not stop a running service.
         """
         self._folder = settings.weights or checkpoint.weights_folder()
         self._device = pick_device(settings.device)
@@ -59,12 +58,13 @@ class ModelRegistry:
         self._loaded_versions: dict[str, FileVersion] = {}
         self._digests: dict[str, str] = {}
         _refuse_missing(self._folder, self._last_scan, settings.model)
+        needed = models_of(settings.model)
         for name, version in self._last_scan.items():
             try:
-                self._load(name, version)
+                self._load(name, version, try_now=name in needed)
             except WeightsError as error:
                 # The default model must not be replaced by another one without notice.
-                if name in models_of(settings.model):
+                if name in needed:
                     raise WeightsError(f"{self._path(name)}: {error}") from error
 
     def refresh(self) -> None:
@@ -100,7 +100,7 @@ class ModelRegistry:
                 raise ProblemError(f"{_printable(name)}: {error}.", 422, kind="WeightsRefused") from error
 
     def roll_back(self, name: str) -> None:
-        """Swap the current and the previous weights. Raises ProblemError with status 404 or 409."""
+        """Swap the current and the previous weights. Raises ProblemError with status 404, 409 or 422."""
         with self._lock:
             if name not in self.models.by_name:
                 raise ProblemError(
@@ -114,7 +114,16 @@ class ModelRegistry:
                     409,
                     kind="NoPreviousWeights",
                 )
-            self._serve(name, self.models.previous[name])
+            previous = self.models.previous[name]
+            # Nothing may have used them yet. If they are unusable, the current weights stay in service.
+            try:
+                in_own_thread(previous.load)
+            except (ValueError, RuntimeError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                raise ProblemError(
+                    f"{_printable(name)}, previous weights: {reason}.", 422, kind="WeightsRefused"
+                ) from error
+            self._serve(name, previous)
 
     @asynccontextmanager
     async def watching(self, interval: float) -> AsyncIterator[None]:
@@ -145,8 +154,8 @@ class ModelRegistry:
         versions = ((path.stem, _version(path)) for path in paths)
         return {name: version for name, version in versions if version}
 
-    def _load(self, name: str, version: FileVersion, even_if_known: bool = False) -> None:
-        """Read a file, check it and serve it. Raises WeightsError, and records the fault, if it is invalid.
+    def _load(self, name: str, version: FileVersion, try_now: bool = True, even_if_known: bool = False) -> None:
+        """Read a file, try it and serve it. Raises WeightsError, and records the fault, if it is invalid.
 
         Nothing changes if the content is the same as at the last load. The file may only have been touched, and
         its weights may have been rolled back since.
@@ -154,6 +163,9 @@ class ModelRegistry:
         self._loaded_versions[name] = version
         try:
             model = self._read(name, version)
+            is_new = model.digest != self._digests.get(name) or even_if_known
+            if is_new and try_now:
+                in_own_thread(model.load)
         # torch raises RuntimeError when it gets no memory.
         except (ValueError, RuntimeError, MemoryError) as error:
             # Clients see the reason too. They must not learn the path of the folder.
@@ -161,26 +173,43 @@ class ModelRegistry:
             reason = reason.removeprefix(f"{path}: ").replace(path, _printable(name))
             self._record_fault(name, reason)
             raise WeightsError(reason) from error
-        known, self._digests[name] = self._digests.get(name), model.digest
-        if model.digest != known or even_if_known:
+        self._digests[name] = model.digest
+        if is_new:
             self._serve(name, model)
-        self._clear_fault(name)
+        if not self.models.by_name[name].fault:
+            self._clear_fault(name)
 
-    def _read(self, name: str, version: FileVersion) -> Model:
+    def _read(self, name: str, version: FileVersion) -> ServedModel:
+        """The file's weights; those in service, if they are the same."""
         if name in AUTO_MODELS or not name.isprintable():
             raise WeightsError("weights cannot have this name")
-        model = in_own_thread(partial(_read_checked, self._path(name), self._device, self._compute))
+        file = in_own_thread(partial(checkpoint.read, self._path(name)))
         # If it was overwritten in place meanwhile, the model may be a mixture of two versions.
         if _version(self._path(name)) != version:
             raise WeightsError("the file changed while it was read")
-        return model
+        served = self.models.by_name.get(name)
+        if served and served.digest == file.digest:
+            return served
+        return ServedModel(file, self._device, self._compute, self._on_late_fault)
 
-    def _serve(self, name: str, model: Model) -> None:
+    def _on_late_fault(self, model: ServedModel, reason: str) -> None:
+        """Record that weights in service failed at their first use."""
+        with self._lock:
+            if self.models.by_name.get(model.name) is model:
+                self._record_fault(model.name, reason)
+
+    def _serve(self, name: str, model: ServedModel) -> None:
         """Put weights in service by a single assignment, so that other threads see all of the change or none."""
         previous = self.models.by_name.get(name)
         if previous and previous.digest == model.digest:
             return
-        log.info("weights loaded", model=name, digest=model.digest, previous=previous and previous.digest)
+        log.info(
+            "weights loaded",
+            model=name,
+            digest=model.digest,
+            previous=previous and previous.digest,
+            tried=model.tried,
+        )
         self.models = replace(
             self.models,
             by_name=dict(sorted({**self.models.by_name, name: model}.items())),
@@ -205,13 +234,6 @@ class ModelRegistry:
     def _clear_fault(self, name: str) -> None:
         faults = {other: fault for other, fault in self.models.faults.items() if other != name}
         self.models = replace(self.models, faults=faults)
-
-
-def _read_checked(path: Path, device: torch.device, compute: torch.dtype) -> Model:
-    """Weights that pass the sanity check. Raises WeightsError or ValueError."""
-    model = checkpoint.load(path, device, compute)
-    check_network(model.net)
-    return model
 
 
 def _version(path: Path) -> FileVersion | None:

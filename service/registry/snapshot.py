@@ -1,6 +1,6 @@
 """Snapshot of the models that are served at one moment, and the choice of one for a request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypedDict
@@ -14,6 +14,7 @@ from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.layers import Module
 from engine.models.checkpoint import Model
 from service.problems import ProblemError
+from service.registry.served_model import ServedModel
 
 
 class Fault(BaseModel, frozen=True):
@@ -47,18 +48,23 @@ class Snapshot:
     each model had before. faults: of weights files, by name.
     """
 
-    by_name: Mapping[str, Model]
+    by_name: Mapping[str, ServedModel]
     default: str
     device: str
     precision: str
     loaded: Mapping[str, datetime] = field(default_factory=dict)
-    previous: Mapping[str, Model] = field(default_factory=dict)
+    previous: Mapping[str, ServedModel] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """The names that a request may use: `auto` and the like, if their weights are there, and all weights."""
         return [*model_selection.available_auto_models(self.by_name), *self.by_name]
+
+    @property
+    def tried(self) -> list[str]:
+        """The weights whose networks have denoised the check image. The others do so at their first use."""
+        return [name for name, model in self.by_name.items() if model.tried]
 
     def history(self, name: str) -> History:
         """Digests, previous digests and load times of the weights that a name stands for."""
@@ -79,21 +85,39 @@ class Snapshot:
         return name
 
     def choose(self, name: str, pages: Sequence[Tensor]) -> tuple[Model, NoiseEstimate]:
-        """The weights of that name, or for `auto` and the like those that suit the file; and the file's noise."""
+        """The weights of that name, or for `auto` and the like those that suit the file; and the file's noise.
+
+        Call it in a thread: it also loads weights at their first use. Raises ModelUnavailable.
+        """
         if name not in AUTO_MODELS:
-            return self.by_name[name], model_selection.estimate_pages(pages)
-        chosen, estimate = model_selection.select_for_pages(pages, name, self._nets)
-        return self.by_name[chosen], estimate
+            return self.by_name[name].model(), model_selection.estimate_pages(pages)
+        chosen, estimate = model_selection.select_for_pages(pages, name, _Networks(self.by_name))
+        return self.by_name[chosen].model(), estimate
 
     def recommend(self, samples: Tensor) -> tuple[NoiseEstimate, dict[str, str]]:
-        """The noise of an image, and the weights that `auto` and the like would take for it, by their names."""
+        """The noise of an image, and the weights that `auto` and the like would take for it, by their names.
+
+        Call it in a thread, as `choose`. Raises ModelUnavailable.
+        """
         choices = {
-            auto: model_selection.select_for_pages([samples], auto, self._nets)
+            auto: model_selection.select_for_pages([samples], auto, _Networks(self.by_name))
             for auto in model_selection.available_auto_models(self.by_name)
         }
         estimate = next((found for _, found in choices.values()), None) or estimate_noise(samples)
         return estimate, {auto: chosen for auto, (chosen, _) in choices.items()}
 
-    @property
-    def _nets(self) -> dict[str, Module]:
-        return {name: model.net for name, model in self.by_name.items()}
+
+@dataclass(frozen=True)
+class _Networks(Mapping[str, Module]):
+    """The networks of models, by name. A look-up loads the model if nothing has used it before."""
+
+    models: Mapping[str, ServedModel]
+
+    def __getitem__(self, name: str) -> Module:
+        return self.models[name].model().net
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)

@@ -1,38 +1,26 @@
 """Pipeline: takes an image file through its stages: decode, choose a model, denoise, encode."""
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from anyio import CapacityLimiter, to_thread
-from numpy.typing import NDArray
-
-from engine.defaults import COLOUR, FORMAT, Colour
-from engine.imageio.codecs.raw import RawMosaic
+from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, Depth, Format, output_format
 from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
-from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
-from engine.imageio.write import encode
-from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, TiledDenoiser
+from engine.imageio.sandbox.decoder import Decoder
+from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions
 from engine.inference.model_selection import AUTO_MODELS
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MOSAIC_MODEL,
-    MosaicDenoiser,
-    MosaicLaw,
-    law_of,
     requested_share,
     steps_after_mosaic,
 )
 from engine.inference.noise_estimation import Component, NoiseEstimate, summary
 from engine.inference.preparation import (
-    Preparation,
     PreparationOptions,
     finer_allowed,
     prepare_pages,
@@ -42,10 +30,10 @@ from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.scheduler import Disconnected, Scheduler
-from service.runtime.ticket import Load, MemoryShare, Ticket, until_done
+from service.runtime.stages import DecodeStage, DenoiseStage, EncodeStage
+from service.runtime.ticket import Load, MemoryShare, Ticket
 from service.runtime.upload import ImageSource
 from service.settings import Settings
-from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
 
 # The most memory that a pixel takes from file to file, in bytes, by the depth of its samples. Measured on noise,
@@ -54,8 +42,6 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
-# How many headers are read at the same time, in addition to files being decoded. A header takes little time.
-HEADERS_AT_ONCE = 4
 # What every browser can show, with 16 bits.
 PREVIEW_FORMAT = "png"
 
@@ -96,133 +82,6 @@ class DenoisedFile:
         if self.written.changed:
             headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
         return headers
-
-
-@dataclass(frozen=True)
-class DecodeStage:
-    """Reads files in decoder processes, within the limits on pixels and pages."""
-
-    decoder: Decoder
-    max_pixels: int
-    max_pages: int
-    _limiter: CapacityLimiter = field(default_factory=partial(CapacityLimiter, HEADERS_AT_ONCE))
-    _memory_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def read_info(self, source: ImageSource, page: int | None, colour: Colour = COLOUR) -> ImageInfo:
-        """What a file's header says. Raises what Decoder.read_info raises."""
-
-        def work() -> ImageInfo:
-            with _logging_refusals(), source.open() as file:
-                return self.decoder.read_info(file, self.max_pixels, self.max_pages, page, colour)
-
-        # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
-        # A source whose memory is not counted yet is opened only while no other such source is open.
-        async with self._memory_lock if source.memory else nullcontext():
-            return await until_done(asyncio.ensure_future(to_thread.run_sync(work, limiter=self._limiter)))
-
-    async def decode(
-        self, ticket: Ticket, source: ImageSource, page: int | None, colour: Colour = COLOUR
-    ) -> ImageSequence:
-        """The file's pages. Raises what Decoder.read raises."""
-
-        def work() -> ImageSequence:
-            with _logging_refusals(), source.open() as file:
-                check = ticket.flow.check
-                return self.decoder.read(file, self.max_pixels, self.max_pages, page, colour, check)
-
-        return await ticket.in_thread(work)
-
-    async def read_mosaic(self, ticket: Ticket, source: ImageSource) -> tuple[RawMosaic, MosaicLaw] | None:
-        """A camera raw file's mosaic and its noise law; None without either. Raises what Decoder.read raises."""
-
-        def work() -> tuple[RawMosaic, MosaicLaw] | None:
-            with _logging_refusals(), source.open() as file:
-                mosaic = self.decoder.read_mosaic(file, self.max_pixels, ticket.flow.check)
-            law = law_of(mosaic) if mosaic else None
-            return (mosaic, law) if mosaic and law else None
-
-        return await ticket.in_thread(work)
-
-    async def develop(
-        self, ticket: Ticket, source: ImageSource, mosaic: NDArray[np.uint16], colour: Colour
-    ) -> ImageSequence:
-        """The image from a camera raw file with this mosaic. Raises what Decoder.read raises."""
-
-        def work() -> ImageSequence:
-            with _logging_refusals(), source.open() as file:
-                return self.decoder.develop(file, mosaic, self.max_pixels, colour, ticket.flow.check)
-
-        return await ticket.in_thread(work)
-
-
-@contextmanager
-def _logging_refusals() -> Iterator[None]:
-    """Logs a file that exceeds a limit or crashes a codec. The operator may want to raise the limit."""
-    try:
-        yield
-    except (Crashed, TooLargeToDecode, TooSlowToDecode) as error:
-        log.warning("decoding ended", reason=str(error))
-        raise
-
-
-@dataclass(frozen=True)
-class DenoiseStage:
-    """Runs pages through the network. memory_budget: for the network's work, in bytes."""
-
-    memory_budget: int
-
-    async def denoise(
-        self,
-        ticket: Ticket,
-        model: Model,
-        pages: list[Image],
-        options: OutputOptions,
-        preparations: Sequence[Preparation],
-        on_window: Callable[[int], None],
-    ) -> None:
-        """Replaces each page in the list by its denoised page.
-
-        preparations: the steps for each page. on_window: called with each window's pixels.
-        """
-        for number, preparation in enumerate(preparations):
-            begin = partial(
-                TiledDenoiser,
-                model.net,
-                pages[number],
-                self.memory_budget,
-                options=options,
-                preparation=preparation,
-            )
-            denoising = await ticket.in_thread(begin)
-            for window in denoising.windows:
-                await ticket.in_network(window)
-                on_window(window.pixels)
-            pages[number] = await ticket.in_thread(denoising.result)
-
-    async def denoise_mosaic(
-        self, ticket: Ticket, model: Model, mosaic: RawMosaic, law: MosaicLaw, share: float
-    ) -> NDArray[np.uint16] | None:
-        """The mosaic's values, denoised; None to leave them. share: as MosaicDenoiser."""
-        begin = partial(MosaicDenoiser, model.net, mosaic, law, share, self.memory_budget)
-        denoising = await ticket.in_thread(begin)
-        for window in denoising.windows:
-            await ticket.in_network(window)
-        # The developed image's pixels are still to come.
-        ticket.done = 0
-        return await ticket.in_thread(denoising.result)
-
-
-@dataclass(frozen=True)
-class EncodeStage:
-    """Writes files. png_level: how hard PNGs are compressed, 0 to 9."""
-
-    png_level: int
-
-    async def encode(
-        self, ticket: Ticket, file: ImageSequence, kind: Format, quality: int | None
-    ) -> EncodedImage:
-        """The file's bytes. Raises what engine.imageio.write.encode raises."""
-        return await ticket.in_thread(partial(encode, file, kind, quality, self.png_level))
 
 
 @dataclass(frozen=True)
@@ -334,8 +193,8 @@ class Pipeline:
             if known:
                 charge(info.pixels)
                 mosaic, law = known
-                net = models.by_name[MOSAIC_MODEL]
-                values = await self.denoising.denoise_mosaic(ticket, net, mosaic, law, share)
+                model = await ticket.in_thread(models.by_name[MOSAIC_MODEL].model)
+                values = await self.denoising.denoise_mosaic(ticket, model, mosaic, law, share)
                 if values is not None:
                     return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
                 return await self.decoding.decode(ticket, source, params.page, params.colour), ()

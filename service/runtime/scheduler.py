@@ -337,6 +337,7 @@ def _lacking_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # OutOfMemoryError is a GPU's. Untried.
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise MemoryError(str(error)) from error
         raise

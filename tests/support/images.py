@@ -17,6 +17,12 @@ PROFILE = prophoto_profile()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="1"/></x:xmpmeta>'
 
 
+def gradient():
+    """(15, 20, 3) uint8: red rises downwards, green to the right."""
+    steps = np.arange(20, dtype=np.uint8)
+    return np.stack(np.broadcast_arrays(steps[:15, None] * 10, steps * 10, 7), 2).astype(np.uint8)
+
+
 def noise_image(seed, dtype, channels, alpha, size=(7, 5), metadata=NO_METADATA):
     """An image of noise; floats reach beyond [0, 1]."""
     rng = np.random.default_rng(seed)

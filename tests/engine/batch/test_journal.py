@@ -1,3 +1,5 @@
+"""The journal of an output folder."""
+
 import errno
 import os
 from contextlib import closing
@@ -174,3 +176,67 @@ def test_a_missing_source_cannot_begin(source, target):
         pytest.raises(FileNotFoundError, match=r"a\.jpg: the file does not exist any more"),
     ):
         journal.begin(source, target)
+
+
+# Attempts
+
+
+def kill(source, target, options=None):
+    """A process that is killed while it processes the source."""
+    with closing(Journal(target.parent, OPTIONS if options is None else options, resume=True)) as journal:
+        return journal.begin(source, target)
+
+
+def test_two_killed_attempts_make_a_source_hopeless(source, target):
+    hopeless = []
+    for _ in range(3):
+        with opened(target) as journal:
+            hopeless.append(journal.is_hopeless(source))
+            journal.begin(source, target)
+            journal.begin(source, target)
+
+    assert hopeless == [False, False, True], "the second try of one process does not count"
+
+
+def test_a_source_that_was_given_up_stays_so_until_it_changes(source, target):
+    kill(source, target), kill(source, target)
+    with opened(target) as journal:
+        journal.give_up(source, target, "too bad")
+
+    with opened(target) as again:
+        assert again.finished(source, file_stamp(source)).error == "too bad"
+        assert again.is_hopeless(source)
+        source.write_bytes(b"came anew")
+        assert not again.is_hopeless(source)
+        assert again.finished(source, file_stamp(source)) is None
+
+
+def test_other_options_are_a_new_chance(source, target):
+    kill(source, target), kill(source, target)
+
+    with closing(Journal(target.parent, {"strength": 0.5}, resume=True)) as journal:
+        assert not journal.is_hopeless(source)
+
+
+def test_a_withdrawn_attempt_does_not_count(source, target):
+    kill(source, target)
+    for _ in range(3):
+        with opened(target) as journal:
+            journal.withdraw(journal.begin(source, target))
+
+    with opened(target) as again:
+        assert not again.is_hopeless(source)
+        again.begin(source, target)
+    with opened(target) as later:
+        assert later.is_hopeless(source)
+
+
+@pytest.mark.parametrize("error", [None, "is broken"])
+def test_a_finished_attempt_ends_the_count(error, source, target):
+    kill(source, target)
+    with opened(target) as journal:
+        journal.finish(journal.begin(source, target), error)
+    kill(source, target)
+
+    with opened(target) as again:
+        assert not again.is_hopeless(source)

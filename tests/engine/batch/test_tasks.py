@@ -1,3 +1,5 @@
+"""Batch tasks: the images, and the journal."""
+
 import io
 import os
 from contextlib import closing
@@ -10,21 +12,15 @@ import torch
 from PIL import Image
 
 from engine.batch.journal import Journal
-from engine.batch.tasks import (
-    PIPE,
-    DenoiseOptions,
-    Task,
-    denoise_bytes,
-    denoise_files,
-    plan_tasks,
-    remaining_tasks,
-)
+from engine.batch.planning import PIPE, Task, plan_tasks
+from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_files, remaining_tasks
 from engine.imageio.formats import detect_format
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
 from engine.inference.mosaic import MosaicNets
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
+from tests.support.images import gradient
 from tests.support.raw_files import dng
 
 
@@ -32,21 +28,6 @@ from tests.support.raw_files import dng
 def net():
     """An untrained network returns its input."""
     return build_network(UNetConfig((8,), (1,)), torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def shots(tmp_path):
-    """A folder with a.png and b.jpg."""
-    folder = tmp_path / "shots"
-    folder.mkdir()
-    for name in ("a.png", "b.jpg"):
-        Image.fromarray(gradient()).save(folder / name)
-    return folder
-
-
-def gradient():
-    steps = np.arange(20, dtype=np.uint8)
-    return np.stack(np.broadcast_arrays(steps[:15, None] * 10, steps * 10, 7), 2).astype(np.uint8)
 
 
 def test_the_mosaic_of_camera_raw_is_denoised_if_there_is_a_network_for_it(net):
@@ -65,35 +46,6 @@ def test_a_journal_does_not_hold_the_network_for_mosaics(net):
     assert DenoiseOptions(mosaic_nets=MosaicNets(net, net)).fingerprint("x") == DenoiseOptions().fingerprint("x")
 
 
-def test_images_of_a_folder_keep_their_names_as_png(shots, tmp_path):
-    tasks = plan_tasks([shots], tmp_path / "clean")
-
-    assert tasks == [
-        Task(shots / "a.png", tmp_path / "clean" / "a.png"),
-        Task(shots / "b.jpg", tmp_path / "clean" / "b.png"),
-    ]
-
-
-def test_one_image_may_have_an_output_name(shots, tmp_path):
-    assert plan_tasks([shots / "b.jpg"], tmp_path / "x.png") == [Task(shots / "b.jpg", tmp_path / "x.png")]
-
-
-def test_the_suffix_of_the_output_decides_its_format(shots, tmp_path):
-    assert plan_tasks([shots / "b.jpg"], tmp_path / "x.tiff")[0].format == "tiff"
-    assert plan_tasks([shots / "b.jpg"], tmp_path / "x.JPG")[0].format == "jpeg"
-    assert plan_tasks([shots / "b.jpg"], PIPE, format_="webp")[0].format == "webp"
-    with pytest.raises(ValueError, match=r"x\.png: the suffix does not fit the format webp; it must be \.webp"):
-        plan_tasks([shots / "b.jpg"], tmp_path / "x.png", format_="webp")
-
-
-def test_outputs_get_the_suffix_of_the_format_or_keep_theirs(shots, tmp_path):
-    made = [task.target.name for task in plan_tasks([shots], tmp_path / "clean", format_="webp")]
-    kept = [task.target.name for task in plan_tasks([shots], tmp_path / "clean", format_="same")]
-
-    assert made == ["a.webp", "b.webp"]
-    assert kept == ["a.png", "b.jpg"]
-
-
 def test_the_same_format_gets_its_own_suffix(shots, tmp_path, net):
     (shots / "a.png").rename(shots / "named.jpg")
     (shots / "notes.png").write_text("no image")
@@ -109,14 +61,6 @@ def test_the_same_format_gets_its_own_suffix(shots, tmp_path, net):
         plan_tasks([shots / "named.jpg"], tmp_path / "x.jpg", format_="same")
     assert plan_tasks([shots / "named.jpg"], tmp_path / "x.png", format_="same")
     assert plan_tasks([shots / "named.jpg"], tmp_path / "x.bak", format_="same")
-
-
-def test_names_that_differ_only_in_their_accents_clash(shots, tmp_path):
-    for name in ("\u00e9.png", "e\u0301.tif"):
-        (shots / name).write_bytes((shots / "a.png").read_bytes())
-
-    with pytest.raises(ValueError, match="would be written to the same output"):
-        plan_tasks([shots], tmp_path / "clean")
 
 
 def test_an_outcome_lists_what_its_format_cannot_hold(shots, tmp_path, net):
@@ -140,39 +84,26 @@ def test_output_options_are_applied(shots, net):
     assert (both == np.concatenate((gradient(), gradient()), 1)).all()
 
 
-def test_an_existing_folder_may_have_a_suffix(shots, tmp_path):
-    (tmp_path / "v1.2").mkdir()
+def test_an_output_that_became_a_folder_is_named_in_words(shots, tmp_path, net):
+    tasks = plan_tasks([shots / "a.png"], tmp_path / "clean")
+    tasks[0].target.mkdir(parents=True)
 
-    assert plan_tasks([shots / "b.jpg"], tmp_path / "v1.2") == [
-        Task(shots / "b.jpg", tmp_path / "v1.2" / "b.png")
-    ]
+    [outcome] = denoise_files(fixed_selector(net), tasks)
 
-
-@pytest.mark.parametrize(
-    ("inputs", "output", "message"),
-    [
-        (["a.png", "b.jpg"], "x.png", "is one file, but the inputs may be several images; give an output folder"),
-        ([""], "x.png", "is one file, but"),
-        (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif; "),
-        (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
-        (["a.png"], "plain", "is a file without an image's suffix; give a folder"),
-        (["a.png", "sub/A.tif"], "clean", r"would be written to the same output: .*a\.png, .*A\.tif"),
-        (["a.png"], "there", r"these outputs exist already: .*a\.png; allow overwriting"),
-    ],
-)
-def test_an_impossible_plan_is_refused(shots, tmp_path, inputs, output, message):
-    (shots / "sub").mkdir()
-    (shots / "sub" / "A.tif").touch()
-    (tmp_path / "plain").touch()
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "a.png").touch()
-
-    with pytest.raises(ValueError, match=message):
-        plan_tasks([shots / name for name in inputs], tmp_path / output)
+    assert "Errno" not in outcome.error
+    assert "folder" in outcome.error
 
 
-def test_outputs_may_be_overwritten_if_allowed(shots):
-    assert plan_tasks([shots / "a.png"], shots, overwrite=True) == [Task(shots / "a.png", shots / "a.png")]
+# Images of one name
+
+
+def test_an_image_made_before_its_twin_came_is_done(shots, journal, net):
+    list(denoise_files(fixed_selector(net), plan_tasks([shots], journal.folder), journal=journal))
+    (shots / "a.jpg").write_bytes((shots / "b.jpg").read_bytes())
+
+    remaining = remaining_tasks(plan_tasks([shots], journal.folder, overwrite=True), journal)
+
+    assert [task.target.name for task in remaining] == ["a.jpg.png"]
 
 
 def test_denoised_images_have_the_network_s_pixels(shots, tmp_path, net):
@@ -286,11 +217,6 @@ def test_standard_input_and_output_are_used(shots, net, monkeypatch):
     assert (np.asarray(Image.open(received)) == gradient()).all()
 
 
-def test_an_image_from_standard_input_needs_an_output_name(tmp_path):
-    with pytest.raises(ValueError, match=r"from standard input has no name"):
-        plan_tasks([PIPE], tmp_path)
-
-
 @pytest.mark.parametrize(("dtype", "nodata"), [(np.float32, -9999), (np.uint16, 65535), (np.int16, -32768)])
 def test_missing_samples_of_a_map_come_back_exactly(net, dtype, nodata):
     values = np.random.default_rng(0).normal(2000, 50, (96, 96)).astype(dtype)
@@ -309,3 +235,50 @@ def test_missing_samples_of_a_map_come_back_exactly(net, dtype, nodata):
 def test_bytes_that_are_not_an_image_are_refused(net):
     with pytest.raises(ValueError, match="image"):
         denoise_bytes(fixed_selector(net), b"no image")
+
+
+# Images that end the process
+
+
+def test_torch_s_lack_of_memory_fails_one_image(shots, tmp_path, net):
+    def select(pages):
+        if not (tmp_path / "failed").exists():
+            (tmp_path / "failed").touch()
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return fixed_selector(net)(pages)
+
+    failed, fine = denoise_files(select, plan_tasks([shots], tmp_path / "clean"))
+
+    assert "can't allocate memory" in failed.error
+    assert fine.error is None
+
+
+def test_an_image_that_ended_two_processes_is_given_up(shots, tmp_path, net):
+    tasks = plan_tasks([shots], tmp_path / "clean")
+    orders = []
+    for _ in range(4):
+        with closing(Journal(tmp_path / "clean", {}, resume=True)) as journal:
+            remaining = remaining_tasks(tasks, journal)
+            orders.append(names(remaining))
+            if len(orders) < 3:
+                # A kill while the first image is processed.
+                journal.begin(tasks[0].source, tasks[0].target)
+                continue
+            outcomes = list(denoise_files(fixed_selector(net), remaining, journal=journal))
+
+            assert outcomes[-1].error.startswith("given up until it changes: two attempts")
+            assert [outcome.error for outcome in outcomes[:-1]] == [None] * (len(outcomes) - 1)
+
+    assert orders == [["a.png", "b.jpg"], ["b.jpg", "a.png"], ["b.jpg", "a.png"], ["a.png"]]
+
+
+def test_a_keyboard_interrupt_is_not_the_image_s_fault(shots, tmp_path):
+    def interrupt(pages):
+        raise KeyboardInterrupt
+
+    [task] = plan_tasks([shots / "a.png"], tmp_path / "clean")
+    for _ in range(3):
+        with closing(Journal(tmp_path / "clean", {}, resume=True)) as journal:
+            assert not journal.is_hopeless(task.source)
+            with pytest.raises(KeyboardInterrupt):
+                list(denoise_files(interrupt, [task], journal=journal))

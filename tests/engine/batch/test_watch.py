@@ -1,66 +1,24 @@
+"""Watched folders: which files are denoised, when, and how often."""
+
 import errno
 import os
-import queue
-import signal
-import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
-import torch
 from PIL import Image
 
 from engine.batch.journal import Journal
 from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN_DELAY, UNKNOWN_DELAY, FolderWatcher, check_folders
 from engine.inference.model_selection import fixed_selector
-from engine.models import checkpoint
-from engine.models.networks import build_network
-from engine.models.unet import UNetConfig
 from engine.system import atomic_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows whether a file is open for writing")
-CONFIG = UNetConfig((8,), (1,))
-
-
-@pytest.fixture(scope="module")
-def net():
-    """An untrained network returns its input."""
-    return build_network(CONFIG, torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def model(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
-    checkpoint.save(path, net, CONFIG, {})
-    return path
-
-
-@pytest.fixture
-def scans(tmp_path):
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def clean(tmp_path):
-    return tmp_path / "clean"
-
-
-@pytest.fixture
-def drop(scans, tmp_path):
-    """drop(name, brightness): renames a new image into the folder."""
-
-    def rename(name, brightness=100):
-        made = tmp_path / f"on its way to {name}"
-        Image.new("RGB", (20, 20), (brightness, 0, 0)).save(made)
-        return made.rename(scans / name)
-
-    return rename
 
 
 @pytest.fixture
@@ -293,15 +251,52 @@ def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
     assert (clean / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_files_with_one_output_cause_a_warning(drop, watching):
-    drop("a.jpg")
-    with watching(overwrite=True) as (watch, outcomes):
+def test_images_of_one_name_keep_their_suffix(drop, clean, watching):
+    drop("a.jpg"), drop("a.tif")
+    with watching() as (watch, outcomes):
+        next(outcomes), next(outcomes)
+        drop("b.jpg")
         next(outcomes)
-        drop("a.png"), drop("b.png")
-        other = next(outcomes)
+        # What comes later leaves the first one's output alone, also when the first one changes.
+        drop("b.png")
+        next(outcomes)
+        drop("b.jpg", brightness=200)
+        again = next(outcomes)
 
-    assert name(other) == "b.png"
+    assert outputs(clean) == ["a.jpg.png", "a.tif.png", "b.png", "b.png.png"]
+    assert (name(again), again.task.target.name) == ("b.jpg", "b.png")
+    assert watch.warnings == []
+
+
+def test_an_output_of_another_folder_s_image_is_kept(drop, tmp_path, clean, watching):
+    other = tmp_path / "others" / "a.jpg"
+    other.parent.mkdir()
+    Image.new("RGB", (20, 20)).save(other)
+    with closing(Journal(clean, {})) as journal:
+        entry = journal.begin(other, clean / "a.png")
+        Image.new("RGB", (20, 20)).save(clean / "a.png")
+        journal.finish(entry)
+    drop("a.png"), drop("b.png")
+
+    with watching(overwrite=True) as (watch, outcomes):
+        only = next(outcomes)
+
+    assert name(only) == "b.png"
     assert [line.split(": ")[1].split(" be ")[0] for line in watch.warnings] == ["its output would"]
+
+
+def test_an_output_s_name_that_is_a_folder_causes_one_warning(drop, clean, watching):
+    (clean / "a.png").mkdir(parents=True)
+    drop("a.png"), drop("b.png")
+
+    with watching(overwrite=True) as (watch, outcomes):
+        first = name(next(outcomes))
+        drop("c.png")
+        second = name(next(outcomes))
+
+    assert (first, second) == ("b.png", "c.png")
+    assert len(watch.warnings) == 1
+    assert "is a folder; rename one" in watch.warnings[0]
 
 
 def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatch):
@@ -321,7 +316,7 @@ def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatc
     assert done == {"a.png", "b.png"}
     # A file that failed goes last, so it does not block the others.
     assert tries[:3] == ["a.png", "b.png", "a.png"]
-    assert watch.warnings == ["[Errno 28] No space left on device; trying again every 0.01 seconds"]
+    assert watch.warnings == ["No space left on device; trying again every 0.01 seconds"]
 
 
 @pytest.mark.parametrize("gone", ["clean", "scans"])
@@ -361,6 +356,36 @@ def test_files_interrupted_by_a_kill_come_last(drop, clean, watching):
     assert order == ["b.png", "a.png"]
 
 
+def test_a_file_that_ends_two_processes_is_given_up_with_one_line(drop, clean, watching):
+    first = drop("a.png")
+    for _ in range(2):
+        with closing(Journal(clean, {}, resume=True)) as journal:
+            journal.begin(first, clean / "a.png")
+    drop("b.png")
+
+    with watching() as (_, outcomes):
+        fine, hopeless = next(outcomes), next(outcomes)
+    drop("c.png")
+    with watching() as (_, outcomes):
+        after_a_restart = name(next(outcomes))
+        drop("a.png", brightness=50)
+        changed = next(outcomes)
+
+    assert (name(fine), name(hopeless)) == ("b.png", "a.png")
+    assert "two attempts ended with the process" in hopeless.error
+    assert after_a_restart == "c.png"
+    assert (name(changed), changed.error) == ("a.png", None)
+
+
+def test_files_are_read_by_the_given_reader(drop, watching):
+    def fail(data, page, colour):
+        raise ValueError("the decoder process ended")
+
+    drop("a.png")
+    with watching(reader=SimpleNamespace(read=fail)) as (_, outcomes):
+        assert next(outcomes).error == "the decoder process ended"
+
+
 @pytest.mark.parametrize("out", ["scans", "scans/clean", "clean/../scans", "link", "link/deeper/clean"])
 def test_an_output_folder_inside_the_watched_one_is_refused(scans, clean, tmp_path, out):
     clean.mkdir()
@@ -380,62 +405,3 @@ def test_input_and_output_must_be_folders(drop, scans, clean, tmp_path):
     for out in (Path("-"), tmp_path / "x.png", file):
         with pytest.raises(ValueError, match="need an output folder"):
             check_folders(scans, out)
-
-
-@contextmanager
-def command(*args):
-    """Start the command. Gives its process, and a function that waits for a line of its stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "run", *map(str, args)], stderr=subprocess.PIPE, text=True
-    )
-    lines = queue.Queue()
-    reader = threading.Thread(target=lambda: [lines.put(line.rstrip("\n")) for line in process.stderr])
-    reader.start()
-    try:
-        yield process, lambda: lines.get(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        process.stderr.close()
-
-
-def test_the_command_survives_a_kill_and_ends_cleanly(drop, scans, clean, model):
-    given = ["--watch", scans, "-o", clean, "--model", model]
-    whole = drop("a.png").read_bytes()
-    # The state after a kill in the middle of an image.
-    with closing(Journal(clean, {})) as journal:
-        journal.begin(scans / "a.png", clean / "a.png")
-    (clean / ".a.png.01234567.part").touch()
-
-    with command(*given) as (process, line):
-        first = [line(), line()]
-        with (scans / "slow.png").open("wb") as slow:
-            slow.write(whole[:50])
-            slow.flush()
-            drop("b.png")
-            first.append(line())
-            slow.write(whole[50:])
-        first.append(line())
-        process.kill()
-    drop("c.png")
-    with command(*given) as (process, line):
-        then = [line(), line()]
-        process.send_signal(signal.SIGTERM)
-        then.append(line())
-        code = process.wait(60)
-
-    # One colour needs no denoising.
-    kept = "unchanged: a drawing in few colours is certainly clean"
-    assert first == [
-        f"watching {scans}. Press Ctrl-C to stop.",
-        *(f"{scans / name}: {clean / name}; {kept}" for name in ("a.png", "b.png", "slow.png")),
-    ]
-    assert then == [
-        f"watching {scans}. Press Ctrl-C to stop.",
-        f"{scans / 'c.png'}: {clean / 'c.png'}; {kept}",
-        "stopped: 1 denoised, 0 failed",
-    ]
-    assert code == 0
-    assert outputs(clean) == ["a.png", "b.png", "c.png", "slow.png"]
-    assert not list(clean.glob(".*.part"))

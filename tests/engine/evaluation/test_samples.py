@@ -6,11 +6,15 @@ import torch
 from engine.evaluation.samples import (
     gaussian_pairs,
     gaussian_samples,
-    recorded_pairs,
     recorded_samples,
     with_noise,
 )
 from tests.support.pixels import random_pixels, write_image
+
+
+def recorded_pairs(path):
+    """The pairs, opened one by one. What is wrong with the path is raised at once."""
+    return (sample.open() for sample in recorded_samples(path))
 
 
 class Malicious:

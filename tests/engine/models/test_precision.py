@@ -1,3 +1,8 @@
+"""Device and precision, and the cache of the measurement."""
+
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +12,21 @@ from engine.models import precision
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
 from tests.support.pixels import generator
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The file of the cache, which does not exist yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / precision.CACHE_FILE
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The devices that were measured. The answer is always bfloat16."""
+    devices = []
+    monkeypatch.setattr(precision, "measure", lambda device: devices.append(str(device)) or torch.bfloat16)
+    return devices
 
 
 def fake_times(seconds, monkeypatch):
@@ -31,6 +51,62 @@ def test_auto_takes_bfloat16_only_where_it_is_much_faster(half, chosen, monkeypa
 
 def test_measuring_returns_one_of_the_types():
     assert precision.measure(repeats=1) in precision.TYPES.values()
+
+
+def test_auto_is_measured_once_for_a_machine(measured, cache):
+    assert [precision.resolve("auto") for _ in range(3)] == [torch.bfloat16] * 3
+
+    assert measured == ["cpu"]
+    assert list(json.loads(cache.read_text()).values()) == ["bfloat16"]
+
+
+@pytest.mark.parametrize("changed", ["_processor", "__version__", "name"])
+def test_auto_is_measured_again_on_a_new_processor_or_version(changed, measured, cache, monkeypatch):
+    precision.resolve("auto")
+    if changed == "__version__":
+        monkeypatch.setattr(torch, "__version__", "9.0")
+    else:
+        place = precision if changed == "_processor" else precision.kernels
+        monkeypatch.setattr(place, changed, lambda: "another")
+
+    precision.resolve("auto")
+
+    assert measured == ["cpu", "cpu"]
+    assert len(json.loads(cache.read_text())) == 2, "the first machine's answer is kept: a home may be shared"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"x": {}}', b"null"])
+def test_an_unreadable_cache_is_measured_again_and_replaced(content, measured, cache):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(content)
+
+    assert precision.resolve("auto") == precision.resolve("auto") == torch.bfloat16
+
+    assert measured == ["cpu"]
+
+
+def test_a_cached_type_that_does_not_exist_is_measured_again(measured, cache):
+    precision.resolve("auto")
+    cache.write_text(cache.read_text().replace("bfloat16", "int4"))
+
+    assert precision.resolve("auto") == torch.bfloat16
+    assert measured == ["cpu", "cpu"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(measured, cache, monkeypatch):
+    cache.parent.parent.write_text("a file in place of the folder")
+
+    assert precision.resolve("auto") == torch.bfloat16
+
+
+def test_a_user_without_a_home_folder_needs_no_cache(measured, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+
+    assert precision.resolve("auto") == torch.bfloat16
 
 
 def test_an_unknown_precision_is_refused():

@@ -15,7 +15,7 @@ from engine.inference.denoise import denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.auth.api_keys import add_key
-from service.registry import registry as module
+from service.registry import served_model as module
 from service.registry.registry import ModelRegistry
 from service.runtime import pipeline
 from service.settings import Settings
@@ -259,7 +259,8 @@ def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, sampl
     assert all(before in comment for comment in comments)
 
 
-def test_requests_are_answered_while_weights_are_checked(client, monkeypatch):
+def test_requests_are_answered_while_weights_are_checked(client, monkeypatch, file, save_tiny):
+    save_tiny(file, seed=1)
     begun, answered = Event(), Event()
 
     def check(net):

@@ -173,7 +173,7 @@ def test_a_stopped_run_finishes_its_image_and_can_continue(denoise, model, photo
     read = read_file
     command = ["run", photos, "-o", tmp_path / "o", "--model", model]
     with monkeypatch.context() as patched:
-        patched.setattr("engine.batch.tasks.read", decode)
+        patched.setattr("engine.batch.reading.read", decode)
         stopped, _, stderr = denoise(*command)
     made = [file.name for file in (tmp_path / "o").glob("[!.]*")]
     ended, _, _ = denoise(*command, "--resume")
@@ -182,6 +182,22 @@ def test_a_stopped_run_finishes_its_image_and_can_continue(denoise, model, photo
     assert made == ["0.png"]
     assert ended == 0
     assert len(list((tmp_path / "o").glob("[!.]*"))) == 3
+
+
+def test_a_folder_of_raw_and_jpeg_pairs_is_denoised(denoise, model, photos, tmp_path):
+    scans = shutil.copytree(photos, tmp_path / "scans")
+    (scans / "dir.png").mkdir()
+    (scans / "0.dng").write_bytes(dng())
+
+    code, _, stderr = denoise("run", scans, "-o", f"{tmp_path}/scans.clean/", "--model", model)
+
+    clean = tmp_path / "scans.clean"
+    assert code == 0
+    assert sorted(file.name for file in clean.glob("[!.]*")) == ["0.dng.png", "0.png.png", "1.png", "2.png"]
+    assert stderr.startswith(
+        "2 images have names that differ only in the suffix, so their outputs keep it:\n"
+        f"{scans / '0.dng'}: {clean / '0.dng.png'}\n{scans / '0.png'}: {clean / '0.png.png'}\n"
+    )
 
 
 def test_run_reads_and_writes_pipes(model, photos, monkeypatch, capsysbinary, pixels):

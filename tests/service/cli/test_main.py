@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from engine.layers import kernels
 from service import version
@@ -79,3 +80,94 @@ def test_an_error_is_one_line_without_a_traceback(denoise, photos, tmp_path):
     assert text == ""
     assert stderr.startswith("error: no weights are named 'none'. Shipped weights: ")
     assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "a.png", "-o", "--force"],
+        ["run", "a.png", "--model", "-o", "x.png"],
+        ["estimate", "a.png", "--page", "--json"],
+        ["models", "--weights", "--help"],
+        ["export", "photo", "--out", "--fores"],
+        ["serve", "--host", "--port", "1"],
+        ["evaluate", "photo", "--clean", "--sigma", "15", "25"],
+        ["keys", "add", "scanner", "--keys-file", "--admin"],
+    ],
+)
+def test_an_option_does_not_take_the_next_one_for_its_value(args, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    code, _, stderr = denoise(*args)
+
+    assert code == 2
+    assert "needs a value, but the option --" in " ".join(stderr.replace("│", " ").split()) or "-o" in args
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ship", "photo", "--clean", ".", "-o", "dir.png"],
+        ["export", "photo", "-o", "my.onnx/"],
+        ["demo", "photo", "--clean", ".", "-o", "dir.png"],
+        ["plot", "my.jsonl", "-o", "dir.png"],
+    ],
+)
+def test_a_folder_is_refused_where_a_file_is_written(args, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir.png").mkdir()
+
+    code, _, stderr = denoise(*args)
+
+    assert code == 2
+    assert "is a folder; give the name of a file" in " ".join(stderr.replace("│", " ").split())
+
+
+def test_a_file_is_refused_where_a_folder_is_written(denoise, tmp_path):
+    (tmp_path / "file").touch()
+
+    code, _, stderr = denoise("evaluate", "photo", "--clean", tmp_path, "--report", tmp_path / "file")
+
+    assert code == 2
+    assert "is a file; give the name of a folder" in " ".join(stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["evaluate", "none", "--clean", "images"],
+        ["demo", "none", "--clean", "images"],
+        ["ship", "none", "--clean", "images", "-o", "x.safetensors"],
+    ],
+)
+def test_weights_are_checked_before_images_are_read(args, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    code, _, stderr = denoise(*args)
+
+    assert code == 1
+    assert stderr.startswith("error: no weights are named 'none'")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "folder", "-o", "clean", "--model", "dir.safetensors"],
+        ["export", "dir.safetensors", "-o", "x.onnx"],
+        ["plot", "dir.jsonl"],
+        ["keys", "list", "--keys-file", "dir.keys"],
+        ["train", "paper", "-o", "my.safetensors", "--data", "dir.pkl"],
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_named_in_words(args, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder", "dir.safetensors", "dir.jsonl", "dir.keys", "dir.pkl"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "folder" / "a.png")
+
+    code, _, stderr = denoise(*args)
+
+    assert code == 1
+    assert "Errno" not in stderr
+    assert "folder" in stderr

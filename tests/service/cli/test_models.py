@@ -9,14 +9,47 @@ from engine.models.onnx_export import OPSET
 from service.cli import models
 
 
-def test_models_lists_each_file_with_digest_and_psnr(denoise, model):
+def test_models_lists_each_file_with_its_digest(denoise, model):
     code, text, _ = denoise("models", "--weights", model.parent)
 
     assert code == 0
     [row] = [line for line in text.splitlines() if "plain" in line]
     assert "photo" in row
     assert checkpoint.load(model).digest[:12] in row
-    assert "31.50" in row
+
+
+def test_models_shows_the_noise_and_no_psnr_of_other_images(denoise, model):
+    code, text, _ = denoise("models")
+
+    rows = {line.split()[1]: line for line in text.splitlines() if "photo" in line or "paper" in line}
+    assert code == 0
+    assert "cameras" in rows["photo"]
+    assert "white, in grey" in rows["photo-grey"]
+    assert "random pixels" in rows["paper"]
+    assert "photo-gaussian-large" in rows, "names are whole"
+    assert "PSNR" not in text
+    assert "31.50" not in denoise("models", "--weights", model.parent)[1], "each PSNR is of another set of images"
+
+
+def test_models_lists_the_others_beside_a_broken_file(denoise, save_tiny, tmp_path):
+    save_tiny(tmp_path / "good.safetensors", recipe="no JSON")
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    (tmp_path / "dir.safetensors").mkdir()
+
+    code, text, stderr = denoise("models", "--weights", tmp_path)
+
+    assert code == 1
+    assert "good" in text
+    assert f"{tmp_path / 'bad.safetensors'}: cannot load weights: " in stderr
+    assert f"{tmp_path / 'dir.safetensors'}: cannot load weights: this is a folder, not a file\n" in stderr
+    assert "error: 2 of 3 files could not be read" in stderr
+
+
+def test_models_names_a_folder_without_weights(denoise, tmp_path):
+    code, _, stderr = denoise("models", "--weights", tmp_path / "none")
+
+    assert code == 1
+    assert stderr == f"error: {tmp_path / 'none'}: no .safetensors files in this folder, or no such folder\n"
 
 
 def test_ship_halves_weights_that_lose_nothing(denoise, model, photos, tmp_path):

@@ -1,6 +1,9 @@
 """`denoise train` and `denoise sweep`."""
 
 import json
+import sys
+
+import pytest
 
 from engine.models import checkpoint
 
@@ -50,9 +53,95 @@ def test_train_starts_from_existing_weights(denoise, photos, tmp_path):
 def test_train_refuses_an_unknown_flag_by_name(denoise, tmp_path):
     code, _, stderr = denoise("train", "paper", "--out", tmp_path / "my.safetensors", "--learning-rate", "1")
 
-    assert code == 1
-    assert "learning_rate" in stderr
+    assert code == 2
+    assert "--learning-rate" in stderr
+    assert "a recipe has " in stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--thread", "--start", "x"], ["--thread", "no such option", "did you mean --threads?"]),
+        (["--batchs=16"], ["--batchs", "did you mean --batch?"]),
+        (["--lr", "--threads", "2"], ["--lr", "needs a value"]),
+        (["--lr", "-o", "x"], ["--lr", "needs a value"]),
+        (["--lr"], ["--lr", "needs a value"]),
+        (["--data", "--lr", "0.4"], ["--data", "needs a value", "--lr follows"]),
+    ],
+)
+def test_a_mistyped_flag_does_not_eat_the_next_one(command, flags, words, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    code, _, stderr = denoise(command, "paper", "--out", "my.safetensors", *flags)
+
+    told = " ".join(stderr.replace("│", " ").split())
+    assert code == 2
+    assert all(word in told for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_takes_a_negative_number(denoise, tmp_path):
+    code, _, stderr = denoise("train", "paper", "--out", tmp_path / "my.safetensors", "--lr", "-1")
+
+    assert (code, stderr) == (1, "error: lr must be more than 0; got -1\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume"], "no checkpoint to resume from: "),
+        (["--start", "none.safetensors"], "cannot load weights: No such file or directory"),
+        (["--start", "dir.safetensors"], "cannot load weights: this is a folder, not a file"),
+    ],
+)
+def test_train_checks_its_start_before_it_reads_photos(flags, message, denoise, tmp_path, photos, monkeypatch):
+    def opened(*args, **options):
+        raise AssertionError("photos were read")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.training.trainer.open_pair_source", opened)
+    (tmp_path / "dir.safetensors").mkdir()
+
+    code, _, stderr = denoise("train", "paper", "--data", photos, "--out", "my.safetensors", *SMALL, *flags)
+
+    assert code == 1
+    assert message in stderr
+
+
+@pytest.mark.parametrize("out", ["dir.safetensors", "my.safetensors/"])
+def test_train_refuses_a_folder_as_its_output(out, denoise, tmp_path):
+    (tmp_path / "dir.safetensors").mkdir()
+
+    code, _, stderr = denoise("train", "paper", "--out", f"{tmp_path}/{out}")
+
+    assert code == 2
+    assert "is a folder; give the name of a" in " ".join(stderr.replace("│", " ").split())
+
+
+def test_train_refuses_a_folder_that_is_a_file_before_it_trains(denoise, tmp_path):
+    (tmp_path / "file").touch()
+
+    code, _, stderr = denoise("train", "paper", "--out", tmp_path / "file" / "my.safetensors", *SMALL)
+
+    assert (code, stderr) == (1, f"error: {tmp_path / 'file'}: this exists already, and is not a folder\n")
+
+
+def test_sweep_checks_its_pairs_and_plots_before_it_trains(denoise, tmp_path, monkeypatch):
+    def trained(*args):
+        raise AssertionError("a network was trained")
+
+    monkeypatch.setattr("engine.training.trainer.run", trained)
+    command = ["sweep", "--steps", 2, "--out", tmp_path / "out", *SMALL]
+
+    no_pairs, _, about_pairs = denoise(*command, "--pairs", tmp_path / "none.pkl")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    no_plots, _, about_plots = denoise(*command)
+
+    assert (no_pairs, no_plots) == (1, 1)
+    assert "none.pkl: expected a folder or a file of pairs" in about_pairs
+    assert "plots need matplotlib" in about_plots
 
 
 def test_a_stopped_training_says_how_to_continue(denoise, tmp_path, monkeypatch):

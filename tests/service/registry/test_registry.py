@@ -19,8 +19,8 @@ from tests.support.weights import INVALID, faults, served, settle, truncated
 
 
 def count_loads(monkeypatch):
-    loads, load = [], checkpoint.load
-    monkeypatch.setattr(checkpoint, "load", lambda path, *how: loads.append(path.name) or load(path, *how))
+    loads, read = [], checkpoint.read
+    monkeypatch.setattr(checkpoint, "read", lambda path: loads.append(path.name) or read(path))
     return loads
 
 
@@ -209,7 +209,7 @@ def test_a_file_replaced_during_the_read_is_never_mixed(registry, file, save_tin
     settle(registry)
 
     assert served(registry) == {"photo": digest(2)}
-    first = next(parameters(registry.models.by_name["photo"].net)).value
+    first = next(parameters(registry.models.by_name["photo"].load().net)).value
     assert torch.equal(first, next(parameters(checkpoint.load(file).net)).value)
     assert not faults(registry)
 
@@ -297,7 +297,7 @@ def test_an_unusable_model_name_is_refused(name, shown, registry, folder, save_t
 def test_older_networks_are_freed(registry, file, save_tiny, digest):
     layers, alive = [], []
     for seed in range(1, 6):
-        net = registry.models.by_name["photo"].net
+        net = registry.models.by_name["photo"].load().net
         # Run the network once, which packs its weights.
         denoise_image(net, torch.rand(40, 40, 3))
         layers.append([weakref.ref(parameter.layer) for parameter in parameters(net)])
