@@ -18,7 +18,7 @@ from engine.inference.denoise import TiledDenoiser, denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.params import DenoiseParams
-from service.runtime import pipeline as denoising
+from service.runtime import stages as denoising
 from tests.support.images import PROFILE
 from tests.support.raw_files import dng, scene
 
