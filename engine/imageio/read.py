@@ -254,10 +254,13 @@ def is_image_name(name: str) -> bool:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The folder's image files, by suffix, sorted by name. Raises ValueError if there are none."""
+    """The folder's image files, by suffix, sorted by name. Raises ValueError if there are none.
+
+    Other things with such a name, such as pipes, are left out: to open one could take for ever.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.iterdir() if is_image_name(file.name) and not file.is_dir())
+    files = sorted(file for file in folder.iterdir() if is_image_name(file.name) and file.is_file())
     if not files:
         raise ValueError(f"{folder}: no images in this folder. {SUPPORTED_FORMATS}.")
     return files

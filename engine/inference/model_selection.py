@@ -15,7 +15,6 @@ from engine.inference.noise_estimation import (
     estimate_noise,
     is_doubtful,
     noise_kind,
-    overall_sigma,
 )
 from engine.inference.noise_estimation.pages import typical_page, with_law_of_stack
 from engine.inference.normalisation import normalisation_for
@@ -47,7 +46,7 @@ class Selection:
 # that it was texture. Measured: 0.13 to 0.54 for clean images of Kodak24 that look noisy; with a camera's noise
 # above 0.6 in all but the most detailed images.
 MIN_REMOVED = 0.6
-# Standard deviation of noise, 0-255 scale, that no texture looks like: the clean images have at most 9.8.
+# Standard deviation of noise, of 255, that no texture looks like: the clean images have at most 9.8.
 MAX_TEXTURE = 12.0
 
 # Returns the selection for the pages of a file, (H, W, C) each, as an Image has them.
@@ -89,8 +88,9 @@ def select_for_pages(
     """
     estimate, samples = estimate_pages(pages), typical_page(pages)
     names = AUTO_MODELS[auto]
-    if nets and is_doubtful(estimate) and overall_sigma(estimate.sigma or (0.0,)) <= MAX_TEXTURE:
-        removed = removed_where_calm(nets[names["camera"]], samples, estimate.noise_level_function)
+    if nets and is_doubtful(estimate) and estimate.sigma_of_255 <= MAX_TEXTURE:
+        levels, normalisation = estimate.noise_level_function, normalisation_for(samples)
+        removed = removed_where_calm(nets[names["camera"]], samples, levels, normalisation)
         if removed is not None and removed < MIN_REMOVED:
             estimate = replace(estimate, texture=True)
     name = model_for(estimate, auto)

@@ -37,16 +37,25 @@ BLOCK = 16
 CALM_SHARE = 1 / 3
 
 
-def removed_where_calm(net: Module, samples: Tensor, levels: Sequence[NoiseLevel]) -> float | None:
+def removed_where_calm(
+    net: Module, samples: Tensor, levels: Sequence[NoiseLevel], normalisation: Normalisation | None = None
+) -> float | None:
     """What a network removes where its output is calm, as a share of the noise there. None for a small image.
 
     Noise is everywhere, and texture is not. So what is removed from the calmest parts tells one from the other.
-    samples: (H, W, C) of a photograph, as an Image has them. levels: its noise, from dark to bright.
+    samples: (H, W, C), as an Image has them. levels: their noise, from dark to bright. normalisation: of an image
+    that is no photograph, without transforms.
     """
     corners = _corners(samples)
     if not corners or not levels:
         return None
-    pixels = torch.stack([to_pixels(samples[top : top + SIDE, left : left + SIDE]) for top, left in corners])
+    if normalisation is None:
+        pixels = torch.stack([to_pixels(samples[top : top + SIDE, left : left + SIDE]) for top, left in corners])
+        black, scale = 0.0, 1.0
+    else:
+        pixels = _windows_at(samples, normalisation, corners)
+        white = WHITE[samples.dtype]
+        black, scale = float(normalisation.low[0]) / white, normalisation.span / white
     device = next(parameters(net)).value.device
     with ensure_arena():
         output = net.forward(pixels.to(device)).float().cpu()
@@ -56,10 +65,12 @@ def removed_where_calm(net: Module, samples: Tensor, levels: Sequence[NoiseLevel
     activity = (block_means(luma.square(), BLOCK, BLOCK) - mean.square()).flatten()
     calm = activity.argsort()[: max(int(CALM_SHARE * len(activity)), 1)]
     sigma = np.interp(
-        255 * mean.flatten()[calm], [each.brightness for each in levels], [each.sigma for each in levels]
+        255 * (black + scale * mean.flatten()[calm]),
+        [each.brightness for each in levels],
+        [each.sigma for each in levels],
     )
     expected = float(np.square(sigma).mean())
-    return 255 * float(removed[calm].mean().sqrt()) / expected**0.5 if expected else None
+    return 255 * scale * float(removed[calm].mean().sqrt()) / expected**0.5 if expected else None
 
 
 def least_risk(nets: Mapping[str, Module], samples: Tensor, normalisation: Normalisation) -> str:

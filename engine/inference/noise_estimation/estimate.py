@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
+from engine.imageio.image import WHITE
 from engine.inference.noise_estimation.banding import NO_BANDING, Banding
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
 from engine.inference.noise_estimation.graphics import GraphicsKind
@@ -87,6 +90,13 @@ class NoiseEstimate:
         return overall_sigma(self.sigma) / 255 * self.white if self.sigma else 0.0
 
     @property
+    def sigma_of_255(self) -> float:
+        """The same, of 255: for 8 bits of white, otherwise of the range, which may be a small part of it."""
+        if self.white == WHITE[torch.uint8]:
+            return overall_sigma(self.sigma) if self.sigma else 0.0
+        return 255 * self.sigma_of_range
+
+    @property
     def sigma_of_range(self) -> float:
         """The same, as a share of the range; 0 for an even image."""
         low, high = self.range
@@ -113,7 +123,7 @@ def may_be_clean(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONF
     """Whether what looks like correlated noise may be the texture of a clean image."""
     if estimate.sigma is None or estimate.luma is None or not estimate.correlated:
         return False
-    is_little = overall_sigma(estimate.sigma) < config.max_texture_sigma
+    is_little = estimate.sigma_of_255 < config.max_texture_sigma
     return estimate.texture or (is_little and estimate.luma.correlation[0] < config.max_texture_correlation)
 
 

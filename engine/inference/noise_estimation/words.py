@@ -8,14 +8,24 @@ from engine.inference.noise_estimation.estimate import NoiseEstimate, noise_kind
 
 
 def summary(estimate: NoiseEstimate) -> str:
-    """One line of figures: "white; sigma 24.9 25.1 24.8; luma correlated 0.01 0.00 0.01"."""
+    """One line of figures: "white; sigma 24.9 25.1 24.8; luma correlated 0.01 0.00 0.01".
+
+    sigma: of 255 for 8 bits. Otherwise in the samples' units, and the share of the image's range.
+    """
     if estimate.sigma is None or estimate.luma is None:
         return "unknown"
-    parts = [noise_kind(estimate), "sigma " + " ".join(f"{sigma:.1f}" for sigma in estimate.sigma)]
+    parts = [noise_kind(estimate), f"sigma {_sigmas(estimate, estimate.sigma)}"]
     for name, component in (("luma", estimate.luma), ("chroma", estimate.chroma)):
         if component:
             parts.append(f"{name} correlated " + " ".join(f"{part:.2f}" for part in component.correlation))
     return "; ".join(parts + ["JPEG blocks"] * estimate.jpeg_blocks)
+
+
+def _sigmas(estimate: NoiseEstimate, sigmas: tuple[float, ...]) -> str:
+    if estimate.white == WHITE[torch.uint8]:
+        return " ".join(f"{sigma:.1f}" for sigma in sigmas)
+    in_units = " ".join(f"{sigma / 255 * estimate.white:.3g}" for sigma in sigmas)
+    return f"{in_units} ({100 * estimate.sigma_of_range:.2g} % of the range)"
 
 
 def sentence(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) -> str:
@@ -25,11 +35,7 @@ def sentence(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) 
     if not any(estimate.sigma):
         return "No noise: the image looks computer-drawn."
     grains = "in soft grains of several pixels" if estimate.correlated else "in fine grains of single pixels"
-    # 8 bits are photographs, whose noise is seen against white. Other depths may use a small part of their scale.
-    of_255 = (
-        overall_sigma(estimate.sigma) if estimate.white == WHITE[torch.uint8] else 255 * estimate.sigma_of_range
-    )
-    if of_255 < config.min_visible_sigma:
+    if estimate.sigma_of_255 < config.min_visible_sigma:
         words = f"Hardly any noise, {_level(estimate)}"
     else:
         words = f"Noise of {_level(estimate)}, {grains}"

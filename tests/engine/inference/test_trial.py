@@ -115,3 +115,14 @@ def test_nothing_can_be_told_of_a_small_image(shape):
 @pytest.mark.parametrize("levels", [(), (NoiseLevel(128.0, 0.0),)])
 def test_nothing_can_be_told_without_known_noise(levels):
     assert trial.removed_where_calm(NETS["some"], photograph(20), levels) is None
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(2000, -1000), (0.5, 300), (1, 0)])
+def test_what_is_removed_does_not_depend_on_the_unit(factor, offset):
+    samples = photograph(20)
+    scaled = factor * samples + offset
+    levels = (NoiseLevel(255 * (factor * 0.5 + offset), factor * 20.0),)
+
+    share = trial.removed_where_calm(NETS["some"], scaled, levels, normalisation_for(scaled))
+
+    assert share == pytest.approx(1, rel=0.1)

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from engine.inference.noise_estimation import Component, NoiseEstimate, estimate_noise, sentence, summary
 from tests.support.noise import leaves, noise
@@ -32,9 +33,21 @@ def test_an_estimate_is_described_in_a_sentence(estimate, words):
 def test_a_summary_has_kind_level_and_correlation():
     clean = leaves()
 
-    kind, sigma, luma, chroma = summary(estimate_noise(clean + 20 / 255 * noise(clean))).split("; ")
+    noisy = (clean + 20 / 255 * noise(clean)).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+    kind, sigma, luma, chroma = summary(estimate_noise(noisy)).split("; ")
 
     assert kind == "white"
     assert all(18 < float(each) < 22 for each in sigma.removeprefix("sigma ").split())
     assert all(abs(float(each)) < 0.1 for each in luma.removeprefix("luma correlated ").split())
     assert chroma.startswith("chroma correlated ")
+
+
+def test_a_summary_of_measured_samples_is_in_their_units():
+    noisy = 1000 + 500 * leaves() + 25 * noise(leaves())
+
+    _, sigma, *_ = summary(estimate_noise(noisy)).split("; ")
+
+    values, share = sigma.removeprefix("sigma ").removesuffix(" % of the range)").split(" (")
+    assert all(22 < float(each) < 28 for each in values.split())
+    assert 3 < float(share) < 6
