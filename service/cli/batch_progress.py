@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from service.cli.console import err, error, warn
+from service.cli.console import LINE_INTERVAL, err, error, warn
 
 if TYPE_CHECKING:
     from engine.batch.tasks import Outcome, TaskProgress
 
-# Seconds between two lines about one file of many pages, where the output is no terminal.
-LINE_INTERVAL = 30.0
 MINUTE = 60
 HOUR = 3600
 
