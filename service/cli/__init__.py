@@ -99,7 +99,7 @@ def _options(
 
 
 # In the order in which --help lists them.
-app.command(cls=Command, rich_help_panel=DENOISE)(denoise.run)
+app.command(cls=Command, rich_help_panel=DENOISE, help=denoise.RUN_HELP)(denoise.run)
 app.command(cls=Command, rich_help_panel=DENOISE)(estimate.estimate)
 app.command(cls=Command, rich_help_panel=DENOISE)(models.models)
 app.command(cls=Command, rich_help_panel=SERVE)(serve.serve)

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     Loader = Callable[[], LoadedModel]
 
+# Headings of --help.
+RESULT = "The result"
+STEPS = "Steps before the network"
+
 # As text, because a path has no slash at its end.
 OutOption = Annotated[
     str | None,
@@ -52,6 +56,7 @@ LevelOption = Annotated[
         min=defaults.MIN_PNG_LEVEL,
         max=defaults.MAX_PNG_LEVEL,
         help="PNG compression: 0 is none, 1 is fast and good for photographs, 9 is slowest.",
+        rich_help_panel=RESULT,
     ),
 ]
 FormatOption = Annotated[
@@ -60,6 +65,7 @@ FormatOption = Annotated[
         "--format",
         help=f"{', '.join(WRITABLE_FORMATS)}, or {SAME}: the format of the input.",
         show_default="from OUT's name, or the input's if it can be written, else png",
+        rich_help_panel=RESULT,
     ),
 ]
 QualityOption = Annotated[
@@ -68,26 +74,69 @@ QualityOption = Annotated[
         min=defaults.MIN_QUALITY,
         max=defaults.MAX_QUALITY,
         help=defaults.QUALITY_HELP,
-        show_default="JPEG from JPEG as the input, "
+        show_default="as the input if both are JPEG, else "
         + ", ".join(f"{kind.title} {kind.quality}" for kind in FORMATS.values() if kind.quality),
+        rich_help_panel=RESULT,
     ),
 ]
 
 
 def _share(text: str) -> Any:
-    return typer.Option(min=defaults.MIN_STRENGTH, max=defaults.MAX_STRENGTH, help=text)
+    return typer.Option(min=defaults.MIN_STRENGTH, max=defaults.MAX_STRENGTH, help=text, rich_help_panel=RESULT)
 
 
 StrengthOption = Annotated[float, _share(defaults.STRENGTH_HELP)]
 LumaOption = Annotated[float, _share(defaults.LUMA_HELP)]
 ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
-OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP)]
-PageOption = Annotated[int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all")]
-ColourOption = Annotated[defaults.Colour, typer.Option(help=defaults.COLOUR_HELP)]
-NormaliseOption = Annotated[defaults.Switch, typer.Option(help=defaults.NORMALISE_HELP)]
-ImpulsesOption = Annotated[defaults.Switch, typer.Option(help=defaults.IMPULSES_HELP)]
-BandingOption = Annotated[defaults.Switch, typer.Option(help=defaults.BANDING_HELP)]
-CleanOption = Annotated[bool, typer.Option("--even-clean", help=defaults.CLEAN_HELP)]
+OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP, rich_help_panel=RESULT)]
+PageOption = Annotated[
+    int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all", rich_help_panel=RESULT)
+]
+ColourOption = Annotated[defaults.Colour, typer.Option(help=defaults.COLOUR_HELP, rich_help_panel=RESULT)]
+NormaliseOption = Annotated[defaults.Switch, typer.Option(help=defaults.NORMALISE_HELP, rich_help_panel=STEPS)]
+ImpulsesOption = Annotated[defaults.Switch, typer.Option(help=defaults.IMPULSES_HELP, rich_help_panel=STEPS)]
+BandingOption = Annotated[defaults.Switch, typer.Option(help=defaults.BANDING_HELP, rich_help_panel=STEPS)]
+CleanOption = Annotated[bool, typer.Option("--even-clean", help=defaults.CLEAN_HELP, rich_help_panel=STEPS)]
+
+
+# The help of `denoise run`.
+RUN_HELP = """Denoise image files, folders of images, or an image from a pipe.
+
+Images keep their names and their format where it can be written: JPEG stays JPEG, in the quality of the
+input, and the pages of a TIFF stay pages. Other formats become PNG. --format and the file name after -o
+choose another one. If an image fails, the command reports it and continues with the next one.
+
+Images that would get the same name keep their suffix: a.dng and a.heic become a.dng.png and a.heic.png.
+
+OUT is a folder if it exists as one, has no suffix, or ends with a slash. Without -o, the result of one image
+is written beside it.
+
+In folders, images are found by suffix, or by content if they have none. Other files are counted, and -v names
+them.
+
+TIFF files of many pages are read and written page by page, so memory does not grow with the pages.
+
+Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
+is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
+on the list is overwritten only with --force.
+
+--watch denoises each file once it is complete, and again when it changes. After a restart it continues where
+it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
+
+Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if a signal stopped a batch.
+
+- `denoise run noisy.jpg`
+
+- `denoise run noisy.jpg -o clean.png`
+
+- `denoise run scans/ photo.tif -o clean/`
+
+- `denoise run --recursive archive/ -o clean/ --resume`
+
+- `denoise run --watch scans/ -o clean/`
+
+- `cat noisy.jpg | denoise run - > clean.jpg`
+"""
 
 
 @dataclass(frozen=True)
@@ -131,43 +180,7 @@ def run(
     banding: BandingOption = defaults.BANDING,
     even_clean: CleanOption = False,
 ) -> None:
-    """Denoise image files, folders of images, or an image from a pipe.
-
-    Images keep their names and their format where it can be written: JPEG stays JPEG, in the quality of the
-    input, and the pages of a TIFF stay pages. Other formats become PNG. --format and the file name after -o
-    choose another one. If an image fails, the command reports it and continues with the next one.
-
-    Images that would get the same name keep their suffix: a.dng and a.heic become a.dng.png and a.heic.png.
-
-    OUT is a folder if it exists as one, has no suffix, or ends with a slash. Without -o, the result of one image
-    is written beside it.
-
-    In folders, images are found by suffix, or by content if they have none. Other files are counted, and -v names
-    them.
-
-    TIFF files of many pages are read and written page by page, so memory does not grow with the pages.
-
-    Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
-    is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
-    on the list is overwritten only with --force.
-
-    --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
-    it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
-
-    Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if a signal stopped a batch.
-
-    - `denoise run noisy.jpg`
-
-    - `denoise run noisy.jpg -o clean.png`
-
-    - `denoise run scans/ photo.tif -o clean/`
-
-    - `denoise run --recursive archive/ -o clean/ --resume`
-
-    - `denoise run --watch scans/ -o clean/`
-
-    - `cat noisy.jpg | denoise run - > clean.jpg`
-    """
+    """Denoise images; see `RUN_HELP`."""
     from engine.batch.tasks import DenoiseOptions
     from engine.inference.denoise import OutputOptions
     from engine.inference.preparation import PreparationOptions

@@ -85,6 +85,7 @@ def train(
     training.check()
     for line in plan_lines(training):
         warn(line)
+    warn("preparing the data; the first step follows")
     with _live_line() as show:
         ended = trainer.run(training, lambda line: show(_describe(line)), warn)
     if not ended:
