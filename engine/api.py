@@ -107,8 +107,9 @@ def denoise_file(
 
     target: its suffix names the format; an existing file is replaced. Metadata is kept. Camera raw files are
     denoised before they are developed if their noise is known, and again after it. An array from `read_image` is
-    developed already. colour: as for `read_image`. quality: as for `write_image`. model, strength, normalise: as
-    for `denoise`; "off" also leaves out the step before developing.
+    developed already. colour: as for `read_image`. quality: as for `write_image`; by default a JPEG file that
+    stays one keeps its quality and chroma subsampling. model, strength, normalise: as for `denoise`; "off" also
+    leaves out the step before developing.
     Raises ValueError as `read_image`, `denoise` and `write_image` do, and OSError.
     """
     output = OutputOptions(strength=_checked(strength))

@@ -46,7 +46,8 @@ class JournalEntry:
     """The processing of one source.
 
     source: absolute path. source_stamp: of the source when processing began.
-    target: name of the output in the folder. options: all that the output depends on besides its source.
+    target: of the output, relative to the folder, with / between names.
+    options: all that the output depends on besides its source.
     previous_stamp: of the output before, if there was one.
     finished: whether processing has ended. output_stamp: of the output then.
     error: what was wrong with the source, if there is no output.
@@ -105,7 +106,8 @@ class Journal:
         if source_stamp is None:
             raise FileNotFoundError(f"{source}: the file does not exist any more")
         name, attempts = str(source.absolute()), 1 + self._failed_attempts(source, source_stamp)
-        entry = JournalEntry(name, source_stamp, target.name, self.options, file_stamp(target), attempts=attempts)
+        previous = file_stamp(target)
+        entry = JournalEntry(name, source_stamp, self.name_of(target), self.options, previous, attempts=attempts)
         self._append(entry)
         return entry
 
@@ -122,7 +124,7 @@ class Journal:
     def give_up(self, source: Path, target: Path, error: str) -> None:
         """Record that a hopeless source is not tried again until it changes. error: why. Raises OSError."""
         known = self._suspects[str(source.absolute())]
-        entry = replace(known, target=target.name, finished=True, error=error)
+        entry = replace(known, target=self.name_of(target), finished=True, error=error)
         self._append(entry)
         self._remember(entry)
 
@@ -152,15 +154,19 @@ class Journal:
 
     def maker(self, target: Path) -> Path | None:
         """The source that an output was last made from."""
-        entry = self._makers.get(target.name)
+        entry = self._makers.get(self.name_of(target))
         return Path(entry.source) if entry else None
 
     def may_replace(self, source: Path, target: Path) -> bool:
         """Whether writing the target loses nothing: it does not exist, or is this source's unchanged output."""
-        now, entry = file_stamp(target), self._makers.get(target.name)
+        now, entry = file_stamp(target), self._makers.get(self.name_of(target))
         if now is None:
             return True
         return entry is not None and (entry.source, entry.output_stamp) == (str(source.absolute()), now)
+
+    def name_of(self, target: Path) -> str:
+        """An output's name in the entries: its path relative to the folder."""
+        return target.relative_to(self.folder).as_posix()
 
     def _lock(self, exclusive: bool) -> None:
         if sys.platform == "win32":

@@ -1,24 +1,27 @@
 """Batch tasks: denoises image files one after another, as planned, and notes in a journal what is done."""
 
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import Any, BinaryIO, cast
 
 from engine.batch.journal import Journal, JournalEntry, file_stamp
-from engine.batch.planning import PIPE, PNG, Task, both_names, join_some
+from engine.batch.planning import KEEP, PIPE, PNG, Task, detected_format, join_some
 from engine.batch.reading import READ_HERE, Reader
-from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
-from engine.imageio.formats import (
-    detect_format,
-    output_format,
-)
-from engine.imageio.image import EncodedImage, ImageSequence
+from engine.batch.stack import TIFF, StackOptions, denoise_stack, stack_pages
+from engine.defaults import COLOUR, MAX_PAGES, MEMORY_BUDGET, PNG_LEVEL, Colour
+from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
+from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
+from engine.imageio.image import ImageSequence
+from engine.imageio.mapped_file import map_file
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, fixed_selector, select_for_pages
+from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MosaicNets,
@@ -27,7 +30,7 @@ from engine.inference.mosaic import (
     requested_share,
     steps_after_mosaic,
 )
-from engine.inference.noise_estimation import NoiseEstimate
+from engine.inference.noise_estimation import NoiseEstimate, sentence
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
     PreparationOptions,
@@ -36,7 +39,7 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.layers import Module
-from engine.system.atomic_file import write_atomically
+from engine.system.atomic_file import atomic, write_atomically
 from engine.system.os_errors import describe, reason
 
 # The error of a file that was given up.
@@ -44,18 +47,56 @@ HOPELESS = (
     "given up until it changes: two attempts ended with the process, which crashed or was killed, "
     "perhaps because this image needs more memory than there is"
 )
+# A TIFF file of at least so many bytes is not read into memory.
+MAPPED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A finished task.
 
-    error: what went wrong, if anything did. changed: what the output's format cannot hold.
+    error: what went wrong, if anything did. changed: what was done, and what the output's format cannot hold.
+    noise: what was found, and the model that was taken, in words. pixels: of all pages.
     """
 
     task: Task
     error: str | None = None
     changed: tuple[str, ...] = ()
+    noise: str = ""
+    pixels: int = 0
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was done with an image, for people."""
+        is_unchanged = any(words.startswith("unchanged: ") for words in self.changed)
+        return self.changed if is_unchanged or not self.noise else (self.noise, *self.changed)
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """How far a task is. noise: as in Outcome, once it is known. pages_done: of a stack of that many pages."""
+
+    task: Task
+    noise: str = ""
+    pages_done: int = 0
+    pages: int = 1
+
+
+OnProgress = Callable[[TaskProgress], None]
+
+
+def ignore_progress(progress: TaskProgress) -> None:
+    """For callers that show no progress."""
+
+
+@dataclass(frozen=True)
+class DenoisedFile:
+    """An image file's bytes. changed, noise, pixels: as in Outcome."""
+
+    data: bytes
+    changed: tuple[str, ...]
+    noise: str
+    pixels: int
 
 
 @dataclass(frozen=True)
@@ -111,9 +152,10 @@ def _is_done(task: Task, journal: Journal) -> bool:
     if not entry or entry.error:
         return False
     # It may have been made under its other name, before or while another image had the same one.
-    names = {task.target.name, *(each.target.name for each in both_names(task))}
-    made = task.target.with_name(entry.target)
-    return entry.target in names and entry.options == journal.options and made.exists()
+    names = {task.target.name, task.short, task.whole}
+    targets = {journal.name_of(task.target.with_name(name)) for name in names if name}
+    made = journal.folder / entry.target
+    return entry.target in targets and entry.options == journal.options and made.exists()
 
 
 def denoise_files(
@@ -121,11 +163,12 @@ def denoise_files(
     tasks: Iterable[Task],
     options: DenoiseOptions | None = None,
     journal: Journal | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Iterator[Outcome]:
     """Run the tasks one after another. An error ends only its own task; the outcome has it."""
     for task in tasks:
         try:
-            yield denoise_file(select, task, options, journal)
+            yield denoise_file(select, task, options, journal, on_progress=on_progress)
         except OSError as error:
             own = error.filename is not None and str(error.filename) == str(task.source)
             yield Outcome(task, reason(error) if own else describe(error))
@@ -137,19 +180,21 @@ def denoise_file(
     options: DenoiseOptions | None = None,
     journal: Journal | None = None,
     reader: Reader = READ_HERE,
+    on_progress: OnProgress = ignore_progress,
 ) -> Outcome:
     """Run one task. Raises OSError if a file cannot be read or written, and SourceChanged: try again later.
 
     A source that has ended the process too often, as the journal says, is given up.
     """
+    on_progress(TaskProgress(task))
     if journal is None:
-        return _run(select, task, options, None, None, reader)
+        return _run(select, task, options, None, None, reader, on_progress)
     if journal.is_hopeless(task.source):
         journal.give_up(task.source, task.target, HOPELESS)
         return Outcome(task, HOPELESS)
     entry = journal.begin(task.source, task.target)
     try:
-        return _run(select, task, options, journal, entry, reader)
+        return _run(select, task, options, journal, entry, reader, on_progress)
     except (OSError, KeyboardInterrupt):
         journal.withdraw(entry)
         raise
@@ -162,20 +207,63 @@ def _run(
     journal: Journal | None,
     entry: JournalEntry | None,
     reader: Reader,
+    on_progress: OnProgress,
 ) -> Outcome:
-    written, error = None, None
+    def refuse_changed_source() -> None:
+        if entry and file_stamp(task.source) not in (None, entry.source_stamp):
+            raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
+
+    def tell(selection: Selection, pages_done: int, pages: int) -> None:
+        on_progress(TaskProgress(task, _noise_words(selection), pages_done, pages))
+
+    outcome = Outcome(task)
     try:
-        written = denoise_bytes(select, _read(task.source), task.format, options, reader)
+        with _source_bytes(task.source) as data:
+            count = _streamed_pages(data, task, options or DenoiseOptions(), reader)
+            if count:
+                with _output_file(task.target) as file:
+                    outcome = _run_stack(select, task, data, count, file, options or DenoiseOptions(), tell)
+                    refuse_changed_source()
+            else:
+                on_selected = partial(tell, pages_done=0, pages=1)
+                denoised = denoise_bytes(select, data, task.format, options, reader, on_selected)
+                refuse_changed_source()
+                _write(task.target, denoised.data)
+                outcome = Outcome(task, None, denoised.changed, denoised.noise, denoised.pixels)
     # torch raises RuntimeError when it gets no memory.
     except (ValueError, RuntimeError, MemoryError) as fault:
-        error = str(fault) or type(fault).__name__
-    if entry and file_stamp(task.source) not in (None, entry.source_stamp):
-        raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
-    if written:
-        _write(task.target, written.data)
+        outcome = Outcome(task, str(fault) or type(fault).__name__)
+    if outcome.error:
+        refuse_changed_source()
     if journal and entry:
-        journal.finish(entry, error)
-    return Outcome(task, error, written.changed if written else ())
+        journal.finish(entry, outcome.error)
+    return outcome
+
+
+def _streamed_pages(data: bytes, task: Task, options: DenoiseOptions, reader: Reader) -> int:
+    """How many pages of a file are denoised one after another; 0 if it is read whole.
+
+    A stack that another process can read whole is left to it.
+    """
+    if options.page is not None or task.format not in (TIFF.name, SAME, KEEP):
+        return 0
+    count = stack_pages(data)
+    return count if reader is READ_HERE or count > MAX_PAGES else 0
+
+
+def _run_stack(
+    select: NetworkSelector,
+    task: Task,
+    data: bytes,
+    count: int,
+    file: BinaryIO,
+    options: DenoiseOptions,
+    tell: Callable[..., None],
+) -> Outcome:
+    stack_options = StackOptions(options.output, options.preparation, options.memory_budget)
+    on_page = partial(tell, pages=count)
+    result = denoise_stack(select, data, count, file, stack_options, on_page)
+    return Outcome(task, None, result.changed, _noise_words(result.selection), result.pixels)
 
 
 def denoise_bytes(
@@ -184,30 +272,60 @@ def denoise_bytes(
     format_: str = PNG,
     options: DenoiseOptions | None = None,
     reader: Reader = READ_HERE,
-) -> EncodedImage:
+    on_selected: Callable[[Selection], None] = lambda _: None,
+) -> DenoisedFile:
     """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
-    Raises ValueError if the image cannot be read or written.
+    on_selected: called once the noise is measured. Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
     file, mosaic_words = _read_file(data, options, reader)
-    kind = output_format(format_, file.kind)
+    kind = _kept_kind(file) if format_ == KEEP else output_format(format_, file.kind)
+    settings = _source_settings(data, file.kind, kind, options)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
     file = replace(file, pages=())
     samples = [page.samples for page in pages]
     nets = options.mosaic_nets if mosaic_words else None
     selection = (fixed_selector(nets.developed, DEVELOPED_MODEL) if nets else select)(samples)
+    on_selected(selection)
     steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
     if nets:
         steps = steps_after_mosaic(steps)
     preparations = prepare_pages(samples, selection.estimate, steps)
+    pixels = sum(page.shape[0] * page.shape[1] for page in samples)
     samples.clear()
     run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
     for number, preparation in enumerate(preparations):
         pages[number] = run(pages[number], preparation=preparation)
-    written = encode(replace(file, pages=tuple(pages)), kind, options.quality, options.png_level)
-    return replace(written, changed=(*written.changed, *mosaic_words, *words_of(preparations)))
+    result = replace(file, pages=tuple(pages))
+    if settings:
+        written = encode(result, kind, settings.quality, subsampling=settings.subsampling)
+    else:
+        written = encode(result, kind, options.quality, options.png_level)
+    own_words = (settings.words,) if settings else ()
+    changed = (*written.changed, *own_words, *mosaic_words, *words_of(preparations))
+    return DenoisedFile(written.data, changed, _noise_words(selection), pixels)
+
+
+def _kept_kind(file: ImageSequence) -> Format:
+    """The format in which an image is kept that had no name when its output was planned."""
+    kind, first = file.kind, file.pages[0]
+    if kind.writes and first.depth in kind.writes.depths:
+        return kind
+    return TIFF if len(file.pages) > 1 and not file.durations else FORMATS[PNG]
+
+
+def _source_settings(data: bytes, source: Format, kind: Format, options: DenoiseOptions) -> JpegSettings | None:
+    """The settings of a JPEG file that stays one, unless another quality is asked for."""
+    is_jpeg = source.name == kind.name == "jpeg"
+    return read_jpeg_settings(data) if is_jpeg and options.quality is None else None
+
+
+def _noise_words(selection: Selection) -> str:
+    """The noise that was found, and the model that was taken."""
+    noise = sentence(selection.estimate).removesuffix(".")
+    return f"{noise}; model {selection.name}" if selection.name else noise
 
 
 def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[ImageSequence, tuple[str, ...]]:
@@ -231,12 +349,39 @@ def estimate_file(
 
     nets: for a trial where the noise alone does not decide; see `select_for_pages`.
     """
-    [image] = READ_HERE.read(_read(source), page, COLOUR).pages
-    return select_for_pages([image.samples], nets=nets)
+    with _source_bytes(source) as data:
+        [image] = READ_HERE.read(data, page, COLOUR).pages
+        return select_for_pages([image.samples], nets=nets)
 
 
-def _read(source: Path) -> bytes:
-    return sys.stdin.buffer.read() if source == PIPE else source.read_bytes()
+@contextmanager
+def _source_bytes(source: Path) -> Iterator[bytes]:
+    """The bytes of a file. A large TIFF file is read from the disk as it is used."""
+    if source == PIPE:
+        yield sys.stdin.buffer.read()
+        return
+    if source.stat().st_size >= MAPPED_BYTES and detected_format(source) == TIFF:
+        with map_file(source) as mapped:
+            # All of a file may tell that it is camera raw.
+            if detect_format(mapped) == TIFF:
+                yield mapped
+                return
+    yield source.read_bytes()
+
+
+@contextmanager
+def _output_file(target: Path) -> Iterator[BinaryIO]:
+    """A file to write and read, which becomes the target, or goes to standard output, at the end."""
+    if target != PIPE:
+        with atomic(target) as file:
+            yield file
+        return
+    # tifffile asks for its name.
+    with NamedTemporaryFile() as file:
+        yield cast(BinaryIO, file)
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 def _write(target: Path, data: bytes) -> None:

@@ -14,10 +14,9 @@ from threading import Event
 from typing import NamedTuple
 
 from engine.batch.journal import FileStamp, Journal
-from engine.batch.planning import PNG, Task, is_folder, task_for, tasks_for
+from engine.batch.planning import KEEP, Task, is_folder, is_image_file, task_for, tasks_for
 from engine.batch.reading import READ_HERE, Reader
 from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
-from engine.imageio.read import is_image_name
 from engine.inference.model_selection import NetworkSelector
 from engine.system.os_errors import describe, reason
 
@@ -72,7 +71,7 @@ class FolderWatcher:
     folder: Path
     journal: Journal
     warn: Callable[[str], None]
-    format: str = PNG
+    format: str = KEEP
     overwrite: bool = False
     poll_interval: float = POLL_INTERVAL
     retry_interval: float = RETRY_INTERVAL
@@ -176,10 +175,8 @@ def _image_stamps(folder: Path) -> dict[Path, FileStamp]:
     found = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not is_image_name(entry.name):
-                continue
             try:
-                if entry.is_file():
+                if entry.is_file() and is_image_file(Path(entry.path)):
                     status = entry.stat()
                     found[Path(entry.path)] = status.st_size, status.st_mtime_ns
             except FileNotFoundError:

@@ -101,7 +101,7 @@ _RAW_SIGNATURE = (
 )
 _TABLE = (
     Format(
-        "jpeg", "JPEG", "image/jpeg", (".jpg", ".jpeg"), rb"\xff\xd8\xff",
+        "jpeg", "JPEG", "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), rb"\xff\xd8\xff",
         Capabilities(("8",), metadata=_ALL_METADATA),
         Capabilities(("8",), metadata=_ALL_METADATA),
         quality=95, largest=65_500,
@@ -129,7 +129,7 @@ _TABLE = (
         quality=85, largest=65_536,
     ),
     Format(
-        "heic", "HEIC", "image/heic", (".heic", ".heif"), _BY_BRAND,
+        "heic", "HEIC", "image/heic", (".heic", ".heif", ".hif"), _BY_BRAND,
         Capabilities(("8", "16"), alpha=True, metadata=_ALL_METADATA),
     ),
     Format(
@@ -137,11 +137,11 @@ _TABLE = (
         Capabilities(("8", "16", "float"), alpha=True, metadata=("EXIF", "XMP")),
     ),
     Format(
-        "jp2", "JPEG 2000", "image/jp2", (".jp2", ".j2k"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+        "jp2", "JPEG 2000", "image/jp2", (".jp2", ".j2k", ".j2c"), rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
         Capabilities(("8", "16"), alpha=True, metadata=("ICC", "XMP")),
     ),
     Format(
-        "bmp", "BMP", "image/bmp", (".bmp",), rb"BM",
+        "bmp", "BMP", "image/bmp", (".bmp", ".dib"), rb"BM",
         Capabilities(("8",), alpha=True, metadata=("ICC", "resolution")),
     ),
     Format(

@@ -1,7 +1,7 @@
 """Image reader for files of every supported format. Nothing is decoded before its size is known and allowed."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,6 +109,34 @@ def develop(
     _refuse_other_kinds(kind)
     with _codec_errors(kind):
         return _read(kind, open_raw(data, colour, mosaic), max_pixels, 1, None)
+
+
+def count_pages(data: bytes) -> int:
+    """How many pages `read_pages` yields, from headers alone. Raises the errors of `read`."""
+    kind = detect_format(data)
+    with _codec_errors(kind):
+        return sum(1 for _ in _frames(kind, data, COLOUR))
+
+
+def read_pages(data: bytes, chosen: Collection[int] | None = None) -> Iterator[tuple[Image, tuple[str, ...]]]:
+    """The pages of a file one after another, each with its differences from the file, in words.
+
+    In contrast to `read`, one page is in memory at a time, and there is no limit of pages. chosen: only these
+    pages, counted from 0. Raises the errors of `read`.
+    """
+    kind = detect_format(data)
+    frames = enumerate(_frames(kind, data, COLOUR))
+    while True:
+        with _codec_errors(kind):
+            number, frame = next(frames, (0, None))
+            if frame is None:
+                return
+            if chosen is not None and number not in chosen:
+                continue
+            _refuse_more_pixels(frame.size, 1, 1, None)
+            image, words = frame.load()
+        image = drop_unusable_profile(image)
+        yield image, (*words, *(f"without {lost}" for lost in image.metadata.lost))
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.defaults import PNG_LEVEL
+from engine.imageio.codecs.jpeg import Subsampling
 from engine.imageio.codecs.pillow import JPEG_BLOCK, save_pillow
 from engine.imageio.codecs.png import write_png
-from engine.imageio.codecs.tiff import write_tiff
+from engine.imageio.codecs.tiff import TiffPageWriter, write_tiff
 from engine.imageio.colour import fit_colour
 from engine.imageio.formats import FORMATS, CannotWrite, Capabilities, Format, join_words
 from engine.imageio.image import (
@@ -38,7 +40,11 @@ _DEPTH_WORDS = {"8": "8 bits a channel", "16": "16 bits a channel", "float": "fl
 
 
 def encode(
-    file: ImageSequence, kind: Format, quality: int | None = None, png_level: int = PNG_LEVEL
+    file: ImageSequence,
+    kind: Format,
+    quality: int | None = None,
+    png_level: int = PNG_LEVEL,
+    subsampling: Subsampling = "4:4:4",
 ) -> EncodedImage:
     """The pages as a file of that format.
 
@@ -46,11 +52,11 @@ def encode(
     pages that it cannot hold, naming the formats that can.
 
     quality: 1 to 100; None for the format's default. WebP is lossless by default.
-    png_level: of deflate, 0 (none) to 9 (smallest).
+    png_level: of deflate, 0 (none) to 9 (smallest). subsampling: of the chroma of a JPEG file.
     """
     fitted, changes = _fit(file, kind)
     try:
-        data = _encode(fitted, kind, quality, png_level)
+        data = _encode(fitted, kind, quality, png_level, subsampling)
     except ModuleNotFoundError as error:
         raise CannotWrite(
             f"Writing {kind.title} needs the Python package {error.name}, which is not installed. "
@@ -59,14 +65,16 @@ def encode(
     return EncodedImage(kind, data, (*file.changed, *changes))
 
 
-def _encode(file: ImageSequence, kind: Format, quality: int | None, png_level: int) -> bytes:
+def _encode(
+    file: ImageSequence, kind: Format, quality: int | None, png_level: int, subsampling: Subsampling
+) -> bytes:
     match kind.name:
         case "png":
             return write_png(file, png_level)
         case "tiff":
             return write_tiff(file.pages)
         case _:
-            return save_pillow(file, kind, quality)
+            return save_pillow(file, kind, quality, subsampling)
 
 
 def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
@@ -167,16 +175,50 @@ def _fit_depth(image: Image, supports: Capabilities) -> tuple[Image, list[str]]:
 
 def _describe(pages: Sequence[Image]) -> tuple[tuple[Image, ...], tuple[str, ...]]:
     """The pages with descriptions that are true of them; and what had to be left out, in words."""
-    first, *rest = pages
-    height, width, channels = first.samples.shape
-    dtype = first.stored or str(first.samples.dtype).removeprefix("torch.")
-    now = Described(len(pages), width, height, channels + (first.alpha is not None), dtype)
-    exif, words = fit_description(first.metadata.exif, now)
-    described = [replace(first, metadata=replace(first.metadata, exif=exif))]
-    for page in rest:
-        metadata = replace(page.metadata, exif=without_description(page.metadata.exif))
-        described.append(replace(page, metadata=metadata))
-    return tuple(described), words
+    first, words = _describe_first(pages[0], len(pages))
+    return (first, *map(_describe_other, pages[1:])), words
+
+
+def _describe_first(page: Image, count: int) -> tuple[Image, tuple[str, ...]]:
+    """The first of `count` pages, whose description is one of all of them."""
+    height, width, channels = page.samples.shape
+    dtype = page.stored or str(page.samples.dtype).removeprefix("torch.")
+    now = Described(count, width, height, channels + (page.alpha is not None), dtype)
+    exif, words = fit_description(page.metadata.exif, now)
+    return replace(page, metadata=replace(page.metadata, exif=exif)), words
+
+
+def _describe_other(page: Image) -> Image:
+    return replace(page, metadata=replace(page.metadata, exif=without_description(page.metadata.exif)))
+
+
+class StackWriter:
+    """Writes a TIFF stack of `count` pages into a file, page by page. Call `close` after the last page.
+
+    file: can be read too. big: BigTIFF, for files of more than 4 GB.
+    changed: what the file cannot hold, in words.
+    """
+
+    def __init__(self, file: BinaryIO, count: int, big: bool = False) -> None:
+        self.count, self.written = count, 0
+        self.changed: dict[str, None] = {}
+        self._writer = TiffPageWriter(file, big)
+
+    def write(self, page: Image) -> None:
+        """Add a page."""
+        page, words = fit_colour(page, FORMATS["tiff"])
+        if not self.written:
+            page, lost = _describe_first(page, self.count)
+            words = (*words, *lost)
+        else:
+            page = _describe_other(page)
+        self._writer.write(page)
+        self.written += 1
+        self.changed |= dict.fromkeys((*words, *self._writer.changed))
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.close()
 
 
 def _reduce_depth(image: Image, dtype: torch.dtype) -> Image:

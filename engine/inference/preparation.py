@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -147,6 +147,16 @@ def prepare_pages(
     pages: samples (H, W, C), as an Image has them. estimate: of all pages. A page that is drawn or blank stays as
     it is. A page of another depth, or with other channels, has steps of its own.
     """
+    return [*map(page_preparer(pages, estimate, options), pages)]
+
+
+def page_preparer(
+    pages: Sequence[Tensor], estimate: NoiseEstimate, options: PreparationOptions
+) -> Callable[[Tensor], Preparation]:
+    """Gives the steps for each page of a file; see `prepare_pages`.
+
+    pages: those that the noise was measured in, which need not be all.
+    """
     typical = typical_page(pages)
     shared = prepare(typical, estimate, options)
 
@@ -155,10 +165,10 @@ def prepare_pages(
             return shared
         if not options.force and (drawn := graphics_kind(page)):
             return _unchanged(drawn, shared.as_float)
-        alike = (page.dtype, page.shape[2]) == (typical.dtype, typical.shape[2])
+        alike = not shared.unchanged and (page.dtype, page.shape[2]) == (typical.dtype, typical.shape[2])
         return shared if alike else prepare(page, estimate_noise(page), options)
 
-    return [steps(page) for page in pages]
+    return steps
 
 
 def words_of(preparations: Sequence[Preparation]) -> tuple[str, ...]:

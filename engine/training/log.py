@@ -12,7 +12,10 @@ from engine.system.os_errors import reason
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of the log. seconds, megapixels: since the start of the run; psnr: in dB, on some lines only."""
+    """One line of the log. seconds, megapixels: since the start of the run; psnr: in dB, on some lines only.
+
+    noisy_psnr: of the held-out images before denoising, in reports only.
+    """
 
     step: int
     seconds: float
@@ -22,6 +25,7 @@ class LogLine:
     lr: float
     psnr: float | None
     seconds_left: float
+    noisy_psnr: float | None = None
 
 
 class TrainingLog:

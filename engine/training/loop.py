@@ -262,8 +262,19 @@ def validate(state: TrainState, images: ValidationSet) -> float:
         error = _errors(state, images)
     finally:
         state.ema.swap()
-    if images.reference_noise:
-        error = (error.mean() - images.reference_noise).clamp(min=1e-10)
+    return _psnr(error, images.reference_noise)
+
+
+def noisy_psnr(images: ValidationSet) -> float:
+    """PSNR in dB of the noisy images themselves, measured as `validate` measures the network's."""
+    error = (images.noisy.clamp(0, 1) - images.reference).square().mean((1, 2, 3))
+    return _psnr(error, images.reference_noise)
+
+
+def _psnr(error: Tensor, reference_noise: float) -> float:
+    """error: mean square of each image."""
+    if reference_noise:
+        error = (error.mean() - reference_noise).clamp(min=1e-10)
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 

@@ -32,12 +32,14 @@ from engine.system.os_errors import describe
 from engine.system.signals import stop_signals
 from engine.training.checkpoint import Origin, data_names, encode_checkpoint, load_checkpoint
 from engine.training.log import LogLine, TrainingLog
-from engine.training.loop import Progress, TrainState, new_train_state, train, validate
+from engine.training.loop import Progress, TrainState, new_train_state, noisy_psnr, train, validate
 from engine.training.recipe import Recipe
 
 VALIDATION_IMAGES = 32
 # The speed in the log is the mean over this many lines.
 SPEED_LINES = 61
+# Early in a run the PSNR changes fast, so it is measured after this many seconds, and then at each doubling.
+EARLY_VALIDATION = 10.0
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class RunClock:
 class Trainer:
     """One run of a job: the loop, and what happens between its steps.
 
-    report: called with each line of the log, whose psnr is the last one measured. warn: called with a message
-    when a file could not be written.
+    report: called with each line of the log, with the last PSNR that was measured and the noisy images'. warn:
+    called with a message when a file could not be written.
     """
 
     def __init__(self, job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> None:
@@ -134,6 +136,7 @@ class Trainer:
         self.state, self.origin, seconds = _resume_run(job) if job.resume else _new_run(job)
         self.source = _open_source(job)
         self.validation_set = self.source.validation(VALIDATION_IMAGES)
+        self.noisy_psnr = noisy_psnr(self.validation_set)
         self.psnr: float | None = None
         self.log = TrainingLog(job.log, self.state.step if job.resume else None)
         self.clock = RunClock(job.recipe, seconds)
@@ -172,7 +175,7 @@ class Trainer:
             self._try_to_write(self._write_constant_checkpoint)
             self._try_to_write(self._save_weights)
         if now >= self.next_validation:
-            self.next_validation = now + self.job.validate_every
+            self.next_validation = now + min(self.job.validate_every, max(EARLY_VALIDATION, now))
             self._validate_and_log(progress)
         elif now >= self.next_log:
             self._log(progress, None)
@@ -205,7 +208,7 @@ class Trainer:
             now * (1 - part) / part if part else 0.0,
         )
         self._try_to_write(lambda: self.log.append(line))
-        self.report(replace(line, psnr=self.psnr))
+        self.report(replace(line, psnr=self.psnr, noisy_psnr=self.noisy_psnr))
 
     # Saving
 

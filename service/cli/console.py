@@ -1,12 +1,21 @@
-"""Messages in the terminal, and exit codes."""
+"""Messages in the terminal, progress, and exit codes."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
+
+Item = TypeVar("Item")
 
 out = Console()
 err = Console(stderr=True)
 # Exit code of a command that was stopped by a signal.
 STOPPED = 130
+# Seconds between two lines of progress, where the output is no terminal.
+LINE_INTERVAL = 30.0
 
 
 def error(text: str) -> None:
@@ -26,3 +35,16 @@ def warn_without_kernels() -> None:
 
     if missing := kernels.warning():
         warn(f"warning: {missing}")
+
+
+def tracked(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """The items, with progress: a bar in a terminal, a line from time to time elsewhere."""
+    if err.is_terminal:
+        yield from track(items, title, total, console=err, transient=True)
+        return
+    next_line = time.monotonic() + LINE_INTERVAL
+    for number, item in enumerate(items):
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + LINE_INTERVAL
+            warn(f"{title}: {number} of {total}")
+        yield item

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Column, Table
 
 from engine.system.os_errors import reason
-from service.cli.console import err, out, warn
+from service.cli.console import out, tracked, warn
 from service.cli.options import InputsArgument
 
 
@@ -38,7 +37,7 @@ def estimate(
     nets = LazyNetworks(lambda name: checkpoint.load(checkpoint.find(name)).net)
     rows: list[dict[str, Any]] = []
     files = files_of(inputs)
-    for file in track(files, "estimating", console=err, transient=True, disable=not err.is_terminal):
+    for file in tracked(files, "estimating", len(files)):
         try:
             model, noise = estimate_file(file, page, nets)
         except OSError as error:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.progress import track
 from rich.table import Table
 
 from engine import defaults
-from service.cli.console import err, out, warn, warn_without_kernels
+from service.cli.console import out, tracked, warn, warn_without_kernels
 from service.cli.options import (
     BudgetOption,
     ChoiceArgument,
@@ -54,6 +53,9 @@ EnsembleOption = Annotated[
 ReportOption = Annotated[
     Path | None,
     typer.Option(
+        "--report",
+        "-o",
+        "--out",
         parser=output_folder,
         metavar="FOLDER",
         help="Folder for an HTML report that shows the gain of each image.",
@@ -167,8 +169,7 @@ def _results(
 
 
 def _with_progress(trial: "Trial", images: "Iterable[Image]") -> "Iterable[Image]":
-    title, total = f"{trial.set}, {trial.noise}", len(trial.samples)
-    return track(images, title, total, console=err, transient=True, disable=not err.is_terminal)
+    return tracked(images, f"{trial.set}, {trial.noise}", len(trial.samples))
 
 
 def _rows(

@@ -7,13 +7,29 @@ import re
 import struct
 from collections.abc import Iterator
 from io import BytesIO
+from typing import Literal, NamedTuple, cast
 
 from PIL import Image as PILImage
+from PIL import JpegImagePlugin
 
 from engine.imageio.formats import UnsupportedImage
 from engine.imageio.metadata.ifd import byte_order, first_ifd_offset, read_ifd
 from engine.imageio.metadata.limits import BrokenMetadata
 from engine.imageio.metadata.xmp import GAIN_MAP_LOST, OTHERS_LOST, VIDEO_LOST
+
+# Chroma at full resolution, at half the width, and at half the width and height: Pillow's names and numbers.
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+_SUBSAMPLINGS: dict[int, Subsampling] = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+# The quantisation tables of quality 50, for luma and chroma, row by row. Source: ITU-T T.81, annex K.1.
+_LUMA_TABLE = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22,
+    29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103,
+    121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+_CHROMA_TABLE = (
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66,
+    *(99,) * 38,
+)  # fmt: skip
 
 # Second bytes of markers.
 _FILL = 0xFF
@@ -51,6 +67,46 @@ _VIDEO = re.compile(rb"\0\0\0.ftyp(?:mp4|isom|iso[2-9]|qt  |avc1)", re.DOTALL)
 _PIXEL_ZEROS = 2
 # Bytes that any decoder takes for pixels, if pixels are missing. Never 0xff, which begins a marker.
 _PADDING = bytes(31 * number % 251 for number in range(1, 250))
+
+
+class JpegSettings(NamedTuple):
+    """How a JPEG file was compressed. quality: 1 to 100, on the scale of libjpeg and Pillow."""
+
+    quality: int
+    subsampling: Subsampling
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"JPEG quality {self.quality}, chroma {self.subsampling}, as in the source"
+
+
+def read_jpeg_settings(data: bytes) -> JpegSettings | None:
+    """The settings of a JPEG file; None if its quantisation tables are missing or broken.
+
+    The quality is the one whose standard tables are nearest to the file's. Programs with tables of their own,
+    such as Photoshop, have no quality on this scale.
+    """
+    try:
+        with PILImage.open(BytesIO(data), formats=["JPEG"]) as image:
+            found = cast(JpegImagePlugin.JpegImageFile, image)
+            tables = [tuple(table) for _, table in sorted(found.quantization.items())][:2]
+            sampling = _SUBSAMPLINGS.get(JpegImagePlugin.get_sampling(found), "4:4:4")
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    if not tables or any(len(table) != len(_LUMA_TABLE) for table in tables):
+        return None
+    return JpegSettings(min(range(1, 101), key=lambda quality: _distance(tables, quality)), sampling)
+
+
+def _distance(tables: list[tuple[int, ...]], quality: int) -> float:
+    """How far the tables are from those of a quality. Source: libjpeg, `jpeg_quality_scaling`."""
+    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    distance = 0.0
+    for table, base in zip(tables, (_LUMA_TABLE, _CHROMA_TABLE), strict=False):
+        standard = (min(max((each * int(scale) + 50) // 100, 1), 255) for each in base)
+        distance += sum(abs(own - each) for own, each in zip(table, standard, strict=True))
+    return distance
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:

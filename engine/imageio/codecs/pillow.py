@@ -17,6 +17,7 @@ from torch import Tensor
 
 from engine.imageio.codecs.bmp import read_bmp_profile, refuse_unsupported_bmp
 from engine.imageio.codecs.jpeg import (
+    Subsampling,
     has_end,
     lacks_profile,
     open_without_end,
@@ -320,14 +321,22 @@ def convert_to_srgb(image: PILImage.Image, metadata: Metadata) -> tuple[Image, t
     return Image(samples, None, metadata), (f"{name} to sRGB",)
 
 
-def save_pillow(file: ImageSequence, kind: Format, quality: int | None) -> bytes:
-    """The pages as a JPEG, WebP or AVIF file. quality: 1 to 100; None for the format's own."""
+def save_pillow(
+    file: ImageSequence, kind: Format, quality: int | None, subsampling: Subsampling = "4:4:4"
+) -> bytes:
+    """The pages as a JPEG, WebP or AVIF file.
+
+    quality: 1 to 100; None for the format's own. subsampling: of a JPEG file. Full resolution is the default,
+    since denoised images have fine colour detail.
+    """
     metadata = file.pages[0].metadata
     if kind.name == "jpeg":
         metadata = metadata.without_blocks_over(JPEG_BLOCK)
     options: dict[str, Any] = save_options(metadata, has_dpi=kind.name == "jpeg")
-    # Colour at full resolution: denoised images have fine colour detail.
-    options |= {"quality": quality or kind.quality, "subsampling": 0 if kind.name == "jpeg" else "4:4:4"}
+    options |= {
+        "quality": quality or kind.quality,
+        "subsampling": subsampling if kind.name == "jpeg" else "4:4:4",
+    }
     if kind.name == "webp":
         # Exact: keep the colours of fully transparent pixels.
         options |= {"lossless": quality is None, "exact": True, "quality": quality or _WEBP_LOSSLESS_EFFORT}

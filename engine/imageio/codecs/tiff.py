@@ -1,11 +1,12 @@
 """TIFF, read and written with tifffile. Pillow reads the 8-bit images that need more than decompression."""
 
 import logging
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from PIL import ExifTags
@@ -27,20 +28,22 @@ from engine.imageio.codecs.tiff_samples import (
 )
 from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
 from engine.imageio.image import Image, LazyFrame, from_array, is_kept, scaled_words, to_array
+from engine.imageio.mapped_file import open_stream
 from engine.imageio.metadata import Metadata
 from engine.imageio.metadata.description import counted_images, without_units
 from engine.imageio.metadata.exif import exact_resolution
 from engine.imageio.metadata.tiff import (
-    add_tiff_exif,
+    has_exif_ifds,
     read_tiff_description,
     read_tiff_metadata,
     tiff_byte_order,
+    tiff_exif_edits,
     tifffile_tags,
 )
 from engine.imageio.samples import STORED_TYPES, is_exact_in_float32, parse_nodata
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage
+    from tifffile import TiffFile, TiffPage, TiffWriter
 
 # Values of TIFF's tags.
 _WHITE_IS_ZERO = 0  # PhotometricInterpretation
@@ -89,7 +92,7 @@ def open_tiff(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     """The images of the chain of IFDs, without previews, masks and smaller copies."""
     import tifffile
 
-    with tifffile.TiffFile(BytesIO(data)) as file:
+    with open_stream(data) as stream, tifffile.TiffFile(stream) as file:
         pages = _chain(file)
         first = next(pages, None)
         if first is None:
@@ -195,7 +198,7 @@ def _load_with_pillow(source: _Source, metadata: Metadata) -> tuple[Image, tuple
         raise UnsupportedImage(
             "The TIFF file holds several images of this kind behind one directory. Save them as pages."
         )
-    with PILImage.open(BytesIO(source.data), formats=["TIFF"]) as image:
+    with open_stream(source.data) as stream, PILImage.open(stream, formats=["TIFF"]) as image:
         image.seek(source.number)
         # If a file has the same tag twice, the two readers may not take the same one.
         if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
@@ -259,32 +262,74 @@ def _refuse_unsupported(page: "TiffPage") -> None:
 
 def write_tiff(pages: Sequence[Image]) -> bytes:
     """The pages as a TIFF file, compressed with deflate."""
-    import tifffile
-
-    metadata = pages[0].metadata
     encoded = BytesIO()
-    with tifffile.TiffWriter(encoded, byteorder=tiff_byte_order(metadata)) as writer:
-        for page in pages:
-            resolution, unit = _resolution(page.metadata)
-            array = to_array(page)
-            writer.write(
-                array,
-                photometric="minisblack" if page.grey else "rgb",
-                extrasamples=None if page.alpha is None else ["unassalpha"],
-                planarconfig=None if page.grey and page.alpha is None else "contig",
-                compression="zlib",
-                compressionargs={"level": _DEFLATE_LEVEL},
-                predictor=True,
-                rowsperstrip=max(1, _STRIP_BYTES // max(1, array[0].nbytes)),
-                iccprofile=page.metadata.icc_profile,
-                resolution=resolution,
-                resolutionunit=unit,
-                extratags=tifffile_tags(page.metadata),
-                metadata=None,
-                software=False,
-                maxworkers=1,
-            )
-    return add_tiff_exif(encoded.getvalue(), metadata)
+    writer = TiffPageWriter(encoded)
+    for page in pages:
+        writer.write(page)
+    writer.close()
+    return encoded.getvalue()
+
+
+class TiffPageWriter:
+    """Writes a TIFF file page by page, compressed with deflate. Call `close` after the last page.
+
+    file: can be read too. big: BigTIFF, for files of more than 4 GB.
+    changed: what the file cannot hold, in words.
+    """
+
+    def __init__(self, file: BinaryIO, big: bool = False) -> None:
+        self.file, self.big = file, big
+        self.changed: tuple[str, ...] = ()
+        self._metadata: Metadata | None = None
+        self._writer: TiffWriter | None = None
+
+    def write(self, page: Image) -> None:
+        """Add a page."""
+        import tifffile
+
+        if self._writer is None:
+            self._metadata = page.metadata
+            order = tiff_byte_order(page.metadata)
+            self._writer = tifffile.TiffWriter(self.file, byteorder=order, bigtiff=self.big)
+            if self.big and has_exif_ifds(page.metadata):
+                self.changed = ("without EXIF and GPS, for which a BigTIFF file has another layout",)
+        resolution, unit = _resolution(page.metadata)
+        array = to_array(page)
+        self._writer.write(
+            array,
+            photometric="minisblack" if page.grey else "rgb",
+            extrasamples=None if page.alpha is None else ["unassalpha"],
+            planarconfig=None if page.grey and page.alpha is None else "contig",
+            compression="zlib",
+            compressionargs={"level": _DEFLATE_LEVEL},
+            predictor=True,
+            rowsperstrip=max(1, _STRIP_BYTES // max(1, array[0].nbytes)),
+            iccprofile=page.metadata.icc_profile,
+            resolution=resolution,
+            resolutionunit=unit,
+            extratags=tifffile_tags(page.metadata, exif_ifds=not self.big),
+            metadata=None,
+            software=False,
+            maxworkers=1,
+        )
+
+    def close(self) -> None:
+        """Complete the file."""
+        assert self._writer is not None
+        assert self._metadata is not None
+        self._writer.close()
+        if self.big or not has_exif_ifds(self._metadata):
+            return
+        self.file.flush()
+        for offset, part in self._exif_edits(self._metadata):
+            self.file.seek(offset)
+            self.file.write(part)
+
+    def _exif_edits(self, metadata: Metadata) -> list[tuple[int, bytes]]:
+        if isinstance(self.file, BytesIO):
+            return tiff_exif_edits(self.file.getvalue(), metadata)
+        with mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ) as written:
+            return tiff_exif_edits(cast(bytes, written), metadata)
 
 
 def _resolution(metadata: Metadata) -> tuple[Any, int | None]:

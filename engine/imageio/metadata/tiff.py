@@ -95,10 +95,10 @@ def tiff_byte_order(metadata: Metadata) -> ByteOrder:
     return byte_order(metadata.exif or b"II")
 
 
-def tifffile_tags(metadata: Metadata) -> list[tuple[int | str, int, int, bytes, bool]]:
+def tifffile_tags(metadata: Metadata, exif_ifds: bool = True) -> list[tuple[int | str, int, int, bytes, bool]]:
     """tifffile's `extratags`: (tag, type, length, value, first page only).
 
-    The offsets of the EXIF and GPS IFDs are 0 until `add_tiff_exif` sets them.
+    exif_ifds: with the EXIF and GPS IFDs. Their offsets are 0 until `tiff_exif_edits` sets them.
     """
     tags: list[tuple[int | str, int, int, bytes, bool]] = []
     if metadata.xmp:
@@ -108,24 +108,33 @@ def tifffile_tags(metadata: Metadata) -> list[tuple[int | str, int, int, bytes, 
         sub_ifds = read_sub_ifds(metadata.exif, ifd)
         for tag, each in sorted(ifd.items()):
             if tag in SUB_IFDS:
-                if tag in sub_ifds and tag in _TIFFFILE_NAMES:
+                if exif_ifds and tag in sub_ifds and tag in _TIFFFILE_NAMES:
                     tags.append((_TIFFFILE_NAMES[tag], LONG, 1, bytes(4), True))
             elif tag not in LAYOUT_TAGS:
                 tags.append((tag, each.type_code, each.length, each.value, True))
     return tags
 
 
-def add_tiff_exif(tiff: bytes, metadata: Metadata) -> bytes:
-    """The file with the EXIF and GPS IFDs at its end, and the tags of its first page that point to them."""
+def has_exif_ifds(metadata: Metadata) -> bool:
+    """Whether the metadata have an EXIF or GPS IFD, which `tiff_exif_edits` writes."""
     if not metadata.exif:
-        return tiff
-    exif, order = metadata.exif, byte_order(tiff)
+        return False
+    ifd = read_ifd(metadata.exif, first_ifd_offset(metadata.exif))
+    return any(tag in ifd for tag in _TIFFFILE_NAMES)
+
+
+def tiff_exif_edits(tiff: bytes, metadata: Metadata) -> list[tuple[int, bytes]]:
+    """Offsets and bytes that give a file its EXIF and GPS IFDs, at its end, and the tags that point to them."""
+    if not metadata.exif:
+        return []
+    exif, order, end = metadata.exif, byte_order(tiff), len(tiff)
     page = read_ifd(tiff, first_ifd_offset(tiff))
-    whole = bytearray(tiff)
     sub_ifds = read_sub_ifds(exif, read_ifd(exif, first_ifd_offset(exif)))
+    edits = []
     for tag in (EXIF_IFD, GPS_IFD):
         if tag in sub_ifds and tag in page:
-            whole += b"\0" * (len(whole) % 2)
-            struct.pack_into(f"{order}I", whole, page[tag].offset, len(whole))
-            whole += pack_ifd(order, sub_ifds[tag], interop_only(sub_ifds), len(whole))
-    return bytes(whole)
+            start = end + end % 2
+            packed = pack_ifd(order, sub_ifds[tag], interop_only(sub_ifds), start)
+            edits += [(page[tag].offset, struct.pack(f"{order}I", start)), (end, b"\0" * (end % 2) + packed)]
+            end = start + len(packed)
+    return edits

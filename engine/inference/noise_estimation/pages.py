@@ -39,17 +39,30 @@ def with_law_of_stack(
     laws = [law for law in estimate_law_of_stack(frames) if law and law.confident]
     if estimate.chroma is None:
         laws = laws[:1]
-    return with_laws(estimate, laws, frames[0].unsqueeze(0), config)
+    # The first frame may be blank, and then has nothing to measure.
+    return with_laws(estimate, laws, _looked_at(typical_page(pages), config).unsqueeze(0), config)
+
+
+def sampled_pages(count: int) -> list[int]:
+    """The pages of a long stack that stand for all of its `count` pages, counted from 0.
+
+    The noise law of these pages is that of the whole stack, as `with_law_of_stack` measures it.
+    """
+    return list(range(count)) if count < MAX_GROUPS * GROUP else _grouped(count)
 
 
 def _groups(pages: Sequence[Tensor]) -> list[Tensor]:
     """Successive pages in a few groups, spread evenly."""
-    count = min(MAX_GROUPS, len(pages) // GROUP)
-    if count < 2:
-        return list(pages[:GROUP])
-    last = len(pages) - GROUP
-    starts = [last * index // (count - 1) for index in range(count)]
-    return [pages[start + step] for start in starts for step in range(GROUP)]
+    return [pages[number] for number in _grouped(len(pages))]
+
+
+def _grouped(count: int) -> list[int]:
+    groups = min(MAX_GROUPS, count // GROUP)
+    if groups < 2:
+        return list(range(min(GROUP, count)))
+    last = count - GROUP
+    starts = [last * index // (groups - 1) for index in range(groups)]
+    return [start + step for start in starts for step in range(GROUP)]
 
 
 def _looked_at(page: Tensor, config: EstimatorConfig) -> Tensor:

@@ -1,17 +1,97 @@
 """Batch planning: names of outputs, and what is refused."""
 
+import imagecodecs
+import numpy as np
 import pytest
+from PIL import Image
 
-from engine.batch.planning import PIPE, Task, has_whole_name, is_folder, plan_tasks, tasks_for
+from engine.batch.planning import PIPE, Task, find_images, has_whole_name, is_folder, plan_tasks, tasks_for
+from tests.support.images import gradient
 
 
-def test_images_of_a_folder_keep_their_names_as_png(shots, tmp_path):
+def test_images_of_a_folder_keep_their_names_and_formats(shots, tmp_path):
     tasks = plan_tasks([shots], tmp_path / "clean")
 
     assert tasks == [
         Task(shots / "a.png", tmp_path / "clean" / "a.png"),
-        Task(shots / "b.jpg", tmp_path / "clean" / "b.png"),
+        Task(shots / "b.jpg", tmp_path / "clean" / "b.jpg", "jpeg"),
     ]
+
+
+def test_one_image_without_an_output_is_written_beside_itself(shots):
+    [task] = plan_tasks([shots / "b.jpg"], None)
+    [other] = plan_tasks([shots / "b.jpg"], None, format_="tiff")
+
+    assert (task.target, task.format) == (shots / "b.denoised.jpg", "jpeg")
+    assert (other.target, other.format) == (shots / "b.denoised.tif", "tiff")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "made", "format_"),
+    [
+        ("a.jfif", "JPEG", "a.jfif", "jpeg"),
+        ("a.jpe", "JPEG", "a.jpe", "jpeg"),
+        ("scan", "JPEG", "scan.jpg", "jpeg"),
+        ("a.webp", "WEBP", "a.webp", "webp"),
+        ("a.tiff", "TIFF", "a.tiff", "tiff"),
+        ("a.avif", "AVIF", "a.avif", "avif"),
+        ("a.bmp", "BMP", "a.png", "png"),
+        ("a.gif", "GIF", "a.png", "png"),
+        ("a.ppm", "PPM", "a.png", "png"),
+        ("a.jpg", "PNG", "a.png", "png"),
+    ],
+)
+def test_an_image_keeps_its_format_where_it_is_written(name, kind, made, format_, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(gradient()).save(tmp_path / "in" / name, kind)
+
+    [task] = plan_tasks([tmp_path / "in"], tmp_path / "clean")
+
+    assert (task.target.name, task.format) == (made, format_)
+
+
+def test_pages_become_tiff_and_deep_colours_png(tmp_path):
+    grey = b"P5 2 2 255\n" + bytes(4)
+    (tmp_path / "pages.pgm").write_bytes(grey + grey)
+    deep = imagecodecs.avif_encode(np.zeros((8, 8, 3), np.uint16), bitspersample=10)
+    (tmp_path / "deep.avif").write_bytes(deep)
+
+    tasks = plan_tasks([tmp_path], tmp_path / "clean")
+
+    assert [task.target.name for task in tasks] == ["deep.png", "pages.tif"]
+
+
+def test_files_that_are_not_images_are_left_out(shots):
+    (shots / "notes.txt").touch()
+    (shots / "LICENSE").write_text("no image")
+    (shots / ".hidden").touch()
+    (shots / "sub").mkdir()
+
+    found = find_images(shots)
+
+    assert [path.name for path in found.images] == ["a.png", "b.jpg"]
+    assert [path.name for path in found.left_out] == ["LICENSE", "notes.txt"]
+    assert [path.name for path in found.folders] == ["sub"]
+
+
+def test_subfolders_are_kept_in_the_output(shots, tmp_path):
+    (shots / "x" / "y").mkdir(parents=True)
+    (shots / "x" / "y" / "a.png").write_bytes((shots / "a.png").read_bytes())
+    clean = shots / "clean"
+    clean.mkdir()
+    (clean / "old.png").write_bytes((shots / "a.png").read_bytes())
+
+    tasks = plan_tasks([shots], clean, recursive=True)
+
+    targets = [task.target.relative_to(clean).as_posix() for task in tasks]
+    assert targets == ["a.png", "b.jpg", "x/y/a.png"]
+
+
+def test_a_folder_with_images_in_subfolders_alone_says_so(tmp_path):
+    (tmp_path / "sub").mkdir()
+
+    with pytest.raises(ValueError, match="no images in this folder; its subfolders were not searched"):
+        plan_tasks([tmp_path], tmp_path / "clean")
 
 
 def test_one_image_may_have_an_output_name(shots, tmp_path):
@@ -46,7 +126,7 @@ def test_an_existing_folder_may_have_a_suffix(shots, tmp_path):
     (tmp_path / "v1.2").mkdir()
 
     assert plan_tasks([shots / "b.jpg"], tmp_path / "v1.2") == [
-        Task(shots / "b.jpg", tmp_path / "v1.2" / "b.png")
+        Task(shots / "b.jpg", tmp_path / "v1.2" / "b.jpg", "jpeg")
     ]
 
 
@@ -80,7 +160,7 @@ def test_an_impossible_plan_is_refused(shots, tmp_path, inputs, output, message)
 def test_a_name_with_a_slash_at_its_end_is_a_folder(shots, tmp_path, name):
     [task] = plan_tasks([shots / "b.jpg"], f"{tmp_path}/{name}")
 
-    assert task.target == tmp_path / name / "b.png"
+    assert task.target == tmp_path / name / "b.jpg"
     assert is_folder(name)
     assert not is_folder(name.rstrip("/"))
 
@@ -106,7 +186,7 @@ def test_folders_with_an_image_s_name_are_no_inputs(shots, tmp_path):
     ],
 )
 def test_images_of_one_name_keep_their_suffix(given, made, tmp_path):
-    tasks = tasks_for(tmp_path, [tmp_path / name for name in given])
+    tasks = tasks_for(tmp_path, [tmp_path / name for name in given], "png")
 
     assert [task.target.name for task in tasks] == made
     assert [task.source.name for task in tasks if has_whole_name(task)] == [n for n in given if n[0] != "b"]

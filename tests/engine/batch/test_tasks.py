@@ -68,7 +68,9 @@ def test_an_outcome_lists_what_its_format_cannot_hold(shots, tmp_path, net):
 
     outcomes = list(denoise_files(fixed_selector(net), plan_tasks([shots], tmp_path / "clean", format_="jpeg")))
 
-    assert [outcome.changed for outcome in outcomes] == [(), (), ("16 bits a channel to 8 bits a channel",)]
+    kept = "JPEG quality 75, chroma 4:2:0, as in the source"
+    deep = "16 bits a channel to 8 bits a channel"
+    assert [outcome.changed for outcome in outcomes] == [(), (kept,), (deep,)]
     assert {detect_format(file.read_bytes()).name for file in (tmp_path / "clean").iterdir()} == {"jpeg"}
 
 
@@ -98,10 +100,10 @@ def test_an_output_that_became_a_folder_is_named_in_words(shots, tmp_path, net):
 
 
 def test_an_image_made_before_its_twin_came_is_done(shots, journal, net):
-    list(denoise_files(fixed_selector(net), plan_tasks([shots], journal.folder), journal=journal))
+    list(denoise_files(fixed_selector(net), plan_tasks([shots], journal.folder, False, "png"), journal=journal))
     (shots / "a.jpg").write_bytes((shots / "b.jpg").read_bytes())
 
-    remaining = remaining_tasks(plan_tasks([shots], journal.folder, overwrite=True), journal)
+    remaining = remaining_tasks(plan_tasks([shots], journal.folder, True, "png"), journal)
 
     assert [task.target.name for task in remaining] == ["a.jpg.png"]
 
@@ -110,7 +112,7 @@ def test_denoised_images_have_the_network_s_pixels(shots, tmp_path, net):
     outcomes = list(denoise_files(fixed_selector(net), plan_tasks([shots], tmp_path / "clean")))
 
     assert [outcome.error for outcome in outcomes] == [None, None]
-    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["a.png", "b.png"]
+    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == ["a.png", "b.jpg"]
     assert (np.asarray(Image.open(tmp_path / "clean" / "a.png")) == gradient()).all()
 
 
@@ -123,7 +125,33 @@ def test_a_broken_file_does_not_stop_the_others(shots, tmp_path, net):
     assert broken.task.source.name == "a.png"
     assert broken.error
     assert fine.error is None
-    assert [file.name for file in (tmp_path / "clean").iterdir()] == ["b.png"]
+    assert [file.name for file in (tmp_path / "clean").iterdir()] == ["b.jpg"]
+
+
+def test_images_in_subfolders_are_done_once(shots, journal, net):
+    (shots / "sub").mkdir()
+    (shots / "a.png").rename(shots / "sub" / "a.png")
+    (shots / "sub" / "b.jpg").write_bytes((shots / "b.jpg").read_bytes())
+    tasks = plan_tasks([shots], journal.folder, recursive=True)
+
+    list(denoise_files(fixed_selector(net), tasks, journal=journal))
+
+    made = sorted(file.relative_to(journal.folder).as_posix() for file in journal.folder.glob("**/*.[pj]*g"))
+    assert made == ["b.jpg", "sub/a.png", "sub/b.jpg"]
+    assert remaining_tasks(tasks, journal) == []
+    (journal.folder / "sub" / "b.jpg").unlink()
+    assert [task.source for task in remaining_tasks(tasks, journal)] == [shots / "sub" / "b.jpg"]
+
+
+def test_an_outcome_has_the_noise_and_the_model(shots, tmp_path, net):
+    seen = []
+    tasks = plan_tasks([shots / "a.png"], tmp_path / "clean")
+
+    [outcome] = denoise_files(fixed_selector(net, "mine"), tasks, on_progress=seen.append)
+
+    assert outcome.noise.endswith("; model mine")
+    assert outcome.pixels == gradient().shape[0] * gradient().shape[1]
+    assert [progress.noise for progress in seen] == ["", outcome.noise]
 
 
 @pytest.fixture
@@ -143,7 +171,7 @@ def test_finished_tasks_remain_only_after_a_change(shots, journal, net):
     after_all = remaining_tasks(tasks, journal)
     (shots / "a.png").write_bytes((shots / "b.jpg").read_bytes())
     after_a_change = remaining_tasks(tasks, journal)
-    (journal.folder / "b.png").unlink()
+    (journal.folder / "b.jpg").unlink()
 
     assert after_all == []
     assert names(after_a_change) == ["a.png"]
@@ -157,10 +185,8 @@ def test_tasks_with_other_options_remain(shots, journal, net):
     journal.options = {"strength": 0.5}
 
     assert remaining_tasks(tasks, journal) == tasks
-    assert names(remaining_tasks(plan_tasks([shots], journal.folder, format_="jpeg"), journal)) == [
-        "a.png",
-        "b.jpg",
-    ]
+    others = plan_tasks([shots], journal.folder, overwrite=True, format_="jpeg")
+    assert names(remaining_tasks(others, journal)) == ["a.png", "b.jpg"]
 
 
 def test_failed_tasks_remain(shots, journal, net):

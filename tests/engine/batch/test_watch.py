@@ -253,7 +253,7 @@ def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
 
 def test_images_of_one_name_keep_their_suffix(drop, clean, watching):
     drop("a.jpg"), drop("a.tif")
-    with watching() as (watch, outcomes):
+    with watching(format="png") as (watch, outcomes):
         next(outcomes), next(outcomes)
         drop("b.jpg")
         next(outcomes)

@@ -20,7 +20,7 @@ from engine.imageio.formats import (
     UnsupportedImage,
 )
 from engine.imageio.image import STRIP, ImageSequence
-from engine.imageio.read import decode, image_files, read, read_info, read_rgb
+from engine.imageio.read import decode, image_files, is_image_name, read, read_info, read_rgb
 from engine.imageio.write import encode
 from tests.support.images import noise_image, same_samples
 
@@ -258,3 +258,8 @@ def test_a_folder_without_images_is_named_in_the_error(tmp_path):
         image_files(tmp_path)
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         image_files(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.HIF", "a.dib", "a.j2c"])
+def test_rarer_suffixes_are_images_too(name):
+    assert is_image_name(name)

@@ -16,6 +16,7 @@ from engine.training.loop import (
     Diverged,
     DivergenceMonitor,
     new_train_state,
+    noisy_psnr,
     train,
     validate,
 )
@@ -413,6 +414,13 @@ def test_a_noisy_but_falling_loss_never_stops_the_training():
 
 
 # Validation
+
+
+def test_noisy_images_are_measured_as_the_network_s_output():
+    images = source().validation(10)
+
+    each = [psnr(image.clamp(0, 1), clean) for image, clean in zip(images.noisy, images.reference, strict=True)]
+    assert noisy_psnr(images) == pytest.approx(sum(each) / 10, abs=1e-3)
 
 
 def test_validation_measures_the_averaged_weights():

@@ -33,6 +33,41 @@ def test_help_names_every_command(denoise):
     assert all(f" {command} " in text for command in COMMANDS)
 
 
+def test_help_groups_the_commands_and_names_exit_codes(denoise):
+    _, text, _ = denoise("--help")
+
+    headings = [text.index(f"─ {name} ") for name in ("Denoise images", "Serve", "Train and measure networks")]
+    assert headings == sorted(headings)
+    assert "denoise run photo.jpg" in text
+    assert "Exit codes: 0 success, 1 an error" in text
+    assert "Exit codes: 0 if all images are done" in " ".join(denoise("run", "--help")[1].split())
+
+
+def test_the_command_alone_shows_its_help(denoise):
+    assert denoise() == denoise("--help")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["rnu"], "There is no command 'rnu'. Did you mean denoise run?"),
+        (["trian"], "Did you mean denoise train?"),
+        (["clean", "a.png"], "Did you mean denoise run?"),
+        (["xyz"], "The commands are run, estimate,"),
+        (["a photo.png"], "a photo.png is a file, not a command. To denoise it: denoise run 'a photo.png'"),
+        (["run", "a photo.png", "--modle", "photo"], "--model"),
+    ],
+)
+def test_a_mistyped_command_gets_a_suggestion(args, words, denoise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a photo.png").touch()
+
+    code, _, stderr = denoise(*args)
+
+    assert code == 2
+    assert words in " ".join(stderr.replace("│", " ").split())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_a_help_with_an_example(denoise, command):
     code, text, _ = denoise(command, "--help")

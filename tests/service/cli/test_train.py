@@ -1,6 +1,7 @@
 """`denoise train` and `denoise sweep`."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -20,10 +21,30 @@ def test_train_takes_every_value_of_the_recipe_as_a_flag(denoise, photos, tmp_pa
     recipe = json.loads(checkpoint.load(out).metadata["recipe"])
     assert code == 0
     assert "step 2 " in stderr
+    assert "over the noisy input's" in stderr
     assert {key: recipe[key] for key in ("lr", "hidden", "patch", "noise_range", "seed", "steps")} == {
         "lr": 0.25, "hidden": 4, "patch": 8, "noise_range": [2.0, 3.0], "seed": 3, "steps": 2,
     }  # fmt: skip
     assert out.with_suffix(".jsonl").read_text().count("\n") >= 1
+
+
+def test_train_says_what_it_will_do_before_it_reads_data(denoise, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.training.trainer.run", lambda *_: True)
+
+    _, _, with_photos = denoise(
+        "train", "photo-small", "--data", photos, "--minutes", 3, "-o", tmp_path / "my.safetensors"
+    )
+    _, _, without = denoise("train", "paper", "--steps", 70, "-o", tmp_path / "my.safetensors")
+
+    recipe, network, data, writes, expect, preparing = with_photos.splitlines()
+    assert recipe.startswith("recipe:  3 minutes of muon, learning rate 0.006, batches of 8 patches of 128 x 128")
+    assert re.fullmatch(r"network: photo, [\d,]+ parameters", network)
+    assert data == f"data:    3 images in {photos}"
+    assert writes.endswith("beside it log my.jsonl, checkpoint my.checkpoint")
+    assert all(f"dB after {minutes} min" in expect for minutes in (1, 10, 60))
+    assert preparing == "preparing the data; the first step follows"
+    assert "recipe:  70 steps of sgd" in without
+    assert "data:    synthetic images" in without
 
 
 def test_train_continues_only_with_resume(denoise, photos, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from engine.imageio.codecs.jpeg import other_jpeg_images
+from engine.imageio.codecs.jpeg import JpegSettings, other_jpeg_images, read_jpeg_settings
 from engine.imageio.formats import BrokenImage, UnsupportedImage
 from engine.imageio.read import read
 from tests.support.images import PROFILE, XMP
@@ -186,3 +186,20 @@ def test_a_broken_index_says_nothing(jpeg):
 
     for at in range(6, 80):
         read(whole[:at] + b"\xff" + whole[at + 1 :])
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("quality", [1, 30, 50, 75, 92, 95, 100])
+def test_the_settings_of_a_file_are_found(quality, subsampling, samples, file_of):
+    data = file_of(samples(40, 40), "JPEG", quality=quality, subsampling=subsampling)
+
+    assert read_jpeg_settings(data) == JpegSettings(quality, subsampling)
+
+
+def test_a_grey_file_and_tables_of_other_programs_have_a_quality(samples, file_of):
+    grey = file_of(samples(40, 40, 1), "JPEG", quality=60)
+    own = file_of(samples(40, 40), "JPEG", qtables="web_high")
+
+    assert read_jpeg_settings(grey).quality == 60
+    assert 80 <= read_jpeg_settings(own).quality <= 100
+    assert read_jpeg_settings(b"\xff\xd8\xff no JPEG") is None

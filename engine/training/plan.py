@@ -1,0 +1,78 @@
+"""Plan of a training run in words: what it will do, and which quality to expect when."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.imageio.read import is_image_name
+from engine.layers import parameters
+from engine.models.networks import build_network, kind_of
+from engine.training.recipe import Recipe
+from engine.training.trainer import TrainingJob
+
+# Minutes of the expected gains.
+EXPECTED_MINUTES = (1, 10, 60)
+
+
+@dataclass(frozen=True)
+class ExpectedCurve:
+    """Held-out PSNR less the noisy images', in dB, at EXPECTED_MINUTES of two cores that do nothing else."""
+
+    gains: tuple[float, float, float]
+    steps_a_minute: int
+
+
+# By network and noise. The values for 10 and 60 minutes follow the training logs in weights/HISTORY.md. Those for
+# the first minute are estimates, since no log has it.
+EXPECTED_CURVES: Mapping[tuple[str, str], ExpectedCurve] = {
+    ("paper", "random-pixel"): ExpectedCurve((2.5, 3.4, 4.0), 1200),
+    ("photo", "gaussian"): ExpectedCurve((7.0, 9.3, 9.7), 450),
+}
+
+
+def plan_lines(job: TrainingJob) -> list[str]:
+    """The recipe, the network, the data, the files and the expected curve, a line each. Reads no image."""
+    recipe = job.recipe
+    length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.minutes:g} minutes"
+    low, high = recipe.noise_range
+    config = recipe.network_config()
+    net = build_network(config, torch.Generator().manual_seed(recipe.seed))
+    count = sum(parameter.value.numel() for parameter in parameters(net))
+    log = f"log {job.log.name}, checkpoint {job.checkpoint.name}"
+    return [
+        f"recipe:  {length} of {recipe.optimizer}, learning rate {recipe.lr:g}, batches of {recipe.batch} "
+        f"patches of {recipe.patch} x {recipe.patch}; {recipe.noise} noise from {low:g} to {high:g}",
+        f"network: {kind_of(config)}, {count:,} parameters{f', from {job.start}' if job.start else ''}",
+        f"data:    {_data_words(job.data)}",
+        f"writes:  {job.out}; beside it {log}",
+        f"expect:  {_expectation(recipe)}",
+    ]
+
+
+def _data_words(data: Sequence[Path]) -> str:
+    """The data, by the names of files alone."""
+    return ", ".join(map(_source_words, data)) or "synthetic images (dead leaves)"
+
+
+def _source_words(path: Path) -> str:
+    if not path.is_dir():
+        return f"pairs in {path}"
+    images = sum(is_image_name(file.name) for file in path.iterdir())
+    return f"{images} images in {path}" if images else f"pairs in the folders of {path}"
+
+
+def _expectation(recipe: Recipe) -> str:
+    curve = EXPECTED_CURVES.get((recipe.network, recipe.noise))
+    if curve is None:
+        return (
+            "the held-out PSNR starts below the noisy input's and passes it within minutes; there is no measured "
+            "curve for this network and noise"
+        )
+    values = zip(EXPECTED_MINUTES, curve.gains, strict=True)
+    points = ", ".join(f"{gain:+.1f} dB after {minutes} min" for minutes, gain in values)
+    return (
+        f"held-out PSNR over the noisy input's: about {points}, at {curve.steps_a_minute:,} steps a minute on "
+        "two idle cores; a busy or slower machine, or a larger network, takes longer"
+    )

@@ -1,0 +1,55 @@
+"""Progress of commands, in a terminal and elsewhere."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service.cli import console
+from service.cli.batch_progress import duration
+from service.cli.console import tracked
+
+pty = pytest.importorskip("pty", reason="only Unix has pseudo-terminals")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (4.23, "4.2 s"), (200, "3 min 20 s"), (3599.9, "1 h 0 min"), (3900, "1 h 5 min")],
+)
+def test_times_are_told_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_items_are_counted_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.0)
+
+    assert list(tracked("ab", "measuring", 2)) == ["a", "b"]
+    assert capsys.readouterr().err == "measuring: 0 of 2\nmeasuring: 1 of 2\n"
+
+
+def test_a_terminal_shows_a_bar_with_the_file(model, photos, tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "service.cli", "run", photos, "-o", tmp_path / "o", "--model", model]
+    environment = os.environ | {"COLUMNS": "150", "TERM": "xterm"}
+    process = subprocess.Popen(list(map(str, command)), stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = io.BytesIO()
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        # Linux ends a terminal with an error.
+        except OSError:
+            break
+        if not part:
+            break
+        shown.write(part)
+    os.close(ours)
+
+    text = shown.getvalue().decode()
+    assert process.wait() == 0
+    assert "2.png" in text
+    assert "model plain" in text
+    assert "3 images denoised in " in text
+    assert f"{photos / '0.png'}: " not in text, "only --verbose has a line for each file"
