@@ -13,7 +13,7 @@ from engine.imageio.write import StackWriter
 from engine.inference.denoise import OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, Selection
 from engine.inference.noise_estimation.pages import sampled_pages
-from engine.inference.preparation import Preparation, PreparationOptions, finer_allowed, page_preparer, words_of
+from engine.inference.preparation import Preparation, PreparationOptions, page_preparer, steps_for, words_of
 
 TIFF = FORMATS["tiff"]
 # Bytes of samples from which a result is written as BigTIFF. TIFF itself ends at 4 GB, and pages can differ.
@@ -59,10 +59,9 @@ def denoise_stack(
     """
     sample = [page for page, _ in read_pages(data, set(sampled_pages(count)))]
     selection = select([page.samples for page in sample])
-    finer = finer_allowed(TIFF, options.output.output, sample)
-    steps = replace(options.preparation, finer=finer)
+    steps = steps_for(options.preparation, TIFF, options.output.output, sample)
     prepare = page_preparer([page.samples for page in sample], selection.estimate, steps)
-    writer = StackWriter(file, count, big=_sample_bytes(sample, count, finer) >= BIGTIFF_BYTES)
+    writer = StackWriter(file, count, big=_sample_bytes(sample, count, steps.finer) >= BIGTIFF_BYTES)
     sample.clear()
     on_page(selection, 0)
     pixels, words, told = 0, dict[str, None](), list[Preparation]()

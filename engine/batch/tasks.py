@@ -34,8 +34,8 @@ from engine.inference.noise_estimation import NoiseEstimate, sentence
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
     PreparationOptions,
-    finer_allowed,
     prepare_pages,
+    steps_for,
     words_of,
 )
 from engine.layers import Module
@@ -289,7 +289,7 @@ def denoise_bytes(
     nets = options.mosaic_nets if mosaic_words else None
     selection = (fixed_selector(nets.developed, DEVELOPED_MODEL) if nets else select)(samples)
     on_selected(selection)
-    steps = replace(options.preparation, finer=finer_allowed(kind, options.output.output, pages))
+    steps = steps_for(options.preparation, kind, options.output.output, pages)
     if nets:
         steps = steps_after_mosaic(steps)
     preparations = prepare_pages(samples, selection.estimate, steps)

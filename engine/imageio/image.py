@@ -55,6 +55,11 @@ class Image:
         return DEPTHS[self.samples.dtype]
 
     @property
+    def in_counts(self) -> bool:
+        """Whether the file's samples are whole numbers."""
+        return self.samples.dtype != torch.float32 or np.dtype(self.stored or "float32").kind in "iu"
+
+    @property
     def pixels(self) -> Tensor:
         """float32 (H, W, 3) on [0, 1], 12 bytes per pixel: too much memory for large images in a service."""
         return to_pixels(self.samples)

@@ -97,7 +97,8 @@ class TiledDenoiser:
             if self.clean.dtype != self.noisy.samples.dtype:
                 self.clean = self.preparation.as_samples(self.clean, self.noisy.samples.dtype)
             _restore_hidden(self.clean, self.noisy)
-        return _output(self.noisy, self.clean, self.options.output)
+        noisy = replace(self.noisy, stored="") if self.preparation.as_float else self.noisy
+        return _output(noisy, self.clean, self.options.output)
 
 
 def denoise(

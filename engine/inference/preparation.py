@@ -29,8 +29,10 @@ MAX_BOUNDED = 4 / 255
 # Of an image that may be clean, the share of what differs from pixel to pixel that counts as noise.
 CLEAN_SHARE = 0.5
 # Standard deviation of the noise where it is least, in counts, below which whole numbers are too coarse for what
-# denoising leaves of it. Rounding adds 0.29 counts.
+# denoising leaves of it. Rounding adds 0.29 counts. Bytes become floats, four times as large, only where rounding
+# would change the total: with 2 photons at the brightest it took 45 % of it.
 MIN_COUNTS = 4.0
+MIN_COUNTS_OF_TOTAL = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class PreparationOptions:
     """Which steps may run. force: also denoise an image that is certainly clean.
 
     finer: the result may be floats where whole counts are too coarse for it.
+    counts: the samples are whole counts, though they may be held as floats.
     """
 
     normalise: bool = True
@@ -45,6 +48,7 @@ class PreparationOptions:
     banding: bool = True
     force: bool = False
     finer: bool = False
+    counts: bool = False
 
     @classmethod
     def of(cls, normalise: Switch, impulses: Switch, banding: Switch, force: bool) -> "PreparationOptions":
@@ -69,7 +73,8 @@ class Preparation:
     impulses, banding: what is taken away before the network, if there is any.
     max_change: in samples, the largest root mean square of the change in any region; infinite without a bound.
     keep_mean: whether the mean of each channel stays exactly; the network's is biased at low counts.
-    as_float: whether the result is float32, in the same units.
+    as_float: whether the result is float32, in the same units. coarse: whether it is rounded to whole counts that
+    are too coarse for its total.
     """
 
     unchanged: str = ""
@@ -79,6 +84,7 @@ class Preparation:
     normalisation: Normalisation | None = None
     keep_mean: bool = False
     as_float: bool = False
+    coarse: bool = False
 
     def before_network(self, samples: Tensor) -> Tensor:
         """The samples without impulses and banding."""
@@ -104,6 +110,8 @@ class Preparation:
             words.append(self.normalisation.words)
         if self.as_float:
             words.append("32-bit floats, since whole counts are too coarse")
+        if self.coarse:
+            words.append("rounded to whole counts, which changes the total of so few; format=tiff gives floats")
         return tuple(words)
 
 
@@ -127,15 +135,17 @@ def prepare(
     # Without impulses, which would count as the ends of the image's range.
     normalisation = normalisation_for(first.before_network(samples), laws) if options.normalise else None
     keep_mean = bool(laws and normalisation)
-    finer = options.finer and keep_mean and samples.dtype == torch.uint16
     span = normalisation.span if normalisation and not laws else estimate.white
-    least = min((point.sigma for each in estimate.laws for point in each.points), default=0.0)
+    least = min((point.sigma for each in estimate.laws for point in each.points), default=math.inf)
+    in_counts = keep_mean and (options.counts or samples.dtype != torch.float32)
+    too_coarse = MIN_COUNTS_OF_TOTAL if samples.dtype == torch.uint8 else MIN_COUNTS
     return replace(
         first,
         max_change=_max_change(estimate, span) if not options.force else math.inf,
         normalisation=normalisation,
         keep_mean=keep_mean,
-        as_float=finer and least < MIN_COUNTS,
+        as_float=in_counts and options.finer and least < too_coarse,
+        coarse=in_counts and not options.finer and least < MIN_COUNTS_OF_TOTAL,
     )
 
 
@@ -200,10 +210,15 @@ def channel_laws(estimate: NoiseEstimate, channels: int) -> list[NoiseLaw]:
     return [each.law for each in estimate.laws for _ in range(channels // len(estimate.laws))]
 
 
-def finer_allowed(kind: Format, output: Output, pages: Sequence[Image]) -> bool:
-    """Whether a result may be floats: the format must hold them, and show the denoised image.
+def steps_for(
+    options: PreparationOptions, kind: Format, output: Output, pages: Sequence[Image]
+) -> PreparationOptions:
+    """The options for a file of these pages. kind: the format that it is written in.
 
-    All pages must have 16 bits, and none transparency, which would have another scale than the floats.
+    A result may be floats if the format holds them and it shows the denoised image. All pages must have one type,
+    and none transparency, which would have another scale than the floats.
     """
     holds = kind.writes is not None and "float" in kind.writes.depths and output == "clean"
-    return holds and all(page.depth == "16" and page.alpha is None for page in pages)
+    types = {(page.samples.dtype, page.stored) for page in pages}
+    alike = len(types) == 1 and all(page.alpha is None for page in pages)
+    return replace(options, finer=holds and alike, counts=all(page.in_counts for page in pages))

@@ -22,8 +22,8 @@ from engine.inference.mosaic import (
 from engine.inference.noise_estimation import Component, NoiseEstimate, summary
 from engine.inference.preparation import (
     PreparationOptions,
-    finer_allowed,
     prepare_pages,
+    steps_for,
     words_of,
 )
 from engine.models.checkpoint import Model
@@ -261,7 +261,7 @@ def _rounded(value: Any) -> Any:
 def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:
     """The steps before the network that a request allows."""
     steps = PreparationOptions.of(params.normalise, params.impulses, params.banding, params.force)
-    return replace(steps, finer=finer_allowed(kind, params.output, pages))
+    return steps_for(steps, kind, params.output, pages)
 
 
 @dataclass

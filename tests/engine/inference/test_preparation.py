@@ -8,7 +8,7 @@ import torch
 
 from engine.data.noise.anscombe import NoiseLaw
 from engine.imageio.formats import FORMATS
-from engine.imageio.image import Image
+from engine.imageio.image import Image, to_array
 from engine.inference.denoise import OutputOptions, denoise
 from engine.inference.noise_estimation import estimate_noise
 from engine.inference.noise_estimation.pages import typical_page
@@ -17,15 +17,16 @@ from engine.inference.preparation import (
     NO_PREPARATION,
     Preparation,
     PreparationOptions,
-    finer_allowed,
     prepare,
     prepare_pages,
+    steps_for,
     words_of,
 )
 from engine.layers import Sequential
 from tests.support.measured import PEDESTAL, as_counts, cells, expected, recorded
 from tests.support.networks import NETWORKS, Averaging
 from tests.support.noise import leaves, noise
+from tests.support.pixels import generator
 
 PHOTONS = 30
 
@@ -106,17 +107,47 @@ def test_fine_counts_stay_whole():
     [("tiff", "clean", True), ("tiff", "compare", False), ("tiff", "residual", False), ("png", "clean", False)],
 )
 def test_floats_need_a_format_that_holds_them(format_, output, allowed):
-    assert finer_allowed(FORMATS[format_], output, [Image(counts())]) is allowed
+    assert steps_for(PreparationOptions(), FORMATS[format_], output, [Image(counts())]).finer is allowed
+
+
+def may_be_floats(*pages):
+    return steps_for(PreparationOptions(), FORMATS["tiff"], "clean", pages).finer
 
 
 def test_floats_need_counts_without_transparency_on_all_pages():
     page = Image(counts())
     shown = replace(page, alpha=torch.full(page.samples.shape[:2], 65535).to(torch.uint16))
     bytes_ = Image((page.samples.float() / 8).to(torch.uint8))
+    signed = Image(page.samples.float(), stored="int16")
 
-    assert finer_allowed(FORMATS["tiff"], "clean", [page, page])
-    assert not finer_allowed(FORMATS["tiff"], "clean", [page, shown])
-    assert not finer_allowed(FORMATS["tiff"], "clean", [page, bytes_])
+    assert all(may_be_floats(each, each) for each in (page, bytes_, signed))
+    assert not any(may_be_floats(page, each) for each in (shown, bytes_, signed))
+
+
+def few_photons(dtype):
+    """Soft spots of up to 2 photons, one count each: rounded, most of the light would be lost."""
+    photons = torch.poisson(2 * cells(), generator=generator()).float().unsqueeze(2)
+    return Image(photons, stored=dtype) if dtype.startswith("int") else Image(photons.to(getattr(torch, dtype)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
+def test_the_total_of_few_photons_stays_in_floats_or_its_loss_is_told(dtype):
+    image = few_photons(dtype)
+    estimate = estimate_noise(image.samples)
+
+    totals, words = {}, {}
+    for name in ("tiff", "png"):
+        preparation = prepare(
+            image.samples, estimate, steps_for(PreparationOptions(), FORMATS[name], "clean", [image])
+        )
+        clean = denoise(Blur(), image, preparation=preparation)
+        totals[name], words[name] = to_array(clean).mean(), " ".join(preparation.words)
+
+    truth = float(image.samples.float().mean())
+    assert totals["tiff"] == pytest.approx(truth, rel=0.01)
+    assert "32-bit floats" in words["tiff"]
+    assert "format=tiff gives floats" in words["png"]
+    assert totals["png"] < 0.9 * truth
 
 
 @pytest.mark.parametrize("offset", [-2.0, 4.0])
