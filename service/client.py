@@ -1,4 +1,4 @@
-"""Client of the denoising service, in one file that you may copy. It needs Python 3.11 and httpx2.
+"""Client of the denoising service, in one file that you may copy. It needs Python 3.11 and httpx2 (or httpx).
 
 with Client("http://127.0.0.1:8000") as client:
     client.denoise("noisy.png", format="jpeg", quality=90).save("clean.jpg")
@@ -153,7 +153,7 @@ class Client:
                     return answer
                 raise _error(answer)
             except ServiceError as error:
-                wait = pause if error.retry_after is None else error.retry_after
+                wait = error.retry_after or pause
                 if error.status not in BUSY or monotonic() + wait > end:
                     raise
             except BROKEN as error:
