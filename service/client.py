@@ -99,8 +99,7 @@ class Client:
     def denoise(self, image: Image, **options: Unpack[Options]) -> Result:
         """Denoise one image."""
         file = _file(image)
-        [result] = _results(self._ask("POST", "/denoise", params=options, files={"image": file}), file[0])
-        return result
+        return next(_results(self._ask("POST", "/denoise", params=options, files={"image": file}), file[0]))
 
     def estimate(self, image: Image, page: int = 1) -> dict[str, Any]:
         """Measure the noise of an image. service/README.md lists the fields of the answer."""
@@ -194,6 +193,5 @@ def _results(answer: httpx.Response, name: str = "") -> Iterator[Result]:
         for info in archive.infolist():
             data, lines = archive.read(info), info.comment.decode().split("\n")
             headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
-            failed = info.filename.endswith(".error.json")
-            error = ServiceError(json.loads(data)) if failed else None
-            yield Result(info.filename, b"" if failed else data, headers, error)
+            error = ServiceError(json.loads(data)) if info.filename.endswith(".error.json") else None
+            yield Result(info.filename, b"" if error else data, headers, error)
