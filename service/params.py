@@ -60,8 +60,8 @@ class PageParams(BaseModel):
     view: str | None = Field(
         None,
         max_length=100,
-        description="Name of a view, from the header X-Denoise-View of POST /preview, in place of the file. The "
-        "service keeps it for some minutes. Give it in the query.",
+        description="Name of a view, from the header X-Denoise-View of POST /preview, in place of the file: "
+        "the body may then be empty. The service keeps it for some minutes. Give it in the query.",
     )
 
 

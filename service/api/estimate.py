@@ -127,7 +127,7 @@ class Estimate(BaseModel):
     operation_id="estimate_noise",
     summary="Measure the noise of an image",
     responses=_ERRORS,
-    openapi_extra=image_body(PageParams, required=False),
+    openapi_extra=image_body(PageParams),
 )
 async def post_estimate(request: Request, params: Annotated[PageParams, Query()]) -> Estimate:
     """Measure the noise of an image, and tell which model suits it."""

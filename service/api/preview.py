@@ -51,7 +51,7 @@ router = APIRouter(tags=["images"])
     summary="Show a part of an image",
     response_class=Response,
     responses={200: _RENDERED, **_ERRORS},
-    openapi_extra=image_body(PreviewParams, required=False),
+    openapi_extra=image_body(PreviewParams),
 )
 async def post_preview(
     request: Request,

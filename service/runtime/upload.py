@@ -21,12 +21,10 @@ FILE_SCHEMA = {"type": "string", "format": "binary"}
 FILES_SCHEMA = {"type": "array", "minItems": 1, "items": FILE_SCHEMA}
 
 
-def described(
-    text: str, field: Mapping[str, Any], params: type[BaseModel], *others: str, required: bool = True
-) -> dict[str, Any]:
+def described(text: str, field: Mapping[str, Any], params: type[BaseModel], *others: str) -> dict[str, Any]:
     """OpenAPI's description of a body: a form with this field, or the file itself as one of the other types.
 
-    params: the parameters that may also be fields of the form. required: whether there must be a body.
+    params: the parameters that may also be fields of the form.
     """
     fields = {name: _as_field(about) for name, about in params.model_json_schema()["properties"].items()}
     form = {
@@ -37,7 +35,7 @@ def described(
     }
     content = {"multipart/form-data": {"schema": form}, **{other: {"schema": FILE_SCHEMA} for other in others}}
     text = f"{text} It may be compressed, as `Content-Encoding` says: gzip or deflate."
-    return {"requestBody": {"required": required, "description": text, "content": content}}
+    return {"requestBody": {"required": True, "description": text, "content": content}}
 
 
 def _as_field(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,12 +45,10 @@ def _as_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **(choices[0] if choices else {})}
 
 
-def image_body(params: type[BaseModel], required: bool = True) -> dict[str, Any]:
-    """OpenAPI's description of a body that is one image. params, required: as for `described`."""
+def image_body(params: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of a body that is one image. params: as for `described`."""
     kinds = join_words([kind.title for kind in FORMATS.values()])
-    return described(
-        f"{kinds}, in the form's field or as the whole body.", FILE_SCHEMA, params, OCTETS, required=required
-    )
+    return described(f"{kinds}, in the form's field or as the whole body.", FILE_SCHEMA, params, OCTETS)
 
 
 @dataclass(frozen=True)
