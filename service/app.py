@@ -26,8 +26,10 @@ from service.registry.registry import ModelRegistry
 from service.runtime.collectors import exposing
 from service.runtime.parameters import refuse_unknown_parameters
 from service.runtime.pipeline import Pipeline
+from service.runtime.preview import Previewer
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
+from service.runtime.views import Views
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -44,6 +46,8 @@ class State(TypedDict):
     """The attributes of `request.state`."""
 
     pipeline: Pipeline
+    previewer: Previewer
+    views: Views
     scheduler: Scheduler
     settings: Settings
     metrics: Metrics
@@ -76,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with decoder, Scheduler(settings) as scheduler:
+        with decoder, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
             running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
@@ -84,7 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
                 async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off
                     yield State(
-                        pipeline=pipeline, scheduler=scheduler, settings=settings, metrics=metrics,
+                        pipeline=pipeline, previewer=Previewer(pipeline, views), views=views,
+                        scheduler=scheduler, settings=settings, metrics=metrics,
                         shutdown=shutdown, api_keys=api_keys, registry=registry, worker=worker,
                     )
                     # fmt: on

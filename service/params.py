@@ -1,5 +1,7 @@
 """Parameters of requests: in the query, or in the fields of a form. `denoise run` takes most as options too."""
 
+from typing import Annotated, Literal
+
 from pydantic import BaseModel, Field
 
 from engine import defaults
@@ -55,3 +57,41 @@ class PageParams(BaseModel):
         ge=1,
         description="Page of the file, or frame of the animation, counted from 1. Default: the first.",
     )
+    view: str | None = Field(
+        None,
+        max_length=100,
+        description="Name of a view, from the header X-Denoise-View of POST /preview, in place of the file: "
+        "the body may then be empty. The service keeps it for some minutes. Give it in the query.",
+    )
+
+
+# In the file's own units.
+Point = Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"]
+
+
+class PreviewParams(PageParams):
+    """The parameters of a preview. Without any, it is the whole page in its own depth."""
+
+    crop: str | None = Field(
+        None,
+        pattern=r"^\d{1,9},\d{1,9},\d{1,9},\d{1,9}$",
+        description="Part of the page, in its pixels: left,top,width,height. Default: all of it.",
+    )
+    side: int | None = Field(
+        None, ge=1, description="Most pixels of the longer side. The part is reduced by a whole number to fit."
+    )
+    reduction: int | None = Field(
+        None, ge=1, le=1024, description="Whole number that both sides are divided by, in place of `side`."
+    )
+    black: Point | None = Field(
+        None,
+        description="Sample that is shown as black, in the file's units, or auto. With black or white, the "
+        "answer has 8 bits a channel; a point that is not given is automatic.",
+    )
+    white: Point | None = Field(None, description="Sample that is shown as white, in the file's units, or auto.")
+    output: Literal["noisy", "clean", "compare"] = Field(
+        "noisy",
+        description="noisy: the image as it is. clean: without its noise. compare: both, side by side.",
+    )
+    model: str | None = Field(None, description="As for POST /denoise. For clean and compare.")
+    force: bool = Field(False, description=defaults.CLEAN_HELP)

@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         description="Memory for uploaded files until their images are done, in bytes, of which a quarter is "
         "reserved for small files.",
     )
+    view_memory: int = Field(
+        default=512 * 2**20,
+        ge=0,
+        description="Memory for the images that people look at on the page, in bytes, which are kept for some "
+        "minutes; larger ones are sent and decoded again for each part.",
+    )
     max_waiting: int = Field(
         default=100,
         ge=0,

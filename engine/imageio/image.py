@@ -92,11 +92,15 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """An image file's headers. pixels: of all pages together. depth: the largest of any page."""
+    """An image file's headers. pixels: of all pages together. depth: the largest of any page.
+
+    pages: how many the file has, if they were counted; otherwise how many were read.
+    """
 
     kind: Format
     pixels: int
     depth: Depth
+    pages: int = 1
 
 
 @dataclass(frozen=True)

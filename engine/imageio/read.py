@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,9 @@ from engine.imageio.formats import (
     detect_format,
 )
 from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, convert_mode, to_samples
+
+# Pages beyond those that are read, up to which they are counted.
+MAX_COUNTED = 10_000
 
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
@@ -78,12 +82,16 @@ def read_info(
     max_pages: int = MAX_PAGES,
     page: int | None = None,
     colour: Colour = COLOUR,
+    count_pages: bool = False,
 ) -> ImageInfo:
-    """The size and depth of what `read` would return, from headers alone. Raises the errors of `read`."""
+    """The size and depth of what `read` would return, from headers alone. Raises the errors of `read`.
+
+    count_pages: also count the pages that are not read, which takes time in long files.
+    """
     kind = detect_format(data)
     _refuse_colour(kind, colour)
     with _codec_errors(kind):
-        return _read_info(kind, _frames(kind, data, colour), max_pixels, max_pages, page)
+        return _read_info(kind, _frames(kind, data, colour), max_pixels, max_pages, page, count_pages)
 
 
 def read_mosaic(data: bytes, max_pixels: int | None = None) -> RawMosaic | None:
@@ -184,11 +192,18 @@ def _frames(kind: Format, data: bytes, colour: Colour) -> Iterator[LazyFrame]:
 
 
 def _read_info(
-    kind: Format, frames: Iterator[LazyFrame], max_pixels: int | None, max_pages: int, page: int | None
+    kind: Format,
+    frames: Iterator[LazyFrame],
+    max_pixels: int | None,
+    max_pages: int,
+    page: int | None,
+    count_pages: bool,
 ) -> ImageInfo:
-    pages = pixels = bits = 0
+    pages = pixels = bits = last = 0
+    remaining = 1
     for count, frame in enumerate(frames, 1):
         remaining = frame.remaining()
+        last = count + remaining - 1
         if page and count < page and remaining == 1:
             continue
         number = 1 if page else remaining
@@ -200,7 +215,18 @@ def _read_info(
         _refuse_more_pixels(frame.size, pixels, pages, max_pixels)
         if page or remaining > 1:
             break
-    return ImageInfo(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float")
+    if count_pages and remaining == 1:
+        last += _count(frames)
+    return ImageInfo(kind, pixels, "8" if bits <= 8 else "16" if bits <= 16 else "float", last)
+
+
+def _count(frames: Iterator[LazyFrame]) -> int:
+    """How many more pages there are: up to the first with a broken header, and MAX_COUNTED at most."""
+    count = 0
+    with suppress(Exception):
+        for _ in islice(frames, MAX_COUNTED):
+            count += 1
+    return count
 
 
 def _read(

@@ -15,8 +15,9 @@ from engine.inference.noise_estimation.noise_law import LawEstimate
 from service.params import PageParams
 from service.problems import BUSY_ERRORS, describe_problems
 from service.runtime.parameters import with_fields
-from service.runtime.pipeline import Pipeline
-from service.runtime.upload import image_body, receive_upload, until_disconnected
+from service.runtime.preview import Previewer
+from service.runtime.upload import image_body, until_disconnected
+from service.runtime.views import opened_view
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 Sigma = Annotated[float, Field(ge=0)]
@@ -25,6 +26,7 @@ _EQUAL_NAMES = frozenset(("sigma", "luma", "chroma", "correlated", "flat", "jpeg
 _ERRORS = describe_problems(
     {
         400: "Not an image, or a broken one.",
+        404: "No such view: send the file again.",
         413: "Too many bytes or pixels, or too much memory needed.",
         415: "An unsupported kind of image, or of compression of the body.",
         422: "A form without the field, an unknown or invalid parameter, a missing page, or a file that takes "
@@ -129,10 +131,10 @@ class Estimate(BaseModel):
 )
 async def post_estimate(request: Request, params: Annotated[PageParams, Query()]) -> Estimate:
     """Measure the noise of an image, and tell which model suits it."""
-    pipeline: Pipeline = request.state.pipeline
-    async with receive_upload(request, request.state.scheduler, request.state.settings) as upload:
-        page = with_fields(params, request, upload.fields).page or 1
-        estimate, models = await pipeline.estimate(upload.image, page, partial(until_disconnected, request))
+    previewer: Previewer = request.state.previewer
+    async with opened_view(request, params.view, keep=False) as (view, fields):
+        page = with_fields(params, request, fields).page or 1
+        estimate, models = await previewer.estimate(view, page, partial(until_disconnected, request))
     return Estimate(
         words=sentence(estimate),
         model=models.get(AUTO),

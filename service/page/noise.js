@@ -26,9 +26,6 @@ export function showNoise(found, model, image) {
 /** Whether the service returns the image as it is. */
 export const isUnchanged = (image) => image.drawn && !image.force;
 
-/** Whether the service normalises the image: it has photon noise, or its values begin far above black. */
-export const isNormalised = ({ laws, range: [low, high] }) => laws.length > 0 || low > (high - low) / 2;
-
 /** Notes whether the service takes an image for a drawing, which it denoises only by force. */
 export function noteDrawn(image, drawn) {
   image.drawn = drawn;

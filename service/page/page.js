@@ -11,26 +11,30 @@ import {
   showsRemoved,
   updateControls,
 } from "./controls.js";
-import { close, fillThumbnail, open, sampleOf } from "./images.js";
-import { hideNoise, isDrawn, isNormalised, isUnchanged, noteDrawn, showNoise } from "./noise.js";
+import { AUTO, Contrast } from "./contrast.js";
+import { fillThumbnail } from "./images.js";
+import { hideNoise, isDrawn, isUnchanged, noteDrawn, showNoise } from "./noise.js";
+import { Pages } from "./pages.js";
 import { Preview } from "./preview.js";
 import { cancel, isSaving, save } from "./saving.js";
 import * as service from "./service.js";
+import { Source, glimpse, typeInWords } from "./source.js";
 import { add, images, mark, remove, select } from "./strip.js";
 import { View } from "./view.js";
 
 // Milliseconds without a move before tiles are requested.
 const REST = 120;
-// Status of the service for a file with too many bytes or pixels.
-const TOO_LARGE = 413;
 const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
-// The image on view, and its bitmaps once they are decoded.
+// The image on view, and what is shown of it once it is read: its source, its size (pixels) and a small bitmap of it
+// (overview). A glimpse has no source.
 let current = null;
 let opened = null;
-// The request that decodes it, an AbortController, and whether it still runs.
+// The requests that read it, an AbortController, and whether they still run.
 let opening = null;
 let reading = false;
+// The model that the service took for the whole file, if it is another one than the estimate's.
+let corrected = null;
 // A promise of its noise: the service's answer.
 let estimated = null;
 // The timer that waits until the view rests.
@@ -40,7 +44,16 @@ const preview = new Preview(showPreview, (error) => say(error.message, true));
 let listing = list();
 const view = new View(
   { viewport: find("viewport"), canvas: find("canvas"), split: find("split"), handle: find("handle") },
-  viewMoved
+  viewMoved,
+  (by) => pages.step(by)
+);
+const contrast = new Contrast(
+  { plot: find("histogram"), black: find("black"), white: find("white"), auto: find("auto"), words: find("points") },
+  () => contrastChanged()
+);
+const pages = new Pages(
+  { group: find("pages"), slider: find("shown"), before: find("before"), after: find("after"), words: find("shown-words") },
+  (number) => turnTo(number)
 );
 
 function settingsChanged() {
@@ -71,33 +84,92 @@ async function show(image) {
   find("facts").textContent = inUnits(image.file.size);
   hideNoise();
   notice("Reading …");
+  if (!page()) showGlimpse(image, mine.signal);
+  const source = new Source(image.file);
   try {
-    const bitmaps = await open(image.file, page(), mine.signal);
-    if (mine.signal.aborted) return close(bitmaps);
-    present(image, bitmaps, mine.signal);
+    const overview = await source.open(page() ?? 1, AUTO, mine.signal);
+    if (mine.signal.aborted) return overview.close();
+    present(image, source, overview, mine.signal);
   } catch (error) {
     if (mine.signal.aborted) return;
     reading = false;
     showPreview();
     mark(image, "failed", error.message);
-    notice("This image cannot be shown.");
+    if (!opened) notice("This image cannot be shown.");
     say(`${image.file.name}: ${error.message}`, true);
   }
 }
 
-function present(image, bitmaps, signal) {
-  opened = bitmaps;
-  reading = false;
-  const { width, height } = bitmaps.pixels;
-  image.pixels = width * height;
-  const facts = [`${width} × ${height}`, `${((width * height) / 1e6).toFixed(1)} Mpx`];
-  find("facts").textContent = [...facts, inUnits(image.file.size)].join(", ");
-  fillThumbnail(image.item.querySelector("canvas"), bitmaps.overview);
+/** Shows a large file as the browser decodes it, until the service has read it. */
+async function showGlimpse(image, signal) {
+  const found = await glimpse(image.file);
+  if (!found) return;
+  if (signal.aborted || opened) return found.overview.close();
+  opened = found;
   notice("");
-  estimated = estimate(image, bitmaps, signal);
+  view.show(found, preview.tiles);
+}
+
+function present(image, source, overview, signal) {
+  const { width, height, type, pages: count } = source.about;
+  opened?.overview.close();
+  opened = { source, overview, pixels: { width, height } };
+  reading = false;
+  image.pixels = width * height;
+  const megapixels = `${((width * height) / 1e6).toFixed(1)} Mpx`;
+  const facts = [`${width} × ${height}`, megapixels, typeInWords(type), count > 1 ? `${count} pages` : ""];
+  find("facts").textContent = [...facts, inUnits(image.file.size)].filter(Boolean).join(", ");
+  fillThumbnail(image.item.querySelector("canvas"), overview);
+  notice("");
+  contrast.show(source.about);
+  pages.show(source.page, count);
+  find("contrast").hidden = false;
+  estimated = estimate(image, source, signal);
   describeNoise().catch((error) => !signal.aborted && say(error.message, true));
-  preview.show(bitmaps.pixels);
-  view.show(bitmaps, preview.tiles);
+  preview.show(source);
+  view.show(opened, preview.tiles, true);
+}
+
+/** Shows another page of the file on view. */
+async function turnTo(number) {
+  if (!opened?.source) return;
+  opening?.abort();
+  const mine = new AbortController();
+  opening = mine;
+  const image = current;
+  const { source } = opened;
+  reading = true;
+  preview.stop();
+  showPreview();
+  try {
+    const overview = await source.open(number, contrast.points, mine.signal);
+    if (mine.signal.aborted) return overview.close();
+    present(image, source, overview, mine.signal);
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    reading = false;
+    pages.show(source.page, source.about.pages);
+    requestVisible();
+    say(`${image.file.name}: ${error.message}`, true);
+  }
+}
+
+/** Renders the image on view with other black and white points. */
+async function contrastChanged() {
+  const asked = opened;
+  if (!asked?.source) return;
+  requestVisible();
+  const { points } = contrast;
+  try {
+    const overview = await asked.source.overview(points, opening.signal);
+    if (opened !== asked || contrast.points !== points) return overview.close();
+    asked.overview.close();
+    asked.overview = overview;
+    fillThumbnail(current.item.querySelector("canvas"), overview);
+    view.draw();
+  } catch (error) {
+    if (opened === asked && !opening.signal.aborted) say(error.message, true);
+  }
 }
 
 /** Shows the estimated noise, and the model that is chosen for it. */
@@ -108,8 +180,8 @@ async function describeNoise() {
   if (opened === asked) showNoise(found, found.models[choice()], current);
 }
 
-async function estimate(image, bitmaps, signal) {
-  const found = await measured(image, bitmaps, signal);
+async function estimate(image, source, signal) {
+  const found = await source.estimate(signal);
   if (!signal.aborted) {
     noteDrawn(image, isDrawn(found));
     updateControls(image);
@@ -117,30 +189,16 @@ async function estimate(image, bitmaps, signal) {
   return found;
 }
 
-/**
- * The service's estimate of the noise.
- *
- * A sample of the pixels suffices, and is a small upload. But a bitmap has 8 bits: it has lost the units of a file with
- * 16 bits or floats, and noise below a step of 8 bits. Then the file itself is sent, unless it is over a limit.
- */
-async function measured(image, { pixels, exact }, signal) {
-  if (!exact) {
-    try {
-      return await service.estimate(image.file, page(), signal);
-    } catch (error) {
-      if (error.status !== TOO_LARGE) throw error;
-    }
-  }
-  return service.estimate(await sampleOf(pixels), undefined, signal);
-}
-
 /** Frees the image that was on view. */
 function release() {
   clearTimeout(resting);
   preview.show(null);
   view.show(null);
-  if (opened) close(opened);
-  opened = null;
+  opened?.overview.close();
+  opened = corrected = null;
+  contrast.clear();
+  pages.clear();
+  find("contrast").hidden = true;
   resting = null;
 }
 
@@ -168,30 +226,29 @@ function viewMoved() {
 function treatmentChanged() {
   requestVisible();
   // A failed estimate was reported when it was made.
-  if (opened) describeNoise().catch(() => {});
+  if (opened?.source) describeNoise().catch(() => {});
 }
 
 async function requestVisible() {
   const asked = opened;
+  if (!asked?.source) {
+    resting = null;
+    return;
+  }
   // A failed estimate was reported when it was made.
-  const parameters = await previewParameters().catch(() => ({ model: model() }));
+  const parameters = await previewParameters().catch(() => ({ output: "compare", model: model() }));
   // If another image is on view by now, this function runs again for it.
-  if (!asked || opened !== asked) return;
+  if (opened !== asked) return;
   resting = null;
-  preview.request(view.visible, view.level, parameters);
+  preview.request(view.visible, view.level, { ...contrast.points, ...parameters });
 }
 
-/** The parameters for all tiles, or null if the image stays as it is. */
+/** The parameters for all tiles. */
 async function previewParameters() {
   const image = current;
-  const [found] = await Promise.all([estimated, listing]);
-  if (isUnchanged(image)) return null;
-  // The service would choose a model for each tile, and normalise a tile of bright sky for instance.
-  return {
-    model: choice() ? found.models[choice()] : model(),
-    normalise: isNormalised(found) ? undefined : "off",
-    force: image.force || undefined,
-  };
+  await Promise.all([estimated, listing]);
+  if (isUnchanged(image)) return { output: "noisy" };
+  return { output: "compare", model: corrected ?? model(), force: image.force || undefined };
 }
 
 function showPreview() {
@@ -208,12 +265,15 @@ async function saved(image, name, unchanged) {
   const wasUnchanged = isUnchanged(image);
   if (!image.force) noteDrawn(image, unchanged);
   const asked = opened;
-  if (image !== current || !asked) return;
+  if (image !== current || !asked?.source) return;
   // A failed estimate was reported when it was made.
   const found = await estimated.catch(() => null);
   if (!found || opened !== asked) return;
   const isOther = choice() && found.models[choice()] !== name;
-  if (isOther) estimated = Promise.resolve({ ...found, models: { ...found.models, [choice()]: name } });
+  if (isOther) {
+    corrected = name;
+    estimated = Promise.resolve({ ...found, models: { ...found.models, [choice()]: name } });
+  }
   if (isOther || wasUnchanged !== isUnchanged(image)) treatmentChanged();
 }
 
@@ -275,7 +335,10 @@ document.addEventListener("drop", (event) => {
 
 find("panel").addEventListener("input", settingsChanged);
 find("look").addEventListener("change", settingsChanged);
-find("model").addEventListener("change", treatmentChanged);
+find("model").addEventListener("change", () => {
+  corrected = null;
+  treatmentChanged();
+});
 find("force").addEventListener("input", (event) => {
   current.force = event.target.checked;
   treatmentChanged();

@@ -1,13 +1,9 @@
-// Preview: denoises the visible part of the image tile by tile, and keeps the tiles.
+// Preview: has the visible part of the image denoised tile by tile, and keeps the tiles.
 
 import { mix } from "./mix.js";
-import { denoise } from "./service.js";
 
 // Side of a tile, in pixels of the image.
 export const TILE = 512;
-// Neighbouring pixels that are sent with a tile, so that tiles join without a seam. With the shipped networks, tiles
-// differ from the image denoised whole by at most 0.15 of 255; with 48 pixels by 0.9, with 32 by 5.
-const HALO = 64;
 // Requests at the same time.
 const CONCURRENCY = 2;
 // Removed noise is amplified by at most MAX_GAIN, to a standard deviation of at most SPREAD of 255, where it is
@@ -21,7 +17,6 @@ const CACHE = 6_000_000;
 function readable(width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
   return [canvas, context];
 }
 
@@ -77,11 +72,11 @@ export class Preview {
     this.show(null);
   }
 
-  /** Starts with another image, or with none. */
-  show(pixels) {
+  /** Starts with another image, or with none. source: as it is on view. */
+  show(source) {
     this.stop();
     this.tiles.clear();
-    this.pixels = pixels;
+    this.source = source;
     this.visible = [];
   }
 
@@ -113,7 +108,7 @@ export class Preview {
   /**
    * Requests the tiles of an area, from its middle outwards. Cancels requests for other tiles.
    *
-   * parameters: of the requests to the service, or null if it would return the image as it is.
+   * parameters: of the requests to the service. output: "noisy" if it would return the image as it is.
    */
   request({ left, top, right, bottom }, level, parameters) {
     // As text, so that parameters can be compared.
@@ -146,7 +141,7 @@ export class Preview {
     const request = Object.assign(new AbortController(), { level: this.level, asked: this.asked });
     this.running.set(key, request);
     try {
-      const tile = await this.denoised(key, request);
+      const tile = await this.rendered(key, request);
       if (request.signal.aborted) return;
       this.keep(key, tile);
     } catch (error) {
@@ -159,22 +154,19 @@ export class Preview {
     this.fetchNext();
   }
 
-  async denoised(key, { level, asked, signal }) {
+  async rendered(key, { level, asked, signal }) {
     const [column, row] = key.split(" ").map(Number);
-    const place = placeOf(column, row, this.pixels);
-    const left = Math.max(0, place.left - HALO);
-    const top = Math.max(0, place.top - HALO);
-    const right = Math.min(this.pixels.width, place.left + place.width + HALO);
-    const bottom = Math.min(this.pixels.height, place.top + place.height + HALO);
-    const [noisy, context] = readable(right - left, bottom - top);
-    context.drawImage(this.pixels, -left, -top);
+    const place = placeOf(column, row, this.source.about);
     const parameters = JSON.parse(asked);
-    const result = parameters ? (await denoise(await noisy.convertToBlob(), parameters, signal)).blob : noisy;
-    const clean = await createImageBitmap(result);
-    const inner = { ...place, left: place.left - left, top: place.top - top };
-    const [noisyData, cleanData] = [noisy, clean].map((image) => reduced(image, inner, level));
-    clean.close();
-    return new Tile(place, level, asked, noisyData, cleanData);
+    const bitmap = await this.source.part(place, 2 ** level, parameters, signal);
+    const both = parameters.output === "compare";
+    const width = both ? bitmap.width / 2 : bitmap.width;
+    const { height } = bitmap;
+    const [, context] = readable(bitmap.width, height);
+    context.drawImage(bitmap, 0, 0);
+    bitmap.close();
+    const [noisy, clean] = [0, both ? width : 0].map((left) => context.getImageData(left, 0, width, height));
+    return new Tile(place, level, asked, noisy, clean);
   }
 
   /** Keeps a tile. If the cache is full, the tiles that were requested first go first. */
@@ -197,12 +189,4 @@ function power(noisy, clean) {
   let sum = 0;
   for (let i = 1; i < noisy.length; i += 4) sum += (noisy[i] - clean[i]) ** 2;
   return (4 * sum) / noisy.length;
-}
-
-/** The pixels of a part of an image, each side halved `level` times. */
-function reduced(image, { left, top, width, height }, level) {
-  const [wide, high] = [width / 2 ** level, height / 2 ** level];
-  const [, context] = readable(Math.ceil(wide), Math.ceil(high));
-  context.drawImage(image, left, top, width, height, 0, 0, wide, high);
-  return context.getImageData(0, 0, Math.ceil(wide), Math.ceil(high));
 }

@@ -77,9 +77,14 @@ export async function denoise(file, parameters, signal) {
   return { blob: await response.blob(), headers: response.headers };
 }
 
-/** A page of a file as PNG, decoded by the service and otherwise unchanged. page: by default the first. */
-export async function decode(file, page, signal) {
-  return (await post(address({ page }, "preview"), file, signal)).blob();
+/**
+ * A part of an image, rendered by the service: a blob, and what the service says about the page.
+ *
+ * file: nothing if the parameters name a view.
+ */
+export async function preview(file, parameters, signal) {
+  const response = await post(address(parameters, "preview"), file, signal);
+  return { blob: await response.blob(), about: JSON.parse(response.headers.get("X-Denoise-View")) };
 }
 
 /** Whether the service runs jobs. */
@@ -141,7 +146,7 @@ export async function models() {
   return (await request("models", {})).json();
 }
 
-/** Estimates the noise in an image file. Returns the service's answer. page: of the file, by default the first. */
-export async function estimate(file, page, signal) {
-  return (await post(address({ page }, "estimate"), file, signal)).json();
+/** Estimates the noise in an image. Returns the service's answer. file: nothing if the parameters name a view. */
+export async function estimate(file, parameters, signal) {
+  return (await post(address(parameters, "estimate"), file, signal)).json();
 }

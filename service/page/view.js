@@ -14,11 +14,12 @@ function snapped(scale) {
 /**
  * Shows the tiles, and the noisy image where there is no tile yet.
  *
- * elements: viewport, canvas, split (a range input) and handle. onMove(): another part is visible.
+ * elements: viewport, canvas, split (a range input) and handle. onMove(): another part is visible. onTurn(by): the
+ * page so many pages further is to be shown.
  */
 export class View {
-  constructor(elements, onMove) {
-    Object.assign(this, elements, { onMove });
+  constructor(elements, onMove, onTurn) {
+    Object.assign(this, elements, { onMove, onTurn });
     this.context = this.canvas.getContext("2d");
     this.image = null;
     this.requested = this.scale = 1;
@@ -28,11 +29,18 @@ export class View {
     this.listen();
   }
 
-  /** image: { pixels, overview }, or null. tiles: of the preview. */
-  show(image, tiles) {
+  /**
+   * image: its size (pixels) and a small bitmap of it (overview), or null. tiles: of the preview.
+   *
+   * An image of the same size as the one before, such as another page, is shown at the same place if `stay`.
+   */
+  show(image, tiles, stay = false) {
+    const { width, height } = this.image?.pixels ?? {};
+    const same = stay && image && width === image.pixels.width && height === image.pixels.height;
     this.image = image;
     this.tiles = tiles;
-    if (image) this.fit();
+    if (same) this.place(this.x, this.y);
+    else if (image) this.fit();
     else this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
@@ -211,6 +219,8 @@ export class View {
     else if (event.key === "-") this.step(false);
     else if (event.key === "0") this.fit();
     else if (event.key === "1") this.zoom(1);
+    else if (event.key === "<" || event.key === "PageUp") this.onTurn(-1);
+    else if (event.key === ">" || event.key === "PageDown") this.onTurn(1);
     else return;
     event.preventDefault();
   }

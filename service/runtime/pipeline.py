@@ -43,8 +43,6 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 24, "16": 40, "float": 75}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
-# What every browser can show, with 16 bits.
-PREVIEW_FORMAT = "png"
 
 
 def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
@@ -146,7 +144,7 @@ class Pipeline:
         info = await self.decoding.read_info(source, params.page, params.colour)
         kind = output_format(params.target, info.kind)
         options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
-        load = _load(info, source.memory, kind, options)
+        load = load_of(info, source.memory, kind, options)
         progress = _Progress(info.pixels, on_progress)
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
@@ -203,33 +201,6 @@ class Pipeline:
         charge(info.pixels)
         return file, ()
 
-    async def preview(
-        self, source: ImageSource, page: int, memory: MemoryShare, disconnected: Disconnected
-    ) -> EncodedImage:
-        """A page, counted from 1, as PNG. memory, disconnected: as `denoise`.
-
-        Raises what the decode and encode stages and Scheduler.admit raise.
-        """
-        kind = FORMATS[PREVIEW_FORMAT]
-        load = _load(await self.decoding.read_info(source, page), source.memory, kind)
-        async with self.scheduler.admit(disconnected, load) as ticket:
-            file = await self.decoding.decode(ticket, source, page)
-            written = await self.encoding.encode(ticket, file, kind, None)
-            ticket.keep(memory, len(written.data))
-        return written
-
-    async def estimate(
-        self, source: ImageSource, page: int, disconnected: Disconnected
-    ) -> tuple[NoiseEstimate, dict[str, str]]:
-        """The noise of a page, counted from 1, and by name of each choice the model that it takes.
-
-        Raises what the decode stage and Scheduler.admit raise.
-        """
-        load = _load(await self.decoding.read_info(source, page), source.memory)
-        async with self.scheduler.admit(disconnected, load) as ticket:
-            file = await self.decoding.decode(ticket, source, page)
-            return await ticket.in_thread(partial(self.models().recommend, file.pages[0].samples))
-
 
 def _numbers(estimate: NoiseEstimate) -> str:
     """The main fields of the answer of POST /estimate, as JSON in one line."""
@@ -277,10 +248,10 @@ class _Progress:
         self.on_progress(self.done / self.pixels)
 
 
-def _load(
+def load_of(
     read_info: ImageInfo, memory: int, kind: Format | None = None, options: OutputOptions = DEFAULT_OUTPUT
 ) -> Load:
-    """memory: how much the open file takes, in bytes. kind: the format to write, if any."""
+    """What an image needs. memory: how much the open file takes, in bytes. kind: the format to write, if any."""
     pixel_bytes = PIXEL_BYTES[read_info.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
     return Load(
         read_info.pixels, read_info.pixels * pixel_bytes * (2 if options.output == "compare" else 1) + memory

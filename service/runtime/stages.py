@@ -44,12 +44,15 @@ class DecodeStage:
     _limiter: CapacityLimiter = field(default_factory=partial(CapacityLimiter, HEADERS_AT_ONCE))
     _memory_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def read_info(self, source: ImageSource, page: int | None, colour: Colour = COLOUR) -> ImageInfo:
+    async def read_info(
+        self, source: ImageSource, page: int | None, colour: Colour = COLOUR, count_pages: bool = False
+    ) -> ImageInfo:
         """What a file's header says. Raises what Decoder.read_info raises."""
 
         def work() -> ImageInfo:
             with _logging_refusals(), source.open() as file:
-                return self.decoder.read_info(file, self.max_pixels, self.max_pages, page, colour)
+                limits = self.max_pixels, self.max_pages
+                return self.decoder.read_info(file, *limits, page, colour, count_pages)
 
         # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
         # A source whose memory is not counted yet is opened only while no other such source is open.

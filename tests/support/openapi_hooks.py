@@ -1,6 +1,7 @@
 """Hooks for schemathesis: images and zips of images for bodies that the OpenAPI description calls "binary"."""
 
 import io
+import re
 import zipfile
 
 import schemathesis
@@ -45,11 +46,24 @@ def before_call(context, case, kwargs):
 
 
 def possible(given):
-    """The parameters without pages that the images lack, and without a choice for raw files only."""
+    """The parameters without what the images lack, points in the wrong order, and a choice for raw files only."""
     page = given.get("page")
     # schemathesis gives some values as text.
     if str(page).isdecimal() and int(page) > 1:
         given["page"] = type(page)(1)
+    if re.fullmatch(r"\d{1,9}(,\d{1,9}){3}", str(given.get("crop"))):
+        given["crop"] = "0,0,1,1"
+    for point in ("black", "white"):
+        if _is_number(given.get(point)):
+            given[point] = "auto"
     if given.get("colour") == "prophoto":
         given["colour"] = "srgb"
     return given
+
+
+def _is_number(value):
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

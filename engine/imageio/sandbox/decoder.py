@@ -95,10 +95,11 @@ class Decoder:
         max_pages: int = MAX_PAGES,
         page: int | None = None,
         colour: Colour = COLOUR,
+        count_pages: bool = False,
     ) -> ImageInfo:
         """As engine.imageio.read.read_info. Raises what `read` raises."""
         options = {"max_pixels": max_pixels, "max_pages": max_pages, "page": page, "colour": colour}
-        decoded = self._decode(file, {"work": "info", "options": options})
+        decoded = self._decode(file, {"work": "info", "options": {**options, "count_pages": count_pages}})
         assert isinstance(decoded, ImageInfo)
         return decoded
 
@@ -184,7 +185,8 @@ class Decoder:
                         changed,
                     )
                 case "info":
-                    return ImageInfo(FORMATS[message["kind"]], message["pixels"], message["depth"])
+                    kind = FORMATS[message["kind"]]
+                    return ImageInfo(kind, message["pixels"], message["depth"], message["pages"])
                 case "mosaic":
                     return decode_mosaic(message, parts)
                 case "no mosaic":

@@ -301,7 +301,8 @@ def _send_decoded(parent: socket.socket, decoded: ImageSequence | ImageInfo | Ra
     # Only with all its bytes are some camera raw files told from TIFF.
     kind = {"kind": decoded.kind.name}
     if isinstance(decoded, ImageInfo):
-        send(parent, {"type": "info", **kind, "pixels": decoded.pixels, "depth": decoded.depth})
+        about = {"pixels": decoded.pixels, "depth": decoded.depth, "pages": decoded.pages}
+        send(parent, {"type": "info", **kind, **about})
         return
     for page in decoded.pages:
         message, parts = encode_image(page)

@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 import pillow_heif
 import pytest
+import tifffile
 import torch
 from PIL import Image as PILImage
 
@@ -111,6 +112,31 @@ def test_one_page_can_be_read_alone():
         read(data, max_pages=2)
     with pytest.raises(ImageTooLarge, match="first 3 pages have 105 pixels; the limit is 104"):
         read(data, max_pixels=104)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_the_pages_of_a_file_are_counted(kind, samples, file_of):
+    pages = [PILImage.fromarray(samples(9, 7, seed=seed)) for seed in range(4)]
+    data = file_of(pages[0], kind, save_all=True, append_images=pages[1:])
+
+    for page in (1, 3, None):
+        assert read_info(data, page=page, count_pages=True).pages == 4
+    assert read_info(file_of(pages[0], kind), page=1, count_pages=True).pages == 1
+
+
+def test_pages_are_counted_up_to_a_broken_one():
+    data = io.BytesIO()
+    tifffile.imwrite(data, np.zeros((3, 9, 7), np.uint16), photometric="minisblack", metadata=None)
+    broken = bytearray(data.getvalue())
+    with tifffile.TiffFile(io.BytesIO(broken)) as file:
+        second = file.pages[1].offset
+    tags = int.from_bytes(broken[second : second + 2], "little")
+    # Where the offset of the third page stands.
+    at = second + 2 + 12 * tags
+    broken[at : at + 4] = (len(broken) + 1000).to_bytes(4, "little")
+
+    assert read_info(bytes(broken), page=1, count_pages=True).pages == 2
+    assert len(read(bytes(broken), page=1).pages) == 1
 
 
 def test_of_a_gif_the_first_frame_is_decoded(file_of):

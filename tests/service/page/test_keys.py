@@ -69,7 +69,8 @@ def test_no_key_is_asked_for_where_none_is_required(page):
 
 def test_an_unreachable_server_is_reported(page, file):
     choose(page, named(file))
-    page.route("**/denoise*", lambda route: route.abort())
+    for route in ("denoise", "preview"):
+        page.route(f"**/{route}*", lambda each: each.abort())
 
     page.get_by_label("Model").select_option("scans")
     expect(page.locator("#status")).to_have_text("The server cannot be reached, or the connection was lost.")

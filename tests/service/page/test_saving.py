@@ -1,5 +1,6 @@
 """Downloads: formats, several images, jobs, cancelling."""
 
+import re
 import threading
 import time
 from itertools import repeat
@@ -168,8 +169,8 @@ def test_a_single_page_of_a_document_is_shown_and_saved(page, file_of, samples, 
     expect(page.locator("#status")).to_contain_text("2 pages")
     page.get_by_label("Format", exact=True).select_option("same")
     whole = download(page)
-    page.get_by_label("Page").fill("2")
-    page.get_by_label("Page").blur()
+    page.get_by_label("Page", exact=True).fill("2")
+    page.get_by_label("Page", exact=True).blur()
     settle(page)
     before, _ = both(page, (60, 90))
 
@@ -191,11 +192,12 @@ def mixed(samples):
     return (image + np.where(squares, 200, 40)[..., np.newaxis]).clip(0, 255).astype(np.uint8)
 
 
-def test_one_model_serves_all_tiles_and_the_download_corrects_it(page, mixed, file_of, api):
+def test_one_model_serves_all_parts_and_the_download(page, mixed, file_of, api):
     data = file_of(mixed)
     arrive(page, named(data))
     noise = page.locator("#noise")
-    expect(noise).to_contain_text("Model: photo-gaussian")
+    # Not the model for the noise in the middle.
+    expect(noise).to_have_text(re.compile("Model: photo$"), timeout=20_000)
     page.get_by_role("button", name="Actual size").click()
     settle(page)
     split(page, 100)
@@ -207,5 +209,5 @@ def test_one_model_serves_all_tiles_and_the_download_corrects_it(page, mixed, fi
     last = seen(page)
 
     assert saved == api(data) == api(data, model="photo")
-    assert_close(first, pixels(api(data, model="photo-gaussian"))[part])
-    assert_close(last, pixels(saved)[part])
+    assert_close(first, pixels(saved)[part])
+    np.testing.assert_array_equal(last, first)
