@@ -42,6 +42,8 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
+# What further passes of the network take in addition, in bytes a pixel: the inputs of two as floats.
+FURTHER_PASSES_BYTES = 24
 # What every browser can show, with 16 bits.
 PREVIEW_FORMAT = "png"
 
@@ -144,9 +146,9 @@ class Pipeline:
         name = models.resolve_name(params.model)
         info = await self.decoding.read_info(source, params.page, params.colour)
         kind = output_format(params.target, info.kind)
-        options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
+        options = OutputOptions(params.strength, params.luma, params.chroma, params.output, params.grain)
         load = _load(info, source.memory, kind, options)
-        progress = _Progress(info.pixels, on_progress)
+        progress = _Progress(load.pixels, on_progress)
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
             lap("wait")
@@ -281,6 +283,6 @@ def _load(
 ) -> Load:
     """memory: how much the open file takes, in bytes. kind: the format to write, if any."""
     pixel_bytes = PIXEL_BYTES[read_info.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
-    return Load(
-        read_info.pixels, read_info.pixels * pixel_bytes * (2 if options.output == "compare" else 1) + memory
-    )
+    pixel_bytes *= 2 if options.output == "compare" else 1
+    pixel_bytes += FURTHER_PASSES_BYTES if options.passes > 1 else 0
+    return Load(read_info.pixels * options.passes, read_info.pixels * pixel_bytes + memory)

@@ -8,7 +8,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.runtime import pipeline as denoising
+from service.runtime import stages as denoising
 from tests.support.problems import assert_problem
 
 

@@ -18,7 +18,7 @@ from engine.inference.denoise import TiledDenoiser, denoise_image
 from engine.models import checkpoint
 from service.app import create_app
 from service.params import DenoiseParams
-from service.runtime import pipeline as denoising
+from service.runtime import stages as denoising
 from tests.support.images import PROFILE
 from tests.support.raw_files import dng, scene
 
@@ -199,7 +199,8 @@ def test_openapi_has_every_parameter_with_its_range(client):
 
     assert set(described) == set(DenoiseParams.model_fields)
     assert all(each["description"].endswith(".") for each in parameters)
-    assert described["strength"]["schema"]["maximum"] == 1
+    assert described["strength"]["schema"]["maximum"] == 1.5
+    assert described["grain"]["schema"]["maximum"] == 1
     assert described["format"]["schema"]["enum"] == [*WRITABLE_FORMATS, "same"]
 
 

@@ -23,7 +23,7 @@ from engine.inference.preparation import prepare
 from engine.models import checkpoint
 from service.app import create_app
 from service.runtime import inference_queue, scheduler
-from service.runtime import pipeline as denoising
+from service.runtime import stages as denoising
 from tests.support.leaving import post_and_leave
 from tests.support.problems import assert_problem
 from tests.support.windows import SOON, Net, window
