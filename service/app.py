@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
             running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
-            with exposing(metrics.registry, scheduler, lambda: registry.models, shutdown):
+            with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off
                     yield State(

@@ -195,5 +195,10 @@ def finer_allowed(kind: Format, output: Output, pages: Sequence[Image]) -> bool:
 
     All pages must have 16 bits, and none transparency, which would have another scale than the floats.
     """
-    holds = kind.writes is not None and "float" in kind.writes.depths and output == "clean"
-    return holds and all(page.depth == "16" and page.alpha is None for page in pages)
+    may = holds_floats(kind) and output == "clean"
+    return may and all(page.depth == "16" and page.alpha is None for page in pages)
+
+
+def holds_floats(kind: Format) -> bool:
+    """Whether files of this format may have samples in floating point."""
+    return kind.writes is not None and "float" in kind.writes.depths
