@@ -71,8 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         decoder = stack.enter_context(Decoder(settings.decode_seconds, settings.decode_memory))
         registry = ModelRegistry(settings)
         # Last, because it locks the spool folder for this process until the lifespan ends.
-        hours = settings.job_hours
-        store = JobStore(settings.spool, settings.spool_bytes, hours * 3600) if settings.spool else None
+        store = _job_store(settings)
         stack.pop_all()
 
     @asynccontextmanager
@@ -114,6 +113,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
     describe_authentication(app, api_keys)
     return app
+
+
+def _job_store(settings: Settings) -> JobStore | None:
+    """The store of jobs, if there is a folder for it."""
+    seconds = settings.job_hours * 3600
+    return JobStore(settings.spool, settings.spool_bytes, seconds) if settings.spool else None
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: GracefulShutdown, metrics: Metrics) -> None:

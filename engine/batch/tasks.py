@@ -1,7 +1,7 @@
 """Batch tasks: denoises image files one after another, as planned, and notes in a journal what is done."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from engine.imageio.formats import (
 from engine.imageio.image import EncodedImage, ImageSequence
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, fixed_selector, select_model
+from engine.inference.model_selection import NetworkSelector, fixed_selector, select_for_pages
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MosaicNets,
@@ -35,6 +35,7 @@ from engine.inference.preparation import (
     prepare_pages,
     words_of,
 )
+from engine.layers import Module
 from engine.system.atomic_file import write_atomically
 from engine.system.os_errors import describe, reason
 
@@ -223,9 +224,15 @@ def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[Im
     return reader.read(data, options.page, options.colour), ()
 
 
-def estimate_file(source: Path, page: int = 1) -> tuple[str, NoiseEstimate]:
-    """The name of the model for an image file, and the noise found. Raises ValueError, OSError."""
-    return select_model(READ_HERE.read(_read(source), page, COLOUR).pages[0].samples)
+def estimate_file(
+    source: Path, page: int = 1, nets: Mapping[str, Module] | None = None
+) -> tuple[str, NoiseEstimate]:
+    """The name of the model for an image file, and the noise found. Raises ValueError, OSError.
+
+    nets: for a trial where the noise alone does not decide; see `select_for_pages`.
+    """
+    [image] = READ_HERE.read(_read(source), page, COLOUR).pages
+    return select_for_pages([image.samples], nets=nets)
 
 
 def _read(source: Path) -> bytes:

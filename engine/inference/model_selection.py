@@ -4,8 +4,8 @@ One network trained on both white noise and cameras' noise is worse at each than
 of white noise in colour and white noise in grey, which is equal in all channels.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -127,6 +127,29 @@ def auto_selector(nets: Mapping[str, Module], auto: str = AUTO) -> NetworkSelect
 def fixed_selector(net: Module, name: str = "") -> NetworkSelector:
     """Selects the same network for every image."""
     return lambda pages: Selection(name, net, estimate_pages(pages))
+
+
+@dataclass(frozen=True)
+class LazyNetworks(Mapping[str, Module]):
+    """The networks of an auto model, by their models' names.
+
+    load: loads one; called when it is first looked up.
+    """
+
+    load: Callable[[str], Module]
+    auto: str = AUTO
+    _loaded: dict[str, Module] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self._loaded:
+            self._loaded[name] = self.load(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(models_of(self.auto))
+
+    def __len__(self) -> int:
+        return len(models_of(self.auto))
 
 
 def load_with(load: Callable[[str], Model], name: str) -> LoadedModel:

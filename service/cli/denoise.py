@@ -103,10 +103,8 @@ def run(
 ) -> None:
     """Denoise image files, folders of images, or an image from a pipe.
 
-    Images keep their names. The format is PNG, unless --format or the file name after -o names another one. If an
-    image fails, the command reports it and continues with the next one.
-
-    Images whose names differ only in the suffix, such as a.dng and a.jpg, keep it: a.dng.png and a.jpg.png.
+    Images keep their names; a.dng and a.jpg become a.dng.png and a.jpg.png. The format is PNG, unless --format or
+    the file name after -o names another one. If an image fails, the command reports it and continues.
 
     OUT is a folder if it exists as one, has no suffix, or ends with a slash.
 

@@ -30,13 +30,17 @@ def estimate(
     """
     from engine.batch.planning import files_of
     from engine.batch.tasks import estimate_file
+    from engine.inference.model_selection import LazyNetworks
     from engine.inference.noise_estimation import sentence
+    from engine.models import checkpoint
 
+    # For the same choice as `run` makes. Most images need none of them.
+    nets = LazyNetworks(lambda name: checkpoint.load(checkpoint.find(name)).net)
     rows: list[dict[str, Any]] = []
     files = files_of(inputs)
     for file in track(files, "estimating", console=err, transient=True, disable=not err.is_terminal):
         try:
-            model, noise = estimate_file(file, page)
+            model, noise = estimate_file(file, page, nets)
         except OSError as error:
             warn(f"{file}: {reason(error)}")
         except (ValueError, MemoryError) as error:

@@ -46,8 +46,9 @@ from service.telemetry.metrics import Metrics
 
 # The most memory that a pixel takes from file to file, in bytes, by the depth of its samples. Measured on noise,
 # all processes together: 8 bits take 10, with transparency 12; 16 bits with transparency take 27; from 8 bits to
-# WebP, it is 43. In one process it was up to twice that.
-PIXEL_BYTES: Mapping[Depth, int] = {"8": 20, "16": 40, "float": 60}
+# WebP, it is 43; RGB of 64-bit floats takes 72. In one process it was up to twice that. 8 bits with an offset and
+# impulses took 23 in one process.
+PIXEL_BYTES: Mapping[Depth, int] = {"8": 24, "16": 40, "float": 75}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
 # What further passes of the network take in addition, in bytes a pixel: the inputs of two as floats.

@@ -112,3 +112,13 @@ def test_an_auto_model_is_loaded_with_all_its_models():
 def test_models_of_an_auto_model_are_its_specialists():
     assert model_selection.models_of("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
     assert model_selection.models_of("paper") == ["paper"]
+
+
+def test_networks_load_when_they_are_looked_up_and_once():
+    loaded = []
+    nets = model_selection.LazyNetworks(lambda name: loaded.append(name) or Averaging(1))
+
+    assert list(nets) == ["photo-gaussian", "photo-grey", "photo"]
+    assert loaded == []
+    assert nets["photo"] is nets["photo"]
+    assert loaded == ["photo"]

@@ -17,7 +17,7 @@ from service.app import create_app
 from service.auth.api_keys import add_key
 from service.registry import served_model as module
 from service.registry.registry import ModelRegistry
-from service.runtime import pipeline
+from service.runtime import stages
 from service.settings import Settings
 from tests.support.problems import assert_problem
 
@@ -212,7 +212,7 @@ def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):
 def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_of, monkeypatch):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("#204060", "#ffffff", "#804020")]
     pages = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    nets, begun, swapped, begin = [], Event(), Event(), pipeline.TiledDenoiser
+    nets, begun, swapped, begin = [], Event(), Event(), stages.TiledDenoiser
 
     def held(net, *args, **how):
         nets.append(net)
@@ -220,7 +220,7 @@ def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_
         assert swapped.wait(SOON)
         return begin(net, *args, **how)
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
+    monkeypatch.setattr(stages, "TiledDenoiser", held)
     before = digest(file)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/denoise", content=pages)
@@ -235,14 +235,14 @@ def test_an_image_keeps_the_weights_it_began_with(client, file, save_tiny, file_
 
 
 def test_images_of_one_batch_get_the_same_weights(client, file, save_tiny, samples, file_of, monkeypatch):
-    begun, swapped, begin = Event(), Event(), pipeline.TiledDenoiser
+    begun, swapped, begin = Event(), Event(), stages.TiledDenoiser
 
     def held(*args, **how):
         begun.set()
         assert swapped.wait(SOON)
         return begin(*args, **how)
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", held)
+    monkeypatch.setattr(stages, "TiledDenoiser", held)
     before = digest(file)
     # More images than are in work at once.
     images = [("image", (f"{n}.png", file_of(samples(8, 8, seed=n)))) for n in range(5)]

@@ -77,3 +77,16 @@ def test_json_has_null_where_there_is_no_number(denoise, tmp_path):
     (row,) = json.loads(text, parse_constant=refuse)
     assert row["ceiling"] is None
     assert row["sigma"] is None
+
+
+def test_estimate_makes_the_trial_that_run_makes(denoise, tmp_path, monkeypatch):
+    """Nothing is removed from what looks like a camera's noise, so it is taken for texture."""
+    noise = np.random.default_rng(0).normal(0, 20, (258, 258, 3))
+    smeared = sum(noise[dy : dy + 256, dx : dx + 256] for dy in range(3) for dx in range(3)) / 9
+    Image.fromarray((128 + smeared).round().astype(np.uint8)).save(tmp_path / "soft.png")
+    monkeypatch.setattr("engine.inference.model_selection.removed_where_calm", lambda *_: 0.1)
+
+    _, text, _ = denoise("estimate", tmp_path / "soft.png", "--json")
+
+    [found] = json.loads(text)
+    assert (found["correlated"], found["texture"], found["model"]) == (True, True, "photo-gaussian")

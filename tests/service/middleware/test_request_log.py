@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.layers import kernels
 from engine.models import checkpoint
 from service.app import create_app
-from service.runtime import pipeline
+from service.runtime import stages
 from service.settings import Settings
 from tests.support.leaving import post_and_leave
 from tests.support.windows import Net, window
@@ -79,7 +79,7 @@ def test_a_request_is_logged_in_one_line(client, settings, noisy, lines):
 
 def test_the_clients_request_id_is_in_every_answer(client, noisy, monkeypatch):
     headers = {"x-request-id": "abc"}
-    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
+    monkeypatch.setattr(stages, "TiledDenoiser", buggy)
 
     answers = [
         client.get("/models", headers=headers),
@@ -148,7 +148,7 @@ def test_images_are_counted_by_model_and_timed_by_stage(client, noisy):
 
 
 def test_errors_are_counted_by_kind(client, noisy, monkeypatch):
-    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
+    monkeypatch.setattr(stages, "TiledDenoiser", buggy)
     client.post("/denoise", content=b"no image")
     client.post("/denoise", content=bytes(20_001))
     client.post("/denoise", params={"strength": 2}, content=noisy)
@@ -185,7 +185,7 @@ def test_two_services_in_one_process_count_separately(client, settings):
 
 def test_a_disconnected_client_is_logged_with_status_499(settings, noisy, lines, monkeypatch):
     endless = SimpleNamespace(windows=repeat(window(Net())))
-    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: endless)
+    monkeypatch.setattr(stages, "TiledDenoiser", lambda *args, **how: endless)
     asyncio.run(post_and_leave(create_app(settings), noisy))
 
     (line,) = lines()

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.runtime import pipeline
+from service.runtime import stages
 from service.settings import Settings
 
 ORIGIN = "https://images.example"
@@ -49,7 +49,7 @@ def test_an_answer_to_a_bug_has_the_security_headers(ask, samples, file_of, monk
     def buggy(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", buggy)
+    monkeypatch.setattr(stages, "TiledDenoiser", buggy)
     response = ask("POST", "/denoise", content=file_of(samples(8, 8)))
 
     assert response.status_code == 500

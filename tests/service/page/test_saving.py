@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.runtime import pipeline
+from service.runtime import stages
 from tests.support.browser import (
     arrive,
     assert_close,
@@ -148,7 +148,7 @@ def test_work_can_be_cancelled_and_the_service_stops(page, file, monkeypatch):
         finally:
             ended.set()
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: SimpleNamespace(windows=windows()))
+    monkeypatch.setattr(stages, "TiledDenoiser", lambda *args, **how: SimpleNamespace(windows=windows()))
     page.get_by_role("button", name="Download", exact=True).click()
     expect(page.get_by_role("progressbar", name="Denoising")).to_be_visible()
     assert begun.wait(20)

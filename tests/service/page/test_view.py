@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.runtime import pipeline
+from service.runtime import stages
 from tests.support.browser import (
     CLOSE,
     arrive,
@@ -111,13 +111,13 @@ def test_removed_noise_is_shown_on_grey_and_amplified(dimmed, page, noisy, file_
 
 def test_only_visible_tiles_are_sent(page, samples, file_of, monkeypatch):
     large = np.tile(samples(400, 500), (3, 4, 1))
-    shapes, real = [], pipeline.TiledDenoiser
+    shapes, real = [], stages.TiledDenoiser
 
     def noted(net, image, *args, **how):
         shapes.append(image.samples.shape)
         return real(net, image, *args, **how)
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", noted)
+    monkeypatch.setattr(stages, "TiledDenoiser", noted)
 
     page.set_viewport_size({"width": 800, "height": 600})
     arrive(page, named(file_of(large)))
@@ -174,13 +174,13 @@ def test_a_large_image_is_fitted_first_and_moves_by_keys(page, samples, file_of)
 
 def test_an_outdated_response_is_dropped(page, file, noisy, api, monkeypatch):
     choose(page, named(file))
-    real = pipeline.TiledDenoiser
+    real = stages.TiledDenoiser
 
     def slow(*args, **how):
         time.sleep(0.3)
         return real(*args, **how)
 
-    monkeypatch.setattr(pipeline, "TiledDenoiser", slow)
+    monkeypatch.setattr(stages, "TiledDenoiser", slow)
     models = page.get_by_label("Model")
     models.select_option("scans")
     page.wait_for_timeout(200)

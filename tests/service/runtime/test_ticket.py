@@ -10,7 +10,7 @@ import pytest
 
 from engine.imageio.sandbox.decoder import Crashed, Decoder
 from service.app import create_app
-from service.runtime import pipeline
+from service.runtime import stages
 from service.runtime.ticket import MemoryShare
 from service.settings import Settings
 from tests.support.windows import SOON, Net, window
@@ -159,7 +159,7 @@ def zipped(data, count):
 @pytest.mark.parametrize("path", ["/denoise", "/denoise/batch"])
 def test_a_client_that_leaves_leaks_nothing(path, settings, noisy, monkeypatch):
     endless = SimpleNamespace(windows=repeat(window(Net())))
-    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: endless)
+    monkeypatch.setattr(stages, "TiledDenoiser", lambda *args, **how: endless)
 
     async def main(app, state):
         await Client(app, path, zipped(noisy, 3) if path.endswith("batch") else noisy, leaves=True).ask(state)
@@ -169,7 +169,7 @@ def test_a_client_that_leaves_leaks_nothing(path, settings, noisy, monkeypatch):
 
 def test_a_deadline_that_passes_leaks_nothing(settings, noisy, monkeypatch):
     endless = SimpleNamespace(windows=repeat(window(Net())))
-    monkeypatch.setattr(pipeline, "TiledDenoiser", lambda *args, **how: endless)
+    monkeypatch.setattr(stages, "TiledDenoiser", lambda *args, **how: endless)
 
     async def main(app, state):
         client = Client(app, "/denoise", noisy)
@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_encoded_leaks_nothing(settings, noisy, monkeypa
     def broken(*args):
         raise MemoryError
 
-    monkeypatch.setattr(pipeline, "encode", broken)
+    monkeypatch.setattr(stages, "encode", broken)
 
     async def main(app, state):
         client = Client(app, "/denoise", noisy)
