@@ -105,7 +105,6 @@ def run(
 
     Images keep their names; a.dng and a.jpg become a.dng.png and a.jpg.png. The format is PNG, unless --format or
     the file name after -o names another one. If an image fails, the command reports it and continues.
-
     OUT is a folder if it exists as one, has no suffix, or ends with a slash.
 
     Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
