@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.batch.tasks import DenoiseOptions, denoise_bytes
-from engine.defaults import COLOUR, MEMORY_BUDGET, STRENGTH, Colour, Switch
+from engine.defaults import (
+    COLOUR,
+    GRAIN,
+    MAX_SHARE,
+    MAX_STRENGTH,
+    MEMORY_BUDGET,
+    MIN_SHARE,
+    MIN_STRENGTH,
+    STRENGTH,
+    Colour,
+    Switch,
+)
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from engine.imageio.image import Image, ImageSequence, from_array, to_array
 from engine.imageio.metadata import NO_METADATA
@@ -56,6 +67,7 @@ def denoise(
     image: Array,
     model: str | Path | LoadedModel = "auto",
     strength: float = STRENGTH,
+    grain: float = GRAIN,
     memory_budget: int = MEMORY_BUDGET,
     normalise: Switch = "auto",
     impulses: Switch = "auto",
@@ -71,10 +83,12 @@ def denoise(
     image.astype("float32"). Values that are NaN or infinite stay as they are, and do not affect others.
     model: a name or path, as for `load_model`, loaded once and kept; or a LoadedModel. For a stack, `auto` looks
     at the first image that is not blank or drawn, and measures the noise over all. strength: the part of the
-    noise that is removed, 0 to 1. memory_budget: the most memory for the network, in bytes. normalise, impulses,
-    banding: "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such
-    as a drawing, which otherwise stays as it is.
-    Raises ValueError for another shape or type, for values beyond 1e9, or for a strength out of range.
+    noise that is removed, 0 to 1. Above 1, up to 1.5, two more passes smooth further: one sees the noise made
+    stronger by this factor, one the result. grain: the share of the fine brightness noise that is put back, 0 to
+    1, for a natural look. memory_budget: the most memory for the network, in bytes. normalise, impulses, banding:
+    "auto", or "off" to leave that step out. force: also denoise an image that is certainly clean, such as a
+    drawing, which otherwise stays as it is.
+    Raises ValueError for another shape or type, for values beyond 1e9, or for a strength or grain out of range.
 
     >>> import numpy as np, engine
     >>> frames = np.random.default_rng(0).normal(0.5, 0.1, (2, 40, 30)).astype(np.float32)
@@ -82,7 +96,7 @@ def denoise(
     >>> clean.shape, clean.dtype, bool(clean.std() < 0.02)
     ((2, 40, 30), dtype('float32'), True)
     """
-    output = OutputOptions(strength=_checked(strength))
+    output = _output_options(strength, grain)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     images = _images(image)
     samples = [each.samples for each in images]
@@ -99,6 +113,7 @@ def denoise_file(
     target: str | Path,
     model: str | Path | LoadedModel = "auto",
     strength: float = STRENGTH,
+    grain: float = GRAIN,
     colour: Colour = COLOUR,
     quality: int | None = None,
     normalise: Switch = "auto",
@@ -108,11 +123,11 @@ def denoise_file(
     target: its suffix names the format; an existing file is replaced. Metadata is kept. Camera raw files are
     denoised before they are developed if their noise is known, and again after it. An array from `read_image` is
     developed already. colour: as for `read_image`. quality: as for `write_image`; by default a JPEG file that
-    stays one keeps its quality and chroma subsampling. model, strength, normalise: as for `denoise`; "off" also
-    leaves out the step before developing.
+    stays one keeps its quality and chroma subsampling. model, strength, grain, normalise: as for `denoise`; "off"
+    also leaves out the step before developing.
     Raises ValueError as `read_image`, `denoise` and `write_image` do, and OSError.
     """
-    output = OutputOptions(strength=_checked(strength))
+    output = _output_options(strength, grain)
     target = Path(target)
     kind = _format_of(target)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
@@ -183,10 +198,16 @@ def write_image(
     write_atomically(path, encode(ImageSequence(kind, tuple(pages)), kind, quality).data)
 
 
-def _checked(strength: float) -> float:
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength is from 0 to 1; got {strength:g}")
-    return strength
+def _output_options(strength: float, grain: float) -> OutputOptions:
+    """Raises ValueError for a value out of range."""
+    _check("strength", strength, MIN_STRENGTH, MAX_STRENGTH)
+    _check("grain", grain, MIN_SHARE, MAX_SHARE)
+    return OutputOptions(strength=strength, grain=grain)
+
+
+def _check(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is from {least:g} to {most:g}; got {value:g}")
 
 
 def _format_of(path: Path) -> str:

@@ -14,12 +14,16 @@ MODEL = "auto"
 DEVICE = "auto"
 PRECISION = "auto"
 
-# How much noise is removed, as a share of what the network finds.
+# How much noise is removed, as a share of what the network finds. Above 1, further passes smooth more.
 STRENGTH = 1.0
+MIN_STRENGTH = 0.0
+MAX_STRENGTH = 1.5
+# Shares of the brightness noise and of the colour noise that are removed, and of the grain that is put back.
 LUMA = 1.0
 CHROMA = 1.0
-MIN_STRENGTH = 0.0
-MAX_STRENGTH = 1.0
+GRAIN = 0.0
+MIN_SHARE = 0.0
+MAX_SHARE = 1.0
 OUTPUT: Output = "clean"
 
 # Steps before the network.
@@ -52,9 +56,13 @@ DECODE_MEMORY = 2 * 2**30  # bytes
 
 # Descriptions that the command line and the HTTP API show for the options that they have in common.
 QUALITY_HELP = "Quality of JPEG, WebP and AVIF files. Without it, WebP is lossless."
-STRENGTH_HELP = "Share of the noise to remove."
+STRENGTH_HELP = (
+    "Share of the noise to remove. Above 1, two more passes smooth further: one sees the noise made stronger by "
+    "this factor, one the result."
+)
 LUMA_HELP = "Share of the luminance noise to remove. Multiplied by strength."
 CHROMA_HELP = "Share of the colour noise to remove. Multiplied by strength."
+GRAIN_HELP = "Share of the fine brightness noise to put back, for a natural look. Colour noise stays away."
 OUTPUT_HELP = (
     "clean: the image without its noise. residual: the noise that was removed, on mid-grey. compare: the images "
     "before and after, side by side."

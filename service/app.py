@@ -66,9 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     require_linux()
     api_keys = ApiKeys(settings)
-    return_freed_memory()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    _set_up_process(settings)
     shutdown, metrics = GracefulShutdown(), Metrics()
     with ExitStack() as stack:
         # First: its process loads the codecs while this one loads the weights. The lifespan ends it.
@@ -84,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
             running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
-            with exposing(metrics.registry, scheduler, lambda: registry.models, shutdown):
+            with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off
                     yield State(
@@ -118,6 +116,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
     describe_authentication(app, api_keys)
     return app
+
+
+def _set_up_process(settings: Settings) -> None:
+    return_freed_memory()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
 
 
 def _job_store(settings: Settings) -> JobStore | None:

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     format: Literal["jpeg", "png", "webp", "tiff", "avif", "same"]
     quality: int
     strength: float
+    grain: float
     luma: float
     chroma: float
     output: Literal["clean", "residual", "compare"]

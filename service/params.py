@@ -30,10 +30,13 @@ class DenoiseParams(BaseModel):
         description=defaults.STRENGTH_HELP,
     )
     luma: float = Field(
-        defaults.LUMA, ge=defaults.MIN_STRENGTH, le=defaults.MAX_STRENGTH, description=defaults.LUMA_HELP
+        defaults.LUMA, ge=defaults.MIN_SHARE, le=defaults.MAX_SHARE, description=defaults.LUMA_HELP
     )
     chroma: float = Field(
-        defaults.CHROMA, ge=defaults.MIN_STRENGTH, le=defaults.MAX_STRENGTH, description=defaults.CHROMA_HELP
+        defaults.CHROMA, ge=defaults.MIN_SHARE, le=defaults.MAX_SHARE, description=defaults.CHROMA_HELP
+    )
+    grain: float = Field(
+        defaults.GRAIN, ge=defaults.MIN_SHARE, le=defaults.MAX_SHARE, description=defaults.GRAIN_HELP
     )
     output: defaults.Output = Field(defaults.OUTPUT, description=defaults.OUTPUT_HELP)
     page: int | None = Field(None, ge=1, description=defaults.PAGE_HELP)

@@ -136,6 +136,17 @@ class Settings(BaseSettings):
         description="Memory for the images that people look at on the page, in bytes, which are kept for some "
         "minutes; larger ones are sent and decoded again for each part.",
     )
+    cache_bytes: int = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="Memory for results that are kept for equal requests, in bytes; 0 keeps none.",
+    )
+    cache_seconds: float = Field(
+        default=600,
+        gt=0,
+        le=86_400,
+        description="How long a result is kept for equal requests, in seconds.",
+    )
     max_waiting: int = Field(
         default=100,
         ge=0,

@@ -1,15 +1,17 @@
 """Denoising of whole images: from samples of any depth to samples, with transparency and output options."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from engine.defaults import MEMORY_BUDGET, Output
+from engine.defaults import MAX_STRENGTH, MEMORY_BUDGET, Output
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
 from engine.inference.change_bound import bound_change
+from engine.inference.grain import put_back_grain
 from engine.inference.normalisation import Normalisation
 from engine.inference.preparation import NO_PREPARATION, Preparation
 from engine.inference.tiling import WINDOW_STRIP_ROWS, Window, run_batch, strips, windows_of
@@ -17,6 +19,10 @@ from engine.layers import Module, ensure_arena
 
 # Rows that are converted at a time outside windows.
 STRIP_ROWS = 256
+# Converts a part of an image to what the network sees.
+Read = Callable[[Tensor], Tensor]
+# Writes to rows and columns of the result: the network's output there, and its input.
+Write = Callable[[slice, slice, Tensor, Tensor], None]
 # The power of the signal over that of the noise from which the scale of the result is corrected.
 MIN_SIGNAL = 100.0
 
@@ -25,21 +31,35 @@ MIN_SIGNAL = 100.0
 class OutputOptions:
     """Options for the result: how much of the noise is removed, and which image is returned.
 
-    strength, luma, chroma: from 0 to 1. The share strength * luma of the change in brightness is applied, and the
-    share strength * chroma of the change in colour.
+    strength: from 0 to 1, the share of the change that is applied. Above 1, all of it is applied, and two more
+    passes smooth further: see _three_passes.
+    luma, chroma: from 0 to 1, multiplied by strength: the shares of the change in brightness and in colour.
     output: "clean" is the denoised image; "residual" is what was removed, on mid-grey; "compare" has the noisy
     image on the left and the denoised one on the right.
+    grain: from 0 to 1, the share of the fine brightness noise that is put back; see `grain`.
     """
 
     strength: float = 1.0
     luma: float = 1.0
     chroma: float = 1.0
     output: Output = "clean"
+    grain: float = 0.0
 
     @property
     def shares(self) -> tuple[float, float]:
         """Of the change in brightness and in colour."""
-        return self.strength * self.luma, self.strength * self.chroma
+        strength = min(self.strength, 1.0)
+        return strength * self.luma, strength * self.chroma
+
+    @property
+    def noise_scale(self) -> float:
+        """The factor by which the noise is made stronger for the second pass; 1 if there is one pass."""
+        return max(self.strength, 1.0)
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees the image."""
+        return 3 if self.noise_scale > 1 else 1
 
 
 DEFAULT_OUTPUT = OutputOptions()
@@ -48,8 +68,8 @@ DEFAULT_OUTPUT = OutputOptions()
 class TiledDenoiser:
     """An image that is denoised window by window.
 
-    windows: run each once, in any order and any thread, also in a batch with windows of other images. After that
-    call `result` once.
+    windows: run each once, one after another and in this order, in any thread, also in a batch with windows of
+    other images. After that call `result` once.
 
     The samples keep their depth: they are the output of denoise_image, and integers are clipped to [0, 1] and
     rounded. Only the windows that run are in float32, except where the preparation asks for floats. Fully
@@ -79,21 +99,28 @@ class TiledDenoiser:
         if normalisation is None:
             self.clean = torch.empty_like(noisy.samples)
             # Not a method: a window that refers to its image in a circle would keep it until garbage collection.
-            write = partial(_write, self.clean, options.shares)
-            read = to_pixels
+            write: Write = partial(_write, self.clean, self._source, options.shares)
+            read: Read = to_pixels
         else:
             self.clean = torch.empty_like(noisy.samples, dtype=torch.float32)
             write = partial(_write_restored, self.clean, self._source, normalisation, options.shares)
             read = partial(_read_normalised, normalisation)
-        self.windows += windows_of(net, self._source, read, write, memory_budget, window_size)
+        windows = partial(windows_of, net, memory_budget=memory_budget, window_size=window_size)
+        if options.passes == 1:
+            self.windows += windows(self._source, read, write)
+        else:
+            self.windows += _three_passes(windows, self._source, read, write, options.noise_scale)
 
     def result(self) -> Image:
         """The image that the options ask for. Call it once: it overwrites what it works on."""
         if self.windows:
             if math.isfinite(self.preparation.max_change):
-                bound_change(self.clean, self._source, self.preparation.max_change)
+                most = self.preparation.max_change * self.options.noise_scale
+                bound_change(self.clean, self._source, most)
             if self.preparation.keep_mean:
                 _keep_light(self.clean, self._source)
+            if self.options.grain:
+                put_back_grain(self.clean, self._source, self.options.grain)
             if self.clean.dtype != self.noisy.samples.dtype:
                 self.clean = self.preparation.as_samples(self.clean, self.noisy.samples.dtype)
             _restore_hidden(self.clean, self.noisy)
@@ -146,13 +173,73 @@ def denoise_image(
     return clean
 
 
+def _three_passes(
+    windows: Callable[[Tensor, Read, Write], Iterator[Window]],
+    source: Tensor,
+    read: Read,
+    write: Write,
+    scale: float,
+) -> Iterator[Window]:
+    """The windows for a strength above 1. The second pass sees stronger noise, so it smooths more; the third pass
+    removes noise that the network took for detail. windows: makes the windows of one pass.
+
+    - The first output is called clean. The second pass sees clean + scale * (noisy - clean).
+    - The third pass sees the second output. Of its change, the share by which the strength exceeds 1 is applied,
+      all of it at the largest strength. So the result is that of one pass if the strength is just above 1.
+
+    Measured at 1.5 on crops, PSNR in dB and what is left in the calm parts, of 255: white noise of sigma 25,
+    three images: second pass alone -0.3 and 0.82 times as much, third pass alone 0.0 and 1.00, both -0.3 and
+    0.81. Noise of four cameras: +0.1 and 0.99, +0.3 and 0.80, +0.4 and 0.78. The plain extrapolation
+    noisy + 1.5 * (clean - noisy) puts inverted noise into the image: -4.1 for white noise.
+    """
+    # In the network's range.
+    second, third = (torch.empty_like(source, dtype=torch.float32) for _ in range(2))
+    yield from windows(source, read, partial(_write_amplified, second, scale))
+    yield from windows(second, _read_floats, partial(_write_floats, third))
+    share = (scale - 1) / (MAX_STRENGTH - 1)
+    yield from windows(third, _read_floats, partial(_write_part, write, share))
+
+
 def _write(
-    clean: Tensor, shares: tuple[float, float], rows: slice, cols: slice, after: Tensor, before: Tensor
+    clean: Tensor,
+    source: Tensor,
+    shares: tuple[float, float],
+    rows: slice,
+    cols: slice,
+    after: Tensor,
+    before: Tensor,
 ) -> None:
-    channels, target = clean.shape[2], clean[rows, cols]
+    """Writes the network's output as samples. before: perhaps with amplified noise, so `source` is asked."""
+    channels, noisy, target = clean.shape[2], source[rows, cols], clean[rows, cols]
     for strip in strips(len(target), WINDOW_STRIP_ROWS):
-        mixed = _mixed(before[strip], after[strip], shares, channels == 1)
-        target[strip] = to_samples(mixed, clean.dtype, channels)
+        pixels = after[strip]
+        if shares != (1, 1):
+            pixels = _mixed(to_pixels(noisy[strip].to(after.device)), pixels, shares, channels == 1)
+        target[strip] = to_samples(pixels, clean.dtype, channels)
+
+
+def _write_amplified(
+    amplified: Tensor, scale: float, rows: slice, cols: slice, after: Tensor, before: Tensor
+) -> None:
+    """Writes what the second pass sees: the first output, and the removed noise times `scale`."""
+    _write_floats(amplified, rows, cols, torch.lerp(after, before, scale), before)
+
+
+def _write_floats(floats: Tensor, rows: slice, cols: slice, after: Tensor, before: Tensor) -> None:
+    """Writes the network's output as it is; of grey the mean of the channels."""
+    target = floats[rows, cols]
+    for strip in strips(len(target), WINDOW_STRIP_ROWS):
+        target[strip] = to_samples(after[strip], torch.float32, target.shape[2])
+
+
+def _read_floats(part: Tensor) -> Tensor:
+    """What the network sees, (H, W, 3); grey in three equal channels."""
+    return part.expand(-1, -1, 3)
+
+
+def _write_part(write: Write, share: float, rows: slice, cols: slice, after: Tensor, before: Tensor) -> None:
+    """Writes this share of the change between the network's input and its output."""
+    write(rows, cols, torch.lerp(before, after, share), before)
 
 
 def _read_normalised(normalisation: Normalisation, part: Tensor) -> Tensor:

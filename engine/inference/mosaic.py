@@ -42,6 +42,7 @@ from engine.data.noise.anscombe import Anscombe, NoiseLaw
 from engine.defaults import MEMORY_BUDGET
 from engine.imageio.codecs.raw import RawMosaic
 from engine.inference.denoise import OutputOptions
+from engine.inference.grain import local_mean
 from engine.inference.model_selection import LoadedModel
 from engine.inference.noise_estimation.blocks import tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG
@@ -139,9 +140,11 @@ def mosaic_nets(model: LoadedModel) -> MosaicNets | None:
 def requested_share(output: OutputOptions, preparation: PreparationOptions) -> float:
     """Share of the noise that the options let be removed from a mosaic; 0 leaves it as it is.
 
-    Differences from the noisy image are shown against the developed file, so its mosaic stays as it is.
+    Differences from the noisy image are shown against the developed file, so its mosaic stays as it is. Grain
+    that the result keeps must stay in the mosaic.
     """
-    return min(output.shares) if preparation.normalise and output.output == "clean" else 0.0
+    share = min(output.shares) * (1 - output.grain)
+    return share if preparation.normalise and output.output == "clean" else 0.0
 
 
 def steps_after_mosaic(steps: PreparationOptions) -> PreparationOptions:
@@ -248,7 +251,7 @@ class MosaicDenoiser:
         detailed = []
         for noisy, clean in zip(self._noisy, self._clean, strict=True):
             removed = noisy - clean
-            power = _local_mean(removed.square())
+            power = local_mean(removed.square(), NEIGHBOURHOOD)
             detailed.append((power > DETAIL_POWER).float().mean().item())
             # The noise has the power 1. Of what was removed, that share is noise; the rest is detail.
             noisy -= removed.div_(power.clamp_(min=1)).mul_(self._share)
@@ -313,27 +316,14 @@ def _roughness(plane: Tensor) -> float:
     """The median over neighbourhoods of what differs from pixel to pixel both along and across; 1 for noise."""
     top, bottom = plane[:-1], plane[1:]
     differences = (bottom[:, 1:] - bottom[:, :-1] - top[:, 1:] + top[:, :-1]) / 2
-    return float(_local_mean(differences.square()).median())
-
-
-def _local_mean(x: Tensor, side: int = NEIGHBOURHOOD) -> Tensor:
-    """(h, w) -> (h, w): the mean of each neighbourhood, as far as it lies inside."""
-    mean = partial(
-        torch.avg_pool1d,
-        kernel_size=side,
-        stride=1,
-        padding=side // 2,
-        count_include_pad=False,
-    )
-    across = mean(x.unsqueeze(1)).squeeze(1)
-    return mean(across.T.unsqueeze(1)).squeeze(1).T
+    return float(local_mean(differences.square(), NEIGHBOURHOOD).median())
 
 
 def _in_areas(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether a pixel lies in 3 x 3 pixels that are all in the mask."""
     outside = torch.from_numpy(~mask).float()
-    inside = (_local_mean(outside, 3) == 0).float()
-    return (_local_mean(inside, 3) > 0).numpy()
+    inside = (local_mean(outside, 3) == 0).float()
+    return (local_mean(inside, 3) > 0).numpy()
 
 
 def _saturation(values: NDArray[np.uint16], white: int) -> int:

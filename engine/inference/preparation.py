@@ -218,7 +218,12 @@ def steps_for(
     A result may be floats if the format holds them and it shows the denoised image. All pages must have one type,
     and none transparency, which would have another scale than the floats.
     """
-    holds = kind.writes is not None and "float" in kind.writes.depths and output == "clean"
+    may = holds_floats(kind) and output == "clean"
     types = {(page.samples.dtype, page.stored) for page in pages}
     alike = len(types) == 1 and all(page.alpha is None for page in pages)
-    return replace(options, finer=holds and alike, counts=all(page.in_counts for page in pages))
+    return replace(options, finer=may and alike, counts=all(page.in_counts for page in pages))
+
+
+def holds_floats(kind: Format) -> bool:
+    """Whether files of this format may have samples in floating point."""
+    return kind.writes is not None and "float" in kind.writes.depths

@@ -25,6 +25,8 @@ _CLEAN = {
             "X-Denoise-Digest": "SHA-256 of the weights.",
             "X-Denoise-Precision": "The type that the network computed in.",
             "X-Denoise-Seconds": "Seconds of work on the image, without the upload and the wait in the queue.",
+            "X-Denoise-Cache": "hit: the answer to an equal request was kept. pages: the image was kept, and was "
+            "written anew in this format. miss: it was denoised.",
             "X-Denoise-Noise": "The noise that was found, in words and figures.",
             "X-Denoise-Estimate": "The noise that was found, as JSON: the main fields of POST /estimate.",
             "X-Denoise-Steps": "What was done besides running the network, or why the image is unchanged.",

@@ -81,13 +81,14 @@ QualityOption = Annotated[
 ]
 
 
-def _share(text: str) -> Any:
-    return typer.Option(min=defaults.MIN_STRENGTH, max=defaults.MAX_STRENGTH, help=text, rich_help_panel=RESULT)
+def _share(text: str, most: float = defaults.MAX_SHARE) -> Any:
+    return typer.Option(min=defaults.MIN_SHARE, max=most, help=text, rich_help_panel=RESULT)
 
 
-StrengthOption = Annotated[float, _share(defaults.STRENGTH_HELP)]
+StrengthOption = Annotated[float, _share(defaults.STRENGTH_HELP, defaults.MAX_STRENGTH)]
 LumaOption = Annotated[float, _share(defaults.LUMA_HELP)]
 ChromaOption = Annotated[float, _share(defaults.CHROMA_HELP)]
+GrainOption = Annotated[float, _share(defaults.GRAIN_HELP)]
 OutputOption = Annotated[defaults.Output, typer.Option(help=defaults.OUTPUT_HELP, rich_help_panel=RESULT)]
 PageOption = Annotated[
     int | None, typer.Option(min=1, help=defaults.PAGE_HELP, show_default="all", rich_help_panel=RESULT)
@@ -172,6 +173,7 @@ def run(
     strength: StrengthOption = defaults.STRENGTH,
     luma: LumaOption = defaults.LUMA,
     chroma: ChromaOption = defaults.CHROMA,
+    grain: GrainOption = defaults.GRAIN,
     output: OutputOption = defaults.OUTPUT,
     page: PageOption = None,
     colour: ColourOption = defaults.COLOUR,
@@ -188,7 +190,7 @@ def run(
     if watch and recursive:
         raise typer.BadParameter("--watch does not search subfolders", param_hint="--recursive")
     batch = BatchOptions(inputs, _target(inputs, out, format_), format_, force, resume, recursive, quiet, verbose)
-    result = OutputOptions(strength, luma, chroma, output)
+    result = OutputOptions(strength, luma, chroma, output, grain)
     steps = PreparationOptions.of(normalise, impulses, banding, even_clean)
     options = DenoiseOptions(quality, page, png_level, result, memory_budget, colour, steps)
     load = partial(load_model, model, device, precision)

@@ -8,16 +8,21 @@ from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, 
 from prometheus_client.registry import Collector
 
 from service.registry.snapshot import Snapshot
+from service.runtime.result_cache import ResultCache
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 
 
 @contextmanager
 def exposing(
-    registry: CollectorRegistry, scheduler: Scheduler, models: Callable[[], Snapshot], shutdown: GracefulShutdown
+    registry: CollectorRegistry,
+    scheduler: Scheduler,
+    cache: ResultCache,
+    models: Callable[[], Snapshot],
+    shutdown: GracefulShutdown,
 ) -> Iterator[None]:
     """Exposes the gauges until the block ends. models: gives the models in service."""
-    gauges = _Gauges(scheduler, models, shutdown)
+    gauges = _Gauges(scheduler, cache, models, shutdown)
     registry.register(gauges)
     try:
         yield
@@ -26,8 +31,15 @@ def exposing(
 
 
 class _Gauges(Collector):
-    def __init__(self, scheduler: Scheduler, models: Callable[[], Snapshot], shutdown: GracefulShutdown) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        cache: ResultCache,
+        models: Callable[[], Snapshot],
+        shutdown: GracefulShutdown,
+    ) -> None:
         self.scheduler = scheduler
+        self.cache = cache
         self.models = models
         self.shutdown = shutdown
 
@@ -46,6 +58,7 @@ class _Gauges(Collector):
         held = GaugeMetricFamily("denoise_held_bytes", "Memory that counts as taken.", labels=["for"])
         held.add_metric(["images"], scheduler.memory)
         held.add_metric(["bodies"], scheduler.body_bytes)
+        held.add_metric(["cache"], self.cache.size)
         yield held
         weights = InfoMetricFamily("denoise_weights", "The weights in service.", labels=["name"])
         for name, model in models.by_name.items():

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, Depth, Format, output_format
-from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
+from engine.imageio.image import Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Decoder
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions
-from engine.inference.model_selection import AUTO_MODELS
+from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MOSAIC_MODEL,
@@ -22,13 +21,22 @@ from engine.inference.mosaic import (
 from engine.inference.noise_estimation import Component, NoiseEstimate, summary
 from engine.inference.preparation import (
     PreparationOptions,
+    holds_floats,
     prepare_pages,
     steps_for,
     words_of,
 )
-from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
+from service.runtime.result_cache import (
+    DenoisedFile,
+    DenoisedPages,
+    FileKey,
+    Found,
+    PagesKey,
+    Provenance,
+    ResultCache,
+)
 from service.runtime.scheduler import Disconnected, Scheduler
 from service.runtime.stages import DecodeStage, DenoiseStage, EncodeStage
 from service.runtime.ticket import Load, MemoryShare, Ticket
@@ -43,6 +51,8 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 24, "16": 40, "float": 75}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
+# What further passes of the network take in addition, in bytes a pixel: the inputs of two as floats.
+FURTHER_PASSES_BYTES = 24
 
 
 def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
@@ -55,37 +65,42 @@ def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
 
 
 @dataclass(frozen=True)
-class DenoisedFile:
-    """A denoised image file, and how it was made. estimate: the noise found. steps: of the preparation."""
+class _Request:
+    """What denoising one file takes. model: its name. kind: the format to write. Others: as Pipeline.denoise."""
 
-    written: EncodedImage
-    model: Model
-    precision: str
-    estimate: NoiseEstimate
-    steps: tuple[str, ...]
-    seconds: float
+    source: ImageSource
+    params: DenoiseParams
+    model: str
+    info: ImageInfo
+    kind: Format
+    charge: Callable[[int], None]
+    on_progress: Callable[[float], None]
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Response headers that describe it."""
-        headers = {
-            "X-Denoise-Model": quote(self.model.name),
-            "X-Denoise-Digest": self.model.digest,
-            "X-Denoise-Precision": self.precision,
-            "X-Denoise-Seconds": f"{self.seconds:.3f}",
-            "X-Denoise-Noise": summary(self.estimate),
-            "X-Denoise-Estimate": _numbers(self.estimate),
-        }
-        if self.steps:
-            headers["X-Denoise-Steps"] = "; ".join(self.steps)
-        if self.written.changed:
-            headers["X-Denoise-Changed"] = "; ".join(self.written.changed)
-        return headers
+    def options(self) -> OutputOptions:
+        """The options for the result."""
+        given = self.params
+        return OutputOptions(given.strength, given.luma, given.chroma, given.output, given.grain)
+
+    @property
+    def load(self) -> Load:
+        """What the image needs."""
+        return load_of(self.info, self.source.memory, self.kind, self.options)
+
+    def key(self, upload: str, models: Snapshot) -> FileKey:
+        """For the result cache. upload: SHA-256 of the file. models: those in service."""
+        others = self.params.model_dump(mode="json", exclude={"format", "quality"})
+        text = json.dumps({**others, "model": self.model}, sort_keys=True)
+        weights = tuple(models.by_name[name].digest for name in models_of(self.model))
+        floats = holds_floats(self.kind)
+        return FileKey(PagesKey(upload, text, weights, floats), self.kind.name, self.params.quality)
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """The stages, and what connects them. models: gives the models in service when it is called.
+
+    cache: of results. Requests of all kinds share it.
 
     accepted, low_priority: passed to Scheduler.admit.
     """
@@ -96,6 +111,7 @@ class Pipeline:
     denoising: DenoiseStage
     encoding: EncodeStage
     metrics: Metrics
+    cache: ResultCache
     accepted: bool = False
     low_priority: bool = False
 
@@ -111,7 +127,9 @@ class Pipeline:
         """With the limits in the settings."""
         decoding = DecodeStage(decoder, settings.max_pixels, settings.max_pages)
         encoding = EncodeStage(settings.png_level)
-        return cls(models, scheduler, decoding, DenoiseStage(settings.memory_budget), encoding, metrics)
+        denoising = DenoiseStage(settings.memory_budget)
+        cache = ResultCache(settings.cache_bytes, settings.cache_seconds)
+        return cls(models, scheduler, decoding, denoising, encoding, metrics, cache)
 
     def for_one_request(self) -> "Pipeline":
         """For a request of several files: all get the models in service now, and all are admitted."""
@@ -131,7 +149,7 @@ class Pipeline:
         charge: Callable[[int], None],
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> DenoisedFile:
-        """The file, denoised.
+        """The file, denoised, or from the cache. A file from the cache takes no place in the queue and no charge.
 
         memory: holds the result's bytes when this returns; the caller releases it when they are sent.
         disconnected: as Scheduler.admit.
@@ -141,56 +159,93 @@ class Pipeline:
         """
         models = self.models()
         name = models.resolve_name(params.model)
-        info = await self.decoding.read_info(source, params.page, params.colour)
+        info, digest = await self._identify(source, params)
         kind = output_format(params.target, info.kind)
-        options = OutputOptions(params.strength, params.luma, params.chroma, params.output)
-        load = load_of(info, source.memory, kind, options)
-        progress = _Progress(info.pixels, on_progress)
+        request = _Request(source, params, name, info, kind, charge, on_progress)
+        key = request.key(digest, models)
+        if kept := self.cache.file(key, memory):
+            self._count(kept, info)
+            on_progress(1.0)
+            return kept
+        load = replace(request.load, pixels=0) if self.cache.has_pages(key.pages) else request.load
         lap = self.metrics.laps()
         async with self.scheduler.admit(disconnected, load, self.accepted, self.low_priority) as ticket:
             lap("wait")
-            file, mosaic_words = await self._read(ticket, source, params, info, options, charge)
-            lap("decode")
-            # Only the list keeps the decoded pages: each makes room for its denoised page.
-            pages = list(file.pages)
-            file = replace(file, pages=())
-            # One page decides for all, because they come from one camera. All get the same weights, even if
-            # others are put in service meanwhile.
-            samples = [page.samples for page in pages]
-            name = DEVELOPED_MODEL if mosaic_words else name
-            model, estimate = await ticket.in_thread(partial(self.models().choose, name, samples))
-            steps = _steps(params, kind, pages)
-            if mosaic_words:
-                steps = steps_after_mosaic(steps)
-            prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
-            samples.clear()
-            await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
-            lap("denoise", model.name)
-            self.scheduler.rest_network()
-            file = replace(file, pages=tuple(pages))
-            written = await self.encoding.encode(ticket, file, kind, params.quality)
-            lap("encode", model.name)
+            found, pages = await self._pages(ticket, request, key.pages, models, lap)
+            written = await self.encoding.encode(ticket, pages.file, kind, params.quality)
+            lap("encode", pages.provenance.model)
             ticket.keep(memory, len(written.data))
-        self.metrics.image(model, info.pixels)
-        words = (*mosaic_words, *words_of(prepared))
-        return DenoisedFile(written, model, models.precision, estimate, words, ticket.seconds)
+        result = DenoisedFile(written, pages.provenance, ticket.seconds, found)
+        self._count(result, info)
+        if self.models() is models:
+            self.cache.keep_file(key, result)
+        return result
 
-    async def _read(
-        self,
-        ticket: Ticket,
-        source: ImageSource,
-        params: DenoiseParams,
-        info: ImageInfo,
-        options: OutputOptions,
-        charge: Callable[[int], None],
-    ) -> tuple[ImageSequence, tuple[str, ...]]:
+    def _count(self, result: DenoisedFile, info: ImageInfo) -> None:
+        """Counts a file in the metrics."""
+        made = result.provenance
+        if self.cache.limit:
+            self.metrics.cached(result.found, made.model, made.digest)
+        if result.found == "miss":
+            self.metrics.image(made.model, made.digest, info.pixels)
+
+    async def _identify(self, source: ImageSource, params: DenoiseParams) -> tuple[ImageInfo, str]:
+        """What the file's header says, and its SHA-256 if there is a cache; else an empty text."""
+        if self.cache.limit:
+            return await self.decoding.identify(source, params.page, params.colour)
+        return await self.decoding.read_info(source, params.page, params.colour), ""
+
+    async def _pages(
+        self, ticket: Ticket, request: _Request, key: PagesKey, models: Snapshot, lap: Callable[..., None]
+    ) -> tuple[Found, DenoisedPages]:
+        """The denoised pages, from the cache or from the network. models: those that the key is for."""
+        if kept := self.cache.pages(key):
+            request.on_progress(1.0)
+            return "pages", kept
+        pages = await self._denoise(ticket, request, lap)
+        # Other weights may have come into service, and may have been used.
+        if self.models() is models:
+            self.cache.keep_pages(key, pages)
+        return "miss", pages
+
+    async def _denoise(self, ticket: Ticket, request: _Request, lap: Callable[..., None]) -> DenoisedPages:
+        """The file's pages, denoised by the network."""
+        params, options = request.params, request.options
+        progress = _Progress(request.load.pixels, request.on_progress)
+        file, mosaic_words = await self._read(ticket, request)
+        lap("decode")
+        # Only the list keeps the decoded pages: each makes room for its denoised page.
+        pages = list(file.pages)
+        file = replace(file, pages=())
+        # One page decides for all, because they come from one camera. All get the same weights, even if others
+        # are put in service meanwhile.
+        samples = [page.samples for page in pages]
+        models = self.models()
+        name = DEVELOPED_MODEL if mosaic_words else request.model
+        model, estimate = await ticket.in_thread(partial(models.choose, name, samples))
+        steps = _steps(params, request.kind, pages)
+        if mosaic_words:
+            steps = steps_after_mosaic(steps)
+        prepared = await ticket.in_thread(partial(prepare_pages, samples, estimate, steps))
+        samples.clear()
+        await self.denoising.denoise(ticket, model, pages, options, prepared, progress.add)
+        lap("denoise", model.name)
+        self.scheduler.rest_network()
+        words = (*mosaic_words, *words_of(prepared))
+        made = Provenance(
+            model.name, model.digest, models.precision, summary(estimate), _numbers(estimate), words
+        )
+        return DenoisedPages(replace(file, pages=tuple(pages)), made)
+
+    async def _read(self, ticket: Ticket, request: _Request) -> tuple[ImageSequence, tuple[str, ...]]:
         """The file's pages, and in words what was done to the mosaic of a camera raw file before developing."""
         models = self.models()
-        share = requested_share(options, PreparationOptions(normalise=params.normalise == "auto"))
-        if info.kind.name == "raw" and models.resolve_name(params.model) in AUTO_MODELS and share:
+        source, params, pixels = request.source, request.params, request.info.pixels
+        share = requested_share(request.options, PreparationOptions(normalise=params.normalise == "auto"))
+        if request.info.kind.name == "raw" and request.model in AUTO_MODELS and share:
             known = await self.decoding.read_mosaic(ticket, source) if params.page in (None, 1) else None
             if known:
-                charge(info.pixels)
+                request.charge(pixels)
                 mosaic, law = known
                 model = await ticket.in_thread(models.by_name[MOSAIC_MODEL].model)
                 values = await self.denoising.denoise_mosaic(ticket, model, mosaic, law, share)
@@ -198,7 +253,7 @@ class Pipeline:
                     return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
                 return await self.decoding.decode(ticket, source, params.page, params.colour), ()
         file = await self.decoding.decode(ticket, source, params.page, params.colour)
-        charge(info.pixels)
+        request.charge(pixels)
         return file, ()
 
 
@@ -253,6 +308,6 @@ def load_of(
 ) -> Load:
     """What an image needs. memory: how much the open file takes, in bytes. kind: the format to write, if any."""
     pixel_bytes = PIXEL_BYTES[read_info.depth] + (ENCODER_BYTES.get(kind.name, 0) if kind else 0)
-    return Load(
-        read_info.pixels, read_info.pixels * pixel_bytes * (2 if options.output == "compare" else 1) + memory
-    )
+    pixel_bytes *= 2 if options.output == "compare" else 1
+    pixel_bytes += FURTHER_PASSES_BYTES if options.passes > 1 else 0
+    return Load(read_info.pixels * options.passes, read_info.pixels * pixel_bytes + memory)

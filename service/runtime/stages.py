@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -15,6 +16,7 @@ from engine.imageio.codecs.raw import RawMosaic
 from engine.imageio.formats import Format
 from engine.imageio.image import EncodedImage, Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Crashed, Decoder, TooLargeToDecode, TooSlowToDecode
+from engine.imageio.sandbox.shared_file import SharedFile
 from engine.imageio.write import encode
 from engine.inference.denoise import OutputOptions, TiledDenoiser
 from engine.inference.mosaic import (
@@ -26,9 +28,12 @@ from engine.inference.preparation import (
     Preparation,
 )
 from engine.models.checkpoint import Model
+from service.runtime.result_cache import digest_of
 from service.runtime.ticket import Ticket, until_done
 from service.runtime.upload import ImageSource
 from service.telemetry.logs import log
+
+T = TypeVar("T")
 
 # How many headers are read at the same time, in addition to files being decoded. A header takes little time.
 HEADERS_AT_ONCE = 4
@@ -48,11 +53,23 @@ class DecodeStage:
         self, source: ImageSource, page: int | None, colour: Colour = COLOUR, count_pages: bool = False
     ) -> ImageInfo:
         """What a file's header says. Raises what Decoder.read_info raises."""
+        return await self._with_file(source, partial(self._info, page, colour, count_pages))
 
-        def work() -> ImageInfo:
+    async def identify(self, source: ImageSource, page: int | None, colour: Colour) -> tuple[ImageInfo, str]:
+        """What a file's header says, and the SHA-256 of the file. Raises what Decoder.read_info raises."""
+        return await self._with_file(
+            source, lambda file: (self._info(page, colour, False, file), digest_of(file))
+        )
+
+    def _info(self, page: int | None, colour: Colour, count_pages: bool, file: SharedFile) -> ImageInfo:
+        return self.decoder.read_info(file, self.max_pixels, self.max_pages, page, colour, count_pages)
+
+    async def _with_file(self, source: ImageSource, look: Callable[[SharedFile], T]) -> T:
+        """Opens a file, and looks at it in a thread."""
+
+        def work() -> T:
             with _logging_refusals(), source.open() as file:
-                limits = self.max_pixels, self.max_pages
-                return self.decoder.read_info(file, *limits, page, colour, count_pages)
+                return look(file)
 
         # In threads of its own: an image that will be refused should not have to wait for a thread that decodes.
         # A source whose memory is not counted yet is opened only while no other such source is open.

@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from engine.layers import kernels
-from engine.models.checkpoint import Model
 from service.telemetry.tracing import current_request
 
 # In seconds. A preview of a small image takes hundredths of a second, a large image minutes.
@@ -46,6 +45,13 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.cache_lookups = Counter(
+            "denoise_cache_lookups",
+            "Files looked up in the result cache, by what it had: hit (the answer), pages (the denoised image, "
+            "written anew in another format) or miss.",
+            ["found"],
+            registry=self.registry,
+        )
         about = Info("denoise_kernels", "The compiled kernels in use; plain means none.", registry=self.registry)
         about.info({"name": kernels.name()})
         ProcessCollector(registry=self.registry)
@@ -62,10 +68,15 @@ class Metrics:
 
         return lap
 
-    def image(self, model: Model, pixels: int) -> None:
-        """Count a denoised file, here and in the record of its request."""
-        self.images.labels(model.name).inc()
-        self.pixels.labels(model.name).inc(pixels)
+    def cached(self, found: str, model: str, digest: str) -> None:
+        """Count a look-up in the result cache, and note the weights in the record of the request."""
+        self.cache_lookups.labels(found).inc()
+        current_request().models[model] = digest
+
+    def image(self, model: str, digest: str, pixels: int) -> None:
+        """Count a denoised file, here and in the record of its request. digest: of the model's weights."""
+        self.images.labels(model).inc()
+        self.pixels.labels(model).inc(pixels)
         record = current_request()
         record.pixels += pixels
-        record.models[model.name] = model.digest
+        record.models[model] = digest

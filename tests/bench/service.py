@@ -115,7 +115,8 @@ def _png(pixels: Tensor) -> bytes:
 
 @contextmanager
 def served(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
-    """A server that is started by the command line. Yields its port and process number."""
+    """A server that is started by the command line, without kept results. Yields its port and process number."""
+    settings = {"CACHE_BYTES": 0, **settings}
     process = subprocess.Popen(
         [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", "0"],
         env={**os.environ, **{f"DENOISE_{name}": str(value) for name, value in settings.items()}},

@@ -140,9 +140,22 @@ def test_missing_samples_stay_and_harm_no_others(model):
     assert engine.estimate_noise(gaps).sigma == pytest.approx(engine.estimate_noise(noisy).sigma, rel=0.1)
 
 
-def test_a_strength_out_of_range_is_refused(model):
-    with pytest.raises(ValueError, match=r"strength is from 0 to 1; got 1\.5"):
-        engine.denoise(noisy((4, 4)), model, strength=1.5)
+def test_a_value_out_of_range_is_refused(model):
+    with pytest.raises(ValueError, match=r"strength is from 0 to 1\.5; got 1\.6"):
+        engine.denoise(noisy((4, 4)), model, strength=1.6)
+    with pytest.raises(ValueError, match=r"grain is from 0 to 1; got -0\.1"):
+        engine.denoise(noisy((4, 4)), model, grain=-0.1)
+
+
+def test_grain_puts_noise_back_in_arrays_and_files(model, tmp_path):
+    array = noisy((40, 50, 3), "uint16")
+    engine.write_image(tmp_path / "noisy.png", array)
+
+    smooth, grainy = engine.denoise(array, model), engine.denoise(array, model, grain=0.5)
+    engine.denoise_file(tmp_path / "noisy.png", tmp_path / "clean.png", model, grain=0.5)
+
+    assert not np.array_equal(smooth, grainy)
+    np.testing.assert_array_equal(engine.read_image(tmp_path / "clean.png"), grainy)
 
 
 def test_unknown_weights_are_refused_with_those_that_exist(tmp_path):

@@ -26,7 +26,8 @@ class Service:
     def __init__(self, folder: Path, **settings: object) -> None:
         """folder: for the log and the job store."""
         self.log, self.port = folder / "service.log", _free_port()
-        given = {"spool": folder / "spool", "log_format": "json", **settings}
+        # Without kept results: clients send the same images again and again, and each has to be denoised.
+        given = {"spool": folder / "spool", "log_format": "json", "cache_bytes": 0, **settings}
         self._env = {**os.environ, **{f"DENOISE_{name.upper()}": str(value) for name, value in given.items()}}
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -196,7 +196,7 @@ def _sample(kind: SampleKind, models: Sequence[Model], seed: int) -> Sample:
 
 
 def _made(model: Model, file: ImageSequence, wishes: DenoiseParams) -> bytes:
-    options = OutputOptions(wishes.strength, wishes.luma, wishes.chroma, wishes.output)
+    options = OutputOptions(wishes.strength, wishes.luma, wishes.chroma, wishes.output, wishes.grain)
     pages = tuple(denoise(model.net, page, options=options) for page in file.pages)
     kind = output_format(wishes.target, file.kind)
     return encode(replace(file, pages=pages), kind, wishes.quality).data

@@ -17,6 +17,8 @@ def settings(folder):
         precision="float32",
         max_bytes=MAX_BYTES,
         max_pixels=MAX_PIXELS,
+        # Each request is computed, whatever an earlier test sent. Kept results have tests of their own.
+        cache_bytes=0,
     )
 
 

@@ -205,6 +205,8 @@ def test_the_share_follows_the_options():
 
     assert requested_share(OutputOptions(strength=0.5, chroma=0.5), steps) == 0.25
     assert requested_share(OutputOptions(output="residual"), steps) == 0
+    assert requested_share(OutputOptions(strength=1.5), steps) == 1
+    assert requested_share(OutputOptions(grain=0.25), steps) == 0.75
     assert requested_share(OutputOptions(), PreparationOptions(normalise=False)) == 0
 
 

@@ -199,7 +199,8 @@ def test_openapi_has_every_parameter_with_its_range(client):
 
     assert set(described) == set(DenoiseParams.model_fields)
     assert all(each["description"].endswith(".") for each in parameters)
-    assert described["strength"]["schema"]["maximum"] == 1
+    assert described["strength"]["schema"]["maximum"] == 1.5
+    assert described["grain"]["schema"]["maximum"] == 1
     assert described["format"]["schema"]["enum"] == [*WRITABLE_FORMATS, "same"]
 
 

@@ -136,7 +136,7 @@ def test_query_and_form_may_agree_or_add_to_each_other(client, noisy):
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
-        ({"strength": "2"}, 422, "form.strength: Input should be less than or equal to 1"),
+        ({"strength": "2"}, 422, "form.strength: Input should be less than or equal to 1.5"),
         ({"page": "one"}, 422, "form.page: Input should be a valid integer"),
         ({"format": "bmp"}, 422, "BMP can be read but not written"),
         ({"model": "films"}, 404, "'films'"),

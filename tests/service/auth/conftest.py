@@ -27,7 +27,9 @@ def serve(folder):
     started = []
 
     def start(*routers, **given):
-        app = create_app(Settings(weights=folder, model="photo", device="cpu", precision="float32", **given))
+        # Each request is computed: a kept result would cost no pixels.
+        known = {"weights": folder, "model": "photo", "device": "cpu", "precision": "float32", "cache_bytes": 0}
+        app = create_app(Settings(**known, **given))
         for router in routers:
             app.include_router(router)
         started.append(TestClient(app, raise_server_exceptions=False))

@@ -56,7 +56,7 @@ def test_run_has_every_option_of_the_http_api(denoise):
     assert all(f"--{name} " in text for name in DenoiseParams.model_fields)
 
 
-@pytest.mark.parametrize("name", ["quality", "strength", "luma", "chroma", "output", "page", "colour"])
+@pytest.mark.parametrize("name", ["quality", "strength", "luma", "chroma", "grain", "output", "page", "colour"])
 def test_run_and_the_http_api_have_the_same_defaults(name):
     assert inspect.signature(run).parameters[name].default == DenoiseParams.model_fields[name].default
 
@@ -127,7 +127,9 @@ def test_resume_does_missing_and_changed_images(denoise, model, photos, tmp_path
     assert (clean / "2.png").stat() == kept
 
 
-@pytest.mark.parametrize("other", [["--strength", "0.5"], ["--format", "jpeg"], ["--png-level", "9"]])
+@pytest.mark.parametrize(
+    "other", [["--strength", "0.5"], ["--grain", "0.5"], ["--format", "jpeg"], ["--png-level", "9"]]
+)
 def test_resume_repeats_images_whose_options_changed(denoise, model, photos, tmp_path, other):
     command = ["run", photos, "-o", tmp_path / "o", "--model", model]
     denoise(*command)

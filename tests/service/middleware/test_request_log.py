@@ -25,7 +25,9 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def settings(tmp_path_factory, save_tiny):
     folder = tmp_path_factory.mktemp("weights")
     save_tiny(folder / "photo.safetensors")
-    return Settings(weights=folder, model="photo", device="cpu", precision="float32", max_bytes=20_000)
+    known = {"model": "photo", "device": "cpu", "precision": "float32", "max_bytes": 20_000}
+    # Each request is computed, whatever an earlier test sent.
+    return Settings(weights=folder, cache_bytes=0, **known)
 
 
 @pytest.fixture

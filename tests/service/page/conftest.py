@@ -27,7 +27,8 @@ def settings(tmp_path_factory, save_tiny):
     folder = tmp_path_factory.mktemp("weights")
     for seed, name in enumerate(("photo", "photo-gaussian", "photo-grey", "scans")):
         save_tiny(folder / f"{name}.safetensors", seed=seed)
-    return Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS)
+    # Each request is computed, whatever an earlier test sent.
+    return Settings(weights=folder, device="cpu", precision="float32", max_pixels=MAX_PIXELS, cache_bytes=0)
 
 
 @pytest.fixture(scope="module")

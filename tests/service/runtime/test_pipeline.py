@@ -59,6 +59,7 @@ from service.settings import Settings
 torch.set_num_threads(1)
 MB, how = 2**20, dict(weights=sys.argv[1], model="photo", device="cpu", precision="float32", max_waiting=10)
 memory = dict(image_memory=60 * MB, body_memory=40 * MB, max_bytes=10 * MB, memory_budget=8 * MB)
+memory["cache_bytes"] = 16 * MB
 settings = Settings(**memory, **how)
 noise = torch.randint(65536, (1100, 1000, 4)).to(torch.uint16)
 noisy = Image(noise[..., :3].contiguous(), noise[..., 3].contiguous())
@@ -107,5 +108,5 @@ asyncio.run(main())
     grown, held, bodies, *statuses = output.stdout.split()
     assert set(statuses) == {"200", "503"}, output.stderr
     assert statuses.count("200") >= 2
-    assert float(grown) < 60 + 40 + 8
+    assert float(grown) < 60 + 40 + 8 + 16
     assert (held, bodies) == ("0", "0")
