@@ -114,6 +114,7 @@ export function updateControls(image) {
   for (const id of SLIDERS) find(`${id}-percent`).textContent = `${find(id).value} %`;
   showPreset();
   offerFormats(image);
+  find("download").disabled = Boolean(image?.broken);
   const url = new URL(address(parameters(image)), location.href).href;
   const quoted = url.includes("?") ? `'${url}'` : url;
   const key = hasKey() ? '-H "Authorization: Bearer $KEY" ' : "";

@@ -129,6 +129,7 @@ export const isBroken = ({ status }) => BROKEN.includes(status);
 export function fillThumbnail(canvas, bitmap) {
   const side = Math.min(bitmap.width, bitmap.height);
   canvas.width = canvas.height = THUMBNAIL;
+  canvas.classList.add("drawn");
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   const [left, top] = [(bitmap.width - side) / 2, (bitmap.height - side) / 2];

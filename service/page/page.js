@@ -77,6 +77,7 @@ async function show(image) {
   document.body.classList.toggle("open", Boolean(image));
   if (!image) return true;
   image.seen = true;
+  updateControls(image);
   find("page-choice").hidden = !MAY_HAVE_PAGES.test(image.file.name);
   find("name").textContent = image.file.name;
   find("facts").textContent = inUnits(image.file.size);
@@ -95,6 +96,7 @@ async function show(image) {
     else mark(image, "failed", error.message);
     notice("This image cannot be shown.");
     say(`${image.file.name}: ${error.message}`, true);
+    updateControls(image);
     return !image.broken;
   }
   return true;
@@ -245,19 +247,30 @@ async function saved(image, name, unchanged) {
 /** Adds files, and shows the first that can be opened. others: number of files that were left out. */
 async function take({ files, others = 0 }) {
   if (!files.length) return say(others ? noImagesIn(others) : NO_FILE, true);
-  const added = [...files].map((file) => add(file, show));
-  const left = others ? ` ${others} other ${others === 1 ? "file was" : "files were"} left out.` : "";
+  const added = [...files].map((file) => add(file, show, () => find("status").textContent === said && report()));
+  let said = "";
+  const report = () => {
+    const [text, wrong] = reportOf(added, others);
+    said = text;
+    say(text, wrong);
+  };
   for (const image of added) {
     select(image);
     const shown = show(image);
-    if (added.length > 1) say(`${added.length} images added.${left}`);
-    // Without another file to show, the error stays.
+    if (added.length > 1) report();
     if (await shown) break;
   }
-  const broken = added.filter((image) => image.broken);
-  if (!broken.length || added.length === 1 || broken.length === added.length) return;
-  const count = added.length - broken.length;
-  say(`${count} of ${added.length} images added.${left} ${broken[0].file.name}: ${broken[0].detail}`, true);
+  // If none can be opened, the error of the last stays.
+  if (added.some((image) => image.broken) && !added.every((image) => image.broken)) report();
+}
+
+/** What was added, and whether some of it is broken. */
+function reportOf(added, others) {
+  const left = others ? ` ${others} other ${others === 1 ? "file was" : "files were"} left out.` : "";
+  const [first, ...more] = added.filter((image) => image.broken);
+  if (!first) return [`${added.length} images added.${left}`, false];
+  const count = added.length - 1 - more.length;
+  return [`${count} of ${added.length} images added.${left} ${first.file.name}: ${first.detail}`, true];
 }
 
 const noImagesIn = (others) =>

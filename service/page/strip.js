@@ -9,8 +9,8 @@ const WORDS = { waiting: "", working: "processing", done: "saved", failed: "fail
 /** All images on the page, in order. */
 export const images = [];
 
-/** Adds a file. onSelect(image): the user has selected it. */
-export function add(file, onSelect) {
+/** Adds a file. onSelect(image): the user has selected it. onBroken(): its thumbnail shows that it cannot be opened. */
+export function add(file, onSelect, onBroken) {
   const image = new ImageFile(file);
   image.item = find("item").content.firstElementChild.cloneNode(true);
   image.item.querySelector(".file").textContent = image.folder + file.name;
@@ -19,7 +19,10 @@ export function add(file, onSelect) {
   images.push(image);
   find("strip").append(image.item);
   mark(image, "waiting");
-  drawThumbnail(image, image.item.querySelector("canvas"), (error) => markBroken(image, error.message));
+  drawThumbnail(image, image.item.querySelector("canvas"), (error) => {
+    markBroken(image, error.message);
+    onBroken();
+  });
   update();
   return image;
 }

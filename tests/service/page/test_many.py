@@ -91,7 +91,7 @@ def test_broken_files_are_neither_counted_nor_shown_first(page, file):
     expect(page.get_by_role("heading", name="a.png")).to_be_visible()
     page.get_by_role("radio", name="cut.png, failed").wait_for(state="attached")
 
-    expect(page.locator("#status")).to_contain_text("of 3 images added. notes.txt: This is not an image")
+    expect(page.locator("#status")).to_contain_text("1 of 3 images added. notes.txt: This is not an image")
     expect(page.get_by_role("radio", name="a.png")).to_be_checked()
     expect(page.get_by_role("radio", name="notes.txt, failed")).to_have_count(1)
     expect(page.locator("#download-all")).to_be_hidden()
@@ -101,6 +101,7 @@ def test_if_all_files_are_broken_the_error_stays(page):
     page.set_input_files("#file", [named(b"no image", "a.txt"), named(b"nor this", "b.txt")])
 
     expect(page.get_by_text("This image cannot be shown.")).to_be_visible()
+    expect(page.get_by_role("button", name="Download", exact=True)).to_be_disabled()
     error = 'b.txt: This is not an image: 8 bytes that begin with "nor this".'
     expect(page.locator("#status")).to_contain_text(error)
 
