@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from engine import defaults
 from engine.imageio.formats import SAME, WRITABLE_FORMATS
+from engine.inference.denoise import OutputOptions
 
 
 class DenoiseParams(BaseModel):
@@ -98,3 +99,17 @@ class PreviewParams(PageParams):
     )
     model: str | None = Field(None, description="As for POST /denoise. For clean and compare.")
     force: bool = Field(False, description=defaults.CLEAN_HELP)
+    strength: float = Field(
+        defaults.STRENGTH,
+        ge=defaults.STRENGTH,
+        le=defaults.MAX_STRENGTH,
+        description="As for POST /denoise, from 1 on: less is a mixture of both images.",
+    )
+    grain: float = Field(
+        defaults.GRAIN, ge=defaults.MIN_SHARE, le=defaults.MAX_SHARE, description=defaults.GRAIN_HELP
+    )
+
+    @property
+    def options(self) -> OutputOptions:
+        """What is asked of the engine."""
+        return OutputOptions(strength=self.strength, grain=self.grain)

@@ -12,6 +12,8 @@ from typing import Literal
 from engine.imageio.metadata.camera_raw import is_camera_raw
 from engine.imageio.other_kinds import file_brands, is_other_heif, other_kind
 
+# How many of a file's first bytes an error shows.
+SHOWN = 12
 # Bits per sample, or floating point of 32 bits.
 Depth = Literal["8", "16", "float"]
 # The name of the output format that stands for the input's format.
@@ -210,8 +212,15 @@ def detect_format(data: bytes, size: int | None = None) -> Format:
     if name := other_kind(data):
         raise UnsupportedImage(f"This is {name}. {SUPPORTED_FORMATS}.")
     raise NotAnImage(
-        f"This is not an image: {size or len(data)} bytes that begin with {data[:12]!r}. {SUPPORTED_FORMATS}."
+        f"This is not an image: {size or len(data)} bytes that begin with {_shown(data[:SHOWN])}. "
+        f"{SUPPORTED_FORMATS}."
     )
+
+
+def _shown(data: bytes) -> str:
+    """Bytes for people: text in quotes, other bytes in hexadecimal."""
+    text = b" ".join(data.split()).decode("latin-1")
+    return f'"{text}"' if text and text.isascii() and text.isprintable() else data.hex(" ")
 
 
 def _by_brand(data: bytes) -> Format | None:

@@ -3,11 +3,12 @@
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from engine.inference.model_selection import AUTO_MODELS
+from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.models.networks import kind_of
 from service.auth.dependencies import require_admin
 from service.middleware.etag import with_etag
 from service.problems import describe_problems
+from service.registry.purpose import CHOICE, Noise, purpose_of
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
 
@@ -23,6 +24,16 @@ class ModelInfo(BaseModel):
     default: bool
     kind: str = Field(
         description="The kind of network, or `choice` for a name that chooses a model by the noise."
+    )
+    noise: Noise | None = Field(
+        description="The noise that the weights were trained on: of cameras, white, white without colour, or of "
+        "renders with few samples a pixel. Null for a choice, and if the metadata does not say it."
+    )
+    use: str | None = Field(description="What the model is for, as a sentence. Null if that is not known.")
+    for_photos: bool = Field(description="Whether the model may be used for photographs.")
+    parameters: int = Field(
+        ge=0,
+        description="Number of trainable values, by which the work grows. Of a choice: of its largest model.",
     )
     digests: Digests
     previous: Previous
@@ -80,10 +91,20 @@ def post_rollback(request: Request, name: str) -> ModelInfo:
 
 
 def _model_info(models: Snapshot, name: str) -> ModelInfo:
+    weights = [models.by_name[each] for each in models_of(name)]
     if name in AUTO_MODELS:
-        kind, metadata = "choice", {}
+        kind, metadata, purpose = "choice", {}, CHOICE
     else:
-        kind, metadata = kind_of(models.by_name[name].config), models.by_name[name].metadata
+        kind, metadata = kind_of(weights[0].config), weights[0].metadata
+        purpose = purpose_of(metadata)
     return ModelInfo(
-        name=name, default=name == models.default, kind=kind, metadata=metadata, **models.history(name)
+        name=name,
+        default=name == models.default,
+        kind=kind,
+        noise=purpose.noise,
+        use=purpose.use,
+        for_photos=purpose.for_photos,
+        parameters=max(each.parameter_count for each in weights),
+        metadata=metadata,
+        **models.history(name),
     )

@@ -1,10 +1,24 @@
 // Controls of the page: what the user has selected, and the request parameters for it.
 
+import { canHold } from "./kinds.js";
 import { address, hasKey } from "./service.js";
 
 export const find = (id) => document.getElementById(id);
-const SHARES = ["strength", "luma", "chroma"];
-const HAS_QUALITY = ["jpeg", "webp", "avif", "same"];
+// The sliders and their defaults, in percent.
+const DEFAULTS = { strength: 100, luma: 100, chroma: 100, grain: 0 };
+const SLIDERS = Object.keys(DEFAULTS);
+// Gentle removes all blotches of colour, and leaves some grain.
+const PRESETS = {
+  gentle: { ...DEFAULTS, luma: 60 },
+  normal: DEFAULTS,
+  strong: { ...DEFAULTS, strength: 130 },
+};
+const FORMATS_WITH_QUALITY = ["jpeg", "webp", "avif", "same"];
+// What is saved where the selected format cannot hold an image, the first that can.
+const OTHER_FORMATS = ["png", "tiff"];
+
+// The format that the user has selected, which is not offered for every image.
+let wanted = "png";
 
 /** Shows a message below the image. */
 export function say(text, wrong = false) {
@@ -33,36 +47,81 @@ export function page() {
   return find("page-choice").hidden || !value || !validity.valid ? undefined : valueAsNumber;
 }
 
-/** Strength, luminance and colour, 0 to 1. */
-export const shares = () => Object.fromEntries(SHARES.map((id) => [id, find(id).value / 100]));
+/** The sliders' shares: strength from 0 to 1.5, luma and chroma from 0 to 1, grain from 0 to 0.5. */
+const shares = () => Object.fromEntries(SLIDERS.map((id) => [id, find(id).value / 100]));
+
+/**
+ * How the view mixes the original and the denoised image: { strength, luma, chroma }.
+ *
+ * A strength above 1 and grain are not mixed: the service computes them.
+ */
+export function mixture() {
+  const { strength, luma, chroma } = shares();
+  return { strength: Math.min(strength, 1), luma, chroma };
+}
+
+/** What the service is asked for: a strength above 1, and grain. Undefined where they are not. */
+export function computed() {
+  const { strength, grain } = shares();
+  return { strength: strength > 1 ? strength : undefined, grain: grain || undefined };
+}
+
+/** The format that an image is saved in: the selected one, unless it cannot hold the image. */
+function formatFor(image) {
+  const isPossible = (format) => canHold(format, image?.kind, page());
+  return [wanted, ...OTHER_FORMATS].find(isPossible) ?? wanted;
+}
 
 /** The parameters of a request. Defaults are undefined. image: the one to denoise, if any. */
 export function parameters(image) {
-  const unlessDefault = (id, value) => (find(id).value === value ? undefined : find(id).value);
+  const unlessDefault = (value, usual) => (value === usual ? undefined : value);
+  const format = formatFor(image);
+  const quality = FORMATS_WITH_QUALITY.includes(format) ? find("quality").value : "default";
+  const changed = Object.entries(shares()).map(([id, share]) => [id, unlessDefault(share, DEFAULTS[id] / 100)]);
   return {
     model: model(),
-    ...Object.fromEntries(Object.entries(shares()).map(([id, share]) => [id, share === 1 ? undefined : share])),
-    output: unlessDefault("output", "clean"),
-    format: unlessDefault("format", "png"),
-    quality: find("quality-choice").hidden ? undefined : unlessDefault("quality", "default"),
+    ...Object.fromEntries(changed),
+    output: unlessDefault(find("output").value, "clean"),
+    format: unlessDefault(format, "png"),
+    quality: unlessDefault(quality, "default"),
     page: page(),
     force: image?.force || undefined,
   };
 }
 
-/** Sets strength, luminance and colour to 100 %. */
-export function resetShares() {
-  for (const id of SHARES) find(id).value = 100;
-  find("strength").focus();
+function usePreset(values) {
+  for (const id of SLIDERS) find(id).value = values[id];
+}
+
+/** Checks the preset that the sliders are at, if there is one. */
+function showPreset() {
+  for (const input of document.querySelectorAll('input[name="preset"]')) {
+    input.checked = SLIDERS.every((id) => find(id).valueAsNumber === PRESETS[input.value][id]);
+  }
+}
+
+/** Offers the formats that can hold the image. */
+function offerFormats(image) {
+  for (const option of find("format").options) {
+    option.hidden = option.disabled = !canHold(option.value, image?.kind, page());
+  }
+  find("format").value = formatFor(image);
+  find("quality-choice").hidden = !FORMATS_WITH_QUALITY.includes(find("format").value);
 }
 
 /** Updates the texts and the fields that depend on other controls. image: the one on view, if any. */
 export function updateControls(image) {
-  for (const id of SHARES) find(`${id}-percent`).textContent = `${find(id).value} %`;
-  find("reset").hidden = SHARES.every((id) => find(id).value === "100");
-  find("quality-choice").hidden = !HAS_QUALITY.includes(find("format").value);
+  for (const id of SLIDERS) find(`${id}-percent`).textContent = `${find(id).value} %`;
+  showPreset();
+  offerFormats(image);
+  find("download").disabled = Boolean(image?.broken);
   const url = new URL(address(parameters(image)), location.href).href;
   const quoted = url.includes("?") ? `'${url}'` : url;
   const key = hasKey() ? '-H "Authorization: Bearer $KEY" ' : "";
   find("curl").textContent = `curl ${key}-F image=@noisy.jpg ${quoted} -o clean.png`;
 }
+
+find("format").addEventListener("input", () => {
+  wanted = find("format").value;
+});
+find("presets").addEventListener("input", (event) => usePreset(PRESETS[event.target.value]));

@@ -1,6 +1,7 @@
 // The noise of the image on view: a sentence, a plot, and whether a drawing is denoised.
 
 import { find } from "./controls.js";
+import { reasonFor } from "./models.js";
 import { caption, plot } from "./plot.js";
 
 /** Clears what is shown about the noise. */
@@ -9,10 +10,9 @@ export function hideNoise() {
   find("levels").hidden = find("force-choice").hidden = true;
 }
 
-/** Shows an estimate. model: the one that is chosen by it, if any. */
-export function showNoise(found, model, image) {
-  const unchanged = isUnchanged(image);
-  const then = unchanged ? "It is saved unchanged." : model && `Model: ${model}`;
+/** Shows an estimate. choice: the selected choice of models, if one is selected. */
+export function showNoise(found, choice, image) {
+  const then = isUnchanged(image) ? "It is saved unchanged." : chosenWords(found, choice);
   find("noise").textContent = then ? `${found.words} ${then}` : found.words;
   find("levels").hidden = !found.levels.length;
   if (found.levels.length) {
@@ -21,6 +21,14 @@ export function showNoise(found, model, image) {
   }
   find("force-choice").hidden = !image.drawn;
   find("force").checked = image.force;
+}
+
+/** "auto takes photo, because ..." */
+function chosenWords(found, choice) {
+  const model = found.models[choice];
+  if (!model) return "";
+  const reason = reasonFor(model, found);
+  return reason ? `Model ${choice} takes ${model}, because ${reason}.` : `Model ${choice} takes ${model}.`;
 }
 
 /** Whether the service returns the image as it is. */

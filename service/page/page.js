@@ -1,29 +1,33 @@
 // The page: opens images, shows one before and after, and saves the results.
 
+import { filesOf, filesOfFolder } from "./adding.js";
 import {
   choice,
   find,
+  computed,
+  mixture,
   model,
   page,
-  resetShares,
   say,
-  shares,
   showsRemoved,
   updateControls,
 } from "./controls.js";
 import { AUTO, Contrast } from "./contrast.js";
-import { fillThumbnail } from "./images.js";
+import { fillThumbnail, isBroken, kindOf } from "./images.js";
+import { listRemembered } from "./jobs.js";
+import { describeModel, listModels } from "./models.js";
 import { hideNoise, isDrawn, isUnchanged, noteDrawn, showNoise } from "./noise.js";
 import { Pages } from "./pages.js";
 import { Preview } from "./preview.js";
-import { cancel, isSaving, save } from "./saving.js";
+import { cancel, isSaving, save, saveAll } from "./saving.js";
 import * as service from "./service.js";
 import { Source, glimpse, typeInWords } from "./source.js";
-import { add, images, mark, remove, select } from "./strip.js";
+import { add, images, mark, markBroken, remove, select, usable } from "./strip.js";
 import { View } from "./view.js";
 
 // Milliseconds without a move before tiles are requested.
 const REST = 120;
+const NO_FILE = "No file found. Drop or paste images, or choose files.";
 const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
 // The image on view, and what is shown of it once it is read: its source, its size (pixels) and a small bitmap of it
@@ -39,6 +43,8 @@ let corrected = null;
 let estimated = null;
 // The timer that waits until the view rests.
 let resting = null;
+// What the tiles were requested with, as text.
+let requested = JSON.stringify({});
 
 const preview = new Preview(showPreview, (error) => say(error.message, true));
 let listing = list();
@@ -58,15 +64,20 @@ const pages = new Pages(
 
 function settingsChanged() {
   const removed = showsRemoved();
-  view.setLook({ ...shares(), removed: removed ? preview.gain : 0 });
+  view.setLook({ ...mixture(), removed: removed ? preview.gain : 0 });
   find("tag-removed").textContent = preview.gain > 1 ? `removed, amplified ${preview.gain} times` : "removed";
   find("stage").classList.toggle("removed", removed);
   updateControls(current);
+  const asked = JSON.stringify(computed());
+  if (asked !== requested) {
+    requested = asked;
+    requestSoon();
+  }
 }
 
 // The image on view.
 
-/** Shows an image, or none. */
+/** Shows an image, or none. Returns false if the file turns out to be broken. */
 async function show(image) {
   opening?.abort();
   const mine = new AbortController();
@@ -78,7 +89,9 @@ async function show(image) {
   showPreview();
   find("desk").hidden = find("panel").hidden = !image;
   document.body.classList.toggle("open", Boolean(image));
-  if (!image) return;
+  if (!image) return true;
+  image.seen = true;
+  updateControls(image);
   find("page-choice").hidden = !MAY_HAVE_PAGES.test(image.file.name);
   find("name").textContent = image.file.name;
   find("facts").textContent = inUnits(image.file.size);
@@ -88,16 +101,21 @@ async function show(image) {
   const source = new Source(image.file);
   try {
     const overview = await source.open(page() ?? 1, AUTO, mine.signal);
-    if (mine.signal.aborted) return overview.close();
-    present(image, source, overview, mine.signal);
+    image.kind = await kindOf(image.file, overview);
+    if (mine.signal.aborted) overview.close();
+    else present(image, source, overview, mine.signal);
   } catch (error) {
-    if (mine.signal.aborted) return;
+    if (mine.signal.aborted) return true;
     reading = false;
     showPreview();
-    mark(image, "failed", error.message);
+    if (isBroken(error)) markBroken(image, error.message);
+    else mark(image, "failed", error.message);
     if (!opened) notice("This image cannot be shown.");
     say(`${image.file.name}: ${error.message}`, true);
+    updateControls(image);
+    return !image.broken;
   }
+  return true;
 }
 
 /** Shows a large file as the browser decodes it, until the service has read it. */
@@ -116,8 +134,7 @@ function present(image, source, overview, signal) {
   opened = { source, overview, pixels: { width, height } };
   reading = false;
   image.pixels = width * height;
-  const megapixels = `${((width * height) / 1e6).toFixed(1)} Mpx`;
-  const facts = [`${width} × ${height}`, megapixels, typeInWords(type), count > 1 ? `${count} pages` : ""];
+  const facts = [`${width} × ${height}`, megapixels(image.pixels), typeInWords(type), count > 1 ? `${count} pages` : ""];
   find("facts").textContent = [...facts, inUnits(image.file.size)].filter(Boolean).join(", ");
   fillThumbnail(image.item.querySelector("canvas"), overview);
   notice("");
@@ -177,7 +194,7 @@ async function describeNoise() {
   const asked = opened;
   const found = await estimated;
   await listing;
-  if (opened === asked) showNoise(found, found.models[choice()], current);
+  if (opened === asked) showNoise(found, choice(), current);
 }
 
 async function estimate(image, source, signal) {
@@ -208,6 +225,9 @@ function notice(text) {
   find("stage").classList.toggle("blank", Boolean(text));
 }
 
+/** With two digits at least: 24 Mpx, 2.1 Mpx, 0.036 Mpx. */
+const megapixels = (pixels) => `${pixels < 1e7 ? Number((pixels / 1e6).toPrecision(2)) : Math.round(pixels / 1e6)} Mpx`;
+
 function inUnits(bytes) {
   return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
@@ -217,8 +237,13 @@ function viewMoved() {
   find("scale").value = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
   find("fit").setAttribute("aria-pressed", view.fitted);
   find("actual").setAttribute("aria-pressed", view.scale === 1);
+  requestSoon();
+}
+
+/** Requests the visible tiles once nothing has changed for a while. */
+function requestSoon() {
   clearTimeout(resting);
-  resting = setTimeout(requestVisible, REST);
+  resting = opened && setTimeout(requestVisible, REST);
   showPreview();
 }
 
@@ -248,7 +273,12 @@ async function previewParameters() {
   const image = current;
   await Promise.all([estimated, listing]);
   if (isUnchanged(image)) return { output: "noisy" };
-  return { output: "compare", model: corrected ?? model(), force: image.force || undefined };
+  return {
+    output: "compare",
+    model: corrected ?? model(),
+    force: image.force || undefined,
+    ...computed(),
+  };
 }
 
 function showPreview() {
@@ -279,12 +309,37 @@ async function saved(image, name, unchanged) {
 
 // The images on the page.
 
-function take(files) {
-  if (!files.length) return say("No file found. Drop or paste images, or choose files.", true);
-  const added = [...files].map((file) => add(file, show));
-  selectAndShow(added[0]);
-  if (added.length > 1) say(`${added.length} images added.`);
+/** Adds files, and shows the first that can be opened. others: number of files that were left out. */
+async function take({ files, others = 0 }) {
+  if (!files.length) return say(others ? noImagesIn(others) : NO_FILE, true);
+  const added = [...files].map((file) => add(file, show, () => find("status").textContent === said && report()));
+  let said = "";
+  const report = () => {
+    const [text, wrong] = reportOf(added, others);
+    said = text;
+    say(text, wrong);
+  };
+  for (const image of added) {
+    select(image);
+    const shown = show(image);
+    if (added.length > 1) report();
+    if (await shown) break;
+  }
+  // If none can be opened, the error of the last stays.
+  if (added.some((image) => image.broken) && !added.every((image) => image.broken)) report();
 }
+
+/** What was added, and whether some of it is broken. */
+function reportOf(added, others) {
+  const left = others ? ` ${others} other ${others === 1 ? "file was" : "files were"} left out.` : "";
+  const [first, ...more] = added.filter((image) => image.broken);
+  if (!first) return [`${added.length} images added.${left}`, false];
+  const count = added.length - 1 - more.length;
+  return [`${count} of ${added.length} images added.${left} ${first.file.name}: ${first.detail}`, true];
+}
+
+const noImagesIn = (others) =>
+  `No image found: ${others === 1 ? "the only file in the folder is none" : `none of the ${others} files in the folder is one`}.`;
 
 function selectAndShow(image) {
   if (image) select(image);
@@ -294,32 +349,36 @@ function selectAndShow(image) {
 // The models.
 
 /** Lists the models. Reports an error. */
-function list() {
-  return listModels().catch((error) => say(error.message, true));
-}
-
-async function listModels() {
-  const options = (await service.models()).map(({ name, kind, default: usual }) => {
-    const option = new Option(kind === "choice" ? `${name} (by noise)` : name, name, usual, usual);
-    option.dataset.kind = kind;
-    return option;
-  });
-  find("model").replaceChildren(...options);
-  find("model-choice").hidden = options.length < 2;
-  settingsChanged();
+async function list() {
+  try {
+    await listModels();
+    describeModel();
+    settingsChanged();
+  } catch (error) {
+    say(error.message, true);
+  }
 }
 
 // Input.
 
 find("file").addEventListener("change", (event) => {
-  if (event.target.files.length) take(event.target.files);
+  // A copy: the next line empties the list.
+  const files = [...event.target.files];
   // So that the same file can be chosen again.
   event.target.value = "";
+  if (files.length) take({ files });
 });
+find("folder").addEventListener("change", (event) => {
+  const found = filesOfFolder(event.target.files);
+  event.target.value = "";
+  take(found);
+});
+// Phones have no folders to choose.
+find("folder-choice").hidden = !("webkitdirectory" in find("folder"));
 document.addEventListener("paste", (event) => {
   const { files } = event.clipboardData;
   // Text is pasted into the field that has the focus.
-  if (files.length || event.target.localName !== "input") take(files);
+  if (files.length || event.target.localName !== "input") take({ files: [...files] });
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -328,15 +387,18 @@ document.addEventListener("dragover", (event) => {
 for (const end of ["dragleave", "dragend", "drop"]) {
   document.addEventListener(end, () => document.body.classList.remove("dragging"));
 }
-document.addEventListener("drop", (event) => {
+document.addEventListener("drop", async (event) => {
   event.preventDefault();
-  take(event.dataTransfer.files);
+  const found = filesOf(event.dataTransfer);
+  // Files alone are there at once. Folders are read first.
+  take(found instanceof Promise ? await found : found);
 });
 
 find("panel").addEventListener("input", settingsChanged);
 find("look").addEventListener("change", settingsChanged);
 find("model").addEventListener("change", () => {
   corrected = null;
+  describeModel();
   treatmentChanged();
 });
 find("force").addEventListener("input", (event) => {
@@ -344,17 +406,13 @@ find("force").addEventListener("input", (event) => {
   treatmentChanged();
 });
 find("page").addEventListener("change", () => show(current));
-find("reset").addEventListener("click", () => {
-  resetShares();
-  settingsChanged();
-});
 find("in").addEventListener("click", () => opened && view.step(true));
 find("out").addEventListener("click", () => opened && view.step(false));
 find("fit").addEventListener("click", () => opened && view.fit());
 find("actual").addEventListener("click", () => opened && view.zoom(1));
 find("remove").addEventListener("click", () => selectAndShow(remove(current)));
-find("download").addEventListener("click", () => save([current], saved));
-find("download-all").addEventListener("click", () => save([...images], saved));
+find("download").addEventListener("click", () => save(current, saved));
+find("download-all").addEventListener("click", () => saveAll(usable(), saved));
 find("cancel").addEventListener("click", cancel);
 document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
 
@@ -370,7 +428,14 @@ find("entry").addEventListener("submit", (event) => {
   find("key").value = "";
   say("");
   listing = list();
+  listRemembered();
   if (current) show(current);
 });
 
+// Images that were denoised for the view, but not saved.
+addEventListener("beforeunload", (event) => {
+  if (isSaving() || images.some(({ seen, state }) => seen && state === "waiting")) event.preventDefault();
+});
+
 settingsChanged();
+listRemembered();

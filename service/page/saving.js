@@ -1,94 +1,166 @@
-// Downloads: the service denoises whole files, and the browser saves the results.
+// Downloads: the service denoises whole files, and the browser saves the results: one as a file, several in a zip.
 
 import { find, parameters, say } from "./controls.js";
-import * as service from "./service.js";
+import { describe } from "./kinds.js";
+import { saveAs, savedName } from "./names.js";
+import { resultOf } from "./results.js";
 import { mark } from "./strip.js";
+import { Zip } from "./zip.js";
 
-// A larger file, in bytes or pixels, is denoised as a job, which reports its progress.
-const LARGE = { bytes: 8e6, pixels: 4e6 };
-// Milliseconds until a result's memory is freed. Some browsers read it a little later than the click.
-const KEPT = 30_000;
+// Bytes and files of a zip, after which the next zip begins. Zips of more than 4 GiB or 65,535 files need Zip64, and
+// the browser holds a zip until it is saved.
+const MAX_ZIP = { bytes: 2e9, files: 60_000 };
+const ZIP_NAME = "denoised";
 // How the service's list of steps begins if it returns the image as it is.
 const UNCHANGED = "unchanged: ";
 
-const jobs = service.takesJobs().catch(() => false);
 // The downloads in progress, an AbortController, or null.
 let work = null;
 
 export const isSaving = () => work !== null;
 export const cancel = () => work?.abort();
 
-/** Denoises and saves images one after the other. onSaved(image, model, unchanged): called for each. Cancels earlier downloads. */
-export async function save(images, onSaved) {
-  work?.abort();
-  const mine = new AbortController();
-  work = mine;
-  const clock = startClock(images.length);
+/** Denoises and saves an image. onSaved(image, model, unchanged): called then. Cancels earlier downloads. */
+export async function save(image, onSaved) {
+  const mine = begin(1);
+  say("Denoising …");
+  const result = await denoised(image, showShare(mine, 0), mine.signal);
+  if (result) {
+    saveAs(result.blob, result.name);
+    markSaved(image, result, onSaved);
+  }
+  end(mine, () => (result ? say(`Saved: ${image.detail}`) : say(`${image.file.name}: ${image.detail}`, true)));
+}
+
+/** Denoises images one after the other, and saves them in a zip, or in several if there are many. onSaved: as `save`. */
+export async function saveAll(images, onSaved) {
+  const mine = begin(images.length);
   const failed = [];
+  const zips = new Zips();
   for (const [done, image] of images.entries()) {
     if (mine.signal.aborted) break;
-    if (images.length > 1) find("progress").value = done;
-    say(images.length > 1 ? `Denoising ${done + 1} of ${images.length}: ${image.file.name} …` : "Denoising …");
-    const onProgress = (share) => share && !mine.signal.aborted && (find("progress").value = done + share);
-    if (!(await saveOne(image, onProgress, onSaved, mine.signal))) failed.push(image);
+    find("progress").value = done;
+    say(`Denoising ${done + 1} of ${images.length}: ${image.file.name} …`);
+    const result = await denoised(image, showShare(mine, done), mine.signal);
+    if (result) await zips.add(image, result);
+    else failed.push(image);
+    if (zips.isFull) zips.save(onSaved);
   }
-  clearInterval(clock);
+  if (mine.signal.aborted) zips.forget();
+  else zips.save(onSaved, true);
+  end(mine, () => reportAll(images, failed, zips));
+}
+
+function reportAll(images, failed, zips) {
+  const count = images.length;
+  if (!failed.length) return say(`All ${count} images are saved in ${zips.words}.`);
+  const [first] = failed;
+  const saved = zips.words && ` in ${zips.words}`;
+  say(
+    `${count - failed.length} of ${count} saved${saved}, ${failed.length} failed. ${first.file.name}: ${first.detail}`,
+    true
+  );
+}
+
+/** The zips of one download. */
+class Zips {
+  names = [];
+
+  constructor() {
+    this.start();
+  }
+
+  start() {
+    this.zip = new Zip();
+    this.entries = [];
+  }
+
+  get isFull() {
+    return this.zip.size > MAX_ZIP.bytes || this.zip.count >= MAX_ZIP.files;
+  }
+
+  /** The names of the saved zips. */
+  get words() {
+    return this.names.join(", ");
+  }
+
+  async add(image, result) {
+    await this.zip.add(`${image.folder}${result.name}`, result.blob);
+    this.entries.push([image, result]);
+  }
+
+  /** last: no other zip follows. */
+  save(onSaved, last = false) {
+    if (!this.entries.length) return;
+    const only = last && !this.names.length;
+    const name = only ? `${ZIP_NAME}.zip` : `${ZIP_NAME}-${this.names.length + 1}.zip`;
+    saveAs(this.zip.blob(), name);
+    this.names.push(name);
+    for (const [image, result] of this.entries) markSaved(image, result, onSaved);
+    this.start();
+  }
+
+  /** The results are not saved. */
+  forget() {
+    for (const [image] of this.entries) mark(image, "waiting");
+  }
+}
+
+/** A denoised image, { blob, name, model, unchanged, detail }, or null if it failed or the work was cancelled. */
+async function denoised(image, onProgress, signal) {
+  mark(image, "working");
+  try {
+    image.kind ??= await describe(image.file);
+    const { output = "clean", ...others } = parameters(image);
+    const { blob, headers, again } = await resultOf(image, { output, ...others }, onProgress, signal);
+    const name = savedName(image.file.name, output, blob.type);
+    const model = decodeURIComponent(headers.get("X-Denoise-Model"));
+    const steps = headers.get("X-Denoise-Steps") ?? "";
+    const unchanged = steps.startsWith(UNCHANGED);
+    const time = again ? "earlier" : `in ${inSeconds(Number(headers.get("X-Denoise-Seconds")))}`;
+    const made = unchanged ? `${name}, ${steps}` : `${name}, denoised by ${model} ${time}`;
+    const details = [made, unchanged ? "" : steps, headers.get("X-Denoise-Changed")];
+    return { blob, name, model, unchanged, detail: details.filter(Boolean).join("; ") };
+  } catch (error) {
+    mark(image, signal.aborted ? "waiting" : "failed", signal.aborted ? "" : error.message);
+    return null;
+  }
+}
+
+function markSaved(image, { model, unchanged, detail }, onSaved) {
+  mark(image, "done", detail);
+  onSaved(image, model, unchanged);
+}
+
+const inSeconds = (seconds) => (seconds < 0.1 ? "less than 0.1 s" : `${seconds.toFixed(1)} s`);
+
+/** Shows the progress of one image after `done` others. */
+const showShare = (mine, done) => (share) => share && !mine.signal.aborted && (find("progress").value = done + share);
+
+// The progress, and what it says at the end.
+
+/** Starts downloads, and ends earlier ones. Returns an AbortController. */
+function begin(count) {
+  work?.abort();
+  work = Object.assign(new AbortController(), { clock: startClock(count) });
+  return work;
+}
+
+/** report: called to say how it went, unless it was cancelled. */
+function end(mine, report) {
+  clearInterval(mine.clock);
   // If other downloads have started, the message and the progress are theirs.
   if (work !== mine) return;
   work = null;
   find("work").hidden = true;
   if (mine.signal.aborted) say("Cancelled.");
-  else if (failed.length) say(failureOf(images, failed), true);
-  else say(images.length > 1 ? `All ${images.length} images are saved.` : `Saved: ${images[0].detail}`);
-}
-
-/** Returns whether the image was saved. */
-async function saveOne(image, onProgress, onSaved, signal) {
-  mark(image, "working");
-  try {
-    const { output = "clean", ...others } = parameters(image);
-    const asked = { output, ...others };
-    const { blob, headers } = (await jobs) && isLarge(image)
-      ? await service.denoiseAsJob(image.file, asked, onProgress, signal)
-      : await service.denoise(image.file, asked, signal);
-    const name = image.savedName(output, blob.type);
-    download(blob, name);
-    const seconds = Number(headers.get("X-Denoise-Seconds")).toFixed(1);
-    const model = decodeURIComponent(headers.get("X-Denoise-Model"));
-    const steps = headers.get("X-Denoise-Steps") ?? "";
-    const unchanged = steps.startsWith(UNCHANGED);
-    const made = unchanged ? `${name}, ${steps}` : `${name}, denoised by ${model} in ${seconds} s`;
-    const details = [made, unchanged ? "" : steps, headers.get("X-Denoise-Changed")];
-    mark(image, "done", details.filter(Boolean).join("; "));
-    onSaved(image, model, unchanged);
-    return true;
-  } catch (error) {
-    mark(image, signal.aborted ? "waiting" : "failed", signal.aborted ? "" : error.message);
-    return false;
-  }
-}
-
-const isLarge = ({ file, pixels = 0 }) => file.size > LARGE.bytes || pixels > LARGE.pixels;
-
-function failureOf(images, failed) {
-  const first = `${failed[0].file.name}: ${failed[0].detail}`;
-  if (images.length === 1) return first;
-  return `${images.length - failed.length} of ${images.length} saved, ${failed.length} failed. ${first}`;
-}
-
-/** Hands a result to the browser, which saves it as a download. */
-function download(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), KEPT);
+  else report();
 }
 
 function startClock(count) {
   find("work").hidden = false;
-  if (count > 1) find("progress").max = count;
-  else find("progress").removeAttribute("value");
+  find("progress").max = count;
+  find("progress").removeAttribute("value");
   const start = Date.now();
   const tick = () => {
     find("elapsed").textContent = `${Math.round((Date.now() - start) / 1000)} s`;

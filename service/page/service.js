@@ -92,30 +92,33 @@ export async function takesJobs() {
   return (await (await request("health", {})).json()).jobs;
 }
 
-/**
- * Denoises a file as a job, which survives a lost connection. Returns the same as denoise.
- *
- * onProgress: called with the share that is done.
- */
-export async function denoiseAsJob(file, parameters, onProgress, signal) {
-  const { id } = await (await post(address(parameters, "jobs"), file, signal)).json();
-  try {
-    await untilEnded(`jobs/${id}`, onProgress, signal);
-    const response = await request(`jobs/${id}/result`, { signal });
-    return { blob: await response.blob(), headers: response.headers };
-  } finally {
-    // The result has arrived, or nobody wants it.
-    request(`jobs/${id}`, { method: "DELETE" }).catch(() => {});
-  }
+/** Submits a file as a job. Returns the job. */
+export async function submitJob(file, parameters, signal) {
+  return (await post(address(parameters, "jobs"), file, signal)).json();
 }
 
-async function untilEnded(job, onProgress, signal) {
+/** A job of this ID: its state and progress. */
+export async function findJob(id) {
+  return (await request(`jobs/${id}`, {})).json();
+}
+
+/** The result of a job that is done. Returns the same as denoise. */
+export async function jobResult(id, signal) {
+  const response = await request(`jobs/${id}/result`, { signal });
+  return { blob: await response.blob(), headers: response.headers };
+}
+
+/** Cancels and deletes a job. */
+export const deleteJob = (id) => request(`jobs/${id}`, { method: "DELETE" });
+
+/** Waits until a job has ended, also while the server restarts. Returns the job. onChange(job): it has got farther. */
+export async function followJob(id, onChange, signal) {
   for (let left = TRIES; left; left -= 1) {
     try {
-      for await (const { progress, ended } of eventsIn(await request(`${job}/events`, { signal }))) {
+      for await (const job of eventsIn(await request(`jobs/${id}/events`, { signal }))) {
         left = TRIES;
-        onProgress(progress);
-        if (ended) return;
+        onChange(job);
+        if (job.ended) return job;
       }
     } catch (error) {
       if (signal.aborted || error.status < 500) throw error;

@@ -32,6 +32,7 @@ class ServedModel:
     ) -> None:
         """on_fault: called with the reason when the weights turn out to be unusable at their first use."""
         self.name, self.config, self.metadata, self.digest = file.name, file.config, file.metadata, file.digest
+        self.parameter_count = file.parameter_count
         self._device, self._compute, self._on_fault = device, compute, on_fault
         self._lock = Lock()
         # The tensors stay in memory until the network is built, because the file may change or go meanwhile.

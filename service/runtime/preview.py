@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from engine.imageio.formats import FORMATS
 from engine.imageio.image import EncodedImage, Image, ImageSequence
-from engine.inference.denoise import DEFAULT_OUTPUT
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation.banding import NO_BANDING
 from engine.inference.noise_estimation.impulses import NO_IMPULSES
@@ -101,7 +100,7 @@ class Previewer:
             image = noisy
             if params.output != "noisy":
                 treatment = await self._treatment(ticket, page, models, name, params.force)
-                clean = await self._clean(ticket, page, treatment, params.force, box, charge)
+                clean = await self._clean(ticket, page, treatment, params, box, charge)
                 clean = await ticket.in_thread(partial(reduce, clean, factor))
                 image = beside(noisy, clean) if params.output == "compare" else clean
             self.views.trim(view)
@@ -141,12 +140,13 @@ class Previewer:
             info = await self.pipeline.decoding.read_info(view.source, number, count_pages=view.count is None)
             view.count = view.count or info.pages
             return load_of(info, view.source.memory, kind)
-        box = _box(params.crop if params else None, page.image)
+        box, passes = _box(params.crop if params else None, page.image), 1
         if params and params.output != "noisy":
             whole = _box(None, page.image)
-            box = _around(_denoised_at_once(box, whole), whole)
+            passes = params.options.passes
+            box = _around(_denoised_at_once(box, whole), whole, passes)
         twice = 2 if params and params.output == "compare" else 1
-        return Load(_pixels(box), _pixels(box) * PIXEL_BYTES[page.image.depth] * twice)
+        return Load(_pixels(box) * passes, _pixels(box) * PIXEL_BYTES[page.image.depth] * twice)
 
     async def _decoded(self, ticket: Ticket, view: View, number: int) -> ViewedPage:
         async with view.decoding:
@@ -182,7 +182,7 @@ class Previewer:
         ticket: Ticket,
         page: ViewedPage,
         treatment: Treatment,
-        force: bool,
+        params: PreviewParams,
         box: Box,
         charge: Callable[[int], None],
     ) -> Image:
@@ -191,15 +191,16 @@ class Previewer:
             return _part(page.image, box)
         whole = _box(None, page.image)
         area = _denoised_at_once(box, whole)
-        key = ("clean", treatment.model.digest, force, area)
+        options = params.options
+        key = ("clean", treatment.model.digest, params.force, params.strength, params.grain, area)
         image = page.rendered.get(key)
         if image is None:
-            around = _around(area, whole)
+            around = _around(area, whole, options.passes)
             charge(_pixels(around))
             pages = [_part(treatment.source, around)]
             steps = [treatment.preparation]
             denoise = self.pipeline.denoising.denoise
-            await denoise(ticket, treatment.model, pages, DEFAULT_OUTPUT, steps, lambda pixels: None)
+            await denoise(ticket, treatment.model, pages, options, steps, lambda pixels: None)
             inner = _moved(area, -around[0], -around[1])
             # Without the pixels around it, which a part of a tensor would keep.
             image = _copied(_part(pages[0], inner))
@@ -278,11 +279,11 @@ def _denoised_at_once(box: Box, whole: Box) -> Box:
     return whole if _pixels(whole) <= WHOLE_PIXELS else box
 
 
-def _around(box: Box, whole: Box) -> Box:
-    """The part with its surroundings. It begins on the grid."""
+def _around(box: Box, whole: Box, passes: int) -> Box:
+    """The part with its surroundings, of which each pass of the network needs some. It begins on the grid."""
     left, top, right, bottom = box
-    left, top = (max(0, side - HALO) // GRID * GRID for side in (left, top))
-    return left, top, min(whole[2], right + HALO), min(whole[3], bottom + HALO)
+    left, top = (max(0, side - passes * HALO) // GRID * GRID for side in (left, top))
+    return left, top, min(whole[2], right + passes * HALO), min(whole[3], bottom + passes * HALO)
 
 
 def _part(image: Image, box: Box) -> Image:

@@ -37,7 +37,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             size, start = struct.unpack_from(">Q", data, at + 8)[0], at + 16
         end = at + size if size else len(data)
         if not start <= end <= len(data):
-            raise BrokenMetadata(f"The box {kind!r} ends beyond the end of the file.")
+            raise BrokenMetadata(f"The box {kind.decode('latin-1')!r} ends beyond the end of the file.")
         yield kind, data[start : min(end, start + _CODESTREAM_HEADER) if kind in _CODESTREAMS else end]
         if kind == _JP2_HEADER:
             yield from boxes(data[start:end])

@@ -1,7 +1,6 @@
 """Files that are read: refused by their headers, read page by page, and found in folders."""
 
 import io
-import re
 from random import Random
 
 import imagecodecs
@@ -32,7 +31,9 @@ PILLOW_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
     ("data", "error", "message"),
     [
         (b"", NotAnImage, "The file is empty: 0 bytes. Supported formats: JPEG, PNG, WebP"),
-        (b"hello, I am text", NotAnImage, re.escape("16 bytes that begin with b'hello, I am '. Supported")),
+        (b"hello, I am text", NotAnImage, '16 bytes that begin with "hello, I am"[.] Supported'),
+        (b"a\nb\n", NotAnImage, '4 bytes that begin with "a b"[.] Supported'),
+        (b"\x93\0caf\xe9", NotAnImage, "6 bytes that begin with 93 00 63 61 66 e9[.] Supported"),
         (b"\0\0\0\x1cftypisom\0\0\0\0", UnsupportedImage, "a video or other ISO media file. Supported formats"),
         (b"%PDF-1.7", UnsupportedImage, "This is a PDF file. Supported formats"),
         (b"\x89PNG\r\n\x1a\n", BrokenImage, "PNG file's header is broken"),

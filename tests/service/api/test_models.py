@@ -1,6 +1,7 @@
 """The models routes: listing, new weights while the service runs, and images in work meanwhile."""
 
 import io
+import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -194,6 +195,33 @@ def test_models_are_listed_with_their_metadata(settings, folder, save_tiny):
         ("scans", False, "photo"),
     ]
     assert listed[1]["metadata"]["recipe"] == "tiny"
+
+
+def test_models_say_what_they_are_for_and_how_large_they_are(tmp_path, save_tiny):
+    recipes = {
+        "photo": {"noise": "camera"},
+        "photo-gaussian": {"noise": "gaussian"},
+        "photo-grey": {"noise": "gaussian", "grey": 1.0},
+        "pixels": {"noise": "random-pixel"},
+    }
+    for name, recipe in recipes.items():
+        save_tiny(tmp_path / f"{name}.safetensors", recipe=json.dumps(recipe))
+    save_tiny(tmp_path / "own.safetensors")
+    with TestClient(create_app(Settings(weights=tmp_path, device="cpu", precision="float32"))) as client:
+        listed = {about["name"]: about for about in client.get("/models").json()}
+
+    assert {name: about["noise"] for name, about in listed.items()} == {
+        "auto": None,
+        "own": None,
+        "photo": "camera",
+        "photo-gaussian": "white",
+        "photo-grey": "grey",
+        "pixels": "renders",
+    }
+    assert [name for name, about in listed.items() if not about["for_photos"]] == ["pixels"]
+    assert [name for name, about in listed.items() if about["use"] is None] == ["own"]
+    tiny = checkpoint.read(tmp_path / "own.safetensors").parameter_count
+    assert {about["parameters"] for about in listed.values()} == {tiny}
 
 
 def test_auto_is_listed_with_the_weights_it_chooses_among(choosing):

@@ -61,7 +61,7 @@ def test_a_dark_image_is_shown_bright_before_and_after(page, stack, address):
     choose(page, named(data, "cells.tif", "image/tiff"))
 
     before, after = both(page, SHAPE)
-    expect(page.locator("#facts")).to_contain_text("200 × 120, 0.0 Mpx, 16 bits")
+    expect(page.locator("#facts")).to_contain_text("200 × 120, 0.024 Mpx, 16 bits")
     low, high = points(page)
     assert np.percentile(stack[0], 0.05) <= low < np.percentile(stack[0], 1)
     assert np.percentile(stack[0], 99) < high <= np.percentile(stack[0], 99.95)
