@@ -92,6 +92,14 @@ def without_units(exif: bytes | None) -> bytes | None:
         return exif
 
 
+def without_nodata(exif: bytes | None) -> bytes | None:
+    """The block without GDAL's value for "no data"."""
+    try:
+        return exif and _edited(exif, {GDAL_NODATA: None})
+    except (BrokenMetadata, struct.error):
+        return exif
+
+
 def _edits_without_units(ifd: Mapping[int, Entry]) -> dict[int, Entry | None]:
     edits: dict[int, Entry | None] = {GDAL_NODATA: None} if GDAL_NODATA in ifd else {}
     if GDAL_METADATA in ifd:
