@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from engine import defaults
-from engine.imageio.formats import SAME, WRITABLE_FORMATS
+from engine.imageio.formats import SAME, WRITABLE_FORMATS, format_name
 from engine.inference.denoise import OutputOptions
 
 
@@ -15,7 +15,7 @@ class DenoiseParams(BaseModel):
     model: str | None = Field(
         None, description="A name from /models. auto and auto-large choose by the noise in the image."
     )
-    format: str | None = Field(
+    format: Annotated[str, AfterValidator(format_name)] | None = Field(
         None,
         description=f"Format of the result; {SAME} keeps the format of the upload. Default: the Accept header "
         "of a single image, else PNG.",

@@ -177,7 +177,8 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="Number of processor threads that denoise one image; if not set, one for each core.",
+        description="Number of processor threads that denoise one image; if not set, one for each core. Fewer leave "
+        "cores to other programs.",
     )
     max_connections: int = Field(
         default=200,

@@ -5,8 +5,9 @@ Errors, the OpenAPI description, the command line's choices and the README's tab
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from engine.imageio.metadata.camera_raw import is_camera_raw
@@ -18,6 +19,10 @@ SHOWN = 12
 Depth = Literal["8", "16", "float"]
 # The name of the output format that stands for the input's format.
 SAME = "same"
+# How similar a known name must be to be suggested, from 0 to 1: `fmt` and `format` are 0.67.
+_SIMILAR = 0.6
+# Characters of a name that are compared.
+_COMPARED = 100
 
 
 class NotAnImage(ValueError):
@@ -185,6 +190,23 @@ def join_words(words: list[str], conjunction: str = "and") -> str:
     return f" {conjunction} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A question that names the known name nearest to an unknown one, after a space; nothing if none is near."""
+    lower = name[:_COMPARED].lower()
+    near = get_close_matches(lower, known, 1, _SIMILAR) or [
+        each for each in known if lower and each.startswith(lower)
+    ]
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def format_name(text: str) -> str:
+    """The name of the format that a text means: any case, or a suffix such as jpg or tif. Other text stays."""
+    name = text.strip().lower()
+    if name in FORMATS or name == SAME:
+        return name
+    return next((kind.name for kind in _TABLE if f".{name.removeprefix('.')}" in kind.suffixes), text)
+
+
 SUPPORTED_FORMATS = f"Supported formats: {join_words([kind.title for kind in _TABLE])}"
 SUPPORTED_OUTPUTS = f"Output formats: {join_words(list(WRITABLE_FORMATS))}"
 SUPPORTED_PIXELS = (
@@ -237,7 +259,8 @@ def output_format(name: str, source: Format) -> Format:
     kind = source if name == SAME else FORMATS.get(name)
     if kind is None:
         raise CannotWrite(
-            f"There is no format {name!r}. {SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."
+            f"There is no format {name!r}.{did_you_mean(format_name(name), (*WRITABLE_FORMATS, SAME))} "
+            f"{SUPPORTED_OUTPUTS}, or {SAME} to keep the input's format."
         )
     if kind.writes is None:
         raise CannotWrite(f"{_capital(kind.title)} can be read but not written. {SUPPORTED_OUTPUTS}.")

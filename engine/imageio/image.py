@@ -171,14 +171,14 @@ def from_array(
     missing; integers that are scaled to another depth have none. Raises UnsupportedImage.
     """
     values = values.reshape(*values.shape[:2], -1)
-    nodata = nodata if is_kept(values.dtype, bits) else None
+    scaled = not is_kept(values.dtype, bits)
     if values.shape[2] not in (1, 2, 3, 4):
         raise UnsupportedImage(f"The image has {values.shape[2]} channels. {SUPPORTED_PIXELS}.")
     values = _turn_upright(values, orientation)
     has_alpha = values.shape[2] in (2, 4)
     colour, alpha = (values[..., :-1], values[..., -1]) if has_alpha else (values, None)
     try:
-        colour, missing = take_missing(colour, nodata)
+        colour, missing = take_missing(colour, None if scaled else nodata, scaled)
     except ValueError as error:
         raise UnsupportedImage(f"The image's {error}. Replace them by NaN.") from error
     stored = values.dtype.name if values.dtype.name in STORED_TYPES else ""

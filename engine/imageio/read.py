@@ -245,7 +245,8 @@ def _read(
         _refuse_more_pixels(frame.size, pixels, len(pages) + 1, max_pixels)
         image, words = frame.load()
         image = drop_unusable_profile(image)
-        changed |= dict.fromkeys((*words, *(f"without {lost}" for lost in image.metadata.lost)))
+        kept = image.missing.words() if image.missing else ()
+        changed |= dict.fromkeys((*words, *kept, *(f"without {lost}" for lost in image.metadata.lost)))
         pages.append(image)
         durations.append(frame.duration())
         plays = frame.plays

@@ -1,19 +1,23 @@
 """Samples that a network cannot take as they are: missing ones, and types that an Image does not hold.
 
 - Missing samples are those that are not a number, infinite, a fill value, or the value that the file declares for
-  "no data". They are filled from their neighbours, and put back when the image is written.
+  "no data". Fill values that it does not declare are found by `fill_values.py`. Missing samples are filled from
+  their neighbours, and put back when the image is written.
 - Signed integers, integers of 32 bits and floats of 64 bits are held as float32, in their own units, and written
   back in their own type.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from engine.imageio.fill_values import find_fill_values
 
 # Types that an Image holds as float32, by their names, and how people call them.
 STORED_TYPES = {
@@ -43,10 +47,12 @@ class Missing:
     """Where samples are missing, and their values in the file.
 
     codes: uint8 (H, W, C): 0 where a sample is present, otherwise the position in `values`, counted from 1.
+    undeclared: the fill values among them that the file does not declare.
     """
 
     codes: Tensor
     values: tuple[float, ...]
+    undeclared: tuple[float, ...] = ()
 
     def put_back(self, samples: NDArray[Any]) -> NDArray[Any]:
         """A copy of samples (H, W, C) of any type, with the values of the missing ones."""
@@ -58,22 +64,31 @@ class Missing:
 
     def twice(self) -> "Missing":
         """For the image beside itself."""
-        return Missing(torch.cat((self.codes, self.codes), 1), self.values)
+        return replace(self, codes=torch.cat((self.codes, self.codes), 1))
+
+    def words(self) -> tuple[str, ...]:
+        """What people should know of it, in words."""
+        return tuple(f"the fill value {value:.10g} kept as it is" for value in self.undeclared)
 
 
-def take_missing(values: NDArray[Any], nodata: float | None) -> tuple[NDArray[Any], Missing | None]:
+def take_missing(
+    values: NDArray[Any], nodata: float | None, scaled: bool = False
+) -> tuple[NDArray[Any], Missing | None]:
     """Samples (H, W, C) of any type, the missing ones filled from their neighbours; and what was missing.
 
-    nodata: the value that the file declares for "no data". Raises ValueError if missing samples have too many
-    different values.
+    nodata: the value that the file declares for "no data". scaled: the samples will be scaled to another
+    depth, so no value could be put back. Raises ValueError if missing samples have too many different values.
     """
-    if nodata is None and values.dtype.kind == "u" and values.dtype.itemsize < 4:
+    declared = () if nodata is None else (nodata,)
+    undeclared = () if scaled else find_fill_values(values, lambda part: _is_missing(part, declared))
+    marks = (*declared, *undeclared)
+    if not marks and values.dtype.kind == "u" and values.dtype.itemsize < 4:
         return values, None
     codes = np.zeros(values.shape, np.uint8)
     found: list[float] = []
     for top in range(0, len(values), _STRIP):
         strip = values[top : top + _STRIP]
-        is_missing = _is_missing(strip, nodata)
+        is_missing = _is_missing(strip, marks)
         if not is_missing.any():
             continue
         for value in np.unique(strip[is_missing], equal_nan=True).tolist():
@@ -87,10 +102,11 @@ def take_missing(values: NDArray[Any], nodata: float | None) -> tuple[NDArray[An
             part[is_missing & (np.isnan(strip) if value != value else strip == value)] = code + 1
     if not found:
         return values, None
-    return _filled(values, codes == 0), Missing(torch.from_numpy(codes), tuple(found))
+    return _filled(values, codes == 0), Missing(torch.from_numpy(codes), tuple(found), undeclared)
 
 
-def _is_missing(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+def _is_missing(values: NDArray[Any], marks: Sequence[float]) -> NDArray[np.bool_]:
+    """marks: values that missing samples have."""
     found = np.zeros(values.shape, np.bool_)
     if values.dtype.kind == "f":
         # Not ">=", which is false for NaN. A float of 16 bits overflows to infinity before it reaches the value.
@@ -98,11 +114,11 @@ def _is_missing(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]
             found |= ~(np.abs(values) < _FILL_VALUE)
     elif values.dtype == np.uint32:
         found |= values >= _BAD_PIXEL
-    if nodata is not None:
+    for mark in marks:
         # Not a number of this type, such as -9999 where samples are unsigned, is no sample's value.
         with np.errstate(over="ignore", invalid="ignore"):
-            as_type = np.array(nodata).astype(values.dtype)
-        if values.dtype.kind == "f" or as_type == nodata:
+            as_type = np.array(mark).astype(values.dtype)
+        if values.dtype.kind == "f" or as_type == mark:
             found |= values == as_type
     return found
 
@@ -217,9 +233,12 @@ def is_exact_in_float32(values: NDArray[Any]) -> bool:
 
 
 def parse_nodata(text: str) -> float | None:
-    """The value in a GDAL_NODATA tag; None if it is no number."""
-    try:
-        value = float(text.split("\0")[0].strip().split()[0])
-    except (ValueError, IndexError):
-        return None
+    """The value in a GDAL_NODATA tag; None for NaN, which is always missing.
+
+    Raises ValueError if it is not a number.
+    """
+    words = text.split("\0")[0].split()
+    if not words:
+        raise ValueError("the tag is empty")
+    value = float(words[0])
     return None if math.isnan(value) else value

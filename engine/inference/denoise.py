@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.defaults import MAX_STRENGTH, MEMORY_BUDGET, Output
 from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
+from engine.imageio.metadata.description import without_units
 from engine.inference.change_bound import bound_change
 from engine.inference.grain import put_back_grain
 from engine.inference.normalisation import Normalisation
@@ -356,5 +357,7 @@ def _output(noisy: Image, clean: Tensor, output: str) -> Image:
     for rows in strips(len(clean), STRIP_ROWS):
         removed = to_pixels(noisy.samples[rows]) - to_pixels(clean[rows])
         clean[rows] = to_samples(removed + middle, clean.dtype, clean.shape[2])
+    # Differences have neither the range nor the units of the image. Missing samples keep their value.
+    metadata = replace(noisy.metadata, exif=without_units(noisy.metadata.exif, keep_nodata=True))
     # Differences fit no integer type that was held as floats.
-    return replace(noisy, samples=clean, stored="")
+    return replace(noisy, samples=clean, metadata=metadata, stored="")

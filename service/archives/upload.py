@@ -24,7 +24,7 @@ from service.archives.zip_reader import (
 )
 from service.problems import ProblemError
 from service.runtime.body import BodyLimit, BodyTooLarge, counted
-from service.runtime.form import Form, Part, is_form
+from service.runtime.form import HEAD_BYTES, Form, Part, is_form, refuse_unannounced_form
 from service.runtime.upload import ImageSource
 from service.settings import Settings
 
@@ -52,9 +52,10 @@ async def store_upload(request: Request, file: IO[bytes], settings: Settings) ->
     max_files = settings.max_batch_files
     too_many = BatchTooLarge(f"The form has more than {max_files} files, the limit.", "max_batch_files")
     form = Form(request.headers["content-type"], max_files, too_many) if is_form(request) else None
-    size = 0
+    size, head = 0, b""
     try:
         async for chunk in body.stream():
+            head += chunk[: HEAD_BYTES - len(head)]
             data = form.feed(chunk) if form else chunk
             size += len(data)
             if data:
@@ -62,7 +63,10 @@ async def store_upload(request: Request, file: IO[bytes], settings: Settings) ->
         await to_thread.run_sync(file.flush)
     except OSError as error:
         raise NoRoom(f"The batch cannot be stored: {error.strerror}.") from error
-    return StoredUpload(form.finish(), form.fields) if form else StoredUpload((Part(None, 0, size),), {})
+    if form:
+        return StoredUpload(form.finish(), form.fields)
+    refuse_unannounced_form(request.headers.get("content-type"), head)
+    return StoredUpload((Part(None, 0, size),), {})
 
 
 def read_entries(file: IO[bytes], parts: Sequence[Part], settings: Settings) -> list[Entry]:

@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Request
 from service.auth.api_keys import ApiKey, digest, parse_keys, read_keys
 from service.auth.rate_limit import RateLimits
 from service.problems import ProblemError, ProblemResponse, describe_problems
-from service.settings import Settings, split_list
+from service.settings import Settings, split_list, variable
 from service.telemetry.logs import log
 from service.telemetry.tracing import current_request
 
@@ -144,11 +144,25 @@ class ApiKeys:
             site == "none" and origin is not None and not _is_origin_of(origin, host)
         )
         if is_foreign and origin not in self._origins:
-            raise ProblemError(
-                f"A service without API keys refuses pages of other sites, here {origin or 'unknown'}."
-                " Add the site to cors_origins, set API keys, or start the service with --open.",
-                403,
-            )
+            raise ProblemError(_foreign_words(origin), 403)
+
+
+def _foreign_words(origin: str | None) -> str:
+    """Why a page of another site is refused, and what to do. origin: the Origin header."""
+    words = "A service without API keys refuses pages of other sites"
+    if origin and re.fullmatch(r"https?://[^/\s]+", origin, re.IGNORECASE):
+        return (
+            f"{words}, here {origin[:200]}. Add the site to {variable('cors_origins')}, set API keys, or start "
+            "the service with --open."
+        )
+    header = "has no Origin header"
+    if origin is not None:
+        header = f"names no site: its Origin header is {origin[:200]!r}"
+    return (
+        f"{words}, and this request {header}. A program should send neither Origin nor Sec-Fetch-Site. For "
+        f"a web page, send its origin and add that to {variable('cors_origins')}, set API keys, or start the "
+        "service with --open."
+    )
 
 
 def _is_origin_of(origin: str, host: str) -> bool:

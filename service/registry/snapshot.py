@@ -8,6 +8,7 @@ from typing import Annotated, TypedDict
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from engine.imageio.formats import did_you_mean
 from engine.inference import model_selection
 from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
@@ -80,7 +81,8 @@ class Snapshot:
         if name is None:
             return self.default
         if name not in self.names:
-            detail = f"There is no model {name!r}. Available: {', '.join(self.names)}."
+            near = did_you_mean(name, self.names)
+            detail = f"There is no model {name!r}.{near} Available: {', '.join(self.names)}."
             raise ProblemError(detail, 404, kind="NoSuchModel")
         return name
 

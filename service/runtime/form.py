@@ -3,6 +3,7 @@
 Sources: RFC 7578, "Returning Values from Forms: multipart/form-data"; RFC 5987 for `filename*`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from email.message import Message
@@ -22,6 +23,12 @@ MAX_FIELDS = 100
 NAMED_FIELDS = 10
 # A part's bytes are the file's bytes only with these. Others, like base64, are of e-mail.
 PLAIN_ENCODINGS = ("binary", "8bit", "7bit")
+# Bytes from the beginning of a body by which a form is recognised.
+HEAD_BYTES = 1000
+# A boundary, and the first header of a part.
+_FORM_HEAD = re.compile(rb"\s*--([^\r\n]{1,200}?)[ \t]*\r?\n(?i:content-)")
+_LONE_LF = re.compile(rb"(?<!\r)\n")
+_FORM_TYPE = "multipart/form-data"
 # Text that a browser adds about the form itself.
 _ABOUT_FORM = "_charset_"
 
@@ -53,7 +60,17 @@ class Part:
 
 def is_form(request: Request) -> bool:
     """Whether the request's headers announce a form that may hold files."""
-    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return request.headers.get("content-type", "").lower().startswith(_FORM_TYPE)
+
+
+def refuse_unannounced_form(content_type: str | None, head: bytes) -> None:
+    """Raises BrokenForm if the beginning of a body that was not announced as a form looks like one."""
+    if found := _FORM_HEAD.match(head):
+        said = f"its Content-Type is {content_type[:200]!r}" if content_type else "it has no Content-Type"
+        raise BrokenForm(
+            f"The body looks like a form, but {said}. Send it with Content-Type: {_FORM_TYPE}; "
+            f"boundary={_decoded(found[1])}."
+        )
 
 
 class Form:
@@ -83,7 +100,12 @@ class Form:
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
-            raise BrokenForm("The form cannot be parsed: its Content-Type has no boundary.")
+            raise BrokenForm(
+                "The form cannot be parsed: its Content-Type has no boundary. Leave the Content-Type to your "
+                f"HTTP library, or send {_FORM_TYPE}; boundary= and the boundary of the body."
+            )
+        self._boundary = boundary
+        self._head = b""
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -106,17 +128,20 @@ class Form:
         Raises WrongField, BrokenForm, EncodedPart, or the error for too many files.
         """
         self._data = bytearray()
+        if len(self._head) < HEAD_BYTES:
+            self._head += chunk[:HEAD_BYTES]
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise BrokenForm(f"The form cannot be parsed: {error}.") from error
+            raise BrokenForm(f"The form cannot be parsed: {self._fault(str(error))}") from error
         return bytes(self._data)
 
     def finish(self) -> tuple[Part, ...]:
         """Its files. Raises BrokenForm if the form's end has not come, WrongField if the files are not images."""
         if not self._ended:
             raise BrokenForm(
-                "The form is cut short: its final boundary is missing. It must end with --, the boundary and --."
+                "The form is cut short: its final boundary is missing. It must end with CR LF, --, the boundary "
+                "and --."
             )
         others = list(self._other_files)[:NAMED_FIELDS]
         if not self._parts:
@@ -127,6 +152,24 @@ class Form:
                 f"The form has a file in the field {others[0]!r}. Send files in the field {FIELD!r}."
             )
         return tuple(self._parts)
+
+    def _fault(self, error: str) -> str:
+        """Why the form cannot be parsed, and what to do. error: the parser's words."""
+        boundary = _decoded(self._boundary)
+        found = _FORM_HEAD.match(self._head)
+        if found and found[1] != self._boundary:
+            return (
+                f"the boundary in its Content-Type is {boundary[:200]!r}, but the body begins with the boundary "
+                f"{_decoded(found[1])!r}. Send the same one in both, or leave the Content-Type to your HTTP "
+                "library."
+            )
+        headers = re.split(rb"\r?\n\r?\n", self._head, maxsplit=1)[0]
+        if found and _LONE_LF.search(self._head[: len(headers) + 2]):
+            return "its lines end with LF. End each line of boundaries and headers with CR LF."
+        return (
+            f"{error}. The body must begin with --{boundary[:200]}, the boundary in its Content-Type, and end "
+            f"with CR LF, --{boundary[:200]} and --. An HTTP library or curl -F {FIELD}=@FILE makes such a form."
+        )
 
     def _end_header(self) -> None:
         name, value = self._header.lower(), bytes(self._value)

@@ -1,13 +1,13 @@
 """Parameters of a request: those of its query, and those in the fields of its form."""
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from engine.imageio.formats import did_you_mean
 from service.auth.dependencies import PUBLIC_PATHS
 from service.problems import ProblemError
 
@@ -15,8 +15,6 @@ Params = TypeVar("Params", bound=BaseModel)
 
 # How much of a name or value from the request an error repeats, in characters.
 SHOWN = 100
-# How similar a known name must be to be suggested, from 0 to 1: `fmt` and `format` are 0.67.
-SIMILAR = 0.6
 
 
 class UnknownParameter(ProblemError):
@@ -84,9 +82,5 @@ def with_fields(params: Params, request: Request, fields: Mapping[str, str]) -> 
 def _unknown(name: str, known: Collection[str], request: Request) -> UnknownParameter:
     route = f"{request.method} {request.url.path}"
     shown = name[:SHOWN]
-    near = get_close_matches(shown.lower(), known, 1, SIMILAR) or [
-        each for each in known if shown and each.startswith(shown.lower())
-    ]
-    advice = f" Did you mean {near[0]!r}?" if near else ""
     takes = f"{route} takes: {', '.join(known)}." if known else f"{route} takes no parameters."
-    return UnknownParameter(f"There is no parameter {shown!r}.{advice} {takes}")
+    return UnknownParameter(f"There is no parameter {shown!r}.{did_you_mean(shown, known)} {takes}")

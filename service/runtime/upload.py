@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from engine.imageio.formats import FORMATS, join_words
 from engine.imageio.sandbox.shared_file import MemoryFile, SharedFile
 from service.runtime.body import BodyLimit, announced, counted
-from service.runtime.form import FIELD, Form, WrongField, is_form
+from service.runtime.form import FIELD, HEAD_BYTES, Form, WrongField, is_form, refuse_unannounced_form
 from service.runtime.scheduler import Scheduler
 from service.settings import Settings
 
@@ -100,9 +100,12 @@ async def read_image(
     """
     body = counted(request, limit, arrived)
     form = Form(request.headers["content-type"], 1, _several_files(request)) if is_form(request) else None
+    head = b""
     async for chunk in body.stream():
+        head += chunk[: HEAD_BYTES - len(head)]
         file.write(form.feed(chunk) if form else chunk)
     if not form:
+        refuse_unannounced_form(request.headers.get("content-type"), head)
         return {}
     form.finish()
     return form.fields

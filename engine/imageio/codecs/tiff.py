@@ -30,7 +30,7 @@ from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, Unsupp
 from engine.imageio.image import Image, LazyFrame, from_array, is_kept, scaled_words, to_array
 from engine.imageio.mapped_file import open_stream
 from engine.imageio.metadata import Metadata
-from engine.imageio.metadata.description import counted_images, without_units
+from engine.imageio.metadata.description import counted_images, without_nodata, without_units
 from engine.imageio.metadata.exif import exact_resolution
 from engine.imageio.metadata.tiff import (
     has_exif_ifds,
@@ -180,8 +180,13 @@ def _load(source: _Source, words: tuple[str, ...]) -> tuple[Image, tuple[str, ..
         changed.append(f"{STORED_TYPES[values.dtype.name]} to the precision of 32-bit floats")
     if _has_unspecified_alpha(page):
         changed.append("the fourth channel, of no stated meaning, taken for transparency")
-    nodata = page.tags.valueof(_GDAL_NODATA)
-    missing = parse_nodata(str(nodata)) if nodata is not None and page.photometric != _WHITE_IS_ZERO else None
+    nodata, missing = page.tags.valueof(_GDAL_NODATA), None
+    if nodata is not None and page.photometric != _WHITE_IS_ZERO:
+        try:
+            missing = parse_nodata(str(nodata))
+        except ValueError:
+            exif = without_nodata(metadata.exif)
+            metadata = replace(metadata, exif=exif, lost=(*metadata.lost, "an unreadable nodata tag"))
     return from_array(values, bits, metadata, metadata.orientation, missing), tuple(changed)
 
 

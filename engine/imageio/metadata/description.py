@@ -40,8 +40,12 @@ _ASCII = 2
 _OME_FLOATS = {"float32": "float", "float64": "double"}
 # Keys of an ImageJ description that say how many images there are, and those that hold in the file's units.
 _IMAGEJ_COUNTS = (b"images", b"channels", b"slices", b"frames", b"hyperstack", b"loop")
-_IMAGEJ_RANGE = (b"min", b"max")
+# The range that is shown, and the function from samples to values with its coefficients and unit.
+_IMAGEJ_VALUES = (b"min", b"max", b"cf", b"c0", b"c1", b"c2", b"c3", b"c4", b"vunit")
+# Parts of ImageJ's own block.
 _LABELS = b"labl"
+_RANGES = b"rang"
+_OME_BITS = re.compile(rb"\s+SignificantBits=(?:\"[^\"]*\"|'[^']*')")
 _GDAL_STATISTICS = re.compile(rb"\s*<Item\s[^>]*name=\"STATISTICS_[^>]*>[^<]*</Item>")
 _GDAL_SCALE = re.compile(rb"\s*<Item\s[^>]*role=\"(?:scale|offset)\"[^>]*>[^<]*</Item>")
 # Longer descriptions are not parsed.
@@ -80,26 +84,43 @@ def fit_description(exif: bytes | None, now: Described) -> tuple[bytes | None, t
         return exif, ()
 
 
-def without_units(exif: bytes | None) -> bytes | None:
-    """The block of samples that were scaled, without values in the units that they had."""
+def without_units(exif: bytes | None, keep_nodata: bool = False) -> bytes | None:
+    """The block of samples that were scaled or subtracted, without values in the units that they had.
+
+    keep_nodata: missing samples still have the value that they had.
+    """
     try:
         if not exif:
             return exif
         ifd = read_ifd(exif, first_ifd_offset(exif))
-        edits = _edits_without_units(ifd)
+        edits = _edits_without_units(ifd, byte_order(exif))
+        if keep_nodata:
+            edits.pop(GDAL_NODATA, None)
         return _edited(exif, edits) if edits else exif
     except (BrokenMetadata, struct.error):
         return exif
 
 
-def _edits_without_units(ifd: Mapping[int, Entry]) -> dict[int, Entry | None]:
+def without_nodata(exif: bytes | None) -> bytes | None:
+    """The block without GDAL's value for "no data"."""
+    try:
+        return exif and _edited(exif, {GDAL_NODATA: None})
+    except (BrokenMetadata, struct.error):
+        return exif
+
+
+def _edits_without_units(ifd: Mapping[int, Entry], order: str) -> dict[int, Entry | None]:
     edits: dict[int, Entry | None] = {GDAL_NODATA: None} if GDAL_NODATA in ifd else {}
     if GDAL_METADATA in ifd:
         edits[GDAL_METADATA] = _text_entry(GDAL_METADATA, _GDAL_SCALE.sub(b"", ifd[GDAL_METADATA].value))
     text = ifd[DESCRIPTION].value if DESCRIPTION in ifd else b""
     if text.startswith(b"ImageJ="):
-        lines = [line for line in text.split(b"\n") if line.split(b"=")[0] not in _IMAGEJ_RANGE]
+        lines = [line for line in text.split(b"\n") if line.split(b"=")[0] not in _IMAGEJ_VALUES]
         edits[DESCRIPTION] = _text_entry(DESCRIPTION, b"\n".join(lines))
+        if IMAGEJ_METADATA in ifd:
+            edits |= _without_parts(order, ifd, _RANGES)
+    elif _is_ome(text):
+        edits[DESCRIPTION] = _text_entry(DESCRIPTION, _OME_BITS.sub(b"", text))
     return edits
 
 
@@ -132,7 +153,7 @@ def _fitted(exif: bytes, now: Described) -> tuple[bytes | None, tuple[str, ...]]
         edits[DESCRIPTION] = _text_entry(DESCRIPTION, fitted) if fitted else None
         words = () if fitted else ("without the OME description, which is of other images",)
     if text.startswith(b"ImageJ=") and _imagej_images(text) != now.pages and IMAGEJ_METADATA in ifd:
-        edits |= _without_labels(order, ifd)
+        edits |= _without_parts(order, ifd, _LABELS)
     if GDAL_METADATA in ifd and (value := ifd[GDAL_METADATA].value) != (kept := _GDAL_STATISTICS.sub(b"", value)):
         edits[GDAL_METADATA] = _text_entry(GDAL_METADATA, kept)
     return (_edited(exif, edits) if edits else exif), words
@@ -239,8 +260,8 @@ def _fit_pixels(pixels: ElementTree.Element, now: Described) -> None:
         pixels.set("Type", _ome_type(now.dtype))
 
 
-def _without_labels(order: str, ifd: Mapping[int, Entry]) -> dict[int, Entry | None]:
-    """ImageJ's own block without the labels of the images.
+def _without_parts(order: str, ifd: Mapping[int, Entry], left_out: bytes) -> dict[int, Entry | None]:
+    """ImageJ's own block without its parts of that kind.
 
     The block begins with a header: a signature, and pairs of a kind and how many parts have it. The counts are
     the bytes of the header and of each part.
@@ -254,7 +275,7 @@ def _without_labels(order: str, ifd: Mapping[int, Entry]) -> dict[int, Entry | N
     at, part = sizes[0], 1
     for kind, number in kinds:
         lengths = sizes[part : part + number]
-        if struct.pack(">I", kind) != _LABELS:
+        if struct.pack(">I", kind) != left_out:
             header += struct.pack(f"{order}II", kind, number)
             body += block[at : at + sum(lengths)]
             new_sizes += lengths

@@ -12,6 +12,7 @@ from engine.imageio.metadata.cicp import ColourCode
 from engine.imageio.metadata.icc import Primaries
 from engine.imageio.metadata.limits import (
     MAX_BYTES,
+    MAX_RESOLUTION,
     BrokenMetadata,
     MetadataTooLarge,
     inflate,
@@ -36,6 +37,12 @@ HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))
 _FULL_RANGE_RGB = b"\0\1"
 # A PNG holds chromaticities and exponents as whole numbers of 1/100000.
 _UNIT = 100_000
+# Twice the least area of a triangle of primaries, in chromaticities squared. That of sRGB is 0.22.
+_LEAST_AREA = 1e-3
+# The last of the rendering intents in an sRGB chunk.
+_LAST_INTENT = 3
+# Bytes of chunks of which only the size is checked.
+_SIZES = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8}
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -132,15 +139,47 @@ def _with_chunk(found: Metadata, kind: bytes, body: bytes, whole: bytes) -> Meta
         case b"eXIf":
             return replace(found, exif=body.removeprefix(b"Exif\0\0"))
         case b"pHYs" if len(body) == 9 and body[8] == _METRE:
-            x, y = struct.unpack(">II", body[:8])
-            return replace(found, resolution=plausible_resolution(x * _METRES_PER_INCH, y * _METRES_PER_INCH))
+            x, y = (n * _METRES_PER_INCH for n in struct.unpack(">II", body[:8]))
+            lost = ("an impossible resolution",) if max(x, y) >= MAX_RESOLUTION else ()
+            return replace(found, resolution=plausible_resolution(x, y), lost=(*found.lost, *lost))
         case b"iTXt" if body.startswith(_XMP_KEYWORD):
             return replace(found, xmp=_international_text(body))
         case b"tEXt" | b"zTXt" if exif := _raw_profile(kind, body):
             return replace(found, exif=found.exif or exif)
+        case b"gAMA" | b"cHRM" | b"sRGB" | b"cICP" | b"mDCV" | b"cLLI" if not _is_valid(kind, body):
+            return replace(found, lost=(*found.lost, f"an invalid {kind.decode()} chunk"))
         case b"gAMA" | b"cHRM" | b"sRGB" | b"cICP" | b"mDCV" | b"cLLI" | b"tEXt" | b"zTXt" | b"iTXt":
             return replace(found, chunks=found.chunks + whole)
     return found
+
+
+def _is_valid(kind: bytes, body: bytes) -> bool:
+    """Whether a chunk of colour has values that mean something."""
+    match kind:
+        case b"gAMA":
+            return _exponent(body) is not None
+        case b"cHRM":
+            return _primaries(body) is not None
+        case b"sRGB":
+            return len(body) == 1 and body[0] <= _LAST_INTENT
+    return len(body) == _SIZES[kind]
+
+
+def _exponent(gama: bytes) -> float | None:
+    """The exponent in a gAMA chunk's body; None for one that no display has."""
+    value = struct.unpack(">I", gama)[0] if len(gama) == 4 else 0
+    exponent: float = _UNIT / value if value else 0.0
+    return exponent if 0.1 < exponent < 10 else None
+
+
+def _primaries(chrm: bytes) -> Primaries | None:
+    """The chromaticities in a cHRM chunk's body; None if they span no colours."""
+    if len(chrm) != 32:
+        return None
+    white, red, green, blue = ((x / _UNIT, y / _UNIT) for x, y in struct.iter_unpack(">II", chrm))
+    area = (green[0] - red[0]) * (blue[1] - red[1]) - (green[1] - red[1]) * (blue[0] - red[0])
+    in_range = max(*white, *red, *green, *blue) <= 1 and white[1] > 0
+    return (red, green, blue, white) if in_range and abs(area) > _LEAST_AREA else None
 
 
 def _international_text(body: bytes) -> bytes:
@@ -157,16 +196,13 @@ def png_chunk_kinds(chunks: bytes) -> set[bytes]:
 
 
 def png_calibration(chunks: bytes) -> tuple[Primaries | None, float | None]:
-    """The chromaticities and the exponent in the chunks cHRM and gAMA; None where they are missing or odd."""
+    """The chromaticities and the exponent in the chunks cHRM and gAMA; None where they are missing or invalid."""
     primaries, gamma = None, None
     for kind, body, _ in png_chunks(chunks, 0):
-        if kind == b"gAMA" and len(body) == 4 and any(body):
-            gamma = _UNIT / struct.unpack(">I", body)[0]
-            # An exponent beyond these is no display's.
-            gamma = gamma if 0.1 < gamma < 10 else None
-        if kind == b"cHRM" and len(body) == 32:
-            white, red, green, blue = ((x / _UNIT, y / _UNIT) for x, y in struct.iter_unpack(">II", body))
-            primaries = (red, green, blue, white)
+        if kind == b"gAMA":
+            gamma = _exponent(body)
+        if kind == b"cHRM":
+            primaries = _primaries(body)
     return primaries, gamma
 
 

@@ -128,26 +128,26 @@ def test_chromaticities_become_a_profile(kind):
 
 
 @pytest.mark.parametrize(
-    "chunks",
+    ("chunks", "invalid"),
     [
-        [(b"gAMA", struct.pack(">I", 45455))],
-        [(b"sRGB", b"\0"), LINEAR, (b"cHRM", P3_NUMBERS)],
-        [(b"gAMA", bytes(4))],
-        [(b"gAMA", b"x"), (b"cHRM", b"x")],
+        ([(b"gAMA", struct.pack(">I", 45455))], ()),
+        ([(b"sRGB", b"\0"), LINEAR, (b"cHRM", P3_NUMBERS)], ()),
+        ([(b"gAMA", bytes(4))], ("gAMA",)),
+        ([(b"gAMA", b"x"), (b"cHRM", b"x")], ("gAMA", "cHRM")),
     ],
     ids=["as in sRGB", "sRGB wins", "zero", "of the wrong size"],
 )
-def test_chunks_that_mean_srgb_or_nothing_add_no_profile(chunks):
+def test_chunks_that_mean_srgb_or_nothing_add_no_profile(chunks, invalid):
     result = encode(read(png_with(*chunks)), FORMATS["tiff"])
 
     assert read(result.data).pages[0].metadata.icc_profile is None
-    assert result.changed == ()
+    assert result.changed == tuple(f"without an invalid {kind} chunk" for kind in invalid)
 
 
 def test_impossible_chromaticities_are_told():
     file = read(png_with((b"cHRM", struct.pack(">8I", *[30000] * 8))))
 
-    assert encode(file, FORMATS["jpeg"]).changed == ("without its colour space",)
+    assert encode(file, FORMATS["jpeg"]).changed == ("without an invalid cHRM chunk",)
 
 
 def test_a_code_of_limited_range_stays_in_png_and_is_told_elsewhere():

@@ -12,6 +12,7 @@ from engine.imageio.formats import (
     WRITABLE_FORMATS,
     CannotWrite,
     detect_format,
+    format_name,
     output_format,
     table_rows,
 )
@@ -46,6 +47,9 @@ def test_same_stands_for_the_format_of_the_input():
     [
         ("bmp", "png", "BMP can be read but not written. Output formats: jpeg, png, webp, tiff and avif."),
         (SAME, "heic", "HEIC can be read but not written. Output formats: jpeg"),
+        ("JPEG", "png", "There is no format 'JPEG'. Did you mean 'jpeg'[?] Output"),
+        ("tif", "png", "There is no format 'tif'. Did you mean 'tiff'[?] Output"),
+        ("pgn", "png", "There is no format 'pgn'. Did you mean 'png'[?] Output"),
         ("xcf", "png", "There is no format 'xcf'. Output formats: jpeg.*, or same to keep the input's format."),
     ],
 )
@@ -57,3 +61,11 @@ def test_a_format_that_is_not_written_is_refused(name, came, message):
 def test_a_video_is_refused_by_name():
     with pytest.raises(ValueError, match=r"a video or other ISO media file\. Supported formats: JPEG, PNG"):
         detect_format(b"\0\0\0\x20ftypisom\0\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("JPEG", "jpeg"), ("jpg", "jpeg"), (".TIF", "tiff"), (" png ", "png"), ("SAME", "same"), ("xcf", "xcf")],
+)
+def test_a_format_is_known_by_its_suffixes_in_any_case(text, name):
+    assert format_name(text) == name

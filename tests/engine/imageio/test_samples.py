@@ -141,8 +141,12 @@ def test_a_loss_of_precision_is_noticed():
     assert not is_exact_in_float32(np.array([2**24 + 1], np.uint32))
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("-9999", -9999.0), (" 0 \0", 0.0), ("nan", None), ("none", None), ("", None)]
-)
+@pytest.mark.parametrize(("text", "value"), [("-9999", -9999.0), (" 0 \0", 0.0), ("nan", None)])
 def test_the_value_for_no_data_is_read(text, value):
     assert parse_nodata(text) == value
+
+
+@pytest.mark.parametrize("text", ["none", "", " \0-1", "-9999,0"])
+def test_a_value_for_no_data_that_is_no_number_is_refused(text):
+    with pytest.raises(ValueError, match=r"could not convert|empty"):
+        parse_nodata(text)

@@ -20,6 +20,7 @@ from service.app import create_app
 from service.params import DenoiseParams
 from service.runtime import stages as denoising
 from tests.support.images import PROFILE
+from tests.support.problems import assert_problem
 from tests.support.raw_files import dng, scene
 
 
@@ -86,6 +87,21 @@ def test_the_result_has_the_requested_format(kind, client, noisy):
     assert read_file(by_name.content).kind.name == kind
     assert by_name.content == by_header.content
     assert "x-denoise-changed" not in by_name.headers
+
+
+@pytest.mark.parametrize("name", ["JPEG", "jpg"])
+def test_a_format_may_be_named_by_its_suffix_in_any_case(name, client, noisy):
+    response = client.post("/denoise", params={"format": name}, content=noisy)
+
+    assert response.headers["content-type"] == "image/jpeg"
+
+
+def test_an_unknown_model_or_format_names_the_nearest(client, noisy):
+    model = client.post("/denoise", params={"model": "phto"}, content=noisy)
+    kind = client.post("/denoise", params={"format": "pgn"}, content=noisy)
+
+    assert_problem(model, 404, "There is no model 'phto'. Did you mean 'photo'?")
+    assert_problem(kind, 422, "There is no format 'pgn'. Did you mean 'png'?")
 
 
 def test_format_same_keeps_the_format(client, samples, file_of):

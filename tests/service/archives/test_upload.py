@@ -193,6 +193,11 @@ def test_a_form_that_is_none_or_has_no_image_is_refused(body, error, message):
         sent(Upload(body), FORM_TYPE)
 
 
+def test_a_form_that_is_not_announced_as_one_is_refused():
+    with pytest.raises(BrokenForm, match="looks like a form, but its Content-Type is 'application/zip'"):
+        sent(Upload(form(part("a.jpg", b"image"))), (b"content-type", b"application/zip"))
+
+
 @pytest.mark.parametrize("boundary", [b"", b"; boundary=", b"; boundary=" + b"x" * 300])
 def test_a_form_whose_boundary_is_none_is_refused(boundary):
     with pytest.raises(BrokenForm, match="cannot be parsed"):

@@ -92,9 +92,27 @@ def test_an_old_browser_s_origin_shows_pages_of_other_sites(origin, host, status
     assert client.post("/change", headers=headers | {"sec-fetch-site": "none"}).status_code == status
     if status == 403:
         assert_problem(
-            client.post("/change", headers=headers), 403, "refuses pages of other sites", "cors_origins"
+            client.post("/change", headers=headers), 403, "refuses pages of other sites", "DENOISE_CORS_ORIGINS"
         )
         assert serve(asked, open=True).get("/asked", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        (
+            {"origin": "https://evil.example"},
+            "other sites, here https://evil.example. Add the site to",
+        ),
+        ({"origin": ""}, "names no site: its Origin header is ''. A program should send neither"),
+        ({"origin": "null"}, "names no site: its Origin header is 'null'"),
+        ({"sec-fetch-site": "cross-site"}, "this request has no Origin header"),
+    ],
+)
+def test_the_refusal_of_other_sites_names_the_origin(headers, words, serve, asked):
+    response = serve(asked).post("/change", headers={"host": "localhost:8000", **headers})
+
+    assert_problem(response, 403, words, "DENOISE_CORS_ORIGINS")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -91,6 +91,38 @@ def test_a_form_that_is_not_understood_is_refused(parts, error, words):
         parsed(*parts)
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body", "words"),
+    [
+        (
+            "multipart/form-data; boundary=other",
+            file() + b"--cut--\r\n",
+            "Content-Type is 'other', but the body begins with the boundary 'cut'. Send the same one in both",
+        ),
+        (
+            "multipart/form-data; boundary=cutter",
+            file() + b"--cut--\r\n",
+            "is 'cutter', but the body begins with the boundary 'cut'",
+        ),
+        (TYPE, file().replace(b"\r\n", b"\n"), "its lines end with LF. End each line .* with CR LF"),
+        (
+            TYPE,
+            file().replace(b"\r\n\r\n", b"\n\n") + b"--cut--\r\n",
+            "its lines end with LF. End each line .* with CR LF",
+        ),
+        (
+            TYPE,
+            b"no form",
+            "The body must begin with --cut, .* and end with CR LF, --cut and --. .* curl -F image=@",
+        ),
+        ("multipart/form-data", b"", "has no boundary. Leave the Content-Type to your HTTP library, or send "),
+    ],
+)
+def test_a_form_that_cannot_be_parsed_says_what_to_do(content_type, body, words):
+    with pytest.raises(BrokenForm, match=f"The form cannot be parsed: .*{words}"):
+        Form(content_type, 2, TOO_MANY).feed(body)
+
+
 @pytest.mark.parametrize("end", [b"", b"--cut", b"--cut-"])
 def test_a_form_without_its_last_boundary_is_cut_short(end):
     with pytest.raises(BrokenForm, match="cut short: its final boundary is missing"):

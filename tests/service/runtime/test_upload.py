@@ -7,6 +7,7 @@ from fastapi import Request
 
 from engine.imageio.sandbox.shared_file import MemoryFile
 from service.runtime.body import BodyLimit, BodyTooLarge
+from service.runtime.form import BrokenForm
 from service.runtime.upload import read_image
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
@@ -42,6 +43,24 @@ def test_a_form_comes_in_chunks_and_gives_its_field():
     image = read(Upload(whole[:30], whole[30:-12], whole[-12:]), FORM_TYPE, max_bytes=len(whole))
 
     assert image == b"image"
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        (
+            [(b"content-type", b"multipart/mixed; boundary=cut")],
+            "its Content-Type is 'multipart/mixed; bound",
+        ),
+        ([(b"content-type", b"application/octet-stream")], "its Content-Type is 'application/octet-stream'"),
+        ([], "it has no Content-Type"),
+    ],
+)
+def test_a_form_that_is_not_announced_as_one_is_refused(headers, said):
+    advice = "Send it with Content-Type: multipart/form-data; boundary=cut."
+
+    with pytest.raises(BrokenForm, match=f"The body looks like a form, but {said}.*{advice}"):
+        read(Upload(FORM_HEAD[:9], FORM_HEAD[9:], b"image\r\n--cut--\r\n"), *headers, max_bytes=10**6)
 
 
 @pytest.mark.parametrize(("head", "headers"), [(b"", []), (FORM_HEAD, [FORM_TYPE])], ids=["raw", "form"])

@@ -11,6 +11,8 @@ import tifffile
 from engine.imageio.formats import FORMATS
 from engine.imageio.read import read
 from engine.imageio.write import encode
+from engine.inference.denoise import OutputOptions, denoise
+from tests.support.networks import NETWORKS
 
 STACK = np.arange(4 * 12 * 10, dtype=np.uint16).reshape(4, 12, 10)
 
@@ -163,6 +165,52 @@ def test_values_in_the_old_units_are_left_out_where_samples_are_scaled():
         with opened(each.data) as file:
             assert 42113 not in file.pages[0].tags
             assert "SCALE" not in str(file.pages[0].tags.valueof(42112))
+
+
+def residual(data):
+    file = read(data)
+    pages = (denoise(NETWORKS[0], page, options=OutputOptions(output="residual")) for page in file.pages)
+    return opened(encode(replace(file, pages=tuple(pages)), FORMATS["tiff"]).data)
+
+
+def test_the_range_and_calibration_of_imagej_are_not_the_residuals():
+    values = {"max": 9.0, "cf": 0, "c0": 5.0, "c1": 2.0, "vunit": "nm", "Ranges": (0.0, 9.0)}
+
+    with opened(imagej(**values)) as before, residual(imagej(**values)) as after:
+        assert {"min", "Ranges"} <= before.imagej_metadata.keys()
+        assert not {"min", *values} & after.imagej_metadata.keys()
+        assert after.imagej_metadata["Labels"] == ["a", "b", "c", "d"]
+        assert after.imagej_metadata["unit"] == "um"
+
+
+def test_the_bits_of_ome_are_not_the_residuals():
+    with opened(ome(SignificantBits=12)) as before, residual(ome(SignificantBits=12)) as after:
+        assert "SignificantBits" in before.ome_metadata
+        assert "SignificantBits" not in after.ome_metadata
+        assert "PhysicalSizeX" in after.ome_metadata
+
+
+def test_the_residual_keeps_the_value_for_no_data_but_no_scale():
+    xml = b'<GDALMetadata><Item name="SCALE" sample="0" role="scale">0.1</Item></GDALMetadata>'
+    extra = [(42112, 2, len(xml) + 1, xml, True), (42113, 2, 2, "7", True)]
+
+    with residual(saved(STACK[0].astype(np.float32), metadata=None, extratags=extra)) as file:
+        assert file.pages[0].tags.valueof(42113) == "7"
+        assert "SCALE" not in str(file.pages[0].tags.valueof(42112))
+        assert file.asarray()[0, 7] == 7
+
+
+def test_the_bits_of_ome_are_left_out_where_samples_are_scaled():
+    data = saved(STACK[0], bitspersample=12, description=ome_text(), metadata=None)
+
+    with opened(written(data).data) as file:
+        assert "SizeX" in file.pages[0].description
+        assert "SignificantBits" not in file.pages[0].description
+
+
+def ome_text():
+    with opened(ome(STACK[0], axes="YX", SignificantBits=12)) as file:
+        return file.pages[0].description.encode()
 
 
 def test_the_range_of_an_imagej_image_is_left_out_where_samples_are_scaled():

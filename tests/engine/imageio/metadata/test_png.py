@@ -118,6 +118,63 @@ def test_a_chunk_of_the_wrong_size_does_not_spoil_the_image(kind, body):
     assert same_samples(back.pages[0], read(plain).pages[0])
 
 
+def chromaticities(*values):
+    return struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+WHITE_POINT = (0.3127, 0.329)
+PRIMARIES = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"gAMA", bytes(4)),
+        (b"gAMA", b"\xff" * 4),
+        (b"gAMA", b"\0"),
+        (b"cHRM", bytes(32)),
+        (b"cHRM", chromaticities(*WHITE_POINT, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3)),
+        (b"cHRM", chromaticities(0.3, 0, *PRIMARIES)),
+        (b"cHRM", b"\xff" * 32),
+        (b"cHRM", bytes(31)),
+        (b"sRGB", b"\4"),
+        (b"cICP", b"\1"),
+        (b"mDCV", b"\1"),
+        (b"cLLI", b"\1"),
+    ],
+)
+def test_an_invalid_chunk_of_colour_is_dropped_and_told(file_of, kind, body):
+    file = read(with_chunk(file_of(np.zeros((4, 4, 3), np.uint8)), png_chunk(kind, body)))
+
+    assert file.changed == (f"without an invalid {kind.decode()} chunk",)
+    assert kind not in encode(file, FORMATS["png"]).data
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"gAMA", struct.pack(">I", 45455)),
+        (b"cHRM", chromaticities(*WHITE_POINT, *PRIMARIES)),
+        (b"sRGB", b"\0"),
+        (b"cICP", b"\x01\x0d\0\0"),
+    ],
+)
+def test_a_valid_chunk_of_colour_is_kept(file_of, kind, body):
+    file = read(with_chunk(file_of(np.zeros((4, 4, 3), np.uint8)), png_chunk(kind, body)))
+
+    assert file.changed == ()
+    assert png_chunk(kind, body) in encode(file, FORMATS["png"]).data
+
+
+def test_an_impossible_resolution_is_dropped_and_told(file_of):
+    data = with_chunk(file_of(np.zeros((4, 4), np.uint8)), png_chunk(b"pHYs", b"\xff" * 8 + b"\1"))
+
+    file = read(data)
+
+    assert file.changed == ("without an impossible resolution",)
+    assert b"pHYs" not in encode(file, FORMATS["png"]).data
+
+
 def test_broken_transparency_is_dropped_and_told(file_of):
     image = PILImage.new("RGB", (4, 4), "red")
     data = file_of(image, transparency=(1, 2, 3))
