@@ -177,8 +177,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="Number of processor threads that denoise one image; if not set, one for each core. Fewer leave "
-        "cores to other programs.",
+        description="Number of processor threads that denoise one image; if not set, one for each core.",
     )
     max_connections: int = Field(
         default=200,
