@@ -28,6 +28,7 @@ from engine.inference.preparation import (
 )
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
+from service.runtime.numbers import compact_json
 from service.runtime.result_cache import (
     DenoisedFile,
     DenoisedPages,
@@ -51,6 +52,8 @@ from service.telemetry.metrics import Metrics
 PIXEL_BYTES: Mapping[Depth, int] = {"8": 24, "16": 40, "float": 75}
 # What the encoders of some formats take in addition, in bytes a pixel.
 ENCODER_BYTES = {"webp": 40, "avif": 40}
+# Significant digits of the numbers in a header.
+DIGITS = 6
 # What further passes of the network take in addition, in bytes a pixel: the inputs of two as floats.
 FURTHER_PASSES_BYTES = 24
 
@@ -268,20 +271,11 @@ def _numbers(estimate: NoiseEstimate) -> str:
         "flat": estimate.flat,
         "jpeg_blocks": estimate.jpeg_blocks,
     }
-    return json.dumps(_rounded(fields), separators=(",", ":"))
+    return compact_json(fields, DIGITS)
 
 
 def _component(component: Component | None) -> dict[str, Any] | None:
     return {"sigma": component.sigma, "correlation": component.correlation} if component else None
-
-
-def _rounded(value: Any) -> Any:
-    """The same, with three digits after the point in each number."""
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    return round(value, 3) if isinstance(value, float) else value
 
 
 def _steps(params: DenoiseParams, kind: Format, pages: Sequence[Image]) -> PreparationOptions:

@@ -1,6 +1,5 @@
 """Previews: parts of an image for the eye, noisy or denoised, from its real samples."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from engine.models.checkpoint import Model
 from service.params import PreviewParams
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
+from service.runtime.numbers import compact_json
 from service.runtime.pipeline import PIXEL_BYTES, Pipeline, load_of
 from service.runtime.rendering import (
     beside,
@@ -328,12 +328,4 @@ def _about(view: View, number: int, page: ViewedPage, points: tuple[float, float
         "ends": found.ends,
         "histogram": found.counts,
     }
-    return json.dumps(_rounded(fields), separators=(",", ":"))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    return compact_json(fields, DIGITS)

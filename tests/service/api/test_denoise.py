@@ -182,9 +182,19 @@ def test_the_noise_comes_as_numbers_too(client, samples, file_of):
     for data in (large, tiny, grey):
         found = json.loads(client.post("/denoise", content=data).headers["x-denoise-estimate"])
         text = client.post("/estimate", content=data).text
-        estimate = json.loads(text, parse_float=lambda number: round(float(number), 3))
+        estimate = json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
         assert set(found) == {"scale", "sigma", "luma", "chroma", "correlated", "flat", "jpeg_blocks"}
         assert found == {name: estimate[name] for name in found}
+
+
+def test_little_noise_of_deep_samples_is_not_rounded_to_none(client, file_of):
+    counts = np.random.default_rng(0).normal(1000, 3, (40, 50)).round().astype(np.uint16)
+
+    answer = client.post("/denoise", content=file_of(counts, "TIFF"))
+
+    [sigma] = json.loads(answer.headers["x-denoise-estimate"])["sigma"]
+    # Three counts, of few pixels.
+    assert sigma == pytest.approx(3 * 255 / 65535, rel=0.3)
 
 
 def test_all_frames_of_an_animation_come_back(client, file_of):

@@ -15,6 +15,7 @@ from service.archives.zip_reader import BatchTooLarge, NotOpened
 from service.runtime.body import BodyTooLarge
 from service.runtime.form import BrokenForm, Part, WrongField
 from service.settings import Settings
+from tests.support.uploads import Upload
 
 SETTINGS = Settings(max_batch_bytes=100_000, max_batch_files=3, max_bytes=1000)
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
@@ -38,18 +39,6 @@ def zipped(*names):
         for name in names:
             archive.writestr(name, name)
     return file.getvalue()
-
-
-class Upload:
-    """Chunks as a server hands them on; `taken` counts those that were asked for."""
-
-    def __init__(self, *chunks):
-        self.chunks, self.taken = chunks, 0
-
-    async def receive(self):
-        chunk = self.chunks[self.taken]
-        self.taken += 1
-        return {"type": "http.request", "body": chunk, "more_body": self.taken < len(self.chunks)}
 
 
 opened = []

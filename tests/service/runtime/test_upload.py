@@ -9,21 +9,10 @@ from engine.imageio.sandbox.shared_file import MemoryFile
 from service.runtime.body import BodyLimit, BodyTooLarge
 from service.runtime.form import BrokenForm
 from service.runtime.upload import read_image
+from tests.support.uploads import Upload
 
 FORM_HEAD = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
 FORM_TYPE = (b"content-type", b"multipart/form-data; boundary=cut")
-
-
-class Upload:
-    """Chunks as a server hands them on; `taken` counts those that were asked for."""
-
-    def __init__(self, *chunks):
-        self.chunks, self.taken = chunks, 0
-
-    async def receive(self):
-        chunk = self.chunks[self.taken]
-        self.taken += 1
-        return {"type": "http.request", "body": chunk, "more_body": self.taken < len(self.chunks)}
 
 
 def read(upload, *headers, max_bytes):
