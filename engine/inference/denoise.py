@@ -13,6 +13,7 @@ from engine.imageio.image import LUMA, WHITE, Image, to_pixels, to_samples
 from engine.imageio.metadata.description import without_units
 from engine.inference.change_bound import bound_change
 from engine.inference.grain import put_back_grain
+from engine.inference.noise_estimation.value_range import is_even
 from engine.inference.normalisation import Normalisation
 from engine.inference.preparation import NO_PREPARATION, Preparation
 from engine.inference.tiling import WINDOW_STRIP_ROWS, Window, run_batch, strips, windows_of
@@ -95,15 +96,15 @@ class TiledDenoiser:
         if preparation.unchanged or not any(options.shares):
             self.clean = noisy.samples.float() if preparation.as_float else noisy.samples.clone()
             return
-        self._source = preparation.before_network(_without_hidden(noisy))
+        self._source = preparation.seen(preparation.before_network(_without_hidden(noisy)))
         normalisation = preparation.normalisation
         if normalisation is None:
-            self.clean = torch.empty_like(noisy.samples)
+            self.clean = torch.empty_like(self._source)
             # Not a method: a window that refers to its image in a circle would keep it until garbage collection.
             write: Write = partial(_write, self.clean, self._source, options.shares)
             read: Read = to_pixels
         else:
-            self.clean = torch.empty_like(noisy.samples, dtype=torch.float32)
+            self.clean = torch.empty_like(self._source, dtype=torch.float32)
             write = partial(_write_restored, self.clean, self._source, normalisation, options.shares)
             read = partial(_read_normalised, normalisation)
         windows = partial(windows_of, net, memory_budget=memory_budget, window_size=window_size)
@@ -122,8 +123,10 @@ class TiledDenoiser:
                 _keep_light(self.clean, self._source)
             if self.options.grain:
                 put_back_grain(self.clean, self._source, self.options.grain)
+            _restore_even(self.clean, self._source)
             if self.clean.dtype != self.noisy.samples.dtype:
                 self.clean = self.preparation.as_samples(self.clean, self.noisy.samples.dtype)
+            self.clean = self.preparation.with_seen(self.noisy.samples, self.clean)
             _restore_hidden(self.clean, self.noisy)
         noisy = replace(self.noisy, stored="") if self.preparation.as_float else self.noisy
         return _output(noisy, self.clean, self.options.output)
@@ -332,6 +335,17 @@ def _nearest(visible: Tensor) -> Tensor:
     after = positions.where(visible, 3 * length).flip(1).cummin(1).values.flip(1)
     nearest = before.where(positions - before <= after - positions, after)
     return nearest.where((nearest >= 0) & (nearest < length), 0)
+
+
+def _restore_even(clean: Tensor, noisy: Tensor) -> None:
+    """Gives channels that are the same everywhere their value, if others are not.
+
+    The network lets a little of the others into them.
+    """
+    even = [is_even(channel[0]) and is_even(channel) for channel in noisy.unbind(2)]
+    if not all(even):
+        for channel in (number for number, each in enumerate(even) if each):
+            clean[..., channel] = noisy[0, 0, channel]
 
 
 def _restore_hidden(clean: Tensor, noisy: Image) -> None:

@@ -17,6 +17,7 @@ from engine.inference.noise_estimation import (
     noise_kind,
 )
 from engine.inference.noise_estimation.pages import typical_page, with_law_of_stack
+from engine.inference.noise_estimation.value_range import without_even_channels
 from engine.inference.normalisation import normalisation_for
 from engine.inference.preparation import channel_laws
 from engine.inference.trial import least_risk, removed_where_calm
@@ -86,7 +87,7 @@ def select_for_pages(
     model. nets: with the networks, a trial decides what the noise alone does not: whether texture looks like a
     camera's noise, and which network for white noise suits a sensor's grey image.
     """
-    estimate, samples = estimate_pages(pages), typical_page(pages)
+    estimate, samples = estimate_pages(pages), without_even_channels(typical_page(pages))
     names = AUTO_MODELS[auto]
     if nets and is_doubtful(estimate) and estimate.sigma_of_255 <= MAX_TEXTURE:
         levels, normalisation = estimate.noise_level_function, normalisation_for(samples)

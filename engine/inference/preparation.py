@@ -21,6 +21,7 @@ from engine.inference.noise_estimation.banding import NO_BANDING, Banding, remov
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, Impulses, replace_impulses
 from engine.inference.noise_estimation.pages import typical_page
+from engine.inference.noise_estimation.value_range import only_channel
 from engine.inference.normalisation import Normalisation, normalisation_for
 
 # Ceiling of the noise up to which the change is bounded by it: a share of white, or of the range of an image that
@@ -74,7 +75,8 @@ class Preparation:
     max_change: in samples, the largest root mean square of the change in any region; infinite without a bound.
     keep_mean: whether the mean of each channel stays exactly; the network's is biased at low counts.
     as_float: whether the result is float32, in the same units. coarse: whether it is rounded to whole counts that
-    are too coarse for its total.
+    are too coarse for its total. channel: the only one that holds an image, if the others are the same
+    everywhere; the network sees it alone, as grey.
     """
 
     unchanged: str = ""
@@ -85,10 +87,28 @@ class Preparation:
     keep_mean: bool = False
     as_float: bool = False
     coarse: bool = False
+    channel: int | None = None
 
     def before_network(self, samples: Tensor) -> Tensor:
         """The samples without impulses and banding."""
-        return remove_banding(replace_impulses(samples, self.impulses)[0], self.banding)
+        seen = self.seen(samples)
+        without = remove_banding(replace_impulses(seen, self.impulses)[0], self.banding)
+        return without if self.channel is None else self.with_seen(samples, without)
+
+    def seen(self, samples: Tensor) -> Tensor:
+        """The channels (H, W, 1 or C) of the samples (H, W, C) that the network sees. A view."""
+        return samples if self.channel is None else samples[..., self.channel : self.channel + 1]
+
+    def with_seen(self, samples: Tensor, seen: Tensor) -> Tensor:
+        """The samples (H, W, C) with these channels in place of those that the network sees.
+
+        The result has the type of `seen`.
+        """
+        if self.channel is None:
+            return seen
+        whole = samples.to(seen.dtype, copy=True)
+        whole[..., self.channel] = seen[..., 0]
+        return whole
 
     def as_samples(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """Floats in the samples' units -> samples of this type; integers are clipped and rounded."""
@@ -127,13 +147,15 @@ def prepare(
     """
     if estimate.drawn and not options.force:
         return _unchanged(estimate.drawn)
-    laws = channel_laws(estimate, samples.shape[2]) if options.normalise else []
     first = Preparation(
         impulses=estimate.impulses if options.impulses else NO_IMPULSES,
         banding=estimate.banding if options.banding else NO_BANDING,
+        channel=only_channel(samples),
     )
+    laws = channel_laws(estimate, first.seen(samples).shape[2]) if options.normalise else []
     # Without impulses, which would count as the ends of the image's range.
-    normalisation = normalisation_for(first.before_network(samples), laws) if options.normalise else None
+    seen = first.seen(first.before_network(samples))
+    normalisation = normalisation_for(seen, laws) if options.normalise else None
     keep_mean = bool(laws and normalisation)
     span = normalisation.span if normalisation and not laws else estimate.white
     least = min((point.sigma for each in estimate.laws for point in each.points), default=math.inf)
@@ -176,6 +198,7 @@ def page_preparer(
         if not options.force and (drawn := graphics_kind(page)):
             return _unchanged(drawn, shared.as_float)
         alike = not shared.unchanged and (page.dtype, page.shape[2]) == (typical.dtype, typical.shape[2])
+        alike = alike and only_channel(page) == shared.channel
         return shared if alike else prepare(page, estimate_noise(page), options)
 
     return steps

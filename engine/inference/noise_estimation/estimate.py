@@ -22,8 +22,9 @@ class Component:
 
     sigma: standard deviation, 0-255 scale; chroma's is the root mean square over channels. The squares of luma's
     and chroma's sigma add up to the mean square of the channels'.
-    correlation: of pixels 1, 2 and 3 apart in a row or column. In an image with few flat parts, texture adds to
-    luma's.
+    correlation: of pixels 1, 2 and 3 apart in a row or column. On 16 images with noise of 8 to 50 of 255,
+    chroma's is within 0.12 of the truth. Luma's is within 0.15 in most, but texture may add up to 0.4 to it, and
+    where the noise reaches over 5 pixels, up to 0.35 is missing.
     whiteness: variance at high frequencies, divided by that at middle ones: 1 to 1.2 for white noise, less for
     correlated noise and for texture.
     """

@@ -33,18 +33,35 @@ from engine.inference.noise_estimation.estimate import (
 from engine.inference.noise_estimation.graphics import GraphicsKind, graphics_kind
 from engine.inference.noise_estimation.impulses import NO_IMPULSES, estimate_impulses, replace_impulses
 from engine.inference.noise_estimation.jpeg_grid import has_jpeg_grid
+from engine.inference.noise_estimation.law_of_channels import laws_of_channels
 from engine.inference.noise_estimation.noise_law import LawEstimate, estimate_law
 from engine.inference.noise_estimation.noise_level_function import noise_level_function
-from engine.inference.noise_estimation.value_range import is_photograph, range_of
+from engine.inference.noise_estimation.value_range import (
+    is_even,
+    is_photograph,
+    only_channel,
+    range_of,
+    without_even_channels,
+)
 
 
 def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> NoiseEstimate:
     """Estimate an image's noise. Equal images give equal estimates.
 
     image: (H, W, C) of any size, C 1 or 3: uint8, uint16, or float32, where 1 is white and values may lie
-    anywhere. Three equal channels count as one grey image. At most a megapixel, spread over the image, is read.
-    Raises ValueError for another shape, and for NaN or infinite values among what is looked at.
+    anywhere. Three equal channels count as one grey image, and so does one channel if the others are the same
+    everywhere. At most a megapixel, spread over the image, is read. Raises ValueError for another shape, and for
+    NaN or infinite values among what is looked at.
     """
+    _check_shape(image)
+    channel = only_channel(image)
+    found = _estimate_image(without_even_channels(image), config)
+    if channel is None or not found.sigma:
+        return found
+    return replace(found, sigma=tuple(found.sigma[0] if c == channel else 0.0 for c in range(image.shape[2])))
+
+
+def _estimate_image(image: Tensor, config: EstimatorConfig) -> NoiseEstimate:
     tiles = _checked_tiles(image, config)
     white = WHITE[image.dtype]
     low, high = range_of(tiles)
@@ -71,7 +88,7 @@ def estimate_noise(image: Tensor, config: EstimatorConfig = DEFAULT_CONFIG) -> N
         banding=banding if banding.confident else NO_BANDING,
     )
     if not found.jpeg_blocks:
-        found = with_laws(found, [law for law in estimate_law(tiles) if law and law.confident], tiles, config)
+        found = with_laws(found, laws_of_channels(estimate_law(tiles), tiles), tiles, config)
     if found.laws:
         return found
     return replace(found, ceiling=noise_ceiling(image[..., : tiles.shape[3]], config, found.jpeg_blocks))
@@ -145,7 +162,9 @@ def with_laws(
         return found
     scale = 255 / found.white
     planes = zip(laws, tiles.double().unbind(3), strict=True)
-    sigma = [scale * float(law.law.variance(plane).mean().sqrt()) for law, plane in planes]
+    sigma = [
+        0.0 if is_even(plane) else scale * float(law.law.variance(plane).mean().sqrt()) for law, plane in planes
+    ]
     # A grey image in colour has one law for its three equal channels.
     sigmas = tuple(sigma * (len(found.sigma) // len(sigma)))
     middle = laws[len(laws) // 2]
@@ -160,10 +179,13 @@ def with_laws(
     )
 
 
-def _checked_tiles(image: Tensor, config: EstimatorConfig) -> Tensor:
-    """(T, h, w, C) floats in the samples' units: what is looked at; C is 1 for grey. Raises ValueError."""
+def _check_shape(image: Tensor) -> None:
     if image.dim() != 3 or image.shape[2] not in (1, 3) or not image.numel():
         raise ValueError(f"an image is (H, W, 1) or (H, W, 3); got {tuple(image.shape)}")
+
+
+def _checked_tiles(image: Tensor, config: EstimatorConfig) -> Tensor:
+    """(T, h, w, C) floats in the samples' units: what is looked at; C is 1 for grey. Raises ValueError."""
     tiles = tiles_of(image, config).float()
     lowest, highest = (float(x) for x in tiles.aminmax())
     if not math.isfinite(highest - lowest):

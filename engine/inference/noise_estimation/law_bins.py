@@ -145,6 +145,13 @@ def law_bins(channel: Tensor, residual: Residual | None = None) -> LawBins | Non
     return LawBins(centre, top, *torch.tensor(measured, dtype=torch.float64).unbind(1))
 
 
+def overall_variance(channel: Tensor) -> float:
+    """Variance at high frequencies, the mean of all cells. channel: (T, h, w) tiles; 0 if they hold no cell."""
+    if min(channel.shape[1:]) < CELL:
+        return 0.0
+    return float((_cells(channel) @ _band(*HIGH_BAND)).square().mean(dtype=torch.float64))
+
+
 def _cells(x: Tensor) -> Tensor:
     """(T, h, w) -> (T, rows, columns, 16)."""
     tiles, height, width = x.shape

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from engine.inference.noise_estimation.blocks import tiles_of
@@ -11,7 +10,9 @@ from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorCo
 from engine.inference.noise_estimation.estimate import NoiseEstimate
 from engine.inference.noise_estimation.estimator import with_laws
 from engine.inference.noise_estimation.graphics import graphics_kind
+from engine.inference.noise_estimation.law_of_channels import laws_of_channels
 from engine.inference.noise_estimation.law_of_stack import GROUP, MAX_GROUPS, estimate_law_of_stack
+from engine.inference.noise_estimation.value_range import is_even, only_channel
 
 # Pixels of a frame that are looked at.
 FRAME_PIXELS = 2**18
@@ -35,12 +36,13 @@ def with_law_of_stack(
     kinds = {(page.shape, page.dtype) for page in pages}
     if len(pages) < 2 or len(kinds) > 1 or estimate.drawn or estimate.jpeg_blocks:
         return estimate
-    frames = [_looked_at(page, config) for page in _groups(pages)]
-    laws = [law for law in estimate_law_of_stack(frames) if law and law.confident]
-    if estimate.chroma is None:
-        laws = laws[:1]
+    channel = only_channel(typical_page(pages))
+    used = slice(None) if channel is None else slice(channel, channel + 1)
+    frames = [_looked_at(page[..., used], config) for page in _groups(pages)]
     # The first frame may be blank, and then has nothing to measure.
-    return with_laws(estimate, laws, _looked_at(typical_page(pages), config).unsqueeze(0), config)
+    tiles = _looked_at(typical_page(pages)[..., used], config).unsqueeze(0)
+    laws = laws_of_channels(estimate_law_of_stack(frames), tiles)
+    return with_laws(estimate, laws[:1] if estimate.chroma is None else laws, tiles, config)
 
 
 def sampled_pages(count: int) -> list[int]:
@@ -72,6 +74,4 @@ def _looked_at(page: Tensor, config: EstimatorConfig) -> Tensor:
 
 
 def _is_even(page: Tensor) -> bool:
-    tiles = tiles_of(page, DEFAULT_CONFIG).float()
-    lowest, highest = torch.aminmax(tiles)
-    return bool(lowest == highest)
+    return is_even(tiles_of(page, DEFAULT_CONFIG))

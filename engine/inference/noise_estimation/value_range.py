@@ -25,6 +25,31 @@ def range_of(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
+def is_even(samples: Tensor) -> bool:
+    """Whether all samples are equal. samples: of any type that an Image has."""
+    return bool((samples == samples.flatten()[0]).all())
+
+
+def only_channel(samples: Tensor) -> int | None:
+    """The channel that holds an image, if it is one of several and the others are the same everywhere.
+
+    samples: (H, W, C). A microscope that records one dye often leaves the other channels empty.
+    """
+    varied = [number for number, channel in enumerate(samples.unbind(2)) if not _is_even_plane(channel)]
+    return varied[0] if len(varied) == 1 < samples.shape[2] else None
+
+
+def without_even_channels(samples: Tensor) -> Tensor:
+    """The samples (H, W, 1) of the only channel that holds an image, or all samples (H, W, C)."""
+    channel = only_channel(samples)
+    return samples if channel is None else samples[..., channel : channel + 1]
+
+
+def _is_even_plane(plane: Tensor) -> bool:
+    # Most planes differ within the first row.
+    return is_even(plane[0]) and is_even(plane)
+
+
 def is_photograph(tiles: Tensor, white: int, limits: tuple[float, float] | None = None) -> bool:
     """Whether the samples begin near black, come near white, and reach beyond either by their noise at most.
 

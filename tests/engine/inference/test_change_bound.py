@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.imageio.image import WHITE
@@ -49,6 +49,7 @@ def test_a_region_counts_its_own_pixels_alone_at_the_ends_of_an_image():
     assert torch.equal(bounded(clean, noisy, bound=0.5), torch.full_like(noisy, 2 / 16))
 
 
+@settings(deadline=None)
 @given(
     SIDES,
     SIDES,

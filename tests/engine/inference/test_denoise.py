@@ -299,6 +299,21 @@ print(after - before)
     assert float(output.stdout) < 260
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+@pytest.mark.parametrize("output", ["clean", "residual"])
+def test_a_channel_that_is_the_same_everywhere_stays(dtype, output):
+    white = 1 if dtype == torch.float32 else 255
+    samples = (white * image(40, 50)).to(dtype)
+    samples[..., 2] = samples[3, 3, 2]
+
+    result = denoise(NETWORKS[0], Image(samples), options=OutputOptions(output=output)).samples
+
+    assert len(result[..., 2].unique()) == 1
+    if output == "clean":
+        assert torch.equal(result[..., 2], samples[..., 2])
+        assert not torch.equal(result[..., 1], samples[..., 1])
+
+
 # Errors
 
 
