@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
 from engine.system.runtime import use_cores
 from engine.training.recipe import Recipe
+from engine.training.workers import ALONE, Workers
 
 # The loss has exploded when its running mean is this many times its lowest.
 EXPLODED_FACTOR = 10.0
@@ -31,6 +33,8 @@ BATCHES_AHEAD = 2
 UNREAD_LOSSES = 50
 # Images of a validation batch.
 VALIDATION_BATCH = 8
+# After this many steps all workers take over worker 0's weights: processors of different kinds round differently.
+SYNC_STEPS = 1000
 
 
 class Diverged(ValueError):
@@ -171,7 +175,7 @@ def new_train_state(
 
 
 def train(
-    state: TrainState, source: PairSource, progress: Callable[[int], float]
+    state: TrainState, source: PairSource, progress: Callable[[int], float], workers: Workers = ALONE
 ) -> Generator[Progress, None, None]:
     """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
 
@@ -179,58 +183,78 @@ def train(
     `state` in place, one step for each item yielded. The loss settles near the variance of the target's noise,
     not near 0: that noise cannot be predicted. The next batches are drawn in another thread, which ends with this
     generator; its errors are raised here. Raises Diverged: on a CPU before the weights are changed; on a GPU a
-    little later, when the last good weights are those on disk.
+    little later, when the last good weights are those on disk. Raises WorkerLost before the weights are changed.
+    workers: each of them calls this function with an equal state and the same values of `progress`.
     A batch goes through the network whole. In parts of four, two and one patches, with summed gradients, a step
     took 1.1, 1.3 and 1.8 times as long; computing activations again instead of keeping them took 1.3 times.
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
     recipe, net, mse, arena = state.recipe, state.net, MSE(), Arena()
     trained = list(parameters(net))
+    exchange = workers.exchange(trained)
     if progress(state.step) >= 1:
         return
-    with _batches_drawn_ahead(state, source) as next_batch:
+    with _batches_drawn_ahead(state, source, workers) as next_share:
         while (part := progress(state.step)) < 1:
             step = state.step + 1
-            noisy, target, weight = next_batch()
+            (noisy, target, weight), pixels = next_share()
             with arena.used():
                 predicted = net.forward(noisy, train=True)
-                state.record_loss(step, mse.forward(predicted, target, weight))
+                exchange.start(mse.forward(predicted, target, weight))
                 net.backward(mse.backward(predicted, target, weight))
+            state.record_loss(step, exchange.finish())
 
             if recipe.clip:
                 clip_gradients(trained, recipe.clip)
             factor = state.schedule.factor(step, part)
             state.optimizer.step(factor)
+            if step % SYNC_STEPS == 0:
+                workers.copy_from_first(parameter.value for parameter in trained)
             state.ema.update()
             state.step = step
-            state.pixels += noisy.shape[0] * noisy.shape[1] * noisy.shape[2]
+            state.pixels += pixels
             yield Progress(step, state.loss, recipe.lr * factor, state.pixels)
     state.read_losses()
 
 
+class Share(NamedTuple):
+    """This worker's part of a batch, and the pixels of the whole batch."""
+
+    batch: Batch
+    pixels: int
+
+
 @contextmanager
-def _batches_drawn_ahead(state: TrainState, source: PairSource) -> Iterator[Callable[[], Batch]]:
+def _batches_drawn_ahead(
+    state: TrainState, source: PairSource, workers: Workers
+) -> Iterator[Callable[[], Share]]:
     """A function that returns the batches of the coming steps in order, while a thread draws the next ones.
 
-    A batch depends on the seed and its step alone, so a resumed run draws again those that were not used.
+    A batch depends on the seed and its step alone, so a resumed run draws again those that were not used, and all
+    workers draw the same. Each keeps its share.
     """
     recipe, device = state.recipe, state.device
 
-    def draw(step: int) -> Batch:
-        batch = source.draw(step, recipe.batch, seeded_generator(recipe.seed, step))
-        return Batch(*(_to_device(tensor, device) for tensor in batch))
+    def draw(step: int) -> Share:
+        whole = source.draw(step, recipe.batch, seeded_generator(recipe.seed, step))
+        size, height, width, _ = whole.noisy.shape
+        noisy, target, weight = (tensor[workers.share(size)] for tensor in whole)
+        # Of shares that differ in size, the losses and gradients add up to those of the batch.
+        weight = weight * (len(noisy) / size)
+        share = Batch(*(_to_device(tensor, device) for tensor in (noisy, target, weight)))
+        return Share(share, size * height * width)
 
     with ThreadPoolExecutor(1, "draw") as executor:
         _use_one_core(executor)
         steps = count(state.step + 1)
         ahead = deque(executor.submit(draw, next(steps)) for _ in range(BATCHES_AHEAD))
 
-        def next_batch() -> Batch:
+        def next_share() -> Share:
             ahead.append(executor.submit(draw, next(steps)))
             return ahead.popleft().result()
 
         try:
-            yield next_batch
+            yield next_share
         finally:
             for batch in ahead:
                 batch.cancel()
