@@ -18,7 +18,7 @@ PACKAGES = ("torch", "numpy", "pillow")
 # Letters of a digest in an error.
 SHORT = 8
 # Not compared, but needed for the errors.
-NOT_COMPARED = ("host", "has checkpoint", "begins anew")
+NOT_COMPARED = ("host", "checkpoint", "begins anew")
 
 
 def check_agreement(workers: Workers, job: TrainingJob) -> None:
@@ -32,7 +32,7 @@ def check_agreement(workers: Workers, job: TrainingJob) -> None:
         "wire": job.wire,
         "data": describe_files(job.data),
         "host": socket.gethostname(),
-        "has checkpoint": job.checkpoint.exists(),
+        "checkpoint": str(job.checkpoint.absolute()) if job.checkpoint.exists() else "",
         "begins anew": not job.continues,
     }
     first, *others = map(json.loads, workers.gather(json.dumps(own)))
@@ -42,9 +42,9 @@ def check_agreement(workers: Workers, job: TrainingJob) -> None:
                 f"worker {rank} on {other['host']} differs from worker 0 on {first['host']}:"
                 f" {'; '.join(different)}. Start all workers with the same versions, recipe and data"
             )
-        if first["begins anew"] and other["has checkpoint"]:
+        if first["begins anew"] and other["checkpoint"]:
             raise ValueError(
-                f"worker {rank} on {other['host']} has a checkpoint, {job.checkpoint}, but worker 0 on"
+                f"worker {rank} on {other['host']} has a checkpoint, {other['checkpoint']}, but worker 0 on"
                 f" {first['host']} has none. To resume that run, copy it to worker 0's machine, or use a folder"
                 " that all machines share; to start a new run, remove it"
             )

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -37,14 +37,12 @@ def run_workers(count: int, work: Callable[[], bool]) -> bool:
     """
     context = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="denoise-workers-") as folder:
-        processes, errors = list[SpawnProcess](), list[Connection[Any, Any]]()
+        processes, errors = list[SpawnProcess](), list["Connection[Any, Any]"]()
         try:
             for rank in range(count):
                 receiver, sender = context.Pipe(duplex=False)
-                place = (rank, count, str(Path(folder, "store")))
-                processes.append(
-                    context.Process(target=_work, args=(*place, work, sender), name=f"worker {rank}")
-                )
+                arguments = (_variables(rank, count, Path(folder)), work, sender)
+                processes.append(context.Process(target=_work, args=arguments, name=f"worker {rank}"))
                 processes[-1].start()
                 sender.close()
                 errors.append(receiver)
@@ -53,9 +51,20 @@ def run_workers(count: int, work: Callable[[], bool]) -> bool:
             for process in processes:
                 process.kill()
                 process.join()
-        if not stopped and (problem := _problem(processes, errors)):
-            raise ValueError(problem)
+        causes, consequences = _problems(processes, errors)
+        if problems := causes or ([] if stopped else consequences):
+            # An error of the data is every worker's.
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return not stopped and all(process.exitcode == 0 for process in processes)
+
+
+def _variables(rank: int, count: int, folder: Path) -> dict[str, str]:
+    """The environment variables by which a worker knows its place, as torchrun sets them."""
+    from engine.training.workers import STORE_SETTING
+
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    variables = {name: str(value) for name, value in place.items()} | {STORE_SETTING: str(folder / "store")}
+    return variables | ({INTERFACE_SETTING: LOOPBACK[sys.platform]} if sys.platform in LOOPBACK else {})
 
 
 def _wait_for(processes: Sequence[SpawnProcess]) -> bool:
@@ -77,38 +86,32 @@ def _wait_for(processes: Sequence[SpawnProcess]) -> bool:
     return stopped
 
 
-def _problem(processes: Sequence[SpawnProcess], errors: Sequence[Connection[Any, Any]]) -> str:
-    """Why workers failed; "" if none did. That others were lost is a consequence, and not repeated."""
+def _problems(
+    processes: Sequence[SpawnProcess], errors: "Sequence[Connection[Any, Any]]"
+) -> tuple[list[str], list[str]]:
+    """Why workers failed, and what followed: that others lost a worker, or were ended by this process."""
     causes, consequences = list[str](), list[str]()
     for process, receiver in zip(processes, errors, strict=True):
+        code = process.exitcode or 0
         try:
-            is_consequence, text = receiver.recv() if receiver.poll() else (False, "")
+            follows, text = receiver.recv() if receiver.poll() else (False, "")
         except EOFError:
-            is_consequence, text = False, ""
-        if not text and process.exitcode is not None and process.exitcode < 0:
-            text = f"{process.name} was ended by {signal.Signals(-process.exitcode).name}"
-            # The parent stops the others.
-            is_consequence = process.exitcode == -signal.SIGTERM
-        elif not text and process.exitcode not in (0, STOPPED):
-            text = f"{process.name} failed with exit code {process.exitcode}"
+            follows, text = False, ""
+        if not text and code < 0:
+            follows, text = code == -signal.SIGTERM, f"{process.name} was ended by {signal.Signals(-code).name}"
+        elif not text and code not in (0, STOPPED):
+            text = f"{process.name} failed with exit code {code}"
         if text:
-            (consequences if is_consequence else causes).append(text)
-    # An error of the data is every worker's.
-    return "; ".join(dict.fromkeys(causes or consequences))
+            (consequences if follows else causes).append(text)
+    return causes, consequences
 
 
-def _work(rank: int, count: int, store: str, work: Callable[[], bool], errors: "Connection[Any, Any]") -> None:
+def _work(variables: Mapping[str, str], work: Callable[[], bool], errors: "Connection[Any, Any]") -> None:
     """The life of a worker's process."""
-    from engine.training.workers import STORE_SETTING, WorkerLost
-
     if hasattr(os, "setsid"):
         # Ctrl-C then reaches the parent alone, which hands it on.
         os.setsid()
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update({key: str(value) for key, value in place.items()})
-    os.environ[STORE_SETTING] = store
-    if sys.platform in LOOPBACK:
-        os.environ[INTERFACE_SETTING] = LOOPBACK[sys.platform]
+    os.environ.update(variables)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         ended = work()
@@ -116,6 +119,8 @@ def _work(rank: int, count: int, store: str, work: Callable[[], bool], errors: "
         errors.send((False, describe(error)))
         sys.exit(1)
     except ValueError as error:
+        from engine.training.workers import WorkerLost
+
         errors.send((isinstance(error, WorkerLost), str(error)))
         sys.exit(1)
     sys.exit(0 if ended else STOPPED)
