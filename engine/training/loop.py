@@ -1,23 +1,17 @@
 """The training loop: draw, forward, backward, step. It yields after each step, and the trainer does the rest."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.data.rng import seeded_generator
-from engine.data.sources import Batch, PairSource, ValidationSet
+from engine.data.sources import PairSource, ValidationSet
 from engine.layers import MSE, Arena, Module, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
-from engine.system.runtime import use_cores
+from engine.training.batches import drawn_ahead
 from engine.training.recipe import Recipe
 from engine.training.workers import ALONE, Workers
 
@@ -27,8 +21,6 @@ EXPLODED_FACTOR = 10.0
 RISING_FACTOR = 2.0
 # Steps of the running mean, and steps before the lowest mean is taken.
 SETTLING_STEPS = 50
-# Batches drawn before they are needed.
-BATCHES_AHEAD = 2
 # On a GPU losses are read back after this many steps.
 UNREAD_LOSSES = 50
 # Images of a validation batch.
@@ -194,7 +186,7 @@ def train(
     exchange = workers.exchange(trained)
     if progress(state.step) >= 1:
         return
-    with _batches_drawn_ahead(state, source, workers) as next_share:
+    with drawn_ahead(source, recipe, state.step + 1, state.device, workers, Diverged) as next_share:
         while (part := progress(state.step)) < 1:
             step = state.step + 1
             (noisy, target, weight), pixels = next_share()
@@ -215,64 +207,6 @@ def train(
             state.pixels += pixels
             yield Progress(step, state.loss, recipe.lr * factor, state.pixels)
     state.read_losses()
-
-
-class Share(NamedTuple):
-    """This worker's part of a batch, and the pixels of the whole batch."""
-
-    batch: Batch
-    pixels: int
-
-
-@contextmanager
-def _batches_drawn_ahead(
-    state: TrainState, source: PairSource, workers: Workers
-) -> Iterator[Callable[[], Share]]:
-    """A function that returns the batches of the coming steps in order, while a thread draws the next ones.
-
-    A batch depends on the seed and its step alone, so a resumed run draws again those that were not used, and all
-    workers draw the same. Each keeps its share.
-    """
-    recipe, device = state.recipe, state.device
-
-    def draw(step: int) -> Share:
-        whole = source.draw(step, recipe.batch, seeded_generator(recipe.seed, step))
-        size, height, width, _ = whole.noisy.shape
-        noisy, target, weight = (tensor[workers.share(size)] for tensor in whole)
-        # Of shares that differ in size, the losses and gradients add up to those of the batch.
-        weight = weight * (len(noisy) / size)
-        share = Batch(*(_to_device(tensor, device) for tensor in (noisy, target, weight)))
-        return Share(share, size * height * width)
-
-    with ThreadPoolExecutor(1, "draw") as executor:
-        _use_one_core(executor)
-        steps = count(state.step + 1)
-        ahead = deque(executor.submit(draw, next(steps)) for _ in range(BATCHES_AHEAD))
-
-        def next_share() -> Share:
-            ahead.append(executor.submit(draw, next(steps)))
-            return ahead.popleft().result()
-
-        try:
-            yield next_share
-        finally:
-            for batch in ahead:
-                batch.cancel()
-
-
-def _use_one_core(executor: ThreadPoolExecutor) -> None:
-    """Let the executor's thread use one core, and this thread as many as before."""
-    cores = torch.get_num_threads()
-    executor.submit(use_cores, 1).result()
-    torch.set_num_threads(cores)
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. From pinned memory a GPU copies it while it does other work."""
-    # Untried on a GPU.
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def validate(state: TrainState, images: ValidationSet) -> float:

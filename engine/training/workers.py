@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -53,8 +53,8 @@ class Workers(Protocol):
     rank: int
     count: int
 
-    def share(self, size: int) -> slice:
-        """This worker's samples of a batch. Raises ValueError if there are fewer samples than workers."""
+    def share(self, size: int, rank: int | None = None) -> slice:
+        """The samples of this worker, or another, in a batch. Raises ValueError if there are too few for all."""
 
     def exchange(self, trained: Sequence[Parameter]) -> Exchange:
         """For steps that train these parameters."""
@@ -67,6 +67,12 @@ class Workers(Protocol):
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Give the tensors worker 0's values."""
+
+    def send(self, tensors: Mapping[int, Tensor]) -> None:
+        """Send tensors to other workers, by rank. `send` and `receive` may run beside the other methods."""
+
+    def receive(self, tensor: Tensor, rank: int) -> None:
+        """Fill a tensor with what another worker sends."""
 
     def wait_until_ready(self) -> None:
         """Wait until all workers have come here, as long as the start of a run may take."""
@@ -81,8 +87,8 @@ class Alone:
     rank = 0
     count = 1
 
-    def share(self, size: int) -> slice:
-        return slice(None)
+    def share(self, size: int, rank: int | None = None) -> slice:
+        return slice(0, size)
 
     def exchange(self, trained: Sequence[Parameter]) -> Exchange:
         return _NoExchange()
@@ -95,6 +101,12 @@ class Alone:
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """They are worker 0's already."""
+
+    def send(self, tensors: Mapping[int, Tensor]) -> None:
+        """There is nobody to send to."""
+
+    def receive(self, tensor: Tensor, rank: int) -> None:
+        """Nobody sends."""
 
     def wait_until_ready(self) -> None:
         """There is nobody to wait for."""
@@ -139,17 +151,20 @@ class Group:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=start)
             brief = timedelta(seconds=timeout)
             self._steps = dist.new_group(timeout=brief)
+            # Apart, since a thread of its own uses it.
+            self._batches = dist.new_group(timeout=brief)
             # Untried on a GPU.
             on_gpu = device.type == "cuda"
             self._gradients = dist.new_group(backend="nccl", timeout=brief) if on_gpu else self._steps
 
-    def share(self, size: int) -> slice:
+    def share(self, size: int, rank: int | None = None) -> slice:
         if size < self.count:
             raise ValueError(
                 f"a batch of {size} cannot be shared by {self.count} workers;"
                 f" set batch to {self.count} or more, or start fewer workers"
             )
-        return slice(self.rank * size // self.count, (self.rank + 1) * size // self.count)
+        rank = self.rank if rank is None else rank
+        return slice(rank * size // self.count, (rank + 1) * size // self.count)
 
     def exchange(self, trained: Sequence[Parameter]) -> Exchange:
         return GradientExchange(trained, self._gradients, self.wire, self.timeout)
@@ -176,6 +191,18 @@ class Group:
             for tensor in tensors:
                 # A scalar of the CPU goes over gloo, also where the gradients are on a GPU.
                 dist.broadcast(tensor, 0, self._gradients if tensor.is_cuda else self._steps)
+
+    def send(self, tensors: Mapping[int, Tensor]) -> None:
+        with _others(self.timeout):
+            # dist.send for each in turn would wait for the slowest before the next.
+            sent = [dist.isend(tensor, rank, self._batches) for rank, tensor in tensors.items()]
+            for work in sent:
+                if work:
+                    work.wait()
+
+    def receive(self, tensor: Tensor, rank: int) -> None:
+        with _others(self.timeout):
+            dist.recv(tensor, rank, self._batches)
 
     def wait_until_ready(self) -> None:
         with _others(START_TIMEOUT):

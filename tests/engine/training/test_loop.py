@@ -10,8 +10,8 @@ from engine.data.sources import Batch, GeneratedPairs, Photos, ValidationSet
 from engine.evaluation.metrics import psnr
 from engine.layers import parameters
 from engine.training import loop as train_module
+from engine.training.batches import BATCHES_AHEAD
 from engine.training.loop import (
-    BATCHES_AHEAD,
     UNREAD_LOSSES,
     Diverged,
     DivergenceMonitor,
