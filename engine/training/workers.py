@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine.layers import Parameter
-from engine.training.meeting import meet
 
 # Seconds after which a worker ends that waits for the others in vain, in a step.
 PEER_TIMEOUT = 120.0
@@ -144,6 +143,9 @@ class Group:
         timeout: float = PEER_TIMEOUT,
     ) -> None:
         """method: where the workers meet, as `init_process_group` takes it. Raises WorkerLost."""
+        # Here, so that a torch that was built without torch.distributed trains alone.
+        from engine.training.meeting import meet
+
         self.rank, self.count, self.wire, self.timeout = rank, count, wire, timeout
         with _others(START_TIMEOUT):
             store = meet(method, rank, count, START_TIMEOUT)
@@ -235,7 +237,7 @@ class GradientExchange:
     """
 
     def __init__(
-        self, trained: Sequence[Parameter], group: dist.ProcessGroup, wire: torch.dtype, timeout: float
+        self, trained: Sequence[Parameter], group: "dist.ProcessGroup", wire: torch.dtype, timeout: float
     ) -> None:
         self.trained, self.group, self.timeout = trained, group, timeout
         values = [parameter.value for parameter in trained]
