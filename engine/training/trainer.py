@@ -135,7 +135,7 @@ class Trainer:
                         self._after_step(last)
             except WorkerLost:
                 # On a GPU, a failed exchange may have reached the weights.
-                if self.state.device.type == "cpu":
+                if last and self.state.device.type == "cpu":
                     self._try_to_write(self._save)
                 raise
             if last:

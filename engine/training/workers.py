@@ -6,6 +6,7 @@ same step. Worker 0 also validates, logs and saves.
 
 import math
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -343,7 +344,8 @@ def _others(timeout: float) -> Iterator[None]:
         yield
     # gloo raises RuntimeError itself, and torch subclasses of it.
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        # Without the place in gloo's source before it, and the advice after it.
+        reason = re.sub(r"^\[\S*\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
         raise WorkerLost(
             f"worker {rank()} on {socket.gethostname()} lost another worker, which ended or did not answer for"
             f" {timeout:g} s ({reason}); look at the others' messages, then resume the run"

@@ -80,7 +80,7 @@ def train(
     """
     from engine.training.recipe import read_recipe
     from engine.training.training_job import TrainingJob
-    from engine.training.workers import job_name
+    from engine.training.workers import count, job_name, rank
 
     every = 1.0 if err.is_terminal else 10.0
     chosen = read_recipe(recipe, _overrides(override, minutes, steps))
@@ -88,8 +88,10 @@ def train(
         chosen, output, data or (), terms, resume, device, start, log_every=every, name=job_name()
     )
     if not _train(training, threads, workers):
-        warn("stopped, and everything is saved. Use --resume to continue.")
-        raise typer.Exit(STOPPED)
+        if not rank():
+            warn("stopped, and everything is saved. Use --resume to continue.")
+        # torchrun would take another exit code for a failure, and start the workers again.
+        raise typer.Exit(STOPPED if count() == 1 else 0)
 
 
 def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:

@@ -53,6 +53,20 @@ def test_torchrun_has_started_the_workers_already(denoise, tmp_path, monkeypatch
     assert (code, stderr) == (1, "error: torchrun has started the workers already; leave out --workers\n")
 
 
+def test_a_stop_is_no_failure_to_torchrun(denoise, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("engine.training.trainer.run", lambda *_: False)
+    command = ["train", "paper", "--out", tmp_path / "my.safetensors"]
+
+    first, _, told = denoise(*command)
+    monkeypatch.setenv("RANK", "1")
+    second, _, not_told = denoise(*command)
+
+    assert (first, second) == (0, 0)
+    assert "stopped, and everything is saved" in told
+    assert not_told == ""
+
+
 def crash(folder):
     """Worker 1 is killed once worker 0 works, which would work for a minute."""
     if os.environ["RANK"] == "0":
