@@ -1,7 +1,7 @@
 """Group `workers`: a training step of two processes of one core each, compared with one process of one core.
 
 The batch is the same, and so is the step: passes, clipping, optimiser, and with two processes the exchange of
-gradients in bfloat16. Columns `exchange` are the time of an exchange by itself, as a share of the step of two
+gradients in float32. Columns `exchange` are the time of an exchange by itself, as a share of the step of two
 processes. Each round runs all of them in turns.
 """
 
@@ -28,7 +28,7 @@ from .subjects import NETWORKS, network
 
 PROCESSES = 2
 # Types in which gradients are exchanged. The steps use the first.
-WIRES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Rounds before the measured ones.
 WARM_UP = 2
 
@@ -129,9 +129,9 @@ def _work(
         exchanges[name] = group.exchange(share.parameters)
     works: dict[str, Callable[[], None]] = {
         "one": lambda: None if rank else whole.step(),
-        "two": lambda: share.step(exchanges["bfloat16"]),
-        "bfloat16": lambda: _exchange(exchanges["bfloat16"]),
+        "two": lambda: share.step(exchanges["float32"]),
         "float32": lambda: _exchange(exchanges["float32"]),
+        "bfloat16": lambda: _exchange(exchanges["bfloat16"]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(WARM_UP + rounds):
