@@ -1,4 +1,7 @@
-"""`python -m engine.job`: trains with only torch, numpy, Pillow and safetensors installed."""
+"""`python -m engine.job`: trains with only torch, numpy, Pillow and safetensors installed.
+
+`torchrun -m engine.job` trains with several workers, on one or several machines.
+"""
 
 import argparse
 from pathlib import Path
@@ -7,37 +10,97 @@ import torch
 
 from engine.layers import kernels
 from engine.system.os_errors import describe
+from engine.training import workers
 from engine.training.recipe import read_recipe
-from engine.training.trainer import TrainingJob, run
+from engine.training.trainer import run
+from engine.training.training_job import WIRES, TrainingJob
 
 
 def main() -> None:
-    """`python -m engine.job RECIPE OUT [DATA ...] [--set KEY=VALUE ...]`: prints a line at a time."""
-    parser = argparse.ArgumentParser(prog="python -m engine.job")
-    parser.add_argument("recipe")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("data", type=Path, nargs="*")
-    parser.add_argument("--terms", default="not stated")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--start", type=Path, metavar="WEIGHTS")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], type=_key_and_value, metavar="KEY=VALUE")
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    """`python -m engine.job RECIPE --out FILE [--data PATH ...]`: prints a line at a time.
+
+    Exit codes: 0 at the end, 1 for an error, 130 for a stop by a signal. With several workers a stop is 0 too, or
+    torchrun would take it for a failure and start the workers again.
+    """
+    given = _parser().parse_args()
+    if threads := given.threads or workers.threads():
+        torch.set_num_threads(threads)
     try:
         recipe = read_recipe(given.recipe, dict(given.set))
-        if missing := kernels.warning():
+        if (missing := kernels.warning()) and not workers.rank():
             print(f"warning: {missing}", flush=True)
         job = TrainingJob(
-            recipe, given.out, given.data, given.terms, given.resume, start=given.start, log_every=10
+            recipe,
+            given.out,
+            given.data,
+            given.terms,
+            given.resume,
+            given.device,
+            given.start,
+            log_every=10,
+            save_every=given.save_every,
+            name=workers.job_name(),
+            wire=given.wire,
+            peer_timeout=given.peer_timeout,
         )
-        ended = run(job, lambda line: print(line, flush=True), print)
+        ended = run(job, lambda line: print(line, flush=True), lambda text: print(text, flush=True))
     except OSError as error:
         raise SystemExit(f"error: {describe(error)}") from error
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    raise SystemExit(0 if ended else 130)
+    if not ended and not workers.rank():
+        print("stopped, and everything is saved; --resume continues", flush=True)
+    raise SystemExit(0 if ended or workers.count() > 1 else 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine.job")
+    add = parser.add_argument
+    add("recipe", help="name of a shipped recipe, or a .toml file")
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="weights file to write, .safetensors")
+    add(
+        "--data",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="folder of photos, folder of noisy pairs, or .pkl file of pairs (default: synthetic images)",
+    )
+    add("--terms", default="not stated", help="licence of the data, stored with the weights")
+    add("--resume", action="store_true", help="continue from the checkpoint beside the weights")
+    add("--start", type=Path, metavar="WEIGHTS", help="weights to start from")
+    add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
+    add("--threads", type=int, help="processor threads of each worker (default: the machine's cores, divided)")
+    add(
+        "--save-every",
+        type=float,
+        default=TrainingJob.save_every,
+        metavar="SECONDS",
+        help=f"time between two checkpoints (default {TrainingJob.save_every:g})",
+    )
+    add(
+        "--wire",
+        choices=WIRES,
+        default=WIRES[0],
+        help=f"type in which workers exchange gradients (default {WIRES[0]})",
+    )
+    add(
+        "--peer-timeout",
+        type=float,
+        default=workers.PEER_TIMEOUT,
+        metavar="SECONDS",
+        help=f"a worker that waits longer for another one ends (default {workers.PEER_TIMEOUT:g})",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        type=_key_and_value,
+        metavar="KEY=VALUE",
+        help="override a value of the recipe",
+    )
+    return parser
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

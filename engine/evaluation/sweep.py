@@ -12,6 +12,7 @@ from engine.training.log import LogLine, read_log
 from engine.training.loop import Diverged
 from engine.training.plots import add_curves, label_axes, new_figure, require_matplotlib, save_figure
 from engine.training.recipe import Recipe
+from engine.training.training_job import TrainingJob
 
 # The batches of the report's Table II, in patches.
 BATCHES = (8, 16, 32, 64)
@@ -64,9 +65,7 @@ def sweep(
     recipes, done = cell_recipes(base), list[Cell]()
     for number, recipe in enumerate(recipes, 1):
         name = cell_name(recipe)
-        job = trainer.TrainingJob(
-            recipe, out / f"{name}.safetensors", data, validate_every=_validate_every(recipe)
-        )
+        job = TrainingJob(recipe, out / f"{name}.safetensors", data, validate_every=_validate_every(recipe))
         job = replace(job, resume=job.checkpoint.exists())
         title = f"{number}/{len(recipes)} {name}"
         try:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
+import torch
 
 from engine.layers import parameters
 from engine.models import precision
@@ -29,8 +30,10 @@ class Origin(NamedTuple):
         return {"run": self.run} | ({"start": self.start} if self.start else {})
 
 
-def encode_checkpoint(state: TrainState, origin: Origin, data: Sequence[Path], seconds: float) -> bytes:
-    """The content of the file. seconds: since the start of the run.
+def encode_checkpoint(
+    state: TrainState, origin: Origin, data: Sequence[Path], seconds: float, job: str = ""
+) -> bytes:
+    """The content of the file. seconds: since the start of the run; job: the name of the torchrun job, or "".
 
     Raises Diverged if a weight is not a finite number.
     """
@@ -45,12 +48,13 @@ def encode_checkpoint(state: TrainState, origin: Origin, data: Sequence[Path], s
         "step": str(state.step),
         "pixels": str(state.pixels),
         "seconds": str(seconds),
+        **({"job": job} if job else {}),
     }
     return safetensors.torch.save(state.tensors(), metadata)
 
 
 def load_checkpoint(
-    path: Path, recipe: Recipe, data: Sequence[Path], device: str
+    path: Path, recipe: Recipe, data: Sequence[Path], device: torch.device
 ) -> tuple[TrainState, Origin, float]:
     """The state of the run, its origin, and the seconds that it had taken.
 
@@ -74,10 +78,19 @@ def load_checkpoint(
         raise ValueError(f"{path}: the run began with another recipe; these differ: {', '.join(changed)}")
     if metadata["data"] != data_names(data):
         raise ValueError(f"{path}: the run began with other data, {metadata['data']}; got {data_names(data)}")
-    state = new_train_state(recipe, precision.resolve(metadata["precision"]), precision.pick_device(device))
+    state = new_train_state(recipe, precision.resolve(metadata["precision"]), device)
     state.load_tensors(tensors)
     state.step, state.pixels = int(metadata["step"]), int(metadata["pixels"])
     return state, Origin(metadata["run"], metadata.get("start", "")), float(metadata["seconds"])
+
+
+def job_of(path: Path) -> str:
+    """The name of the torchrun job that wrote a checkpoint; "" if there is none, or no checkpoint."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("job", ""))
+    except (OSError, safetensors.SafetensorError):
+        return ""
 
 
 def data_names(data: Sequence[Path]) -> str:

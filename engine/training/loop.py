@@ -1,23 +1,19 @@
 """The training loop: draw, forward, backward, step. It yields after each step, and the trainer does the rest."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 
 import torch
 from torch import Tensor
 
-from engine.data.rng import seeded_generator
-from engine.data.sources import Batch, PairSource, ValidationSet
+from engine.data.sources import PairSource, ValidationSet
 from engine.layers import MSE, Arena, Module, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
-from engine.system.runtime import use_cores
+from engine.training.batches import drawn_ahead
 from engine.training.recipe import Recipe
+from engine.training.workers import ALONE, Workers
 
 # The loss has exploded when its running mean is this many times its lowest.
 EXPLODED_FACTOR = 10.0
@@ -25,12 +21,12 @@ EXPLODED_FACTOR = 10.0
 RISING_FACTOR = 2.0
 # Steps of the running mean, and steps before the lowest mean is taken.
 SETTLING_STEPS = 50
-# Batches drawn before they are needed.
-BATCHES_AHEAD = 2
 # On a GPU losses are read back after this many steps.
 UNREAD_LOSSES = 50
 # Images of a validation batch.
 VALIDATION_BATCH = 8
+# After this many steps all workers take over worker 0's weights: processors of different kinds round differently.
+SYNC_STEPS = 1000
 
 
 class Diverged(ValueError):
@@ -171,7 +167,7 @@ def new_train_state(
 
 
 def train(
-    state: TrainState, source: PairSource, progress: Callable[[int], float]
+    state: TrainState, source: PairSource, progress: Callable[[int], float], workers: Workers = ALONE
 ) -> Generator[Progress, None, None]:
     """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
 
@@ -179,76 +175,38 @@ def train(
     `state` in place, one step for each item yielded. The loss settles near the variance of the target's noise,
     not near 0: that noise cannot be predicted. The next batches are drawn in another thread, which ends with this
     generator; its errors are raised here. Raises Diverged: on a CPU before the weights are changed; on a GPU a
-    little later, when the last good weights are those on disk.
+    little later, when the last good weights are those on disk. Raises WorkerLost before the weights are changed.
+    workers: each of them calls this function with an equal state and the same values of `progress`.
     A batch goes through the network whole. In parts of four, two and one patches, with summed gradients, a step
     took 1.1, 1.3 and 1.8 times as long; computing activations again instead of keeping them took 1.3 times.
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
     recipe, net, mse, arena = state.recipe, state.net, MSE(), Arena()
     trained = list(parameters(net))
+    exchange = workers.exchange(trained)
     if progress(state.step) >= 1:
         return
-    with _batches_drawn_ahead(state, source) as next_batch:
+    with drawn_ahead(source, recipe, state.step + 1, state.device, workers, Diverged) as next_share:
         while (part := progress(state.step)) < 1:
             step = state.step + 1
-            noisy, target, weight = next_batch()
+            (noisy, target, weight), pixels = next_share()
             with arena.used():
                 predicted = net.forward(noisy, train=True)
-                state.record_loss(step, mse.forward(predicted, target, weight))
+                exchange.start(mse.forward(predicted, target, weight))
                 net.backward(mse.backward(predicted, target, weight))
+            state.record_loss(step, exchange.finish())
 
             if recipe.clip:
                 clip_gradients(trained, recipe.clip)
             factor = state.schedule.factor(step, part)
             state.optimizer.step(factor)
+            if step % SYNC_STEPS == 0:
+                workers.copy_from_first(parameter.value for parameter in trained)
             state.ema.update()
             state.step = step
-            state.pixels += noisy.shape[0] * noisy.shape[1] * noisy.shape[2]
+            state.pixels += pixels
             yield Progress(step, state.loss, recipe.lr * factor, state.pixels)
     state.read_losses()
-
-
-@contextmanager
-def _batches_drawn_ahead(state: TrainState, source: PairSource) -> Iterator[Callable[[], Batch]]:
-    """A function that returns the batches of the coming steps in order, while a thread draws the next ones.
-
-    A batch depends on the seed and its step alone, so a resumed run draws again those that were not used.
-    """
-    recipe, device = state.recipe, state.device
-
-    def draw(step: int) -> Batch:
-        batch = source.draw(step, recipe.batch, seeded_generator(recipe.seed, step))
-        return Batch(*(_to_device(tensor, device) for tensor in batch))
-
-    with ThreadPoolExecutor(1, "draw") as executor:
-        _use_one_core(executor)
-        steps = count(state.step + 1)
-        ahead = deque(executor.submit(draw, next(steps)) for _ in range(BATCHES_AHEAD))
-
-        def next_batch() -> Batch:
-            ahead.append(executor.submit(draw, next(steps)))
-            return ahead.popleft().result()
-
-        try:
-            yield next_batch
-        finally:
-            for batch in ahead:
-                batch.cancel()
-
-
-def _use_one_core(executor: ThreadPoolExecutor) -> None:
-    """Let the executor's thread use one core, and this thread as many as before."""
-    cores = torch.get_num_threads()
-    executor.submit(use_cores, 1).result()
-    torch.set_num_threads(cores)
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. From pinned memory a GPU copies it while it does other work."""
-    # Untried on a GPU.
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def validate(state: TrainState, images: ValidationSet) -> float:

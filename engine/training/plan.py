@@ -10,7 +10,7 @@ from engine.imageio.read import is_image_name
 from engine.layers import parameters
 from engine.models.networks import build_network, kind_of
 from engine.training.recipe import Recipe
-from engine.training.trainer import TrainingJob
+from engine.training.training_job import TrainingJob
 
 # Minutes of the expected gains.
 EXPECTED_MINUTES = (1, 10, 60)

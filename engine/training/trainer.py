@@ -7,33 +7,32 @@ Beside the weights NAME.safetensors a run leaves:
 - NAME.constant.checkpoint, from just before the learning rate began to fall: a longer run can continue from it.
 """
 
-import errno
 import json
-import os
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from engine.data.sources import PairSource, open_pair_source
-from engine.layers import Module
 from engine.models import checkpoint as weights
 from engine.models import precision
-from engine.models.net2net import grow
-from engine.models.networks import build_network, config_to_dict, kind_of
+from engine.models.networks import kind_of
 from engine.system.atomic_file import write_atomically
 from engine.system.os_errors import describe
 from engine.system.signals import stop_signals
-from engine.training.checkpoint import Origin, data_names, encode_checkpoint, load_checkpoint
+from engine.training import workers as groups
+from engine.training.checkpoint import data_names, encode_checkpoint
 from engine.training.log import LogLine, TrainingLog
-from engine.training.loop import Progress, TrainState, new_train_state, noisy_psnr, train, validate
+from engine.training.loop import Progress, noisy_psnr, train, validate
 from engine.training.recipe import Recipe
+from engine.training.start import begin_run
+from engine.training.training_job import TrainingJob
+from engine.training.workers import AgreedProgress, WorkerLost, Workers
 
 VALIDATION_IMAGES = 32
 # The speed in the log is the mean over this many lines.
@@ -42,67 +41,32 @@ SPEED_LINES = 61
 EARLY_VALIDATION = 10.0
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """The recipe, data and files of a run.
-
-    terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda". start: weights
-    from which a new run begins, instead of random ones; those of a smaller network are grown to the recipe's.
-    log_every, validate_every, save_every: in seconds.
-    """
-
-    recipe: Recipe
-    out: Path
-    data: Sequence[Path] = ()
-    terms: str = "not stated"
-    resume: bool = False
-    device: str = "auto"
-    start: Path | None = None
-    log_every: float = 1.0
-    validate_every: float = 60.0
-    save_every: float = 180.0
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file from which the run can be resumed."""
-        return self.out.with_suffix(".checkpoint")
-
-    @property
-    def constant_checkpoint(self) -> Path:
-        """The checkpoint from just before the learning rate began to fall."""
-        return self.out.with_suffix(".constant.checkpoint")
-
-    @property
-    def log(self) -> Path:
-        """The log file."""
-        return self.out.with_suffix(".jsonl")
-
-    def check(self) -> None:
-        """Creates the folder of `out` if needed.
-
-        Raises ValueError for paths that do not fit together, or OSError if the folder cannot be written to.
-        """
-        if self.out.suffix != weights.SUFFIX:
-            raise ValueError(f"the weights' name must end in {weights.SUFFIX}; got {self.out.name}")
-        if folders := [str(path) for path in (self.out, self.checkpoint, self.log) if path.is_dir()]:
-            raise ValueError(f"{folders[0]} is a folder, but the run writes a file of this name; rename one")
-        if self.checkpoint.exists() and not self.resume:
-            raise ValueError(f"{self.checkpoint} exists: resume that run, or remove the file to start a new one")
-        if self.start and self.resume:
-            raise ValueError(f"a resumed run continues from its checkpoint and cannot begin from {self.start}")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.out.parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "no permission to write into this folder", str(self.out.parent))
-
-
 def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> bool:
     """Train to the end, or to a signal; returns whether the end was reached.
 
     SIGINT and SIGTERM stop the run after the current step, with everything saved. Raises Diverged, ValueError for
-    data or checkpoints that do not fit, and OSError if the last save fails.
+    data or checkpoints that do not fit, WorkerLost, and OSError if the last save fails.
+    A process that torchrun started is one worker of the run. Only worker 0 reports and saves.
     """
-    job.check()
-    return Trainer(job, report, warn).run()
+    device = groups.own_device(precision.pick_device(job.device))
+    # First, so the other workers notice if this one ends with an error.
+    with closing(groups.join(device, precision.resolve(job.wire), job.peer_timeout)) as workers:
+        if workers.rank:
+            return follow(job, workers, device)
+        return Trainer(job, workers, device, report, warn).run()
+
+
+def follow(job: TrainingJob, workers: Workers, device: torch.device) -> bool:
+    """Work as any worker but the first: make steps. Returns whether the end was reached."""
+    state, _, _ = begin_run(job, workers, device)
+    source = _open_source(job, device)
+    workers.wait_until_ready()
+    with stop_signals() as stopping:
+        # Worker 0 counts.
+        progress = AgreedProgress(workers, lambda step: 0.0, stopping)
+        for _ in train(state, source, progress, workers):
+            pass
+    return progress.ended
 
 
 class RunClock:
@@ -124,21 +88,30 @@ class RunClock:
 
 
 class Trainer:
-    """One run of a job: the loop, and what happens between its steps.
+    """One run of a job, as worker 0 or the only one: the loop, and what happens between its steps.
 
     report: called with each line of the log, with the last PSNR that was measured and the noisy images'. warn:
     called with a message when a file could not be written.
     """
 
-    def __init__(self, job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str], None]) -> None:
-        self.job, self.report, self.warn = job, report, warn
+    def __init__(
+        self,
+        job: TrainingJob,
+        workers: Workers,
+        device: torch.device,
+        report: Callable[[LogLine], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.job, self.workers, self.report, self.warn = job, workers, report, warn
+        continues = job.continues
         # Before the data, which may take minutes to read.
-        self.state, self.origin, seconds = _resume_run(job) if job.resume else _new_run(job)
-        self.source = _open_source(job)
+        self.state, self.origin, seconds = begin_run(job, workers, device)
+        self.source = _open_source(job, device)
         self.validation_set = self.source.validation(VALIDATION_IMAGES)
         self.noisy_psnr = noisy_psnr(self.validation_set)
         self.psnr: float | None = None
-        self.log = TrainingLog(job.log, self.state.step if job.resume else None)
+        self.log = TrainingLog(job.log, self.state.step if continues else None)
+        workers.wait_until_ready()
         self.clock = RunClock(job.recipe, seconds)
         # If the learning rate falls already, the checkpoint from before must not be written over.
         self.is_decaying = self.state.schedule.decaying(self.clock.progress(self.state.step))
@@ -155,17 +128,21 @@ class Trainer:
         """Train. Returns whether the end was reached."""
         last: Progress | None = None
         with stop_signals() as stopping:
-            with closing(train(self.state, self.source, self.clock.progress)) as steps:
-                for last in steps:
-                    self._after_step(last)
-                    if stopping.is_set():
-                        break
+            progress = AgreedProgress(self.workers, self.clock.progress, stopping)
+            try:
+                with closing(train(self.state, self.source, progress, self.workers)) as steps:
+                    for last in steps:
+                        self._after_step(last)
+            except WorkerLost:
+                # On a GPU, a failed exchange may have reached the weights.
+                if last and self.state.device.type == "cpu":
+                    self._try_to_write(self._save)
+                raise
             if last:
                 self._validate_and_log(last)
-            ended = self.clock.progress(self.state.step) >= 1
-            self._save(ended)
+            self._save(progress.ended)
             self._write_constant_checkpoint()
-        return ended
+        return progress.ended
 
     def _after_step(self, progress: Progress) -> None:
         now = self.clock.seconds
@@ -245,7 +222,8 @@ class Trainer:
             self.unwritten_constant = None
 
     def _encode_checkpoint(self) -> bytes:
-        return encode_checkpoint(self.state, self.origin, self.job.data, self.clock.seconds)
+        job = self.job
+        return encode_checkpoint(self.state, self.origin, job.data, self.clock.seconds, job.name)
 
     def _metadata(self) -> dict[str, str]:
         state, job = self.state, self.job
@@ -268,7 +246,7 @@ def _may_replace(out: Path, run: str) -> bool:
     return not out.exists() or weights.read_metadata(out).get("run") == run
 
 
-def _open_source(job: TrainingJob) -> PairSource:
+def _open_source(job: TrainingJob, device: torch.device) -> PairSource:
     recipe = job.recipe
     return open_pair_source(
         job.data,
@@ -280,37 +258,6 @@ def _open_source(job: TrainingJob) -> PairSource:
         measured_share=recipe.measured,
         zoom=recipe.zoom,
         tries=recipe.tries,
-        device=precision.pick_device(job.device),
+        device=device,
         held_out_noise=recipe.validation_noise(),
     )
-
-
-def _resume_run(job: TrainingJob) -> tuple[TrainState, Origin, float]:
-    return load_checkpoint(job.checkpoint, job.recipe, job.data, job.device)
-
-
-def _new_run(job: TrainingJob) -> tuple[TrainState, Origin, float]:
-    """The state of a new run, its origin, and 0 seconds."""
-    device = precision.pick_device(job.device)
-    compute = precision.resolve(job.recipe.precision, device)
-    net, start = _start_network(job.start, job.recipe) if job.start else (None, "")
-    return new_train_state(job.recipe, compute, device, net), Origin(secrets.token_hex(8), start), 0.0
-
-
-def _start_network(path: Path, recipe: Recipe) -> tuple[Module, str]:
-    """The recipe's network with a file's weights, grown if it is larger, and the file's name and digest.
-
-    Raises ValueError with both networks if the file's cannot be grown to the recipe's.
-    """
-    model, config = weights.load(path), recipe.network_config()
-    net = model.net
-    if model.config != config:
-        net = build_network(config, torch.Generator().manual_seed(recipe.seed))
-        try:
-            grow(model.net, net)
-        except ValueError as error:
-            found, expected = (json.dumps(config_to_dict(each)) for each in (model.config, config))
-            raise ValueError(
-                f"{path}: holds the network {found}; the recipe trains {expected}: {error}"
-            ) from error
-    return net, f"{model.name} {model.digest}"

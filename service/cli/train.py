@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,12 @@ from rich.live import Live
 from engine import defaults
 from service.cli.console import STOPPED, err, warn, warn_without_kernels
 from service.cli.options import DeviceOption, PairsOption, out_option, output_folder
+from service.cli.train_workers import run_workers
 from service.cli.weights import load
 
 if TYPE_CHECKING:
     from engine.training.log import LogLine
+    from engine.training.training_job import TrainingJob
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a .toml file.")
@@ -32,6 +35,9 @@ SetOption = Annotated[
 ]
 StepsOption = Annotated[
     int | None, typer.Option(help="Train for this number of steps instead.", show_default="none")
+]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, help="Processes that share each batch. The threads are divided between them.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.", show_default="one per core")]
 
@@ -54,6 +60,7 @@ def train(
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
     device: DeviceOption = defaults.DEVICE,
     threads: ThreadsOption = None,
+    workers: WorkersOption = 1,
     override: SetOption = None,
 ) -> None:
     """Train a network from noisy images alone. Ctrl-C saves everything, and --resume continues.
@@ -71,26 +78,53 @@ def train(
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
-    from engine.training import trainer
-    from engine.training.plan import plan_lines
     from engine.training.recipe import read_recipe
+    from engine.training.training_job import TrainingJob
+    from engine.training.workers import count, job_name, rank
 
-    _use_threads(threads)
-    values = _overrides(override, minutes, steps)
     every = 1.0 if err.is_terminal else 10.0
-    chosen = read_recipe(recipe, values)
+    chosen = read_recipe(recipe, _overrides(override, minutes, steps))
+    training = TrainingJob(
+        chosen, output, data or (), terms, resume, device, start, log_every=every, name=job_name()
+    )
+    if not _train(training, threads, workers):
+        if not rank():
+            warn("stopped, and everything is saved. Use --resume to continue.")
+        # torchrun would take another exit code for a failure, and start the workers again.
+        raise typer.Exit(STOPPED if count() == 1 else 0)
+
+
+def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:
+    """Show the plan, then train. Returns whether the end was reached."""
+    import torch
+
+    from engine.training import workers as groups
+    from engine.training.plan import plan_lines
+
+    if groups.count() > 1:
+        if workers > 1:
+            raise ValueError("torchrun has started the workers already; leave out --workers")
+        return _train_in_this_process(threads or groups.threads(), training)
+    _use_threads(threads)
     warn_without_kernels()
-    training = trainer.TrainingJob(chosen, output, data or (), terms, resume, device, start, log_every=every)
     # Checked first: a plan would hide the error.
     training.check()
     for line in plan_lines(training):
         warn(line)
     warn("preparing the data; the first step follows")
+    if workers == 1:
+        return _train_in_this_process(None, training)
+    share = max(1, torch.get_num_threads() // workers)
+    return run_workers(workers, partial(_train_in_this_process, share, training))
+
+
+def _train_in_this_process(threads: int | None, training: "TrainingJob") -> bool:
+    """As the only worker, or as one of several. Only the first one reports."""
+    from engine.training import trainer
+
+    _use_threads(threads)
     with _live_line() as show:
-        ended = trainer.run(training, lambda line: show(_describe(line)), warn)
-    if not ended:
-        warn("stopped, and everything is saved. Use --resume to continue.")
-        raise typer.Exit(STOPPED)
+        return trainer.run(training, lambda line: show(_describe(line)), warn)
 
 
 def sweep(

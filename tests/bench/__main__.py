@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import denoisers, forward, layer, scaling, service, sizing, step
+from . import denoisers, forward, layer, scaling, service, sizing, step, workers
 from .machine import default_threads, precisions, processor
 from .rows import Group, Options, ResultsDiffer, table
 
@@ -16,6 +16,7 @@ GROUPS: Mapping[str, Group] = {
     "layer": layer.rows,
     "forward": forward.rows,
     "step": step.rows,
+    "workers": workers.rows,
     "denoisers": denoisers.rows,
     "service": service.rows,
     "scaling": scaling.rows,

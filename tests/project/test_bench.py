@@ -10,7 +10,7 @@ import torch
 from engine.inference.denoise import denoise_image
 from engine.layers import MSE, kernels, parameters
 from engine.models.networks import AutoencoderConfig, UNetConfig
-from tests.bench import denoisers, forward, layer, peers, sizing, step
+from tests.bench import denoisers, forward, layer, peers, sizing, step, workers
 from tests.bench.__main__ import main
 from tests.bench.plain import plain_path, plainly
 from tests.bench.rows import Options, ResultsDiffer, Row, check_equal, compared, table
@@ -235,6 +235,14 @@ def test_a_step_is_compared_with_torch_and_the_plain_path(monkeypatch):
 
     assert [row.case for row in rows] == ["tiny, 2 x 16²"] * 2 + ["paper, 2 x 16²"] * 2
     assert {row.peer_name for row in rows} >= {"plain path"}
+
+
+def test_two_processes_are_compared_with_one():
+    (row,) = workers.rows(QUICK, {"tiny": PHOTO}, {"tiny": (3, 16)})
+
+    assert (row.group, row.case, row.peer_name) == ("workers", "tiny, 3 x 16²", "one process")
+    assert min(row.ours, row.peer, row.ratio) > 0
+    assert all(row.more[f"exchange, {wire}"] > 0 for wire in ("bfloat16", "float32"))
 
 
 def test_a_table_is_markdown_with_the_columns_of_its_group():

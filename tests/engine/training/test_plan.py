@@ -6,7 +6,7 @@ import pytest
 
 from engine.training.plan import plan_lines
 from engine.training.recipe import read_recipe, shipped_recipes
-from engine.training.trainer import TrainingJob
+from engine.training.training_job import TrainingJob
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes())

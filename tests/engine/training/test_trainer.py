@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,9 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from engine import job
 from engine.data import sources
-from engine.layers import kernels
 from engine.models import checkpoint
 from engine.models.unet import UNetConfig
 from engine.optim import ParameterEMA
@@ -24,7 +21,8 @@ from engine.training import loop, trainer
 from engine.training.log import LogLine
 from engine.training.loop import Diverged
 from engine.training.recipe import Recipe
-from engine.training.trainer import Trainer, TrainingJob
+from engine.training.trainer import Trainer
+from engine.training.training_job import TrainingJob
 
 RECIPE = Recipe(
     network="photo",
@@ -627,68 +625,3 @@ def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
 def test_the_weights_have_the_suffix_that_the_service_looks_for(tmp_path):
     with pytest.raises(ValueError, match=r"the weights' name must end in .safetensors; got a.pt"):
         trainer.run(TrainingJob(RECIPE, tmp_path / "a.pt"), print, print)
-
-
-# python -m engine.job
-
-
-@pytest.fixture
-def main(tmp_path, monkeypatch):
-    """main(*arguments): the exit code of `python -m engine.job`, or its message."""
-
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", ["engine.job", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            job.main()
-        return ended.value.code
-
-    return start
-
-
-SMALL = ("--set", "steps=3", "--set", "channels=4 6", "--set", "blocks=1 1 1", "--set", "patch=8")
-
-
-def test_the_job_trains_by_a_recipes_name(main, tmp_path, photos, capsys):
-    code = main("photo-small", tmp_path / "a.safetensors", photos, "--terms", "CC0", *SMALL)
-
-    assert code == 0
-    assert checkpoint.load(tmp_path / "a.safetensors").metadata["terms"] == "CC0"
-    assert "step=3" in capsys.readouterr().out
-
-
-def test_the_job_begins_from_weights(main, tmp_path, photos):
-    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
-
-    code = main("photo-small", tmp_path / "b.safetensors", photos, "--start", tmp_path / "a.safetensors", *SMALL)
-
-    assert code == 0
-    assert checkpoint.load(tmp_path / "b.safetensors").metadata["start"].startswith("a ")
-
-
-def test_the_job_trains_on_camera_noise(main, tmp_path, photos):
-    code = main("photo", tmp_path / "a.safetensors", photos, *SMALL)
-
-    assert code == 0
-    assert json.loads(checkpoint.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
-
-
-def test_the_job_says_what_is_wrong(main, tmp_path):
-    code = main("photo-small", tmp_path / "a.safetensors", "--set", "epochs=3")
-
-    assert code.startswith("error: photo-small.toml: unknown: epochs; a recipe takes ")
-
-
-def test_the_job_warns_if_there_are_no_kernels(main, tmp_path, photos, monkeypatch, capsys):
-    monkeypatch.delenv(kernels.SETTING, raising=False)
-    monkeypatch.setattr(kernels, "chosen", lambda: None)
-
-    main("photo-small", tmp_path / "a.safetensors", photos, *SMALL)
-
-    assert capsys.readouterr().out.startswith(f"warning: {kernels.warning()}\n")
-
-
-def test_a_value_without_its_key_is_refused(main, tmp_path, capsys):
-    code = main("photo-small", tmp_path / "a.safetensors", "--set", "steps")
-
-    assert code == 2
-    assert "--set: expected KEY=VALUE; got 'steps'" in capsys.readouterr().err
