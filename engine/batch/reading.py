@@ -73,16 +73,21 @@ class _ReadThere:
 
 
 @contextmanager
-def sandboxed() -> Iterator[Reader]:
+def sandboxed(memory: int | None = None) -> Iterator[Reader]:
     """A reader that uses a process of its own, which the first file waits for. Only Linux can do that.
 
-    A file that crashes a codec, hangs it or needs more memory than there is raises ValueError.
+    memory: that a file may take, in bytes; by default all of this machine's.
+    A file that crashes a codec, hangs it or needs more memory raises ValueError.
     """
     if sys.platform != "linux":
         yield READ_HERE
         return
     from engine.imageio.sandbox.decoder import Decoder
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with Decoder(MOST_SECONDS, memory) as decoder:
+    with Decoder(MOST_SECONDS, memory or physical_memory()) as decoder:
         yield _ReadThere(decoder)
+
+
+def physical_memory() -> int:
+    """The memory of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
