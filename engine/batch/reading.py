@@ -73,21 +73,17 @@ class _ReadThere:
 
 
 @contextmanager
-def sandboxed(memory: int | None = None) -> Iterator[Reader]:
+def sandboxed(share: float = 1.0) -> Iterator[Reader]:
     """A reader that uses a process of its own, which the first file waits for. Only Linux can do that.
 
-    memory: that a file may take, in bytes; by default all of this machine's.
-    A file that crashes a codec, hangs it or needs more memory raises ValueError.
+    share: of this machine's memory that a file may take. A file that crashes a codec, hangs it or needs more
+    memory raises ValueError.
     """
     if sys.platform != "linux":
         yield READ_HERE
         return
     from engine.imageio.sandbox.decoder import Decoder
 
-    with Decoder(MOST_SECONDS, memory or physical_memory()) as decoder:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with Decoder(MOST_SECONDS, int(memory * share)) as decoder:
         yield _ReadThere(decoder)
-
-
-def physical_memory() -> int:
-    """The memory of this machine, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

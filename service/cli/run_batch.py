@@ -74,7 +74,7 @@ def run_batch(batch: BatchOptions, options: "DenoiseOptions", model: ModelOption
         _tell_plan(batch, folder, todo)
     with ExitStack() as stack:
         runner, digest = stack.enter_context(
-            _on_cluster(batch.cluster, options, model) if batch.cluster else _here(options, model)
+            _on_cluster(batch.cluster, options, model, batch.quiet) if batch.cluster else _here(options, model)
         )
         journal = stopping = None
         if folder:
@@ -116,7 +116,7 @@ def _here(options: "DenoiseOptions", model: ModelOptions) -> "Iterator[tuple[Run
 
 @contextmanager
 def _on_cluster(
-    cluster: "ClusterOptions", options: "DenoiseOptions", model: ModelOptions
+    cluster: "ClusterOptions", options: "DenoiseOptions", model: ModelOptions, quiet: bool
 ) -> "Iterator[tuple[Runner, str]]":
     """Runs tasks on the nodes of a Ray cluster. With the digest of the weights."""
     from engine.batch.cluster.ray_engine import RayEngine, RayMissing, connected
@@ -131,6 +131,8 @@ def _on_cluster(
         except RayMissing as error:
             raise typer.BadParameter(str(error), param_hint="--engine") from error
         engine = RayEngine(ray, cluster, files, model.device, model.precision, warn)
+        if not quiet:
+            warn(f"starting {engine.plan.words}")
 
         def run(
             todo: "list[Task]", journal: "Journal | None", stopping: "Event | None", progress: BatchProgress

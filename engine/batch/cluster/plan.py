@@ -41,6 +41,15 @@ class WorkerPlan:
     cores: int
     gpus: float
 
+    @property
+    def words(self) -> str:
+        """Such as "2 workers, each on 4 CPUs"."""
+        gpus = f" and {self.gpus:g} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
+        each = f"each on {self.cores} CPU{'s' * (self.cores > 1)}{gpus}"
+        return (
+            f"{self.workers} workers, {each}" if self.workers > 1 else f"1 worker, {each.removeprefix('each ')}"
+        )
+
 
 def plan_workers(nodes: Sequence[Node], options: ClusterOptions, device: str) -> WorkerPlan:
     """Raises ValueError if the cluster cannot run so many workers. device: cpu, cuda, or auto."""

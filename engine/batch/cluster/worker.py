@@ -11,7 +11,7 @@ from threading import Event
 
 from engine.batch.files import MAPPED_BYTES
 from engine.batch.planning import Task
-from engine.batch.reading import READ_HERE, Reader, physical_memory, sandboxed
+from engine.batch.reading import READ_HERE, Reader, sandboxed
 from engine.batch.tasks import DenoiseOptions, Outcome, run_task, words_of_error
 from engine.inference.model_selection import LoadedModel, load_with, models_of
 from engine.inference.mosaic import mosaic_nets
@@ -113,7 +113,7 @@ class Worker:
         use_cores(setup.cores)
         share = min(1.0, setup.cores / (os.cpu_count() or 1))
         # First: its process loads the codecs while this one loads the weights.
-        self._reader = self._resources.enter_context(sandboxed(int(physical_memory() * share)))
+        self._reader = self._resources.enter_context(sandboxed(share))
         self._model = setup.model.build(setup.device, setup.precision)
         self._options = replace(setup.options, mosaic_nets=mosaic_nets(self._model))
 

@@ -28,6 +28,18 @@ def test_the_device_decides_over_gpus():
         plan_workers([Node(8)], ClusterOptions(), "cuda")
 
 
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (WorkerPlan(1, 2, 0), "1 worker, on 2 CPUs"),
+        (WorkerPlan(3, 1, 0.5), "3 workers, each on 1 CPU and 0.5 GPU"),
+        (WorkerPlan(2, 4, 2), "2 workers, each on 4 CPUs and 2 GPUs"),
+    ],
+)
+def test_a_plan_is_told_in_words(plan, words):
+    assert plan.words == words
+
+
 def test_more_workers_than_fit_are_refused():
     with pytest.raises(ValueError, match="has 4 CPUs, too few for 5 workers; give fewer --workers"):
         plan_workers([Node(2), Node(2)], ClusterOptions(workers=5), "auto")
