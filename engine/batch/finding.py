@@ -22,6 +22,8 @@ _HEAD_BYTES = 4096
 KNOWN_FORMATS = 2**16
 # Objects that are asked for at once. A request takes some 20 ms, nearly all of it waiting.
 _OBJECTS_AT_ONCE = 32
+# Objects that a thread takes at once. Most need no request, and a call to a thread costs more than they do.
+_PART = 32
 
 
 @dataclass
@@ -143,5 +145,7 @@ def each_of(function: Callable[[Location], T], paths: Sequence[Location]) -> lis
     """The function's results for all paths. For objects it may have to wait, so these are asked at once."""
     if not any(isinstance(path, ObjectPath) for path in paths):
         return [function(path) for path in paths]
+    parts = [paths[start : start + _PART] for start in range(0, len(paths), _PART)]
     with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
-        return list(pool.map(function, paths))
+        results = pool.map(lambda part: [function(path) for path in part], parts)
+        return [result for part in results for result in part]

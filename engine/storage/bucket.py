@@ -20,6 +20,14 @@ FileStamp = tuple[int, int | str]
 
 # Beginnings of the URLs of buckets, and obstore's classes for them.
 STORE_CLASSES = {"s3": "S3Store", "gs": "GCSStore", "az": "AzureStore"}
+# Variables of the environment with which a user outside a cloud gets access.
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+# Where the library looks for the credentials of a machine in a cloud, if there are no others.
+METADATA_HOSTS = ("169.254.169.254", "metadata.google.internal")
 # How often a request is sent again if the store fails or is too busy, and how long, in seconds. The first failure
 # of a wrong address shows after a second or two.
 MAX_RETRIES = 5
@@ -165,9 +173,12 @@ class Bucket:
     @contextmanager
     def _errors(self, key: str, writes: bool = False) -> Iterator[None]:
         """Raises FileNotFoundError for an object that does not exist, BucketNotFound, and OSError."""
-        _store(self.url)
-        from obstore import exceptions
-
+        try:
+            from obstore import exceptions
+        except ImportError as error:
+            raise ObstoreMissing(
+                f"{self.url}: buckets need the package obstore: pip install 'denoise[buckets]'"
+            ) from error
         name = f"{self.url}/{key}" if key else self.url
         try:
             yield
@@ -176,23 +187,28 @@ class Bucket:
             if key and not writes:
                 raise FileNotFoundError(errno.ENOENT, "there is no such object", name) from error
             raise BucketNotFound(f"{self.url}: {NO_BUCKET}") from error
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise PermissionError(
+                errno.EACCES, "the object store denies access; check the rights", name
+            ) from error
         except exceptions.BaseError as error:
             words = " ".join(str(error).partition("\n\nDebug source")[0].split())
             # Of a listing, the library has no error of its own for this.
             if not key and "404 Not Found" in words:
                 raise BucketNotFound(f"{self.url}: {NO_BUCKET}") from error
+            if any(host in words for host in METADATA_HOSTS):
+                needed = CREDENTIALS[self.url.partition("://")[0]]
+                raise PermissionError(
+                    errno.EACCES, f"found no credentials in the environment; set {needed}", name
+                ) from error
             raise OSError(errno.EIO, f"the object store answers: {words[:SHOWN]}", name) from error
 
 
 @lru_cache
 def _store(url: str) -> Any:
     """The library's store for a bucket. Kept, as it holds the connections."""
-    try:
-        from obstore import store
-    except ImportError as error:
-        raise ObstoreMissing(
-            f"{url}: buckets need the package obstore: pip install 'denoise[buckets]'"
-        ) from error
+    from obstore import store
+
     scheme, _, name = url.partition("://")
     retry = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     # Only an endpoint that the environment names can be without encryption, such as one on this machine.

@@ -97,7 +97,7 @@ def kill_worker(node):
     waited_for(lambda: worker not in workers_at_work(node))
 
 
-def waited_for(check, seconds=90):
+def waited_for(check, seconds=240):
     """What `check` returns, once that is true."""
     end = time.monotonic() + seconds
     while not (found := check()):

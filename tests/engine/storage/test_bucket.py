@@ -102,3 +102,23 @@ def test_what_the_store_says_is_told(bucket, buckets, name):
 
     with pytest.raises(OSError, match="the object store answers: Encountered object with invalid path"):
         bucket.listed("in/")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("PermissionDeniedError", "the object store denies access; check the rights"),
+        ("UnauthenticatedError", "the object store denies access; check the rights"),
+        ("GenericError", r"found no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET"),
+    ],
+)
+def test_missing_rights_and_credentials_are_told(bucket, monkeypatch, error, told):
+    class Refusing:
+        def get(self, key):
+            raise getattr(exceptions, error)("PUT http://169.254.169.254/latest/api/token: 403")
+
+    exceptions = pytest.importorskip("obstore.exceptions", reason="needs the extra buckets")
+    monkeypatch.setattr("engine.storage.bucket._store", lambda url: Refusing())
+
+    with pytest.raises(PermissionError, match=told):
+        bucket.read("a")
