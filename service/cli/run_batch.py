@@ -119,7 +119,8 @@ def _on_cluster(
     cluster: "ClusterOptions", options: "DenoiseOptions", model: ModelOptions, quiet: bool
 ) -> "Iterator[tuple[Runner, str]]":
     """Runs tasks on the nodes of a Ray cluster. With the digest of the weights."""
-    from engine.batch.cluster.ray_engine import RayEngine, RayMissing, connected
+    from engine.batch.cluster.connection import RayMissing, connected
+    from engine.batch.cluster.ray_engine import RayEngine
     from engine.batch.cluster.worker import ModelFiles
 
     files = ModelFiles.read(model.name)

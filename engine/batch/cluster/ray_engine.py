@@ -7,9 +7,7 @@ Ray Data was tried instead (2.60). It repeats the block of a file that ends its 
 of the block never come. It also starts its own actors and queues, so a stop cuts the images in work.
 """
 
-import os
 import secrets
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from engine.batch.cluster.connection import answers
 from engine.batch.cluster.handout import HandOut
 from engine.batch.cluster.plan import ClusterOptions, Node, WorkerPlan, plan_workers
 from engine.batch.cluster.worker import ModelFiles, Row, Worker, WorkerSetup
@@ -26,7 +25,6 @@ from engine.batch.journal import MAX_ATTEMPTS, Journal, JournalEntry
 from engine.batch.planning import Task
 from engine.batch.tasks import HOPELESS, DenoiseOptions, Outcome, words_of_error
 from engine.storage.locations import ObjectPath, file_stamp
-from engine.system.os_errors import reason
 
 # How long to wait for the next event before looking whether to stop, in seconds.
 TICK = 0.5
@@ -34,49 +32,12 @@ TICK = 0.5
 PORTIONS = 2
 # Workers in a row that may end before they have started. Then something is wrong that another try will not mend.
 MAX_FAILED_STARTS = 3
-# Ray's shared memory on this machine, in bytes. Ray takes a third of the memory by default; here it only carries
-# the weights. The least that Ray accepts is 75 MB.
-OBJECT_STORE_BYTES = 200 * 2**20
-# How long after the loss of a worker its node may still turn out to be gone, in seconds: Ray took 9.
-NODE_SECONDS = 15.0
-# Seconds to reach a running cluster. Ray itself tries for minutes.
-CONNECT_SECONDS = 10.0
+# How long Ray may take to find out that a worker has ended, in seconds.
+DOUBT_SECONDS = 60.0
 # Seconds after which waiting for the first worker is told.
 PATIENCE = 60.0
 # Methods that run beside `denoise`.
 CONTROL = "control"
-
-
-class RayMissing(ValueError):
-    """A batch for a cluster, without the package that runs it."""
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """The package ray, connected to a cluster. None starts one on this machine, which ends with the block.
-
-    Raises RayMissing, ValueError for a cluster with other versions, and ConnectionError.
-    """
-    # Otherwise Ray sends statistics to its makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers are told which device to use. This is what Ray will do by itself later.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise RayMissing("a batch on a cluster needs the package ray: pip install 'denoise[ray]'") from error
-    if address:
-        _require_reachable(address)
-    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address is None else {}
-    try:
-        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **own)
-    # Ray's words for another version of Python or Ray.
-    except RuntimeError as error:
-        raise ValueError(f"cannot use the Ray cluster at {address}: {error}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 @dataclass
@@ -104,11 +65,15 @@ class _Member:
 
 @dataclass
 class _Doubt:
-    """An image that a lost worker was at. until: when it is to blame, unless the node is gone too."""
+    """An image that a lost worker was at.
+
+    call: to the worker. It fails once Ray knows that the worker has ended. until: how long to wait for that.
+    """
 
     task: Task
     entry: JournalEntry
-    node: str
+    member: _Member
+    call: Any
     until: float
 
 
@@ -239,8 +204,6 @@ class RayEngine:
     def _lose(self, member: _Member, waiting: HandOut, error: Exception) -> None:
         """A worker is gone. Another one takes its place, and others its work."""
         self._members.remove(member)
-        # It may only be out of reach.
-        self._ray.kill(member.actor)
         if member.started is not None:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
@@ -251,27 +214,51 @@ class RayEngine:
         self._add_member()
         left = [pair for portion in member.portions for pair in portion.left]
         if left:
-            until = time.monotonic() + NODE_SECONDS
-            self._doubts.append(_Doubt(*left[0], member.node, until))
+            call = member.actor.stop.options(concurrency_group=CONTROL).remote()
+            self._doubts.append(_Doubt(*left[0], member, call, time.monotonic() + DOUBT_SECONDS))
             waiting.put_back([task for task, _ in left[1:]])
 
     def _settle(self, waiting: HandOut, journal: Journal) -> Iterator[Outcome]:
         """Decide over images that lost workers were at. They are not to blame if the node is gone too."""
         if not self._doubts:
             return
-        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        now = time.monotonic()
+        calls = [doubt.call for doubt in self._doubts]
+        ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
         doubts, self._doubts = self._doubts, []
         for doubt in doubts:
-            if doubt.node not in alive:
-                waiting.put_back([doubt.task])
-                if doubt.node not in self._gone_nodes:
-                    self._gone_nodes.add(doubt.node)
-                    self._tell("a node is gone; others do its work")
-            elif now < doubt.until:
+            if doubt.call not in ready and time.monotonic() < doubt.until:
                 self._doubts.append(doubt)
-            else:
+            elif self._is_gone(doubt.member.node):
+                waiting.put_back([doubt.task])
+            elif self._has_ended(doubt):
                 yield from self._blame(doubt, waiting, journal)
+            else:
+                waiting.put_back([doubt.task])
+
+    def _is_gone(self, node: str) -> bool:
+        """Whether a node does not answer any more."""
+        if node not in self._gone_nodes:
+            addresses = {
+                each["NodeID"]: (each["NodeManagerAddress"], each["NodeManagerPort"])
+                for each in self._ray.nodes()
+                if each["Alive"]
+            }
+            if node in addresses and answers(addresses[node]):
+                return False
+            self._gone_nodes.add(node)
+            self._tell("a node is gone; others do its work")
+        return True
+
+    def _has_ended(self, doubt: _Doubt) -> bool:
+        """Whether the worker has ended. It may also be out of reach, and is then ended here."""
+        try:
+            self._ray.get(doubt.call, timeout=0)
+        except self._ray.exceptions.GetTimeoutError:
+            pass
+        except self._ray.exceptions.RayError:
+            return True
+        self._ray.kill(doubt.member.actor)
+        return False
 
     def _blame(self, doubt: _Doubt, waiting: HandOut, journal: Journal) -> Iterator[Outcome]:
         """An image has ended its worker. It gets another try, or is given up."""
@@ -322,20 +309,6 @@ def _size_of(task: Task) -> int:
     except OSError:
         return 0
     return stamp[0] if stamp else 0
-
-
-def _require_reachable(address: str) -> None:
-    """Raises ValueError for an address that is none, or at which nothing answers."""
-    if "://" in address:
-        raise ValueError(f"{address}: give HOST:PORT, and run the command on a node of the cluster")
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        # auto, or local.
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(f"no Ray cluster answers at {address}: {reason(error)}") from error
 
 
 def _absolute(task: Task) -> Task:
