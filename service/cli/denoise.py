@@ -167,8 +167,8 @@ Ctrl-C stops after the current image. --resume continues: it skips the images th
 is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
 on the list is overwritten only with --force.
 
-IN and OUT may be in a bucket: s3://BUCKET/FOLDER, gs:// or az://. Credentials come from the environment. There,
-suffixes tell the formats.
+IN and OUT may be in a bucket: s3://BUCKET/FOLDER, gs:// or az://. Credentials come from the environment. In
+buckets, an image's suffix tells its format.
 
 --engine ray denoises many images at once, on the nodes of a Ray cluster or the cores of this machine.
 
