@@ -4,27 +4,25 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
+from pathlib import Path, PurePath
 
-from engine.batch.journal import FileStamp, file_stamp
+from engine.batch.finding import KNOWN_FORMATS, PIPE, detected, detected_format, each_of, files_of
 from engine.imageio.formats import (
     FORMATS,
     SAME,
     SUFFIXES,
-    SUPPORTED_FORMATS,
     SUPPORTED_OUTPUTS,
     WRITABLE_FORMATS,
     Format,
     TooManyPages,
-    detect_format,
     suffix_of,
 )
-from engine.imageio.read import is_image_name, read_info
+from engine.imageio.read import read_info
+from engine.storage.bucket import FileStamp
+from engine.storage.locations import Location, ObjectPath, file_stamp, location
 from engine.system.file_names import name_key
 
-# Standard input as a source, standard output as a target.
-PIPE = Path("-")
 PNG = "png"
 # The input's format if it can hold the result, else PNG, or TIFF for several pages. The default.
 KEEP = "keep"
@@ -32,10 +30,6 @@ KEEP = "keep"
 DENOISED = ".denoised"
 # File names that an error lists.
 NAMES_IN_ERRORS = 5
-# First bytes of a file that tell its format.
-_HEAD_BYTES = 4096
-# Files whose formats are kept in memory.
-_KNOWN_FORMATS = 2**16
 
 
 @dataclass(frozen=True)
@@ -45,46 +39,40 @@ class Task:
     short, whole: the two names that the output may have in a folder: b.png and b.jpg.png for b.jpg.
     """
 
-    source: Path
-    target: Path
+    source: Location
+    target: Location
     format: str = PNG
     short: str = field(default="", compare=False)
     whole: str = field(default="", compare=False)
 
 
-@dataclass
-class FoundFiles:
-    """The image files in a folder. left_out: other files. folders: subfolders that were not searched."""
-
-    images: list[Path] = field(default_factory=list)
-    left_out: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-
-
 def plan_tasks(
-    inputs: Sequence[Path],
-    out: str | Path | None,
+    inputs: Sequence[Location],
+    out: str | Location | None,
     overwrite: bool = False,
     format_: str | None = None,
     recursive: bool = False,
 ) -> list[Task]:
-    """The tasks for image files and folders of them.
+    """The tasks for image files and folders of them, also in buckets.
+
+    In a bucket, a name's suffix tells the format, so that not every object must be read.
 
     out: a folder, created if needed, in which images keep their names with the format's suffix. Images that would
     have the same name there keep their whole name: a.dng.png and a.png.png. For one input file also a file's
     name, or PIPE; see is_folder. None writes one file's result beside it, as NAME.denoised.png.
     format_: one of WRITABLE_FORMATS, SAME or KEEP. By default a file's suffix decides; outputs that have no name
     yet are as KEEP says. recursive: also search subfolders; the outputs' folder gets the same subfolders.
-    Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist.
+    Raises ValueError naming inputs that do not exist, inputs with the same output, and outputs that exist;
+    BucketNotFound; OSError.
     """
     if out is None:
         tasks = [_beside(source, format_ or KEEP) for source in files_of(inputs)]
     elif is_folder(out):
-        tasks = _to_folder(inputs, Path(out), format_ or KEEP, recursive)
+        tasks = _to_folder(inputs, location(out), format_ or KEEP, recursive)
     else:
-        tasks = _to_file(inputs, Path(out), format_)
+        tasks = _to_file(inputs, location(out), format_)
     _refuse_clashes(tasks)
-    if folders := [str(task.target) for task in tasks if task.target.is_dir()]:
+    if folders := [str(task.target) for task in tasks if isinstance(task.target, Path) and task.target.is_dir()]:
         raise ValueError(f"these outputs exist already, as folders: {join_some(folders)}; choose another output")
     if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
         raise ValueError(
@@ -93,19 +81,21 @@ def plan_tasks(
     return tasks
 
 
-def is_folder(out: str | Path) -> bool:
+def is_folder(out: str | Location) -> bool:
     """Whether `out` means a folder, which need not exist: it has no suffix, or as text it ends with a slash."""
-    path = Path(out)
+    path = location(out)
+    if isinstance(path, ObjectPath):
+        return path.means_folder or not path.suffix
     ends_with_slash = str(out).endswith(("/", os.sep))
     return ends_with_slash or (path != PIPE and (not path.suffix or path.is_dir()))
 
 
-def _beside(source: Path, format_: str) -> Task:
+def _beside(source: Location, format_: str) -> Task:
     task = task_for(source.parent, source, format_)
     return replace(task, target=source.with_name(f"{source.stem}{DENOISED}{task.target.suffix}"))
 
 
-def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Task]:
+def _to_file(inputs: Sequence[Location], out: Location, format_: str | None) -> list[Task]:
     if len(inputs) != 1 or inputs[0].is_dir():
         raise ValueError(f"{out} is one file, but the inputs may be several images; give an output folder")
     if out == PIPE:
@@ -131,15 +121,18 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
     ]
 
 
-def _format_for_pipe(source: Path, format_: str | None) -> str:
+def _format_for_pipe(source: Location, format_: str | None) -> str:
     """The format of an image that goes to standard output. One from standard input is not known yet."""
     if format_ not in (None, KEEP):
         return str(format_)
     return KEEP if source == PIPE else kept_format(source).name
 
 
-def _to_folder(inputs: Sequence[Path], out: Path, format_: str, recursive: bool) -> list[Task]:
-    if out.exists() and not out.is_dir():
+def _to_folder(inputs: Sequence[Location], out: Location, format_: str, recursive: bool) -> list[Task]:
+    if isinstance(out, ObjectPath):
+        # One listing tells which outputs exist.
+        out.bucket.listed(out.prefix)
+    elif out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file, not a folder; give another folder, or a file name like clean.png")
     if PIPE in inputs:
         raise ValueError(
@@ -147,19 +140,29 @@ def _to_folder(inputs: Sequence[Path], out: Path, format_: str, recursive: bool)
         )
     if not recursive:
         return tasks_for(out, files_of(inputs), format_)
-    by_folder = defaultdict[Path, list[Path]](list)
+    by_folder = defaultdict[Location, list[Location]](list)
     for path in inputs:
+        is_dir = path.is_dir()
         for file in files_of([path], recursive, skip=out):
-            by_folder[out / file.parent.relative_to(path) if path.is_dir() else out].append(file)
+            by_folder[out / _inner_folder(file, path) if is_dir else out].append(file)
     return [task for folder, files in by_folder.items() for task in tasks_for(folder, files, format_)]
 
 
-def tasks_for(folder: Path, sources: Sequence[Path], format_: str = KEEP) -> list[Task]:
+def _inner_folder(file: Location, folder: Location) -> PurePath:
+    """Where in the folder the file is."""
+    if isinstance(file, ObjectPath):
+        assert isinstance(folder, ObjectPath)
+        return file.parent.relative_to(folder)
+    assert isinstance(folder, Path)
+    return file.parent.relative_to(folder)
+
+
+def tasks_for(folder: Location, sources: Sequence[Location], format_: str = KEEP) -> list[Task]:
     """The tasks for images whose outputs go into a folder.
 
     Images that would have the same name there keep their whole name: a.dng.png and a.png.png.
     """
-    tasks = [task_for(folder, source, format_) for source in sources]
+    tasks = each_of(partial(task_for, folder, format_=format_), sources)
     # A whole name may be another image's: a.jpg.png is also what becomes of a.jpg.tif.
     while True:
         count = Counter(map(_output, tasks))
@@ -172,7 +175,7 @@ def tasks_for(folder: Path, sources: Sequence[Path], format_: str = KEEP) -> lis
         tasks = named
 
 
-def task_for(folder: Path, source: Path, format_: str = KEEP) -> Task:
+def task_for(folder: Location, source: Location, format_: str = KEEP) -> Task:
     """The task for an image whose output goes into a folder."""
     name, kind = format_, FORMATS.get(format_)
     if format_ == KEEP:
@@ -187,7 +190,7 @@ def task_for(folder: Path, source: Path, format_: str = KEEP) -> Task:
     return Task(source, folder / short, name, short, whole)
 
 
-def kept_format(source: Path) -> Format:
+def kept_format(source: Location) -> Format:
     """The format in which an image is kept: its own if that can hold the result, else PNG.
 
     Several pages become TIFF if their own format is only read.
@@ -199,9 +202,9 @@ def kept_format(source: Path) -> Format:
         return FORMATS[PNG]
 
 
-@lru_cache(_KNOWN_FORMATS)
-def _kept_format(source: Path, stamp: FileStamp) -> Format:
-    kind = _detected(source, stamp)
+@lru_cache(KNOWN_FORMATS)
+def _kept_format(source: Location, stamp: FileStamp) -> Format:
+    kind = detected(source, stamp)
     if kind is None:
         return FORMATS[PNG]
     if kind.writes == kind.reads:
@@ -219,25 +222,7 @@ def _kept_format(source: Path, stamp: FileStamp) -> Format:
     return kind if kind.writes and info.depth in kind.writes.depths else FORMATS[PNG]
 
 
-def detected_format(source: Path) -> Format | None:
-    """The format of a file, by its first bytes; None if it is no image, or cannot be read."""
-    try:
-        stamp = file_stamp(source)
-    except OSError:
-        return None
-    return _detected(source, stamp) if stamp else None
-
-
-@lru_cache(_KNOWN_FORMATS)
-def _detected(source: Path, stamp: FileStamp) -> Format | None:
-    try:
-        with source.open("rb") as file:
-            return detect_format(file.read(_HEAD_BYTES), stamp[0])
-    except (ValueError, OSError):
-        return None
-
-
-def _writable_kind_of(source: Path) -> Format | None:
+def _writable_kind_of(source: Location) -> Format | None:
     kind = detected_format(source)
     return kind if kind and kind.writes else None
 
@@ -248,60 +233,9 @@ def has_whole_name(task: Task) -> bool:
 
 
 def _output(task: Task) -> str:
-    """What other outputs must not share: see `name_key`."""
-    return name_key(str(task.target))
-
-
-def files_of(inputs: Sequence[Path], recursive: bool = False, skip: Path | None = None) -> list[Path]:
-    """Image files and folders of them -> the files. Raises ValueError naming an input that does not exist.
-
-    recursive: also those in subfolders. skip: a folder that is not searched.
-    """
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = find_images(path, recursive, skip)
-            if not found.images:
-                hint = "; its subfolders were not searched" if found.folders else ""
-                raise ValueError(f"{path}: no images in this folder{hint}. {SUPPORTED_FORMATS}.")
-            files += found.images
-        elif path == PIPE or path.is_file():
-            files.append(path)
-        else:
-            raise ValueError(f"{path}: no such file or folder")
-    return files
-
-
-def find_images(folder: Path, recursive: bool = False, skip: Path | None = None) -> FoundFiles:
-    """The image files in a folder, sorted by name, and what is left out. Hidden files are not mentioned.
-
-    recursive: also those in subfolders. skip: a folder that is not searched, such as the outputs'.
-    """
-    found = FoundFiles()
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if path.name.startswith(".") or (skip and skip.exists() and path.samefile(skip)):
-                continue
-            # A link to a folder above would never end.
-            if not recursive or path.is_symlink():
-                found.folders.append(path)
-                continue
-            inner = find_images(path, recursive, skip)
-            found.images += inner.images
-            found.left_out += inner.left_out
-            found.folders += inner.folders
-        elif is_image_file(path):
-            found.images.append(path)
-        elif not path.name.startswith("."):
-            found.left_out.append(path)
-    return found
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether a file is an image, by its suffix or without one by its content, and not hidden or temporary."""
-    if path.suffix:
-        return is_image_name(path.name)
-    return not path.name.startswith((".", "~")) and detected_format(path) is not None
+    """What other outputs must not share: see `name_key`. Object stores compare names letter by letter."""
+    name = str(task.target)
+    return name if isinstance(task.target, ObjectPath) else name_key(name)
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:

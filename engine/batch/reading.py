@@ -73,10 +73,11 @@ class _ReadThere:
 
 
 @contextmanager
-def sandboxed() -> Iterator[Reader]:
+def sandboxed(share: float = 1.0) -> Iterator[Reader]:
     """A reader that uses a process of its own, which the first file waits for. Only Linux can do that.
 
-    A file that crashes a codec, hangs it or needs more memory than there is raises ValueError.
+    share: of this machine's memory that a file may take. A file that crashes a codec, hangs it or needs more
+    memory raises ValueError.
     """
     if sys.platform != "linux":
         yield READ_HERE
@@ -84,5 +85,5 @@ def sandboxed() -> Iterator[Reader]:
     from engine.imageio.sandbox.decoder import Decoder
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with Decoder(MOST_SECONDS, memory) as decoder:
+    with Decoder(MOST_SECONDS, int(memory * share)) as decoder:
         yield _ReadThere(decoder)

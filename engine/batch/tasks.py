@@ -1,24 +1,20 @@
 """Batch tasks: denoises image files one after another, as planned, and notes in a journal what is done."""
 
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, BinaryIO, cast
+from threading import Event
+from typing import Any, BinaryIO
 
-from engine.batch.journal import Journal, JournalEntry, file_stamp
-from engine.batch.planning import KEEP, PIPE, PNG, Task, detected_format, join_some
+from engine.batch.files import output_file, source_bytes, write_output
+from engine.batch.journal import Journal
+from engine.batch.planning import KEEP, PNG, Task, join_some
 from engine.batch.reading import READ_HERE, Reader
 from engine.batch.stack import TIFF, StackOptions, denoise_stack, stack_pages
 from engine.defaults import COLOUR, MAX_PAGES, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
 from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
 from engine.imageio.image import ImageSequence
-from engine.imageio.mapped_file import map_file
 from engine.imageio.write import encode
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
@@ -39,7 +35,8 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.layers import Module
-from engine.system.atomic_file import atomic, write_atomically
+from engine.storage.bucket import FileStamp
+from engine.storage.locations import Location, file_stamp
 from engine.system.os_errors import describe, reason
 
 # The error of a file that was given up.
@@ -47,8 +44,6 @@ HOPELESS = (
     "given up until it changes: two attempts ended with the process, which crashed or was killed, "
     "perhaps because this image needs more memory than there is"
 )
-# A TIFF file of at least so many bytes is not read into memory.
-MAPPED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -164,14 +159,25 @@ def denoise_files(
     options: DenoiseOptions | None = None,
     journal: Journal | None = None,
     on_progress: OnProgress = ignore_progress,
+    stopping: Event | None = None,
 ) -> Iterator[Outcome]:
-    """Run the tasks one after another. An error ends only its own task; the outcome has it."""
+    """Run the tasks one after another. An error ends only its own task; the outcome has it.
+
+    stopping: once it is set, no further task begins.
+    """
     for task in tasks:
+        if stopping and stopping.is_set():
+            return
         try:
             yield denoise_file(select, task, options, journal, on_progress=on_progress)
         except OSError as error:
-            own = error.filename is not None and str(error.filename) == str(task.source)
-            yield Outcome(task, reason(error) if own else describe(error))
+            yield Outcome(task, words_of_error(task, error))
+
+
+def words_of_error(task: Task, error: OSError) -> str:
+    """What went wrong with a task. Its source's name is left out, which is told anyway."""
+    own = error.filename is not None and str(error.filename) == str(task.source)
+    return reason(error) if own else describe(error)
 
 
 def denoise_file(
@@ -188,29 +194,35 @@ def denoise_file(
     """
     on_progress(TaskProgress(task))
     if journal is None:
-        return _run(select, task, options, None, None, reader, on_progress)
+        return run_task(select, task, options, None, reader, on_progress)
     if journal.is_hopeless(task.source):
         journal.give_up(task.source, task.target, HOPELESS)
         return Outcome(task, HOPELESS)
     entry = journal.begin(task.source, task.target)
     try:
-        return _run(select, task, options, journal, entry, reader, on_progress)
+        outcome = run_task(select, task, options, entry.source_stamp, reader, on_progress)
+        journal.finish(entry, outcome.error)
     except (OSError, KeyboardInterrupt):
         journal.withdraw(entry)
         raise
+    return outcome
 
 
-def _run(
+def run_task(
     select: NetworkSelector,
     task: Task,
     options: DenoiseOptions | None,
-    journal: Journal | None,
-    entry: JournalEntry | None,
-    reader: Reader,
-    on_progress: OnProgress,
+    source_stamp: FileStamp | None,
+    reader: Reader = READ_HERE,
+    on_progress: OnProgress = ignore_progress,
 ) -> Outcome:
+    """Run one task, without a journal. source_stamp: that the source had at first; None to take it as it is.
+
+    Raises OSError if a file cannot be read or written, and SourceChanged.
+    """
+
     def refuse_changed_source() -> None:
-        if entry and file_stamp(task.source) not in (None, entry.source_stamp):
+        if source_stamp and file_stamp(task.source) not in (None, source_stamp):
             raise SourceChanged(f"{task.source}: the file was changed while it was processed; try again")
 
     def tell(selection: Selection, pages_done: int, pages: int) -> None:
@@ -218,25 +230,23 @@ def _run(
 
     outcome = Outcome(task)
     try:
-        with _source_bytes(task.source) as data:
+        with source_bytes(task.source) as data:
             count = _streamed_pages(data, task, options or DenoiseOptions(), reader)
             if count:
-                with _output_file(task.target) as file:
+                with output_file(task.target) as file:
                     outcome = _run_stack(select, task, data, count, file, options or DenoiseOptions(), tell)
                     refuse_changed_source()
             else:
                 on_selected = partial(tell, pages_done=0, pages=1)
                 denoised = denoise_bytes(select, data, task.format, options, reader, on_selected)
                 refuse_changed_source()
-                _write(task.target, denoised.data)
+                write_output(task.target, denoised.data)
                 outcome = Outcome(task, None, denoised.changed, denoised.noise, denoised.pixels)
     # torch raises RuntimeError when it gets no memory.
     except (ValueError, RuntimeError, MemoryError) as fault:
         outcome = Outcome(task, str(fault) or type(fault).__name__)
     if outcome.error:
         refuse_changed_source()
-    if journal and entry:
-        journal.finish(entry, outcome.error)
     return outcome
 
 
@@ -343,50 +353,12 @@ def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[Im
 
 
 def estimate_file(
-    source: Path, page: int = 1, nets: Mapping[str, Module] | None = None
+    source: Location, page: int = 1, nets: Mapping[str, Module] | None = None
 ) -> tuple[str, NoiseEstimate]:
     """The name of the model for an image file, and the noise found. Raises ValueError, OSError.
 
     nets: for a trial where the noise alone does not decide; see `select_for_pages`.
     """
-    with _source_bytes(source) as data:
+    with source_bytes(source) as data:
         [image] = READ_HERE.read(data, page, COLOUR).pages
         return select_for_pages([image.samples], nets=nets)
-
-
-@contextmanager
-def _source_bytes(source: Path) -> Iterator[bytes]:
-    """The bytes of a file. A large TIFF file is read from the disk as it is used."""
-    if source == PIPE:
-        yield sys.stdin.buffer.read()
-        return
-    if source.stat().st_size >= MAPPED_BYTES and detected_format(source) == TIFF:
-        with map_file(source) as mapped:
-            # All of a file may tell that it is camera raw.
-            if detect_format(mapped) == TIFF:
-                yield mapped
-                return
-    yield source.read_bytes()
-
-
-@contextmanager
-def _output_file(target: Path) -> Iterator[BinaryIO]:
-    """A file to write and read, which becomes the target, or goes to standard output, at the end."""
-    if target != PIPE:
-        with atomic(target) as file:
-            yield file
-        return
-    # tifffile asks for its name.
-    with NamedTemporaryFile() as file:
-        yield cast(BinaryIO, file)
-        file.seek(0)
-        shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-
-
-def _write(target: Path, data: bytes) -> None:
-    if target == PIPE:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        write_atomically(target, data)

@@ -13,11 +13,14 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-from engine.batch.journal import FileStamp, Journal
-from engine.batch.planning import KEEP, Task, is_folder, is_image_file, task_for, tasks_for
+from engine.batch.finding import is_image_file
+from engine.batch.journal import Journal
+from engine.batch.planning import KEEP, Task, is_folder, task_for, tasks_for
 from engine.batch.reading import READ_HERE, Reader
 from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
 from engine.inference.model_selection import NetworkSelector
+from engine.storage.bucket import FileStamp
+from engine.storage.locations import Location
 from engine.system.os_errors import describe, reason
 
 if sys.platform == "linux":
@@ -76,8 +79,8 @@ class FolderWatcher:
     poll_interval: float = POLL_INTERVAL
     retry_interval: float = RETRY_INTERVAL
     reader: Reader = READ_HERE
-    _seen: dict[Path, _Sighting] = field(default_factory=dict)
-    _warned: dict[Path, tuple[FileStamp, str]] = field(default_factory=dict)
+    _seen: dict[Location, _Sighting] = field(default_factory=dict)
+    _warned: dict[Location, tuple[FileStamp, str]] = field(default_factory=dict)
     _trouble: str = ""
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class FolderWatcher:
         if not (files := {file for file in self._seen if self._is_ready(file, now)}):
             return []
         tasks = [task for task in self._tasks() if task.source in files]
-        return sorted(tasks, key=lambda task: (task.source.absolute() in self._last, task.source))
+        return sorted(tasks, key=lambda task: (task.source.absolute() in self._last, str(task.source)))
 
     def _tasks(self) -> Iterator[Task]:
         """The tasks of all files in the folder. A file keeps the output's name that it had before."""
@@ -120,7 +123,7 @@ class FolderWatcher:
             short = task_for(self.journal.folder, task.source, self.format)
             yield short if self.journal.maker(short.target) == task.source.absolute() else task
 
-    def _is_ready(self, file: Path, now: float) -> bool:
+    def _is_ready(self, file: Location, now: float) -> bool:
         stamp, since = self._seen[file]
         if self.journal.finished(file, stamp):
             return False
@@ -164,15 +167,15 @@ class FolderWatcher:
             return False
         return True
 
-    def _warn_once(self, file: Path, words: str) -> None:
+    def _warn_once(self, file: Location, words: str) -> None:
         warning = self._seen[file].stamp, words
         if self._warned.get(file) != warning:
             self._warned[file] = warning
             self.warn(f"{file}: {words}")
 
 
-def _image_stamps(folder: Path) -> dict[Path, FileStamp]:
-    found = {}
+def _image_stamps(folder: Path) -> dict[Location, FileStamp]:
+    found: dict[Location, FileStamp] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
@@ -184,8 +187,9 @@ def _image_stamps(folder: Path) -> dict[Path, FileStamp]:
     return found
 
 
-def _delay(file: Path) -> float:
+def _delay(file: Location) -> float:
     """Seconds without changes after which the file is complete. Raises OSError if it cannot be opened."""
+    assert isinstance(file, Path), "watched folders are on this machine"
     with file.open("rb") as opened:
         # An empty file is probably not complete.
         if sys.platform != "linux" or not os.fstat(opened.fileno()).st_size:

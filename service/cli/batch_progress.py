@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -13,6 +12,7 @@ from service.cli.console import LINE_INTERVAL, err, error, warn
 
 if TYPE_CHECKING:
     from engine.batch.tasks import Outcome, TaskProgress
+    from engine.storage.locations import Location
 
 MINUTE = 60
 HOUR = 3600
@@ -21,15 +21,18 @@ HOUR = 3600
 class BatchProgress:
     """What a batch tells while it runs. total: number of images.
 
-    quiet: only tell what failed. verbose: a line for each file in a terminal too.
+    quiet: only tell what failed. verbose: a line for each file in a terminal too. at_once: many images are in
+    work at once, so only verbose has a line for each, and elsewhere a line tells from time to time how many are
+    done.
     """
 
-    def __init__(self, total: int, quiet: bool = False, verbose: bool = False) -> None:
-        self.total, self.quiet = total, quiet
+    def __init__(self, total: int, quiet: bool = False, verbose: bool = False, at_once: bool = False) -> None:
+        self.total, self.quiet, self.at_once = total, quiet, at_once
         self.done = 0
         self.pixels = 0
         self.failed: list[str] = []
-        self._tells_files = not quiet and (not err.is_terminal or verbose or total == 1)
+        is_followed = not err.is_terminal and not at_once
+        self._tells_files = not quiet and (is_followed or verbose or total == 1)
         self._start = time.monotonic()
         self._next_line = self._start + LINE_INTERVAL
         self._file_start = self._start
@@ -78,8 +81,27 @@ class BatchProgress:
             warn(f"{source}: {outcome.error}")
         elif self._tells_files:
             warn(file_line(outcome))
-        elif outcome.changed and not self.quiet:
+        elif outcome.changed and not self.quiet and not self.at_once:
             warn(f"{source}: {'; '.join(outcome.changed)}")
+        if self.at_once:
+            self._tell_all(outcome)
+
+    def _tell_all(self, outcome: "Outcome") -> None:
+        """Show how many images are done, how fast, and how long the others will take."""
+        count = f"{self.done}/{self.total}  {self.speed}"
+        if self._bar:
+            name = outcome.task.source.name
+            self._bar.update(self._bar_task, description=name, completed=self.done, count=count)
+        if not self.quiet and not err.is_terminal and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_INTERVAL
+            left = (time.monotonic() - self._start) * (self.total - self.done) / self.done
+            warn(f"{self.done} of {self.total} images, {self.speed}, {duration(left)} left")
+
+    @property
+    def speed(self) -> str:
+        """Images and megapixels a second."""
+        took = max(time.monotonic() - self._start, 1e-3)
+        return f"{self.done / took:.2f} images and {self.pixels / 1e6 / took:.2f} megapixels a second"
 
     def summarise(self) -> None:
         """Tell how many images were done, how long that took, and what failed."""
@@ -88,8 +110,9 @@ class BatchProgress:
         took = time.monotonic() - self._start
         count = self.done - len(self.failed)
         if not self.quiet and count:
-            speed = f"{self.pixels / 1e6 / max(took, 1e-3):.2f} megapixels a second"
-            warn(f"{count} image{'s' * (count != 1)} denoised in {duration(took)}, {speed}")
+            rate = f"{self.pixels / 1e6 / max(took, 1e-3):.2f} megapixels a second"
+            rate = self.speed if self.at_once else rate
+            warn(f"{count} image{'s' * (count != 1)} denoised in {duration(took)}, {rate}")
         if self.failed:
             names = join_some(self.failed)
             error(f"{len(self.failed)} of {self.total} images could not be denoised: {names}")
@@ -112,5 +135,5 @@ def duration(seconds: float) -> str:
     return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
 
 
-def _name(source: Path) -> str:
+def _name(source: "Location") -> str:
     return "standard input" if str(source) == "-" else str(source)

@@ -1,32 +1,32 @@
 """`denoise run`: denoises image files, folders of them, or an image from a pipe."""
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from engine import defaults
+from engine.batch.cluster.plan import BATCH_MEGAPIXELS, WORKER_CORES, ClusterOptions
 from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, output_format
-from service.cli.batch_progress import BatchProgress, file_line
-from service.cli.console import STOPPED, warn, warn_without_kernels
-from service.cli.options import BudgetOption, DeviceOption, InputsArgument, ModelOption, PrecisionOption
-from service.cli.weights import load_model
-
-if TYPE_CHECKING:
-    from engine.batch.planning import Task
-    from engine.batch.tasks import DenoiseOptions
-    from engine.inference.model_selection import LoadedModel
-
-    Loader = Callable[[], LoadedModel]
+from engine.storage.locations import Location, is_url, location
+from service.cli.console import warn_without_kernels
+from service.cli.options import BudgetOption, DeviceOption, ModelOption, PrecisionOption
+from service.cli.run_batch import BatchOptions, ModelOptions, run_batch, run_watch
 
 # Headings of --help.
 RESULT = "The result"
 STEPS = "Steps before the network"
+CLUSTER = "More than one machine"
+
+Engine = Literal["local", "ray"]
+
+# As text, because a path would shorten the slashes of a URL.
+InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IN", help="Image files, folders of images, s3://, gs:// or az:// URLs of these, or - for stdin."
+    ),
+]
 
 # As text, because a path has no slash at its end.
 OutOption = Annotated[
@@ -35,7 +35,7 @@ OutOption = Annotated[
         "-o",
         "--out",
         metavar="OUT",
-        help="Folder. For one image also a file name, or - for stdout.",
+        help="Folder, also in a bucket. For one image also a file name, or - for stdout.",
         show_default="beside one image, as NAME.denoised.EXT",
     ),
 ]
@@ -81,6 +81,52 @@ QualityOption = Annotated[
 ]
 
 
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="local: this process. ray: workers on the nodes of a Ray cluster, many images at once.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        metavar="HOST:PORT",
+        help="Running Ray cluster, or auto for the one of this machine.",
+        show_default="a cluster on this machine, for this run",
+        rich_help_panel=CLUSTER,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Workers, each of which denoises one image at a time.",
+        show_default=f"one for {WORKER_CORES} CPUs, or for each GPU",
+        rich_help_panel=CLUSTER,
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GPUs of each worker. 0.5 lets two workers share one.",
+        show_default="1 if the cluster has any",
+        rich_help_panel=CLUSTER,
+    ),
+]
+PortionOption = Annotated[
+    float,
+    typer.Option(
+        "--batch-megapixels",
+        min=1,
+        help="How much a worker is handed at once. Larger batches need fewer entries in the journal.",
+        rich_help_panel=CLUSTER,
+    ),
+]
+
+
 def _share(text: str, most: float = defaults.MAX_SHARE) -> Any:
     return typer.Option(min=defaults.MIN_SHARE, max=most, help=text, rich_help_panel=RESULT)
 
@@ -121,10 +167,16 @@ Ctrl-C stops after the current image. --resume continues: it skips the images th
 is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
 on the list is overwritten only with --force.
 
+IN and OUT may be in a bucket: s3://BUCKET/FOLDER, gs:// or az://. Credentials come from the environment. In
+buckets, an image's suffix tells its format.
+
+--engine ray denoises many images at once, on the nodes of a Ray cluster or the cores of this machine.
+
 --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
 it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
 
-Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if a signal stopped a batch.
+Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage or a bucket that does not exist, 130 if a
+signal stopped a batch.
 
 - `denoise run noisy.jpg`
 
@@ -134,24 +186,12 @@ Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if
 
 - `denoise run --recursive archive/ -o clean/ --resume`
 
+- `denoise run --engine ray s3://archive/scans/ -o s3://archive/clean/ --resume`
+
 - `denoise run --watch scans/ -o clean/`
 
 - `cat noisy.jpg | denoise run - > clean.jpg`
 """
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """Which files are denoised, and what is told of it. out: None for beside the one input."""
-
-    inputs: list[Path]
-    out: str | None
-    format: str | None
-    force: bool
-    resume: bool
-    recursive: bool
-    quiet: bool
-    verbose: bool
 
 
 def run(
@@ -181,6 +221,11 @@ def run(
     impulses: ImpulsesOption = defaults.IMPULSES,
     banding: BandingOption = defaults.BANDING,
     even_clean: CleanOption = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    gpus: GpusOption = None,
+    batch_megapixels: PortionOption = BATCH_MEGAPIXELS,
 ) -> None:
     """Denoise images; see `RUN_HELP`."""
     from engine.batch.tasks import DenoiseOptions
@@ -189,24 +234,31 @@ def run(
 
     if watch and recursive:
         raise typer.BadParameter("--watch does not search subfolders", param_hint="--recursive")
-    batch = BatchOptions(inputs, _target(inputs, out, format_), format_, force, resume, recursive, quiet, verbose)
+    if engine == "local" and (workers or gpus is not None):
+        raise typer.BadParameter("is for --engine ray", param_hint="--workers" if workers else "--gpus")
+    if watch and engine == "ray":
+        raise typer.BadParameter("--watch runs in this process only", param_hint="--engine")
+    cluster = ClusterOptions(address, workers, gpus, batch_megapixels) if engine == "ray" else None
+    sources = [location(text) for text in inputs]
+    target = _target(sources, out, format_)
+    batch = BatchOptions(sources, target, format_, force, resume, recursive, quiet, verbose, cluster)
     result = OutputOptions(strength, luma, chroma, output, grain)
     steps = PreparationOptions.of(normalise, impulses, banding, even_clean)
     options = DenoiseOptions(quality, page, png_level, result, memory_budget, colour, steps)
-    load = partial(load_model, model, device, precision)
+    weights = ModelOptions(model, device, precision)
     warn_without_kernels()
     if watch:
-        _watch(batch, options, load)
+        run_watch(batch, options, weights)
     else:
-        _batch(batch, options, load)
+        run_batch(batch, options, weights)
 
 
-def _target(inputs: list[Path], out: str | None, format_: str | None) -> str | None:
+def _target(inputs: list[Location], out: str | None, format_: str | None) -> str | Location | None:
     """Where the results go; None for beside the one input.
 
     Raises typer.BadParameter if that is not clear, CannotWrite for an unknown format.
     """
-    from engine.batch.planning import PIPE
+    from engine.batch.finding import PIPE
 
     if format_:
         output_format(format_, FORMATS[defaults.FORMAT])
@@ -219,104 +271,5 @@ def _target(inputs: list[Path], out: str | None, format_: str | None) -> str | N
         raise typer.BadParameter("this is empty; give a folder, a file name, or - for stdout", param_hint="-o")
     if target == str(PIPE) and sys.stdout.isatty():
         raise typer.BadParameter("stdout is a terminal; redirect it, or give a file name", param_hint="-o")
-    return target
-
-
-def _batch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> None:
-    """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
-    from engine.batch import planning, tasks
-    from engine.batch.journal import Journal
-    from engine.inference.mosaic import mosaic_nets
-    from engine.system.signals import stop_signals
-
-    folder = Path(batch.out) if batch.out is not None and planning.is_folder(batch.out) else None
-    if batch.resume and not folder:
-        raise typer.BadParameter("give a folder after -o", param_hint="--resume")
-    todo = planning.plan_tasks(
-        batch.inputs, batch.out, batch.force or batch.resume, batch.format, batch.recursive
-    )
-    if not batch.quiet:
-        _tell_plan(batch, folder, todo)
-    model = load()
-    options = replace(options, mosaic_nets=mosaic_nets(model))
-    with ExitStack() as stack:
-        journal = stopping = None
-        if folder:
-            journal = Journal(folder, options.fingerprint(model.digest), batch.resume)
-            stack.enter_context(closing(journal))
-            stopping = stack.enter_context(stop_signals())
-        if journal and batch.resume:
-            total, todo = len(todo), tasks.remaining_tasks(todo, journal, batch.force)
-            if not batch.quiet:
-                warn(f"skipping {total - len(todo)} of {total} images, which are done")
-        progress = BatchProgress(len(todo), batch.quiet, batch.verbose)
-        with progress.shown():
-            for outcome in tasks.denoise_files(model.select, todo, options, journal, progress.update):
-                progress.finish(outcome)
-                if stopping and stopping.is_set():
-                    break
-        progress.summarise()
-    if progress.done < len(todo):
-        warn(f"stopped: {len(todo) - progress.done} of {len(todo)} images are left. Use --resume to continue.")
-        raise typer.Exit(STOPPED)
-    if progress.failed:
-        raise typer.Exit(1)
-
-
-def _tell_plan(batch: BatchOptions, folder: Path | None, todo: "list[Task]") -> None:
-    """Tell which names are longer than usual, and which files are left out."""
-    from engine.batch import planning
-
-    if whole := [task for task in todo if planning.has_whole_name(task)]:
-        warn(f"{len(whole)} images have names that differ only in the suffix, so their outputs keep it:")
-        warn("\n".join(f"{task.source}: {task.target}" for task in whole))
-    for path in batch.inputs:
-        if not path.is_dir():
-            continue
-        found = planning.find_images(path, batch.recursive, skip=folder)
-        count = len(found.left_out)
-        if count:
-            named = "" if batch.verbose else f"; -v names {'it' if count == 1 else 'them'}"
-            kind = "file that is not an image" if count == 1 else "files that are not images"
-            warn(f"{path}: left out {count} {kind}{named}")
-        count = len(found.folders)
-        if count:
-            reason = "" if batch.recursive else f"; --recursive includes {'it' if count == 1 else 'them'}"
-            kind = "linked folder" if batch.recursive else "subfolder"
-            warn(f"{path}: left out {count} {kind}{'s' * (count != 1)}{reason}")
-        if batch.verbose:
-            for left_out in (*found.left_out, *found.folders):
-                warn(f"left out: {left_out}")
-
-
-def _watch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> None:
-    """Denoise the files in a folder and every file that arrives, with a line for each, until a signal comes."""
-    from engine.batch.journal import Journal
-    from engine.batch.planning import KEEP
-    from engine.batch.reading import sandboxed
-    from engine.batch.watch import FolderWatcher, check_folders
-    from engine.inference.mosaic import mosaic_nets
-    from engine.system.signals import stop_signals
-
-    if len(batch.inputs) != 1:
-        raise typer.BadParameter("give exactly one folder", param_hint="--watch")
-    if batch.out is None:
-        raise typer.BadParameter("give a folder for the results, such as -o clean/", param_hint="-o")
-    check_folders(batch.inputs[0], batch.out)
-    done = failed = 0
-    with ExitStack() as stack:
-        # First: its process loads the codecs while this one loads the weights.
-        reader = stack.enter_context(sandboxed())
-        model = load()
-        options = replace(options, mosaic_nets=mosaic_nets(model))
-        journal = Journal(Path(batch.out), options.fingerprint(model.digest), resume=True)
-        stack.enter_context(closing(journal))
-        stopping = stack.enter_context(stop_signals())
-        watcher = FolderWatcher(batch.inputs[0], journal, warn, batch.format or KEEP, batch.force, reader=reader)
-        warn(f"watching {watcher.folder}. Press Ctrl-C to stop.")
-        for outcome in watcher.outcomes(model.select, options, stopping):
-            failed += outcome.error is not None
-            done += outcome.error is None
-            if outcome.error or not batch.quiet:
-                warn(file_line(outcome))
-    warn(f"stopped: {done} denoised, {failed} failed")
+    # One object for the whole run: it remembers what is in the bucket.
+    return location(target) if is_url(target) else target

@@ -27,7 +27,7 @@ def estimate(
 
     - `denoise estimate noisy.jpg --json`
     """
-    from engine.batch.planning import files_of
+    from engine.batch.finding import files_of
     from engine.batch.tasks import estimate_file
     from engine.inference.model_selection import LazyNetworks
     from engine.inference.noise_estimation import sentence

@@ -1,4 +1,7 @@
-"""Fixtures of batches: a network, its weights, a folder of images, and a watched folder."""
+"""Fixtures of batches: a network, its weights, a folder of images, a watched folder, and a bucket."""
+
+import io
+import secrets
 
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 from engine.models import checkpoint
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
+from tests.support.bucket_server import bucket_server
 from tests.support.images import gradient
 
 CONFIG = UNetConfig((8,), (1,))
@@ -57,3 +61,23 @@ def drop(scans, tmp_path):
         return made.rename(scans / name)
 
     return rename
+
+
+@pytest.fixture(scope="session")
+def buckets():
+    with bucket_server() as made:
+        yield made
+
+
+@pytest.fixture
+def bucket(buckets):
+    """The name of an empty bucket."""
+    return buckets.create(f"test-{secrets.token_hex(4)}")
+
+
+@pytest.fixture(scope="session")
+def png():
+    """The bytes of an image."""
+    file = io.BytesIO()
+    Image.fromarray(gradient()).save(file, "PNG")
+    return file.getvalue()

@@ -6,7 +6,9 @@ from contextlib import closing
 
 import pytest
 
-from engine.batch.journal import JOURNAL_FILE, Journal, file_stamp
+from engine.batch.journal import Journal
+from engine.batch.journal_log import JOURNAL_FILE
+from engine.storage.locations import file_stamp
 from engine.system.atomic_file import write_atomically
 
 OPTIONS = {"strength": 1.0}
@@ -118,7 +120,7 @@ def test_an_output_that_was_removed_counts_as_finished(source, target):
 @pytest.mark.parametrize("torn", [b'\n{"source": "b', b"\n[1]", b'\n{"other": 1}', b"\n\xff\0"])
 def test_a_torn_line_is_ignored(source, target, torn):
     with opened(target) as journal:
-        journal.path.write_bytes(torn)
+        journal.log.path.write_bytes(torn)
         make(journal, source, target)
 
     with opened(target) as again:
@@ -135,17 +137,17 @@ def test_resuming_needs_the_folder_for_itself(target):
 
 def test_a_missing_journal_is_not_created_again(source, target):
     with opened(target) as journal:
-        journal.path.unlink()
+        journal.log.path.unlink()
 
         with pytest.raises(FileNotFoundError, match=r"journal\.jsonl is missing"):
             journal.begin(source, target)
-        assert not journal.path.exists()
+        assert not journal.log.path.exists()
 
 
 def test_an_output_on_a_removed_disk_is_not_finished(source, target):
     with opened(target) as journal:
         entry = journal.begin(source, target)
-        journal.path.unlink()
+        journal.log.path.unlink()
         write_atomically(target, b"made")
 
         with pytest.raises(FileNotFoundError):

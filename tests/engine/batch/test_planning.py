@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.batch.planning import PIPE, Task, find_images, has_whole_name, is_folder, plan_tasks, tasks_for
+from engine.batch.finding import PIPE, find_images
+from engine.batch.planning import Task, has_whole_name, is_folder, plan_tasks, tasks_for
 from tests.support.images import gradient
 
 

@@ -9,8 +9,9 @@ import pytest
 import tifffile
 import torch
 
-from engine.batch import tasks
-from engine.batch.planning import PIPE, Task
+from engine.batch import files
+from engine.batch.finding import PIPE
+from engine.batch.planning import Task
 from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_files
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
@@ -94,7 +95,7 @@ def test_a_stack_beyond_the_limit_is_a_bigtiff(net, tmp_path, monkeypatch):
 def test_a_mapped_file_gives_the_same(net, tmp_path, monkeypatch):
     save(tmp_path / "in.tif", frames(3))
     denoised(net, tmp_path / "in.tif", tmp_path / "read.tif")
-    monkeypatch.setattr(tasks, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0)
 
     denoised(net, tmp_path / "in.tif", tmp_path / "mapped.tif")
 
@@ -102,7 +103,7 @@ def test_a_mapped_file_gives_the_same(net, tmp_path, monkeypatch):
 
 
 def test_one_page_of_a_mapped_file_is_read(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0)
     save(tmp_path / "in.tif", frames(3))
     options = DenoiseOptions(page=2, output=OutputOptions(strength=0))
 

@@ -11,8 +11,9 @@ import tifffile
 import torch
 from PIL import Image
 
+from engine.batch.finding import PIPE
 from engine.batch.journal import Journal
-from engine.batch.planning import PIPE, Task, plan_tasks
+from engine.batch.planning import Task, plan_tasks
 from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_files, remaining_tasks
 from engine.imageio.formats import detect_format
 from engine.inference.denoise import OutputOptions

@@ -308,7 +308,7 @@ def test_a_full_disk_causes_one_warning_and_new_tries(drop, watching, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device")
         atomic_file.write_atomically(path, data)
 
-    monkeypatch.setattr("engine.batch.tasks.write_atomically", full)
+    monkeypatch.setattr("engine.batch.files.write_atomically", full)
     drop("a.png"), drop("b.png")
     with watching() as (watch, outcomes):
         done = {name(next(outcomes)), name(next(outcomes))}

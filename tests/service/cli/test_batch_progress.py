@@ -2,13 +2,17 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from service.cli import console
-from service.cli.batch_progress import duration
+from engine.batch.planning import Task
+from engine.batch.tasks import Outcome
+from service.cli import batch_progress, console
+from service.cli.batch_progress import BatchProgress, duration
 from service.cli.console import tracked
 
 pty = pytest.importorskip("pty", reason="only Unix has pseudo-terminals")
@@ -27,6 +31,24 @@ def test_items_are_counted_where_there_is_no_terminal(monkeypatch, capsys):
 
     assert list(tracked("ab", "measuring", 2)) == ["a", "b"]
     assert capsys.readouterr().err == "measuring: 0 of 2\nmeasuring: 1 of 2\n"
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_images_that_are_done_at_once_are_counted(monkeypatch, capsys, verbose):
+    monkeypatch.setattr(batch_progress, "LINE_INTERVAL", 0.0)
+    progress = BatchProgress(3, verbose=verbose, at_once=True)
+
+    progress.finish(Outcome(Task(Path("a.png"), Path("o/a.png")), pixels=10**6, changed=("told",)))
+    progress.finish(Outcome(Task(Path("b.png"), Path("o/b.png")), "is broken"))
+    progress.summarise()
+
+    told = capsys.readouterr().err.splitlines()
+    rate = r"[\d.]+ images and [\d.]+ megapixels a second"
+    lines = ["a.png: o/a.png; told"] if verbose else []
+    assert told[: len(lines)] == lines
+    assert re.fullmatch(rf"1 of 3 images, {rate}, [\d.]+ s left", told[len(lines)])
+    assert told[len(lines) + 1] == "b.png: is broken"
+    assert re.fullmatch(rf"1 image denoised in [\d.]+ s, {rate}", told[-2])
 
 
 def test_a_terminal_shows_a_bar_with_the_file(model, photos, tmp_path):
