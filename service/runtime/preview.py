@@ -1,18 +1,19 @@
 """Previews: parts of an image for the eye, noisy or denoised, from its real samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from engine.imageio.formats import FORMATS
+from engine.imageio.formats import FORMATS, Depth
 from engine.imageio.image import WHITE, EncodedImage, Image, ImageSequence
 from engine.inference.model_selection import models_of
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation.banding import NO_BANDING
 from engine.inference.noise_estimation.impulses import NO_IMPULSES
-from engine.inference.preparation import PreparationOptions, prepare
+from engine.inference.noise_estimation.pages import sampled_pages
+from engine.inference.preparation import PreparationOptions, page_preparer
 from engine.models.checkpoint import Model
 from service.params import PreviewParams
 from service.problems import ProblemError
@@ -37,6 +38,9 @@ PREVIEW_FORMAT = "png"
 # An image of at most so many pixels is denoised whole, as POST /denoise does. A larger one is denoised in parts,
 # unless a part is most of it.
 WHOLE_PIXELS = 1_100_000
+# Most pixels of the pages of a stack whose noise is measured, as POST /denoise does. If the pages are larger, each is
+# measured alone.
+STACK_PIXELS = 8_000_000
 # Significant digits of the numbers in the header.
 DIGITS = 9
 
@@ -130,7 +134,10 @@ class Previewer:
             info = await self.pipeline.decoding.read_info(view.source, number, count_pages=view.count is None)
             view.count = view.count or info.pages
             view.kind = info.kind
-            return load_of(info, view.source.memory, kind)
+            load = load_of(info, view.source.memory, kind)
+            return (
+                _with_stack(load, view, info.pixels, info.depth) if params and params.output != "noisy" else load
+            )
         box, passes = box_of(params.crop if params else None, page.image), 1
         if params and params.output != "noisy":
             whole = box_of(None, page.image)
@@ -142,7 +149,10 @@ class Previewer:
             else:
                 box = around(_denoised_at_once(box, whole), whole, passes)
         twice = 2 if params and params.output == "compare" else 1
-        return Load(pixels_of(box) * passes, pixels_of(box) * PIXEL_BYTES[page.image.depth] * twice)
+        load = Load(pixels_of(box) * passes, pixels_of(box) * PIXEL_BYTES[page.image.depth] * twice)
+        if params and params.output != "noisy" and not page.treatments:
+            return _with_stack(load, view, pixels_of(whole), page.image.depth)
+        return load
 
     async def _decoded(self, ticket: Ticket, view: View, number: int) -> ViewedPage:
         async with view.decoding:
@@ -154,14 +164,15 @@ class Previewer:
         self.views.trim(view)
         return page
 
-    async def _treatment(
-        self, ticket: Ticket, page: ViewedPage, models: Snapshot, name: str, force: bool
-    ) -> Treatment:
+    async def _treatment(self, ticket: Ticket, asked: "_Asked") -> Treatment:
         """How the page is denoised. It is the same for all its parts."""
-        treatment = page.treatments.get((name, force))
-        if treatment is None or treatment.models is not models:
-            treatment = await ticket.in_thread(partial(_treatment_of, page, models, name, force))
-            page.treatments[name, force] = treatment
+        page, key = asked.page, (asked.name, asked.params.force)
+        treatment = page.treatments.get(key)
+        if treatment is None or treatment.models is not asked.models:
+            numbers = _measured_pages(asked.view, pixels_of(box_of(None, page.image)))
+            pages = [await self._decoded(ticket, asked.view, number) for number in numbers]
+            treatment = await ticket.in_thread(partial(_treatment_of, asked, pages or [page]))
+            page.treatments[key] = treatment
         return treatment
 
     async def _noisy(self, ticket: Ticket, page: ViewedPage, box: Box, factor: int) -> Image:
@@ -178,26 +189,23 @@ class Previewer:
         if asked.takes_whole(box):
             image, made = await self._denoised_whole(ticket, asked)
             return part_of(image, box), made.model, made.steps
-        treatment = await self._treatment(ticket, asked.page, asked.models, asked.name, asked.params.force)
+        treatment = await self._treatment(ticket, asked)
         return await self._denoised_part(ticket, asked, treatment, box), treatment.model.name, treatment.words
 
     async def _denoised_whole(self, ticket: Ticket, asked: "_Asked") -> tuple[Image, Provenance]:
         """The only page of a file. POST /denoise gives the same image, and finds it in the cache."""
         view, page, key = asked.view, asked.page, asked.key
-        if key not in page.rendered:
-            request = asked.params.whole
-            view.identity = view.identity or await self.pipeline.identify(view.source, request)
-            info, digest = view.identity
-            opened = OpenedFile(
-                info,
-                digest,
-                ImageSequence(info.kind, (page.image,), changed=page.changed),
-                partial(_chosen, page, asked.models, asked.name),
-            )
-            pages = await self.pipeline.denoise_opened(ticket, view.source, request, opened, asked.charge)
-            page.made[key] = pages.provenance
-            page.rendered[key] = await ticket.in_thread(partial(_like, page.image, pages.file.pages[0]))
-        return page.rendered[key], page.made[key]
+        async with view.denoising:
+            if key not in page.rendered:
+                request = asked.params.whole
+                view.identity = view.identity or await self.pipeline.identify(view.source, request)
+                info, digest = view.identity
+                file = ImageSequence(info.kind, (page.image,), changed=page.changed)
+                opened = OpenedFile(info, digest, file, partial(_chosen, page, asked.models, asked.name))
+                pages = await self.pipeline.denoise_opened(ticket, view.source, request, opened, asked.charge)
+                page.made[key] = pages.provenance
+                page.rendered[key] = await ticket.in_thread(partial(_like, page.image, pages.file.pages[0]))
+            return page.rendered[key], page.made[key]
 
     async def _denoised_part(self, ticket: Ticket, asked: "_Asked", treatment: Treatment, box: Box) -> Image:
         """A part of a large page, or of one of several, denoised. It is kept for the next request."""
@@ -285,16 +293,45 @@ def _chosen(page: ViewedPage, models: Snapshot, name: str) -> tuple[Model, Noise
     return models.choose(name, [page.image.samples])
 
 
-def _treatment_of(page: ViewedPage, models: Snapshot, name: str, force: bool) -> Treatment:
-    image = page.image
-    model, estimate = _chosen(page, models, name)
-    preparation = prepare(image.samples, estimate, PreparationOptions(force=force))
+def _chosen_for_file(asked: _Asked, pages: Sequence[ViewedPage]) -> tuple[Model, NoiseEstimate]:
+    """What Snapshot.choose answers for these pages of a file. It is kept for the other pages."""
+    if len(pages) == 1:
+        return _chosen(pages[0], asked.models, asked.name)
+    kept = asked.view.choices.get(asked.name)
+    if kept is None or kept[0] is not asked.models:
+        kept = asked.models, asked.models.choose(asked.name, [each.image.samples for each in pages])
+        asked.view.choices[asked.name] = kept
+    return kept[1]
+
+
+def _treatment_of(asked: _Asked, pages: Sequence[ViewedPage]) -> Treatment:
+    """pages: those whose noise decides."""
+    image = asked.page.image
+    model, estimate = _chosen_for_file(asked, pages)
+    options = PreparationOptions(force=asked.params.force, counts=all(each.image.in_counts for each in pages))
+    samples = [each.image.samples for each in pages]
+    preparation = page_preparer(samples, estimate, options)(image.samples)
     source = image
     if not preparation.unchanged:
         # On the whole page, once: offsets belong to whole rows and columns.
         source = replace(image, samples=preparation.before_network(image.samples))
     rest = replace(preparation, impulses=NO_IMPULSES, banding=NO_BANDING)
-    return Treatment(models, model, rest, source, preparation.words)
+    return Treatment(asked.models, model, rest, source, preparation.words)
+
+
+def _measured_pages(view: View, pixels: int) -> list[int]:
+    """The pages of a stack whose noise decides for all, counted from 1; none for each page's own noise.
+
+    pixels: of a page.
+    """
+    numbers = [number + 1 for number in sampled_pages(view.count or 1)]
+    return numbers if 1 < len(numbers) <= STACK_PIXELS // pixels else []
+
+
+def _with_stack(load: Load, view: View, pixels: int, depth: Depth) -> Load:
+    """What a request needs that may be the first to measure the noise of a stack. pixels, depth: of a page."""
+    more = len(_measured_pages(view, pixels)) * pixels * PIXEL_BYTES[depth]
+    return replace(load, memory=load.memory + more)
 
 
 def _points(params: PreviewParams, page: ViewedPage) -> tuple[float, float] | None:

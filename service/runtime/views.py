@@ -107,8 +107,11 @@ class View:
         # What the file's header says, and its SHA-256, once they were needed.
         self.identity: tuple[ImageInfo, str] | None = None
         self.pages: dict[int, ViewedPage] = {}
-        # One request decodes a page, and the others wait for it.
+        # What Snapshot.choose answers for a stack, by the request's model, with the snapshot.
+        self.choices: dict[str, tuple[Snapshot, tuple[Model, NoiseEstimate]]] = {}
+        # One request decodes a page or denoises the whole, and the others wait for it.
         self.decoding = asyncio.Lock()
+        self.denoising = asyncio.Lock()
         self._users = 0
         self._closed = False
 

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -133,3 +134,29 @@ def test_a_camera_raw_file_is_shown_as_it_is_saved(crop, client, monkeypatch):
     assert shown.headers["x-denoise-steps"] == saved.headers["x-denoise-steps"]
     expected = pixels(saved.content)
     np.testing.assert_array_equal(pixels(shown.content), expected[10:30, 10:30] if crop else expected)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_page_of_a_stack_is_shown_as_it_is_saved(number, client, monkeypatch):
+    y, x = np.mgrid[:96, :128]
+    scene = 60 + 50 * np.sin(x / 20) * np.cos(y / 15)
+    rng = np.random.default_rng(0)
+    # Brighter from page to page: each page alone would give another law.
+    stack = np.stack([500 + 9 * rng.poisson(scene * gain) for gain in (0.2, 1, 2, 4)]).astype(np.uint16)
+    tifffile.imwrite(file := io.BytesIO(), stack, photometric="minisblack")
+    _, shown = show(client, file.getvalue(), page=number)
+    _, saved = download(client, file.getvalue(), format="tiff")
+
+    assert shown.headers["x-denoise-steps"] == saved.headers["x-denoise-steps"]
+    expected = tifffile.imread(io.BytesIO(saved.content))[number - 1]
+    assert np.abs(pixels(shown.content) - expected).max() <= 0.5
+
+
+def test_a_stack_of_large_pages_is_measured_page_by_page(client, file_of, samples, monkeypatch):
+    monkeypatch.setattr("service.runtime.preview.STACK_PIXELS", 1000)
+    first, second = (Image.fromarray(samples(60, 80, seed=seed)) for seed in (0, 1))
+    data = file_of(first, "TIFF", save_all=True, append_images=[second])
+    _, shown = show(client, data, page=2)
+    _, saved = download(client, data, page=2)
+
+    np.testing.assert_array_equal(pixels(shown.content), pixels(saved.content))
