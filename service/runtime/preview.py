@@ -38,7 +38,7 @@ PREVIEW_FORMAT = "png"
 # An image of at most so many pixels is denoised whole, as POST /denoise does. A larger one is denoised in parts,
 # unless a part is most of it.
 WHOLE_PIXELS = 1_100_000
-# Most pixels of the pages of a stack whose noise is measured, as POST /denoise does. If the pages are larger, each is
+# Most pixels of the pages of a stack whose noise is measured together, as POST /denoise does. Larger pages are
 # measured alone.
 STACK_PIXELS = 8_000_000
 # Significant digits of the numbers in the header.

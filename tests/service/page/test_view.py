@@ -117,11 +117,12 @@ def test_only_visible_tiles_are_sent(page, samples, file_of, monkeypatch):
         shapes.append(image.samples.shape)
         return real(net, image, *args, **how)
 
-    monkeypatch.setattr(stages, "TiledDenoiser", noted)
-
     page.set_viewport_size({"width": 800, "height": 600})
-    arrive(page, named(file_of(large)))
+    choose(page, named(file_of(large)))
     page.get_by_role("button", name="Actual size").click()
+    settle(page)
+    monkeypatch.setattr(stages, "TiledDenoiser", noted)
+    page.get_by_label("Model").select_option("scans")
     settle(page)
 
     assert shapes
