@@ -327,12 +327,17 @@ async function saved(image, name, unchanged) {
   if (isOther || wasUnchanged !== isUnchanged(image)) treatmentChanged();
 }
 
-/** Saves the image on view. What is denoised for the view is what is saved, so the download waits for it. */
-async function saveShown() {
-  const { output, luma, chroma, page, strength = 1 } = parameters(current);
-  const isShown = !output && luma === undefined && chroma === undefined && !page && strength >= 1;
+/**
+ * Runs a download while the view sends no requests. What is denoised for the view may be what is saved: then the
+ * download waits for it.
+ *
+ * download: called with a promise that is waited for first.
+ */
+async function saveInPeace(download) {
   const image = current;
-  await save(image, saved, preview.pause(isShown));
+  const { output, luma, chroma, page, strength = 1 } = parameters(image);
+  const isShown = !output && luma === undefined && chroma === undefined && !page && strength >= 1;
+  await download(preview.pause(isShown));
   if (current === image) preview.resume();
 }
 
@@ -447,8 +452,8 @@ find("out").addEventListener("click", () => opened && view.step(false));
 find("fit").addEventListener("click", () => opened && view.fit());
 find("actual").addEventListener("click", () => opened && view.zoom(1));
 find("remove").addEventListener("click", () => selectAndShow(remove(current)));
-find("download").addEventListener("click", saveShown);
-find("download-all").addEventListener("click", () => saveAll(usable(), saved));
+find("download").addEventListener("click", () => saveInPeace((ready) => save(current, saved, ready)));
+find("download-all").addEventListener("click", () => saveInPeace((ready) => saveAll(usable(), saved, ready)));
 find("cancel").addEventListener("click", cancel);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") cancel();

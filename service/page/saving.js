@@ -29,7 +29,7 @@ export async function save(image, onSaved, ready = Promise.resolve()) {
   const mine = begin(1);
   say("Denoising …");
   await Promise.race([ready, aborted(mine.signal)]);
-  const result = await denoised(image, showShare(mine, 0), mine.signal);
+  const result = mine.signal.aborted ? null : await denoised(image, showShare(mine, 0), mine.signal);
   if (result) {
     saveAs(result.blob, result.name);
     markSaved(image, result, onSaved);
@@ -37,9 +37,14 @@ export async function save(image, onSaved, ready = Promise.resolve()) {
   end(mine, () => (result ? say(`Saved: ${image.detail}`) : say(`${image.file.name}: ${image.detail}`, true)));
 }
 
-/** Denoises images one after the other, and saves them in a zip, or in several if there are many. onSaved: as `save`. */
-export async function saveAll(images, onSaved) {
+/**
+ * Denoises images one after the other, and saves them in a zip, or in several if there are many.
+ *
+ * onSaved, ready: as for `save`.
+ */
+export async function saveAll(images, onSaved, ready = Promise.resolve()) {
   const mine = begin(images.length);
+  await Promise.race([ready, aborted(mine.signal)]);
   const failed = [];
   const zips = new Zips();
   for (const [done, image] of images.entries()) {

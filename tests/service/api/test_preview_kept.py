@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -160,3 +162,23 @@ def test_a_stack_of_large_pages_is_measured_page_by_page(client, file_of, sample
     _, saved = download(client, data, page=2)
 
     np.testing.assert_array_equal(pixels(shown.content), pixels(saved.content))
+
+
+def test_parts_that_are_asked_for_at_once_share_the_work(client, noisy, monkeypatch):
+    view = json.loads(client.post("/preview", content=noisy).headers["x-denoise-view"])["view"]
+    calls, real = [], stages.TiledDenoiser
+
+    def noted(*args, **how):
+        calls.append(args)
+        time.sleep(0.2)
+        return real(*args, **how)
+
+    monkeypatch.setattr(stages, "TiledDenoiser", noted)
+    crops = ["0,0,10,10", "10,0,10,10", "0,10,10,10"]
+    with ThreadPoolExecutor(len(crops)) as threads:
+        answers = threads.map(
+            lambda crop: client.post("/preview", params={"view": view, "output": "clean", "crop": crop}), crops
+        )
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert len(calls) == 1

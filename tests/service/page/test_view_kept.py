@@ -45,7 +45,7 @@ def shapes(monkeypatch):
 
 @pytest.fixture(scope="module")
 def large(samples):
-    return np.tile(samples(400, 500), (3, 4, 1))
+    return np.tile(samples(400, 500), (3, 2, 1))
 
 
 def test_what_was_denoised_for_the_view_is_saved_at_once(keeping, visit, file, noisy, shapes):
@@ -67,7 +67,7 @@ def test_a_large_image_in_view_is_denoised_whole_and_once(keeping, visit, large,
     settle(page)
     download(page)
 
-    assert shapes == [(1200, 2000)]
+    assert shapes == [(1200, 1000)]
 
 
 def test_a_download_waits_for_the_view_and_takes_its_image(keeping, visit, samples, file_of, shapes, monkeypatch):
@@ -94,4 +94,14 @@ def test_a_download_with_other_options_does_not_wait(page, large, file_of, api, 
     assert download(page)[1] == api(data, luma=0.5)
     settle(page)
     # The view, the download, and what the test asked for.
-    assert shapes == [(1200, 2000)] * 3
+    assert shapes == [(1200, 1000)] * 3
+
+
+def test_saving_all_takes_the_image_in_view(keeping, visit, samples, file_of, shapes):
+    page = visit(at=keeping)
+    arrive(page, *(named(file_of(samples(90, 120, seed=seed)), f"{seed}.png") for seed in (5, 6)))
+    name, _ = download(page, "Download all 2")
+    settle(page)
+
+    assert name == "denoised.zip"
+    assert shapes == [(90, 120)] * 2
