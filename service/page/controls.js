@@ -123,7 +123,7 @@ function offerFormats(image) {
     option.hidden = option.disabled = !canHold(option.value, image?.kind, image?.page);
   }
   const own = image?.kind?.format;
-  find("same").textContent = own ? `same: ${own.toUpperCase()}` : "same as the file";
+  find("same").textContent = own ? `same: ${own.toUpperCase()}` : "same";
   find("format").value = formatFor(image);
   const format = formatName(image);
   const quality = ownQuality(image, format);

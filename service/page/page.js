@@ -300,12 +300,14 @@ async function previewParameters() {
 
 function showPreview() {
   const { progress } = preview;
+  // A short rest after each move is not shown.
+  const isBusy = reading || progress < 1 || (resting !== null && !preview.visible.length);
   // Of a single tile it is not known how much is done.
-  if (progress) find("preview").value = progress;
+  if (progress && progress < 1) find("preview").value = progress;
   else find("preview").removeAttribute("value");
-  find("preview").hidden = progress === 1;
-  find("tag-after").textContent = progress < 1 ? "denoising …" : "after";
-  find("viewport").setAttribute("aria-busy", reading || resting !== null || progress < 1);
+  find("preview").hidden = !isBusy;
+  find("tag-after").textContent = isBusy ? "denoising …" : "after";
+  find("viewport").setAttribute("aria-busy", isBusy || resting !== null);
   if (view.look?.removed && view.look.removed !== preview.gain) settingsChanged();
   view.draw();
 }
