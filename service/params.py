@@ -113,3 +113,8 @@ class PreviewParams(PageParams):
     def options(self) -> OutputOptions:
         """What is asked of the engine."""
         return OutputOptions(strength=self.strength, grain=self.grain)
+
+    @property
+    def whole(self) -> DenoiseParams:
+        """The parameters with which POST /denoise gives the same image whole."""
+        return DenoiseParams.model_validate(self.model_dump(include={"model", "force", "strength", "grain"}))

@@ -67,12 +67,13 @@ def _expectation(recipe: Recipe) -> str:
     curve = EXPECTED_CURVES.get((recipe.network, recipe.noise))
     if curve is None:
         return (
-            "the held-out PSNR starts below the noisy input's and passes it within minutes; there is no measured "
-            "curve for this network and noise"
+            "estimate: the held-out PSNR starts below the noisy input's and passes it within minutes; there is "
+            "no measured curve for this network and noise"
         )
     values = zip(EXPECTED_MINUTES, curve.gains, strict=True)
     points = ", ".join(f"{gain:+.1f} dB after {minutes} min" for minutes, gain in values)
     return (
-        f"held-out PSNR over the noisy input's: about {points}, at {curve.steps_a_minute:,} steps a minute on "
-        "two idle cores; a busy or slower machine, or a larger network, takes longer"
+        f"estimate: the held-out PSNR starts some dB below the noisy input's, and is over it by about {points}, "
+        f"at {curve.steps_a_minute:,} steps a minute on two idle cores; a busy or slower machine, or a larger "
+        "network, takes longer"
     )

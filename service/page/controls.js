@@ -13,12 +13,15 @@ const PRESETS = {
   normal: DEFAULTS,
   strong: { ...DEFAULTS, strength: 130 },
 };
-const FORMATS_WITH_QUALITY = ["jpeg", "webp", "avif", "same"];
+const FORMATS_WITH_QUALITY = ["jpeg", "webp", "avif"];
+// The format of the file itself.
+const SAME = "same";
 // What is saved where the selected format cannot hold an image, the first that can.
-const OTHER_FORMATS = ["png", "tiff"];
+const OTHER_FORMATS = [SAME, "png", "tiff"];
+const SUFFIXES = { jpeg: "jpg" };
 
 // The format that the user has selected, which is not offered for every image.
-let wanted = "png";
+let wanted = SAME;
 
 /** Shows a message below the image. */
 export function say(text, wrong = false) {
@@ -41,10 +44,10 @@ export function choice() {
   return option?.dataset.kind === "choice" ? option.value : undefined;
 }
 
-/** The selected page of a document, or frame of an animation. Undefined for all. */
-export function page() {
+/** The page in the field for the page to save. Undefined for all. */
+export function enteredPage() {
   const { value, valueAsNumber, validity } = find("page");
-  return find("page-choice").hidden || !value || !validity.valid ? undefined : valueAsNumber;
+  return !value || !validity.valid ? undefined : valueAsNumber;
 }
 
 /** The sliders' shares: strength from 0 to 1.5, luma and chroma from 0 to 1, grain from 0 to 0.5. */
@@ -68,23 +71,37 @@ export function computed() {
 
 /** The format that an image is saved in: the selected one, unless it cannot hold the image. */
 function formatFor(image) {
-  const isPossible = (format) => canHold(format, image?.kind, page());
+  const isPossible = (format) => canHold(format, image?.kind, image?.page);
   return [wanted, ...OTHER_FORMATS].find(isPossible) ?? wanted;
 }
+
+/** The name of the format that an image is saved in. */
+function formatName(image) {
+  const format = formatFor(image);
+  return format === SAME ? image?.kind?.format || "png" : format;
+}
+
+/** The quality that an image is saved with, or undefined for the format's own. A JPEG file keeps its own. */
+function qualityFor(image, format) {
+  if (!FORMATS_WITH_QUALITY.includes(format)) return undefined;
+  const { value } = find("quality");
+  return value === "default" ? ownQuality(image, format) : value;
+}
+
+const ownQuality = (image, format) => (format === "jpeg" ? image?.kind?.quality : undefined);
 
 /** The parameters of a request. Defaults are undefined. image: the one to denoise, if any. */
 export function parameters(image) {
   const unlessDefault = (value, usual) => (value === usual ? undefined : value);
-  const format = formatFor(image);
-  const quality = FORMATS_WITH_QUALITY.includes(format) ? find("quality").value : "default";
+  const format = formatName(image);
   const changed = Object.entries(shares()).map(([id, share]) => [id, unlessDefault(share, DEFAULTS[id] / 100)]);
   return {
     model: model(),
     ...Object.fromEntries(changed),
     output: unlessDefault(find("output").value, "clean"),
     format: unlessDefault(format, "png"),
-    quality: unlessDefault(quality, "default"),
-    page: page(),
+    quality: qualityFor(image, format),
+    page: image?.page,
     force: image?.force || undefined,
   };
 }
@@ -103,10 +120,15 @@ function showPreset() {
 /** Offers the formats that can hold the image. */
 function offerFormats(image) {
   for (const option of find("format").options) {
-    option.hidden = option.disabled = !canHold(option.value, image?.kind, page());
+    option.hidden = option.disabled = !canHold(option.value, image?.kind, image?.page);
   }
+  const own = image?.kind?.format;
+  find("same").textContent = own ? `same: ${own.toUpperCase()}` : "same";
   find("format").value = formatFor(image);
-  find("quality-choice").hidden = !FORMATS_WITH_QUALITY.includes(find("format").value);
+  const format = formatName(image);
+  const quality = ownQuality(image, format);
+  find("quality-choice").hidden = !FORMATS_WITH_QUALITY.includes(format);
+  find("usual-quality").textContent = quality ? `same: ${quality}` : "default";
 }
 
 /** Updates the texts and the fields that depend on other controls. image: the one on view, if any. */
@@ -115,11 +137,14 @@ export function updateControls(image) {
   showPreset();
   offerFormats(image);
   find("download").disabled = Boolean(image?.broken);
-  const url = new URL(address(parameters(image)), location.href).href;
+  const asked = parameters(image);
+  const url = new URL(address(asked), location.href).href;
   const quoted = url.includes("?") ? `'${url}'` : url;
   const key = hasKey() ? '-H "Authorization: Bearer $KEY" ' : "";
-  find("curl").textContent = `curl ${key}-F image=@noisy.jpg ${quoted} -o clean.png`;
+  find("curl").textContent = `curl ${key}-F image=@noisy.jpg ${quoted} -o clean.${suffixOf(asked.format)}`;
 }
+
+const suffixOf = (format = "png") => SUFFIXES[format] ?? format;
 
 find("format").addEventListener("input", () => {
   wanted = find("format").value;

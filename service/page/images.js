@@ -19,7 +19,8 @@ const BROKEN = [400, 413, 415];
  * folder: the path of the folder that it came in, with a slash at its end, or "". state: waiting, working, done or
  * failed. detail: a message about it. broken: whether it cannot be opened. drawn: whether the service takes it for a
  * drawing, which it does not denoise. force: whether it is denoised all the same. kind: what `describe` tells, once it
- * is known. seen: whether it has been on view.
+ * is known. seen: whether it has been on view. page: the only page to save, or undefined for all. shown: the page that
+ * was on view last. pixels: how many it has, once it is known.
  */
 export class ImageFile {
   constructor(file) {
@@ -29,6 +30,8 @@ export class ImageFile {
     this.detail = "";
     this.broken = this.drawn = this.force = this.seen = false;
     this.kind = null;
+    this.page = this.pixels = undefined;
+    this.shown = 1;
   }
 }
 

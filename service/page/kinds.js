@@ -1,5 +1,7 @@
 // Kinds of files: format, transparency and pages, as their headers tell. Decides which formats can hold an image.
 
+import { jpegQuality } from "./jpeg.js";
+
 // How the files of each writable format begin. GIF and BMP are here because browsers decode them.
 const SIGNATURES = [
   ["jpeg", /^\xff\xd8\xff/],
@@ -28,15 +30,16 @@ const EXTRA_SAMPLES = 338;
 const REDUCED = 1;
 
 /**
- * What a file is: { format, transparent, several }.
+ * What a file is: { format, transparent, several, quality }.
  *
  * format: a format's name, or "" for one that is only read. several: "frames", "pages", or "" for a single image, and
- * where the header does not tell.
+ * where the header does not tell. quality: of a JPEG file, 1 to 100, if it is known.
  */
 export async function describe(file) {
   const start = await textOf(file, 0, 32);
   const format = RAW.test(file.name) ? "" : SIGNATURES.find(([, begins]) => begins.test(start))?.[0] ?? "";
   const kind = { format, transparent: false, several: "" };
+  if (format === "jpeg") kind.quality = await jpegQuality(file);
   if (format === "png") Object.assign(kind, await describePng(file, start));
   if (format === "webp") Object.assign(kind, describeWebp(start));
   if (format === "gif") kind.several = /NETSCAPE2\.0|ANIMEXTS1\.0/.test(await textOf(file, 0, GIF_START)) ? "frames" : "";

@@ -34,7 +34,7 @@ export async function listModels() {
 
 function entryOf(model) {
   const [name, about] = [document.createElement("dt"), document.createElement("dd")];
-  name.textContent = model.default ? `${model.name} (the usual one)` : model.name;
+  name.textContent = model.default ? `${model.name} (default)` : model.name;
   about.textContent = aboutOf(model);
   return [name, about];
 }
@@ -45,14 +45,14 @@ export function describeModel() {
   find("model-about").textContent = model ? aboutOf(model) : "";
 }
 
-/** "For white noise: scans, renders, microscopes. Usual work." */
+/** "For white noise: scans, renders, microscopes. Usual speed." */
 const aboutOf = (model) => `${model.use ?? "No description: these weights are your own."} ${costOf(model)}`;
 
 function costOf(model) {
   const usual = Math.min(...parametersOf(known.find((each) => each.default) ?? model));
   const [least, most] = [Math.min, Math.max].map((of) => of(...parametersOf(model)) / usual);
-  if (most > SLOWER) return least > SLOWER ? `Slower: ${times(most)} the usual work.` : `Up to ${times(most)} the usual work.`;
-  return most < FASTER ? "Faster, with less than the usual work." : "The usual work.";
+  if (most > SLOWER) return least > SLOWER ? `Slow: takes ${times(most)} as long.` : `Takes up to ${times(most)} as long.`;
+  return most < FASTER ? "Fast." : "Usual speed.";
 }
 
 const times = (share) => `${Math.round(share)} times`;

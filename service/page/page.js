@@ -3,11 +3,12 @@
 import { filesOf, filesOfFolder } from "./adding.js";
 import {
   choice,
-  find,
   computed,
+  enteredPage,
+  find,
   mixture,
   model,
-  page,
+  parameters,
   say,
   showsRemoved,
   updateControls,
@@ -27,6 +28,7 @@ import { View } from "./view.js";
 
 // Milliseconds without a move before tiles are requested.
 const REST = 120;
+const PAGE_KEYS = ["PageUp", "PageDown", "<", ">"];
 const NO_FILE = "No file found. Drop or paste images, or choose files.";
 const MAY_HAVE_PAGES = /\.(tiff?|gif|webp|apng|avif)$/i;
 
@@ -43,6 +45,8 @@ let corrected = null;
 let estimated = null;
 // The timer that waits until the view rests.
 let resting = null;
+// Whether the user has opened or closed the contrast; null as long as it follows the image.
+let contrastOpen = null;
 // What the tiles were requested with, as text.
 let requested = JSON.stringify({});
 
@@ -93,14 +97,16 @@ async function show(image) {
   image.seen = true;
   updateControls(image);
   find("page-choice").hidden = !MAY_HAVE_PAGES.test(image.file.name);
+  find("page").value = image.page ?? "";
   find("name").textContent = image.file.name;
   find("facts").textContent = inUnits(image.file.size);
   hideNoise();
   notice("Reading …");
-  if (!page()) showGlimpse(image, mine.signal);
+  const number = image.page ?? image.shown;
+  if (number === 1) showGlimpse(image, mine.signal);
   const source = new Source(image.file);
   try {
-    const overview = await source.open(page() ?? 1, AUTO, mine.signal);
+    const overview = await source.open(number, AUTO, mine.signal);
     image.kind = await kindOf(image.file, overview);
     if (mine.signal.aborted) overview.close();
     else present(image, source, overview, mine.signal);
@@ -124,6 +130,7 @@ async function showGlimpse(image, signal) {
   if (!found) return;
   if (signal.aborted || opened) return found.overview.close();
   opened = found;
+  image.pixels ??= found.pixels.width * found.pixels.height;
   notice("");
   view.show(found, preview.tiles);
 }
@@ -134,13 +141,15 @@ function present(image, source, overview, signal) {
   opened = { source, overview, pixels: { width, height } };
   reading = false;
   image.pixels = width * height;
+  image.shown = source.page;
+  find("page-choice").hidden = count < 2;
   const facts = [`${width} × ${height}`, megapixels(image.pixels), typeInWords(type), count > 1 ? `${count} pages` : ""];
   find("facts").textContent = [...facts, inUnits(image.file.size)].filter(Boolean).join(", ");
   fillThumbnail(image.item.querySelector("canvas"), overview);
   notice("");
   contrast.show(source.about);
   pages.show(source.page, count);
-  find("contrast").hidden = false;
+  showContrast(type);
   estimated = estimate(image, source, signal);
   describeNoise().catch((error) => !signal.aborted && say(error.message, true));
   preview.show(source);
@@ -169,6 +178,14 @@ async function turnTo(number) {
     requestVisible();
     say(`${image.file.name}: ${error.message}`, true);
   }
+}
+
+/** Shows the histogram and its handles, unless the image is made for a screen or the user has closed them. */
+function showContrast(type) {
+  const isOpen = contrastOpen ?? type !== "uint8";
+  find("contrast").hidden = !isOpen;
+  find("contrast-toggle").hidden = false;
+  find("contrast-toggle").setAttribute("aria-expanded", isOpen);
 }
 
 /** Renders the image on view with other black and white points. */
@@ -215,7 +232,7 @@ function release() {
   opened = corrected = null;
   contrast.clear();
   pages.clear();
-  find("contrast").hidden = true;
+  find("contrast").hidden = find("contrast-toggle").hidden = true;
   resting = null;
 }
 
@@ -283,9 +300,14 @@ async function previewParameters() {
 
 function showPreview() {
   const { progress } = preview;
-  find("preview").value = progress;
-  find("preview").hidden = progress === 1;
-  find("viewport").setAttribute("aria-busy", reading || resting !== null || progress < 1);
+  // A short rest after each move is not shown.
+  const isBusy = reading || progress < 1 || (resting !== null && !preview.visible.length);
+  // Of a single tile it is not known how much is done.
+  if (progress && progress < 1) find("preview").value = progress;
+  else find("preview").removeAttribute("value");
+  find("preview").hidden = !isBusy;
+  find("tag-after").textContent = isBusy ? "denoising …" : "after";
+  find("viewport").setAttribute("aria-busy", isBusy || resting !== null);
   if (view.look?.removed && view.look.removed !== preview.gain) settingsChanged();
   view.draw();
 }
@@ -305,6 +327,20 @@ async function saved(image, name, unchanged) {
     estimated = Promise.resolve({ ...found, models: { ...found.models, [choice()]: name } });
   }
   if (isOther || wasUnchanged !== isUnchanged(image)) treatmentChanged();
+}
+
+/**
+ * Runs a download while the view sends no requests. What is denoised for the view may be what is saved: then the
+ * download waits for it.
+ *
+ * download: called with a promise that is waited for first.
+ */
+async function saveInPeace(download) {
+  const image = current;
+  const { output, luma, chroma, page, strength = 1 } = parameters(image);
+  const isShown = !output && luma === undefined && chroma === undefined && !page && strength >= 1;
+  await download(preview.pause(isShown));
+  if (current === image) preview.resume();
 }
 
 // The images on the page.
@@ -405,16 +441,27 @@ find("force").addEventListener("input", (event) => {
   current.force = event.target.checked;
   treatmentChanged();
 });
-find("page").addEventListener("change", () => show(current));
+find("page").addEventListener("change", () => {
+  current.page = enteredPage();
+  show(current);
+});
+find("contrast-toggle").addEventListener("click", () => {
+  contrastOpen = find("contrast").hidden;
+  showContrast();
+});
 find("in").addEventListener("click", () => opened && view.step(true));
 find("out").addEventListener("click", () => opened && view.step(false));
 find("fit").addEventListener("click", () => opened && view.fit());
 find("actual").addEventListener("click", () => opened && view.zoom(1));
 find("remove").addEventListener("click", () => selectAndShow(remove(current)));
-find("download").addEventListener("click", () => save(current, saved));
-find("download-all").addEventListener("click", () => saveAll(usable(), saved));
+find("download").addEventListener("click", () => saveInPeace((ready) => save(current, saved, ready)));
+find("download-all").addEventListener("click", () => saveInPeace((ready) => saveAll(usable(), saved, ready)));
 find("cancel").addEventListener("click", cancel);
-document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") cancel();
+  // Keys for the pages work wherever nothing else takes them.
+  else if (document.activeElement === document.body && pages.count > 1 && PAGE_KEYS.includes(event.key)) view.key(event);
+});
 
 document.addEventListener("keyrequired", () => {
   if (!find("entry").hidden) return;

@@ -1,9 +1,12 @@
-// Preview: has the visible part of the image denoised tile by tile, and keeps the tiles.
+// Preview: has the visible part of the image denoised, and keeps it in tiles. If most of the image is visible, one tile
+// holds all of it: the service denoises it whole, and keeps it for the download.
 
 import { mix } from "./mix.js";
 
 // Side of a tile, in pixels of the image.
 export const TILE = 512;
+// The key of the tile that holds the whole image.
+const WHOLE = "whole";
 // Requests at the same time.
 const CONCURRENCY = 2;
 // Removed noise is amplified by at most MAX_GAIN, to a standard deviation of at most SPREAD of 255, where it is
@@ -57,7 +60,9 @@ class Tile {
 }
 
 /** The position of a tile in the image, in pixels. */
-function placeOf(column, row, pixels) {
+function placeOf(key, pixels) {
+  if (key === WHOLE) return { left: 0, top: 0, width: pixels.width, height: pixels.height };
+  const [column, row] = key.split(" ").map(Number);
   const [left, top] = [column * TILE, row * TILE];
   return { left, top, width: Math.min(TILE, pixels.width - left), height: Math.min(TILE, pixels.height - top) };
 }
@@ -78,12 +83,34 @@ export class Preview {
     this.tiles.clear();
     this.source = source;
     this.visible = [];
+    this.paused = false;
   }
 
   stop() {
     for (const request of this.running.values()) request.abort();
     this.running.clear();
-    this.queue = [];
+  }
+
+  /**
+   * Sends no requests until `resume`, while a download needs the service. Returns a promise: the whole image, if it is
+   * being denoised, is done.
+   *
+   * needsWhole: the download has the same options, so it waits for the whole image and takes it.
+   */
+  pause(needsWhole) {
+    this.paused = true;
+    const whole = this.running.get(WHOLE);
+    for (const [key, request] of this.running) {
+      if (needsWhole && key === WHOLE) continue;
+      request.abort();
+      this.running.delete(key);
+    }
+    return needsWhole && whole ? whole.done : Promise.resolve();
+  }
+
+  resume() {
+    this.paused = false;
+    if (this.source) this.fetchNext();
   }
 
   /** The share of the visible tiles that are ready. */
@@ -101,18 +128,33 @@ export class Preview {
   }
 
   isReady(key) {
-    const tile = this.tiles.get(key);
-    return tile !== undefined && tile.level <= this.level && tile.asked === this.asked;
+    const isFine = (tile) => tile !== undefined && tile.level <= this.level && tile.asked === this.asked;
+    return isFine(this.tiles.get(key)) || isFine(this.tiles.get(WHOLE));
   }
 
   /**
-   * Requests the tiles of an area, from its middle outwards. Cancels requests for other tiles.
+   * Requests the tiles of an area, from its middle outwards. Cancels requests for other tiles, but not one for the
+   * whole image.
    *
    * parameters: of the requests to the service. output: "noisy" if it would return the image as it is.
    */
   request({ left, top, right, bottom }, level, parameters) {
     // As text, so that parameters can be compared.
     Object.assign(this, { level, asked: JSON.stringify(parameters) });
+    const { width, height } = this.source.about;
+    const isMost = 2 * (right - left) * (bottom - top) > width * height;
+    this.visible = isMost ? [WHOLE] : this.tilesIn({ left, top, right, bottom });
+    for (const [key, request] of this.running) {
+      const same = request.asked === this.asked;
+      if (same && (key === WHOLE || (request.level === level && this.visible.includes(key)))) continue;
+      request.abort();
+      this.running.delete(key);
+    }
+    this.fetchNext();
+  }
+
+  /** The keys of the tiles in an area, from its middle outwards. */
+  tilesIn({ left, top, right, bottom }) {
     const found = [];
     for (let row = Math.floor(top / TILE); row * TILE < bottom; row++) {
       for (let column = Math.floor(left / TILE); column * TILE < right; column++) {
@@ -121,25 +163,22 @@ export class Preview {
         found.push({ key: `${column} ${row}`, distance: Math.hypot(across, down) });
       }
     }
-    this.visible = found.sort((a, b) => a.distance - b.distance).map(({ key }) => key);
-    for (const [key, request] of this.running) {
-      const same = request.level === level && request.asked === this.asked;
-      if (same && this.visible.includes(key)) continue;
-      request.abort();
-      this.running.delete(key);
-    }
-    this.queue = this.visible.filter((key) => !this.isReady(key) && !this.running.has(key));
-    this.fetchNext();
+    return found.sort((a, b) => a.distance - b.distance).map(({ key }) => key);
   }
 
   fetchNext() {
-    while (this.running.size < CONCURRENCY && this.queue.length) this.fetch(this.queue.shift());
+    const missing = this.visible.filter((key) => !this.isReady(key) && !this.running.has(key));
+    while (!this.paused && this.running.size < CONCURRENCY && missing.length) this.fetch(missing.shift());
     this.onChange();
   }
 
-  async fetch(key) {
+  fetch(key) {
     const request = Object.assign(new AbortController(), { level: this.level, asked: this.asked });
     this.running.set(key, request);
+    request.done = this.fetched(key, request);
+  }
+
+  async fetched(key, request) {
     try {
       const tile = await this.rendered(key, request);
       if (request.signal.aborted) return;
@@ -155,8 +194,7 @@ export class Preview {
   }
 
   async rendered(key, { level, asked, signal }) {
-    const [column, row] = key.split(" ").map(Number);
-    const place = placeOf(column, row, this.source.about);
+    const place = placeOf(key, this.source.about);
     const parameters = JSON.parse(asked);
     const bitmap = await this.source.part(place, 2 ** level, parameters, signal);
     const both = parameters.output === "compare";
@@ -171,16 +209,26 @@ export class Preview {
 
   /** Keeps a tile. If the cache is full, the tiles that were requested first go first. */
   keep(key, tile) {
-    this.tiles.delete(key);
-    this.tiles.set(key, tile);
+    if (key === WHOLE) this.keepWhole(tile);
+    else {
+      this.tiles.delete(key);
+      this.tiles.set(key, tile);
+    }
     let size = 0;
     for (const kept of this.tiles.values()) size += kept.size;
     for (const [other, kept] of this.tiles) {
       if (size <= CACHE) break;
-      if (this.visible.includes(other)) continue;
+      if (other === WHOLE || this.visible.includes(other)) continue;
       this.tiles.delete(other);
       size -= kept.size;
     }
+  }
+
+  /** Keeps the whole image as the first tile, over which finer ones are drawn. Others are no longer needed. */
+  keepWhole(tile) {
+    const finer = [...this.tiles].filter(([key, other]) => key !== WHOLE && other.asked === tile.asked && other.level < tile.level);
+    this.tiles.clear();
+    for (const [key, other] of [[WHOLE, tile], ...finer]) this.tiles.set(key, other);
   }
 }
 

@@ -3,8 +3,9 @@
 import { denoiseAsJob } from "./jobs.js";
 import * as service from "./service.js";
 
-// A larger file, in bytes or pixels, is denoised as a job, which reports its progress.
-const LARGE = { bytes: 8e6, pixels: 4e6 };
+// A larger file, in bytes or pixels, is denoised as a job, which reports its progress. If the pixels are not known, a
+// compressed file can be large from `unknown` bytes on.
+const LARGE = { bytes: 8e6, pixels: 4e6, unknown: 2e6 };
 // Bytes of all kept results. The oldest go first.
 const MAX_KEPT = 500e6;
 // Milliseconds that a result is kept. Meanwhile the service may get other weights.
@@ -42,4 +43,4 @@ function keep(entry) {
   while (size > MAX_KEPT) size -= kept.shift().result.blob.size;
 }
 
-const isLarge = ({ file, pixels = 0 }) => file.size > LARGE.bytes || pixels > LARGE.pixels;
+const isLarge = ({ file, pixels }) => file.size > (pixels ? LARGE.bytes : LARGE.unknown) || pixels > LARGE.pixels;

@@ -20,11 +20,16 @@ let work = null;
 export const isSaving = () => work !== null;
 export const cancel = () => work?.abort();
 
-/** Denoises and saves an image. onSaved(image, model, unchanged): called then. Cancels earlier downloads. */
-export async function save(image, onSaved) {
+/**
+ * Denoises and saves an image. Cancels earlier downloads.
+ *
+ * onSaved(image, model, unchanged): called then. ready: a promise that is waited for first.
+ */
+export async function save(image, onSaved, ready = Promise.resolve()) {
   const mine = begin(1);
   say("Denoising …");
-  const result = await denoised(image, showShare(mine, 0), mine.signal);
+  await Promise.race([ready, aborted(mine.signal)]);
+  const result = mine.signal.aborted ? null : await denoised(image, showShare(mine, 0), mine.signal);
   if (result) {
     saveAs(result.blob, result.name);
     markSaved(image, result, onSaved);
@@ -32,9 +37,14 @@ export async function save(image, onSaved) {
   end(mine, () => (result ? say(`Saved: ${image.detail}`) : say(`${image.file.name}: ${image.detail}`, true)));
 }
 
-/** Denoises images one after the other, and saves them in a zip, or in several if there are many. onSaved: as `save`. */
-export async function saveAll(images, onSaved) {
+/**
+ * Denoises images one after the other, and saves them in a zip, or in several if there are many.
+ *
+ * onSaved, ready: as for `save`.
+ */
+export async function saveAll(images, onSaved, ready = Promise.resolve()) {
   const mine = begin(images.length);
+  await Promise.race([ready, aborted(mine.signal)]);
   const failed = [];
   const zips = new Zips();
   for (const [done, image] of images.entries()) {
@@ -119,7 +129,9 @@ async function denoised(image, onProgress, signal) {
     const unchanged = steps.startsWith(UNCHANGED);
     const time = again ? "earlier" : `in ${inSeconds(Number(headers.get("X-Denoise-Seconds")))}`;
     const made = unchanged ? `${name}, ${steps}` : `${name}, denoised by ${model} ${time}`;
-    const details = [made, unchanged ? "" : steps, headers.get("X-Denoise-Changed")];
+    const isOwn = others.quality && others.quality === image.kind.quality;
+    const quality = isOwn ? `JPEG quality ${others.quality}, as the file` : "";
+    const details = [made, unchanged ? "" : steps, quality, headers.get("X-Denoise-Changed")];
     return { blob, name, model, unchanged, detail: details.filter(Boolean).join("; ") };
   } catch (error) {
     mark(image, signal.aborted ? "waiting" : "failed", signal.aborted ? "" : error.message);
@@ -131,6 +143,8 @@ function markSaved(image, { model, unchanged, detail }, onSaved) {
   mark(image, "done", detail);
   onSaved(image, model, unchanged);
 }
+
+const aborted = (signal) => new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
 
 const inSeconds = (seconds) => (seconds < 0.1 ? "less than 0.1 s" : `${seconds.toFixed(1)} s`);
 

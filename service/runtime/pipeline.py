@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from engine.defaults import FORMAT
-from engine.imageio.formats import FORMATS, Depth, Format, output_format
+from engine.imageio.formats import FORMATS, SAME, Depth, Format, output_format
 from engine.imageio.image import Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Decoder
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions
@@ -26,6 +26,7 @@ from engine.inference.preparation import (
     steps_for,
     words_of,
 )
+from engine.models.checkpoint import Model
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.numbers import compact_json
@@ -68,8 +69,22 @@ def refuse_unknown(params: DenoiseParams, models: Snapshot) -> None:
 
 
 @dataclass(frozen=True)
+class OpenedFile:
+    """A file that is decoded already. choose: as Snapshot.choose for its pages; runs in a thread."""
+
+    info: ImageInfo
+    digest: str
+    file: ImageSequence
+    choose: Callable[[], tuple[Model, NoiseEstimate]]
+
+
+@dataclass(frozen=True)
 class _Request:
-    """What denoising one file takes. model: its name. kind: the format to write. Others: as Pipeline.denoise."""
+    """What denoising one file takes.
+
+    model: its name. kind: the format to write. opened: the file, if it is decoded already. Others: as
+    Pipeline.denoise.
+    """
 
     source: ImageSource
     params: DenoiseParams
@@ -78,6 +93,7 @@ class _Request:
     kind: Format
     charge: Callable[[int], None]
     on_progress: Callable[[float], None]
+    opened: OpenedFile | None = None
 
     @property
     def options(self) -> OutputOptions:
@@ -162,7 +178,7 @@ class Pipeline:
         """
         models = self.models()
         name = models.resolve_name(params.model)
-        info, digest = await self._identify(source, params)
+        info, digest = await self.identify(source, params)
         kind = output_format(params.target, info.kind)
         request = _Request(source, params, name, info, kind, charge, on_progress)
         key = request.key(digest, models)
@@ -184,6 +200,36 @@ class Pipeline:
             self.cache.keep_file(key, result)
         return result
 
+    async def denoise_opened(
+        self,
+        ticket: Ticket,
+        source: ImageSource,
+        params: DenoiseParams,
+        opened: OpenedFile,
+        charge: Callable[[int], None],
+    ) -> DenoisedPages:
+        """The pages of a file on view, denoised, or from the cache.
+
+        They are kept. So `denoise` finds them if it writes the file's own format, or one that holds floats alike.
+        charge: as for `denoise`.
+        """
+        models = self.models()
+        info = opened.info
+        kind = output_format(FORMAT if info.kind.writes is None else SAME, info.kind)
+        name = models.resolve_name(params.model)
+        request = _Request(source, params, name, info, kind, charge, lambda share: None, opened)
+        key = request.key(opened.digest, models).pages
+        found, pages = await self._pages(ticket, request, key, models, self.metrics.laps())
+        if found == "miss":
+            self.metrics.image(pages.provenance.model, pages.provenance.digest, info.pixels)
+        return pages
+
+    async def identify(self, source: ImageSource, params: DenoiseParams) -> tuple[ImageInfo, str]:
+        """What the file's header says, and its SHA-256 if there is a cache; else an empty text."""
+        if self.cache.limit:
+            return await self.decoding.identify(source, params.page, params.colour)
+        return await self.decoding.read_info(source, params.page, params.colour), ""
+
     def _count(self, result: DenoisedFile, info: ImageInfo) -> None:
         """Counts a file in the metrics."""
         made = result.provenance
@@ -191,12 +237,6 @@ class Pipeline:
             self.metrics.cached(result.found, made.model, made.digest)
         if result.found == "miss":
             self.metrics.image(made.model, made.digest, info.pixels)
-
-    async def _identify(self, source: ImageSource, params: DenoiseParams) -> tuple[ImageInfo, str]:
-        """What the file's header says, and its SHA-256 if there is a cache; else an empty text."""
-        if self.cache.limit:
-            return await self.decoding.identify(source, params.page, params.colour)
-        return await self.decoding.read_info(source, params.page, params.colour), ""
 
     async def _pages(
         self, ticket: Ticket, request: _Request, key: PagesKey, models: Snapshot, lap: Callable[..., None]
@@ -225,7 +265,8 @@ class Pipeline:
         samples = [page.samples for page in pages]
         models = self.models()
         name = DEVELOPED_MODEL if mosaic_words else request.model
-        model, estimate = await ticket.in_thread(partial(models.choose, name, samples))
+        known = None if mosaic_words or not request.opened else request.opened.choose
+        model, estimate = await ticket.in_thread(known or partial(models.choose, name, samples))
         steps = _steps(params, request.kind, pages)
         if mosaic_words:
             steps = steps_after_mosaic(steps)
@@ -255,7 +296,8 @@ class Pipeline:
                 if values is not None:
                     return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
                 return await self.decoding.decode(ticket, source, params.page, params.colour), ()
-        file = await self.decoding.decode(ticket, source, params.page, params.colour)
+        opened = request.opened
+        file = opened.file if opened else await self.decoding.decode(ticket, source, params.page, params.colour)
         request.charge(pixels)
         return file, ()
 

@@ -1,54 +1,48 @@
 """Previews: parts of an image for the eye, noisy or denoised, from its real samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from engine.imageio.formats import FORMATS
-from engine.imageio.image import EncodedImage, Image, ImageSequence
+from engine.imageio.formats import FORMATS, Depth
+from engine.imageio.image import WHITE, EncodedImage, Image, ImageSequence
+from engine.inference.model_selection import models_of
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation.banding import NO_BANDING
 from engine.inference.noise_estimation.impulses import NO_IMPULSES
-from engine.inference.preparation import PreparationOptions, prepare
+from engine.inference.noise_estimation.pages import sampled_pages
+from engine.inference.preparation import PreparationOptions, page_preparer
 from engine.models.checkpoint import Model
 from service.params import PreviewParams
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
+from service.runtime.boxes import Box, around, box_of, factor_for, moved, part_of, pixels_of
 from service.runtime.numbers import compact_json
-from service.runtime.pipeline import PIXEL_BYTES, Pipeline, load_of
+from service.runtime.pipeline import PIXEL_BYTES, OpenedFile, Pipeline, load_of
 from service.runtime.rendering import (
     beside,
-    crop,
     distribution_of,
     reduce,
     to_8_bits,
     with_colours_alone,
 )
+from service.runtime.result_cache import Provenance
 from service.runtime.scheduler import Disconnected
 from service.runtime.ticket import Load, MemoryShare, Ticket
 from service.runtime.views import Treatment, View, ViewedPage, Views
 
 # What every browser can show, with 16 bits.
 PREVIEW_FORMAT = "png"
-# Neighbouring pixels that are denoised with a part, so that parts join without a seam. With the shipped networks,
-# parts differ from the image denoised whole by at most 0.15 of 255; with 48 pixels by 0.9, with 32 by 5.
-HALO = 64
-# Where a part that is denoised may begin: the networks halve the image several times.
-GRID = 32
-# Of an image of at most so many pixels, all is denoised at once: then its means are exact.
+# An image of at most so many pixels is denoised whole, as POST /denoise does. A larger one is denoised in parts,
+# unless a part is most of it.
 WHOLE_PIXELS = 1_100_000
+# Most pixels of the pages of a stack whose noise is measured together, as POST /denoise does. Larger pages are
+# measured alone.
+STACK_PIXELS = 8_000_000
 # Significant digits of the numbers in the header.
 DIGITS = 9
-
-Box = tuple[int, int, int, int]
-
-
-class OutsideImage(ProblemError):
-    """A part that reaches beyond the image."""
-
-    status = 422
 
 
 class WrongPoints(ProblemError):
@@ -93,24 +87,24 @@ class Previewer:
         async with self.pipeline.scheduler.admit(disconnected, load) as ticket:
             page = page or await self._decoded(ticket, view, number)
             points = _points(params, page)
-            box = _box(params.crop, page.image)
-            factor = params.reduction or _factor(params.side, box)
-            treatment = None
+            box = box_of(params.crop, page.image)
+            factor = params.reduction or factor_for(params.side, box)
+            model, words = "", tuple[str, ...]()
             noisy = await self._noisy(ticket, page, box, factor)
             image = noisy
             if params.output != "noisy":
-                treatment = await self._treatment(ticket, page, models, name, params.force)
-                clean = await self._clean(ticket, page, treatment, params, box, charge)
+                asked = _Asked(view, page, params, models, name, charge)
+                clean, model, words = await self._clean(ticket, asked, box)
                 clean = await ticket.in_thread(partial(reduce, clean, factor))
                 image = beside(noisy, clean) if params.output == "compare" else clean
             self.views.trim(view)
             written = await self._encode(ticket, page, image, points)
             ticket.keep(memory, len(written.data))
         headers = {"X-Denoise-View": _about(view, number, page, points)}
-        if treatment:
-            headers["X-Denoise-Model"] = quote(treatment.model.name)
-            if treatment.words:
-                headers["X-Denoise-Steps"] = "; ".join(treatment.words)
+        if model:
+            headers["X-Denoise-Model"] = quote(model)
+        if words:
+            headers["X-Denoise-Steps"] = "; ".join(words)
         if written.changed:
             headers["X-Denoise-Changed"] = "; ".join(written.changed)
         return Preview(written, headers)
@@ -139,14 +133,26 @@ class Previewer:
             kind = FORMATS[PREVIEW_FORMAT] if params else None
             info = await self.pipeline.decoding.read_info(view.source, number, count_pages=view.count is None)
             view.count = view.count or info.pages
-            return load_of(info, view.source.memory, kind)
-        box, passes = _box(params.crop if params else None, page.image), 1
+            view.kind = info.kind
+            load = load_of(info, view.source.memory, kind)
+            return (
+                _with_stack(load, view, info.pixels, info.depth) if params and params.output != "noisy" else load
+            )
+        box, passes = box_of(params.crop if params else None, page.image), 1
         if params and params.output != "noisy":
-            whole = _box(None, page.image)
+            whole = box_of(None, page.image)
             passes = params.options.passes
-            box = _around(_denoised_at_once(box, whole), whole, passes)
+            models = self.pipeline.models()
+            asked = _Asked(view, page, params, models, models.resolve_name(params.model))
+            if asked.takes_whole(box):
+                box = box if asked.key in page.rendered else whole
+            else:
+                box = around(_denoised_at_once(box, whole), whole, passes)
         twice = 2 if params and params.output == "compare" else 1
-        return Load(_pixels(box) * passes, _pixels(box) * PIXEL_BYTES[page.image.depth] * twice)
+        load = Load(pixels_of(box) * passes, pixels_of(box) * PIXEL_BYTES[page.image.depth] * twice)
+        if params and params.output != "noisy" and not page.treatments:
+            return _with_stack(load, view, pixels_of(whole), page.image.depth)
+        return load
 
     async def _decoded(self, ticket: Ticket, view: View, number: int) -> ViewedPage:
         async with view.decoding:
@@ -158,54 +164,71 @@ class Previewer:
         self.views.trim(view)
         return page
 
-    async def _treatment(
-        self, ticket: Ticket, page: ViewedPage, models: Snapshot, name: str, force: bool
-    ) -> Treatment:
+    async def _treatment(self, ticket: Ticket, asked: "_Asked") -> Treatment:
         """How the page is denoised. It is the same for all its parts."""
-        treatment = page.treatments.get((name, force))
-        if treatment is None or treatment.models is not models:
-            treatment = await ticket.in_thread(partial(_treatment_of, page, models, name, force))
-            page.treatments[name, force] = treatment
+        page, key = asked.page, (asked.name, asked.params.force)
+        treatment = page.treatments.get(key)
+        if treatment is None or treatment.models is not asked.models:
+            numbers = _measured_pages(asked.view, pixels_of(box_of(None, page.image)))
+            pages = [await self._decoded(ticket, asked.view, number) for number in numbers]
+            treatment = await ticket.in_thread(partial(_treatment_of, asked, pages or [page]))
+            page.treatments[key] = treatment
         return treatment
 
     async def _noisy(self, ticket: Ticket, page: ViewedPage, box: Box, factor: int) -> Image:
         if factor == 1:
-            return _part(page.image, box)
+            return part_of(page.image, box)
         key = ("noisy", box, factor)
         if key not in page.rendered:
-            part = _part(page.image, box)
+            part = part_of(page.image, box)
             page.rendered[key] = await ticket.in_thread(partial(reduce, part, factor))
         return page.rendered[key]
 
-    async def _clean(
-        self,
-        ticket: Ticket,
-        page: ViewedPage,
-        treatment: Treatment,
-        params: PreviewParams,
-        box: Box,
-        charge: Callable[[int], None],
-    ) -> Image:
-        """The part, denoised, at its full size. It is kept for the next request."""
+    async def _clean(self, ticket: Ticket, asked: "_Asked", box: Box) -> tuple[Image, str, tuple[str, ...]]:
+        """The part, denoised, at its full size; the name of the model, and what was done besides."""
+        if asked.takes_whole(box):
+            image, made = await self._denoised_whole(ticket, asked)
+            return part_of(image, box), made.model, made.steps
+        treatment = await self._treatment(ticket, asked)
+        return await self._denoised_part(ticket, asked, treatment, box), treatment.model.name, treatment.words
+
+    async def _denoised_whole(self, ticket: Ticket, asked: "_Asked") -> tuple[Image, Provenance]:
+        """The only page of a file. POST /denoise gives the same image, and finds it in the cache."""
+        view, page, key = asked.view, asked.page, asked.key
+        async with view.denoising:
+            if key not in page.rendered:
+                request = asked.params.whole
+                view.identity = view.identity or await self.pipeline.identify(view.source, request)
+                info, digest = view.identity
+                file = ImageSequence(info.kind, (page.image,), changed=page.changed)
+                opened = OpenedFile(info, digest, file, partial(_chosen, page, asked.models, asked.name))
+                pages = await self.pipeline.denoise_opened(ticket, view.source, request, opened, asked.charge)
+                page.made[key] = pages.provenance
+                page.rendered[key] = await ticket.in_thread(partial(_like, page.image, pages.file.pages[0]))
+            return page.rendered[key], page.made[key]
+
+    async def _denoised_part(self, ticket: Ticket, asked: "_Asked", treatment: Treatment, box: Box) -> Image:
+        """A part of a large page, or of one of several, denoised. It is kept for the next request."""
+        page, params = asked.page, asked.params
         if treatment.preparation.unchanged:
-            return _part(page.image, box)
-        whole = _box(None, page.image)
+            return part_of(page.image, box)
+        whole = box_of(None, page.image)
         area = _denoised_at_once(box, whole)
         options = params.options
         key = ("clean", treatment.model.digest, params.force, params.strength, params.grain, area)
         image = page.rendered.get(key)
         if image is None:
-            around = _around(area, whole, options.passes)
-            charge(_pixels(around))
-            pages = [_part(treatment.source, around)]
+            surroundings = around(area, whole, options.passes)
+            asked.charge(pixels_of(surroundings))
+            pages = [part_of(treatment.source, surroundings)]
             steps = [treatment.preparation]
             denoise = self.pipeline.denoising.denoise
             await denoise(ticket, treatment.model, pages, options, steps, lambda pixels: None)
-            inner = _moved(area, -around[0], -around[1])
+            inner = moved(area, -surroundings[0], -surroundings[1])
             # Without the pixels around it, which a part of a tensor would keep.
-            image = _copied(_part(pages[0], inner))
+            image = _copied(part_of(pages[0], inner))
             page.rendered[key] = image
-        return _part(image, _moved(box, -area[0], -area[1]))
+        return part_of(image, moved(box, -area[0], -area[1]))
 
     async def _encode(
         self, ticket: Ticket, page: ViewedPage, image: Image, points: tuple[float, float] | None
@@ -220,6 +243,46 @@ class Previewer:
         )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a request is about. name: of the model. charge: as Previewer.render."""
+
+    view: View
+    page: ViewedPage
+    params: PreviewParams
+    models: Snapshot
+    name: str
+    charge: Callable[[int], None] = lambda pixels: None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Of the page that is denoised whole, in `page.rendered`."""
+        params = self.params
+        weights = tuple(self.models.by_name[each].digest for each in models_of(self.name))
+        return "whole", self.name, weights, params.force, params.strength, params.grain
+
+    def takes_whole(self, box: Box) -> bool:
+        """Whether the file is denoised whole for this part.
+
+        That is exact, and a download of the file then takes no time. A camera raw file is denoised before it is
+        developed, so its parts cannot be denoised on their own.
+        """
+        if self.view.count != 1:
+            return False
+        kind, whole = self.view.kind, pixels_of(box_of(None, self.page.image))
+        is_raw = kind is not None and kind.name == "raw"
+        is_most = whole <= WHOLE_PIXELS or 2 * pixels_of(box) > whole
+        return is_raw or is_most or self.key in self.page.rendered
+
+
+def _like(noisy: Image, clean: Image) -> Image:
+    """The denoised image with samples of the noisy one's type: a file of whole counts may become floats."""
+    samples, dtype = clean.samples, noisy.samples.dtype
+    if samples.dtype != dtype:
+        samples = samples.round().clamp(0, WHITE[dtype]).to(dtype)
+    return replace(clean, samples=samples, missing=None)
+
+
 def _chosen(page: ViewedPage, models: Snapshot, name: str) -> tuple[Model, NoiseEstimate]:
     """What Snapshot.choose answers. To measure the noise takes long, so it is not done twice."""
     if page.noise:
@@ -230,16 +293,45 @@ def _chosen(page: ViewedPage, models: Snapshot, name: str) -> tuple[Model, Noise
     return models.choose(name, [page.image.samples])
 
 
-def _treatment_of(page: ViewedPage, models: Snapshot, name: str, force: bool) -> Treatment:
-    image = page.image
-    model, estimate = _chosen(page, models, name)
-    preparation = prepare(image.samples, estimate, PreparationOptions(force=force))
+def _chosen_for_file(asked: _Asked, pages: Sequence[ViewedPage]) -> tuple[Model, NoiseEstimate]:
+    """What Snapshot.choose answers for these pages of a file. It is kept for the other pages."""
+    if len(pages) == 1:
+        return _chosen(pages[0], asked.models, asked.name)
+    kept = asked.view.choices.get(asked.name)
+    if kept is None or kept[0] is not asked.models:
+        kept = asked.models, asked.models.choose(asked.name, [each.image.samples for each in pages])
+        asked.view.choices[asked.name] = kept
+    return kept[1]
+
+
+def _treatment_of(asked: _Asked, pages: Sequence[ViewedPage]) -> Treatment:
+    """pages: those whose noise decides."""
+    image = asked.page.image
+    model, estimate = _chosen_for_file(asked, pages)
+    options = PreparationOptions(force=asked.params.force, counts=all(each.image.in_counts for each in pages))
+    samples = [each.image.samples for each in pages]
+    preparation = page_preparer(samples, estimate, options)(image.samples)
     source = image
     if not preparation.unchanged:
         # On the whole page, once: offsets belong to whole rows and columns.
         source = replace(image, samples=preparation.before_network(image.samples))
     rest = replace(preparation, impulses=NO_IMPULSES, banding=NO_BANDING)
-    return Treatment(models, model, rest, source, preparation.words)
+    return Treatment(asked.models, model, rest, source, preparation.words)
+
+
+def _measured_pages(view: View, pixels: int) -> list[int]:
+    """The pages of a stack whose noise decides for all, counted from 1; none for each page's own noise.
+
+    pixels: of a page.
+    """
+    numbers = [number + 1 for number in sampled_pages(view.count or 1)]
+    return numbers if 1 < len(numbers) <= STACK_PIXELS // pixels else []
+
+
+def _with_stack(load: Load, view: View, pixels: int, depth: Depth) -> Load:
+    """What a request needs that may be the first to measure the noise of a stack. pixels, depth: of a page."""
+    more = len(_measured_pages(view, pixels)) * pixels * PIXEL_BYTES[depth]
+    return replace(load, memory=load.memory + more)
 
 
 def _points(params: PreviewParams, page: ViewedPage) -> tuple[float, float] | None:
@@ -254,54 +346,9 @@ def _points(params: PreviewParams, page: ViewedPage) -> tuple[float, float] | No
     return black, white
 
 
-def _box(text: str | None, image: Image) -> Box:
-    """Left, top, right and bottom of a part, or of the whole image."""
-    height, width = image.samples.shape[:2]
-    if text is None:
-        return 0, 0, width, height
-    left, top, across, down = (int(part) for part in text.split(","))
-    if not across or not down or left + across > width or top + down > height:
-        raise OutsideImage(
-            f"The crop {text} is empty or reaches beyond the image, which has {width} x {height} pixels. "
-            "Give left, top, width and height of a part."
-        )
-    return left, top, left + across, top + down
-
-
-def _factor(side: int | None, box: Box) -> int:
-    """By how much a part is reduced, for its longer side to have so many pixels at most."""
-    left, top, right, bottom = box
-    return max(1, -(-max(right - left, bottom - top) // side)) if side else 1
-
-
 def _denoised_at_once(box: Box, whole: Box) -> Box:
     """The part that is denoised for this part."""
-    return whole if _pixels(whole) <= WHOLE_PIXELS else box
-
-
-def _around(box: Box, whole: Box, passes: int) -> Box:
-    """The part with its surroundings, of which each pass of the network needs some. It begins on the grid."""
-    left, top, right, bottom = box
-    left, top = (max(0, side - passes * HALO) // GRID * GRID for side in (left, top))
-    return left, top, min(whole[2], right + passes * HALO), min(whole[3], bottom + passes * HALO)
-
-
-def _part(image: Image, box: Box) -> Image:
-    left, top, right, bottom = box
-    height, width = image.samples.shape[:2]
-    if box == (0, 0, width, height):
-        return image
-    return crop(image, left, top, right - left, bottom - top)
-
-
-def _moved(box: Box, across: int, down: int) -> Box:
-    left, top, right, bottom = box
-    return left + across, top + down, right + across, bottom + down
-
-
-def _pixels(box: Box) -> int:
-    left, top, right, bottom = box
-    return (right - left) * (bottom - top)
+    return whole if pixels_of(whole) <= WHOLE_PIXELS else box
 
 
 def _copied(image: Image) -> Image:

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from fastapi import Request
 
-from engine.imageio.image import Image
+from engine.imageio.formats import Format
+from engine.imageio.image import Image, ImageInfo
 from engine.imageio.sandbox.shared_file import SharedFile
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.preparation import Preparation
@@ -23,6 +24,7 @@ from service.auth.dependencies import owner
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
 from service.runtime.rendering import Distribution
+from service.runtime.result_cache import Provenance
 from service.runtime.upload import ImageSource, receive_upload
 
 # Seconds that an unused view is kept.
@@ -66,7 +68,8 @@ class ViewedPage:
     """A decoded page. changed: differences from the file, in words.
 
     noise: the answer of Snapshot.recommend, and the snapshot. treatments: by the request's model and `force`.
-    rendered: parts of the page that were reduced or denoised.
+    rendered: parts of the page that were reduced or denoised. made: how the whole page was denoised, by its key
+    in `rendered`.
     """
 
     image: Image
@@ -75,6 +78,7 @@ class ViewedPage:
     noise: tuple[Snapshot, NoiseEstimate, dict[str, str]] | None = None
     treatments: dict[tuple[str, bool], Treatment] = field(default_factory=dict)
     rendered: dict[Any, Image] = field(default_factory=dict)
+    made: dict[Any, Provenance] = field(default_factory=dict)
 
     @property
     def memory(self) -> int:
@@ -99,9 +103,15 @@ class View:
         self.token = ""
         self.used = time.monotonic()
         self.count: int | None = None
+        self.kind: Format | None = None
+        # What the file's header says, and its SHA-256, once they were needed.
+        self.identity: tuple[ImageInfo, str] | None = None
         self.pages: dict[int, ViewedPage] = {}
-        # One request decodes a page, and the others wait for it.
+        # What Snapshot.choose answers for a stack, by the request's model, with the snapshot.
+        self.choices: dict[str, tuple[Snapshot, tuple[Model, NoiseEstimate]]] = {}
+        # One request decodes a page or denoises the whole, and the others wait for it.
         self.decoding = asyncio.Lock()
+        self.denoising = asyncio.Lock()
         self._users = 0
         self._closed = False
 

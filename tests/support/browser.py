@@ -14,6 +14,8 @@ from service.app import create_app
 
 # Error of an image that passes through a canvas and is rounded twice, of 255.
 CLOSE = 1
+# Longest wait for a download, in milliseconds: on a busy machine, a large image takes long.
+DOWNLOAD_MS = 60_000
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def set_range(page, name, percent):
 
 
 def download(page, name="Download"):
-    with page.expect_download() as expected:
+    with page.expect_download(timeout=DOWNLOAD_MS) as expected:
         page.get_by_role("button", name=name, exact=True).click()
     return expected.value.suggested_filename, expected.value.path().read_bytes()
 

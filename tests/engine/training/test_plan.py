@@ -14,6 +14,7 @@ def test_every_recipe_has_a_plan(recipe):
     lines = plan_lines(TrainingJob(read_recipe(recipe), Path("my.safetensors")))
 
     assert [line.split(":")[0] for line in lines] == ["recipe", "network", "data", "writes", "expect"]
+    assert lines[-1].startswith("expect:  estimate: ")
 
 
 def test_pairs_are_told_from_images(tmp_path):

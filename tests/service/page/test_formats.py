@@ -11,8 +11,8 @@ from tests.support.browser import choose, download, named, settle
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'").expect
 
-ALL = ["png", "same", "jpeg", "webp", "tiff", "avif"]
-WITH_ALPHA = ["png", "same", "webp", "tiff", "avif"]
+ALL = ["same", "png", "jpeg", "webp", "tiff", "avif"]
+WITH_ALPHA = ["same", "png", "webp", "tiff", "avif"]
 
 
 def encoded(kind, *frames, **options):
@@ -93,7 +93,7 @@ def test_the_wanted_format_returns_with_an_image_that_can_have_it(page, files, a
     expect(page.get_by_label("Quality")).to_be_visible()
     page.locator(".item", has_text="clear.png").click()
     settle(page)
-    expect(chosen).to_have_value("png")
+    expect(chosen).to_have_value("same")
     expect(page.get_by_label("Quality")).to_be_hidden()
     clear = download(page)
     page.locator(".item", has_text="opaque.png").click()
@@ -132,3 +132,41 @@ def test_pages_of_every_kind_of_tiff_are_counted(endian, big, page):
         tiff.write(stack[0])
         tiff.write(stack[1], subfiletype=1)
     assert page.evaluate(script, list(data.getvalue()))["several"] == ""
+
+
+def test_a_file_keeps_its_format_and_jpeg_its_quality(page, opaque, api):
+    files = {
+        "photo.jpg": encoded("JPEG", opaque, quality=83),
+        "scan.tif": encoded("TIFF", opaque),
+        "drawing.bmp": encoded("BMP", opaque),
+    }
+    choose(page, *(named(data, name, "") for name, data in files.items()))
+    saved, curl = {}, {}
+    for name in files:
+        page.locator(".item", has_text=name).click()
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+        settle(page)
+        curl[name] = page.locator("#curl").inner_text()
+        saved.update([download(page)])
+
+    assert saved == {
+        "photo-denoised.jpg": api(files["photo.jpg"], format="jpeg", quality=83),
+        "scan-denoised.tiff": api(files["scan.tif"], format="tiff"),
+        "drawing-denoised.png": api(files["drawing.bmp"]),
+    }
+    assert [curl[name].rpartition(" ")[2] for name in files] == ["clean.jpg", "clean.tiff", "clean.png"]
+    page.locator(".item", has_text="photo.jpg").click()
+    expect(page.get_by_label("Format", exact=True).locator("option:checked")).to_have_text("same: JPEG")
+    expect(page.get_by_label("Quality").locator("option:checked")).to_have_text("same: 83")
+
+
+def test_the_quality_of_a_jpeg_file_is_known(page, opaque):
+    script = """(files) => import('./page/jpeg.js').then(({ jpegQuality }) =>
+        Promise.all(files.map((bytes) => jpegQuality(new File([new Uint8Array(bytes)], 'a')))))"""
+    qualities = [5, 30, 49, 50, 75, 92, 95, 100]
+    icc = bytes(70_000)
+    files = [encoded("JPEG", opaque, quality=quality, icc_profile=icc) for quality in qualities]
+
+    found = page.evaluate(script, [list(data) for data in (*files, files[0][:600], b"\xff\xd8", b"")])
+
+    assert found == [*qualities, None, None, None]

@@ -34,7 +34,7 @@ def test_the_list_says_what_each_model_is_for(visit, described, file):
     page = visit(at=described)
     choose(page, named(file))
     about, names = page.locator("#model-about"), page.locator("#model option")
-    expect(about).to_have_text("Measures the noise, and takes the model that suits it. The usual work.")
+    expect(about).to_have_text("Measures the noise, and takes the model that suits it. Usual speed.")
     expected = ["auto", "auto-large", "own", "photo", "photo-gaussian", "photo-gaussian-large", "photo-grey"]
     assert names.all_text_contents() == expected
     page.get_by_label("Model").select_option("photo-grey")
@@ -44,13 +44,13 @@ def test_the_list_says_what_each_model_is_for(visit, described, file):
     page.get_by_text("What each is for").click()
 
     terms = page.locator("#model-list dt")
-    expect(terms.first).to_have_text("auto (the usual one)")
+    expect(terms.first).to_have_text("auto (default)")
     assert terms.count() == page.locator("#model-list dd").count() == len(expected)
     for name in ("auto", "photo"):
         assert httpx.get(f"{described}models").json()[expected.index(name)]["use"] in page.content()
 
 
-def test_the_work_of_a_model_is_told_compared_with_the_usual(visit, described):
+def test_the_speed_of_a_model_is_told_compared_with_the_usual(visit, described):
     def larger(route):
         models = route.fetch().json()
         sizes = {"photo-gaussian-large": 2.7, "own": 0.35}
@@ -66,10 +66,10 @@ def test_the_work_of_a_model_is_told_compared_with_the_usual(visit, described):
         zip(*(page.locator(f"#model-list {tag}").all_text_contents() for tag in ("dt", "dd")), strict=True)
     )
 
-    assert words["photo-gaussian-large"].endswith("Slower: 3 times the usual work.")
-    assert words["auto-large"].endswith("Up to 3 times the usual work.")
-    assert words["own"].endswith("Faster, with less than the usual work.")
-    assert words["photo"].endswith("The usual work.")
+    assert words["photo-gaussian-large"].endswith("Slow: takes 3 times as long.")
+    assert words["auto-large"].endswith("Takes up to 3 times as long.")
+    assert words["own"].endswith("Fast.")
+    assert words["photo"].endswith("Usual speed.")
 
 
 def test_a_default_that_is_not_for_photos_is_offered(visit, settings, described, tmp_path, save_tiny):

@@ -204,3 +204,52 @@ def test_a_large_image_is_seen_before_the_service_answers(page, samples, file_of
     assert early.std() > 20
     assert early.shape == late.shape
     assert np.abs(early.astype(int) - late).mean() < 8
+
+
+def test_each_image_has_its_own_page(page, stack, address):
+    files = {"a.tif": tiff(stack), "b.tif": tiff(stack[:3] + 50)}
+    choose(page, *(named(data, name, "image/tiff") for name, data in files.items()))
+    field, shown = page.get_by_label("Page", exact=True), page.locator("#shown-words")
+    # Keys for pages work without the focus.
+    page.keyboard.press("PageDown")
+    expect(shown).to_have_text("2 of 5")
+    field.fill("4")
+    field.blur()
+    expect(shown).to_have_text("4 of 5")
+    page.locator(".item", has_text="b.tif").click()
+    expect(page.get_by_role("heading", name="b.tif")).to_be_visible()
+    expect(shown).to_have_text("1 of 3")
+    expect(field).to_have_value("")
+    _, whole = download(page)
+    page.locator(".item", has_text="a.tif").click()
+    expect(shown).to_have_text("4 of 5")
+    expect(field).to_have_value("4")
+    _, single = download(page)
+
+    assert [len(tifffile.TiffFile(io.BytesIO(data)).pages) for data in (whole, single)] == [3, 1]
+
+
+def test_a_single_image_has_no_field_for_the_page(page, stack):
+    choose(page, named(tiff(stack[0]), "cells.tif", "image/tiff"))
+
+    expect(page.get_by_label("Page", exact=True)).to_be_hidden()
+
+
+def test_contrast_is_open_for_deep_images_until_it_is_closed(page, file, stack):
+    toggle, group = (
+        page.get_by_role("button", name="Contrast", exact=True),
+        page.get_by_role("group", name="Contrast of the view"),
+    )
+    choose(page, named(file), named(tiff(stack[0]), "cells.tif", "image/tiff"))
+    expect(group).to_be_hidden()
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    page.locator(".item", has_text="cells.tif").click()
+    expect(group).to_be_visible()
+    toggle.click()
+    expect(group).to_be_hidden()
+    page.locator(".item", has_text="noisy.png").click()
+    settle(page)
+    toggle.click()
+
+    expect(group).to_be_visible()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
