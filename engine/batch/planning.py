@@ -21,15 +21,13 @@ from engine.imageio.formats import (
     suffix_of,
 )
 from engine.imageio.read import is_image_name, read_info
-from engine.system.file_names import name_key
+from engine.system.file_names import DENOISED, earlier_results, name_key
 
 # Standard input as a source, standard output as a target.
 PIPE = Path("-")
 PNG = "png"
 # The input's format if it can hold the result, else PNG, or TIFF for several pages. The default.
 KEEP = "keep"
-# What follows the name of an image that is written beside its source.
-DENOISED = ".denoised"
 # File names that an error lists.
 NAMES_IN_ERRORS = 5
 # First bytes of a file that tell its format.
@@ -54,9 +52,13 @@ class Task:
 
 @dataclass
 class FoundFiles:
-    """The image files in a folder. left_out: other files. folders: subfolders that were not searched."""
+    """The image files in a folder. left_out: other files. folders: subfolders that were not searched.
+
+    results: images that were made from others of the folder; see `earlier_results`.
+    """
 
     images: list[Path] = field(default_factory=list)
+    results: list[Path] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
 
@@ -288,12 +290,16 @@ def find_images(folder: Path, recursive: bool = False, skip: Path | None = None)
                 continue
             inner = find_images(path, recursive, skip)
             found.images += inner.images
+            found.results += inner.results
             found.left_out += inner.left_out
             found.folders += inner.folders
         elif is_image_file(path):
             found.images.append(path)
         elif not path.name.startswith("."):
             found.left_out.append(path)
+    results = earlier_results(found.images)
+    found.results += sorted(results)
+    found.images = [path for path in found.images if path not in results]
     return found
 
 

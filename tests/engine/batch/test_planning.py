@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.batch.planning import PIPE, Task, find_images, has_whole_name, is_folder, plan_tasks, tasks_for
+from engine.batch.planning import (
+    PIPE,
+    Task,
+    files_of,
+    find_images,
+    has_whole_name,
+    is_folder,
+    plan_tasks,
+    tasks_for,
+)
 from tests.support.images import gradient
 
 
@@ -206,3 +215,14 @@ def test_outputs_may_be_overwritten_if_allowed(shots):
 def test_an_image_from_standard_input_needs_an_output_name(tmp_path):
     with pytest.raises(ValueError, match=r"from standard input has no name"):
         plan_tasks([PIPE], tmp_path)
+
+
+def test_earlier_results_beside_their_sources_are_left_out(shots):
+    (shots / "a.denoised.png").write_bytes((shots / "a.png").read_bytes())
+    (shots / "other.denoised.png").write_bytes((shots / "a.png").read_bytes())
+
+    found = find_images(shots)
+
+    assert [file.name for file in found.images] == ["a.png", "b.jpg", "other.denoised.png"]
+    assert found.results == [shots / "a.denoised.png"]
+    assert files_of([shots / "a.denoised.png"]) == [shots / "a.denoised.png"]
