@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine import defaults
-from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, output_format
+from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, CannotWrite, format_name, output_format
 from service.cli.batch_progress import BatchProgress, file_line
-from service.cli.console import STOPPED, warn, warn_without_kernels
+from service.cli.console import STOPPED, warn, warn_results, warn_without_kernels
 from service.cli.options import BudgetOption, DeviceOption, InputsArgument, ModelOption, PrecisionOption
 from service.cli.weights import load_model
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Headings of --help.
 RESULT = "The result"
 STEPS = "Steps before the network"
+# What Ctrl-C answers in a batch.
+STOPPING = "Stopping after the current image, or page of a stack. Ctrl-C again stops at once."
 
 # As text, because a path has no slash at its end.
 OutOption = Annotated[
@@ -59,10 +61,24 @@ LevelOption = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+
+
+def _format(text: str) -> str:
+    """The name of a format, however it is written. Raises typer.BadParameter."""
+    name = format_name(text)
+    try:
+        output_format(name, FORMATS[defaults.FORMAT])
+    except CannotWrite as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
+
+
 FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
+        parser=_format,
+        metavar="FORMAT",
         help=f"{', '.join(WRITABLE_FORMATS)}, or {SAME}: the format of the input.",
         show_default="from OUT's name, or the input's if it can be written, else png",
         rich_help_panel=RESULT,
@@ -113,13 +129,13 @@ OUT is a folder if it exists as one, has no suffix, or ends with a slash. Withou
 is written beside it.
 
 In folders, images are found by suffix, or by content if they have none. Other files are counted, and -v names
-them.
+them. So are earlier results, NAME.denoised.EXT beside NAME.
 
 TIFF files of many pages are read and written page by page, so memory does not grow with the pages.
 
-Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
-is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
-on the list is overwritten only with --force.
+Ctrl-C stops after the current image, or page of a stack, and writes no part of an image. --resume continues: it
+skips the images that are done. The list of these is in OUT/.denoise. An image is done again if it, the options
+or the weights have changed. A file that is not on the list is overwritten only with --force.
 
 --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
 it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
@@ -189,7 +205,7 @@ def run(
 
     if watch and recursive:
         raise typer.BadParameter("--watch does not search subfolders", param_hint="--recursive")
-    batch = BatchOptions(inputs, _target(inputs, out, format_), format_, force, resume, recursive, quiet, verbose)
+    batch = BatchOptions(inputs, _target(inputs, out), format_, force, resume, recursive, quiet, verbose)
     result = OutputOptions(strength, luma, chroma, output, grain)
     steps = PreparationOptions.of(normalise, impulses, banding, even_clean)
     options = DenoiseOptions(quality, page, png_level, result, memory_budget, colour, steps)
@@ -201,15 +217,10 @@ def run(
         _batch(batch, options, load)
 
 
-def _target(inputs: list[Path], out: str | None, format_: str | None) -> str | None:
-    """Where the results go; None for beside the one input.
-
-    Raises typer.BadParameter if that is not clear, CannotWrite for an unknown format.
-    """
+def _target(inputs: list[Path], out: str | None) -> str | None:
+    """Where the results go; None for beside the one input. Raises typer.BadParameter if that is not clear."""
     from engine.batch.planning import PIPE
 
-    if format_:
-        output_format(format_, FORMATS[defaults.FORMAT])
     if out is None and inputs != [PIPE]:
         if len(inputs) == 1 and not inputs[0].is_dir():
             return None
@@ -227,7 +238,7 @@ def _batch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> No
     from engine.batch import planning, tasks
     from engine.batch.journal import Journal
     from engine.inference.mosaic import mosaic_nets
-    from engine.system.signals import stop_signals
+    from engine.system.signals import interrupt_signals, stop_signals
 
     folder = Path(batch.out) if batch.out is not None and planning.is_folder(batch.out) else None
     if batch.resume and not folder:
@@ -244,20 +255,28 @@ def _batch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> No
         if folder:
             journal = Journal(folder, options.fingerprint(model.digest), batch.resume)
             stack.enter_context(closing(journal))
-            stopping = stack.enter_context(stop_signals())
+            stopping = stack.enter_context(stop_signals("" if batch.quiet else STOPPING))
+        else:
+            stack.enter_context(interrupt_signals())
         if journal and batch.resume:
             total, todo = len(todo), tasks.remaining_tasks(todo, journal, batch.force)
             if not batch.quiet:
                 warn(f"skipping {total - len(todo)} of {total} images, which are done")
         progress = BatchProgress(len(todo), batch.quiet, batch.verbose)
-        with progress.shown():
-            for outcome in tasks.denoise_files(model.select, todo, options, journal, progress.update):
+        update = tasks.stop_between_pages(stopping, progress.update) if stopping else progress.update
+        with progress.shown(), suppress(KeyboardInterrupt):
+            for outcome in tasks.denoise_files(model.select, todo, options, journal, update):
                 progress.finish(outcome)
                 if stopping and stopping.is_set():
                     break
         progress.summarise()
     if progress.done < len(todo):
-        warn(f"stopped: {len(todo) - progress.done} of {len(todo)} images are left. Use --resume to continue.")
+        if folder:
+            warn(
+                f"stopped: {len(todo) - progress.done} of {len(todo)} images are left. Use --resume to continue."
+            )
+        else:
+            warn(f"stopped: {todo[0].source} is not done, and nothing was written. Run the command again.")
         raise typer.Exit(STOPPED)
     if progress.failed:
         raise typer.Exit(1)
@@ -274,6 +293,7 @@ def _tell_plan(batch: BatchOptions, folder: Path | None, todo: "list[Task]") -> 
         if not path.is_dir():
             continue
         found = planning.find_images(path, batch.recursive, skip=folder)
+        warn_results(path, found.results, "" if batch.verbose else "; -v names them")
         count = len(found.left_out)
         if count:
             named = "" if batch.verbose else f"; -v names {'it' if count == 1 else 'them'}"
@@ -285,7 +305,7 @@ def _tell_plan(batch: BatchOptions, folder: Path | None, todo: "list[Task]") -> 
             kind = "linked folder" if batch.recursive else "subfolder"
             warn(f"{path}: left out {count} {kind}{'s' * (count != 1)}{reason}")
         if batch.verbose:
-            for left_out in (*found.left_out, *found.folders):
+            for left_out in (*found.results, *found.left_out, *found.folders):
                 warn(f"left out: {left_out}")
 
 

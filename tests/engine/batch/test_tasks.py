@@ -151,7 +151,7 @@ def test_an_outcome_has_the_noise_and_the_model(shots, tmp_path, net):
 
     assert outcome.noise.endswith("; model mine")
     assert outcome.pixels == gradient().shape[0] * gradient().shape[1]
-    assert [progress.noise for progress in seen] == ["", outcome.noise]
+    assert [progress.noise for progress in seen] == ["", outcome.noise, outcome.noise]
 
 
 @pytest.fixture
