@@ -89,8 +89,10 @@ def plan_tasks(
     if folders := [str(task.target) for task in tasks if task.target.is_dir()]:
         raise ValueError(f"these outputs exist already, as folders: {join_some(folders)}; choose another output")
     if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
+        resume = ", continue an earlier run with --resume" if out is not None and is_folder(out) else ""
         raise ValueError(
-            f"these outputs exist already: {join_some(existing)}; allow overwriting, or choose another output"
+            f"these outputs exist already: {join_some(existing)}. "
+            f"Replace them with --force{resume}, or choose another output"
         )
     return tasks
 
@@ -115,7 +117,7 @@ def _to_file(inputs: Sequence[Path], out: Path, format_: str | None) -> list[Tas
     by_suffix = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
     if not by_suffix and format_ != SAME:
         raise ValueError(
-            f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}. "
+            f"{out}: images cannot be written with the suffix {out.suffix}. {SUPPORTED_OUTPUTS}. "
             f"If you mean a folder, end its name with a slash: {out}/"
         )
     if format_ and format_ not in (SAME, KEEP, *by_suffix):

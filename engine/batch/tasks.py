@@ -159,7 +159,7 @@ def remaining_tasks(tasks: Iterable[Task], journal: Journal, overwrite: bool = F
     if foreign and not overwrite:
         raise ValueError(
             f"these outputs exist already and were made or changed by something else: {join_some(foreign)}; "
-            "allow overwriting, or choose another output folder"
+            "replace them with --force, or choose another output folder"
         )
     return remaining
 

@@ -173,7 +173,7 @@ class FolderWatcher:
             )
             return False
         if not self.overwrite and not self.journal.may_replace(task.source, task.target):
-            self._warn_once(task.source, f"{task.target} exists already; remove it, or allow overwriting")
+            self._warn_once(task.source, f"{task.target} exists already; remove it, or replace it with --force")
             return False
         return True
 

@@ -144,13 +144,13 @@ def test_an_existing_folder_may_have_a_suffix(shots, tmp_path):
     [
         (["a.png", "b.jpg"], "x.png", "is one file, but the inputs may be several images; give an output folder"),
         ([""], "x.png", "is one file, but"),
-        (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif; "),
+        (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif\. "),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
         (["a.png"], "plain", "is a file, not a folder; give another folder, or a file name like"),
         (["a.png", "sub/A.png"], "clean", r"would be written to the same output: .*a\.png, .*A\.png"),
-        (["a.png"], "clean.v2", r"suffix \.v2; .*If you mean a folder, end its name with a slash: .*clean\.v2/"),
+        (["a.png"], "clean.v2", r"suffix \.v2\. .*If you mean a folder, end its name with a slash: .*clean\.v2/"),
         (["a.png"], "folders", r"exist already, as folders: .*a\.png; choose another output"),
-        (["a.png"], "there", r"these outputs exist already: .*a\.png; allow overwriting"),
+        (["a.png"], "there", r"these outputs exist already: .*a\.png\. Replace them with --force"),
     ],
 )
 def test_an_impossible_plan_is_refused(shots, tmp_path, inputs, output, message):

@@ -236,7 +236,7 @@ def test_an_existing_output_is_kept_with_one_warning(drop, clean, watching):
 
     assert (first, second, third, kept) == ("b.png", "c.png", "a.png", "mine")
     assert len(watch.warnings) == 1
-    assert watch.warnings[0].endswith("a.png exists already; remove it, or allow overwriting")
+    assert watch.warnings[0].endswith("a.png exists already; remove it, or replace it with --force")
 
 
 def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
