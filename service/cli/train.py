@@ -91,6 +91,7 @@ def train(
     if not ended:
         warn("stopped, and everything is saved. Use --resume to continue.")
         raise typer.Exit(STOPPED)
+    warn(f"done: wrote {output}. To use it: denoise run --model {output} IMAGE")
 
 
 def sweep(
