@@ -20,7 +20,7 @@ from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
 from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
 from engine.imageio.image import ImageSequence
 from engine.imageio.mapped_file import map_file
-from engine.imageio.write import encode
+from engine.imageio.write import encode, refuse_unfit
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
 from engine.inference.mosaic import (
@@ -299,6 +299,7 @@ def denoise_bytes(
     options = options or DenoiseOptions()
     file, mosaic_words = _read_file(data, options, reader)
     kind = _kept_kind(file) if format_ == KEEP else output_format(format_, file.kind)
+    refuse_unfit(file, kind)
     settings = _source_settings(data, file.kind, kind, options)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.

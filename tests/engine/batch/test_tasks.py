@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from engine.batch import tasks
 from engine.batch.journal import Journal
 from engine.batch.planning import PIPE, Task, plan_tasks
 from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_files, remaining_tasks
@@ -308,3 +309,13 @@ def test_a_keyboard_interrupt_is_not_the_image_s_fault(shots, tmp_path):
             assert not journal.is_hopeless(task.source)
             with pytest.raises(KeyboardInterrupt):
                 list(denoise_files(interrupt, [task], journal=journal))
+
+
+def test_pages_that_do_not_fit_are_refused_before_the_work(tmp_path, net, monkeypatch):
+    monkeypatch.setattr(tasks, "denoise", None)
+    pages = [Image.fromarray(gradient()) for _ in range(2)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+
+    [outcome] = denoise_files(fixed_selector(net), [Task(tmp_path / "two.tif", tmp_path / "o.jpg", "jpeg")])
+
+    assert outcome.error == "The file has 2 pages, and JPEG holds only one. Select one page, or choose TIFF."
