@@ -5,6 +5,7 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ Image = str | Path | bytes  # the path of an image file, or its bytes
 URL = "http://127.0.0.1:8000"
 BUSY = (429, 503)  # statuses of a service that asks to try again later
 BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+log = logging.getLogger("denoise.client")
 FIRST_PAUSE = 1.0  # seconds before the second try, if the service does not say how long; then twice as long
 
 
@@ -152,14 +154,14 @@ class Client:
                 if answer.is_success:
                     return answer
                 raise _error(answer)
-            except ServiceError as error:
-                wait = error.retry_after or pause
-                if error.status not in BUSY or monotonic() + wait > end:
+            except (ServiceError, *BROKEN) as error:
+                if isinstance(error, ServiceError):
+                    may_repeat, wait = error.status in BUSY, error.retry_after or pause
+                else:
+                    may_repeat, wait = repeat or isinstance(error, httpx.ConnectError), pause
+                if not may_repeat or monotonic() + wait > end:
                     raise
-            except BROKEN as error:
-                wait, sent = pause, not isinstance(error, httpx.ConnectError)
-                if (sent and not repeat) or monotonic() + wait > end:
-                    raise
+                log.warning("%s %s: %s Trying again in %g s.", method, path, str(error).rstrip(".") + ".", wait)
             sleep(wait)
             pause *= 2
 

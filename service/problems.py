@@ -50,6 +50,15 @@ ENGINE_LIMITS: Mapping[type[Exception], str] = {
     TooLargeToDecode: "decode_memory",
     TooSlowToDecode: "decode_seconds",
 }
+# Commands without the limits that these settings are.
+COMMANDS_WITHOUT_LIMIT: Mapping[str, str] = {
+    "max_bytes": "denoise run FILE",
+    "max_pixels": "denoise run FILE",
+    "max_pages": "denoise run FILE",
+    "image_memory": "denoise run FILE",
+    "max_batch_bytes": "denoise run FOLDER -o OUT/",
+    "max_batch_files": "denoise run FOLDER -o OUT/",
+}
 # Every answer gets these headers, unless it sets them itself.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -104,8 +113,10 @@ class LimitExceeded(ProblemError):
 
 
 def limit_note(setting: str) -> str:
-    """A sentence for the operator, who can change the limit. setting: the field of Settings."""
-    return f"The limit is the setting {variable(setting)}."
+    """For the operator, who can change the limit, and for people with a command line. setting: of Settings."""
+    command = COMMANDS_WITHOUT_LIMIT.get(setting)
+    way_out = f" The command `{command}` has no such limit." if command else ""
+    return f"The limit is the setting {variable(setting)}.{way_out}"
 
 
 class Problem(BaseModel):

@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,12 +17,27 @@ FOR_SMALL = 1 / 4  # the part that is reserved for small images and files
 SMALL = 1 / 32  # what a small image or file takes at most
 # What the environment variables of the settings begin with.
 PREFIX = "DENOISE_"
+# The variable that is no setting of the service: it applies to every command.
+KERNELS = "DENOISE_KERNELS"
+# What Kubernetes sets in every container if there is a service called denoise.
+_OF_KUBERNETES = re.compile(r"DENOISE_(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_.*)")
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
 
 
 def variable(setting: str) -> str:
     """The environment variable of a setting."""
     return f"{PREFIX}{setting.upper()}"
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """The variables that look like settings but are none, such as mistyped ones, in words."""
+    known = {*map(variable, Settings.model_fields), KERNELS}
+    return [
+        f"{name} is no setting, so it is ignored."
+        + "".join(f" Did you mean {near}?" for near in get_close_matches(name, known, 1))
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in known and not _OF_KUBERNETES.fullmatch(name)
+    ]
 
 
 def split_list(text: str | None) -> list[str]:

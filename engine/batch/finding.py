@@ -11,6 +11,7 @@ from engine.imageio.formats import FORMATS, SUPPORTED_FORMATS, Format, detect_fo
 from engine.imageio.read import is_image_name
 from engine.storage.bucket import FileStamp
 from engine.storage.locations import Location, ObjectPath, file_stamp
+from engine.system.file_names import earlier_results
 
 T = TypeVar("T")
 
@@ -28,9 +29,13 @@ _PART = 32
 
 @dataclass
 class FoundFiles:
-    """The image files in a folder. left_out: other files. folders: subfolders that were not searched."""
+    """The image files in a folder. left_out: other files. folders: subfolders that were not searched.
+
+    results: images that were made from others of the folder; see `earlier_results`.
+    """
 
     images: list[Location] = field(default_factory=list)
+    results: list[Location] = field(default_factory=list)
     left_out: list[Location] = field(default_factory=list)
     folders: list[Location] = field(default_factory=list)
 
@@ -73,13 +78,22 @@ def find_images(folder: Location, recursive: bool = False, skip: Location | None
                 continue
             inner = find_images(path, recursive, skip)
             found.images += inner.images
+            found.results += inner.results
             found.left_out += inner.left_out
             found.folders += inner.folders
         elif is_image_file(path):
             found.images.append(path)
         elif not path.name.startswith("."):
             found.left_out.append(path)
+    _part_results(found)
     return found
+
+
+def _part_results(found: FoundFiles) -> None:
+    """Moves earlier results out of the images. Those of subfolders are out already."""
+    results = earlier_results(found.images)
+    found.results += sorted(results, key=str)
+    found.images = [path for path in found.images if path not in results]
 
 
 def _is_same_folder(path: Path, other: Location | None) -> bool:
@@ -106,6 +120,7 @@ def _find_objects(folder: ObjectPath, recursive: bool, skip: Location | None) ->
             found.images.append(path)
         elif not path.name.startswith("."):
             found.left_out.append(path)
+    _part_results(found)
     return found
 
 

@@ -21,13 +21,11 @@ from engine.imageio.formats import (
 from engine.imageio.read import read_info
 from engine.storage.bucket import FileStamp
 from engine.storage.locations import Location, ObjectPath, file_stamp, location
-from engine.system.file_names import name_key
+from engine.system.file_names import DENOISED, name_key
 
 PNG = "png"
 # The input's format if it can hold the result, else PNG, or TIFF for several pages. The default.
 KEEP = "keep"
-# What follows the name of an image that is written beside its source.
-DENOISED = ".denoised"
 # File names that an error lists.
 NAMES_IN_ERRORS = 5
 
@@ -75,8 +73,10 @@ def plan_tasks(
     if folders := [str(task.target) for task in tasks if isinstance(task.target, Path) and task.target.is_dir()]:
         raise ValueError(f"these outputs exist already, as folders: {join_some(folders)}; choose another output")
     if not overwrite and (existing := [str(task.target) for task in tasks if task.target.exists()]):
+        resume = ", continue an earlier run with --resume" if out is not None and is_folder(out) else ""
         raise ValueError(
-            f"these outputs exist already: {join_some(existing)}; allow overwriting, or choose another output"
+            f"these outputs exist already: {join_some(existing)}. "
+            f"Replace them with --force{resume}, or choose another output"
         )
     return tasks
 
@@ -103,7 +103,7 @@ def _to_file(inputs: Sequence[Location], out: Location, format_: str | None) -> 
     by_suffix = [name for name in WRITABLE_FORMATS if out.suffix.lower() in FORMATS[name].suffixes]
     if not by_suffix and format_ != SAME:
         raise ValueError(
-            f"{out}: images cannot be written with the suffix {out.suffix}; {SUPPORTED_OUTPUTS}. "
+            f"{out}: images cannot be written with the suffix {out.suffix}. {SUPPORTED_OUTPUTS}. "
             f"If you mean a folder, end its name with a slash: {out}/"
         )
     if format_ and format_ not in (SAME, KEEP, *by_suffix):

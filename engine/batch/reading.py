@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # The longest that another process may take for a file. No codec needs as long unless it hangs.
 MOST_SECONDS = 600.0
+# Files of one's own are read whatever their number of pages: only memory limits it.
+MOST_PAGES = 2**31
 
 
 class Reader(Protocol):
@@ -36,7 +38,7 @@ class Reader(Protocol):
 
 class _ReadHere:
     def read(self, data: bytes, page: int | None, colour: Colour) -> ImageSequence:
-        return read(data, page=page, colour=colour)
+        return read(data, max_pages=MOST_PAGES, page=page, colour=colour)
 
     def read_mosaic(self, data: bytes) -> RawMosaic | None:
         return read_mosaic(data)
@@ -57,7 +59,7 @@ class _ReadThere:
         from engine.imageio.sandbox.shared_file import in_memory
 
         with in_memory(data) as file:
-            return self._decoder.read(file, page=page, colour=colour)
+            return self._decoder.read(file, max_pages=MOST_PAGES, page=page, colour=colour)
 
     def read_mosaic(self, data: bytes) -> RawMosaic | None:
         from engine.imageio.sandbox.shared_file import in_memory

@@ -11,11 +11,11 @@ from engine.batch.journal import Journal
 from engine.batch.planning import KEEP, PNG, Task, join_some
 from engine.batch.reading import READ_HERE, Reader
 from engine.batch.stack import TIFF, StackOptions, denoise_stack, stack_pages
-from engine.defaults import COLOUR, MAX_PAGES, MEMORY_BUDGET, PNG_LEVEL, Colour
+from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
 from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
 from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
 from engine.imageio.image import ImageSequence
-from engine.imageio.write import encode
+from engine.imageio.write import encode, refuse_unfit
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
 from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
 from engine.inference.mosaic import (
@@ -44,6 +44,8 @@ HOPELESS = (
     "given up until it changes: two attempts ended with the process, which crashed or was killed, "
     "perhaps because this image needs more memory than there is"
 )
+# Pages of a stack up to which another process reads it whole.
+WHOLE_PAGES = 100
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,21 @@ OnProgress = Callable[[TaskProgress], None]
 
 def ignore_progress(progress: TaskProgress) -> None:
     """For callers that show no progress."""
+
+
+class TaskStopped(KeyboardInterrupt):
+    """A task that was stopped between two pages. Its output is not written."""
+
+
+def stop_between_pages(stopping: Event, on_progress: OnProgress = ignore_progress) -> OnProgress:
+    """The progress, which also raises TaskStopped between two pages of a file once `stopping` is set."""
+
+    def update(progress: TaskProgress) -> None:
+        on_progress(progress)
+        if stopping.is_set() and progress.pages_done < progress.pages and progress.pages > 1:
+            raise TaskStopped
+
+    return update
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ def remaining_tasks(tasks: Iterable[Task], journal: Journal, overwrite: bool = F
     if foreign and not overwrite:
         raise ValueError(
             f"these outputs exist already and were made or changed by something else: {join_some(foreign)}; "
-            "allow overwriting, or choose another output folder"
+            "replace them with --force, or choose another output folder"
         )
     return remaining
 
@@ -237,8 +254,7 @@ def run_task(
                     outcome = _run_stack(select, task, data, count, file, options or DenoiseOptions(), tell)
                     refuse_changed_source()
             else:
-                on_selected = partial(tell, pages_done=0, pages=1)
-                denoised = denoise_bytes(select, data, task.format, options, reader, on_selected)
+                denoised = denoise_bytes(select, data, task.format, options, reader, tell)
                 refuse_changed_source()
                 write_output(task.target, denoised.data)
                 outcome = Outcome(task, None, denoised.changed, denoised.noise, denoised.pixels)
@@ -258,7 +274,7 @@ def _streamed_pages(data: bytes, task: Task, options: DenoiseOptions, reader: Re
     if options.page is not None or task.format not in (TIFF.name, SAME, KEEP):
         return 0
     count = stack_pages(data)
-    return count if reader is READ_HERE or count > MAX_PAGES else 0
+    return count if reader is READ_HERE or count > WHOLE_PAGES else 0
 
 
 def _run_stack(
@@ -282,15 +298,17 @@ def denoise_bytes(
     format_: str = PNG,
     options: DenoiseOptions | None = None,
     reader: Reader = READ_HERE,
-    on_selected: Callable[[Selection], None] = lambda _: None,
+    on_page: Callable[[Selection, int, int], None] = lambda *_: None,
 ) -> DenoisedFile:
     """An image file's bytes -> the denoised file's. The first page that is not drawn or blank decides.
 
-    on_selected: called once the noise is measured. Raises ValueError if the image cannot be read or written.
+    on_page: called once the noise is measured, and after each page, with the number of pages that are done and
+    that of all pages. Raises ValueError if the image cannot be read or written.
     """
     options = options or DenoiseOptions()
     file, mosaic_words = _read_file(data, options, reader)
     kind = _kept_kind(file) if format_ == KEEP else output_format(format_, file.kind)
+    refuse_unfit(file, kind)
     settings = _source_settings(data, file.kind, kind, options)
     pages = list(file.pages)
     # A second reference to each page would keep its memory until the end.
@@ -298,7 +316,7 @@ def denoise_bytes(
     samples = [page.samples for page in pages]
     nets = options.mosaic_nets if mosaic_words else None
     selection = (fixed_selector(nets.developed, DEVELOPED_MODEL) if nets else select)(samples)
-    on_selected(selection)
+    on_page(selection, 0, len(pages))
     steps = steps_for(options.preparation, kind, options.output.output, pages)
     if nets:
         steps = steps_after_mosaic(steps)
@@ -308,6 +326,7 @@ def denoise_bytes(
     run = partial(denoise, selection.net, memory_budget=options.memory_budget, options=options.output)
     for number, preparation in enumerate(preparations):
         pages[number] = run(pages[number], preparation=preparation)
+        on_page(selection, number + 1, len(pages))
     result = replace(file, pages=tuple(pages))
     if settings:
         written = encode(result, kind, settings.quality, subsampling=settings.subsampling)

@@ -17,10 +17,18 @@ from engine.batch.finding import is_image_file
 from engine.batch.journal import Journal
 from engine.batch.planning import KEEP, Task, is_folder, task_for, tasks_for
 from engine.batch.reading import READ_HERE, Reader
-from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
+from engine.batch.tasks import (
+    DenoiseOptions,
+    Outcome,
+    SourceChanged,
+    TaskStopped,
+    denoise_file,
+    stop_between_pages,
+)
 from engine.inference.model_selection import NetworkSelector
 from engine.storage.bucket import FileStamp
 from engine.storage.locations import Location
+from engine.system.file_names import earlier_results
 from engine.system.os_errors import describe, reason
 
 if sys.platform == "linux":
@@ -88,7 +96,9 @@ class FolderWatcher:
         self._last = set(self.journal.interrupted)
 
     def outcomes(self, select: NetworkSelector, options: DenoiseOptions, stopping: Event) -> Iterator[Outcome]:
-        """Denoise files as they arrive, until `stopping` is set. The current file is finished then.
+        """Denoise files as they arrive, until `stopping` is set. The current image is finished then.
+
+        Of a file with pages, only the current page is finished, and nothing is written.
 
         A file that cannot be denoised is not tried again until it changes. While a disk is full or missing, files
         wait.
@@ -97,7 +107,7 @@ class FolderWatcher:
             pause = self.poll_interval
             try:
                 for task in self.ready(time.monotonic()):
-                    yield from self._denoise(select, task, options)
+                    yield from self._denoise(select, task, options, stopping)
                     if stopping.is_set():
                         return
             except OSError as error:
@@ -135,12 +145,15 @@ class FolderWatcher:
             self._warn_once(file, reason(error))
             return False
 
-    def _denoise(self, select: NetworkSelector, task: Task, options: DenoiseOptions) -> Iterator[Outcome]:
+    def _denoise(
+        self, select: NetworkSelector, task: Task, options: DenoiseOptions, stopping: Event
+    ) -> Iterator[Outcome]:
         if not self._may_write(task):
             return
         try:
-            outcome = denoise_file(select, task, options, self.journal, self.reader)
-        except SourceChanged:
+            on_progress = stop_between_pages(stopping)
+            outcome = denoise_file(select, task, options, self.journal, self.reader, on_progress)
+        except (SourceChanged, TaskStopped):
             return
         except OSError:
             self._last.add(task.source.absolute())
@@ -163,7 +176,7 @@ class FolderWatcher:
             )
             return False
         if not self.overwrite and not self.journal.may_replace(task.source, task.target):
-            self._warn_once(task.source, f"{task.target} exists already; remove it, or allow overwriting")
+            self._warn_once(task.source, f"{task.target} exists already; remove it, or replace it with --force")
             return False
         return True
 
@@ -184,6 +197,8 @@ def _image_stamps(folder: Path) -> dict[Location, FileStamp]:
                     found[Path(entry.path)] = status.st_size, status.st_mtime_ns
             except FileNotFoundError:
                 continue
+    for result in earlier_results(found):
+        del found[result]
     return found
 
 

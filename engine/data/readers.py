@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.imageio.read import is_image_name, read_rgb
+from engine.system.file_names import earlier_results
 
 PAIR_FILES = (".pkl", ".pt")
 
@@ -49,7 +50,7 @@ def _is_stack(value: object) -> bool:
 
 def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
     """name_1.png with name_2.png. Raises ValueError naming a shot without its partner."""
-    files = {file.stem: file for file in sorted(folder.iterdir()) if _is_image(file)}
+    files = {file.stem: file for file in _images(folder)}
     names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
     paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
     if names and (unpaired := [file.name for stem, file in files.items() if stem not in paired]):
@@ -60,13 +61,14 @@ def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
 def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
     """Two folders with equal names. Raises ValueError naming a file that only one of them has."""
     folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if len(folders) != 2 or any(map(_is_image, folder.iterdir())):
+    if len(folders) != 2 or _images(folder):
         return []
-    first, second = ({f.stem: f for f in entry.iterdir() if _is_image(f)} for entry in folders)
+    first, second = ({file.stem: file for file in _images(entry)} for entry in folders)
     if unpaired := sorted(first.keys() ^ second.keys()):
         raise ValueError(f"{folder}: only one of its two folders has {', '.join(unpaired)}")
     return [(first[name], second[name]) for name in sorted(first)]
 
 
-def _is_image(file: Path) -> bool:
-    return file.is_file() and is_image_name(file.name)
+def _images(folder: Path) -> list[Path]:
+    images = {file for file in folder.iterdir() if file.is_file() and is_image_name(file.name)}
+    return sorted(images - earlier_results(images))

@@ -38,6 +38,7 @@ from engine.imageio.formats import (
     detect_format,
 )
 from engine.imageio.image import Image, ImageInfo, ImageSequence, LazyFrame, convert_mode, to_samples
+from engine.system.file_names import earlier_results
 
 # Pages beyond those that are read, up to which they are counted.
 MAX_COUNTED = 10_000
@@ -311,11 +312,13 @@ def is_image_name(name: str) -> bool:
 def image_files(folder: Path) -> list[Path]:
     """The folder's image files, by suffix, sorted by name. Raises ValueError if there are none.
 
-    Other things with such a name, such as pipes, are left out: to open one could take for ever.
+    Other things with such a name, such as pipes, are left out: to open one could take for ever. Results that
+    `denoise run` wrote beside their sources are left out too.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    files = sorted(file for file in folder.iterdir() if is_image_name(file.name) and file.is_file())
+    files = [file for file in folder.iterdir() if is_image_name(file.name) and file.is_file()]
+    files = sorted(set(files) - earlier_results(files))
     if not files:
         raise ValueError(f"{folder}: no images in this folder. {SUPPORTED_FORMATS}.")
     return files

@@ -84,14 +84,7 @@ def encode_png(image: Image, level: int = PNG_LEVEL) -> bytes:
 
 def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     """The file as the format can hold it, and the changes, in words."""
-    supports = kind.writes
-    if supports is None:
-        raise CannotWrite(f"{kind.title} can be read but not written.")
-    _refuse_pages(file, kind, supports)
-    _refuse_alpha(file, kind, supports)
-    longest = max(max(page.samples.shape[:2]) for page in file.pages)
-    if longest > kind.largest:
-        raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
+    supports = refuse_unfit(file, kind)
     fitted, depth_words, words = [], list[str](), dict[str, None]()
     for page in file.pages:
         reduced, depth_changes = _fit_depth(page, supports)
@@ -102,6 +95,22 @@ def _fit(file: ImageSequence, kind: Format) -> tuple[ImageSequence, list[str]]:
     described, lost = _describe(fitted)
     changes = _changes(file, kind, supports, depth_words)
     return replace(file, pages=described), [*changes, *words, *lost]
+
+
+def refuse_unfit(file: ImageSequence, kind: Format) -> Capabilities:
+    """What the format can hold. Raises CannotWrite if the file has pages, transparency or a size that it cannot.
+
+    Call it before work that would be in vain.
+    """
+    supports = kind.writes
+    if supports is None:
+        raise CannotWrite(f"{kind.title} can be read but not written.")
+    _refuse_pages(file, kind, supports)
+    _refuse_alpha(file, kind, supports)
+    longest = max(max(page.samples.shape[:2]) for page in file.pages)
+    if longest > kind.largest:
+        raise CannotWrite(f"A side of the image has {longest} pixels; {kind.title} holds at most {kind.largest}.")
+    return supports
 
 
 def _changes(file: ImageSequence, kind: Format, supports: Capabilities, depth_words: list[str]) -> list[str]:

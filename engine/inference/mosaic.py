@@ -48,6 +48,7 @@ from engine.inference.noise_estimation.blocks import tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG
 from engine.inference.noise_estimation.noise_law import estimate_law
 from engine.inference.noise_estimation.value_range import range_of
+from engine.inference.noise_estimation.words import figure
 from engine.inference.preparation import PreparationOptions
 from engine.inference.tiling import Window, run_batch, windows_of
 from engine.layers import Module, ensure_arena
@@ -117,8 +118,8 @@ class MosaicLaw:
         law = self.laws[1]
         source = "stated" if self.stated else "measured"
         return (
-            f"mosaic denoised before developing ({source} gain {law.gain:.3g}, "
-            f"read noise {law.read_variance**0.5:.3g})"
+            f"mosaic denoised before developing ({source} gain {figure(law.gain)}, "
+            f"read noise {figure(law.read_variance**0.5)})"
         )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,8 +97,12 @@ def find(name: str) -> Path:
         return Path(name)
     shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
     if name not in shipped:
+        likely = [each for each in shipped if name.startswith(each)] or get_close_matches(name, shipped, 1)
+        near = f" Did you mean {likely[0]}?" if likely else ""
         known = ", ".join(shipped) or "none"
-        raise ValueError(f"no weights are named {name!r}. Shipped weights: {known}. Or give a {SUFFIX} file.")
+        raise ValueError(
+            f"No weights are named {name!r}.{near} Shipped weights: {known}. Or give a {SUFFIX} file."
+        )
     return shipped[name]
 
 

@@ -9,6 +9,7 @@ import torch
 from engine.imageio.read import is_image_name
 from engine.layers import parameters
 from engine.models.networks import build_network, kind_of
+from engine.system.file_names import earlier_results
 from engine.training.recipe import Recipe
 from engine.training.training_job import TrainingJob
 
@@ -59,8 +60,9 @@ def _data_words(data: Sequence[Path]) -> str:
 def _source_words(path: Path) -> str:
     if not path.is_dir():
         return f"pairs in {path}"
-    images = sum(is_image_name(file.name) for file in path.iterdir())
-    return f"{images} images in {path}" if images else f"pairs in the folders of {path}"
+    images = {file for file in path.iterdir() if is_image_name(file.name)}
+    count = len(images - earlier_results(images))
+    return f"{count} images in {path}" if images else f"pairs in the folders of {path}"
 
 
 def _expectation(recipe: Recipe) -> str:

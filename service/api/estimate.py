@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from engine.inference.model_selection import AUTO
-from engine.inference.noise_estimation import sentence
+from engine.inference.noise_estimation import NoiseEstimate, sentence
 from engine.inference.noise_estimation.noise_law import Interval as LawInterval
 from engine.inference.noise_estimation.noise_law import LawEstimate
 from service.params import PageParams
@@ -121,6 +121,20 @@ class Estimate(BaseModel):
         description="The model that `auto` chooses, and likewise for `auto-large`, by these names."
     )
 
+    @classmethod
+    def of(cls, found: NoiseEstimate, models: dict[str, str]) -> "Estimate":
+        """From the engine's estimate."""
+        return cls(
+            words=sentence(found),
+            model=models.get(AUTO),
+            models=models,
+            levels=[Level(**asdict(level)) for level in found.noise_level_function],
+            laws=[Law.of(law) for law in found.laws],
+            sigma_in_units=found.sigma_in_units,
+            sigma_of_range=found.sigma_of_range,
+            **{name: value for name, value in asdict(found).items() if name in _EQUAL_NAMES},
+        )
+
 
 @router.post(
     "/estimate",
@@ -135,16 +149,7 @@ async def post_estimate(request: Request, params: Annotated[PageParams, Query()]
     async with opened_view(request, params.view, keep=False) as (view, fields):
         page = with_fields(params, request, fields).page or 1
         estimate, models = await previewer.estimate(view, page, partial(until_disconnected, request))
-    return Estimate(
-        words=sentence(estimate),
-        model=models.get(AUTO),
-        models=models,
-        levels=[Level(**asdict(level)) for level in estimate.noise_level_function],
-        laws=[Law.of(law) for law in estimate.laws],
-        sigma_in_units=estimate.sigma_in_units,
-        sigma_of_range=estimate.sigma_of_range,
-        **{name: value for name, value in asdict(estimate).items() if name in _EQUAL_NAMES},
-    )
+    return Estimate.of(estimate, models)
 
 
 def _interval(found: LawInterval) -> Interval:

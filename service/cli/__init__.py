@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from engine.system.os_errors import describe
 from service import version
 from service.cli import denoise, estimate, evaluate, figures, keys, models, serve, train
 from service.cli.console import error
-from service.cli.options import Command, ManyValues, RecipeFlags
+from service.cli.options import Command, Group, ManyValues, RecipeFlags
 
 # Headings of --help.
 DENOISE = "Denoise images"
@@ -45,12 +44,8 @@ MEANT = {
 }  # fmt: skip
 
 
-class Group(TyperGroup):
-    """The commands. Shows the help without any, and suggests the command that a mistyped one may mean."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Takes no arguments for --help."""
-        return super().parse_args(ctx, args or ["--help"])
+class Commands(Group):
+    """All commands. Suggests the command that a mistyped one may mean."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Ends with a suggestion if there is no such command."""
@@ -69,7 +64,7 @@ def _suggestion(name: str, commands: list[str]) -> str:
 
 
 app = typer.Typer(
-    cls=Group,
+    cls=Commands,
     epilog=EXIT_CODES,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -42,7 +42,8 @@ class BatchProgress:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Shows the bar, in a terminal."""
-        shortened = Column(no_wrap=True, overflow="ellipsis")
+        # Only the words give way where the terminal is narrow. The others keep their widths.
+        shortened = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         columns = (
             TextColumn("{task.description}", markup=False, table_column=shortened),
             BarColumn(bar_width=20),
@@ -50,7 +51,7 @@ class BatchProgress:
             TimeRemainingColumn(),
         )
         hidden = self.quiet or not err.is_terminal
-        with Progress(*columns, console=err, disable=hidden, transient=True) as self._bar:
+        with Progress(*columns, console=err, disable=hidden, transient=True, expand=True) as self._bar:
             self._bar_task = self._bar.add_task("starting", total=self.total, count="")
             yield
 

@@ -1,12 +1,15 @@
 """Messages in the terminal, progress, and exit codes."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
+
+from engine.storage.locations import Location
+from engine.system.file_names import DENOISED
 
 Item = TypeVar("Item")
 
@@ -27,6 +30,13 @@ def error(text: str) -> None:
 def warn(text: str) -> None:
     """Print a message that is no result."""
     err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn_results(folder: Location, results: Sequence[Location], hint: str = "") -> None:
+    """Tell how many earlier results of `denoise run` in a folder are left out. hint: how to see their names."""
+    if results:
+        kind = "earlier result" if len(results) == 1 else "earlier results"
+        warn(f"{folder}: left out {len(results)} {kind}, NAME{DENOISED}.EXT beside NAME{hint}")
 
 
 def warn_without_kernels() -> None:

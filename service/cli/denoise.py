@@ -7,7 +7,7 @@ import typer
 
 from engine import defaults
 from engine.batch.cluster.plan import BATCH_MEGAPIXELS, WORKER_CORES, ClusterOptions
-from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, output_format
+from engine.imageio.formats import FORMATS, SAME, WRITABLE_FORMATS, CannotWrite, format_name, output_format
 from engine.storage.locations import Location, is_url, location
 from service.cli.console import warn_without_kernels
 from service.cli.options import BudgetOption, DeviceOption, ModelOption, PrecisionOption
@@ -59,10 +59,24 @@ LevelOption = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+
+
+def _format(text: str) -> str:
+    """The name of a format, however it is written. Raises typer.BadParameter."""
+    name = format_name(text)
+    try:
+        output_format(name, FORMATS[defaults.FORMAT])
+    except CannotWrite as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
+
+
 FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
+        parser=_format,
+        metavar="FORMAT",
         help=f"{', '.join(WRITABLE_FORMATS)}, or {SAME}: the format of the input.",
         show_default="from OUT's name, or the input's if it can be written, else png",
         rich_help_panel=RESULT,
@@ -159,13 +173,13 @@ OUT is a folder if it exists as one, has no suffix, or ends with a slash. Withou
 is written beside it.
 
 In folders, images are found by suffix, or by content if they have none. Other files are counted, and -v names
-them.
+them. So are earlier results, NAME.denoised.EXT beside NAME.
 
 TIFF files of many pages are read and written page by page, so memory does not grow with the pages.
 
-Ctrl-C stops after the current image. --resume continues: it skips the images that are done. The list of these
-is in OUT/.denoise. An image is done again if it, the options or the weights have changed. A file that is not
-on the list is overwritten only with --force.
+Ctrl-C stops after the current image, or page of a stack, and writes no part of an image. --resume continues: it
+skips the images that are done. The list of these is in OUT/.denoise. An image is done again if it, the options
+or the weights have changed. A file that is not on the list is overwritten only with --force.
 
 IN and OUT may be in a bucket: s3://BUCKET/FOLDER, gs:// or az://. Credentials come from the environment. In
 buckets, an image's suffix tells its format.
@@ -240,7 +254,7 @@ def run(
         raise typer.BadParameter("--watch runs in this process only", param_hint="--engine")
     cluster = ClusterOptions(address, workers, gpus, batch_megapixels) if engine == "ray" else None
     sources = [location(text) for text in inputs]
-    target = _target(sources, out, format_)
+    target = _target(sources, out)
     batch = BatchOptions(sources, target, format_, force, resume, recursive, quiet, verbose, cluster)
     result = OutputOptions(strength, luma, chroma, output, grain)
     steps = PreparationOptions.of(normalise, impulses, banding, even_clean)
@@ -253,15 +267,10 @@ def run(
         run_batch(batch, options, weights)
 
 
-def _target(inputs: list[Location], out: str | None, format_: str | None) -> str | Location | None:
-    """Where the results go; None for beside the one input.
-
-    Raises typer.BadParameter if that is not clear, CannotWrite for an unknown format.
-    """
+def _target(inputs: list[Location], out: str | None) -> str | Location | None:
+    """Where the results go; None for beside the one input. Raises typer.BadParameter if that is not clear."""
     from engine.batch.finding import PIPE
 
-    if format_:
-        output_format(format_, FORMATS[defaults.FORMAT])
     if out is None and inputs != [PIPE]:
         if len(inputs) == 1 and not inputs[0].is_dir():
             return None

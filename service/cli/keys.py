@@ -8,10 +8,10 @@ from rich.table import Table
 
 from service.auth import api_keys
 from service.cli.console import out
-from service.cli.options import Command
+from service.cli.options import Command, Group
 
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=Group,
     rich_markup_mode="markdown",
     help="""Create, list and revoke API keys. A running service applies changes at once.
 

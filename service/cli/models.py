@@ -1,7 +1,5 @@
 """Commands for weights files: `models` lists them, `ship` makes them smaller, `export` converts them to ONNX."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +13,8 @@ from service.cli.weights import load
 
 # Largest change of an image's PSNR for which weights are stored in float16, in dB.
 LARGEST_CHANGE = 0.001
-# What `denoise models` calls the noise of a recipe.
-NOISES = {"camera": "cameras", "gaussian": "white", "random-pixel": "random pixels"}
+# Digits of a digest that `denoise models` shows.
+DIGEST_LENGTH = 12
 
 
 def models(
@@ -24,16 +22,18 @@ def models(
         Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped weights")
     ] = None,
 ) -> None:
-    """List the available weights, and the noise that they were trained on.
+    """List the available weights, and what each is for.
 
-    `denoise evaluate` compares their quality, on the same images for all.
+    Of two for the same images, the one with more parameters takes longer and removes noise better. `denoise
+    evaluate` compares their quality, on the same images for all.
 
     - `denoise models`
 
     - `denoise models --weights my-weights/`
     """
+    from engine.inference.model_selection import AUTO_MODELS
     from engine.models import checkpoint
-    from engine.models.networks import kind_of
+    from service.registry.purpose import CHOICE, purpose_of
 
     place = folder or checkpoint.weights_folder()
     files = sorted(place.glob(f"*{checkpoint.SUFFIX}"))
@@ -41,7 +41,10 @@ def models(
         raise ValueError(f"{place}: no {checkpoint.SUFFIX} files in this folder, or no such folder")
     # A name must be whole: it is what --model takes.
     name = Column("name", min_width=max(len(path.stem) for path in files))
-    table = Table(name, "kind", "noise", "parameters", "digest")
+    digest = Column("digest", min_width=DIGEST_LENGTH)
+    table = Table(name, "what it is for", Column("parameters", justify="right", no_wrap=True), digest)
+    for choice in () if folder else AUTO_MODELS:
+        table.add_row(choice, CHOICE.use)
     broken = 0
     for path in files:
         try:
@@ -51,20 +54,11 @@ def models(
             warn(str(fault))
             continue
         parameters = f"{file.parameter_count:,}"
-        table.add_row(file.name, kind_of(file.config), _noise_of(file.metadata), parameters, file.digest[:12])
+        use = purpose_of(file.metadata).use or ""
+        table.add_row(file.name, use, parameters, file.digest[:DIGEST_LENGTH])
     out.print(table)
     if broken:
         raise ValueError(f"{broken} of {len(files)} files could not be read")
-
-
-def _noise_of(metadata: Mapping[str, str]) -> str:
-    """The noise that weights were trained on; empty if their metadata does not have it."""
-    try:
-        recipe = json.loads(metadata.get("recipe", "{}"))
-        noise, grey = NOISES.get(recipe.get("noise"), ""), recipe.get("grey") == 1
-    except (ValueError, AttributeError, TypeError):
-        return ""
-    return f"{noise}, in grey" if noise and grey else noise
 
 
 def ship(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 InputsArgument = Annotated[
     list[Path], typer.Argument(metavar="IN", help="Image files, folders of images, or - for stdin.")
@@ -97,6 +97,14 @@ class Command(TyperCommand):
     def is_option(self, arg: str) -> bool:
         """Whether an argument is an option, perhaps a mistyped one. A value may be a negative number, or -."""
         return arg in self.option_names or (arg.startswith("--") and arg != "--")
+
+
+class Group(TyperGroup):
+    """Commands, of which none stands for --help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Takes no arguments for --help."""
+        return super().parse_args(ctx, args or ["--help"])
 
 
 class ManyValues(Command):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from service.cli.batch_progress import BatchProgress, file_line
-from service.cli.console import STOPPED, warn
+from service.cli.console import STOPPED, warn, warn_results
 from service.cli.weights import load_model
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     # Runs the tasks; stops between two of them when the event is set.
     Runner = Callable[[list[Task], Journal | None, Event | None, BatchProgress], Iterator[Outcome]]
+
+# What Ctrl-C answers in a batch.
+STOPPING = "Stopping after the current image, or page of a stack. Ctrl-C again stops at once."
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def run_batch(batch: BatchOptions, options: "DenoiseOptions", model: ModelOption
     from engine.batch.journal import Journal
     from engine.storage.bucket import BucketNotFound
     from engine.storage.locations import location
-    from engine.system.signals import stop_signals
+    from engine.system.signals import interrupt_signals, stop_signals
 
     folder = location(batch.out) if batch.out is not None and planning.is_folder(batch.out) else None
     if not folder and (batch.resume or batch.cluster):
@@ -80,18 +83,25 @@ def run_batch(batch: BatchOptions, options: "DenoiseOptions", model: ModelOption
         if folder:
             journal = Journal(folder, options.fingerprint(digest), batch.resume)
             stack.enter_context(closing(journal))
-            stopping = stack.enter_context(stop_signals())
+            stopping = stack.enter_context(stop_signals("" if batch.quiet else STOPPING))
+        else:
+            stack.enter_context(interrupt_signals())
         if journal and batch.resume:
             total, todo = len(todo), tasks.remaining_tasks(todo, journal, batch.force)
             if not batch.quiet:
                 warn(f"skipping {total - len(todo)} of {total} images, which are done")
         progress = BatchProgress(len(todo), batch.quiet, batch.verbose, at_once=batch.cluster is not None)
-        with progress.shown():
+        with progress.shown(), suppress(KeyboardInterrupt):
             for outcome in runner(todo, journal, stopping, progress):
                 progress.finish(outcome)
         progress.summarise()
     if progress.done < len(todo):
-        warn(f"stopped: {len(todo) - progress.done} of {len(todo)} images are left. Use --resume to continue.")
+        if folder:
+            warn(
+                f"stopped: {len(todo) - progress.done} of {len(todo)} images are left. Use --resume to continue."
+            )
+        else:
+            warn(f"stopped: {todo[0].source} is not done, and nothing was written. Run the command again.")
         raise typer.Exit(STOPPED)
     if progress.failed:
         raise typer.Exit(1)
@@ -109,7 +119,8 @@ def _here(options: "DenoiseOptions", model: ModelOptions) -> "Iterator[tuple[Run
     def run(
         todo: "list[Task]", journal: "Journal | None", stopping: "Event | None", progress: BatchProgress
     ) -> "Iterator[Outcome]":
-        return tasks.denoise_files(loaded.select, todo, complete, journal, progress.update, stopping)
+        update = tasks.stop_between_pages(stopping, progress.update) if stopping else progress.update
+        return tasks.denoise_files(loaded.select, todo, complete, journal, update, stopping)
 
     yield run, loaded.digest
 
@@ -155,6 +166,7 @@ def _tell_plan(batch: BatchOptions, folder: "Location | None", todo: "list[Task]
         if not path.is_dir():
             continue
         found = finding.find_images(path, batch.recursive, skip=folder)
+        warn_results(path, found.results, "" if batch.verbose else "; -v names them")
         count = len(found.left_out)
         if count:
             named = "" if batch.verbose else f"; -v names {'it' if count == 1 else 'them'}"
@@ -166,7 +178,7 @@ def _tell_plan(batch: BatchOptions, folder: "Location | None", todo: "list[Task]
             kind = "linked folder" if batch.recursive else "subfolder"
             warn(f"{path}: left out {count} {kind}{'s' * (count != 1)}{reason}")
         if batch.verbose:
-            for left_out in (*found.left_out, *found.folders):
+            for left_out in (*found.results, *found.left_out, *found.folders):
                 warn(f"left out: {left_out}")
 
 

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from service.settings import Settings
+from engine.system.os_errors import describe
+from service.settings import Settings, variable
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,9 +45,37 @@ def serve(
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False))
-        raise ValueError("; ".join(faults)) from None
+        raise ValueError("; ".join(map(_fault_words, error.errors()))) from None
 
     from service.server import server
 
-    server.serve(settings, host, port)
+    try:
+        server.serve(settings, host, port)
+    except OSError as error:
+        if hint := _setting_of(error, settings):
+            raise ValueError(f"{describe(error)}. {hint}") from None
+        raise
+
+
+def _fault_words(fault: Any) -> str:
+    """An invalid setting: its two names, the value unless it is secret, and what is wrong."""
+    name = str(fault["loc"][0])
+    if not Settings.model_fields[name].repr:
+        return f"{variable(name)}: {fault['msg']}"
+    return f"{variable(name)} or {_flag(name)} is {str(fault['input'])!r}: {fault['msg']}"
+
+
+def _setting_of(error: OSError, settings: Settings) -> str | None:
+    """What to do about a file that a setting names and that cannot be used; None for other files."""
+    for name in ("keys_file", "spool", "weights"):
+        path = getattr(settings, name)
+        if path and error.filename and path in (Path(error.filename), *Path(error.filename).parents):
+            hint = f"This is the setting {variable(name)}, or {_flag(name)}."
+            is_missing_key_file = name == "keys_file" and isinstance(error, FileNotFoundError)
+            create = f" Create it with: denoise keys add NAME --keys-file {path}" if is_missing_key_file else ""
+            return hint + create
+    return None
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"

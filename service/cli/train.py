@@ -92,6 +92,8 @@ def train(
             warn("stopped, and everything is saved. Use --resume to continue.")
         # torchrun would take another exit code for a failure, and start the workers again.
         raise typer.Exit(STOPPED if count() == 1 else 0)
+    if not rank():
+        warn(f"done: wrote {output}. To use it: denoise run --model {output} IMAGE")
 
 
 def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:

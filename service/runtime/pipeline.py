@@ -10,6 +10,7 @@ from engine.defaults import FORMAT
 from engine.imageio.formats import FORMATS, SAME, Depth, Format, output_format
 from engine.imageio.image import Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Decoder
+from engine.imageio.write import refuse_unfit
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions
 from engine.inference.model_selection import AUTO_MODELS, models_of
 from engine.inference.mosaic import (
@@ -257,6 +258,7 @@ class Pipeline:
         progress = _Progress(request.load.pixels, request.on_progress)
         file, mosaic_words = await self._read(ticket, request)
         lap("decode")
+        refuse_unfit(file, request.kind)
         # Only the list keeps the decoded pages: each makes room for its denoised page.
         pages = list(file.pages)
         file = replace(file, pages=())

@@ -1,8 +1,10 @@
 """HTTP server: binds its sockets, runs the application, and shuts down gracefully."""
 
 import asyncio
+import errno
 import gc
 import math
+import os
 import signal
 import socket
 import sys
@@ -21,7 +23,7 @@ from service.app import create_app
 from service.auth.dependencies import refuse_unprotected
 from service.runtime.shutdown import GracefulShutdown
 from service.server.connection import ServerConfig
-from service.settings import Settings, split_list
+from service.settings import Settings, split_list, unknown_variables
 from service.telemetry import logs
 from service.telemetry.logs import log
 
@@ -51,6 +53,8 @@ def _log_start() -> None:
     log.info("starting", version=version(), kernels=kernels.name())
     if missing := kernels.warning():
         log.warning(missing)
+    for unknown in unknown_variables(os.environ):
+        log.warning(unknown)
 
 
 def _reduce_latency() -> None:
@@ -77,7 +81,8 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
             bound.bind(address)
         except OSError as error:
             bound.close()
-            raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+            hint = "; choose another one with --port" if error.errno == errno.EADDRINUSE else ""
+            raise OSError(f"cannot listen on {host}, port {port}: {error.strerror}{hint}") from error
         yield bound
 
 

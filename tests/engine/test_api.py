@@ -159,7 +159,10 @@ def test_grain_puts_noise_back_in_arrays_and_files(model, tmp_path):
 
 
 def test_unknown_weights_are_refused_with_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"no weights are named 'photograph'. Shipped weights: .*photo-small"):
+    with pytest.raises(
+        ValueError,
+        match=r"No weights are named 'photograph'. Did you mean photo\? Shipped weights: .*photo-small",
+    ):
         engine.load_model("photograph")
     with pytest.raises(ValueError, match=r"missing\.safetensors: cannot be read"):
         engine.load_model(tmp_path / "missing.safetensors")

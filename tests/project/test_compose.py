@@ -19,6 +19,8 @@ SERVICES = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 # How long the service may take to abort requests once the grace time is over, in seconds.
 ABORT_SECONDS = 10
+# Memory of the service without images; see "Memory and disk" in service/README.md.
+PROGRAM_BYTES = 1_100_000_000
 
 
 def mounts(service):
@@ -82,6 +84,16 @@ def test_the_service_has_time_to_stop():
     seconds = int(re.fullmatch(r"(\d+)s", SERVICES["denoise"]["stop_grace_period"])[1])
 
     assert seconds > Settings().grace_seconds + ABORT_SECONDS
+
+
+def test_every_memory_limit_holds_what_the_service_takes():
+    settings, readme = Settings(), (FILE.parents[1] / "README.md").read_text("utf-8")
+    parts = ("memory_budget", "image_memory", "body_memory", "view_memory", "cache_bytes")
+    most = PROGRAM_BYTES + sum(getattr(settings, part) for part in parts) + 2 * settings.max_bytes
+    limits = [SERVICES["denoise"]["mem_limit"], *re.findall(r"--memory (\S+)|MemoryMax=(\S+)", readme)]
+
+    assert len(limits) == 3
+    assert all(int("".join(limit).lower().removesuffix("g")) * 2**30 > most for limit in limits)
 
 
 def test_docker_accepts_the_file_where_it_is_installed():

@@ -203,6 +203,14 @@ def test_a_busy_service_is_asked_again_when_it_says(status, scripted, slept):
     assert asked == [("POST", "/denoise")] * 3
 
 
+def test_each_wait_is_logged_with_its_reason(scripted, slept, caplog):
+    client, _ = scripted(busy(wait="7"), done())
+
+    client.denoise(b"noisy")
+
+    assert caplog.messages == [f"POST /denoise: 503: {BUSY} Trying again in 7 s."]
+
+
 def test_without_retry_after_each_pause_is_twice_as_long(scripted, slept):
     client, _ = scripted(*(busy(wait=None) for _ in range(4)), done())
 

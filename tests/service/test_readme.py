@@ -47,3 +47,10 @@ def test_links_inside_the_readme_lead_to_its_sections():
     anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
     assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
+
+
+def test_the_readme_names_every_operation_for_generated_clients(paths):
+    listed = README.split("### Generated clients")[1].split("##")[0]
+
+    operations = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    assert [name for name in operations if f"`{name}`" not in listed] == []

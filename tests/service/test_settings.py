@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 README = Path(__file__).parents[2] / "service" / "README.md"
 
@@ -87,6 +87,15 @@ def test_a_value_out_of_bounds_is_refused_with_its_name(name, value, monkeypatch
 
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_mistyped_variables_are_named_with_the_nearest_setting():
+    known = {"DENOISE_MAX_PAGES": "3", "DENOISE_KERNELS": "plain", "HOME": "/", "DENOISE_PORT_8000_TCP": "tcp://"}
+
+    assert unknown_variables(known) == []
+    assert unknown_variables({**known, "DENOISE_MAX_PIXEL": "3"}) == [
+        "DENOISE_MAX_PIXEL is no setting, so it is ignored. Did you mean DENOISE_MAX_PIXELS?"
+    ]
 
 
 if __name__ == "__main__":

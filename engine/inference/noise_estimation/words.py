@@ -7,6 +7,11 @@ from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorCo
 from engine.inference.noise_estimation.estimate import NoiseEstimate, noise_kind, overall_sigma
 
 
+def figure(value: float, digits: int = 3) -> str:
+    """A number for people, of so many significant digits. Exponents begin at a million: 3060, not 3.06e+03."""
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
 def summary(estimate: NoiseEstimate) -> str:
     """One line of figures: "white; sigma 24.9 25.1 24.8; luma correlated 0.01 0.00 0.01".
 
@@ -24,8 +29,8 @@ def summary(estimate: NoiseEstimate) -> str:
 def _sigmas(estimate: NoiseEstimate, sigmas: tuple[float, ...]) -> str:
     if estimate.white == WHITE[torch.uint8]:
         return " ".join(f"{sigma:.1f}" for sigma in sigmas)
-    in_units = " ".join(f"{sigma / 255 * estimate.white:.3g}" for sigma in sigmas)
-    return f"{in_units} ({100 * estimate.sigma_of_range:.2g} % of the range)"
+    in_units = " ".join(figure(sigma / 255 * estimate.white) for sigma in sigmas)
+    return f"{in_units} ({figure(100 * estimate.sigma_of_range, 2)} % of the range)"
 
 
 def sentence(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) -> str:
@@ -41,7 +46,7 @@ def sentence(estimate: NoiseEstimate, config: EstimatorConfig = DEFAULT_CONFIG) 
         words = f"Noise of {_level(estimate)}, {grains}"
     if estimate.laws:
         gains, read_noise = (
-            " ".join(f"{value:.3g}" for value in values)
+            " ".join(figure(value) for value in values)
             for values in zip(
                 *((each.law.gain, each.law.read_variance**0.5) for each in estimate.laws), strict=True
             )
@@ -55,6 +60,5 @@ def _level(estimate: NoiseEstimate) -> str:
     if estimate.white == WHITE[torch.uint8]:
         return f"about {overall_sigma(estimate.sigma or ()):.1f} of 255"
     counts = " counts" if estimate.white > 1 else ""
-    return (
-        f"about {estimate.sigma_in_units:.3g}{counts}, {100 * estimate.sigma_of_range:.2g} % of the image's range"
-    )
+    level, share = figure(estimate.sigma_in_units), figure(100 * estimate.sigma_of_range, 2)
+    return f"about {level}{counts}, {share} % of the image's range"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.batch.finding import PIPE, find_images
+from engine.batch.finding import PIPE, files_of, find_images
 from engine.batch.planning import Task, has_whole_name, is_folder, plan_tasks, tasks_for
 from tests.support.images import gradient
 
@@ -136,13 +136,13 @@ def test_an_existing_folder_may_have_a_suffix(shots, tmp_path):
     [
         (["a.png", "b.jpg"], "x.png", "is one file, but the inputs may be several images; give an output folder"),
         ([""], "x.png", "is one file, but"),
-        (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif; "),
+        (["a.png"], "x.gif", r"x\.gif: images cannot be written with the suffix \.gif\. "),
         (["a.png", "none.png"], "clean", r"none\.png: no such file or folder"),
         (["a.png"], "plain", "is a file, not a folder; give another folder, or a file name like"),
         (["a.png", "sub/A.png"], "clean", r"would be written to the same output: .*a\.png, .*A\.png"),
-        (["a.png"], "clean.v2", r"suffix \.v2; .*If you mean a folder, end its name with a slash: .*clean\.v2/"),
+        (["a.png"], "clean.v2", r"suffix \.v2\. .*If you mean a folder, end its name with a slash: .*clean\.v2/"),
         (["a.png"], "folders", r"exist already, as folders: .*a\.png; choose another output"),
-        (["a.png"], "there", r"these outputs exist already: .*a\.png; allow overwriting"),
+        (["a.png"], "there", r"these outputs exist already: .*a\.png\. Replace them with --force"),
     ],
 )
 def test_an_impossible_plan_is_refused(shots, tmp_path, inputs, output, message):
@@ -207,3 +207,14 @@ def test_outputs_may_be_overwritten_if_allowed(shots):
 def test_an_image_from_standard_input_needs_an_output_name(tmp_path):
     with pytest.raises(ValueError, match=r"from standard input has no name"):
         plan_tasks([PIPE], tmp_path)
+
+
+def test_earlier_results_beside_their_sources_are_left_out(shots):
+    (shots / "a.denoised.png").write_bytes((shots / "a.png").read_bytes())
+    (shots / "other.denoised.png").write_bytes((shots / "a.png").read_bytes())
+
+    found = find_images(shots)
+
+    assert [file.name for file in found.images] == ["a.png", "b.jpg", "other.denoised.png"]
+    assert found.results == [shots / "a.denoised.png"]
+    assert files_of([shots / "a.denoised.png"]) == [shots / "a.denoised.png"]

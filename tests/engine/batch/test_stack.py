@@ -3,16 +3,28 @@
 import io
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from engine.batch import files
 from engine.batch.finding import PIPE
-from engine.batch.planning import Task
-from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_files
+from engine.batch.planning import Task, task_for
+from engine.batch.reading import READ_HERE, sandboxed
+from engine.batch.tasks import (
+    DenoiseOptions,
+    TaskStopped,
+    denoise_bytes,
+    denoise_file,
+    denoise_files,
+    stop_between_pages,
+)
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
 from engine.layers import parameters
@@ -177,3 +189,58 @@ def test_memory_does_not_grow_with_the_pages(tmp_path):
 
     # The 64 pages more have 128 MiB.
     assert peaks[1] - peaks[0] < 24 * 1024
+
+
+@pytest.mark.parametrize("format_", ["tiff", "webp"])
+def test_a_stop_between_pages_leaves_no_output(format_, net, tmp_path):
+    save(tmp_path / "in.tif", frames(4, np.uint8))
+    stopping, seen = Event(), []
+
+    def on_progress(progress):
+        seen.append(progress.pages_done)
+        if progress.pages_done == 2:
+            stopping.set()
+
+    task = Task(tmp_path / "in.tif", tmp_path / f"out.{format_}", format_)
+    with pytest.raises(TaskStopped):
+        list(denoise_files(fixed_selector(net), [task], on_progress=stop_between_pages(stopping, on_progress)))
+
+    assert seen == [0, 0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_a_stop_after_the_last_page_keeps_the_output(net, tmp_path):
+    save(tmp_path / "in.tif", frames(2))
+    stopping = Event()
+
+    def on_progress(progress):
+        if progress.pages_done == 2:
+            stopping.set()
+
+    task = Task(tmp_path / "in.tif", tmp_path / "out.tif", "tiff")
+    [outcome] = denoise_files(fixed_selector(net), [task], on_progress=stop_between_pages(stopping, on_progress))
+
+    assert outcome.error is None
+    assert tifffile.imread(tmp_path / "out.tif").shape[0] == 2
+
+
+@pytest.mark.parametrize("sandbox", [False, True])
+@pytest.mark.parametrize("kind", ["gif", "pgm", "tif"])
+def test_files_of_every_kind_have_no_limit_of_pages(kind, sandbox, net, tmp_path):
+    pages = frames(130, np.uint8, side=16)
+    source = tmp_path / f"in.{kind}"
+    if kind == "tif":
+        save(source, pages)
+    elif kind == "gif":
+        first, *others = map(Image.fromarray, pages)
+        first.save(source, save_all=True, append_images=others)
+    else:
+        source.write_bytes(b"".join(b"P5 16 16 255\n" + page.tobytes() for page in pages))
+    task = task_for(tmp_path, source)
+    task = replace(task, target=tmp_path / f"out{task.target.suffix}")
+
+    with sandboxed() if sandbox else nullcontext(READ_HERE) as reader:
+        outcome = denoise_file(fixed_selector(net), task, reader=reader)
+
+    assert outcome.error is None
+    assert outcome.pixels == 130 * 16 * 16

@@ -11,6 +11,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from engine.batch import tasks
 from engine.batch.finding import PIPE
 from engine.batch.journal import Journal
 from engine.batch.planning import Task, plan_tasks
@@ -152,7 +153,7 @@ def test_an_outcome_has_the_noise_and_the_model(shots, tmp_path, net):
 
     assert outcome.noise.endswith("; model mine")
     assert outcome.pixels == gradient().shape[0] * gradient().shape[1]
-    assert [progress.noise for progress in seen] == ["", outcome.noise]
+    assert [progress.noise for progress in seen] == ["", outcome.noise, outcome.noise]
 
 
 @pytest.fixture
@@ -309,3 +310,13 @@ def test_a_keyboard_interrupt_is_not_the_image_s_fault(shots, tmp_path):
             assert not journal.is_hopeless(task.source)
             with pytest.raises(KeyboardInterrupt):
                 list(denoise_files(interrupt, [task], journal=journal))
+
+
+def test_pages_that_do_not_fit_are_refused_before_the_work(tmp_path, net, monkeypatch):
+    monkeypatch.setattr(tasks, "denoise", None)
+    pages = [Image.fromarray(gradient()) for _ in range(2)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+
+    [outcome] = denoise_files(fixed_selector(net), [Task(tmp_path / "two.tif", tmp_path / "o.jpg", "jpeg")])
+
+    assert outcome.error == "The file has 2 pages, and JPEG holds only one. Select one page, or choose TIFF."

@@ -1,6 +1,7 @@
 """Watched folders: which files are denoised, when, and how often."""
 
 import errno
+import json
 import os
 import sys
 import threading
@@ -9,9 +10,12 @@ from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from engine.batch import stack
 from engine.batch.journal import Journal
 from engine.batch.tasks import DenoiseOptions
 from engine.batch.watch import OPEN_DELAY, UNKNOWN_DELAY, FolderWatcher, check_folders
@@ -236,7 +240,7 @@ def test_an_existing_output_is_kept_with_one_warning(drop, clean, watching):
 
     assert (first, second, third, kept) == ("b.png", "c.png", "a.png", "mine")
     assert len(watch.warnings) == 1
-    assert watch.warnings[0].endswith("a.png exists already; remove it, or allow overwriting")
+    assert watch.warnings[0].endswith("a.png exists already; remove it, or replace it with --force")
 
 
 def test_existing_outputs_are_overwritten_if_allowed(drop, clean, watching):
@@ -405,3 +409,24 @@ def test_input_and_output_must_be_folders(drop, scans, clean, tmp_path):
     for out in (Path("-"), tmp_path / "x.png", file):
         with pytest.raises(ValueError, match="need an output folder"):
             check_folders(scans, out)
+
+
+def test_a_stop_ends_a_stack_between_two_pages(scans, clean, watching, monkeypatch):
+    pages = np.random.default_rng(0).integers(0, 255, (4, 40, 40), np.uint8)
+    tifffile.imwrite(scans / "stack.tif", pages, photometric="minisblack")
+    denoised = []
+
+    with watching() as (watch, outcomes):
+
+        def denoise_page(net, page, *args, **options):
+            denoised.append(page)
+            watch.stopping.set()
+            return page
+
+        monkeypatch.setattr(stack, "denoise", denoise_page)
+        ended = list(outcomes)
+
+    assert ended == []
+    assert len(denoised) == 1
+    assert outputs(clean) == []
+    assert json.loads((clean / ".denoise" / "journal.jsonl").read_text().splitlines()[-1])["attempts"] == 0

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from engine.system.signals import stop_signals
+from engine.system.signals import interrupt_signals, stop_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -33,3 +33,25 @@ def test_a_second_interrupt_interrupts():
             interrupted_twice()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_is_answered_at_once(capfd):
+    with stop_signals("stopping soon") as stopping:
+        os.kill(os.getpid(), signal.SIGINT)
+        stopping.wait(10)
+
+    assert capfd.readouterr().err == "\nstopping soon\n"
+
+
+def test_sigterm_can_interrupt():
+    def terminated():
+        with interrupt_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        terminated()
+
+    assert signal.getsignal(signal.SIGTERM) == before

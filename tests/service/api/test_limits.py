@@ -78,6 +78,12 @@ def test_a_file_hard_to_decode_names_its_setting(error, setting):
     assert problem_of(error).problem.detail == f"{error} The limit is the setting {variable(setting)}."
 
 
+def test_a_stack_too_long_names_the_command_that_takes_it(asked, file_of):
+    refused = asked("/denoise", content=frames(file_of, 3))
+
+    assert_problem(refused, 413, "The command `denoise run FILE` has no such limit.")
+
+
 def test_an_image_after_its_deadline_names_the_setting(settings, noisy):
     with TestClient(create_app(settings.model_copy(update={"deadline": 1e-6}))) as client:
         assert_problem(client.post("/denoise", content=noisy), 504, "The limit is the setting DENOISE_DEADLINE.")

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from engine.batch.planning import Task
-from engine.batch.tasks import Outcome
+from engine.batch.tasks import Outcome, TaskProgress
 from service.cli import batch_progress, console
 from service.cli.batch_progress import BatchProgress, duration
 from service.cli.console import tracked
@@ -75,3 +76,17 @@ def test_a_terminal_shows_a_bar_with_the_file(model, photos, tmp_path):
     assert "model plain" in text
     assert "3 images denoised in " in text
     assert f"{photos / '0.png'}: " not in text, "only --verbose has a line for each file"
+
+
+@pytest.mark.parametrize("width", [60, 80, 150])
+def test_pages_and_time_left_are_shown_in_a_narrow_terminal(width, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(batch_progress, "err", terminal)
+    progress, task = batch_progress.BatchProgress(4), Task(Path("a_long_name.tif"), Path("b.tif"))
+
+    with progress.shown():
+        progress.update(TaskProgress(task, "Noise of about 2970 counts, 7 % of the image's range", 3, 100))
+
+    last = terminal.file.getvalue().split("a_long_name.tif")[-1]
+    assert "page 3 of 100 " in last
+    assert ":" in last

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, JpegImagePlugin
 
+from engine.batch import stack
 from engine.imageio.formats import WRITABLE_FORMATS
 from engine.imageio.read import read as read_file
 from engine.layers import kernels
@@ -77,8 +79,8 @@ def test_run_reports_what_the_format_could_not_hold(denoise, model, tmp_path):
 def test_run_refuses_a_format_that_is_not_written(denoise, model, photos, tmp_path):
     code, _, stderr = denoise("run", photos, "-o", tmp_path / "o", "--model", model, "--format", "heic")
 
-    assert code == 1
-    assert stderr.startswith("error: HEIC ")
+    assert code == 2
+    assert "HEIC can be read but not written" in stderr
     assert all(name in stderr for name in WRITABLE_FORMATS)
 
 
@@ -338,3 +340,54 @@ def test_a_drawing_is_kept_and_told_unless_forced(denoise, tmp_path, pixels, sav
     assert (kept == pixels(tmp_path / "in.png")).all()
     assert "unchanged" not in silent
     assert not (pixels(tmp_path / "out.png") == kept).all()
+
+
+@pytest.mark.parametrize("name", ["JPEG", "jpg", ".JPG"])
+def test_formats_may_be_written_in_other_ways(name, denoise, model, photos, tmp_path):
+    code, _, stderr = denoise("run", photos / "0.png", "-o", tmp_path / "o/", "--format", name, "--model", model)
+
+    assert code == 0, stderr
+    assert (tmp_path / "o" / "0.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+def test_earlier_results_are_left_out_and_counted(denoise, model, photos, tmp_path):
+    scans = shutil.copytree(photos, tmp_path / "scans")
+    shutil.copy(scans / "0.png", scans / "0.denoised.png")
+
+    code, _, stderr = denoise("run", scans, "-o", tmp_path / "clean", "--model", model)
+
+    assert code == 0
+    assert f"{scans}: left out 1 earlier result, NAME.denoised.EXT beside NAME; -v names them" in stderr
+    assert sorted(file.name for file in (tmp_path / "clean").glob("[!.]*")) == ["0.png", "1.png", "2.png"]
+    _, _, named = denoise("run", scans, "-o", tmp_path / "named", "--model", model, "-v")
+    assert f"left out: {scans / '0.denoised.png'}" in named
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_signal_stops_a_stack_between_pages(in_folder, denoise, model, tmp_path, monkeypatch):
+    def denoise_page(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return denoise_image(*args, **options)
+
+    denoise_image = stack.denoise
+    monkeypatch.setattr(stack, "denoise", denoise_page)
+    pages = np.random.default_rng(0).integers(0, 255, (5, 40, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    out = tmp_path / ("clean/" if in_folder else "clean.tif")
+
+    code, _, stderr = denoise(
+        "run", tmp_path / "stack.tif", "-o", f"{out}/" if in_folder else out, "--model", model
+    )
+
+    assert code == 130
+    ended = (
+        "1 of 1 images are left. Use --resume to continue."
+        if in_folder
+        else (f"{tmp_path / 'stack.tif'} is not done, and nothing was written. Run the command again.")
+    )
+    assert stderr.endswith(f"stopped: {ended}\n")
+    assert (
+        not list(tmp_path.glob("clean*.tif*"))
+        + list(tmp_path.glob("clean/*.tif"))
+        + list(tmp_path.rglob("*.part"))
+    )

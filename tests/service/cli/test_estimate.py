@@ -1,10 +1,14 @@
 """`denoise estimate`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+
+from service.api.estimate import Estimate
 
 
 @pytest.fixture
@@ -21,12 +25,34 @@ def noisy(tmp_path):
 def test_estimate_shows_the_noise_and_the_weights_of_each_image(denoise, noisy):
     code, text, _ = denoise("estimate", noisy)
 
+    colour, grey = text.splitlines()
+    assert code == 0
+    assert colour.startswith(f"{noisy / 'colour.png'}: Noise of about 24.6 of 255")
+    assert colour.endswith("; auto chooses photo-gaussian")
+    assert grey.startswith(f"{noisy / 'grey.jpg'}: ")
+    assert "JPEG" in grey
+
+
+def test_estimate_prints_a_table_in_a_terminal(denoise, noisy, monkeypatch):
+    monkeypatch.setattr("service.cli.estimate.out", Console(force_terminal=True, color_system=None, width=200))
+
+    code, text, _ = denoise("estimate", noisy)
+
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
     images, words, weights = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
     assert code == 0
     assert images == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
     assert "JPEG" in words
     assert weights.startswith("photo-gaussian")
+
+
+def test_estimate_leaves_out_earlier_results(denoise, noisy):
+    shutil.copy(noisy / "colour.png", noisy / "colour.denoised.png")
+
+    _, text, stderr = denoise("estimate", noisy)
+
+    assert len(text.splitlines()) == 2
+    assert f"{noisy}: left out 1 earlier result" in stderr
 
 
 def test_estimate_prints_all_measurements_as_json(denoise, noisy):
@@ -75,8 +101,15 @@ def test_json_has_null_where_there_is_no_number(denoise, tmp_path):
     _, text, _ = denoise("estimate", tmp_path / "tiny.png", "--json")
 
     (row,) = json.loads(text, parse_constant=refuse)
-    assert row["ceiling"] is None
+    assert row["luma"] is None
     assert row["sigma"] is None
+
+
+def test_json_has_the_fields_of_the_http_api(denoise, noisy):
+    _, text, _ = denoise("estimate", noisy, "--json")
+
+    row = json.loads(text)[0]
+    assert set(row) == {"image", *Estimate.model_fields} - {"models"}
 
 
 def test_estimate_makes_the_trial_that_run_makes(denoise, tmp_path, monkeypatch):
@@ -89,4 +122,4 @@ def test_estimate_makes_the_trial_that_run_makes(denoise, tmp_path, monkeypatch)
     _, text, _ = denoise("estimate", tmp_path / "soft.png", "--json")
 
     [found] = json.loads(text)
-    assert (found["correlated"], found["texture"], found["model"]) == (True, True, "photo-gaussian")
+    assert (found["correlated"], found["model"]) == (True, "photo-gaussian")

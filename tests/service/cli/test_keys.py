@@ -27,3 +27,10 @@ def test_keys_asks_for_the_file(denoise, monkeypatch):
 
     assert code == 2
     assert "--keys-file" in stderr
+
+
+def test_keys_alone_shows_the_commands(denoise):
+    code, text, _ = denoise("keys")
+
+    assert code == 0
+    assert "revoke" in text

@@ -113,7 +113,7 @@ def test_an_error_is_one_line_without_a_traceback(denoise, photos, tmp_path):
 
     assert code == 1
     assert text == ""
-    assert stderr.startswith("error: no weights are named 'none'. Shipped weights: ")
+    assert stderr.startswith("error: No weights are named 'none'. Shipped weights: ")
     assert stderr.count("\n") == 1
 
 
@@ -182,7 +182,7 @@ def test_weights_are_checked_before_images_are_read(args, denoise, tmp_path, mon
     code, _, stderr = denoise(*args)
 
     assert code == 1
-    assert stderr.startswith("error: no weights are named 'none'")
+    assert stderr.startswith("error: No weights are named 'none'")
 
 
 @pytest.mark.parametrize(

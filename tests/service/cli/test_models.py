@@ -14,18 +14,18 @@ def test_models_lists_each_file_with_its_digest(denoise, model):
 
     assert code == 0
     [row] = [line for line in text.splitlines() if "plain" in line]
-    assert "photo" in row
     assert checkpoint.load(model).digest[:12] in row
 
 
-def test_models_shows_the_noise_and_no_psnr_of_other_images(denoise, model):
+def test_models_shows_the_use_and_no_psnr_of_other_images(denoise, model):
     code, text, _ = denoise("models")
 
-    rows = {line.split()[1]: line for line in text.splitlines() if "photo" in line or "paper" in line}
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
     assert code == 0
-    assert "cameras" in rows["photo"]
-    assert "white, in grey" in rows["photo-grey"]
-    assert "random pixels" in rows["paper"]
+    assert "For photos:" in rows["photo"]
+    assert "For images without" in rows["photo-grey"]
+    assert "For renders" in rows["paper"]
+    assert "Measures the noise" in rows["auto"]
     assert "photo-gaussian-large" in rows, "names are whole"
     assert "PSNR" not in text
     assert "31.50" not in denoise("models", "--weights", model.parent)[1], "each PSNR is of another set of images"

@@ -46,8 +46,29 @@ def test_a_setting_out_of_bounds_is_refused_by_name(denoise, served):
     code, _, stderr = denoise("serve", "--max-pixels", 0)
 
     assert code == 1
-    assert stderr == "error: max_pixels: Input should be greater than or equal to 1\n"
+    assert stderr == (
+        "error: DENOISE_MAX_PIXELS or --max-pixels is '0': Input should be greater than or equal to 1\n"
+    )
     assert served.settings is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--keys-file", "DENOISE_KEYS_FILE, or --keys-file. Create it with: denoise keys add NAME --keys-file "),
+        ("--spool", "This is the setting DENOISE_SPOOL, or --spool."),
+    ],
+)
+def test_a_path_that_cannot_be_used_names_its_setting(flag, words, denoise, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.telemetry.logs.configure", lambda settings: None)
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "below" if flag == "--spool" else tmp_path / "missing"
+
+    code, _, stderr = denoise("serve", "--port", 0, flag, path)
+
+    assert code == 1
+    assert stderr.startswith(f"error: {path}")
+    assert words in stderr
 
 
 def test_secret_keys_have_no_flag(denoise):

@@ -22,6 +22,7 @@ def test_train_takes_every_value_of_the_recipe_as_a_flag(denoise, photos, tmp_pa
     assert code == 0
     assert "step 2 " in stderr
     assert "over the noisy input's" in stderr
+    assert stderr.endswith(f"To use it: denoise run --model {tmp_path / 'my.safetensors'} IMAGE\n")
     assert {key: recipe[key] for key in ("lr", "hidden", "patch", "noise_range", "seed", "steps")} == {
         "lr": 0.25, "hidden": 4, "patch": 8, "noise_range": [2.0, 3.0], "seed": 3, "steps": 2,
     }  # fmt: skip
@@ -36,7 +37,8 @@ def test_train_says_what_it_will_do_before_it_reads_data(denoise, photos, tmp_pa
     )
     _, _, without = denoise("train", "paper", "--steps", 70, "-o", tmp_path / "my.safetensors")
 
-    recipe, network, data, writes, expect, preparing = with_photos.splitlines()
+    recipe, network, data, writes, expect, preparing, done = with_photos.splitlines()
+    assert done.startswith("done: wrote ")
     assert recipe.startswith("recipe:  3 minutes of muon, learning rate 0.006, batches of 8 patches of 128 x 128")
     assert re.fullmatch(r"network: photo, [\d,]+ parameters", network)
     assert data == f"data:    3 images in {photos}"

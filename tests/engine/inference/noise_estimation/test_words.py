@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from engine.inference.noise_estimation import Component, NoiseEstimate, estimate_noise, sentence, summary
+from engine.inference.noise_estimation.words import figure
 from tests.support.noise import leaves, noise
 
 NONE = Component(0.0, (0.0, 0.0, 0.0), 1.0)
@@ -51,3 +52,10 @@ def test_a_summary_of_measured_samples_is_in_their_units():
     values, share = sigma.removeprefix("sigma ").removesuffix(" % of the range)").split(" (")
     assert all(22 < float(each) < 28 for each in values.split())
     assert 3 < float(share) < 6
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3063.2, "3060"), (231.9, "232"), (0.01234, "0.0123"), (0, "0"), (65535, "65500")]
+)
+def test_figures_have_few_digits_and_no_exponent(value, text):
+    assert figure(value) == text
