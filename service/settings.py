@@ -250,11 +250,19 @@ class Settings(BaseSettings):
         le=24 * 365,
         description="How long a job and its result are kept after the job has ended, in hours.",
     )
+    drain_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        description="How long the service still accepts requests after SIGTERM, while it reports that it is not "
+        "ready, in seconds; set it to the time that a load balancer needs to turn away.",
+    )
     grace_seconds: float = Field(
         default=30,
         ge=0,
         le=86_400,
-        description="How long accepted requests may continue after SIGTERM, in seconds, before they are aborted.",
+        description="How long accepted requests may continue after SIGTERM and the drain time, in seconds, before "
+        "they are aborted.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",

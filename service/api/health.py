@@ -45,7 +45,7 @@ async def get_health(request: Request) -> Health:
     shutdown: GracefulShutdown = request.state.shutdown
     models = registry.models
     return Health(
-        ready=not shutdown.begun,
+        ready=shutdown.ready,
         model=models.default,
         **models.history(models.default),
         tried=models.tried,
@@ -75,7 +75,7 @@ async def get_live() -> dict[str, bool]:
 async def get_ready(request: Request) -> dict[str, bool]:
     """Whether to send images here."""
     shutdown: GracefulShutdown = request.state.shutdown
-    if shutdown.begun:
+    if not shutdown.ready:
         raise stopping_error()
     return {"ready": True}
 

@@ -101,6 +101,7 @@ class Server(uvicorn.Server):
             )
         )
         self._graceful: GracefulShutdown = app.state.shutdown
+        self._drain_seconds = settings.drain_seconds
         self._grace_seconds = settings.grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -113,13 +114,19 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to shut down. A second signal ends the process at once, as without a handler."""
         # uvicorn's handler would end the process by this signal. A requested stop must exit with code 0.
-        self._graceful.begin()
+        self._graceful.drain()
         self.should_exit = True
         for each in HANDLED_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for accepted requests while still listening. Abort those that take longer than the grace time."""
+        """Accept requests for the drain time, then only finish the accepted ones.
+
+        The sockets listen until the end. Requests that take longer than the grace time are aborted.
+        """
+        if self._drain_seconds:
+            log.info("draining", working=self._graceful.working, drain_seconds=self._drain_seconds)
+            await asyncio.sleep(self._drain_seconds)
         log.info("stopping", working=self._graceful.working, grace_seconds=self._grace_seconds)
         self._graceful.begin()
         end = time.monotonic() + self._grace_seconds
