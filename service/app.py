@@ -23,6 +23,7 @@ from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
+from service.registry.shared_weights import SharedWeights
 from service.runtime.collectors import exposing
 from service.runtime.parameters import refuse_unknown_parameters
 from service.runtime.pipeline import Pipeline
@@ -31,6 +32,7 @@ from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.runtime.views import Views
 from service.settings import Settings
+from service.storage.storage import open_storage
 from service.telemetry.metrics import Metrics
 
 # The groups of routes in the OpenAPI description.
@@ -69,16 +71,18 @@ def create_app(settings: Settings) -> FastAPI:
     _set_up_process(settings)
     shutdown, metrics = GracefulShutdown(), Metrics()
     with ExitStack() as stack:
-        # First: its process loads the codecs while this one loads the weights. The lifespan ends it.
+        if storage := open_storage(settings):
+            stack.callback(storage.close)
+        # Early: its process loads the codecs while this one loads the weights. The lifespan ends it.
         decoder = stack.enter_context(Decoder(settings.decode_seconds, settings.decode_memory))
-        registry = ModelRegistry(settings)
+        registry = ModelRegistry(settings, SharedWeights(storage) if storage else None)
         # Last, because it locks the spool folder for this process until the lifespan ends.
         store = _job_store(settings)
-        stack.pop_all()
+        opened = stack.pop_all()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with decoder, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
+        with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
             running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()

@@ -261,8 +261,8 @@ class Settings(BaseSettings):
         default=30,
         ge=0,
         le=86_400,
-        description="How long accepted requests may continue after SIGTERM and the drain time, in seconds, before "
-        "they are aborted.",
+        description="How long accepted requests may continue after SIGTERM and the drain time, in seconds, "
+        "before they are aborted.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",

@@ -8,7 +8,7 @@ from engine.layers import kernels
 from service.middleware.request_limits import stopping_error
 from service.problems import describe_problems
 from service.registry.registry import ModelRegistry
-from service.registry.snapshot import Digests, Fault, Loaded, Previous
+from service.registry.snapshot import Digests, Fault, Loaded, Previous, Wanted
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.telemetry.metrics import Metrics
@@ -22,6 +22,7 @@ class Health(BaseModel):
     ready: bool = Field(description="Whether to send images: the service is not stopping.")
     model: str = Field(description="The model for requests that name none.")
     digests: Digests
+    wanted: Wanted
     previous: Previous
     loaded: Loaded
     tried: list[str] = Field(

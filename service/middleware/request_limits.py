@@ -52,7 +52,9 @@ class RequestLimits:
             await problem_of(_too_many_connections())(scope, receive, send)
         else:
             with self.shutdown.work():
-                await self.app(scope, self._limit_upload_time(receive), self._close_if_draining(_split_body(send)))
+                await self.app(
+                    scope, self._limit_upload_time(receive), self._close_if_draining(_split_body(send))
+                )
 
     def _close_if_draining(self, send: Send) -> Send:
         """Ends the connection after the answer while draining, so that its client connects to another replica."""

@@ -22,6 +22,7 @@ from service.auth.dependencies import refuse_unprotected
 from service.runtime.shutdown import GracefulShutdown
 from service.server.connection import ServerConfig
 from service.settings import Settings, split_list
+from service.storage.away import StorageAway
 from service.telemetry import logs
 from service.telemetry.logs import log
 
@@ -42,7 +43,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
         # Before the weights are loaded, so that an address in use is reported at once.
         sockets = [stack.enter_context(each) for each in bind(host, port)]
         _log_start()
-        server = Server(create_app(settings), settings)
+        try:
+            server = Server(create_app(settings), settings)
+        except StorageAway as error:
+            raise ValueError(str(error)) from error
         _reduce_latency()
         server.run(sockets)
 
