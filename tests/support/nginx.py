@@ -61,7 +61,10 @@ def replaced(text, *changes):
 
 
 def configure(folder, replicas, port, *changes):
-    """Write the configuration. replicas: two ports. changes: in nginx.conf, such as times that are too long."""
+    """Write the configuration. replicas: two ports, or two addresses with ports.
+
+    changes: in nginx.conf, such as times that are too long.
+    """
     folder.mkdir()
     main = MAIN.format(folder=folder, user=getpass.getuser())
     site = replaced(
@@ -70,9 +73,9 @@ def configure(folder, replicas, port, *changes):
         ("/var/log/nginx/access.log", f"{folder}/denoise.log"),
         *changes,
     )
-    first, second = replicas
+    first, second = (f"127.0.0.1:{each}" if isinstance(each, int) else each for each in replicas)
     servers = (DEPLOY / "replicas.conf").read_text()
-    servers = replaced(servers, (":8001 ", f":{first} "), (":8002 ", f":{second} "))
+    servers = replaced(servers, ("127.0.0.1:8001 ", f"{first} "), ("127.0.0.1:8002 ", f"{second} "))
     (folder / "nginx.conf").write_text(main)
     (folder / "denoise.conf").write_text(site)
     (folder / "replicas.conf").write_text(servers)

@@ -11,8 +11,8 @@ class Stub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, behave, address=("127.0.0.1", 0)):
+        super().__init__(address, Handler)
         self.behave, self.requests, self.ended = behave, [], threading.Event()
 
     @property
