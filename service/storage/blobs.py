@@ -1,0 +1,132 @@
+"""Blob store: files in a bucket of S3, Google Cloud or Azure, or in a folder. A blob is whole or absent."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import BinaryIO
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import from_url
+
+from service.storage.away import BlobsAway
+from service.telemetry.logs import log
+
+# How long one request to the store may take. Large blobs are sent and read in parts, each by its own request.
+REQUEST = timedelta(seconds=15)
+CONNECT = timedelta(seconds=3)
+# No request is repeated later than this.
+REPEAT = timedelta(seconds=5)
+# The most time until a call that gets no answer gives up: REPEAT, then one more REQUEST.
+MOST_SECONDS = 20
+# Size of a part, in bytes, that is read or written at once. S3 demands at least 5 MiB.
+PART = 8 * 2**20
+# Parts of a blob that are written at the same time. Each is in memory.
+PARTS_AT_ONCE = 4
+# Written at the start, to see whether the store can be written to.
+PROBE = "probe"
+
+
+class Blobs:
+    """The blobs below a URL. Names have slashes. Use it in threads, because calls wait for the network.
+
+    Beside what each call says, it raises BlobsAway.
+    """
+
+    def __init__(self, url: str) -> None:
+        """url: s3://, gs://, az:// or file://. Credentials come from the environment, as for other tools.
+
+        Raises ValueError if the store cannot be used, with the reason.
+        """
+        try:
+            if url.startswith("file:"):
+                self._store = from_url(url, mkdir=True)
+            else:
+                # http:// is used only if the endpoint says so, for a store on a private network.
+                self._store = from_url(
+                    url,
+                    client_options={"timeout": REQUEST, "connect_timeout": CONNECT, "allow_http": True},
+                    retry_config={"max_retries": 3, "retry_timeout": REPEAT},
+                )
+            obstore.put(self._store, PROBE, b"")
+        except (BaseError, OSError, ValueError) as error:
+            raise ValueError(f"blobs: {url}: {_reason(error)}") from None
+
+    def put(self, name: str, data: bytes | BinaryIO) -> None:
+        """Writes a blob whole, or replaces it. data: bytes, or a file at its start."""
+        with _refusing_if_away():
+            obstore.put(self._store, name, data, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a blob unless there is one of this name. Returns whether it was written."""
+        with _refusing_if_away():
+            try:
+                obstore.put(self._store, name, data, mode="create")
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
+
+    def size(self, name: str) -> int:
+        """The size of a blob, in bytes. Raises FileNotFoundError if there is none."""
+        with self._looking_for(name):
+            return obstore.head(self._store, name)["size"]
+
+    def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
+        """A blob's bytes, or `size` of them from `start`. Raises FileNotFoundError."""
+        with self._looking_for(name):
+            if size is None:
+                size = obstore.head(self._store, name)["size"] - start
+            # Stores refuse an empty range.
+            return bytes(obstore.get_range(self._store, name, start=start, length=size)) if size else b""
+
+    def fetch(self, name: str, file: BinaryIO) -> None:
+        """Writes a blob's bytes to an open file. Raises FileNotFoundError and OSError."""
+        size = self.size(name)
+        for start in range(0, size, PART):
+            file.write(self.read(name, start, min(PART, size - start)))
+        file.flush()
+
+    def delete(self, *names: str) -> None:
+        """Removes blobs. A blob that is not there is no error."""
+        with _refusing_if_away():
+            for name in names:
+                try:
+                    obstore.delete(self._store, name)
+                except FileNotFoundError:
+                    continue
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The names of the blobs below a folder."""
+        with _refusing_if_away():
+            for page in obstore.list(self._store, prefix):
+                yield from (blob["path"] for blob in page)
+
+    @contextmanager
+    def _looking_for(self, name: str) -> Iterator[None]:
+        """Raises FileNotFoundError if the blob is missing, but BlobsAway if the whole bucket is."""
+        with _refusing_if_away():
+            try:
+                yield
+            except FileNotFoundError as error:
+                # A bucket that is missing looks like a blob that is missing, until the bucket is asked for.
+                obstore.head(self._store, PROBE)
+                raise MissingBlob(name) from error
+
+
+class MissingBlob(FileNotFoundError):
+    """A blob that is not in the store, though the store answers."""
+
+
+@contextmanager
+def _refusing_if_away() -> Iterator[None]:
+    try:
+        yield
+    except MissingBlob:
+        raise
+    except (BaseError, FileNotFoundError) as error:
+        log.error("the blob store is away", error=_reason(error))
+        raise BlobsAway from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
