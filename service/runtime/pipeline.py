@@ -26,6 +26,7 @@ from engine.inference.preparation import (
     steps_for,
     words_of,
 )
+from service.auth.rate_limit import Charge
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.numbers import compact_json
@@ -76,7 +77,7 @@ class _Request:
     model: str
     info: ImageInfo
     kind: Format
-    charge: Callable[[int], None]
+    charge: Charge
     on_progress: Callable[[float], None]
 
     @property
@@ -149,7 +150,7 @@ class Pipeline:
         params: DenoiseParams,
         memory: MemoryShare,
         disconnected: Disconnected,
-        charge: Callable[[int], None],
+        charge: Charge,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> DenoisedFile:
         """The file, denoised, or from the cache. A file from the cache takes no place in the queue and no charge.
@@ -248,7 +249,7 @@ class Pipeline:
         if request.info.kind.name == "raw" and request.model in AUTO_MODELS and share:
             known = await self.decoding.read_mosaic(ticket, source) if params.page in (None, 1) else None
             if known:
-                request.charge(pixels)
+                await request.charge(pixels)
                 mosaic, law = known
                 model = await ticket.in_thread(models.by_name[MOSAIC_MODEL].model)
                 values = await self.denoising.denoise_mosaic(ticket, model, mosaic, law, share)
@@ -256,7 +257,7 @@ class Pipeline:
                     return await self.decoding.develop(ticket, source, values, params.colour), (law.words,)
                 return await self.decoding.decode(ticket, source, params.page, params.colour), ()
         file = await self.decoding.decode(ticket, source, params.page, params.colour)
-        request.charge(pixels)
+        await request.charge(pixels)
         return file, ()
 
 

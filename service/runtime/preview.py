@@ -1,6 +1,6 @@
 """Previews: parts of an image for the eye, noisy or denoised, from its real samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from engine.inference.noise_estimation.banding import NO_BANDING
 from engine.inference.noise_estimation.impulses import NO_IMPULSES
 from engine.inference.preparation import PreparationOptions, prepare
 from engine.models.checkpoint import Model
+from service.auth.rate_limit import Charge
 from service.params import PreviewParams
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
@@ -78,7 +79,7 @@ class Previewer:
         params: PreviewParams,
         memory: MemoryShare,
         disconnected: Disconnected,
-        charge: Callable[[int], None],
+        charge: Charge,
     ) -> Preview:
         """The part of the image that the parameters ask for.
 
@@ -184,7 +185,7 @@ class Previewer:
         treatment: Treatment,
         params: PreviewParams,
         box: Box,
-        charge: Callable[[int], None],
+        charge: Charge,
     ) -> Image:
         """The part, denoised, at its full size. It is kept for the next request."""
         if treatment.preparation.unchanged:
@@ -196,7 +197,7 @@ class Previewer:
         image = page.rendered.get(key)
         if image is None:
             around = _around(area, whole, options.passes)
-            charge(_pixels(around))
+            await charge(_pixels(around))
             pages = [_part(treatment.source, around)]
             steps = [treatment.preparation]
             denoise = self.pipeline.denoising.denoise
