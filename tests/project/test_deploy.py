@@ -87,6 +87,14 @@ def test_both_groups_list_the_same_replicas_without_counting_failures(name):
     assert all("max_fails=0" in server for server in servers[0])
 
 
+@pytest.mark.parametrize("name", REPLICAS)
+def test_clients_are_assigned_by_address_if_replicas_share_a_name(name):
+    """nginx's consistent hash takes a server's name: replicas that the DNS lists under one name would take turns."""
+    [hashed] = re.findall(r"^ *hash (.*);", REPLICAS[name], re.MULTILINE)
+
+    assert hashed.endswith(" consistent") == (" resolve" not in REPLICAS[name])
+
+
 def test_every_route_that_takes_a_post_is_known_as_pure_or_not(client):
     """A new route must be repeatable to get `non_idempotent`."""
     blocks = re.findall(r"^    location = (\S+) \{(.*?)^    \}", NGINX_CONF, re.MULTILINE | re.DOTALL)
