@@ -89,7 +89,7 @@ def test_both_groups_list_the_same_replicas_without_counting_failures(name):
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_clients_are_assigned_by_address_if_replicas_share_a_name(name):
-    """nginx's consistent hash takes a server's name: replicas that the DNS lists under one name would take turns."""
+    """nginx's consistent hash takes a server's name, so replicas that the DNS lists under one name take turns."""
     [hashed] = re.findall(r"^ *hash (.*);", REPLICAS[name], re.MULTILINE)
 
     assert hashed.endswith(" consistent") == (" resolve" not in REPLICAS[name])
