@@ -8,7 +8,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from service.app import create_app
-from tests.service.api.jobs.job_client import SOON, ended, events, submit, wait_until
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, SOON, ended, events, submit, wait_until
+
+pytestmark = IN_BOTH_STORES
 
 
 @contextmanager
