@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
+import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.jobs import worker
 from service.storage import blobs, database
-from tests.service.api.jobs.job_client import ended, submit, wait_until
+from tests.service.api.jobs.job_client import SOON, ended, events, submit, wait_until
 from tests.support.problems import assert_problem
 from tests.support.relay import relaying, to_unix
 
@@ -72,6 +73,22 @@ def test_a_stopped_database_is_answered_503_and_loses_no_job(client, noisy, held
     for job in (running, waiting):
         assert ended(client, job)["state"] == "done"
         assert client.get(f"{job}/result").content == still.content
+
+
+def test_events_continue_once_the_database_is_back(server, noisy, held, postgres):
+    with httpx.Client(base_url=server) as client:
+        job = submit(client, noisy)
+    held.wait()
+    with httpx.stream("GET", f"{server}{job}/events", timeout=SOON) as response:
+        heard = events(response.iter_lines())
+        first = next(heard)
+        with stopped(postgres):
+            time.sleep(0.1)
+        held.go.set()
+        rest = [data["state"] for _, data in heard]
+
+    assert first[1]["state"] == "running"
+    assert rest[-1] == "done"
 
 
 def test_a_stopped_database_refuses_keys_that_have_limits(settings, noisy, postgres):
