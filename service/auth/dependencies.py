@@ -229,6 +229,7 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
             401: "No API key, or an unknown one.",
             422: "An unknown parameter.",
             429: "The API key has reached its limit. See Retry-After.",
+            503: "The service cannot read its keys, or its limits are in a database that is away.",
         }
     )
 

@@ -165,12 +165,18 @@ class Worker:
         return await self._call(self._store.result, record)
 
     async def watch(self, record: Record) -> AsyncGenerator[Record, None]:
-        """The job now, and again after each change, until the job ends or the service does. Close it."""
+        """The job now, and again after each change, until the job ends or the service does. Close it.
+
+        While the storage is away, it does not change.
+        """
         with self._listening(record.id) as changed:
             while True:
                 # Cleared before the job is read, so that no change is missed.
                 changed.clear()
-                now = await self.find(record.id, record.owner)
+                try:
+                    now = await self.find(record.id, record.owner)
+                except StorageAway:
+                    now = record
                 record = now or replace(record, state="cancelled", ended=time.time())
                 yield record
                 if record.ended or self._stopping.is_set():
@@ -200,6 +206,9 @@ class Worker:
                     with bound_contextvars(request_id=record.request):
                         await self._run(record)
                     continue
+            except StorageAway:
+                # Logged by the storage.
+                await self._pause(RETRY)
             except Exception:
                 log.exception("the job store cannot be used", retry_seconds=RETRY)
                 await self._pause(RETRY)
@@ -210,7 +219,8 @@ class Worker:
         """Removes expired jobs every SWEEP seconds, until `stop` is called."""
         while not self._stopping.is_set():
             try:
-                await self._call(self._store.sweep)
+                with suppress(StorageAway):
+                    await self._call(self._store.sweep)
             except Exception:
                 log.exception("expired jobs cannot be removed", retry_seconds=SWEEP)
             await self._pause(SWEEP)

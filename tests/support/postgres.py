@@ -83,6 +83,14 @@ class Postgres:
         for pid in (self._process.pid, *map(int, children)):
             os.kill(pid, sig)
 
+    @property
+    def socket(self):
+        return self.folder / ".s.PGSQL.5432"
+
+    def url_by_port(self, url, port):
+        """The URL of the same database through a relay's port."""
+        return f"{url.partition('?')[0].replace('@', '@127.0.0.1')}?port={port}"
+
     def new_database(self):
         """The URL of a new, empty database."""
         name = f"test_{secrets.token_hex(6)}"

@@ -104,7 +104,8 @@ def test_a_stopped_database_is_refused_and_used_once_it_is_back(database, postgr
 
     until(lambda: answers(database))
     assert first < MOST_SECONDS
-    assert second < 0.1
+    # Without another try.
+    assert second < 1
 
 
 def test_a_frozen_database_is_refused_within_the_bound(database, postgres):
@@ -132,8 +133,8 @@ def test_a_database_that_stops_during_a_call_is_cut_off(database, postgres):
 
 
 def test_a_silent_network_is_noticed_within_the_bound(url, postgres):
-    with relaying(to_unix(postgres.folder / ".s.PGSQL.5432")) as relay:
-        database = Database(f"{url.partition('?')[0].replace('@', '@127.0.0.1')}?port={relay.port}")
+    with relaying(to_unix(postgres.socket)) as relay:
+        database = Database(postgres.url_by_port(url, relay.port))
         assert answers(database)
         relay.cut()
         wait = refusal(database)

@@ -6,8 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from tests.service.api.jobs.job_client import ended, submit
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, ended, submit
 from tests.support.problems import assert_problem
+
+pytestmark = IN_BOTH_STORES
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from fastapi.testclient import TestClient
 from service.api import jobs as routes
 from service.app import create_app
 from service.runtime.pipeline import Pipeline
-from tests.service.api.jobs.job_client import ended, stored_files, submit
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, ended, stored_files, submit
 from tests.support.problems import assert_problem
+
+pytestmark = IN_BOTH_STORES
 
 
 def test_a_job_gives_the_answer_of_post_denoise(client, noisy):
@@ -131,7 +133,9 @@ def test_the_newest_jobs_are_listed_first(client, noisy, monkeypatch):
 
 
 def test_without_a_spool_there_are_no_jobs(settings, noisy):
-    with TestClient(create_app(settings.model_copy(update={"spool": None}))) as client:
+    with TestClient(
+        create_app(settings.model_copy(update={"spool": None, "database": None, "blobs": None}))
+    ) as client:
         assert_problem(client.post("/jobs", content=noisy), 404, "runs no jobs", "without a spool")
         assert client.get("/jobs").status_code == 404
         assert client.get("/health").json()["jobs"] is False
