@@ -1,17 +1,27 @@
 """Health and metrics: GET /health, /health/live, /health/ready and /metrics."""
 
+import asyncio
+import math
+import sqlite3
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.layers import kernels
+from service.jobs.worker import Worker
 from service.middleware.request_limits import stopping_error
 from service.problems import describe_problems
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Fault, Loaded, Previous, Wanted
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
+from service.storage.away import StorageAway
 from service.telemetry.metrics import Metrics
+
+# How long to wait for the number of waiting jobs, in seconds.
+COUNT_SECONDS = 2
 
 router = APIRouter(tags=["health"])
 
@@ -81,9 +91,20 @@ async def get_ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
+async def _jobs_waiting(worker: Worker) -> float:
+    """NaN if the store of jobs does not say it in time. The other metrics do not wait for it."""
+    with suppress(StorageAway, sqlite3.OperationalError, TimeoutError):
+        async with asyncio.timeout(COUNT_SECONDS):
+            return await worker.waiting()
+    return math.nan
+
+
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """Metrics in the format that Prometheus reads."""
     metrics: Metrics = request.state.metrics
+    worker: Worker | None = request.state.worker
+    if worker:
+        metrics.jobs_waiting.set(await _jobs_waiting(worker))
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), media_type=media_type)

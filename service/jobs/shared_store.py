@@ -277,6 +277,12 @@ class SharedJobStore:
         query = f"SELECT {_ROW} FROM denoise_jobs WHERE owner = %s ORDER BY number DESC LIMIT %s"
         return self._records(query, [owner, count])
 
+    def waiting(self) -> int:
+        """How many jobs wait, for any replica."""
+        free = "ended IS NULL AND (state = 'waiting' OR lease_ends < now())"
+        count: int = self._database.rows(f"SELECT count(*) FROM denoise_jobs WHERE {free}")[0][0]
+        return count
+
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files. A worker that runs it finds out."""
         removed = self._changed("DELETE FROM denoise_jobs WHERE id = %(id)s", {"id": id_})

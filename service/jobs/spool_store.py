@@ -288,6 +288,11 @@ class SpoolJobStore:
         query = f"SELECT {_COLUMNS} FROM jobs WHERE owner = ? ORDER BY number DESC LIMIT ?"
         return list(_records(self.database.execute(query, (owner, count))))
 
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        count: int = self.database.execute("SELECT count(*) FROM jobs WHERE state = 'waiting'").fetchone()[0]
+        return count
+
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files."""
         self._changed("DELETE FROM jobs WHERE id = ?", id_)

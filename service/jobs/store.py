@@ -87,6 +87,9 @@ class JobStore(Protocol):
     def newest(self, owner: str, count: int) -> list[Record]:
         """The owner's newest jobs, the newest first."""
 
+    def waiting(self) -> int:
+        """How many jobs wait."""
+
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files."""
 

@@ -137,6 +137,10 @@ class Worker:
         """The owner's newest jobs, the newest first."""
         return [self._with_progress(record) for record in await self._call(self._store.newest, owner, count)]
 
+    async def waiting(self) -> int:
+        """How many jobs wait; of several replicas, for all of them."""
+        return await self._call(self._store.waiting)
+
     def _with_progress(self, record: Record) -> Record:
         """The newest progress, if the job runs here."""
         running = self.running

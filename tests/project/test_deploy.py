@@ -299,11 +299,13 @@ def test_nginx_asks_the_dns_for_the_replicas_of_this_namespace():
     assert set(re.findall(r"server (\S+) resolve", REPLICAS["kubernetes/replicas.conf"])) == {f"{name}:{port}"}
 
 
-def test_the_autoscaler_uses_a_metric_of_the_service(client):
+def test_the_autoscaler_uses_metrics_of_the_service(client):
     scaler = BY_NAME["HorizontalPodAutoscaler denoise"]["spec"]
-    [metric] = scaler["metrics"]
+    names = {next(metric[kind]["metric"]["name"] for kind in ("pods", "external") if kind in metric)
+             for metric in scaler["metrics"]}  # fmt: skip
+    exposed = {line.split("{")[0].split()[0] for line in client.get("/metrics").text.splitlines()}
 
-    assert f"\n{metric['pods']['metric']['name']}{{" in client.get("/metrics").text
+    assert names == {"denoise_queue_pixels", "denoise_jobs_waiting"} <= exposed
     assert scaler["scaleTargetRef"]["name"] == REPLICA["metadata"]["name"]
     assert "replicas" not in REPLICA["spec"]
 

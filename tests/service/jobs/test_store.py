@@ -66,6 +66,20 @@ def test_jobs_are_done_in_order_and_owners_take_turns(store):
     assert order == ["a", "d", "e", "b", "c"]
 
 
+def test_jobs_that_wait_are_counted(store):
+    counts = [store.waiting()]
+    for letter in "abc":
+        add(store, letter)
+    counts.append(store.waiting())
+    finish(store, store.claim())
+    counts.append(store.waiting())
+    running = store.claim()
+    counts.append(store.waiting())
+    store.put_back(running)
+
+    assert [*counts, store.waiting()] == [0, 3, 2, 1, 2]
+
+
 def test_an_owner_gains_no_turn_by_removing_jobs(store):
     for letter, owner in (("a", "ann"), ("b", "ann"), ("c", "bob")):
         add(store, letter, owner)
