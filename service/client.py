@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal, Self, TypedDict, Unpack, cast
+from uuid import uuid4
 from zipfile import ZipFile
 
 import httpx2 as httpx
@@ -112,9 +113,10 @@ class Client:
         return _results(self._ask("POST", "/denoise/batch", params=options, content=_zip(images)))
 
     def submit(self, *images: Image, **options: Unpack[Options]) -> Job:
-        """Submit a job of one or many images. If the connection breaks, `jobs` shows whether the job arrived."""
+        """Submit a job of one or many images. However often the request is sent, it is one job."""
+        headers = {"Idempotency-Key": uuid4().hex}
         body: Any = {"content": _zip(images)} if len(images) != 1 else {"files": {"image": _file(images[0])}}
-        return cast(Job, self._ask("POST", "/jobs", repeat=False, params=options, **body).json())
+        return cast(Job, self._ask("POST", "/jobs", params=options, headers=headers, **body).json())
 
     def jobs(self) -> list[Job]:
         """List the newest jobs of the API key, newest first."""
@@ -141,10 +143,7 @@ class Client:
         """Cancel a job, and delete its files."""
         self._ask("DELETE", f"/jobs/{job['id']}")
 
-    def _ask(
-        self, method: str, path: str, repeat: bool = True, stream: bool = False, **request: Any
-    ) -> httpx.Response:
-        """repeat: whether to try again after a broken connection, although the work may be done already."""
+    def _ask(self, method: str, path: str, stream: bool = False, **request: Any) -> httpx.Response:
         end, pause = monotonic() + self.patience, FIRST_PAUSE
         while True:
             try:
@@ -156,9 +155,9 @@ class Client:
                 wait = error.retry_after or pause
                 if error.status not in BUSY or monotonic() + wait > end:
                     raise
-            except BROKEN as error:
-                wait, sent = pause, not isinstance(error, httpx.ConnectError)
-                if (sent and not repeat) or monotonic() + wait > end:
+            except BROKEN:
+                wait = pause
+                if monotonic() + wait > end:
                     raise
             sleep(wait)
             pause *= 2
