@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from service.jobs.store import StoredBlob
 
 # How much is read and sent at once, in bytes. Each response holds this much in memory.
-CHUNK = 2**20
+CHUNK = 2**18
 # One range. Others are ignored, which RFC 9110 allows: then the whole result is sent.
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 

@@ -3,26 +3,29 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Semaphore
 from typing import BinaryIO
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
-from service.storage.away import BlobsAway
+from service.storage.away import BlobsAway, Breaker
 from service.telemetry.logs import log
 
 # How long one request to the store may take. Large blobs are sent and read in parts, each by its own request.
-REQUEST = timedelta(seconds=15)
+REQUEST = timedelta(seconds=20)
 CONNECT = timedelta(seconds=3)
 # No request is repeated later than this.
 REPEAT = timedelta(seconds=5)
 # The most time until a call that gets no answer gives up: REPEAT, then one more REQUEST.
-MOST_SECONDS = 20
-# Size of a part, in bytes, that is read or written at once. S3 demands at least 5 MiB.
-PART = 8 * 2**20
-# Parts of a blob that are written at the same time. Each is in memory.
-PARTS_AT_ONCE = 4
+MOST_SECONDS = 25
+# Size of a part, in bytes, that is read or written at once: the least that S3 takes.
+PART = 5 * 2**20
+# Parts of a blob that are written at the same time, and blobs that are. Each part is in memory. They share the
+# network, and have to arrive within REQUEST, so the store needs 2 MB a second.
+PARTS_AT_ONCE = 2
+BLOBS_AT_ONCE = 4
 # Written at the start, to see whether the store can be written to.
 PROBE = "probe"
 
@@ -38,6 +41,8 @@ class Blobs:
 
         Raises ValueError if the store cannot be used, with the reason.
         """
+        self._breaker = Breaker(BlobsAway, MOST_SECONDS)
+        self._writing = Semaphore(BLOBS_AT_ONCE)
         try:
             if url.startswith("file:"):
                 self._store = from_url(url, mkdir=True)
@@ -54,12 +59,13 @@ class Blobs:
 
     def put(self, name: str, data: bytes | BinaryIO) -> None:
         """Writes a blob whole, or replaces it. data: bytes, or a file at its start."""
-        with _refusing_if_away():
+        # The turn comes first: who waited for it learns at once that the store is away.
+        with self._writing, self._calling():
             obstore.put(self._store, name, data, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a blob unless there is one of this name. Returns whether it was written."""
-        with _refusing_if_away():
+        with self._calling():
             try:
                 obstore.put(self._store, name, data, mode="create")
             except (AlreadyExistsError, PreconditionError):
@@ -88,7 +94,7 @@ class Blobs:
 
     def delete(self, *names: str) -> None:
         """Removes blobs. A blob that is not there is no error."""
-        with _refusing_if_away():
+        with self._calling():
             for name in names:
                 try:
                     obstore.delete(self._store, name)
@@ -97,14 +103,14 @@ class Blobs:
 
     def list(self, prefix: str) -> Iterator[str]:
         """The names of the blobs below a folder."""
-        with _refusing_if_away():
+        with self._calling():
             for page in obstore.list(self._store, prefix):
                 yield from (blob["path"] for blob in page)
 
     @contextmanager
     def _looking_for(self, name: str) -> Iterator[None]:
         """Raises FileNotFoundError if the blob is missing, but BlobsAway if the whole bucket is."""
-        with _refusing_if_away():
+        with self._calling():
             try:
                 yield
             except FileNotFoundError as error:
@@ -112,21 +118,30 @@ class Blobs:
                 obstore.head(self._store, PROBE)
                 raise MissingBlob(name) from error
 
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Raises BlobsAway for the errors of a store that is away."""
+        self._breaker.refuse_while_away()
+        try:
+            yield
+        except MissingBlob:
+            self._breaker.reset()
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            self._breaker.trip()
+            log.error("the blob store is away", error=_reason(error))
+            raise BlobsAway from error
+        except BaseException:
+            # An error of the caller.
+            self._breaker.reset()
+            raise
+        self._breaker.reset()
+
 
 class MissingBlob(FileNotFoundError):
     """A blob that is not in the store, though the store answers."""
 
 
-@contextmanager
-def _refusing_if_away() -> Iterator[None]:
-    try:
-        yield
-    except MissingBlob:
-        raise
-    except (BaseError, FileNotFoundError) as error:
-        log.error("the blob store is away", error=_reason(error))
-        raise BlobsAway from error
-
-
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """The error in a line, without the data that obstore adds for its own developers."""
+    return " ".join(str(error).partition("Debug source")[0].split())[:300]

@@ -10,7 +10,6 @@ limits, and each covers what the others cannot see:
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock, Timer
@@ -22,7 +21,7 @@ from psycopg import Connection, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
-from service.storage.away import DatabaseAway
+from service.storage.away import Breaker, DatabaseAway
 from service.telemetry.logs import log
 
 T = TypeVar("T")
@@ -43,8 +42,6 @@ STATEMENT_SECONDS = 5
 CALL_SECONDS = 7
 # The most time that a call takes, whatever fails.
 MOST_SECONDS = POOL_SECONDS + CHECK_SECONDS + CALL_SECONDS
-# After a call failed because the database is away, for how long others fail at once. Then one call tries.
-AWAY_SECONDS = 1
 # Number of the advisory lock that is held while tables are created: the letters "deno".
 SCHEMA_LOCK = 0x64656E6F
 
@@ -59,7 +56,7 @@ class Database:
     def __init__(self, url: str) -> None:
         """Raises ValueError if the database cannot be used, with the reason."""
         self._options = _options(url)
-        self._breaker = Breaker()
+        self._breaker = Breaker(DatabaseAway, MOST_SECONDS)
         self._threads = CapacityLimiter(THREADS)
         try:
             # Not by the pool, which does not say why it cannot connect.
@@ -141,38 +138,6 @@ class Database:
             self._breaker.reset()
             raise
         self._breaker.reset()
-
-
-class Breaker:
-    """Lets calls fail at once while the database is away, so that they do not queue up behind each other.
-
-    One call in AWAY_SECONDS tries whether it is back.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = Lock()
-        self._refuse_until: float | None = None
-
-    def refuse_while_away(self) -> None:
-        """Raises DatabaseAway."""
-        with self._lock:
-            if self._refuse_until is None:
-                return
-            if self._clock() < self._refuse_until:
-                raise DatabaseAway
-            # This call tries. The others are refused until it is known how it went.
-            self._refuse_until = self._clock() + MOST_SECONDS
-
-    def trip(self) -> None:
-        """A call has failed."""
-        with self._lock:
-            self._refuse_until = self._clock() + AWAY_SECONDS
-
-    def reset(self) -> None:
-        """A call has succeeded."""
-        with self._lock:
-            self._refuse_until = None
 
 
 class Deadline:

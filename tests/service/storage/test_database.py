@@ -2,13 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import psycopg
 import pytest
 
 from service.storage.away import DatabaseAway
-from service.storage.database import AWAY_SECONDS, MOST_SECONDS, Breaker, Database
+from service.storage.database import MOST_SECONDS, Database
 from service.storage.listener import Listener
 from tests.support.relay import relaying, to_unix
 
@@ -159,22 +158,6 @@ def test_a_mistake_in_a_statement_is_no_absence(database):
         database.rows("SELECT * FROM nothing")
 
     assert answers(database)
-
-
-def test_after_a_failure_one_call_tries_and_others_are_refused():
-    clock = SimpleNamespace(now=0.0)
-    breaker = Breaker(lambda: clock.now)
-    breaker.refuse_while_away()
-    breaker.trip()
-    with pytest.raises(DatabaseAway):
-        breaker.refuse_while_away()
-    clock.now += AWAY_SECONDS
-    breaker.refuse_while_away()  # this one tries
-    with pytest.raises(DatabaseAway):
-        breaker.refuse_while_away()
-    breaker.reset()
-
-    breaker.refuse_while_away()
 
 
 def test_a_listener_hears_again_after_the_database_was_away(database, postgres):

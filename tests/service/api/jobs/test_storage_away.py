@@ -114,6 +114,7 @@ def test_a_bucket_that_is_away_is_answered_503_and_loses_no_job(settings, noisy,
         done = ended(client, job)
         with frozen(s3):
             unread = client.get(f"{job}/result")
+        wait_until(lambda: client.get(f"{job}/result").status_code == 200)
         result = client.get(f"{job}/result")
         at_once = client.post("/denoise", content=noisy)
 
