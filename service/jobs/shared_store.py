@@ -35,7 +35,7 @@ from service.storage.away import BlobsAway
 from service.storage.listener import Listener
 from service.storage.storage import Storage
 
-# Messages about jobs go through this channel of the database. Their text is the job's ID and the sender's name.
+# The channel of the database for messages about jobs: the ID of a job, its state, and the sender.
 CHANNEL = "denoise_jobs"
 # Calls that may wait for the database or the blobs at the same time.
 THREADS = 16
@@ -115,13 +115,13 @@ class SharedJobStore:
         while self._listeners:
             self._listeners.pop().close()
 
-    def listen(self, changed: Callable[[str], None]) -> None:
+    def listen(self, changed: Callable[[str, str], None]) -> None:
         """Tells of changes that other replicas make. See JobStore."""
 
         def heard(message: str) -> None:
-            id_, _, sender = message.partition(" ")
+            id_, state, sender = message.split(" ") if message else ("", "", "")
             if sender != self._name:
-                changed(id_)
+                changed(id_, state)
 
         self._listeners.append(Listener(self._database, CHANNEL, heard))
 
@@ -284,8 +284,9 @@ class SharedJobStore:
 
     def result(self, job: Record) -> ResultBlob:
         """The result of a job that is done. Raises FileNotFoundError if it was removed to make room."""
-        name = result_name(job)
-        return ResultBlob(self._blobs, name, self._blobs.size(name))
+        if not job.bytes:
+            raise FileNotFoundError(result_name(job))
+        return ResultBlob(self._blobs, result_name(job), job.bytes)
 
     def sweep(self) -> None:
         """Removes expired jobs, the oldest of too many, and blobs that belong to no job."""
@@ -330,7 +331,8 @@ class SharedJobStore:
         columns = ", ".join((*COLUMNS, "progress", "seconds_left"))
         statement = (
             f"WITH {before} changed AS ({change} RETURNING {columns})"
-            f" SELECT {_ROW}, pg_notify('{CHANNEL}', id || ' {self._name}') FROM changed"
+            f" SELECT {_ROW}, "
+            f"pg_notify('{CHANNEL}', concat_ws(' ', id, state, '{self._name}')) FROM changed"
         )
         return [Record(*row[:-1]) for row in self._database.rows(statement, dict(values))]
 

@@ -131,16 +131,17 @@ def lose_answers(monkeypatch, count):
 def test_other_replicas_hear_of_changes_and_not_of_their_own(open_shared):
     one, other = open_shared(), open_shared()
     heard, own = queue.Queue(), queue.Queue()
-    other.listen(heard.put)
-    one.listen(own.put)
-    assert (heard.get(timeout=SOON), own.get(timeout=SOON)) == ("", "")
+    other.listen(lambda *message: heard.put(message))
+    one.listen(lambda *message: own.put(message))
+    assert heard.get(timeout=SOON) == own.get(timeout=SOON) == ("", "")
     add(one, "a")
     job = one.claim()
     one.renew(job, 0.5, None)
     finish(one, job)
     one.remove(job.id)
 
-    assert [heard.get(timeout=SOON) for _ in range(5)] == [job.id] * 5
+    states = ["waiting", "running", "running", "done", "done"]
+    assert [heard.get(timeout=SOON) for _ in states] == [(job.id, state) for state in states]
     assert own.empty()
 
 
