@@ -258,9 +258,9 @@ class Worker:
         try:
             async with self._lease(running):
                 await self._run_to_end(running)
-        except (Cancelled, LeaseLost):
+        except (Cancelled, LeaseLost) as error:
             # Whoever cancelled it, or took it over, has changed the store already.
-            known.error = "Cancelled"
+            known.error = type(error).__name__
         finally:
             self.running = None
             self._notify(record.id)

@@ -2,6 +2,7 @@
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,24 @@ def test_a_lease_that_ran_out_is_taken_over(open_shared):
     assert (too_early, job.lease) == (None, late.lease + 1)
     assert read(stopped, found(stopped, "a")) == b"r" * 20
     assert files(stopped) == ["a.result"]
+
+
+def test_leases_that_ran_out_while_the_database_was_away_are_left_alone(open_shared, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    store, other = open_shared(), open_shared(clock=lambda: clock.now)
+    add(store, "a")
+    job = store.claim()
+    with monkeypatch.context() as patch:
+        lose_answers(patch, 1)
+        with pytest.raises(DatabaseAway):
+            other.claim()
+    shift_times(store, LEASE)
+    add(store, "b")
+
+    assert other.claim().id == id_of("b")
+    assert other.claim() is None
+    clock.now += LEASE
+    assert other.claim().id == job.id
 
 
 def test_a_renewed_lease_lasts_longer_and_has_progress(open_shared):
