@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     )
     lease_seconds: float = Field(
         default=30,
-        ge=1,
+        ge=2,
         le=3600,
         description="How long a replica that shares a database may be silent, in seconds, before another one "
         "starts its job again.",

@@ -4,7 +4,6 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote
 
-from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -33,7 +32,7 @@ async def blob_response(
         status = 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{blob.size}"
     headers["Content-Length"] = str(end - start)
-    first = await to_thread.run_sync(blob.read, start, min(CHUNK, end - start))
+    first = await blob.read(start, min(CHUNK, end - start))
     return StreamingResponse(_chunks(blob, first, start, end), status, headers, media_type)
 
 
@@ -41,7 +40,7 @@ async def _chunks(blob: StoredBlob, first: bytes, start: int, end: int) -> Async
     """The bytes from `start` to `end`. If the store fails, this raises, and the client sees a broken answer."""
     yield first
     for at in range(start + len(first), end, CHUNK):
-        yield await to_thread.run_sync(blob.read, at, min(CHUNK, end - at))
+        yield await blob.read(at, min(CHUNK, end - at))
 
 
 def _requested(request: Request, tag: str) -> tuple[str, str] | None:

@@ -63,6 +63,6 @@ class ResultBlob:
     name: str
     size: int
 
-    def read(self, start: int, size: int) -> bytes:
+    async def read(self, start: int, size: int) -> bytes:
         """Some of its bytes. Raises FileNotFoundError and BlobsAway."""
-        return self.blobs.read(self.name, start, size)
+        return await self.blobs.in_thread(self.blobs.read, self.name, start, size)

@@ -51,4 +51,4 @@ class Running:
                 if not await renew(self.share, self.seconds_left):
                     self.disconnected.set()
                     return
-            await asyncio.sleep(PROGRESS_SECONDS)
+            await asyncio.sleep(min(PROGRESS_SECONDS, lease_seconds / RENEWALS))

@@ -9,6 +9,7 @@ worst a blob too many is left, which `sweep` removes. The clock is PostgreSQL's.
 """
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -31,11 +32,11 @@ from service.jobs.records import (
     refuse_if_too_large,
 )
 from service.problems import ProblemError
-from service.storage.away import BlobsAway
+from service.storage.away import BlobsAway, DatabaseAway
 from service.storage.listener import Listener
 from service.storage.storage import Storage
 
-# Messages about jobs go through this channel of the database. Their text is the job's ID and the sender's name.
+# The channel of the database for messages about jobs: the ID of a job, its state, and the sender.
 CHANNEL = "denoise_jobs"
 # Calls that may wait for the database or the blobs at the same time.
 THREADS = 16
@@ -95,7 +96,14 @@ class SharedJobStore:
 
     threads = THREADS
 
-    def __init__(self, storage: Storage, most_bytes: int, keep: float, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        most_bytes: int,
+        keep: float,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """most_bytes: half for uploads, half for results. keep: how long a job is kept after its end, in seconds.
 
         Raises ValueError if another version of the service has created the tables, and StorageAway.
@@ -105,6 +113,9 @@ class SharedJobStore:
         self._database = storage.database
         self._blobs = storage.blobs
         self._times = {"keep": keep, "lease_seconds": lease_seconds}
+        self._clock = clock
+        # Until when this replica takes over no lease that has run out, because the database was away.
+        self._patient_until = clock()
         self._listeners: list[Listener] = []
         # This replica, so that it does not listen to itself.
         self._name = secrets.token_hex(8)
@@ -115,13 +126,13 @@ class SharedJobStore:
         while self._listeners:
             self._listeners.pop().close()
 
-    def listen(self, changed: Callable[[str], None]) -> None:
+    def listen(self, changed: Callable[[str, str], None]) -> None:
         """Tells of changes that other replicas make. See JobStore."""
 
         def heard(message: str) -> None:
-            id_, _, sender = message.partition(" ")
+            id_, state, sender = message.split(" ") if message else ("", "", "")
             if sender != self._name:
-                changed(id_)
+                changed(id_, state)
 
         self._listeners.append(Listener(self._database, CHANNEL, heard))
 
@@ -167,18 +178,23 @@ class SharedJobStore:
         return known[0]
 
     def claim(self) -> Record | None:
-        """Starts the next job. See JobStore."""
-        self._fail_dead()
+        """Starts the next job. See JobStore.
+
+        After the database was away, leases that ran out meanwhile are left to their replicas for a while.
+        """
+        may_take_over = self._clock() >= self._patient_until
+        if may_take_over:
+            self._fail_dead()
         claimed = self._changed(
             "UPDATE denoise_jobs AS job SET state = 'running', attempts = attempts + 1, lease = lease + 1,"
             " lease_ends = now() + %(lease_seconds)s * interval '1 second', started = now(), progress = 0,"
             " seconds_left = NULL FROM next WHERE job.number = next.next_number",
-            self._times,
+            {"may_take_over": may_take_over, **self._times},
             # Replicas that claim at the same time pass over each other's rows.
             before=(
                 "next AS (SELECT number AS next_number, owner AS next_owner"
                 " FROM denoise_jobs LEFT JOIN denoise_job_owners USING (owner)"
-                " WHERE ended IS NULL AND (state = 'waiting' OR lease_ends < now())"
+                " WHERE ended IS NULL AND (state = 'waiting' OR (%(may_take_over)s AND lease_ends < now()))"
                 " ORDER BY claimed NULLS FIRST, number LIMIT 1 FOR UPDATE OF denoise_jobs SKIP LOCKED),"
                 " turn AS (INSERT INTO denoise_job_owners SELECT next_owner, clock_timestamp() FROM next"
                 " ON CONFLICT (owner) DO UPDATE SET claimed = excluded.claimed),"
@@ -290,8 +306,9 @@ class SharedJobStore:
 
     def result(self, job: Record) -> ResultBlob:
         """The result of a job that is done. Raises FileNotFoundError if it was removed to make room."""
-        name = result_name(job)
-        return ResultBlob(self._blobs, name, self._blobs.size(name))
+        if not job.bytes:
+            raise FileNotFoundError(result_name(job))
+        return ResultBlob(self._blobs, result_name(job), job.bytes)
 
     def sweep(self) -> None:
         """Removes expired jobs, the oldest of too many, and blobs that belong to no job."""
@@ -336,9 +353,15 @@ class SharedJobStore:
         columns = ", ".join((*COLUMNS, "progress", "seconds_left"))
         statement = (
             f"WITH {before} changed AS ({change} RETURNING {columns})"
-            f" SELECT {_ROW}, pg_notify('{CHANNEL}', id || ' {self._name}') FROM changed"
+            f" SELECT {_ROW}, "
+            f"pg_notify('{CHANNEL}', concat_ws(' ', id, state, '{self._name}')) FROM changed"
         )
-        return [Record(*row[:-1]) for row in self._database.rows(statement, dict(values))]
+        try:
+            rows = self._database.rows(statement, dict(values))
+        except DatabaseAway:
+            self._patient_until = self._clock() + self._times["lease_seconds"]
+            raise
+        return [Record(*row[:-1]) for row in rows]
 
     def _records(self, query: str, values: Sequence[object]) -> list[Record]:
         return [Record(*row) for row in self._database.rows(query, values)]

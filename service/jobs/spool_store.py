@@ -143,7 +143,7 @@ class SpoolJobStore:
         """Releases the store for other processes."""
         self.database.close()
 
-    def listen(self, changed: Callable[[str], None]) -> None:
+    def listen(self, changed: Callable[[str, str], None]) -> None:
         """No other process makes changes."""
 
     def check_room(self, size: int) -> None:

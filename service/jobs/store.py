@@ -9,6 +9,10 @@ from service.jobs.records import JobRequest, Record, Result
 from service.settings import Settings
 from service.storage.storage import Storage
 
+# Called in a thread of a store, with the ID of a job that changed, and its state. Both are empty if any job may
+# have changed.
+Changed = Callable[[str, str], None]
+
 
 class StoredBlob(Protocol):
     """A result in a store of blobs. size: in bytes."""
@@ -16,7 +20,7 @@ class StoredBlob(Protocol):
     @property
     def size(self) -> int: ...
 
-    def read(self, start: int, size: int) -> bytes:
+    async def read(self, start: int, size: int) -> bytes:
         """Some of its bytes. Raises FileNotFoundError and StorageAway."""
 
 
@@ -99,11 +103,8 @@ class JobStore(Protocol):
     def sweep(self) -> None:
         """Removes expired jobs, the oldest of too many, and files that belong to no job."""
 
-    def listen(self, changed: Callable[[str], None]) -> None:
-        """Tells of changes that other processes make, by the ID of the job; of any job, by an empty text.
-
-        changed: called in a thread of the store. Messages can be lost.
-        """
+    def listen(self, changed: Changed) -> None:
+        """Tells of changes that other processes make. Messages can be lost."""
 
 
 def open_job_store(settings: Settings, storage: Storage | None) -> JobStore | None:

@@ -20,7 +20,7 @@ from service.auth.rate_limit import Charge
 from service.jobs.records import JobRequest, JobStoreFull, LeaseLost, Record, Result
 from service.jobs.runner import JobRunner
 from service.jobs.running import Running
-from service.jobs.store import JobStore, StoredBlob
+from service.jobs.store import Changed, JobStore, StoredBlob
 from service.problems import problem_of
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled
@@ -68,8 +68,8 @@ async def working(
             await loop.run_in_executor(threads, store.close)
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, heard: Callable[[str], None], id_: str) -> None:
-    loop.call_soon_threadsafe(heard, id_)
+def _in_loop(loop: asyncio.AbstractEventLoop, heard: Changed, id_: str, state: str) -> None:
+    loop.call_soon_threadsafe(heard, id_, state)
 
 
 async def _stop_at_shutdown(worker: "Worker", shutdown: GracefulShutdown) -> None:
@@ -156,9 +156,11 @@ class Worker:
             self.running.disconnected.set()
         self._notify(id_)
 
-    def heard(self, id_: str) -> None:
-        """Another process has changed a job, or perhaps any job if the ID is empty."""
-        self._more.set()
+    def heard(self, id_: str, state: str) -> None:
+        """Another process has changed a job. See Changed."""
+        # Not at every progress of another replica: that would be many claims for nothing.
+        if state in ("waiting", ""):
+            self._more.set()
         if self.running and id_ in (self.running.id, ""):
             self.running.news.set()
         for each in [id_] if id_ else self._listeners:
@@ -260,9 +262,9 @@ class Worker:
         try:
             async with self._lease(running):
                 await self._run_to_end(running)
-        except (Cancelled, LeaseLost):
+        except (Cancelled, LeaseLost) as error:
             # Whoever cancelled it, or took it over, has changed the store already.
-            known.error = "Cancelled"
+            known.error = type(error).__name__
         finally:
             self.running = None
             self._notify(record.id)

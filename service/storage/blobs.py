@@ -1,18 +1,23 @@
 """Blob store: files in a bucket of S3, Google Cloud or Azure, or in a folder. A blob is whole or absent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Semaphore
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import obstore
+from anyio import CapacityLimiter, to_thread
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
 from service.storage.away import BlobsAway, Breaker
 from service.telemetry.logs import log
 
+T = TypeVar("T")
+
+# Reads for clients that wait at once.
+THREADS = 64
 # How long one request to the store may take. Large blobs are sent and read in parts, each by its own request.
 REQUEST = timedelta(seconds=20)
 CONNECT = timedelta(seconds=3)
@@ -43,6 +48,7 @@ class Blobs:
         """
         self._breaker = Breaker(BlobsAway, MOST_SECONDS)
         self._writing = Semaphore(BLOBS_AT_ONCE)
+        self._threads = CapacityLimiter(THREADS)
         try:
             if url.startswith("file:"):
                 self._store = from_url(url, mkdir=True)
@@ -56,6 +62,10 @@ class Blobs:
             obstore.put(self._store, PROBE, b"")
         except (BaseError, OSError, ValueError) as error:
             raise ValueError(f"blobs: {url}: {_reason(error)}") from None
+
+    async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
+        """Calls a function that uses the blobs, in a thread that waits for nothing else."""
+        return await to_thread.run_sync(work, *values, limiter=self._threads)
 
     def put(self, name: str, data: bytes | BinaryIO) -> None:
         """Writes a blob whole, or replaces it. data: bytes, or a file at its start."""

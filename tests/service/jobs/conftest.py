@@ -47,9 +47,9 @@ def open_shared(postgres, tmp_path):
     """open_shared(): the store of one more replica. All share a new database and a new folder."""
     url, opened = postgres.new_database(), []
 
-    def make(lease_seconds=LEASE):
+    def make(**how):
         storage = Storage(Database(url), Blobs((tmp_path / "blobs").as_uri()))
-        store = SharedJobStore(storage, 2000, 10 * HOUR, lease_seconds)
+        store = SharedJobStore(storage, 2000, 10 * HOUR, LEASE, **how)
         opened.append((store, storage))
         return store
 

@@ -1,5 +1,7 @@
 """Jobs in a store: added, finished, found."""
 
+import asyncio
+
 from service.jobs.records import JobRequest, Result
 from service.jobs.spool_store import SpoolJobStore
 
@@ -40,7 +42,9 @@ def found(store, letter, owner="ann"):
 def read(store, job):
     """The bytes of a result."""
     stored = store.result(job)
-    return stored.read_bytes() if isinstance(store, SpoolJobStore) else stored.read(0, stored.size)
+    if isinstance(store, SpoolJobStore):
+        return stored.read_bytes()
+    return asyncio.run(stored.read(0, stored.size))
 
 
 def files(store):

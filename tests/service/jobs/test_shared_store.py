@@ -2,6 +2,7 @@
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,24 @@ def test_a_lease_that_ran_out_is_taken_over(open_shared):
     assert (too_early, job.lease) == (None, late.lease + 1)
     assert read(stopped, found(stopped, "a")) == b"r" * 20
     assert files(stopped) == ["a.result"]
+
+
+def test_leases_that_ran_out_while_the_database_was_away_are_left_alone(open_shared, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    store, other = open_shared(), open_shared(clock=lambda: clock.now)
+    add(store, "a")
+    job = store.claim()
+    with monkeypatch.context() as patch:
+        lose_answers(patch, 1)
+        with pytest.raises(DatabaseAway):
+            other.claim()
+    shift_times(store, LEASE)
+    add(store, "b")
+
+    assert other.claim().id == id_of("b")
+    assert other.claim() is None
+    clock.now += LEASE
+    assert other.claim().id == job.id
 
 
 def test_a_renewed_lease_lasts_longer_and_has_progress(open_shared):
@@ -131,16 +150,17 @@ def lose_answers(monkeypatch, count):
 def test_other_replicas_hear_of_changes_and_not_of_their_own(open_shared):
     one, other = open_shared(), open_shared()
     heard, own = queue.Queue(), queue.Queue()
-    other.listen(heard.put)
-    one.listen(own.put)
-    assert (heard.get(timeout=SOON), own.get(timeout=SOON)) == ("", "")
+    other.listen(lambda *message: heard.put(message))
+    one.listen(lambda *message: own.put(message))
+    assert heard.get(timeout=SOON) == own.get(timeout=SOON) == ("", "")
     add(one, "a")
     job = one.claim()
     one.renew(job, 0.5, None)
     finish(one, job)
     one.remove(job.id)
 
-    assert [heard.get(timeout=SOON) for _ in range(5)] == [job.id] * 5
+    states = ["waiting", "running", "running", "done", "done"]
+    assert [heard.get(timeout=SOON) for _ in states] == [(job.id, state) for state in states]
     assert own.empty()
 
 
