@@ -14,7 +14,8 @@ from engine.system.runtime import return_freed_memory
 from service import version
 from service.api import batch, denoise, estimate, health, jobs, models, page, preview
 from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
-from service.jobs.store import JobStore
+from service.auth.rate_limit import RateLimits, Sizes
+from service.jobs.store import open_job_store
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
 from service.middleware.head_requests import HeadRequests
@@ -23,6 +24,7 @@ from service.middleware.request_log import RequestLog
 from service.middleware.security_headers import SecurityHeaders, allow_origins
 from service.problems import add_error_handlers
 from service.registry.registry import ModelRegistry
+from service.registry.shared_weights import SharedWeights
 from service.runtime.collectors import exposing
 from service.runtime.parameters import refuse_unknown_parameters
 from service.runtime.pipeline import Pipeline
@@ -31,6 +33,7 @@ from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
 from service.runtime.views import Views
 from service.settings import Settings
+from service.storage.storage import Storage, open_storage
 from service.telemetry.metrics import Metrics
 
 # The groups of routes in the OpenAPI description.
@@ -61,24 +64,25 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the application. A server still has to run it.
 
     Sets torch's number of threads, and how memory is released, for the whole process.
-    Raises ValueError or OSError if keys, weights or the spool folder cannot be used, or if this is not Linux.
-    They are checked here, because an error in the lifespan would make the server print a traceback.
+    Raises ValueError or OSError if the keys, the weights, the spool folder or what replicas share cannot be used,
+    or if this is not Linux. Checked here, because the server prints a traceback for an error in the lifespan.
     """
-    require_linux()
-    api_keys = ApiKeys(settings)
     _set_up_process(settings)
     shutdown, metrics = GracefulShutdown(), Metrics()
     with ExitStack() as stack:
-        # First: its process loads the codecs while this one loads the weights. The lifespan ends it.
+        if storage := open_storage(settings):
+            stack.callback(storage.close)
+        api_keys = ApiKeys(settings, _shared_limits(settings, storage))
+        # Early: its process loads the codecs while this one loads the weights. The lifespan ends it.
         decoder = stack.enter_context(Decoder(settings.decode_seconds, settings.decode_memory))
-        registry = ModelRegistry(settings)
+        registry = ModelRegistry(settings, SharedWeights(storage) if storage else None)
         # Last, because it locks the spool folder for this process until the lifespan ends.
-        store = _job_store(settings)
-        stack.pop_all()
+        store = open_job_store(settings, storage)
+        opened = stack.pop_all()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        with decoder, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
+        with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
             running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
@@ -119,15 +123,20 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _set_up_process(settings: Settings) -> None:
+    require_linux()
     return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
 
 
-def _job_store(settings: Settings) -> JobStore | None:
-    """The store of jobs, if there is a folder for it."""
-    seconds = settings.job_hours * 3600
-    return JobStore(settings.spool, settings.spool_bytes, seconds) if settings.spool else None
+def _shared_limits(settings: Settings, storage: Storage | None) -> RateLimits | None:
+    """The limits of keys over all replicas, if they share a storage."""
+    if storage is None:
+        return None
+    # Here, because its packages are needed by replicas only.
+    from service.auth.shared_limits import SharedRateLimits
+
+    return SharedRateLimits(Sizes(settings.key_rate, settings.key_pixels), storage.database)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: GracefulShutdown, metrics: Metrics) -> None:

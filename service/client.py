@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal, Self, TypedDict, Unpack, cast
+from uuid import uuid4
 from zipfile import ZipFile
 
 import httpx2 as httpx
@@ -114,9 +115,10 @@ class Client:
         return _results(self._ask("POST", "/denoise/batch", params=options, content=_zip(images)))
 
     def submit(self, *images: Image, **options: Unpack[Options]) -> Job:
-        """Submit a job of one or many images. If the connection breaks, `jobs` shows whether the job arrived."""
+        """Submit a job of one or many images. However often the request is sent, it is one job."""
+        headers = {"Idempotency-Key": uuid4().hex}
         body: Any = {"content": _zip(images)} if len(images) != 1 else {"files": {"image": _file(images[0])}}
-        return cast(Job, self._ask("POST", "/jobs", repeat=False, params=options, **body).json())
+        return cast(Job, self._ask("POST", "/jobs", params=options, headers=headers, **body).json())
 
     def jobs(self) -> list[Job]:
         """List the newest jobs of the API key, newest first."""
@@ -143,10 +145,7 @@ class Client:
         """Cancel a job, and delete its files."""
         self._ask("DELETE", f"/jobs/{job['id']}")
 
-    def _ask(
-        self, method: str, path: str, repeat: bool = True, stream: bool = False, **request: Any
-    ) -> httpx.Response:
-        """repeat: whether to try again after a broken connection, although the work may be done already."""
+    def _ask(self, method: str, path: str, stream: bool = False, **request: Any) -> httpx.Response:
         end, pause = monotonic() + self.patience, FIRST_PAUSE
         while True:
             try:
@@ -155,10 +154,9 @@ class Client:
                     return answer
                 raise _error(answer)
             except (ServiceError, *BROKEN) as error:
+                may_repeat, wait = True, pause
                 if isinstance(error, ServiceError):
                     may_repeat, wait = error.status in BUSY, error.retry_after or pause
-                else:
-                    may_repeat, wait = repeat or isinstance(error, httpx.ConnectError), pause
                 if not may_repeat or monotonic() + wait > end:
                     raise
                 log.warning("%s %s: %s Trying again in %g s.", method, path, str(error).rstrip(".") + ".", wait)

@@ -61,6 +61,18 @@ def _check_networks(text: str | None) -> str | None:
     return text
 
 
+def _check_database(url: str | None) -> str | None:
+    if url is not None and not re.match("postgres(ql)?://", url):
+        raise ValueError("it is not a URL of PostgreSQL; write one like postgresql://user:password@host/name")
+    return url
+
+
+def _check_blobs(url: str | None) -> str | None:
+    if url is not None and not re.match("(s3|gs|az)://[^/]|file:///.", url):
+        raise ValueError(f"{url!r} is not the URL of a bucket or folder; write one like s3://bucket/prefix")
+    return url
+
+
 class Settings(BaseSettings):
     """The bounds, default and description of each setting. An empty variable counts as not set."""
 
@@ -227,7 +239,27 @@ class Settings(BaseSettings):
     spool_bytes: int = Field(
         default=10 * 2**30,
         ge=2**20,
-        description="Size limit of the spool folder, in bytes: one half for uploads, one half for results.",
+        description="Size limit of the jobs' files, in the spool folder or in the blobs, in bytes: one half for "
+        "uploads, one half for results.",
+    )
+    database: Annotated[str | None, AfterValidator(_check_database)] = Field(
+        default=None,
+        repr=False,
+        description="PostgreSQL database that replicas share, like `postgresql://user:password@host/name`; if "
+        "not set, the service shares nothing.",
+    )
+    blobs: Annotated[str | None, AfterValidator(_check_blobs)] = Field(
+        default=None,
+        validate_default=True,
+        description="Bucket or folder that replicas share, like `s3://bucket/prefix`, or with `gs://`, `az://` "
+        "or `file:///`; set it together with `DENOISE_DATABASE`, which takes the place of the spool folder.",
+    )
+    lease_seconds: float = Field(
+        default=30,
+        ge=2,
+        le=3600,
+        description="How long a replica that shares a database may be silent, in seconds, before another one "
+        "starts its job again.",
     )
     job_hours: float = Field(
         default=24,
@@ -235,11 +267,19 @@ class Settings(BaseSettings):
         le=24 * 365,
         description="How long a job and its result are kept after the job has ended, in hours.",
     )
+    drain_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        description="How long the service still accepts requests after SIGTERM, while it reports that it is not "
+        "ready, in seconds; set it to the time that a load balancer needs to turn away.",
+    )
     grace_seconds: float = Field(
         default=30,
         ge=0,
         le=86_400,
-        description="How long accepted requests may continue after SIGTERM, in seconds, before they are aborted.",
+        description="How long accepted requests may continue after SIGTERM and the drain time, in seconds, "
+        "before they are aborted.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
@@ -300,4 +340,15 @@ class Settings(BaseSettings):
         available = int(value * (1 - FOR_SMALL))
         if (largest := info.data.get("max_bytes", 0)) > available:
             raise ValueError(f"three quarters of it, {available} bytes, must hold a body of max_bytes, {largest}")
+        return value
+
+    @field_validator("blobs")
+    @classmethod
+    def _check_pair(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if "database" in info.data and (value is None) != (info.data["database"] is None):
+            missing = variable("database" if value else "blobs")
+            raise ValueError(
+                f"replicas need both {variable('database')} and {variable('blobs')}, but {missing} is not set: "
+                "set both, or neither"
+            )
         return value

@@ -12,6 +12,8 @@ from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
+from tests.support.postgres import running_postgres
+from tests.support.s3 import running_s3
 
 # What is small runs best on one thread, all the more where other work runs beside the tests.
 torch.set_num_threads(1)
@@ -48,6 +50,20 @@ def shared_fork_server():
         yield
     for server in made:
         super(Shared, server).close()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server. A test that stops it starts it again."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A server with S3's interface. A test that stops it starts it again, without its buckets."""
+    with running_s3() as server:
+        yield server
 
 
 @pytest.fixture

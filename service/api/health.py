@@ -1,17 +1,27 @@
 """Health and metrics: GET /health, /health/live, /health/ready and /metrics."""
 
+import asyncio
+import math
+import sqlite3
+from contextlib import suppress
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 
 from engine.layers import kernels
+from service.jobs.worker import Worker
 from service.middleware.request_limits import stopping_error
 from service.problems import describe_problems
 from service.registry.registry import ModelRegistry
-from service.registry.snapshot import Digests, Fault, Loaded, Previous
+from service.registry.snapshot import Digests, Fault, Loaded, Previous, Wanted
 from service.runtime.scheduler import Scheduler
 from service.runtime.shutdown import GracefulShutdown
+from service.storage.away import StorageAway
 from service.telemetry.metrics import Metrics
+
+# How long to wait for the number of waiting jobs, in seconds.
+COUNT_SECONDS = 2
 
 router = APIRouter(tags=["health"])
 
@@ -22,6 +32,7 @@ class Health(BaseModel):
     ready: bool = Field(description="Whether to send images: the service is not stopping.")
     model: str = Field(description="The model for requests that name none.")
     digests: Digests
+    wanted: Wanted
     previous: Previous
     loaded: Loaded
     tried: list[str] = Field(
@@ -45,7 +56,7 @@ async def get_health(request: Request) -> Health:
     shutdown: GracefulShutdown = request.state.shutdown
     models = registry.models
     return Health(
-        ready=not shutdown.begun,
+        ready=shutdown.ready,
         model=models.default,
         **models.history(models.default),
         tried=models.tried,
@@ -75,14 +86,25 @@ async def get_live() -> dict[str, bool]:
 async def get_ready(request: Request) -> dict[str, bool]:
     """Whether to send images here."""
     shutdown: GracefulShutdown = request.state.shutdown
-    if shutdown.begun:
+    if not shutdown.ready:
         raise stopping_error()
     return {"ready": True}
+
+
+async def _jobs_waiting(worker: Worker) -> float:
+    """NaN if the store of jobs does not say it in time. The other metrics do not wait for it."""
+    with suppress(StorageAway, sqlite3.OperationalError, TimeoutError):
+        async with asyncio.timeout(COUNT_SECONDS):
+            return await worker.waiting()
+    return math.nan
 
 
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """Metrics in the format that Prometheus reads."""
     metrics: Metrics = request.state.metrics
+    worker: Worker | None = request.state.worker
+    if worker:
+        metrics.jobs_waiting.set(await _jobs_waiting(worker))
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(metrics.registry), media_type=media_type)

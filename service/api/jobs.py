@@ -1,23 +1,25 @@
 """Jobs: routes to submit long work, follow it, and fetch its result."""
 
 import json
+import re
 from collections.abc import AsyncIterable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from os import stat_result
+from pathlib import Path as FilePath
 from typing import Annotated, BinaryIO
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
+from service.api.blob_response import blob_response
 from service.archives.zip_writer import MEDIA_TYPE
 from service.auth.dependencies import owner
-from service.jobs.runner import store_job_upload
-from service.jobs.store import JobRequest, Record, State
+from service.jobs.records import JobRequest, Record, State
+from service.jobs.runner import fingerprint, store_job_upload
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
 from service.params import DenoiseParams
@@ -31,6 +33,8 @@ from service.telemetry.tracing import current_request
 
 # GET /jobs lists this many of the newest jobs.
 LISTED = 100
+# An Idempotency-Key: a string of HTTP's structured fields, with or without its quotation marks.
+_KEY = r'^("(?:[ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-~]{1,255})$'
 
 router = APIRouter(tags=["jobs"])
 
@@ -81,11 +85,36 @@ _RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE
 _BODY = described(
     "The body of POST /denoise or POST /denoise/batch.", FILES_SCHEMA, DenoiseParams, OCTETS, MEDIA_TYPE
 )
+
+
+def _parse_key(text: str | None) -> str | None:
+    """The key without its quotation marks. Raises ValueError."""
+    if text is None:
+        return None
+    if not re.fullmatch(_KEY, text):
+        raise ValueError(f"{text[:100]!r} is not 1 to 255 ASCII characters in quotation marks")
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+
+
+_IdempotencyKey = Annotated[
+    str | None,
+    AfterValidator(_parse_key),
+    Header(
+        alias="Idempotency-Key",
+        description="A string of your choice, with at most 255 characters. A request with the same key and the "
+        "same content gets the same job, so it can be repeated if its answer was lost. The key is known as long "
+        "as the job.",
+        json_schema_extra={"pattern": _KEY},
+    ),
+]
 _ACCEPTED = {
     "description": "The job. It will be done, even if the service restarts meanwhile.",
     "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
 }
-_NO_JOB = {404: "No such job, a job of another key, or a service without jobs."}
+_NO_JOB = {
+    404: "No such job, a job of another key, or a service without jobs.",
+    503: "The database or the file store that replicas share is away. See Retry-After.",
+}
 
 
 @router.post(
@@ -102,15 +131,22 @@ _NO_JOB = {404: "No such job, a job of another key, or a service without jobs."}
                 404: "No such model, or a service without jobs.",
                 413: "Too many bytes or files.",
                 415: "An unsupported compression of the body.",
-                422: "A form without the field, an unknown or invalid parameter, or a format that is not "
-                "written.",
+                409: "The job with the Idempotency-Key was deleted just now. Repeat the request.",
+                422: "A form without the field, an unknown or invalid parameter, a format that is not "
+                "written, or an Idempotency-Key that came with another request before.",
+                503: "The database or the file store that replicas share is away. See Retry-After. The job may "
+                "have been accepted: repeat the request with the same Idempotency-Key.",
                 507: "The spool is full. See Retry-After.",
             }
         ),
     },
 )
 async def post_job(
-    request: Request, response: Response, worker: Jobs, params: Annotated[DenoiseParams, Query()]
+    request: Request,
+    response: Response,
+    worker: Jobs,
+    params: Annotated[DenoiseParams, Query()],
+    key: _IdempotencyKey = None,
 ) -> Job:
     """Submit an image or a batch as a job. The job reports errors in the images when it runs.
 
@@ -123,12 +159,16 @@ async def post_job(
     async def receive(file: BinaryIO) -> JobRequest:
         upload = await store_job_upload(request, file, params, settings, models)
         given = upload.params.model_dump_json()
-        return JobRequest(owner(request), upload.name, given, upload.parts, current_request().request_id)
+        content = await to_thread.run_sync(fingerprint, file, upload) if key else None
+        request_id = current_request().request_id
+        return JobRequest(
+            owner(request), upload.name, given, upload.parts, request_id, upload.bytes, key, content
+        )
 
     size = announced(request, BodyLimit.of(settings, "max_batch_bytes")) or settings.max_batch_bytes
     record = await worker.accept(size, receive)
     response.headers["Location"] = request.url_for("get_job", id=record.id).path
-    return _to_job(record, worker)
+    return _to_job(record)
 
 
 @router.get(
@@ -145,7 +185,7 @@ async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
         raise ProblemError(
             "This service has no API keys, so it cannot tell whose jobs are whose. Ask for a job by its ID.", 403
         )
-    return [_to_job(record, worker) for record in await worker.newest(owner(request), LISTED)]
+    return [_to_job(record) for record in await worker.newest(owner(request), LISTED)]
 
 
 @router.get(
@@ -154,9 +194,9 @@ async def get_jobs(request: Request, worker: Jobs) -> list[Job]:
     summary="State and progress of a job",
     responses=describe_problems(_NO_JOB),
 )
-async def get_job(record: OwnJob, worker: Jobs) -> Job:
+async def get_job(record: OwnJob) -> Job:
     """State and progress of a job."""
-    return _to_job(record, worker)
+    return _to_job(record)
 
 
 @router.get(
@@ -174,7 +214,7 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     last = None
     async with aclosing(worker.watch(record)) as changes:
         async for changed in changes:
-            job = _to_job(changed, worker)
+            job = _to_job(changed)
             if last != (last := f"{job.state} {job.progress}"):
                 yield ServerSentEvent(data=job, id=last)
 
@@ -202,19 +242,21 @@ async def get_result(request: Request, record: OwnJob, worker: Jobs) -> Response
         return ProblemResponse(record.status or 500, record.error)
     if record.state != "done":
         raise ProblemError(f"The job is {record.state}. It has no result yet.", 409, kind="NotDone")
-    file = worker.result_path(record)
+    tag = f'"{record.digest}"'
+    headers = {**json.loads(record.headers or "{}"), "ETag": tag, "Cache-Control": "private, no-cache"}
     try:
-        found: stat_result = await to_thread.run_sync(file.stat)
+        found = await worker.result(record)
+        if is_held(request, tag):
+            return Response(status_code=304, headers=headers)
+        if not isinstance(found, FilePath):
+            return await blob_response(request, found, headers, record.media_type, record.name)
+        known = await to_thread.run_sync(found.stat)
     except FileNotFoundError as error:
         raise ProblemError(
             "The job was done, but its result was removed to make room for newer ones.", 410, kind="ResultGone"
         ) from error
-    tag = f'"{record.digest}"'
-    headers = {**json.loads(record.headers or "{}"), "ETag": tag, "Cache-Control": "private, no-cache"}
-    if is_held(request, tag):
-        return Response(status_code=304, headers=headers)
     return FileResponse(
-        file, headers=headers, media_type=record.media_type, filename=record.name, stat_result=found
+        found, headers=headers, media_type=record.media_type, filename=record.name, stat_result=known
     )
 
 
@@ -230,10 +272,9 @@ async def delete_job(record: OwnJob, worker: Jobs) -> None:
     await worker.remove(record.id)
 
 
-def _to_job(record: Record, worker: Worker) -> Job:
-    running = worker.running if worker.running and worker.running.id == record.id else None
-    progress = running.share if running else float(record.state == "done")
-    seconds_left = running.seconds_left if running else None
+def _to_job(record: Record) -> Job:
+    progress = 1.0 if record.state == "done" else record.progress if record.state == "running" else 0.0
+    seconds_left = record.seconds_left if record.state == "running" else None
     return Job(
         id=record.id,
         state=record.state,

@@ -10,7 +10,7 @@ from service.middleware.etag import with_etag
 from service.problems import describe_problems
 from service.registry.purpose import CHOICE, Noise, purpose_of
 from service.registry.registry import ModelRegistry
-from service.registry.snapshot import Digests, Loaded, Previous, Snapshot
+from service.registry.snapshot import Digests, Loaded, Previous, Snapshot, Wanted
 
 _ADMIN_ERRORS = describe_problems({403: "Not an admin key.", 404: "No such model."})
 
@@ -36,6 +36,7 @@ class ModelInfo(BaseModel):
         description="Number of trainable values, by which the work grows. Of a choice: of its largest model.",
     )
     digests: Digests
+    wanted: Wanted
     previous: Previous
     loaded: Loaded
     metadata: dict[str, str]

@@ -16,6 +16,7 @@ from engine.imageio.sandbox.shared_file import SharedFile
 from engine.system.file_names import name_key
 from service.archives.zip_reader import Entry, refuse_bad_name, safe_name
 from service.archives.zip_writer import ZipMember
+from service.auth.rate_limit import Charge
 from service.params import DenoiseParams
 from service.problems import problem_of
 from service.runtime.pipeline import Pipeline
@@ -34,7 +35,7 @@ async def denoise_batch(
     entries: Sequence[Entry],
     params: DenoiseParams,
     disconnected: Disconnected,
-    charge: Callable[[int], None],
+    charge: Charge,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> AsyncGenerator[ZipMember, None]:
     """Each file denoised, or the problem that it has; in order, under names that differ.
@@ -120,7 +121,7 @@ class _Work:
     pipeline: Pipeline
     params: DenoiseParams
     left: asyncio.Event
-    charge: Callable[[int], None]
+    charge: Charge
     opening: Lock
 
     def begin(self, entry: Entry) -> _Ahead:

@@ -3,8 +3,7 @@
 import hmac
 import ipaddress
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, FastAPI, Request
 
 from service.auth.api_keys import ApiKey, digest, parse_keys, read_keys
-from service.auth.rate_limit import RateLimits
+from service.auth.rate_limit import Charge, LocalRateLimits, RateLimits, Sizes
 from service.problems import ProblemError, ProblemResponse, describe_problems
 from service.settings import Settings, split_list, variable
 from service.telemetry.logs import log
@@ -36,9 +35,9 @@ LOCAL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+|[^.:]+)(:\d+)?")
 class ApiKeys:
     """The API keys of the service. A key file that changes is read again. Use it on the event loop only."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: for the rate limits. Raises ValueError or OSError if the keys cannot be used."""
-        self._rate_limits = RateLimits(settings.key_rate, settings.key_pixels, clock)
+    def __init__(self, settings: Settings, rate_limits: RateLimits | None = None) -> None:
+        """rate_limits: if not those of this process. Raises ValueError or OSError if the keys cannot be used."""
+        self._rate_limits = rate_limits or LocalRateLimits(Sizes(settings.key_rate, settings.key_pixels))
         self._path = settings.keys_file
         self._open = settings.open
         self._origins = split_list(settings.cors_origins)
@@ -59,7 +58,7 @@ class ApiKeys:
         """Whether requests need a key. An empty key file counts: then nobody gets in."""
         return self._path is not None or bool(self._from_settings)
 
-    def admit(self, headers: Mapping[str, str], spends_pixels: bool = True) -> ApiKey | None:
+    async def admit(self, headers: Mapping[str, str], spends_pixels: bool = True) -> ApiKey | None:
         """The key of a request, after counting the request against its limit; None if no key is required.
 
         spends_pixels: whether the request is refused if the key has no pixels left.
@@ -69,14 +68,14 @@ class ApiKeys:
         if not self.required and not self._open:
             self._refuse_strangers(headers)
         current_request().key = key.name if key else None
-        self._rate_limits.admit(key, spends_pixels)
+        await self._rate_limits.admit(key, spends_pixels)
         return key
 
     def may_administer(self, key: ApiKey | None) -> bool:
         """Whether it is an admin key, or the service has no keys and only this machine can reach it."""
         return key.admin if key else not self._open
 
-    def charger(self, owner: str, accepted: bool = False) -> Callable[[int], None]:
+    def charger(self, owner: str, accepted: bool = False) -> Charge:
         """A function that charges pixels to the key of that name. See RateLimits.charge."""
         keys = (*self._from_settings, *self._from_file)
         key = next((key for key in keys if key.name == owner), None)
@@ -183,7 +182,7 @@ async def authenticate(request: Request) -> None:
     """Dependency of every route. Sets `request.state.key`, and refuses requests without a valid key."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if path not in PUBLIC_PATHS:
-        request.state.key = request.state.api_keys.admit(request.headers, path not in PIXEL_FREE_PATHS)
+        request.state.key = await request.state.api_keys.admit(request.headers, path not in PIXEL_FREE_PATHS)
 
 
 async def require_admin(request: Request, authenticated: Annotated[None, Depends(authenticate)]) -> None:
@@ -230,6 +229,7 @@ def describe_authentication(app: FastAPI, api_keys: ApiKeys) -> None:
             401: "No API key, or an unknown one.",
             422: "An unknown parameter.",
             429: "The API key has reached its limit. See Retry-After.",
+            503: "The service cannot read its keys, or its limits are in a database that is away.",
         }
     )
 

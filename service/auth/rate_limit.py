@@ -1,15 +1,52 @@
-"""Rate limits of API keys: requests a minute and pixels an hour."""
+"""Rate limits of API keys: requests a minute and pixels an hour, of one process."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from service.auth.api_keys import ApiKey
 from service.problems import ProblemError
 
 MINUTE = 60  # seconds
 HOUR = 3600  # seconds
+PER_MINUTE = "requests a minute"
+PER_HOUR = "pixels an hour"
+
+# Counts an image's pixels. See RateLimits.charge.
+Charge = Callable[[int], Awaitable[None]]
+
+
+class RateLimits(Protocol):
+    """The limits of all API keys. Use them on the event loop only."""
+
+    async def admit(self, key: ApiKey | None, spends_pixels: bool = True) -> None:
+        """Count a request. Without keys (None) all clients share one limit.
+
+        spends_pixels: whether the request is refused if no pixels are left.
+        Raises ProblemError, status 429; or 503 if it cannot be counted.
+        """
+
+    async def charge(self, key: ApiKey | None, pixels: int, accepted: bool = False) -> None:
+        """Count an image's pixels, which are known only after its header is read.
+
+        An image may take more pixels than are left. Further requests are then refused until pixels are left.
+        accepted: the client was told that the image will be done, so do not refuse it.
+        Raises ProblemError: status 429 if no pixels are left, 503 if they cannot be counted.
+        """
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The limits that a key has: requests a minute, and pixels an hour. None means no limit."""
+
+    rate: int | None
+    pixels: int | None
+
+    def of(self, key: ApiKey | None) -> "Sizes":
+        """The key's own limits. These are for a key that has none."""
+        return Sizes(key.rate or self.rate, key.pixels or self.pixels) if key else self
 
 
 class TokenBucket:
@@ -53,60 +90,54 @@ class KeyLimits:
     pixels: TokenBucket | None
 
 
-class RateLimits:
-    """The limits of all API keys. Use it on the event loop only: it has no locks."""
+class LocalRateLimits:
+    """The limits in one process: see RateLimits. It has no locks."""
 
-    def __init__(self, rate: int | None, pixels: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """rate: requests a minute, and pixels: pixels an hour, for keys without limits of their own."""
-        self._rate = rate
-        self._pixels = pixels
+    def __init__(self, sizes: Sizes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sizes = sizes
         self._clock = clock
         # By the whole key, not its name: a key whose limits were changed starts with full buckets.
         self._limits: dict[ApiKey | None, KeyLimits] = {}
 
-    def admit(self, key: ApiKey | None, spends_pixels: bool = True) -> None:
-        """Count a request. Without keys (None) all clients share one limit. Raises ProblemError, status 429.
-
-        spends_pixels: whether the request is refused if no pixels are left.
-        """
+    async def admit(self, key: ApiKey | None, spends_pixels: bool = True) -> None:
+        """See RateLimits."""
         limits = self._limits_of(key)
-        _refuse_if_empty(limits.requests, key, "requests a minute")
+        _refuse_if_empty(limits.requests, key, PER_MINUTE)
         if spends_pixels:
-            _refuse_if_empty(limits.pixels, key, "pixels an hour")
+            _refuse_if_empty(limits.pixels, key, PER_HOUR)
         if limits.requests:
             limits.requests.take(1)
 
-    def charge(self, key: ApiKey | None, pixels: int, accepted: bool = False) -> None:
-        """Count an image's pixels, which are known only after its header is read.
-
-        An image may take more pixels than are left. Further requests are then refused until pixels are left.
-        accepted: the client was told that the image will be done, so do not refuse it.
-        Raises ProblemError with status 429 if no pixels are left.
-        """
+    async def charge(self, key: ApiKey | None, pixels: int, accepted: bool = False) -> None:
+        """See RateLimits."""
         bucket = self._limits_of(key).pixels
         if not accepted:
-            _refuse_if_empty(bucket, key, "pixels an hour")
+            _refuse_if_empty(bucket, key, PER_HOUR)
         if bucket:
             bucket.take(pixels)
 
     def _limits_of(self, key: ApiKey | None) -> KeyLimits:
         if key not in self._limits:
-            rate = key.rate if key and key.rate else self._rate
-            pixels = key.pixels if key and key.pixels else self._pixels
+            sizes = self._sizes.of(key)
             self._limits[key] = KeyLimits(
-                TokenBucket(rate, MINUTE, self._clock) if rate else None,
-                TokenBucket(pixels, HOUR, self._clock) if pixels else None,
+                TokenBucket(sizes.rate, MINUTE, self._clock) if sizes.rate else None,
+                TokenBucket(sizes.pixels, HOUR, self._clock) if sizes.pixels else None,
             )
         return self._limits[key]
 
 
 def _refuse_if_empty(bucket: TokenBucket | None, key: ApiKey | None, unit: str) -> None:
     if bucket and (wait := bucket.seconds_to_next()):
-        who = f"The API key {key.name!r} has" if key else "All clients together have"
-        seconds = math.ceil(wait)
-        raise ProblemError(
-            f"{who} used {bucket.used():,} of {bucket.size:,} {unit}. Try again in {seconds} s.",
-            429,
-            {"Retry-After": str(seconds)},
-            kind="RateLimited",
-        )
+        raise limit_reached(key, bucket.used(), bucket.size, unit, wait)
+
+
+def limit_reached(key: ApiKey | None, used: int, size: int, unit: str, wait: float) -> ProblemError:
+    """The refusal of a request. wait: until there is a token, in seconds."""
+    who = f"The API key {key.name!r} has" if key else "All clients together have"
+    seconds = math.ceil(wait)
+    return ProblemError(
+        f"{who} used {used:,} of {size:,} {unit}. Try again in {seconds} s.",
+        429,
+        {"Retry-After": str(seconds)},
+        kind="RateLimited",
+    )

@@ -14,7 +14,7 @@ import typer
 
 from engine.system.os_errors import describe
 from service import version
-from service.cli import denoise, estimate, evaluate, figures, keys, models, serve, train
+from service.cli import denoise, estimate, evaluate, figures, keys, models, publish, serve, train
 from service.cli.console import error
 from service.cli.options import Command, Group, ManyValues, RecipeFlags
 
@@ -98,6 +98,7 @@ app.command(cls=Command, rich_help_panel=DENOISE, help=denoise.RUN_HELP)(denoise
 app.command(cls=Command, rich_help_panel=DENOISE)(estimate.estimate)
 app.command(cls=Command, rich_help_panel=DENOISE)(models.models)
 app.command(cls=Command, rich_help_panel=SERVE)(serve.serve)
+app.command(cls=Command, rich_help_panel=SERVE)(publish.publish)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVE)
 app.command(cls=RecipeFlags, rich_help_panel=TRAIN)(train.train)
 app.command(cls=ManyValues, rich_help_panel=TRAIN)(evaluate.evaluate)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from io import BufferedReader
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
 
 from anyio import to_thread
 from fastapi import Request
@@ -15,12 +16,13 @@ from fastapi.concurrency import contextmanager_in_threadpool
 
 from engine.imageio.formats import FORMATS, SAME, Format, suffix_of
 from engine.imageio.sandbox.shared_file import SharedFile
-from engine.system.atomic_file import atomic, write_atomically
 from service.archives.batch import denoise_batch
 from service.archives.upload import read_entries, starts_as_zip, store_upload
 from service.archives.zip_reader import safe_name
 from service.archives.zip_writer import MEDIA_TYPE, NAME, write_zip
-from service.jobs.store import LOST, Record, Result
+from service.auth.rate_limit import Charge
+from service.jobs.records import LOST, Record, Result
+from service.jobs.store import JobStore
 from service.params import DenoiseParams
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
@@ -33,9 +35,6 @@ from service.runtime.ticket import MemoryShare
 from service.runtime.upload import ImageSource
 from service.settings import Settings
 
-# The mode of uploads and results: only the service's user can read them.
-PRIVATE = 0o600
-
 
 class UploadLost(ProblemError):
     """A job whose upload is missing."""
@@ -47,12 +46,13 @@ class UploadLost(ProblemError):
 class JobUpload:
     """A stored upload. name: of the result. parts: the files of a batch, as JSON; an empty list for an image.
 
-    params: those of the query together with those in the fields of the form.
+    params: those of the query together with those in the fields of the form. bytes: of all files.
     """
 
     name: str
     parts: str
     params: DenoiseParams
+    bytes: int
 
 
 async def store_job_upload(
@@ -65,18 +65,27 @@ async def store_job_upload(
     stored = await store_upload(request, file, settings)
     params = with_fields(params, request, stored.fields)
     refuse_unknown(params, models)
-    parts = stored.parts
+    parts, size = stored.parts, await to_thread.run_sync(file.tell)
     if await to_thread.run_sync(_is_batch, file, parts):
         # Refuses a broken zip at once.
         await to_thread.run_sync(read_entries, file, parts, settings)
-        return JobUpload(NAME, json.dumps([asdict(part) for part in parts]), params)
+        return JobUpload(NAME, json.dumps([asdict(part) for part in parts]), params, size)
     only = parts[0]
     if only.size > settings.max_bytes:
         raise BodyTooLarge(
             f"The image has {only.size} bytes; at most {settings.max_bytes} are allowed.", "max_bytes"
         )
     name = PurePosixPath(safe_name(only.name or "image")).name
-    return JobUpload(name if params.target == SAME else with_suffix(name, FORMATS[params.target]), "[]", params)
+    name = name if params.target == SAME else with_suffix(name, FORMATS[params.target])
+    return JobUpload(name, "[]", params, size)
+
+
+def fingerprint(file: BinaryIO, upload: JobUpload) -> str:
+    """A digest that is equal for equal requests, however their forms are written. file: the stored upload."""
+    file.seek(0)
+    content = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+    parts = (upload.name, upload.parts, upload.params.model_dump_json(), content)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
@@ -87,25 +96,24 @@ def _is_batch(file: BinaryIO, parts: Sequence[Part]) -> bool:
 class JobRunner:
     """Makes one job's result from its upload.
 
-    upload, result: their paths. disconnected: as Scheduler.admit; nobody wants the job any more. charge: as
-    Pipeline.denoise. on_progress: called with the share that is done, up to 1.
+    disconnected: as Scheduler.admit; nobody wants the job any more. charge: as Pipeline.denoise. on_progress:
+    called with the share that is done, up to 1.
     """
 
     pipeline: Pipeline
     settings: Settings
+    store: JobStore
     record: Record
-    upload: Path
-    result: Path
     disconnected: Disconnected
-    charge: Callable[[int], None]
+    charge: Charge
     on_progress: Callable[[float], None]
 
     async def run(self) -> Result:
-        """Writes the result. Raises what Pipeline.denoise raises, UploadLost and OSError."""
+        """Writes the result. Raises what Pipeline.denoise raises, UploadLost, StorageAway and OSError."""
         parts = [Part(**part) for part in json.loads(self.record.parts)]
         params = DenoiseParams.model_validate_json(self.record.params)
         try:
-            with self.upload.open("rb") as file:
+            async with contextmanager_in_threadpool(self.store.open_upload(self.record)) as file:
                 return await (self._batch(file, parts, params) if parts else self._image(file, params))
         except FileNotFoundError as error:
             raise UploadLost(LOST) from error
@@ -117,21 +125,23 @@ class JobRunner:
                 source, params, memory, self.disconnected, self.charge, self.on_progress
             )
             data, kind = denoised.written.data, denoised.written.kind
-            await to_thread.run_sync(write_atomically, self.result, data, PRIVATE)
+            async with contextmanager_in_threadpool(self.store.result_file(self.record)) as result:
+                await to_thread.run_sync(result.write, data)
             digest = await to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         name = with_suffix(self.record.name, kind)
-        return Result(name, kind.media_type, json.dumps(denoised.headers), digest)
+        return Result(name, kind.media_type, json.dumps(denoised.headers), digest, len(data))
 
     async def _batch(self, file: BinaryIO, parts: Sequence[Part], params: DenoiseParams) -> Result:
         entries = await to_thread.run_sync(read_entries, file, parts, self.settings)
         members = denoise_batch(self.pipeline, entries, params, self.disconnected, self.charge, self.on_progress)
-        digest = hashlib.sha256()
-        writing = contextmanager_in_threadpool(atomic(self.result, PRIVATE))
+        digest, size = hashlib.sha256(), 0
+        writing = contextmanager_in_threadpool(self.store.result_file(self.record))
         async with writing as result, aclosing(write_zip(members)) as chunks:
             async for chunk in chunks:
                 await to_thread.run_sync(result.write, chunk)
                 digest.update(chunk)
-        return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest())
+                size += len(chunk)
+        return Result(NAME, MEDIA_TYPE, "{}", digest.hexdigest(), size)
 
 
 def with_suffix(name: str, kind: Format) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -16,41 +16,31 @@ from typing import Any, BinaryIO, TypeVar
 from fastapi.concurrency import contextmanager_in_threadpool
 from structlog.contextvars import bound_contextvars
 
-from engine.system.atomic_file import atomic
-from service.jobs.runner import PRIVATE, JobRunner
-from service.jobs.store import JobRequest, JobStore, JobStoreFull, Record, Result
+from service.auth.rate_limit import Charge
+from service.jobs.records import JobRequest, JobStoreFull, LeaseLost, Record, Result
+from service.jobs.runner import JobRunner
+from service.jobs.running import Running
+from service.jobs.store import Changed, JobStore, StoredBlob
 from service.problems import problem_of
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled
 from service.runtime.shutdown import GracefulShutdown
 from service.settings import Settings
+from service.storage.away import StorageAway
 from service.telemetry import tracing
 from service.telemetry.logs import log
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 # For an owner's name, what counts pixels against the owner's limit.
-Charging = Callable[[str], Callable[[int], None]]
+Charging = Callable[[str], Charge]
 
 # How often expired jobs are removed, in seconds.
 SWEEP = 60
 # How long to wait before a failed access to the store is tried again, in seconds.
 RETRY = 5
-
-
-@dataclass(eq=False)
-class Running:
-    """The running job. share: how much of it is done, 0 to 1. disconnected: set to stop the job early."""
-
-    id: str
-    share: float = 0.0
-    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate; None while nothing is done."""
-        return (time.monotonic() - self.began) * (1 / self.share - 1) if self.share else None
+# How often to look for jobs and changes of other processes, in seconds: the messages about them can be lost.
+POLL = 2
 
 
 @asynccontextmanager
@@ -63,8 +53,10 @@ async def working(
     charging: Charging,
 ) -> AsyncIterator["Worker"]:
     """Runs a worker until the service begins to shut down. Closes the store at the end."""
-    with ThreadPoolExecutor(1, "jobs") as thread:
-        worker = Worker(store, pipeline, settings, metrics, charging, thread)
+    with ThreadPoolExecutor(store.threads, "jobs") as threads:
+        worker = Worker(store, pipeline, settings, metrics, charging, threads)
+        loop = asyncio.get_running_loop()
+        store.listen(partial(_in_loop, loop, worker.heard))
         ending = asyncio.create_task(_stop_at_shutdown(worker, shutdown))
         tasks = [asyncio.create_task(worker.work()), asyncio.create_task(worker.sweep())]
         try:
@@ -73,7 +65,11 @@ async def working(
             ending.cancel()
             await worker.stop()
             await asyncio.gather(*tasks)
-            thread.submit(store.close)
+            await loop.run_in_executor(threads, store.close)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, heard: Changed, id_: str, state: str) -> None:
+    loop.call_soon_threadsafe(heard, id_, state)
 
 
 async def _stop_at_shutdown(worker: "Worker", shutdown: GracefulShutdown) -> None:
@@ -82,7 +78,7 @@ async def _stop_at_shutdown(worker: "Worker", shutdown: GracefulShutdown) -> Non
 
 
 class Worker:
-    """Calls the job store, which waits for the disk, from a thread. Use it in the event loop only."""
+    """Calls the job store, which waits for a disk or a network, from threads. Use it in the event loop only."""
 
     def __init__(
         self,
@@ -91,16 +87,18 @@ class Worker:
         settings: Settings,
         metrics: Metrics,
         charging: Charging,
-        thread: ThreadPoolExecutor,
+        threads: ThreadPoolExecutor,
     ) -> None:
-        """thread: a single one, for the store alone."""
+        """threads: as many as the store takes, for the store alone."""
         self.running: Running | None = None
         self._store = store
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
         self._charging = charging
-        self._thread = thread
+        self._threads = threads
+        # None: nobody else changes the store.
+        self._poll = None if store.lease_seconds is None else POLL
         # Bytes of uploads that are still arriving.
         self._arriving = 0
         self._more = asyncio.Event()
@@ -109,9 +107,11 @@ class Worker:
         self._listeners: dict[str, set[asyncio.Event]] = {}
 
     async def accept(self, size: int, receive: Callable[[BinaryIO], Awaitable[JobRequest]]) -> Record:
-        """Adds a job. receive: writes its upload, of at most `size` bytes, and returns the request.
+        """Adds a job, or finds the one with the same Idempotency-Key.
 
-        Raises JobStoreFull, and what `receive` raises; then nothing is kept.
+        receive: writes its upload, of at most `size` bytes, and returns the request.
+        Raises what JobStore.admit raises, JobStoreFull, StorageAway, and what `receive` raises; then nothing is
+        kept.
         """
         id_ = secrets.token_urlsafe(16)
         # An upload's room is reserved while it arrives; afterwards the store counts it.
@@ -119,37 +119,34 @@ class Worker:
         try:
             with _refusing_if_disk_full():
                 await self._call(self._store.check_room, self._arriving)
-                # In this order a power cut loses no accepted job: the upload, its name, then the row.
-                with self._removing_upload_on_error(id_):
-                    async with contextmanager_in_threadpool(
-                        atomic(self._store.upload_path(id_), PRIVATE)
-                    ) as file:
-                        job = await receive(file)
-                record = await self._call(self._admit, id_, job)
+                # In this order nothing that happens loses an accepted job: the upload, its name, then the row.
+                async with contextmanager_in_threadpool(self._store.upload_file(id_)) as file:
+                    job = await receive(file)
+                record = await self._call(self._store.admit, id_, job)
         finally:
             self._arriving -= size
         self._more.set()
         return record
 
-    def _admit(self, id_: str, job: JobRequest) -> Record:
-        with self._removing_upload_on_error(id_):
-            return self._store.admit(id_, job)
-
-    @contextmanager
-    def _removing_upload_on_error(self, id_: str) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._store.upload_path(id_).unlink(missing_ok=True)
-            raise
-
     async def find(self, id_: str, owner: str) -> Record | None:
         """The owner's job of this ID, if there is one."""
-        return await self._call(self._store.find, id_, owner)
+        record = await self._call(self._store.find, id_, owner)
+        return self._with_progress(record) if record else None
 
     async def newest(self, owner: str, count: int) -> list[Record]:
         """The owner's newest jobs, the newest first."""
-        return await self._call(self._store.newest, owner, count)
+        return [self._with_progress(record) for record in await self._call(self._store.newest, owner, count)]
+
+    async def waiting(self) -> int:
+        """How many jobs wait; of several replicas, for all of them."""
+        return await self._call(self._store.waiting)
+
+    def _with_progress(self, record: Record) -> Record:
+        """The newest progress, if the job runs here."""
+        running = self.running
+        if running is None or (running.id, running.record.lease) != (record.id, record.lease):
+            return record
+        return replace(record, progress=running.share, seconds_left=running.seconds_left)
 
     async def remove(self, id_: str) -> None:
         """Removes a job and its files. If it runs, it stops at its next window. Raises JobStoreFull."""
@@ -159,22 +156,38 @@ class Worker:
             self.running.disconnected.set()
         self._notify(id_)
 
-    def result_path(self, record: Record) -> Path:
-        """The path of a finished job's result."""
-        return self._store.result_path(record.id)
+    def heard(self, id_: str, state: str) -> None:
+        """Another process has changed a job. See Changed."""
+        # Not at every progress of another replica: that would be many claims for nothing.
+        if state in ("waiting", ""):
+            self._more.set()
+        if self.running and id_ in (self.running.id, ""):
+            self.running.news.set()
+        for each in [id_] if id_ else self._listeners:
+            self._notify(each)
+
+    async def result(self, record: Record) -> Path | StoredBlob:
+        """A finished job's result. Raises FileNotFoundError if it was removed to make room."""
+        return await self._call(self._store.result, record)
 
     async def watch(self, record: Record) -> AsyncGenerator[Record, None]:
-        """The job now, and again after each change, until the job ends or the service does. Close it."""
+        """The job now, and again after each change, until the job ends or the service does. Close it.
+
+        While the storage is away, it does not change.
+        """
         with self._listening(record.id) as changed:
             while True:
                 # Cleared before the job is read, so that no change is missed.
                 changed.clear()
-                now = await self.find(record.id, record.owner)
+                try:
+                    now = await self.find(record.id, record.owner)
+                except StorageAway:
+                    now = record
                 record = now or replace(record, state="cancelled", ended=time.time())
                 yield record
                 if record.ended or self._stopping.is_set():
                     return
-                await changed.wait()
+                await _wait(changed, self._poll)
 
     @contextmanager
     def _listening(self, id_: str) -> Iterator[asyncio.Event]:
@@ -199,17 +212,21 @@ class Worker:
                     with bound_contextvars(request_id=record.request):
                         await self._run(record)
                     continue
+            except StorageAway:
+                # Logged by the storage.
+                await self._pause(RETRY)
             except Exception:
                 log.exception("the job store cannot be used", retry_seconds=RETRY)
                 await self._pause(RETRY)
             else:
-                await self._more.wait()
+                await _wait(self._more, self._poll)
 
     async def sweep(self) -> None:
         """Removes expired jobs every SWEEP seconds, until `stop` is called."""
         while not self._stopping.is_set():
             try:
-                await self._call(self._store.sweep)
+                with suppress(StorageAway):
+                    await self._call(self._store.sweep)
             except Exception:
                 log.exception("expired jobs cannot be removed", retry_seconds=SWEEP)
             await self._pause(SWEEP)
@@ -222,13 +239,13 @@ class Worker:
             self._notify(id_)
         if running := self.running:
             # Put back first: the process may be killed before the job has stopped.
-            await self._put_back(running.id)
+            await self._put_back(running.record)
             running.disconnected.set()
 
-    async def _put_back(self, id_: str) -> None:
+    async def _put_back(self, record: Record) -> None:
         try:
-            await self._call(self._store.put_back, id_)
-        except sqlite3.Error:
+            await self._call(self._store.put_back, record)
+        except (sqlite3.Error, StorageAway):
             # The next process also repeats jobs that are stored as running.
             log.exception("the job store cannot be written to")
 
@@ -236,25 +253,18 @@ class Worker:
         """Runs a job. However it ends, the store and the log say so."""
         if self._stopping.is_set():
             # Stopped while the job was claimed.
-            await self._put_back(record.id)
+            await self._put_back(record)
             return
         known = tracing.RequestRecord(record.request)
         tracing.begin_request(known)
-        self.running = running = Running(record.id)
+        self.running = running = Running(record)
         self._notify(record.id)
         try:
-            result = await self._make_result(record, running)
-            await self._until_written(self._store.finish, record.id, result)
-            self._metrics.jobs.labels("done").inc()
-        except Cancelled:
-            # Whoever cancelled it has changed the store already.
-            known.error = "Cancelled"
-        except Exception as error:
-            problem = problem_of(error).problem
-            if problem.status == 500:
-                log.exception("job failed")
-            await self._until_written(self._store.fail, record.id, problem.status, problem.detail)
-            self._metrics.jobs.labels("failed").inc()
+            async with self._lease(running):
+                await self._run_to_end(running)
+        except (Cancelled, LeaseLost) as error:
+            # Whoever cancelled it, or took it over, has changed the store already.
+            known.error = type(error).__name__
         finally:
             self.running = None
             self._notify(record.id)
@@ -262,15 +272,49 @@ class Worker:
         seconds = round(time.monotonic() - running.began, 4)
         log.info("job", seconds=seconds, **{name: value for name, value in facts.items() if value})
 
-    async def _make_result(self, record: Record, running: Running) -> Result:
+    async def _run_to_end(self, running: Running) -> None:
+        """Raises Cancelled and LeaseLost."""
+        record = running.record
+        try:
+            result = await self._make_result(running)
+            await self._until_written(self._store.finish, record, result)
+            self._metrics.jobs.labels("done").inc()
+        except (Cancelled, LeaseLost):
+            raise
+        except StorageAway:
+            # Not the job's fault: it is done once the storage is back.
+            await self._until_written(self._store.put_back, record)
+            await self._pause(RETRY)
+        except Exception as error:
+            problem = problem_of(error).problem
+            if problem.status == 500:
+                log.exception("job failed")
+            await self._until_written(self._store.fail, record, problem.status, problem.detail)
+            self._metrics.jobs.labels("failed").inc()
+
+    @asynccontextmanager
+    async def _lease(self, running: Running) -> AsyncIterator[None]:
+        """Keeps the job's lease until the block ends."""
+        seconds = self._store.lease_seconds
+        if seconds is None:
+            yield
+            return
+        renew = partial(self._call, self._store.renew, running.record)
+        keeping = asyncio.create_task(running.keep_lease(seconds, renew))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _make_result(self, running: Running) -> Result:
         runner = JobRunner(
             self._pipeline.for_one_request(),
             self._settings,
-            record,
-            self._store.upload_path(record.id),
-            self._store.result_path(record.id),
+            self._store,
+            running.record,
             running.disconnected.wait,
-            self._charging(record.owner),
+            self._charging(running.record.owner),
             partial(self._on_progress, running),
         )
         with _refusing_if_disk_full():
@@ -278,6 +322,7 @@ class Worker:
 
     def _on_progress(self, running: Running, share: float) -> None:
         running.share = share
+        running.news.set()
         self._notify(running.id)
 
     def _notify(self, id_: str) -> None:
@@ -286,14 +331,14 @@ class Worker:
             changed.set()
 
     async def _call(self, work: Callable[..., T], *values: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *values)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
 
     async def _until_written(self, work: Callable[..., T], *values: Any) -> T:
         """Retries until the store has been written: what it says about a job has to be true."""
         while True:
             try:
                 return await self._call(work, *values)
-            except sqlite3.OperationalError:
+            except (sqlite3.OperationalError, StorageAway):
                 if self._stopping.is_set():
                     raise
                 log.exception("the job store cannot be written to", retry_seconds=RETRY)
@@ -303,6 +348,12 @@ class Worker:
         """Returns early if `stop` is called."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+async def _wait(event: asyncio.Event, seconds: float | None) -> None:
+    """Returns when the event is set, and after some seconds in any case."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 @contextmanager

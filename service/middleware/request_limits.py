@@ -2,6 +2,7 @@
 
 import asyncio
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.problems import ProblemError, limit_note, problem_of
@@ -51,7 +52,19 @@ class RequestLimits:
             await problem_of(_too_many_connections())(scope, receive, send)
         else:
             with self.shutdown.work():
-                await self.app(scope, self._limit_upload_time(receive), _split_body(send))
+                await self.app(
+                    scope, self._limit_upload_time(receive), self._close_if_draining(_split_body(send))
+                )
+
+    def _close_if_draining(self, send: Send) -> Send:
+        """Ends the connection after the answer while draining, so that its client connects to another replica."""
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.shutdown.draining:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        return send_closing
 
     def _limit_upload_time(self, receive: Receive) -> Receive:
         """The same messages. Raises ProblemError with status 408 if the body is not complete in time."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
 
 from pydantic import BaseModel, Field
 from torch import Tensor
@@ -30,6 +30,13 @@ Digests = Annotated[
     dict[str, str], Field(description="SHA-256 of the weights, or of all weights to choose from.")
 ]
 Previous = Annotated[dict[str, str], Field(description="SHA-256 of the previous weights, if there are any.")]
+Wanted = Annotated[
+    dict[str, str],
+    Field(
+        description="SHA-256 of the weights that all replicas are to serve. If it differs from `digests`, this "
+        "replica is still loading them, or it cannot: see `faults` of GET /health."
+    ),
+]
 Loaded = Annotated[dict[str, datetime], Field(description="When the weights were loaded.")]
 
 
@@ -37,8 +44,16 @@ class History(TypedDict):
     """The weights that a model name stands for, each by its own name."""
 
     digests: Digests
+    wanted: Wanted
     previous: Previous
     loaded: Loaded
+
+
+class SharedDigests(NamedTuple):
+    """The weights that all replicas are to serve under a name, and those before them."""
+
+    digest: str
+    previous: str | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,8 @@ class Snapshot:
     """The models in service. It never changes, so a request can keep it.
 
     default: the model for requests that name none. loaded: when each model was loaded. previous: the weights that
-    each model had before. faults: of weights files, by name.
+    each model had before in this process. faults: of weights files, by name. shared: what all replicas are to
+    serve, if there are several.
     """
 
     by_name: Mapping[str, ServedModel]
@@ -56,6 +72,7 @@ class Snapshot:
     loaded: Mapping[str, datetime] = field(default_factory=dict)
     previous: Mapping[str, ServedModel] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    shared: Mapping[str, SharedDigests] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -70,11 +87,24 @@ class Snapshot:
     def history(self, name: str) -> History:
         """Digests, previous digests and load times of the weights that a name stands for."""
         names = models_of(name)
+        before = {each: self.previous_digest(each) for each in names}
         return History(
             digests={each: self.by_name[each].digest for each in names},
-            previous={each: self.previous[each].digest for each in names if each in self.previous},
+            wanted={each: self.wanted_digest(each) for each in names},
+            previous={each: digest for each, digest in before.items() if digest},
             loaded={each: self.loaded[each] for each in names},
         )
+
+    def wanted_digest(self, name: str) -> str:
+        """The weights to serve; those that are served, if no others are shared."""
+        shared = self.shared.get(name)
+        return shared.digest if shared else self.by_name[name].digest
+
+    def previous_digest(self, name: str) -> str | None:
+        """The weights that a rollback returns to."""
+        if shared := self.shared.get(name):
+            return shared.previous
+        return self.previous[name].digest if name in self.previous else None
 
     def resolve_name(self, name: str | None) -> str:
         """The name, or the default. Raises ProblemError with status 404 if there is no such model."""

@@ -46,7 +46,7 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the library."""
         scheduler, models = self.scheduler, self.models()
-        yield GaugeMetricFamily("denoise_ready", "1, or 0 while it is stopping.", not self.shutdown.begun)
+        yield GaugeMetricFamily("denoise_ready", "1, or 0 once it has been told to stop.", self.shutdown.ready)
         queue = GaugeMetricFamily("denoise_queue_images", "Images in work or waiting.", labels=["state"])
         queue.add_metric(["working"], scheduler.in_work)
         queue.add_metric(["waiting"], scheduler.waiting)

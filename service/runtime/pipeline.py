@@ -28,6 +28,7 @@ from engine.inference.preparation import (
     words_of,
 )
 from engine.models.checkpoint import Model
+from service.auth.rate_limit import Charge
 from service.params import DenoiseParams
 from service.registry.snapshot import Snapshot
 from service.runtime.numbers import compact_json
@@ -92,7 +93,7 @@ class _Request:
     model: str
     info: ImageInfo
     kind: Format
-    charge: Callable[[int], None]
+    charge: Charge
     on_progress: Callable[[float], None]
     opened: OpenedFile | None = None
 
@@ -166,7 +167,7 @@ class Pipeline:
         params: DenoiseParams,
         memory: MemoryShare,
         disconnected: Disconnected,
-        charge: Callable[[int], None],
+        charge: Charge,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> DenoisedFile:
         """The file, denoised, or from the cache. A file from the cache takes no place in the queue and no charge.
@@ -207,7 +208,7 @@ class Pipeline:
         source: ImageSource,
         params: DenoiseParams,
         opened: OpenedFile,
-        charge: Callable[[int], None],
+        charge: Charge,
     ) -> DenoisedPages:
         """The pages of a file on view, denoised, or from the cache.
 
@@ -291,7 +292,7 @@ class Pipeline:
         if request.info.kind.name == "raw" and request.model in AUTO_MODELS and share:
             known = await self.decoding.read_mosaic(ticket, source) if params.page in (None, 1) else None
             if known:
-                request.charge(pixels)
+                await request.charge(pixels)
                 mosaic, law = known
                 model = await ticket.in_thread(models.by_name[MOSAIC_MODEL].model)
                 values = await self.denoising.denoise_mosaic(ticket, model, mosaic, law, share)
@@ -300,7 +301,7 @@ class Pipeline:
                 return await self.decoding.decode(ticket, source, params.page, params.colour), ()
         opened = request.opened
         file = opened.file if opened else await self.decoding.decode(ticket, source, params.page, params.colour)
-        request.charge(pixels)
+        await request.charge(pixels)
         return file, ()
 
 

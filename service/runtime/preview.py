@@ -1,6 +1,6 @@
 """Previews: parts of an image for the eye, noisy or denoised, from its real samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from engine.inference.noise_estimation.impulses import NO_IMPULSES
 from engine.inference.noise_estimation.pages import sampled_pages
 from engine.inference.preparation import PreparationOptions, page_preparer
 from engine.models.checkpoint import Model
+from service.auth.rate_limit import Charge
 from service.params import PreviewParams
 from service.problems import ProblemError
 from service.registry.snapshot import Snapshot
@@ -72,7 +73,7 @@ class Previewer:
         params: PreviewParams,
         memory: MemoryShare,
         disconnected: Disconnected,
-        charge: Callable[[int], None],
+        charge: Charge,
     ) -> Preview:
         """The part of the image that the parameters ask for.
 
@@ -219,7 +220,7 @@ class Previewer:
         image = page.rendered.get(key)
         if image is None:
             surroundings = around(area, whole, options.passes)
-            asked.charge(pixels_of(surroundings))
+            await asked.charge(pixels_of(surroundings))
             pages = [part_of(treatment.source, surroundings)]
             steps = [treatment.preparation]
             denoise = self.pipeline.denoising.denoise
@@ -243,6 +244,10 @@ class Previewer:
         )
 
 
+async def _free(pixels: int) -> None:
+    """For pixels that are not charged."""
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What a request is about. name: of the model. charge: as Previewer.render."""
@@ -252,7 +257,7 @@ class _Asked:
     params: PreviewParams
     models: Snapshot
     name: str
-    charge: Callable[[int], None] = lambda pixels: None
+    charge: Charge = _free
 
     @property
     def key(self) -> tuple[Any, ...]:

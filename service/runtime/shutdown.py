@@ -1,4 +1,4 @@
-"""Graceful shutdown: new work is refused, accepted work is finished."""
+"""Graceful shutdown: the service stops being ready, then refuses new work, then finishes accepted work."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,22 +6,37 @@ from contextlib import contextmanager
 
 
 class GracefulShutdown:
-    """Whether the shutdown has begun, and how many requests are still being answered."""
+    """How far the shutdown is, and how many requests are still being answered.
+
+    draining: the service is no longer ready, but still accepts requests, until load balancers have turned away.
+    begun: new requests are refused.
+    """
 
     def __init__(self) -> None:
+        self.draining = False
         self.begun = False
         self.working = 0
         self._beginning = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def begin(self) -> None:
-        """Begins the shutdown. A signal handler may call this."""
-        self.begun = True
+    @property
+    def ready(self) -> bool:
+        """Whether load balancers should send requests here."""
+        return not (self.draining or self.begun)
+
+    def drain(self) -> None:
+        """Begins the shutdown: the service is no longer ready. A signal handler may call this."""
+        self.draining = True
         self._beginning.set()
 
+    def begin(self) -> None:
+        """Refuses new requests from now on."""
+        self.drain()
+        self.begun = True
+
     async def beginning(self) -> None:
-        """Returns when the shutdown begins."""
+        """Returns when the shutdown begins, with the draining. Work that is not a request stops then."""
         await self._beginning.wait()
 
     @contextmanager

@@ -24,6 +24,7 @@ from service.auth.dependencies import refuse_unprotected
 from service.runtime.shutdown import GracefulShutdown
 from service.server.connection import ServerConfig
 from service.settings import Settings, split_list, unknown_variables
+from service.storage.away import StorageAway
 from service.telemetry import logs
 from service.telemetry.logs import log
 
@@ -44,7 +45,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
         # Before the weights are loaded, so that an address in use is reported at once.
         sockets = [stack.enter_context(each) for each in bind(host, port)]
         _log_start()
-        server = Server(create_app(settings), settings)
+        try:
+            server = Server(create_app(settings), settings)
+        except StorageAway as error:
+            raise ValueError(str(error)) from error
         _reduce_latency()
         server.run(sockets)
 
@@ -106,6 +110,7 @@ class Server(uvicorn.Server):
             )
         )
         self._graceful: GracefulShutdown = app.state.shutdown
+        self._drain_seconds = settings.drain_seconds
         self._grace_seconds = settings.grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,13 +123,19 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to shut down. A second signal ends the process at once, as without a handler."""
         # uvicorn's handler would end the process by this signal. A requested stop must exit with code 0.
-        self._graceful.begin()
+        self._graceful.drain()
         self.should_exit = True
         for each in HANDLED_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for accepted requests while still listening. Abort those that take longer than the grace time."""
+        """Accept requests for the drain time, then only finish the accepted ones.
+
+        The sockets listen until the end. Requests that take longer than the grace time are aborted.
+        """
+        if self._drain_seconds:
+            log.info("draining", working=self._graceful.working, drain_seconds=self._drain_seconds)
+            await asyncio.sleep(self._drain_seconds)
         log.info("stopping", working=self._graceful.working, grace_seconds=self._grace_seconds)
         self._graceful.begin()
         end = time.monotonic() + self._grace_seconds

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.process_collector import ProcessCollector
 
 from engine.layers import kernels
@@ -36,6 +36,11 @@ class Metrics:
         )
         self.images = Counter("denoise_images", "Files denoised.", ["model"], registry=self.registry)
         self.jobs = Counter("denoise_jobs", "Jobs that have ended, by state.", ["state"], registry=self.registry)
+        self.jobs_waiting = Gauge(
+            "denoise_jobs_waiting",
+            "Jobs that wait. Replicas that share a database all show the same number; NaN while it is away.",
+            registry=self.registry,
+        )
         self.pixels = Counter("denoise_pixels", "Pixels denoised.", ["model"], registry=self.registry)
         self.stage_seconds = Histogram(
             "denoise_stage_seconds",

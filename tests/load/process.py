@@ -65,7 +65,7 @@ class Service:
     @property
     def pids(self) -> list[int]:
         """Process IDs of the server and its descendants that are alive."""
-        return [pid for pid in (self.pid, *_below(self.pid)) if _alive(pid)]
+        return family(self.pid)
 
     async def kill(self) -> list[int]:
         """Kill the server alone, as Linux does if memory runs out. Returns its children, still alive."""
@@ -84,7 +84,7 @@ class Service:
     @property
     def memory(self) -> int:
         """Resident bytes of all its processes. Shared memory counts once."""
-        return sum(filter(None, map(_resident, self.pids)))
+        return memory_of(self.pid)
 
     @property
     def descriptors(self) -> int:
@@ -109,6 +109,16 @@ def _parsed(text: str) -> dict[str, Any] | None:
         line: dict[str, Any] = json.loads(text)
         return line
     return None
+
+
+def family(pid: int) -> list[int]:
+    """IDs of a process and its descendants that are alive."""
+    return [each for each in (pid, *_below(pid)) if _alive(each)]
+
+
+def memory_of(pid: int) -> int:
+    """Resident bytes of a process and its descendants. Shared memory counts once."""
+    return sum(filter(None, map(_resident, family(pid))))
 
 
 def _below(pid: int) -> Iterator[int]:

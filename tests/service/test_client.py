@@ -273,20 +273,20 @@ def test_a_broken_connection_is_tried_again(call, broken, scripted, slept):
     assert (slept, len(asked)) == ([1, 2], 3)
 
 
-def test_a_job_is_not_submitted_twice(scripted, slept):
-    client, asked = scripted(httpx.ReadError("reset"))
+def test_a_job_is_submitted_again_with_the_same_key(slept):
+    accepted, keys = httpx.Response(202, json=JOB), []
+    script = Script(httpx.ReadError("reset"), busy(), accepted, accepted)
 
-    with pytest.raises(httpx.ReadError):
-        client.submit(b"noisy")
+    def answer(request):
+        keys.append(request.headers["idempotency-key"])
+        return script(request)
 
-    assert (slept, len(asked)) == ([], 1)
+    with Client(transport=httpx.MockTransport(answer)) as client:
+        first, second = client.submit(b"noisy"), client.submit(b"noisy")
 
-
-def test_a_job_is_submitted_again_where_it_was_not_accepted(scripted, slept):
-    client, asked = scripted(httpx.ConnectError("refused"), busy(), httpx.Response(202, json=JOB))
-
-    assert client.submit(b"noisy") == JOB
-    assert (slept, len(asked)) == ([1, 7], 3)
+    assert (first, second, slept) == (JOB, JOB, [1, 7])
+    assert len(set(keys[:3])) == 1
+    assert keys[3] != keys[0]
 
 
 def test_a_slow_answer_is_not_tried_again(scripted, slept):

@@ -2,6 +2,7 @@
 
 import io
 import re
+import secrets
 import zipfile
 
 import schemathesis
@@ -38,8 +39,10 @@ def filter_case(context, case):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Replaces the same in the query, and leaves out what may differ from the form."""
+    """Replaces the same in the query, and leaves out what may differ from the form. Uses no key twice."""
     possible(case.query)
+    if "Idempotency-Key" in (case.headers or {}) and case.meta.generation.mode.is_positive:
+        case.headers["Idempotency-Key"] = secrets.token_hex(8)
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
         for name in case.query.keys() & case.body.keys():
             del case.query[name]

@@ -55,7 +55,7 @@ def entries(count):
     ]
 
 
-def free(pixels):
+async def free(pixels):
     pass
 
 

@@ -1,5 +1,6 @@
 """Authentication: requests with keys."""
 
+import asyncio
 import hmac
 import io
 import json
@@ -151,7 +152,7 @@ def test_the_file_is_read_again_only_when_it_has_changed(file, monkeypatch):
     keys = ApiKeys(Settings(keys_file=file))
     monkeypatch.setattr("service.auth.dependencies.read_keys", lambda path: pytest.fail("it was read again"))
 
-    assert keys.admit({"x-api-key": secret}).name == "a"
+    assert asyncio.run(keys.admit({"x-api-key": secret})).name == "a"
 
 
 def overwrite(file):

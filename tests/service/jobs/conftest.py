@@ -1,11 +1,17 @@
-"""Job stores in real SQLite files, with clocks that the tests set."""
+"""Job stores: in real SQLite files, with clocks that the tests set, and in a real PostgreSQL."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from service.jobs.store import JobStore
-from tests.service.jobs.stored import HOUR
+from service.jobs.shared_store import SharedJobStore
+from service.jobs.spool_store import SpoolJobStore
+from service.storage.blobs import Blobs
+from service.storage.database import Database
+from service.storage.storage import Storage
+from tests.service.jobs.stored import HOUR, pass_time, shift_times
+
+LEASE = 30.0  # seconds
 
 
 @pytest.fixture
@@ -15,14 +21,15 @@ def clocks():
 
 
 @pytest.fixture
-def open_store(tmp_path, clocks):
-    """open_store(most_bytes, keep): the store, after a restart if it was open before."""
+def open_spool(tmp_path, clocks):
+    """open_spool(most_bytes, keep): the store in a folder, after a restart if it was open before."""
     opened = []
 
     def make(most_bytes=2000, keep=10 * HOUR):
         while opened:
             opened.pop().close()
-        opened.append(JobStore(tmp_path / "spool", most_bytes, keep, lambda: clocks.now, lambda: clocks.up))
+        wall, steady = lambda: clocks.now, lambda: clocks.up
+        opened.append(SpoolJobStore(tmp_path / "spool", most_bytes, keep, wall, steady))
         return opened[0]
 
     yield make
@@ -31,5 +38,40 @@ def open_store(tmp_path, clocks):
 
 
 @pytest.fixture
-def store(open_store):
-    return open_store()
+def spool(open_spool):
+    return open_spool()
+
+
+@pytest.fixture
+def open_shared(postgres, tmp_path):
+    """open_shared(): the store of one more replica. All share a new database and a new folder."""
+    url, opened = postgres.new_database(), []
+
+    def make(**how):
+        storage = Storage(Database(url), Blobs((tmp_path / "blobs").as_uri()))
+        store = SharedJobStore(storage, 2000, 10 * HOUR, LEASE, **how)
+        opened.append((store, storage))
+        return store
+
+    yield make
+    for store, storage in opened:
+        store.close()
+        storage.close()
+
+
+@pytest.fixture
+def shared(open_shared):
+    return open_shared()
+
+
+@pytest.fixture(params=["spool", "shared"])
+def store(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def wait(request, store, clocks):
+    """wait(seconds): lets time pass, by the clock of the store."""
+    if isinstance(store, SpoolJobStore):
+        return lambda seconds: pass_time(clocks, seconds)
+    return lambda seconds: shift_times(store, seconds)

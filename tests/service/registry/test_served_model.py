@@ -177,7 +177,7 @@ def test_the_decoder_loads_its_codecs_while_the_weights_are_loaded(settings, mon
     for method in ("__init__", "__exit__"):
         monkeypatch.setattr(app.Decoder, method, lambda *args, method=method: events.append(method))
     monkeypatch.setattr(
-        app, "ModelRegistry", lambda settings: events.append("weights") or ModelRegistry(settings)
+        app, "ModelRegistry", lambda settings, shared: events.append("weights") or ModelRegistry(settings)
     )
 
     app.create_app(settings)

@@ -33,11 +33,14 @@ def test_progress_and_charge_count_the_pixels_of_all_pages(tmp_path, save_tiny, 
     body = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     spent, shares, registry = [], [], ModelRegistry(settings)
 
+    async def charge(pixels):
+        spent.append(pixels)
+
     with Decoder() as decoder, Scheduler(settings) as scheduler, in_memory(body) as file:
         pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, Metrics())
         asyncio.run(
             pipeline.denoise(
-                ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, spent.append, shares.append
+                ImageSource.of(file), DenoiseParams(), MemoryShare(), nobody_leaves, charge, shares.append
             )
         )
 

@@ -59,6 +59,38 @@ def test_sigterm_finishes_images_in_work_and_refuses_new(folder, noisy):
     assert decode(body).pixels.shape == (21, 34, 3)
 
 
+def test_a_draining_service_is_not_ready_but_answers(folder, noisy):
+    with serving(folder, "--drain-seconds", "4") as server:
+        before = server.ask("POST /denoise", noisy)
+        server.stop()
+        drain = server.wait_for("draining")
+        ready, health, metrics, answered = (
+            server.ask(head, body)
+            for head, body in [
+                ("GET /health/ready", b""), ("GET /health", b""), ("GET /metrics", b""), ("POST /denoise", noisy)
+            ]
+        )  # fmt: skip
+        server.wait_for("stopping")
+
+        assert server.ended() == 0
+    assert drain["drain_seconds"] == 4
+    assert ready[0] == 503
+    assert json.loads(health[2])["ready"] is False
+    assert b"denoise_ready 0.0" in metrics[2]
+    assert (answered[0], answered[2]) == (200, before[2])
+    # So a load balancer that keeps connections open turns to another replica.
+    assert (before[1].get("connection"), answered[1]["connection"]) == (None, "close")
+
+
+def test_a_second_signal_ends_a_draining_process(folder):
+    with serving(folder, "--drain-seconds", "60") as server:
+        server.stop()
+        server.wait_for("draining")
+        server.stop()
+
+        assert server.ended() == -signal.SIGTERM
+
+
 def test_idle_connections_do_not_delay_the_shutdown(folder):
     with serving(folder) as server, server.connect() as silent, server.connect() as idle:
         idle.sendall(request("GET /health/live"))

@@ -17,7 +17,12 @@ from tests.support.served import serving
 
 
 @pytest.fixture
-def settings(folder, tmp_path):
+def settings(request, folder, tmp_path):
+    """Jobs in a spool folder; or shared, if the test's parameter says so: see IN_BOTH_STORES."""
+    stored = {"spool": tmp_path / "spool"}
+    if getattr(request, "param", "spool") == "shared":
+        url = request.getfixturevalue("postgres").new_database()
+        stored = {"database": url, "blobs": (tmp_path / "blobs").as_uri()}
     return Settings(
         weights=folder,
         model="photo",
@@ -26,8 +31,8 @@ def settings(folder, tmp_path):
         max_bytes=20_000,
         max_batch_bytes=100_000,
         max_pixels=2_000,
-        spool=tmp_path / "spool",
         spool_bytes=2**20,
+        **stored,
     )
 
 
@@ -86,6 +91,8 @@ def running(settings):
 
 
 @pytest.fixture
-def serve(folder, tmp_path):
-    """serve(held=False): the service in a process of its own, always with the same spool folder."""
-    return lambda held=False: serving(folder, "--spool", tmp_path / "spool", held=held)
+def serve(folder, settings):
+    """serve(held=False): the service in a process of its own, always with the same jobs."""
+    names = ("spool", "database", "blobs")
+    env = {f"DENOISE_{name.upper()}": str(value) for name in names if (value := getattr(settings, name))}
+    return lambda held=False: serving(folder, held=held, env=env)

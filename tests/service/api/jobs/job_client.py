@@ -2,8 +2,14 @@
 
 import json
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
 
 SOON = 60  # seconds; only a failing test waits so long
+# For tests of what both stores do. See the fixture `settings`.
+IN_BOTH_STORES = pytest.mark.parametrize("settings", ["spool", "shared"], indirect=True)
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -27,7 +33,10 @@ def ended(client, job):
 
 
 def stored_files(settings):
-    """The names of the files in the spool folder, without those of SQLite."""
+    """The names of the jobs' files, without those of SQLite."""
+    if settings.blobs:
+        folder = Path(urlsplit(settings.blobs).path) / "jobs"
+        return sorted(f"{file.parent.name}.{file.suffix[1:] or file.name}" for file in folder.glob("*/*"))
     return sorted(file.name for file in settings.spool.iterdir() if not file.name.startswith("jobs.sqlite"))
 
 

@@ -2,7 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.service.api.jobs.job_client import SOON, ended, events, stored_files, submit, wait_until
+from tests.service.api.jobs.job_client import (
+    IN_BOTH_STORES,
+    SOON,
+    ended,
+    events,
+    stored_files,
+    submit,
+    wait_until,
+)
+
+pytestmark = IN_BOTH_STORES
 
 
 def test_a_waiting_job_can_be_deleted(client, noisy, held, settings):

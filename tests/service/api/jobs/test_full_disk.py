@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.jobs import worker
-from service.jobs.store import JobStore
+from service.jobs.spool_store import SpoolJobStore
 from tests.service.api.jobs.job_client import ended, stored_files, submit
 from tests.support.problems import assert_problem
 
@@ -44,14 +44,14 @@ def test_an_upload_to_a_full_disk_is_refused_and_removed(client, noisy, settings
 
 
 def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings, monkeypatch):
-    real = JobStore.admit
+    real = SpoolJobStore.admit
 
     def admit(store, *what):
         # As if the disk had no room for another page of the SQLite file.
         store.database.execute("PRAGMA max_page_count = 1")
         return real(store, *what)
 
-    monkeypatch.setattr(JobStore, "admit", admit)
+    monkeypatch.setattr(SpoolJobStore, "admit", admit)
     answers = [client.post("/jobs", content=noisy)]
     while answers[-1].status_code == 202:
         answers.append(client.post("/jobs", content=noisy))
@@ -61,7 +61,7 @@ def test_a_job_that_cannot_be_recorded_is_refused(client, noisy, held, settings,
 
 
 def test_recording_the_end_of_a_job_is_retried(client, noisy, monkeypatch):
-    real, failed = JobStore.finish, []
+    real, failed = SpoolJobStore.finish, []
 
     def finish(*what):
         if not failed:
@@ -70,14 +70,14 @@ def test_recording_the_end_of_a_job_is_retried(client, noisy, monkeypatch):
         real(*what)
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
-    monkeypatch.setattr(JobStore, "finish", finish)
+    monkeypatch.setattr(SpoolJobStore, "finish", finish)
 
     assert ended(client, submit(client, noisy))["state"] == "done"
     assert failed
 
 
 def test_the_worker_continues_once_the_spool_is_readable(client, noisy, monkeypatch):
-    real, failed = JobStore.claim, []
+    real, failed = SpoolJobStore.claim, []
 
     def claim(*what):
         if not failed:
@@ -86,7 +86,7 @@ def test_the_worker_continues_once_the_spool_is_readable(client, noisy, monkeypa
         return real(*what)
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
-    monkeypatch.setattr(JobStore, "claim", claim)
+    monkeypatch.setattr(SpoolJobStore, "claim", claim)
 
     assert ended(client, submit(client, noisy))["state"] == "done"
     assert failed

@@ -3,8 +3,10 @@
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from tests.service.api.jobs.job_client import submit, wait_until
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, submit, wait_until
 from tests.support.problems import assert_problem
+
+pytestmark = IN_BOTH_STORES
 
 
 def test_jobs_of_other_keys_are_invisible(settings, noisy):

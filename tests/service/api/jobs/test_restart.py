@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from service.jobs.store import JobStore
+from service.jobs.spool_store import SpoolJobStore
 from service.runtime.pipeline import Pipeline
 from tests.service.api.jobs.job_client import SOON, ended, events, stored_files, submit, wait_until
 from tests.support.power_cut import recorded_calls
@@ -34,7 +34,7 @@ def test_shutdown_ends_streams_and_requeues_the_running_job(settings, noisy, hel
 
 
 def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch):
-    real, claiming, go = JobStore.claim, threading.Event(), threading.Event()
+    real, claiming, go = SpoolJobStore.claim, threading.Event(), threading.Event()
 
     def claim(store):
         claiming.set()
@@ -47,7 +47,7 @@ def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch)
     monkeypatch.setattr(Pipeline, "denoise", never)
     with TestClient(create_app(settings)) as client:
         wait_until(lambda: client.get("/jobs").json() == [])
-        monkeypatch.setattr(JobStore, "claim", claim)
+        monkeypatch.setattr(SpoolJobStore, "claim", claim)
         with ThreadPoolExecutor(1) as pool:
             job = submit(client, noisy)
             assert claiming.wait(SOON)
@@ -129,9 +129,9 @@ def test_a_spool_that_another_service_has_stops_the_start(client, settings):
 def test_files_and_their_names_reach_the_disk_before_rows(client, settings, noisy, monkeypatch):
     calls = recorded_calls(monkeypatch, settings.spool)
     for step in ("admit", "finish"):
-        real = getattr(JobStore, step)
+        real = getattr(SpoolJobStore, step)
         record = lambda store, *what, step=step, real=real: (calls.append(step), real(store, *what))[1]  # noqa: E731
-        monkeypatch.setattr(JobStore, step, record)
+        monkeypatch.setattr(SpoolJobStore, step, record)
 
     job = submit(client, noisy)
     ended(client, job)

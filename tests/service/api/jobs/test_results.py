@@ -6,8 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
-from tests.service.api.jobs.job_client import ended, submit
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, ended, submit
 from tests.support.problems import assert_problem
+
+pytestmark = IN_BOTH_STORES
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,53 @@ def test_a_range_of_a_result_can_be_requested(client, noisy):
 
     assert rest.status_code == 206
     assert rest.content == whole.content[100:]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part"),
+    [
+        ("bytes=-10", slice(-10, None)),
+        ("bytes=0-0", slice(0, 1)),
+        ("bytes=5-99999999", slice(5, None)),
+        ("bytes=-99999999", slice(None)),
+    ],
+)
+def test_every_kind_of_range_is_answered(wanted, part, client, noisy):
+    job = submit(client, noisy)
+    ended(client, job)
+    whole = client.get(f"{job}/result")
+
+    answer = client.get(f"{job}/result", headers={"range": wanted})
+
+    start, stop, _ = part.indices(len(whole.content))
+    assert answer.status_code == 206
+    assert answer.content == whole.content[part]
+    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(whole.content)}"
+
+
+def test_a_range_beyond_the_end_and_one_of_another_result(client, noisy):
+    job = submit(client, noisy)
+    ended(client, job)
+    whole = client.get(f"{job}/result")
+
+    beyond = client.get(f"{job}/result", headers={"range": "bytes=99999999-"})
+    other = client.get(f"{job}/result", headers={"range": "bytes=1-", "if-range": '"other"'})
+
+    assert beyond.status_code == 416
+    assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
+    assert (other.status_code, other.content) == (200, whole.content)
+
+
+def test_the_head_of_a_result_has_its_headers(client, noisy):
+    job = submit(client, noisy)
+    ended(client, job)
+    whole = client.get(f"{job}/result")
+
+    head = client.head(f"{job}/result")
+
+    names = ("content-length", "content-type", "content-disposition", "etag", "accept-ranges")
+    assert (head.status_code, head.content) == (200, b"")
+    assert [head.headers[name] for name in names] == [whole.headers[name] for name in names]
 
 
 def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file_of):

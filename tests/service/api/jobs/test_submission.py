@@ -1,16 +1,22 @@
 """Submitting jobs: accepted and refused requests, and results equal to those of POST /denoise."""
 
+import asyncio
 import io
 from zipfile import ZipFile
 
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api import health
 from service.api import jobs as routes
 from service.app import create_app
+from service.jobs.worker import Worker
 from service.runtime.pipeline import Pipeline
-from tests.service.api.jobs.job_client import ended, stored_files, submit
+from service.storage.away import DatabaseAway
+from tests.service.api.jobs.job_client import IN_BOTH_STORES, SOON, ended, stored_files, submit
 from tests.support.problems import assert_problem
+
+pytestmark = IN_BOTH_STORES
 
 
 def test_a_job_gives_the_answer_of_post_denoise(client, noisy):
@@ -123,6 +129,26 @@ def test_a_bug_fails_one_job_and_is_logged(client, noisy, monkeypatch, caplog):
     assert "a secret of the house" in caplog.text
 
 
+def test_metrics_count_waiting_jobs_if_the_store_answers(client, noisy, monkeypatch):
+    ended(client, submit(client, noisy))
+    counted = client.get("/metrics").text
+
+    async def away(self):
+        raise DatabaseAway
+
+    async def silent(self):
+        await asyncio.sleep(SOON)
+
+    monkeypatch.setattr(health, "COUNT_SECONDS", 0.1)
+    unknown = []
+    for waiting in (away, silent):
+        monkeypatch.setattr(Worker, "waiting", waiting)
+        unknown.append(client.get("/metrics").text)
+
+    assert "denoise_jobs_waiting 0.0" in counted
+    assert all("denoise_jobs_waiting NaN" in text for text in unknown)
+
+
 def test_the_newest_jobs_are_listed_first(client, noisy, monkeypatch):
     monkeypatch.setattr(routes, "LISTED", 2)
     addresses = [submit(client, noisy) for _ in range(3)]
@@ -131,7 +157,9 @@ def test_the_newest_jobs_are_listed_first(client, noisy, monkeypatch):
 
 
 def test_without_a_spool_there_are_no_jobs(settings, noisy):
-    with TestClient(create_app(settings.model_copy(update={"spool": None}))) as client:
+    with TestClient(
+        create_app(settings.model_copy(update={"spool": None, "database": None, "blobs": None}))
+    ) as client:
         assert_problem(client.post("/jobs", content=noisy), 404, "runs no jobs", "without a spool")
         assert client.get("/jobs").status_code == 404
         assert client.get("/health").json()["jobs"] is False

@@ -1,0 +1,84 @@
+"""Weights folder: the files that a service reads its weights from."""
+
+import hashlib
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
+
+from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.models import checkpoint
+from engine.models.checkpoint import SUFFIX, WeightsError, WeightsFile
+from engine.system.runtime import in_own_thread
+
+
+class FileVersion(NamedTuple):
+    """Changes whenever a file changes. It includes ctime: a new owner or mode may make a file readable."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+class WeightsFolder:
+    """The `*.safetensors` files of a folder. Their names without the suffix are those of the models."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """The file of a model."""
+        return self._folder / f"{name}{SUFFIX}"
+
+    def scan(self) -> dict[str, FileVersion]:
+        """The files of the folder, by name, without hidden ones: those are renamed once they are complete."""
+        paths = sorted(path for path in self._folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        versions = ((path.stem, _version(path)) for path in paths)
+        return {name: version for name, version in versions if version}
+
+    def read(self, name: str, version: FileVersion) -> WeightsFile:
+        """The weights of a file, as it was scanned. Raises WeightsError."""
+        if name in AUTO_MODELS or not name.isprintable():
+            raise WeightsError("weights cannot have this name")
+        file = in_own_thread(partial(checkpoint.read, self.path(name)))
+        # If it was overwritten in place meanwhile, the model may be a mixture of two versions.
+        if _version(self.path(name)) != version:
+            raise WeightsError("the file changed while it was read")
+        return file
+
+    def refuse_missing(self, names: Collection[str], default: str) -> None:
+        """Raises WeightsError if the weights of the default model are not among these names."""
+        if missing := [name for name in models_of(default) if name not in names]:
+            available = ", ".join(names) or "no weights at all"
+            path = self.path(missing[0])
+            raise WeightsError(f"{path}: the default model needs this file, but the folder has {available}")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def printable(name: str) -> str:
+    """The file's name, escaped if it has characters that cannot be printed."""
+    file = f"{name}{SUFFIX}"
+    return file if file.isprintable() else repr(file)
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Why a file cannot be served. Clients see it, so it does not show the path of the file's folder."""
+    text = str(error) or type(error).__name__
+    return text.removeprefix(f"{path}: ").replace(str(path), printable(path.stem))
+
+
+def _version(path: Path) -> FileVersion | None:
+    """None if it is not a regular file, or no longer there."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    regular = S_ISREG(state.st_mode)
+    return FileVersion(state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) if regular else None

@@ -1,0 +1,1 @@
+"""What several replicas share: a PostgreSQL database and a store of blobs."""
