@@ -142,11 +142,12 @@ def wait_until(happens, process):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds workers by Linux's /proc")
 def test_a_killed_worker_restarts_and_one_worker_resumes(main, tmp_path, photos):
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    recipe = (*SMALL, "--set", "steps=60", "--set", "synthetic=0", "--set", "measured=0", "--set", "patterns=0")
+    # Photos alone are drawn fast. At a constant rate, a step does not depend on the length of the run.
+    values = {"channels": "4 6", "blocks": "1 1 1", "patch": 8, "decay": 0, "measured": 0, "patterns": 0}
+    recipe = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     state = two.with_suffix(".checkpoint")
-    process = torchrun(
-        two, photos, *recipe, "--wire=float32", "--save-every=0", rdzv_id=tmp_path.name, max_restarts=1
-    )
+    command = (*recipe, "--set", "steps=1000000", "--save-every=0")
+    process = torchrun(two, photos, *command, rdzv_id=tmp_path.name, max_restarts=1)
     try:
         wait_until(lambda: step_of(state) >= 5, process)
         os.kill(worker_of(process, 0), signal.SIGKILL)
@@ -158,16 +159,15 @@ def test_a_killed_worker_restarts_and_one_worker_resumes(main, tmp_path, photos)
         # Unlike SIGKILL, this ends the workers too.
         process.terminate()
         process.communicate()
-    stopped = step_of(state)
+    steps = step_of(state) + 5
 
-    main("photo-small", "-o", two, "--data", photos, *recipe, "--resume")
-    main("photo-small", "-o", one, "--data", photos, *recipe)
+    main("photo-small", "-o", two, "--data", photos, *recipe, "--set", f"steps={steps}", "--resume")
+    main("photo-small", "-o", one, "--data", photos, *recipe, "--set", f"steps={steps}")
 
-    assert killed + 5 <= stopped < 60
-    assert "worker 1 on " in output
-    assert "lost another worker" in output
+    # Worker 1 may be ended by torchrun before it says that it lost worker 0.
+    assert "exitcode: -9" in output
     assert "stopped, and everything is saved; --resume continues" in output
-    assert step_of(state) == 60
+    assert step_of(state) == steps
     first, second = (safetensors.torch.load_file(path) for path in (one, two))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)

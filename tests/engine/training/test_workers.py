@@ -210,7 +210,7 @@ def test_a_worker_that_is_killed_ends_the_others_at_once(tmp_path):
     assert "resume the run" in text
 
 
-def test_a_worker_that_hangs_ends_the_others_after_the_time_limit(tmp_path):
+def test_a_worker_that_hangs_ends_the_others_in_time(tmp_path):
     with crew(tmp_path, timeout=2) as pair:
         pair.do(stay, 0)
         os.kill(pair.processes[1].pid, signal.SIGSTOP)
