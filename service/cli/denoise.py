@@ -140,7 +140,7 @@ or the weights have changed. A file that is not on the list is overwritten only 
 --watch denoises each file once it is complete, and again when it changes. After a restart it continues where
 it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
 
-Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if a signal stopped a batch.
+Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage, 130 if a signal stopped it.
 
 - `denoise run noisy.jpg`
 
