@@ -190,7 +190,7 @@ buckets, an image's suffix tells its format.
 it was. It gives up a file at which the command has ended twice, because it crashed or was killed.
 
 Exit codes: 0 if all images are done, 1 if one failed, 2 for wrong usage or a bucket that does not exist, 130 if a
-signal stopped a batch.
+signal stopped it.
 
 - `denoise run noisy.jpg`
 

@@ -75,9 +75,14 @@ class Command(TyperCommand):
     """A command that refuses an option without its value. typer would take the next option for the value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises typer.BadParameter."""
+        """Raises typer.BadParameter. If something is missing, the error also says what it is for."""
         self.refuse_missing_values(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            # Only the error of a missing parameter has no message.
+            error.message = error.message or getattr(error.param, "help", None) or ""
+            raise
 
     @property
     def option_names(self) -> set[str]:

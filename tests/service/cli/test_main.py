@@ -206,3 +206,17 @@ def test_a_folder_in_place_of_a_file_is_named_in_words(args, denoise, tmp_path, 
     assert code == 1
     assert "Errno" not in stderr
     assert "folder" in stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run"], "Missing argument 'IN'. Image files, folders of images, or - for stdin."),
+        (["train", "paper"], "Missing option '-o' / '--out'. Weights file to write, .safetensors."),
+    ],
+)
+def test_a_missing_argument_is_explained(args, words, denoise):
+    code, _, stderr = denoise(*args)
+
+    assert code == 2
+    assert words in " ".join(stderr.replace("│", " ").split())
