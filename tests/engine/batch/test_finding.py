@@ -71,7 +71,7 @@ def test_outputs_that_exist_in_a_bucket_are_refused(scans, buckets, bucket, png)
     buckets.put(bucket, "clean/a.png", png)
     clean = location(f"s3://{bucket}/clean")
 
-    with pytest.raises(ValueError, match=r"these outputs exist already: s3://.*/clean/a\.png; allow"):
+    with pytest.raises(ValueError, match=r"these outputs exist already: s3://.*/clean/a\.png\. Replace"):
         plan_tasks([scans], clean)
     assert plan_tasks([scans], location(str(clean)), overwrite=True)
 

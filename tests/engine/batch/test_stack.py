@@ -193,7 +193,13 @@ def test_memory_does_not_grow_with_the_pages(tmp_path):
 
 @pytest.mark.parametrize("format_", ["tiff", "webp"])
 def test_a_stop_between_pages_leaves_no_output(format_, net, tmp_path):
-    save(tmp_path / "in.tif", frames(4, np.uint8))
+    source = tmp_path / f"in.{format_}"
+    pages = frames(4, np.uint8)
+    if format_ == "tiff":
+        save(source, pages)
+    else:
+        first, *others = map(Image.fromarray, pages)
+        first.save(source, save_all=True, append_images=others)
     stopping, seen = Event(), []
 
     def on_progress(progress):
@@ -201,12 +207,12 @@ def test_a_stop_between_pages_leaves_no_output(format_, net, tmp_path):
         if progress.pages_done == 2:
             stopping.set()
 
-    task = Task(tmp_path / "in.tif", tmp_path / f"out.{format_}", format_)
+    task = Task(source, tmp_path / f"out.{format_}", format_)
     with pytest.raises(TaskStopped):
         list(denoise_files(fixed_selector(net), [task], on_progress=stop_between_pages(stopping, on_progress)))
 
     assert seen == [0, 0, 1, 2]
-    assert [file.name for file in tmp_path.iterdir()] == ["in.tif"]
+    assert [*tmp_path.iterdir()] == [source]
 
 
 def test_a_stop_after_the_last_page_keeps_the_output(net, tmp_path):
