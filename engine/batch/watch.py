@@ -15,15 +15,9 @@ from typing import NamedTuple
 
 from engine.batch.journal import FileStamp, Journal
 from engine.batch.planning import KEEP, Task, is_folder, is_image_file, task_for, tasks_for
+from engine.batch.progress import TaskStopped, stop_between_pages
 from engine.batch.reading import READ_HERE, Reader
-from engine.batch.tasks import (
-    DenoiseOptions,
-    Outcome,
-    SourceChanged,
-    TaskStopped,
-    denoise_file,
-    stop_between_pages,
-)
+from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
 from engine.inference.model_selection import NetworkSelector
 from engine.system.file_names import earlier_results
 from engine.system.os_errors import describe, reason

@@ -12,7 +12,8 @@ from rich.table import Column
 from service.cli.console import LINE_INTERVAL, err, error, warn
 
 if TYPE_CHECKING:
-    from engine.batch.tasks import Outcome, TaskProgress
+    from engine.batch.progress import TaskProgress
+    from engine.batch.tasks import Outcome
 
 MINUTE = 60
 HOUR = 3600

@@ -237,6 +237,7 @@ def _batch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> No
     """Denoise all images. In an output folder, a journal lists what is done, and a signal stops the work."""
     from engine.batch import planning, tasks
     from engine.batch.journal import Journal
+    from engine.batch.progress import stop_between_pages
     from engine.inference.mosaic import mosaic_nets
     from engine.system.signals import interrupt_signals, stop_signals
 
@@ -263,7 +264,7 @@ def _batch(batch: BatchOptions, options: "DenoiseOptions", load: "Loader") -> No
             if not batch.quiet:
                 warn(f"skipping {total - len(todo)} of {total} images, which are done")
         progress = BatchProgress(len(todo), batch.quiet, batch.verbose)
-        update = tasks.stop_between_pages(stopping, progress.update) if stopping else progress.update
+        update = stop_between_pages(stopping, progress.update) if stopping else progress.update
         with progress.shown(), suppress(KeyboardInterrupt):
             for outcome in tasks.denoise_files(model.select, todo, options, journal, update):
                 progress.finish(outcome)

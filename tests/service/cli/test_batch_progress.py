@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from engine.batch.planning import Task
-from engine.batch.tasks import TaskProgress
+from engine.batch.progress import TaskProgress
 from service.cli import batch_progress, console
 from service.cli.batch_progress import duration
 from service.cli.console import tracked
