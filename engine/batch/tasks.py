@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from engine.batch.files import output_file, source_bytes, write_output
 from engine.batch.journal import Journal
 from engine.batch.planning import KEEP, PNG, Task, join_some
+from engine.batch.progress import OnProgress, TaskProgress, ignore_progress
 from engine.batch.reading import READ_HERE, Reader
 from engine.batch.stack import TIFF, StackOptions, denoise_stack, stack_pages
 from engine.defaults import COLOUR, MEMORY_BUDGET, PNG_LEVEL, Colour
@@ -67,38 +68,6 @@ class Outcome:
         """What was done with an image, for people."""
         is_unchanged = any(words.startswith("unchanged: ") for words in self.changed)
         return self.changed if is_unchanged or not self.noise else (self.noise, *self.changed)
-
-
-@dataclass(frozen=True)
-class TaskProgress:
-    """How far a task is. noise: as in Outcome, once it is known. pages_done: of a stack of that many pages."""
-
-    task: Task
-    noise: str = ""
-    pages_done: int = 0
-    pages: int = 1
-
-
-OnProgress = Callable[[TaskProgress], None]
-
-
-def ignore_progress(progress: TaskProgress) -> None:
-    """For callers that show no progress."""
-
-
-class TaskStopped(KeyboardInterrupt):
-    """A task that was stopped between two pages. Its output is not written."""
-
-
-def stop_between_pages(stopping: Event, on_progress: OnProgress = ignore_progress) -> OnProgress:
-    """The progress, which also raises TaskStopped between two pages of a file once `stopping` is set."""
-
-    def update(progress: TaskProgress) -> None:
-        on_progress(progress)
-        if stopping.is_set() and progress.pages_done < progress.pages and progress.pages > 1:
-            raise TaskStopped
-
-    return update
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,9 @@ from typing import NamedTuple
 from engine.batch.finding import is_image_file
 from engine.batch.journal import Journal
 from engine.batch.planning import KEEP, Task, is_folder, task_for, tasks_for
+from engine.batch.progress import TaskStopped, stop_between_pages
 from engine.batch.reading import READ_HERE, Reader
-from engine.batch.tasks import (
-    DenoiseOptions,
-    Outcome,
-    SourceChanged,
-    TaskStopped,
-    denoise_file,
-    stop_between_pages,
-)
+from engine.batch.tasks import DenoiseOptions, Outcome, SourceChanged, denoise_file
 from engine.inference.model_selection import NetworkSelector
 from engine.storage.bucket import FileStamp
 from engine.storage.locations import Location

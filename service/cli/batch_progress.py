@@ -11,7 +11,8 @@ from rich.table import Column
 from service.cli.console import LINE_INTERVAL, err, error, warn
 
 if TYPE_CHECKING:
-    from engine.batch.tasks import Outcome, TaskProgress
+    from engine.batch.progress import TaskProgress
+    from engine.batch.tasks import Outcome
     from engine.storage.locations import Location
 
 MINUTE = 60

@@ -111,6 +111,7 @@ def run_batch(batch: BatchOptions, options: "DenoiseOptions", model: ModelOption
 def _here(options: "DenoiseOptions", model: ModelOptions) -> "Iterator[tuple[Runner, str]]":
     """Runs tasks in this process, one after another. With the digest of the weights."""
     from engine.batch import tasks
+    from engine.batch.progress import stop_between_pages
     from engine.inference.mosaic import mosaic_nets
 
     loaded = load_model(model.name, model.device, model.precision)
@@ -119,7 +120,7 @@ def _here(options: "DenoiseOptions", model: ModelOptions) -> "Iterator[tuple[Run
     def run(
         todo: "list[Task]", journal: "Journal | None", stopping: "Event | None", progress: BatchProgress
     ) -> "Iterator[Outcome]":
-        update = tasks.stop_between_pages(stopping, progress.update) if stopping else progress.update
+        update = stop_between_pages(stopping, progress.update) if stopping else progress.update
         return tasks.denoise_files(loaded.select, todo, complete, journal, update, stopping)
 
     yield run, loaded.digest

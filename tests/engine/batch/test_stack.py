@@ -16,15 +16,9 @@ from PIL import Image
 from engine.batch import files
 from engine.batch.finding import PIPE
 from engine.batch.planning import Task, task_for
+from engine.batch.progress import TaskStopped, stop_between_pages
 from engine.batch.reading import READ_HERE, sandboxed
-from engine.batch.tasks import (
-    DenoiseOptions,
-    TaskStopped,
-    denoise_bytes,
-    denoise_file,
-    denoise_files,
-    stop_between_pages,
-)
+from engine.batch.tasks import DenoiseOptions, denoise_bytes, denoise_file, denoise_files
 from engine.inference.denoise import OutputOptions
 from engine.inference.model_selection import fixed_selector
 from engine.layers import parameters
@@ -191,14 +185,13 @@ def test_memory_does_not_grow_with_the_pages(tmp_path):
     assert peaks[1] - peaks[0] < 24 * 1024
 
 
-@pytest.mark.parametrize("format_", ["tiff", "webp"])
-def test_a_stop_between_pages_leaves_no_output(format_, net, tmp_path):
-    source = tmp_path / f"in.{format_}"
-    pages = frames(4, np.uint8)
-    if format_ == "tiff":
-        save(source, pages)
+@pytest.mark.parametrize("kind", ["tif", "gif"])
+def test_a_stop_between_pages_leaves_no_output(kind, net, tmp_path):
+    source = tmp_path / f"in.{kind}"
+    if kind == "tif":
+        save(source, frames(4))
     else:
-        first, *others = map(Image.fromarray, pages)
+        first, *others = map(Image.fromarray, frames(4, np.uint8))
         first.save(source, save_all=True, append_images=others)
     stopping, seen = Event(), []
 
@@ -207,12 +200,12 @@ def test_a_stop_between_pages_leaves_no_output(format_, net, tmp_path):
         if progress.pages_done == 2:
             stopping.set()
 
-    task = Task(source, tmp_path / f"out.{format_}", format_)
+    task = Task(source, tmp_path / "out.tif", "tiff")
     with pytest.raises(TaskStopped):
         list(denoise_files(fixed_selector(net), [task], on_progress=stop_between_pages(stopping, on_progress)))
 
     assert seen == [0, 0, 1, 2]
-    assert [*tmp_path.iterdir()] == [source]
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_a_stop_after_the_last_page_keeps_the_output(net, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from engine.batch.planning import Task
-from engine.batch.tasks import Outcome, TaskProgress
+from engine.batch.progress import TaskProgress
+from engine.batch.tasks import Outcome
 from service.cli import batch_progress, console
 from service.cli.batch_progress import BatchProgress, duration
 from service.cli.console import tracked
