@@ -8,14 +8,12 @@ to a small part of a pixel.
 - Weights: both shots are filtered by how much signal they share at each frequency.
 - Least squares: the slopes of one noisy shot as regressors of the other would make steps too short. So the slopes
   of each shot are the instruments for those of the other one, whose noise is independent.
-- Standard error: from the sums over blocks of pixels, so it holds for noise that grows with brightness and for
-  noise that neighbours share.
+- Standard error: from the sums over blocks of pixels, see `jackknife.py`.
 
 Sources: Lucas, Kanade, "An iterative image registration technique", IJCAI 1981 (least squares on the gradient);
 Padfield, "Masked object registration in the Fourier domain", IEEE Transactions on Image Processing 2012 (search);
 Knapp, Carter, "The generalized correlation method for estimation of time delay", IEEE Transactions on Acoustics,
-Speech and Signal Processing 1976 (weights); Liang, Zeger, "Longitudinal data analysis using generalized linear
-models", Biometrika 1986 (standard error).
+Speech and Signal Processing 1976 (weights).
 """
 
 import math
@@ -23,6 +21,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from engine.data.jackknife import jackknife_errors
 
 # The largest side that is looked at, in pixels: the middle of larger images.
 MAX_SIDE = 1024
@@ -305,10 +305,12 @@ def _gauss_newton(target: Tensor, moving: Tensor, start: Tensor, response: Tenso
             return Shift(float(shift[0]), float(shift[1]), 1.0, 1.0)
         if bool(step.abs().max() < SMALL_STEP):
             break
-    scores = scores - scores.mean(0)
-    spread = scores.mT @ scores * (len(scores) / (len(scores) - 2))
-    errors = (inverse @ spread @ inverse).diagonal().clamp(min=1e-12).sqrt().tolist()
-    return Shift(float(shift[0]), float(shift[1]), errors[0], errors[1])
+    products = torch.stack(
+        [slopes_of_target[..., i] * slopes_of_moved[..., j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))], 2
+    )
+    normals = block_sums(products).view(-1, 2, 2)
+    errors = jackknife_errors(scores - scores.mean(0), (normals + normals.mT) / 2).clamp(min=SMALL_STEP / 10)
+    return Shift(float(shift[0]), float(shift[1]), float(errors[0]), float(errors[1]))
 
 
 def _border(response: Tensor, side: int) -> int:
