@@ -15,7 +15,7 @@ from engine.adapt import Examination, examine
 from tests.support.bursts import clean_sets, shots, write
 
 SCENES = 3
-SIDE = 128
+SIDE = 96
 
 
 def examined(number: int, folder: Path) -> tuple[str, Examination]:

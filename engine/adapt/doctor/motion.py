@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from engine.adapt.doctor.planes import box_mean, deviation_by_brightness, slope_size
-from engine.data.noise.anscombe import NoiseLaw
 
 # Radii of the squares, in pixels.
 RADII = (2, 4)
@@ -23,17 +22,15 @@ MIN_SHARE = 2e-4
 MAX_SHARE = 0.5
 
 
-def moving_mask(difference: Tensor, brightness: Tensor, border: int, law: NoiseLaw | None = None) -> Tensor:
+def moving_mask(difference: Tensor, brightness: Tensor, border: int) -> Tensor:
     """(H, W) bool: what moved.
 
-    difference, brightness: float64 (H, W), of two shots that lie on each other and are equally bright. border:
-    pixels along the sides that are not looked at. law: of the noise, if it is known; the few brightest pixels,
-    such as stars, have more noise than others that are counted among the bright ones.
+    difference, brightness: float64 (H, W), of two shots that lie on each other and are equally bright. The noise
+    of `brightness` is independent of that of `difference`. border: pixels along the sides that are not looked at.
     """
     smooth = box_mean(brightness, 1)
     allowed = (ALLOWED_SHIFT * box_mean(slope_size(smooth), 1)).square()
-    scale = law.variance(smooth).clamp(min=TINY).sqrt() if law else torch.ones_like(smooth)
-    variance = (deviation_by_brightness(difference / scale, smooth) * scale).square().clamp(min=TINY)
+    variance = deviation_by_brightness(difference, smooth, growing=True).square().clamp(min=TINY)
     mask = torch.zeros_like(difference, dtype=torch.bool)
     for radius in RADII:
         # Up to a factor, which is larger where neighbours share noise.

@@ -6,6 +6,8 @@ from torch import Tensor
 # Bins of brightness, and the least number of pixels in each.
 BINS = 16
 MIN_MEMBERS = 1024
+# One of so many pixels is darker than the dark of the scene.
+DARK = 100
 # Values beyond so many standard deviations are left out, and how often that is repeated.
 CLIP = 4.0
 CLIP_ROUNDS = 5
@@ -36,15 +38,21 @@ def slope_size(plane: Tensor) -> Tensor:
     return (down.square() + across.square()).sqrt()
 
 
-def deviation_by_brightness(values: Tensor, brightness: Tensor) -> Tensor:
+def deviation_by_brightness(values: Tensor, brightness: Tensor, growing: bool = False) -> Tensor:
     """(H, W): the standard deviation of values of the same brightness, without what lies far out.
 
-    values: of mean 0. Neighbouring bins of brightness hold equal numbers of pixels.
+    values: of mean 0. Neighbouring bins of brightness hold equal numbers of pixels. growing: in a bin, brighter
+    pixels may have more noise, as much as photons have: among the bright pixels, those of stars are far brighter.
     """
-    flat, order = values.flatten(), brightness.flatten().argsort()
+    flat, level = values.flatten(), brightness.flatten()
+    order = level.argsort()
+    dark = level[order[len(order) // DARK]]
     deviations = torch.empty_like(flat)
     for members in order.tensor_split(max(1, min(BINS, len(order) // MIN_MEMBERS))):
         deviations[members] = clipped_deviation(flat[members])
+        light = level[members] - dark
+        if growing and float(light.mean()) > 0:
+            deviations[members] *= (light / light.mean()).clamp(min=1).sqrt()
     return deviations.view_as(values)
 
 

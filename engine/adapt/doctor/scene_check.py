@@ -18,9 +18,8 @@ from engine.adapt.doctor.duplicates import digest, equal_share
 from engine.adapt.doctor.motion import moving_mask
 from engine.adapt.doctor.noise_levels import NoiseLevels, noise_levels
 from engine.adapt.doctor.planes import grey
-from engine.adapt.likeness import Likeness, likeness, likeness_at
+from engine.adapt.likeness import Likeness, likeness_at
 from engine.adapt.scenes import Scene, Shot
-from engine.data.noise.anscombe import NoiseLaw
 from engine.data.registration import Shift, measure_shift, move
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.inference.noise_estimation.law_of_stack import estimate_law_of_stack
@@ -101,10 +100,6 @@ def check_scene(scene: Scene, least: float) -> SceneCheck:
         return _check_single(scene)
     raw = _template_shots(scene)
     template = _Template(scene, raw, least)
-    found = [law for law in estimate_law_of_stack(raw) if law]
-    laws = tuple(law for law in found if law.confident)
-    # For comparing bright pixels with dark ones, a law that is not certain is better than none.
-    law = found[len(found) // 2].law if found else None
     checks, digests, differences, changed = [], [], [], []
     previous: Tensor | None = None
     for number, shot in enumerate(scene.shots):
@@ -116,7 +111,7 @@ def check_scene(scene: Scene, least: float) -> SceneCheck:
             checks.append(ShotCheck(shot))
             corrected = samples
         else:
-            check, corrected, difference = _check_shot(shot, samples, reference, least, law)
+            check, corrected, difference = _check_shot(shot, samples, reference, least)
             checks.append(replace(check, equal=equal_share(previous, samples) if previous is not None else 0.0))
             if difference is not None:
                 differences.append((difference, grey(reference), checks[-1].mask))
@@ -125,7 +120,7 @@ def check_scene(scene: Scene, least: float) -> SceneCheck:
         if len(changed) > LAG_SHOTS:
             changed.pop(0)
     measured = _measured(scene, checks, raw, differences)
-    return replace(measured, lag=_lag(checks, changed, raw[-1]), laws=laws, digests=tuple(digests))
+    return replace(measured, lag=_lag(checks, changed, raw[-1]), laws=_laws(raw), digests=tuple(digests))
 
 
 def _template_shots(scene: Scene) -> list[Tensor]:
@@ -153,12 +148,10 @@ class _Template:
         places = _chosen(len(scene.shots))
         self.shots = {0: shots[0]}
         if len(shots) > 2:
-            same = _same_scene(shots)
-            anchor = shots[same[0]]
-            self.shots = {places[same[0]]: anchor}
-            for index in same[1:]:
-                shift = measure_shift(shots[index], anchor)
-                self.shots[places[index]] = _corrected(shots[index], anchor, shift, least).samples
+            anchor, same = _same_scene(shots)
+            self.shots = {places[anchor]: shots[anchor]}
+            for index, shift in same.items():
+                self.shots[places[index]] = _corrected(shots[index], shots[anchor], shift, least).samples
 
     def without(self, number: int) -> Tensor | None:
         """What the shot of this number is compared with. None for the first of two."""
@@ -172,13 +165,16 @@ class _Template:
         return stack.mean(0) if len(others) < MIN_TRIMMED else _trimmed_mean(stack)
 
 
-def _same_scene(shots: Sequence[Tensor]) -> list[int]:
-    """Which of the shots show the scene that most of them show."""
+def _same_scene(shots: Sequence[Tensor]) -> tuple[int, dict[int, Shift | None]]:
+    """A shot of the scene that most of them show, and the others of that scene with their shifts from it."""
+    found: list[dict[int, Shift | None]] = []
     for anchor in range(2):
-        same = [i for i, shot in enumerate(shots) if i == anchor or not likeness(shot, shots[anchor]).differs]
-        if 2 * len(same) > len(shots):
-            return [anchor, *(i for i in same if i != anchor)]
-    return list(range(len(shots)))
+        shifts = {i: measure_shift(shot, shots[anchor]) for i, shot in enumerate(shots) if i != anchor}
+        same = {i: each for i, each in shifts.items() if not likeness_at(shots[i], shots[anchor], each).differs}
+        if 2 * (len(same) + 1) > len(shots):
+            return anchor, same
+        found.append(same)
+    return 0, found[0]
 
 
 def _trimmed_mean(stack: Tensor) -> Tensor:
@@ -224,7 +220,7 @@ def _matters(fit: Brightness, least: float, noise: float) -> bool:
 
 
 def _check_shot(
-    shot: Shot, samples: Tensor, reference: Tensor, least: float, law: NoiseLaw | None
+    shot: Shot, samples: Tensor, reference: Tensor, least: float
 ) -> tuple[ShotCheck, Tensor, Tensor | None]:
     """The check, the corrected shot, and the difference (H, W) of both if they show one scene."""
     measured = measure_shift(samples, reference)
@@ -234,7 +230,7 @@ def _check_shot(
     corrected = _corrected(samples, reference, measured, least)
     first, second = grey(corrected.samples), grey(reference)
     levels = noise_levels(second, first)
-    mask = moving_mask(first - second, _brightness(first, second, levels), corrected.border, law)
+    mask = moving_mask(first - second, _brightness(first, second, levels), corrected.border)
     moved = float(mask.double().mean())
     if corrected.shift is not None:
         mask = mask | _along_sides(mask, corrected.border)
@@ -289,6 +285,11 @@ def _measured(
         _worst_clipping(raw),
         _mean_correlation([each for each in found if each]),
     )
+
+
+def _laws(raw: Sequence[Tensor]) -> tuple[LawEstimate, ...]:
+    """The noise law of each channel, if it is certain."""
+    return tuple(law for law in estimate_law_of_stack(raw) if law and law.confident)
 
 
 def _noise_of(checks: Sequence[ShotCheck]) -> float | None:

@@ -33,8 +33,6 @@ def open_mrc(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     if min(width, height, sections) < 1 or start < _HEADER_BYTES:
         raise BrokenImage(f"The MRC file is broken: its header says {width} x {height} x {sections} pixels.")
     count = width * height
-    if start + count * sections * dtype.itemsize > len(data):
-        raise BrokenImage("The MRC file is broken or cut short: pixels are missing.")
     bits = 16 if dtype.newbyteorder("=") == np.uint16 else _FLOAT_BITS
     for section in range(sections):
         first = start + section * count * dtype.itemsize
@@ -56,6 +54,8 @@ def _read_header(data: bytes) -> tuple[Any, np.dtype[Any]]:
 
 
 def _load(data: bytes, first: int, dtype: np.dtype[Any], shape: tuple[int, int]) -> tuple[Image, tuple[str, ...]]:
+    if first + shape[0] * shape[1] * dtype.itemsize > len(data):
+        raise BrokenImage("The MRC file is broken or cut short: pixels are missing.")
     values: NDArray[Any] = np.frombuffer(data, dtype, shape[0] * shape[1], first).reshape(shape)
     words = ("float16 to float32",) if values.dtype.itemsize == 2 and values.dtype.kind == "f" else ()
     values = values.astype(np.float32 if words else dtype.newbyteorder("="))[::-1]
