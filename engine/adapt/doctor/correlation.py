@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.adapt.doctor.planes import deviation_by_brightness, slope_size
+from engine.adapt.doctor.planes import box_mean, deviation_by_brightness, slope_size
+from engine.data.registration import block_sums
 
 # Pixels down and across by which a pair of neighbours differs.
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
@@ -36,7 +37,7 @@ MIN_SHOTS = 4
 class SpatialCorrelation:
     """Of the noise of pixels that are neighbours: the largest of a few distances.
 
-    neighbour: pixels down and across. error: standard error for independent pixels.
+    neighbour: pixels down and across. error: standard error.
     """
 
     value: float
@@ -45,31 +46,31 @@ class SpatialCorrelation:
 
 
 def spatial_correlation(difference: Tensor, brightness: Tensor, mask: Tensor) -> SpatialCorrelation | None:
-    """difference, brightness: float64 (H, W), of two shots that lie on each other. mask: pixels to leave out.
+    """difference, brightness: float64 (H, W), of two shots that lie on each other, with independent noise.
 
-    None if too few pixels are left.
+    mask: pixels to leave out. None if too few pixels are left.
     """
-    deviation = deviation_by_brightness(difference, brightness)
-    steep = UNKNOWN_SHIFT * slope_size(brightness) > MAX_SLOPE_SHARE * deviation
+    smooth = box_mean(brightness, 1)
+    deviation = deviation_by_brightness(difference, smooth, growing=True)
+    steep = UNKNOWN_SHIFT * slope_size(smooth) > MAX_SLOPE_SHARE * deviation
     kept = ~(mask | steep | (deviation <= 0))
     if int(kept.sum()) < MIN_PIXELS:
         return None
     even = (difference / deviation.clamp(min=1e-30)).clamp(-CUT, CUT).masked_fill(~kept, 0)
     variance = float(even.square().sum() / kept.sum())
-    found = [_correlation(even, kept, rows, columns) for rows, columns in NEIGHBOURS]
-    value, count, neighbour = max(
-        ((value, count, shift) for (value, count), shift in zip(found, NEIGHBOURS, strict=True)),
-        key=lambda each: abs(each[0]),
-    )
-    return SpatialCorrelation(value / variance, neighbour, 1 / math.sqrt(count))
+    found = [(*_mean_product(even, kept, *shift), shift) for shift in NEIGHBOURS]
+    value, error, neighbour = max(found, key=lambda each: abs(each[0]))
+    return SpatialCorrelation(value / variance, neighbour, error / variance)
 
 
-def _correlation(values: Tensor, kept: Tensor, rows: int, columns: int) -> tuple[float, int]:
+def _mean_product(values: Tensor, kept: Tensor, rows: int, columns: int) -> tuple[float, float]:
+    """Of each pixel and its neighbour, with its standard error."""
     height, width = values.shape
-    first, second = values[rows:, columns:], values[: height - rows, : width - columns]
     both = kept[rows:, columns:] & kept[: height - rows, : width - columns]
+    products = values[rows:, columns:] * values[: height - rows, : width - columns] * both
     count = max(int(both.sum()), 1)
-    return float((first * second)[both].sum()) / count, count
+    sums = block_sums(products.unsqueeze(2))[:, 0]
+    return float(sums.sum()) / count, float((sums - sums.mean()).square().sum().sqrt()) / count
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def lag_correlation(shots: Sequence[Tensor], mask: Tensor, variance: float = 0.0
     # The longest distances have few pairs: the largest of the means from each distance on.
     tails = [sum(by_lag[start:]) / len(by_lag[start:]) for start in range(max(1, len(by_lag) // 2))]
     sill = max(tails)
-    if variance > MIN_SURPLUS * sill:
+    grows = by_lag[0] < (1 - MAX_LAG_CORRELATION) * sill
+    if grows and variance > MIN_SURPLUS * sill:
         # Noise lasts longer than all these shots.
         sill = variance
     if sill <= 0:

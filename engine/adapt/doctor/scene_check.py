@@ -111,10 +111,10 @@ def check_scene(scene: Scene, least: float) -> SceneCheck:
             checks.append(ShotCheck(shot))
             corrected = samples
         else:
-            check, corrected, difference = _check_shot(shot, samples, reference, least)
+            check, corrected, noise = _check_shot(shot, samples, reference, least)
             checks.append(replace(check, equal=equal_share(previous, samples) if previous is not None else 0.0))
-            if difference is not None:
-                differences.append((difference, grey(reference), checks[-1].mask))
+            if noise is not None:
+                differences.append((*noise, checks[-1].mask))
         changed.append(corrected)
         previous = samples
         if len(changed) > LAG_SHOTS:
@@ -221,8 +221,10 @@ def _matters(fit: Brightness, least: float, noise: float) -> bool:
 
 def _check_shot(
     shot: Shot, samples: Tensor, reference: Tensor, least: float
-) -> tuple[ShotCheck, Tensor, Tensor | None]:
-    """The check, the corrected shot, and the difference (H, W) of both if they show one scene."""
+) -> tuple[ShotCheck, Tensor, tuple[Tensor, Tensor] | None]:
+    """The check, the corrected shot, and the difference (H, W) of both and their brightness if they show one
+    scene.
+    """
     measured = measure_shift(samples, reference)
     like = likeness_at(samples, reference, measured)
     if like.differs:
@@ -230,7 +232,8 @@ def _check_shot(
     corrected = _corrected(samples, reference, measured, least)
     first, second = grey(corrected.samples), grey(reference)
     levels = noise_levels(second, first)
-    mask = moving_mask(first - second, _brightness(first, second, levels), corrected.border)
+    difference, brightness = first - second, _brightness(first, second, levels)
+    mask = moving_mask(difference, brightness, corrected.border)
     moved = float(mask.double().mean())
     if corrected.shift is not None:
         mask = mask | _along_sides(mask, corrected.border)
@@ -244,7 +247,7 @@ def _check_shot(
         like=like,
         levels=levels,
     )
-    return check, corrected.samples, first - second
+    return check, corrected.samples, (difference, brightness)
 
 
 def _brightness(first: Tensor, second: Tensor, levels: NoiseLevels) -> Tensor:
