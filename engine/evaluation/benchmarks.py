@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from engine.data.patterns import patterns
+from engine.data.registration import measure_shift, move
 from engine.data.rng import seeded_generator
-from engine.evaluation.registration import estimate_shift, move
 from engine.evaluation.samples import Pair, Sample, gaussian_samples, recorded_samples, with_noise
 from engine.imageio.image import LUMA
 from engine.imageio.read import image_files, read_rgb
@@ -135,7 +135,8 @@ def _open_pattern(number: int, sigma: float) -> Pair:
 
 def _open_in_place(sample: Sample) -> Pair:
     noisy, clean = sample.open()
-    return noisy, move(clean, *estimate_shift(noisy, clean)).clamp(0, 1)
+    shift = measure_shift(noisy, clean, search=False)
+    return noisy, move(clean, shift.rows, shift.columns).clamp(0, 1) if shift else clean
 
 
 def _open_rounded(sample: Sample) -> Pair:

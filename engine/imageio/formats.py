@@ -178,6 +178,14 @@ _TABLE = (
         _RAW_SIGNATURE,
         Capabilities(("16",), metadata=("EXIF",)),
     ),
+    Format(
+        "fits", "FITS", "image/fits", (".fits", ".fit", ".fts", ".fz"), rb"SIMPLE  =",
+        Capabilities(("8", "16", "float"), pages="pages"),
+    ),
+    Format(
+        "mrc", "MRC", "image/x-mrc", (".mrc", ".mrcs", ".rec"), rb".{208}MAP ",
+        Capabilities(("16", "float"), pages="pages"),
+    ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}
@@ -210,8 +218,8 @@ def format_name(text: str) -> str:
 SUPPORTED_FORMATS = f"Supported formats: {join_words([kind.title for kind in _TABLE])}"
 SUPPORTED_OUTPUTS = f"Output formats: {join_words(list(WRITABLE_FORMATS))}"
 SUPPORTED_PIXELS = (
-    "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, floating point of 32 bits, and in TIFF "
-    "signed integers, integers of 32 bits and floating point of 64 bits"
+    "Supported pixels: RGB and grey of up to 16 bits a channel, palettes, floating point of 32 bits, and in "
+    "TIFF, FITS and MRC signed integers, integers of 32 bits and floating point of 64 bits"
 )
 
 

@@ -34,12 +34,10 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("a DPX or Cineon file", rb"SDPX|XPDS|\x80\x2a\x5f\xd7"),
     # Science and medicine
     ("a DICOM file", rb".{128}DICM"),
-    ("a FITS file", rb"SIMPLE  ="),
     ("an HDF5 file", rb"\x89HDF\r\n\x1a\n"),
     ("a NetCDF file", rb"CDF[\x01\x02\x05]"),
     ("a NIfTI file", rb"\x5c\x01\x00\x00.{340}n[+i]1\x00|\x1c\x02\x00\x00n\+2\x00"),
     ("an NRRD file", rb"NRRD0"),
-    ("an MRC file", rb".{208}MAP "),
     ("a NumPy file", rb"\x93NUMPY"),
     ("a Zeiss CZI file", rb"ZISRAWFILE"),
     ("a Nikon ND2 file", rb"\xda\xce\xbe\x0a"),

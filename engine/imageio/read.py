@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from engine.defaults import COLOUR, MAX_PAGES, Colour
 from engine.imageio.codecs.exr import open_exr
+from engine.imageio.codecs.fits import open_fits
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
+from engine.imageio.codecs.mrc import open_mrc
 from engine.imageio.codecs.netpbm import open_netpbm
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.qoi import open_qoi
@@ -46,9 +49,11 @@ MAX_COUNTED = 10_000
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
     "exr": open_exr,
+    "fits": open_fits,
     "heic": open_heic,
     "jp2": open_jp2,
     "jxl": open_jxl,
+    "mrc": open_mrc,
     "netpbm": open_netpbm,
     "qoi": open_qoi,
 }
@@ -299,6 +304,11 @@ def load_codecs() -> None:
     import pillow_heif  # noqa: F401
     import tifffile  # noqa: F401
     from PIL import ImageCms  # noqa: F401
+
+    # Optional packages.
+    for name in ("astropy.io.fits", "mrcfile"):
+        with suppress(ModuleNotFoundError):
+            import_module(name)
 
     PILImage.init()
 

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 
+import astropy.io.fits
 import imagecodecs
 import numpy as np
 import pillow_heif
@@ -129,11 +130,37 @@ def jpeg_xl(width, height):
     return b"\xff\x0a" + int(bits[::-1], 2).to_bytes(16, "little")
 
 
+def fits(width, height):
+    file = io.BytesIO()
+    astropy.io.fits.PrimaryHDU(NOISE[..., 0]).writeto(file)
+    return fits_size(file.getvalue(), b"NAXIS", width, height)
+
+
+def fits_compressed(width, height):
+    file = io.BytesIO()
+    unit = astropy.io.fits.CompImageHDU(NOISE[..., 0].astype(np.int16))
+    astropy.io.fits.HDUList([astropy.io.fits.PrimaryHDU(), unit]).writeto(file)
+    return fits_size(file.getvalue(), b"ZNAXIS", width, height)
+
+
+def fits_size(data, name, width, height):
+    for axis, old, new in ((b"1", WIDTH, width), (b"2", HEIGHT, height)):
+        keyword = (name + axis).ljust(8) + b"= "
+        data = changed(data, keyword + b"%20d" % old, keyword + b"%20d" % new)
+    return data
+
+
+def mrc(width, height):
+    header = struct.pack("<10i", width, height, 1, 0, 0, 0, 0, width, height, 1)
+    return header.ljust(208, b"\0") + b"MAP DD\0\0" + bytes(1024 - 216) + NOISE[..., 0].tobytes()
+
+
 # How each format makes an image of any claimed size, and the side to claim.
 LARGE = [
     (png, 60_000), (jpeg, 60_000), (gif_screen, 60_000), (gif_frame, 60_000), (bmp, 60_000), (tiff, 60_000),
     (tiff_deflated, 60_000), (webp_lossy, 16_383), (webp_lossless, 16_384), (webp_moving, 16_384), (avif, 16_384),
-    (heic, 60_000), (jpeg_2000, 60_000), (jpeg_xl, 60_000),
+    (heic, 60_000), (jpeg_2000, 60_000), (jpeg_xl, 60_000), (fits, 60_000), (fits_compressed, 60_000),
+    (mrc, 60_000),
 ]  # fmt: skip
 
 
@@ -159,7 +186,7 @@ def test_an_image_without_pixels_is_broken(make, size):
 
 
 @pytest.mark.parametrize(
-    "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000], ids=name_of
+    "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000, fits, mrc], ids=name_of
 )
 @pytest.mark.parametrize("size", [(WIDTH, 2 * HEIGHT), (2 * WIDTH, HEIGHT), (4 * WIDTH, 4 * HEIGHT)])
 def test_an_image_with_fewer_pixels_than_it_claims_is_broken(make, size):

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from random import Random
 
+import astropy.io.fits
 import imagecodecs
+import mrcfile
 import numpy as np
 import OpenEXR
 import pillow_heif
@@ -75,6 +77,20 @@ def exr():
         return Path(file.name).read_bytes()
 
 
+def fits(values, compressed=False):
+    file = io.BytesIO()
+    make = astropy.io.fits.CompImageHDU if compressed else astropy.io.fits.ImageHDU
+    astropy.io.fits.HDUList([astropy.io.fits.PrimaryHDU(), make(values)]).writeto(file)
+    return file.getvalue()
+
+
+def mrc(values):
+    with tempfile.TemporaryDirectory() as folder:
+        with mrcfile.new(Path(folder) / "made.mrc") as file:
+            file.set_data(values)
+        return (Path(folder) / "made.mrc").read_bytes()
+
+
 # Type and number of channels.
 BYTE = (np.uint8, 3)
 WORD = (np.uint16, 3)
@@ -118,6 +134,9 @@ FILES = {
     "netpbm, text": b"P3 20 24 255\n" + b" ".join(b"%d" % each for each in pixels(np.uint8, 3).flat),
     "qoi": imagecodecs.qoi_encode(pixels(np.uint8, 3)),
     "exr": exr(),
+    "fits": fits(planes),
+    "fits, compressed": fits(pixels(np.uint16, 1)[..., 0].astype(np.int32), compressed=True),
+    "mrc": mrc(planes),
 }
 
 

@@ -11,7 +11,8 @@ import sys
 
 class Blocked:
     packages = {
-        "imagecodecs", "pillow_heif", "rawpy", "tifffile", "fastapi", "matplotlib", "pydantic", "rich", "typer"
+        "astropy", "imagecodecs", "mrcfile", "pillow_heif", "rawpy", "tifffile",
+        "fastapi", "matplotlib", "pydantic", "rich", "typer",
     }
 
     def find_spec(self, name, path=None, target=None):
@@ -83,6 +84,21 @@ def test_camera_raw_names_the_extra_that_it_needs(tmp_path):
     assert "pip install 'denoise[raw]'" in output[0]
 
 
+def test_fits_and_mrc_name_the_extra_that_they_need(tmp_path):
+    (tmp_path / "a.fits").write_bytes(b"SIMPLE  =                    T")
+    (tmp_path / "a.mrc").write_bytes(bytes(208) + b"MAP " + bytes(1000))
+
+    output = run_without_codecs(REFUSED, str(tmp_path / "a.fits"), str(tmp_path / "a.mrc")).splitlines()
+
+    assert output[0].startswith(
+        "UnsupportedImage This is a FITS file. Reading it needs the Python package astropy"
+    )
+    assert output[1].startswith(
+        "UnsupportedImage This is an MRC file. Reading it needs the Python package mrcfile"
+    )
+    assert all("pip install 'denoise[science]'" in line for line in output[:2])
+
+
 def test_a_missing_codec_is_named(tmp_path, file_of, samples):
     tiff, png = tmp_path / "a.tiff", tmp_path / "a.png"
     tiff.write_bytes(file_of(samples(4, 5), "TIFF"))
@@ -109,7 +125,7 @@ from engine.imageio.read import read
 file = io.BytesIO()
 Image.new("RGB", (4, 5)).save(file, "PNG")
 read(file.getvalue())
-print({"tifffile", "imagecodecs", "pillow_heif", "rawpy"} & set(sys.modules))
+print({"tifffile", "imagecodecs", "pillow_heif", "rawpy", "astropy", "mrcfile"} & set(sys.modules))
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
