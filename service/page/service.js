@@ -36,7 +36,7 @@ export const hasKey = () => Boolean(key);
  * If the server requires a key, the document receives the event "keyrequired".
  */
 async function request(address, options) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
     response = await fetch(address, { ...options, headers });
@@ -92,10 +92,14 @@ export async function takesJobs() {
   return (await (await request("health", {})).json()).jobs;
 }
 
-/** Submits a file as a job. Returns the job. */
+/** Submits a file as a job. Returns the job. With a key, a proxy may send it again, and it is accepted once. */
 export async function submitJob(file, parameters, signal) {
-  return (await post(address(parameters, "jobs"), file, signal)).json();
+  const headers = { "Idempotency-Key": newKey() };
+  return (await request(address(parameters, "jobs"), { method: "POST", body: file, signal, headers })).json();
 }
+
+// Not crypto.randomUUID, which exists only over HTTPS and on localhost.
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** A job of this ID: its state and progress. */
 export async function findJob(id) {

@@ -44,12 +44,25 @@ def remember(page, job, name):
     page.evaluate("(text) => localStorage.setItem('jobs', text)", stored)
 
 
+def is_submission(answer):
+    return answer.request.method == "POST" and "/jobs" in answer.url
+
+
 def start_job(page, held):
     held.clear()
-    with page.expect_response(lambda answer: answer.request.method == "POST" and "/jobs" in answer.url):
+    with page.expect_response(is_submission) as answered:
         page.get_by_role("button", name="Download", exact=True).click()
     # The page has read the answer, and remembers the job.
     page.wait_for_function("localStorage.getItem('jobs')")
+    return answered.value.request
+
+
+def test_a_job_is_sent_with_a_key_so_that_a_proxy_may_repeat_it(page, large, held):
+    begin(page, large)
+
+    request = start_job(page, held)
+
+    assert len(request.headers["idempotency-key"]) == 32
 
 
 def test_a_reload_loses_no_job(page, large, held, api, address):
