@@ -124,8 +124,9 @@ class Blobs:
             try:
                 yield
             except FileNotFoundError as error:
-                # A bucket that is missing looks like a blob that is missing, until the bucket is asked for.
-                obstore.head(self._store, PROBE)
+                # A bucket that is missing looks like a blob that is missing, until the bucket is asked for. Not by
+                # reading, because whoever cleans up the bucket may also remove the probe.
+                obstore.put(self._store, PROBE, b"")
                 raise MissingBlob(name) from error
 
     @contextmanager

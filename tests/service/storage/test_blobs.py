@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from service.storage.away import BlobsAway
-from service.storage.blobs import MOST_SECONDS, PART, Blobs
+from service.storage.blobs import MOST_SECONDS, PART, PROBE, Blobs
 
 
 def refusal(work):
@@ -56,6 +56,14 @@ def test_a_missing_blob_is_a_missing_file(blobs):
         for ask in (blobs.size, blobs.read, lambda name: blobs.fetch(name, file)):
             with pytest.raises(FileNotFoundError):
                 ask("none")
+
+
+def test_a_blob_is_also_missing_if_somebody_has_emptied_the_store(blobs):
+    blobs.delete(PROBE)
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            blobs.read("none")
 
 
 def test_of_many_that_create_a_blob_one_succeeds(blobs):
