@@ -5,7 +5,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryFile
 
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from service.storage.away import BlobsAway
 from service.storage.blobs import MOST_SECONDS, PART, PROBE, Blobs
@@ -75,8 +77,20 @@ def test_of_many_that_create_a_blob_one_succeeds(blobs):
 
 
 def test_a_bucket_that_does_not_exist_is_refused_with_why(s3):
-    with pytest.raises(ValueError, match=r"blobs: s3://nobodys/x: .*NoSuchBucket"):
+    with pytest.raises(ValueError, match=r"blobs: s3://nobodys/x: there is no such bucket"):
         Blobs("s3://nobodys/x")
+
+
+def test_missing_credentials_are_named(monkeypatch):
+    def put(*args):
+        raise BaseError("Error performing PUT http://169.254.169.254/latest/api/token - 403 Forbidden")
+
+    monkeypatch.setattr(obstore, "put", put)
+
+    with pytest.raises(
+        ValueError, match=r"found no credentials .*; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY$"
+    ):
+        Blobs("s3://bucket/x")
 
 
 def test_a_bucket_that_is_away_is_no_missing_blob(s3):
