@@ -60,8 +60,8 @@ def test_a_lone_database_is_refused_with_what_is_missing(denoise, served, monkey
 
     assert code == 1
     assert stderr == (
-        "error: DENOISE_BLOBS or --blobs: replicas need both DENOISE_DATABASE and DENOISE_BLOBS, but DENOISE_BLOBS is "
-        "not set: set both, or neither\n"
+        "error: DENOISE_BLOBS or --blobs: replicas need both DENOISE_DATABASE and DENOISE_BLOBS, "
+        "but DENOISE_BLOBS is not set: set both, or neither\n"
     )
 
 
