@@ -60,9 +60,12 @@ def serve(
 def _fault_words(fault: Any) -> str:
     """An invalid setting: its two names, the value unless it is secret, and what is wrong."""
     name = str(fault["loc"][0])
+    # pydantic begins the words of this program's own checks with these.
+    reason = fault["msg"].removeprefix("Value error, ")
     if not Settings.model_fields[name].repr:
-        return f"{variable(name)}: {fault['msg']}"
-    return f"{variable(name)} or {_flag(name)} is {str(fault['input'])!r}: {fault['msg']}"
+        return f"{variable(name)}: {reason}"
+    given = f"{variable(name)} or {_flag(name)}"
+    return f"{given}: {reason}" if fault["input"] is None else f"{given} is {str(fault['input'])!r}: {reason}"
 
 
 def _setting_of(error: OSError, settings: Settings) -> str | None:

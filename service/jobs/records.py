@@ -13,7 +13,7 @@ ATTEMPTS = 2
 # Limit on unfinished jobs, and separately on finished ones that are kept. A longer table is slow to search.
 MAX_JOBS = 10_000
 SPOOL_NOTE = f"The limit is half of the setting {variable('spool_bytes')}."
-LOST = "The upload is missing from the spool folder. Send it again."
+LOST = "The upload is missing: its file was removed. Send it again."
 
 
 class JobStoreError(ValueError):

@@ -338,10 +338,12 @@ class Worker:
         while True:
             try:
                 return await self._call(work, *values)
-            except (sqlite3.OperationalError, StorageAway):
+            except (sqlite3.OperationalError, StorageAway) as error:
                 if self._stopping.is_set():
                     raise
-                log.exception("the job store cannot be written to", retry_seconds=RETRY)
+                # A storage that is away has been logged by itself, and is no bug.
+                unexpected = not isinstance(error, StorageAway)
+                log.error("the job store cannot be written to", retry_seconds=RETRY, exc_info=unexpected)
                 await self._pause(RETRY)
 
     async def _pause(self, seconds: float) -> None:

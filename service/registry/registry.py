@@ -67,6 +67,7 @@ class ModelRegistry:
         for name, version in self._last_scan.items():
             if name in known:
                 self._note(name, version)
+                self._keep(name, known[name].digest)
                 continue
             try:
                 self._load(name, version, try_now=name in needed, at_start=True)
@@ -219,6 +220,12 @@ class ModelRegistry:
         self._loaded_versions[name] = version
         with suppress(OSError):
             self._digests[name] = digest_of(self._folder.path(name))
+
+    def _keep(self, name: str, digest: str) -> None:
+        """See that the blob store has the shared weights, if the folder has the same ones."""
+        if self._shared and self._digests.get(name) == digest:
+            with suppress(StorageAway, WeightsError, OSError):
+                self._shared.keep(digest, self._folder.path(name))
 
     def _share(self, name: str, model: ServedModel, at_start: bool) -> None:
         """Let all replicas serve a file of the folder; at the start, only if they have none of this name."""

@@ -54,6 +54,10 @@ class SharedWeights:
             [name, digest],
         )
 
+    def keep(self, digest: str, path: Path) -> None:
+        """Put a file into the blob store again if it is missing there, as in a new bucket."""
+        self._upload(digest, path)
+
     def swap(self, name: str, known: SharedDigests) -> bool:
         """Let all replicas serve the previous weights. Returns whether the weights were still as known."""
         return bool(

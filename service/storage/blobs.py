@@ -8,9 +8,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import obstore
 from anyio import CapacityLimiter, to_thread
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import from_url
 
+from engine.storage.bucket import CREDENTIALS, METADATA_HOSTS, NO_BUCKET
 from service.storage.away import BlobsAway, Breaker
 from service.telemetry.logs import log
 
@@ -61,7 +62,7 @@ class Blobs:
                 )
             obstore.put(self._store, PROBE, b"")
         except (BaseError, OSError, ValueError) as error:
-            raise ValueError(f"blobs: {url}: {_reason(error)}") from None
+            raise ValueError(f"blobs: {url}: {_why_refused(url, error)}") from None
 
     async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
         """Calls a function that uses the blobs, in a thread that waits for nothing else."""
@@ -124,8 +125,9 @@ class Blobs:
             try:
                 yield
             except FileNotFoundError as error:
-                # A bucket that is missing looks like a blob that is missing, until the bucket is asked for.
-                obstore.head(self._store, PROBE)
+                # A bucket that is missing looks like a blob that is missing, until it is written to. Reading the
+                # probe does not tell: whoever empties the bucket removes it too.
+                obstore.put(self._store, PROBE, b"")
                 raise MissingBlob(name) from error
 
     @contextmanager
@@ -150,6 +152,16 @@ class Blobs:
 
 class MissingBlob(FileNotFoundError):
     """A blob that is not in the store, though the store answers."""
+
+
+def _why_refused(url: str, error: Exception) -> str:
+    """Why the store cannot be used, in words that say what to do if that is known."""
+    reason = _reason(error)
+    if any(host in reason for host in METADATA_HOSTS):
+        return f"found no credentials in the environment; set {CREDENTIALS[url.partition('://')[0]]}"
+    if isinstance(error, FileNotFoundError | NotFoundError):
+        return NO_BUCKET
+    return reason
 
 
 def _reason(error: Exception) -> str:

@@ -117,7 +117,7 @@ class Database:
             elif row[0] != version:
                 raise ValueError(
                     f"database: the tables of {part} were created by another version of the service "
-                    f"({row[0]}, here {version})"
+                    f"({row[0]}, here {version}): install that version, or name a new, empty database"
                 )
 
     @contextmanager

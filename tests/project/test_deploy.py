@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.server.server import ABORT_SECONDS
 from service.settings import Settings, variable
-from tests.support.nginx import MISSING, NGINX
+from tests.support.nginx import MISSING, NGINX, TEMPORARY
 
 DEPLOY = Path(__file__).parents[2] / "service" / "deploy"
 DOCKERFILE = (DEPLOY.parents[1] / "Dockerfile").read_text("utf-8")
@@ -113,7 +113,7 @@ def test_the_replicas_of_compose_are_accepted_by_nginx(tmp_path):
     log = f"{tmp_path}/access.log"
     (tmp_path / "site.conf").write_text(NGINX_CONF.replace("/var/log/nginx/access.log", log))
     main.write_text(
-        f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n"
+        f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{TEMPORARY.format(folder=tmp_path)}"
         f"include {DEPLOY}/compose.replicas.conf;\ninclude {tmp_path}/site.conf;\n}}\n"
     )
 

@@ -16,6 +16,14 @@ NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/s
 MISSING = "nginx is not installed (Debian: apt-get install nginx)"
 SOON = 30  # seconds; only a test that fails waits so long
 
+# Also for `nginx -t`: as root it gives these folders to its user. It would take Debian's from an nginx that runs.
+TEMPORARY = """
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/answers;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+"""
 # What Debian's /etc/nginx/nginx.conf does around a site, with paths that the test may write to.
 MAIN = """
 daemon off;
@@ -25,11 +33,7 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
 events {{ worker_connections 768; }}
 http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/answers;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+    {temporary}
     include {folder}/replicas.conf;
     include {folder}/denoise.conf;
 }}
@@ -66,7 +70,7 @@ def configure(folder, replicas, port, *changes):
     changes: in nginx.conf, such as times that are too long.
     """
     folder.mkdir()
-    main = MAIN.format(folder=folder, user=getpass.getuser())
+    main = MAIN.format(folder=folder, user=getpass.getuser(), temporary=TEMPORARY.format(folder=folder))
     site = replaced(
         (DEPLOY / "nginx.conf").read_text(),
         ("listen 8080;", f"listen 127.0.0.1:{port};"),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-# Prints its address. Reads commands: "kill" and "add", and answers each with a line. The first node has a CPU of
-# its own, the second can be killed.
+# Prints its address and the processes of its nodes. Reads commands: "kill" and "add". Each answer is
+# a line. The first node has a CPU of its own, the second can be killed.
 CLUSTER = """
 import json, sys
 from ray.cluster_utils import Cluster
@@ -24,7 +24,7 @@ cluster = Cluster(initialize_head=True, head_node_args={**own, "include_dashboar
 second = cluster.add_node(**own)
 def pid(node):
     return node.all_processes["raylet"][0].process.pid
-print(json.dumps([cluster.address, pid(second)]), flush=True)
+print(json.dumps([cluster.address, pid(cluster.head_node), pid(second)]), flush=True)
 for line in sys.stdin:
     if line.strip() == "kill":
         cluster.remove_node(second, allow_graceful=False)
@@ -37,11 +37,11 @@ cluster.shutdown()
 
 
 class RayCluster:
-    """address: for clients. second: the process of the node that can be killed."""
+    """address: for clients. first, second: the processes of the nodes; the second one can be killed."""
 
     def __init__(self, process):
         self._process = process
-        self.address, self.second = json.loads(process.stdout.readline())
+        self.address, self.first, self.second = json.loads(process.stdout.readline())
 
     def kill_second(self):
         """Kill the second node, and the workers on it."""
@@ -76,8 +76,8 @@ def ray_cluster():
         process.wait(60)
 
 
-def workers_at_work(node=None):
-    """The processes that denoise now, on all nodes or on one."""
+def workers_at_work(*nodes):
+    """The processes that denoise now on these nodes. Other programs may use Ray on this machine too."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -85,16 +85,17 @@ def workers_at_work(node=None):
             is_worker = b"_RayWorker.denoise" in status.with_name("cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if is_worker and node in (None, parent):
+        if is_worker and parent in nodes:
             found.append(int(status.parent.name))
     return found
 
 
-def kill_worker(node):
-    """Kill the process that denoises on a node, once there is one. It was started by the test's own cluster."""
-    [worker, *_] = waited_for(lambda: workers_at_work(node))
+def kill_worker(cluster):
+    """Kill a process that denoises on a cluster, once there is one."""
+    nodes = (cluster.first, cluster.second)
+    [worker, *_] = waited_for(lambda: workers_at_work(*nodes))
     os.kill(worker, signal.SIGKILL)
-    waited_for(lambda: worker not in workers_at_work(node))
+    waited_for(lambda: worker not in workers_at_work(*nodes))
 
 
 def waited_for(check, seconds=240):

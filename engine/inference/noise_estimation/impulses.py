@@ -24,9 +24,8 @@ from engine.inference.noise_estimation.blocks import tiles_of
 from engine.inference.noise_estimation.config import DEFAULT_CONFIG, EstimatorConfig
 from engine.inference.noise_estimation.windows import WINDOW, mirrored, sort_columns, windows
 
-# Pixels a side of the tiles that are looked at in large images.
+# Pixels a side of the tiles that are looked at in large images, and pixels that are looked at in all.
 TILE_SIDE = 256
-# Pixels that are looked at.
 MAX_PIXELS = 2**19
 # An image of no more values than this is taken for counts, drawn or measured.
 MAX_FEW_VALUES = 64

@@ -110,7 +110,7 @@ def test_an_image_that_ends_its_worker_twice_is_given_up(cluster, scans, tmp_pat
 
     process = begin(*command)
     for _ in range(2):
-        kill_worker(None)
+        kill_worker(cluster)
     code, told = end(process)
     again, told_again = end(begin(*command))
 

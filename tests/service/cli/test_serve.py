@@ -53,6 +53,18 @@ def test_a_setting_out_of_bounds_is_refused_by_name(denoise, served):
     assert served.settings is None
 
 
+def test_a_lone_database_is_refused_with_what_is_missing(denoise, served, monkeypatch):
+    monkeypatch.setenv("DENOISE_DATABASE", "postgresql://denoise:secret@host/name")
+
+    code, _, stderr = denoise("serve")
+
+    assert code == 1
+    assert stderr == (
+        "error: DENOISE_BLOBS or --blobs: replicas need both DENOISE_DATABASE and DENOISE_BLOBS, "
+        "but DENOISE_BLOBS is not set: set both, or neither\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [

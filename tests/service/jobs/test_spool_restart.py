@@ -98,7 +98,7 @@ def test_a_job_whose_upload_is_gone_fails_with_the_reason(open_spool):
     failed = found(open_spool(), "a")
 
     assert failed.state == "failed"
-    assert "missing from the spool folder" in failed.error
+    assert "The upload is missing" in failed.error
 
 
 def test_a_file_that_is_no_store_is_refused_with_the_reason(tmp_path):

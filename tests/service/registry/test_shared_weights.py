@@ -170,6 +170,17 @@ def test_missing_shared_weights_are_asked_for_again(replica, tmp_path, save_tiny
     assert not faults(b)
 
 
+def test_a_replica_that_starts_fills_a_bucket_that_lost_its_weights(replica, digest, storage):
+    replica("a")
+    storage.blobs.delete(f"weights/{digest(0)}.safetensors")
+
+    replica("b")
+
+    c = replica("c", seed=None)
+    assert about(c)[0] == digest(0)
+    assert not faults(c)
+
+
 def test_a_fault_of_shared_weights_ends_with_their_rollback(replica, tmp_path, save_tiny, digest, storage):
     a, b = replica("a"), replica("b")
     save_tiny(tmp_path / "a" / "photo.safetensors", seed=1)

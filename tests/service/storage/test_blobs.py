@@ -5,10 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryFile
 
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from service.storage.away import BlobsAway
-from service.storage.blobs import MOST_SECONDS, PART, Blobs
+from service.storage.blobs import MOST_SECONDS, PART, PROBE, Blobs
 
 
 def refusal(work):
@@ -58,6 +60,14 @@ def test_a_missing_blob_is_a_missing_file(blobs):
                 ask("none")
 
 
+def test_a_blob_is_also_missing_if_somebody_has_emptied_the_store(blobs):
+    blobs.delete(PROBE)
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            blobs.read("none")
+
+
 def test_of_many_that_create_a_blob_one_succeeds(blobs):
     with ThreadPoolExecutor(8) as pool:
         created = list(pool.map(lambda number: blobs.create("name", b"%d" % number), range(8)))
@@ -67,8 +77,18 @@ def test_of_many_that_create_a_blob_one_succeeds(blobs):
 
 
 def test_a_bucket_that_does_not_exist_is_refused_with_why(s3):
-    with pytest.raises(ValueError, match=r"blobs: s3://nobodys/x: .*NoSuchBucket"):
+    with pytest.raises(ValueError, match=r"blobs: s3://nobodys/x: there is no such bucket"):
         Blobs("s3://nobodys/x")
+
+
+def test_missing_credentials_are_named(monkeypatch):
+    def put(*args):
+        raise BaseError("Error performing PUT http://169.254.169.254/latest/api/token - 403 Forbidden")
+
+    monkeypatch.setattr(obstore, "put", put)
+
+    with pytest.raises(ValueError, match=r"no credentials .* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY$"):
+        Blobs("s3://bucket/x")
 
 
 def test_a_bucket_that_is_away_is_no_missing_blob(s3):
