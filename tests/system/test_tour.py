@@ -256,7 +256,7 @@ def test_the_page_and_the_description_are_there(client):
     [
         (("--model", "broken"), r"broken\.safetensors: cannot load weights"),
         (("--model", "films"), r"films\.safetensors: the default model needs this file"),
-        (("--max-pixels", "0"), "max_pixels"),
+        (("--max-pixels", "0"), "DENOISE_MAX_PIXELS or --max-pixels is '0'"),
     ],
 )
 def test_a_server_that_cannot_serve_exits_and_says_why(flags, reason, tmp_path, save_tiny):

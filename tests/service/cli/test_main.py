@@ -211,7 +211,10 @@ def test_a_folder_in_place_of_a_file_is_named_in_words(args, denoise, tmp_path, 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["run"], "Missing argument 'IN'. Image files, folders of images, or - for stdin."),
+        (
+            ["run"],
+            "Missing argument 'IN'. Image files, folders of images, s3://, gs:// or az:// URLs of these, or - for",
+        ),
         (["train", "paper"], "Missing option '-o' / '--out'. Weights file to write, .safetensors."),
     ],
 )
