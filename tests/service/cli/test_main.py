@@ -213,7 +213,7 @@ def test_a_folder_in_place_of_a_file_is_named_in_words(args, denoise, tmp_path, 
     [
         (
             ["run"],
-            "Missing argument 'IN'. Image files, folders of images, s3://, gs:// or az:// URLs of these, or - for",
+            "Missing argument 'IN'. Image files, folders of images, s3://, gs:// or az:// URLs of these, or -",
         ),
         (["train", "paper"], "Missing option '-o' / '--out'. Weights file to write, .safetensors."),
     ],
