@@ -38,11 +38,17 @@ def rows(
     batches: Mapping[str, tuple[int, int]] = BATCHES,
 ) -> Iterator[Row]:
     """batches: patches and their side in pixels, by the network's name."""
+    for name, case, count, side, precision in cases(options, batches):
+        yield from _rows(case, networks[name], count, side, precision, options)
+
+
+def cases(options: Options, batches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, str, int, int, str]]:
+    """The chosen cases: the network's name, the case in words, patches, their side in pixels, the precision."""
     for name, (count, side) in batches.items():
         case = f"{name}, {count} x {side}²"
         for precision in options.precisions:
             if options.wants(case):
-                yield from _rows(case, networks[name], count, side, precision, options)
+                yield name, case, count, side, precision
 
 
 def _rows(

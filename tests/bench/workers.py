@@ -23,7 +23,7 @@ from engine.optim import SGD, Optimizer, clip_gradients, muon_with_adam
 from engine.training.workers import Exchange, Group
 
 from .rows import PRECISIONS, Options, Row, compared
-from .step import BATCHES, CLIP, LR
+from .step import BATCHES, CLIP, LR, cases
 from .subjects import NETWORKS, network
 
 PROCESSES = 2
@@ -39,11 +39,8 @@ def rows(
     batches: Mapping[str, tuple[int, int]] = BATCHES,
 ) -> Iterator[Row]:
     """batches: patches and their side in pixels, by the network's name."""
-    for name, (count, side) in batches.items():
-        case = f"{name}, {count} x {side}²"
-        for precision in options.precisions:
-            if options.wants(case):
-                yield _row(case, networks[name], count, side, precision, options.rounds)
+    for name, case, count, side, precision in cases(options, batches):
+        yield _row(case, networks[name], count, side, precision, options.rounds)
 
 
 def _row(case: str, spec: NetworkConfig, count: int, side: int, precision: str, rounds: int) -> Row:
