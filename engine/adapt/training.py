@@ -17,6 +17,8 @@ from engine.training.loop import Diverged, TrainState, train
 
 # Times that held-out scenes are looked at, spread evenly over a run.
 LOOKS = 12
+# In a run of so many minutes, a look is followed by training for this many times as long as the look took.
+TRAINING_PER_LOOK = 4.0
 # Looks without a rise after which training ends, and the least rise, in dB.
 PATIENCE = 4
 MIN_RISE = 0.01
@@ -62,6 +64,8 @@ class Adapter:
         self.best: list[Tensor] = []
         self.best_gain = float("-inf")
         self.looks_since_best = 0
+        # The part of the run, and the minute, from which on the next look is due.
+        self.next_part = self.next_minute = 0.0
         self.start = time.monotonic()
 
     @property
@@ -75,7 +79,7 @@ class Adapter:
         try:
             with closing(train(self.state, self.source, self._progress)) as steps:
                 for step in steps:
-                    if self._part(step.step) >= len(self.curve) / LOOKS:
+                    if self._is_due(self._part(step.step)):
                         self._look(step.loss)
         except Diverged:
             # Nothing better can follow. The curve shows where it ended.
@@ -90,12 +94,18 @@ class Adapter:
         ends = self.stopping() or self.looks_since_best >= PATIENCE
         return 1.0 if ends else self._part(step)
 
+    def _is_due(self, part: float) -> bool:
+        """Whether to look at the held-out scenes now. Runs of a number of steps do not depend on time."""
+        has_time = bool(self.state.recipe.steps) or self.minutes >= self.next_minute
+        return part >= 1 or (part >= self.next_part and has_time)
+
     def _part(self, step: int) -> float:
         recipe = self.state.recipe
         return min(1.0, step / recipe.steps if recipe.steps else self.minutes / recipe.minutes)
 
     def _look(self, loss: float) -> None:
         """Judge the averaged weights."""
+        began, part = self.minutes, self._part(self.state.step)
         ema, net = self.state.ema, self.state.net
         ema.swap()
         try:
@@ -110,9 +120,11 @@ class Adapter:
         finally:
             ema.swap()
             drop_packed_weights(net)
+        self.next_part = part + 1 / LOOKS
+        self.next_minute = self.minutes + TRAINING_PER_LOOK * (self.minutes - began)
         self.curve.append(CurvePoint(self.minutes, self.state.step, found))
         if self.on_look:
-            self.on_look(Look(self.curve[-1], self._part(self.state.step), loss))
+            self.on_look(Look(self.curve[-1], part, loss))
 
     def _gain(self, net: Module) -> Estimate:
         """Over the noisy shots."""
