@@ -33,7 +33,7 @@ DETAIL_SHARE = 0.75
 
 
 class Batch(NamedTuple):
-    """noisy, target: float32 (N, H, W, 3); weight: (N,), each sample's weight in the loss."""
+    """noisy, target: float32 (N, H, W, 3); weight: (N,) or (N, H, W, 1), in the loss."""
 
     noisy: Tensor
     target: Tensor
@@ -48,11 +48,15 @@ class ValidationSet(NamedTuple):
     reference_noise: float
 
 
-class PairSource(Protocol):
-    """An endless supply of pairs."""
+class BatchSource(Protocol):
+    """An endless supply of batches."""
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
         """The batch of a step: the same for the same step and state of rng, which is on the CPU."""
+
+
+class PairSource(BatchSource, Protocol):
+    """A supply of batches that also holds images out for validation."""
 
     def validation(self, count: int) -> ValidationSet:
         """The same images at every call, none of which `draw` ever returns."""

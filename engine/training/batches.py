@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.data.rng import seeded_generator
-from engine.data.sources import Batch, PairSource
+from engine.data.sources import Batch, BatchSource
 from engine.system.runtime import use_cores
 from engine.training.recipe import Recipe
 from engine.training.workers import Workers
@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
 @contextmanager
 def drawn_ahead(
-    source: PairSource,
+    source: BatchSource,
     recipe: Recipe,
     first: int,
     device: torch.device,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.data.sources import PairSource, ValidationSet
+from engine.data.sources import BatchSource, ValidationSet
 from engine.layers import MSE, Arena, Module, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
@@ -167,7 +167,7 @@ def new_train_state(
 
 
 def train(
-    state: TrainState, source: PairSource, progress: Callable[[int], float], workers: Workers = ALONE
+    state: TrainState, source: BatchSource, progress: Callable[[int], float], workers: Workers = ALONE
 ) -> Generator[Progress, None, None]:
     """Noise2Noise: learn from two noisy views of one scene, never from a clean target.
 

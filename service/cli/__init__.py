@@ -14,7 +14,7 @@ import typer
 
 from engine.system.os_errors import describe
 from service import version
-from service.cli import denoise, estimate, evaluate, figures, keys, models, publish, serve, train
+from service.cli import adapt, denoise, estimate, evaluate, figures, keys, models, publish, serve, train
 from service.cli.console import error
 from service.cli.options import Command, Group, ManyValues, RecipeFlags
 
@@ -40,6 +40,7 @@ MEANT = {
     "clean": "run", "denoise": "run", "process": "run", "convert": "run", "file": "run", "analyse": "estimate",
     "analyze": "estimate", "measure": "evaluate", "bench": "evaluate", "test": "evaluate", "server": "serve",
     "start": "serve", "web": "serve", "list": "models", "weights": "models", "onnx": "export", "key": "keys",
+    "finetune": "adapt", "fine-tune": "adapt", "calibrate": "adapt", "adjust": "adapt",
     "help": "--help", "version": "--version",
 }  # fmt: skip
 
@@ -100,6 +101,7 @@ app.command(cls=Command, rich_help_panel=DENOISE)(models.models)
 app.command(cls=Command, rich_help_panel=SERVE)(serve.serve)
 app.command(cls=Command, rich_help_panel=SERVE)(publish.publish)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVE)
+app.command(cls=Command, rich_help_panel=TRAIN)(adapt.adapt)
 app.command(cls=RecipeFlags, rich_help_panel=TRAIN)(train.train)
 app.command(cls=ManyValues, rich_help_panel=TRAIN)(evaluate.evaluate)
 app.command(cls=Command, rich_help_panel=TRAIN)(figures.plot)

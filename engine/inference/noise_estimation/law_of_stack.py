@@ -19,6 +19,7 @@ from engine.inference.noise_estimation.noise_law import (
 # Groups of successive frames that are looked at, spread evenly over the stack, and pixels of a frame, all groups
 # together.
 MAX_GROUPS = 4
+MAX_STACKS = 32
 MAX_PIXELS = 2**20
 # Frames of a group. Twice the middle one less the two others: a brightness that drifts evenly cancels out, and so
 # does a still scene. The weights' sum of squares and of cubes turn this into variance and third cumulant.
@@ -39,17 +40,39 @@ def estimate_law_of_stack(frames: Sequence[Tensor]) -> tuple[LawEstimate | None,
     law is measured within frames where that says too little: if there are fewer than two frames, if all moves,
     and if noise lasts from frame to frame.
     """
-    if not frames:
+    return estimate_law_of_stacks([frames])
+
+
+def estimate_law_of_stacks(stacks: Sequence[Sequence[Tensor]]) -> tuple[LawEstimate | None, ...]:
+    """The same for stacks of several scenes that one camera recorded. All frames have one size.
+
+    stacks: at most MAX_STACKS. If one of them has two frames, two successive frames of each are compared.
+    """
+    if not stacks or not all(stacks):
         raise ValueError("The stack has no frames. The noise law needs at least one.")
-    groups = _groups(frames)
+    if len(stacks) > MAX_STACKS:
+        raise ValueError(f"There are {len(stacks)} stacks, and the noise law takes at most {MAX_STACKS}.")
+    size = min(GROUP, min(map(len, stacks)))
+    most = max(1, MAX_GROUPS // len(stacks))
+    groups = [group for frames in stacks for group in _groups(frames, size, most)]
     # One frame: of several, the flattest cells would come from the frame that has least noise.
-    within = estimate_law(_tiles([frames[len(frames) // 2]]))
-    if len(groups[0]) == 1:
+    within = estimate_law(_tiles([frames[len(frames) // 2] for frames in stacks]))
+    if size == 1:
         return within
     middle = _tiles([group[len(group) // 2] for group in groups])
     near = _between(middle, _tiles([_difference(group) for group in groups]), len(groups[0]))
     far = _between(middle, _tiles([(group[-1] - group[0]) / 2**0.5 for group in groups]), 2)
     return tuple(_better(*estimates) for estimates in zip(near, far, within, strict=True))
+
+
+def estimate_law_against_mean(shot: Tensor, mean: Tensor) -> tuple[LawEstimate | None, ...]:
+    """The law of a noisy image, from its difference to the mean of many that lie on it and are as bright.
+
+    shot, mean: float32 (H, W, C), in the shot's unit. One estimate for each channel.
+    """
+    signal, noise = _tiles([mean]), _tiles([shot - mean])
+    pairs = zip(signal.unbind(3), noise.unbind(3), strict=True)
+    return tuple(estimate_from_bins(law_bins(level, Residual(samples, 1.0))) for level, samples in pairs)
 
 
 def _between(middle: Tensor, noise: Tensor, size: int) -> list[LawEstimate | None]:
@@ -59,11 +82,10 @@ def _between(middle: Tensor, noise: Tensor, size: int) -> list[LawEstimate | Non
     return [estimate_from_bins(law_bins(signal, Residual(samples, third_scale))) for signal, samples in pairs]
 
 
-def _groups(frames: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-    """Three successive frames each, or all of them if there are fewer."""
-    size = min(GROUP, len(frames))
+def _groups(frames: Sequence[Tensor], size: int, most: int) -> list[Sequence[Tensor]]:
+    """Groups of so many successive frames, spread evenly: at most `most` of them."""
     last = len(frames) - size
-    count = min(MAX_GROUPS, len(frames) // size)
+    count = min(most, len(frames) // size)
     return [frames[start : start + size] for start in (last * i // max(count - 1, 1) for i in range(count))]
 
 

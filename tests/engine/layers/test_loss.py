@@ -8,12 +8,14 @@ from tests.support.oracle import drawn
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(st.tuples(*[st.integers(1, 5)] * 4), st.booleans())
+@given(st.tuples(*[st.integers(1, 5)] * 4), st.sampled_from(("none", "samples", "pixels")))
 def test_mse_agrees_with_autograd(shape, weighted):
     y, target = drawn(*shape), drawn(*shape, seed=1)
-    weight = drawn(shape[0], seed=2).square() if weighted else None
+    sizes = {"none": None, "samples": shape[:1], "pixels": (*shape[:3], 1)}
+    size = sizes[weighted]
+    weight = drawn(*size, seed=2).square() if size else None
     given_y = y.clone().requires_grad_()
-    scale = weight.view(-1, 1, 1, 1) if weighted else 1
+    scale = 1 if weight is None else weight.view(*weight.shape, *[1] * (4 - weight.dim()))
     expected = (scale * (given_y - target) ** 2).mean()
     (gradient,) = torch.autograd.grad(expected, given_y)
 

@@ -1,7 +1,11 @@
 import pytest
 import torch
 
-from engine.inference.noise_estimation.law_of_stack import estimate_law_of_stack
+from engine.inference.noise_estimation.law_of_stack import (
+    MAX_STACKS,
+    estimate_law_of_stack,
+    estimate_law_of_stacks,
+)
 from engine.inference.noise_estimation.noise_law import estimate_law
 from tests.support.noise import as_counts, cells, leaves, noise
 
@@ -72,3 +76,20 @@ def test_one_frame_is_measured_like_an_image():
 def test_a_stack_without_frames_is_refused():
     with pytest.raises(ValueError, match=r"The stack has no frames\. The noise law needs at least one\."):
         estimate_law_of_stack([])
+
+
+def test_the_law_of_several_scenes_is_measured_in_all_of_them():
+    stacks = [stack([leaves(seed)[..., 1:2]] * 2, 200) for seed in range(4)]
+
+    (estimate,) = estimate_law_of_stacks(stacks)
+
+    assert estimate.law.gain == pytest.approx(2, rel=0.1)
+    assert estimate.confident
+    assert estimate_law_of_stacks(stacks[:1]) == estimate_law_of_stack(stacks[0])
+
+
+def test_too_many_scenes_are_refused():
+    frame = torch.zeros(8, 8, 1)
+
+    with pytest.raises(ValueError, match=f"at most {MAX_STACKS}"):
+        estimate_law_of_stacks([[frame]] * (MAX_STACKS + 1))

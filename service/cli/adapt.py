@@ -1,0 +1,125 @@
+"""`denoise adapt`: trains weights for one's own noise from noisy shots, and proves that they are better."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from service.cli.console import out, warn, warn_without_kernels
+from service.cli.options import out_option
+
+if TYPE_CHECKING:
+    from engine.adapt import Adaptation, AdaptProgress, Examination
+    from engine.adapt.scenes import KindChoice
+
+# Exit code if the adapted weights are not certainly better than those in service.
+REFUSED = 3
+KIND_HELP = (
+    "What the shots are, in place of what is found: pair, burst, stack, mean (noisy shots and the mean of many), "
+    "single, or auto."
+)
+
+
+def adapt(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with noisy shots.")],
+    output: Annotated[Path | None, out_option("Weights file to write, .safetensors.")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Training time. It ends sooner when nothing is gained any more.")
+    ] = 30,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Only say what the folder holds, and what was found in it.")
+    ] = False,
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help=KIND_HELP)] = "auto",
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Weights to begin from: a shipped name, a .safetensors file, or auto, which tries some."
+        ),
+    ] = "auto",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides which scenes are held out, and all other chance.")
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=0, help="Train for this number of steps instead.")] = 0,
+) -> None:
+    """Train weights for your own noise from noisy shots. No clean image is needed.
+
+    The folder holds two or more shots of each of several scenes, stacks of frames, or single shots. Some scenes
+    are held out. The weights are written only if they denoise these better than the shipped weights do, with 95 %
+    confidence. Otherwise the command says why, keeps them as NAME.refused.safetensors, and exits with 3.
+
+    - `denoise adapt shots/ --list`
+
+    - `denoise adapt shots/ --out weights/mine.safetensors --minutes 30`
+    """
+    from engine.adapt import adapt as run
+    from engine.adapt import examine, render
+    from engine.adapt.scenes import KINDS
+
+    if kind not in ("auto", *KINDS):
+        raise typer.BadParameter(f"{kind!r} is none of auto, {', '.join(KINDS)}", param_hint="--as")
+    choice = cast("KindChoice", kind)
+    if only_list:
+        examination = examine(folder, choice)
+        out.print(render(examination), markup=False, highlight=False, soft_wrap=True)
+        _refuse_unusable(examination)
+        return
+    if output is None:
+        raise typer.BadParameter("is missing. Name the weights file to write, or use --list", param_hint="--out")
+    warn_without_kernels()
+    result = run(
+        folder,
+        output,
+        minutes,
+        kind=choice,
+        start=start,
+        seed=seed,
+        steps=steps,
+        on_progress=_Reporter(),
+    )
+    for line in lines_of(result):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not result.passed:
+        raise typer.Exit(REFUSED)
+
+
+def _refuse_unusable(examination: "Examination") -> None:
+    if not examination.usable:
+        raise ValueError(f"{examination.folder}: no scene of this folder can be learnt from; the table says why")
+
+
+def lines_of(result: "Adaptation") -> list[str]:
+    """The outcome, for people."""
+    verdict = result.verdict
+    lines = [
+        f"Judged on {len(result.held_out)} held-out scenes: {result.judged_by}.",
+        f"Gain over the noisy shots: {result.start} {verdict.before}, adapted {verdict.after}.",
+        f"Improvement: {verdict.improvement}.",
+    ]
+    if result.passed:
+        return [*lines, f"Wrote {result.weights}. To use it: denoise run --model {result.weights} IMAGE"]
+    return [*lines, *verdict.reasons, f"Not written. The weights are kept as {result.weights}."]
+
+
+class _Reporter:
+    """Prints a line when a stage begins, and one for each look at the held-out scenes."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+
+    def __call__(self, progress: "AdaptProgress") -> None:
+        if progress.stage != self.stage:
+            self.stage = progress.stage
+            warn(_STAGES[progress.stage])
+        if look := progress.look:
+            warn(
+                f"  {look.done:4.0%}  {look.point.minutes:.1f} minutes, step {look.point.step}: "
+                f"gain {look.point.gain} on held-out scenes"
+            )
+
+
+_STAGES = {
+    "examining": "looking at the shots",
+    "preparing": "choosing the weights to begin from",
+    "training": "training",
+    "judging": "judging the result on held-out scenes",
+}

@@ -1,0 +1,66 @@
+"""`denoise adapt`: its report, its results and its exit codes."""
+
+import pytest
+
+from service.cli.adapt import REFUSED
+from tests.support.bursts import scene, shots, white, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four scenes of two shots."""
+    place = tmp_path_factory.mktemp("shots")
+    for number in range(4):
+        write(place, f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
+    return place
+
+
+def test_list_only_says_what_is_there(denoise, folder, tmp_path):
+    code, out, _ = denoise("adapt", folder, "--list", "--out", tmp_path / "mine.safetensors")
+
+    assert code == 0
+    assert "4 pairs; 8 noisy shots" in out
+    assert "too little" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_weights_are_written_if_they_are_better(denoise, folder, model, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+
+    code, out, err = denoise("adapt", folder, "--out", weights, "--start", model, "--steps", 60)
+
+    assert (code == 0) == weights.exists()
+    assert (code == REFUSED) == (tmp_path / "mine.refused.safetensors").exists()
+    assert "Improvement: " in out
+    assert "on held-out scenes" in err
+
+
+def test_weights_that_are_no_better_end_with_3(denoise, folder, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+
+    code, out, _ = denoise("adapt", folder, "--out", weights, "--start", "photo-small", "--steps", 1)
+
+    assert code == REFUSED
+    assert "Not written" in out
+    assert not weights.exists()
+
+
+def test_a_kind_that_does_not_exist_is_wrong_usage(denoise, folder):
+    code, _, err = denoise("adapt", folder, "--list", "--as", "movie")
+
+    assert code == 2
+    assert "none of auto, pair, burst" in " ".join(err.split())
+
+
+def test_weights_without_a_name_are_wrong_usage(denoise, folder):
+    code, _, err = denoise("adapt", folder)
+
+    assert code == 2
+    assert "--out" in err
+
+
+def test_a_folder_that_is_missing_is_an_error(denoise, tmp_path):
+    code, _, err = denoise("adapt", tmp_path / "nowhere", "--list")
+
+    assert code == 1
+    assert "no such folder" in err
