@@ -1,10 +1,10 @@
 """Page of the report: the same values as in JSON, formatted, with charts and crops."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from engine.adapt.report.charts import curve_chart, lag_chart, law_chart, residual_chart, residual_map
+from engine.adapt.report.charts import CHANNELS, curve_chart, lag_chart, law_chart, residual_chart, residual_map
 from engine.adapt.report.crops import Crop
 from engine.adapt.report.report import Report
 from engine.evaluation.page import data_url, render
@@ -26,7 +26,7 @@ def to_html(report: Report) -> str:
             "values": values,
             "scenes": [_scene(each) for each in values["scenes"]],
             "findings": [_finding(each) for each in values["findings"]],
-            "laws": [_law(each) for each in values["law"]],
+            "laws": _laws(values["law"]),
             "law_chart": law_chart(report.laws) if has_points else None,
             "correlation": [_correlation(each) for each in values["correlation"]],
             "lag_chart": lag_chart(report.lag) if report.lag else None,
@@ -67,6 +67,14 @@ def _finding(finding: Mapping[str, Any]) -> dict[str, str]:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return UNKNOWN if value is None else f"{value:.{digits}g}"
+
+
+def _laws(laws: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    names = CHANNELS if len(laws) == len(CHANNELS) else ("",) * len(laws)
+    return [
+        {**_law(law), "channel": name or "grey", "name": f"{name}: " if name else ""}
+        for law, name in zip(laws, names, strict=True)
+    ]
 
 
 def _law(law: Mapping[str, Any]) -> dict[str, str]:

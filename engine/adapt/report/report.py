@@ -25,7 +25,7 @@ from engine.inference.noise_estimation.noise_law import LawEstimate
 class Report:
     """values: all numbers, ready for JSON; None for what is not there. adaptation: None if nothing was trained.
 
-    lag: of the scene whose noise lasts longest.
+    lag: of the scene whose noise lasts longest; None if none lasts from shot to shot.
     """
 
     values: dict[str, Any]
@@ -58,8 +58,8 @@ def _laws_of(examination: Examination) -> tuple[LawEstimate, ...]:
 
 
 def _longest_lag(examination: Examination) -> LagCorrelation | None:
-    lags = [check.lag for check in examination.scenes if check.lag and len(check.lag.values) > 1]
-    return max(lags, key=lambda lag: lag.values[0], default=None)
+    lasting = [check.lag for check in examination.scenes if check.lag and check.lag.first != 1]
+    return max(lasting, key=lambda lag: lag.values[0], default=None)
 
 
 def to_json(report: Report) -> str:

@@ -62,12 +62,29 @@ def test_what_came_in_and_what_was_found_are_shown(text):
         assert words in text
 
 
+def test_each_channel_of_colour_has_its_law(adaptation):
+    text = " ".join(Page(to_html(make_report(replace(adaptation, laws=adaptation.laws * 3)))).text)
+
+    for channel in ("red", "green", "blue"):
+        assert f"{channel}: variance = 2 × (sample − 100) + 16" in text
+        assert f"{channel}: measured" in text
+
+
 def test_law_and_correlation_are_shown_with_their_errors(text):
     for words in (
         "variance = 2 × (sample − 100) + 16", "2 (1.9 to 2.1)", "100 (90 to not known)",
         "0.012 ± 0.004", "0 down, 1 across", "0.620 ± 0.005", "3 apart",
     ):  # fmt: skip
         assert words in text
+
+
+def test_noise_that_lasts_is_drawn_and_other_noise_is_not(examination):
+    lasting = make_report(examination)
+    scenes = tuple(replace(each, lag=each.lag and replace(each.lag, first=1)) for each in examination.scenes)
+    other = make_report(replace(examination, scenes=scenes))
+
+    assert "shots apart" in to_html(lasting)
+    assert "shots apart" not in to_html(other)
 
 
 def test_the_report_says_how_to_repeat_it(text, adaptation):
