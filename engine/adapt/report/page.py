@@ -104,7 +104,7 @@ def _correlation(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _decimal(value: float | None, places: int) -> str:
-    return UNKNOWN if value is None else f"{value:.{places}f}"
+    return UNKNOWN if value is None else f"{value:z.{places}f}"
 
 
 def _gain(gain: Mapping[str, Any]) -> dict[str, Any]:

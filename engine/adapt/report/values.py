@@ -27,7 +27,7 @@ NOTES = {
     "crops": "Nobody has seen these scenes without noise. Detail that only the denoised image shows may be true "
     "or invented: other shots of the scene can tell, this report cannot.",
     "residual": "A white residual does not prove that all detail was kept: detail far weaker than the noise "
-    "does not show. A residual with structure is certain: something other than white noise was removed, or "
+    "does not show. Structure is certain: something other than white noise was removed, or "
     "noise was left. Where the noise itself is correlated, its residual is too.",
 }
 

@@ -87,6 +87,16 @@ def test_noise_that_lasts_is_drawn_and_other_noise_is_not(examination):
     assert "shots apart" not in to_html(other)
 
 
+def test_zero_has_no_sign(examination):
+    scene = examination.scenes[0]
+    scene = replace(scene, correlation=replace(scene.correlation, value=-0.0001))
+
+    html = to_html(make_report(replace(examination, scenes=(scene,))))
+
+    assert "0.000 ± 0.004" in html
+    assert "-0.000" not in html
+
+
 def test_the_report_says_how_to_repeat_it(text, adaptation):
     for words in (
         adaptation.command, adaptation.digest, adaptation.start_digest, "photo-grey", "1234", "2.13.0",
