@@ -43,6 +43,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
+        if not math.isfinite(self.high - self.low):
+            return f"{self.value:.2f} dB (interval not known)"
         return f"{self.value:.2f} dB ({self.low:.2f} to {self.high:.2f})"
 
 
@@ -145,12 +147,15 @@ def scene_error(
     )
 
 
-def gain(scenes: Sequence[SceneError], denoiser: int = 0) -> Estimate:
+def gain(scenes: Sequence[SceneError], denoiser: int = 0, part: int | None = None) -> Estimate:
     """By how much a denoiser lowers the error of the shots, in dB: 10 log10 of the ratio of mean squared errors.
 
-    The interval is for scenes of the same kind that were not looked at. One scene gives an infinite one.
+    The interval is for scenes of the same kind that were not looked at. One scene gives an infinite one. part: of
+    the brightness range, from 0; None for all of it.
     """
-    return _ratio(scenes, lambda s: s.whole(s.noisy), lambda s: s.whole(s.denoised[denoiser]))
+    return _ratio(
+        scenes, lambda s: _error_of(s, s.noisy, part), lambda s: _error_of(s, s.denoised[denoiser], part)
+    )
 
 
 def improvement(
@@ -160,12 +165,16 @@ def improvement(
 
     part: of the brightness range, from 0; None for all of it.
     """
+    return _ratio(
+        scenes,
+        lambda s: _error_of(s, s.denoised[before], part),
+        lambda s: _error_of(s, s.denoised[after], part),
+    )
 
-    def error(scene: SceneError, denoiser: int) -> float:
-        errors = scene.denoised[denoiser]
-        return scene.whole(errors) if part is None else scene.counts[part] * errors[part]
 
-    return _ratio(scenes, lambda s: error(s, before), lambda s: error(s, after))
+def _error_of(scene: SceneError, errors: tuple[float, ...], part: int | None) -> float:
+    """The mean error, or what one part of the brightness range adds to it."""
+    return scene.whole(errors) if part is None else scene.counts[part] * errors[part]
 
 
 def _ratio(

@@ -18,7 +18,7 @@ _HEADINGS = ("file", "check", "verdict", "number", "reason")
 
 def render(examination: Examination) -> str:
     """The whole report, without a line break at its end."""
-    lines = [f"{examination.folder}: {_contents(examination)}."]
+    lines = [f"{examination.folder}: {contents(examination)}."]
     if law := examination.law:
         gain, pedestal, read_variance = law.law.gain, law.law.pedestal, law.law.read_variance
         lines.append(f"Noise: its variance is {gain:.3g} x (sample - {pedestal:.4g}) + {read_variance:.3g}.")
@@ -32,7 +32,8 @@ def render(examination: Examination) -> str:
     return "\n".join(lines)
 
 
-def _contents(examination: Examination) -> str:
+def contents(examination: Examination) -> str:
+    """How many scenes of each kind there are, and how many shots, in words."""
     parts = []
     for kind, (one, many) in _KIND_WORDS.items():
         count = examination.kinds.get(kind, 0)

@@ -1,10 +1,5 @@
-"""HTML report of an evaluation: the gain on each image, the worst images, and PSNR against noise.
+"""HTML report of an evaluation: the gain on each image, the worst images, and PSNR against noise."""
 
-It is one file with everything in it: no scripts, and nothing is loaded from elsewhere. It follows the reader's
-light or dark mode.
-"""
-
-import base64
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +7,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import torch
 from torch import Tensor
 
 from engine.evaluation.benchmarks import Trial
 from engine.evaluation.evaluate import Result, Score, mean_quality, rows_of
 from engine.evaluation.metrics import MAX_PSNR
-from engine.evaluation.svg_chart import Dot, Line, draw_chart
-from engine.imageio.image import Image, to_samples
-from engine.imageio.write import encode_png
+from engine.evaluation.page import data_url, densest, detail, render
+from engine.evaluation.psnr_chart import Dot, Line, draw_chart
+from engine.imageio.image import to_samples
 from engine.system.atomic_file import write_atomically
 
 # How many images of a trial are shown.
 EXAMPLES = 6
 # Side of the crops that are shown of an image, in pixels.
 CROP_SIDE = 96
-# Compression of the crops, zlib's 0 to 9.
-PNG_LEVEL = 6
 # Dots of one trial in the chart: more would hide each other.
 MAX_DOTS = 200
 # Largest factor by which a residual is amplified.
@@ -95,10 +87,10 @@ def new_example(result: Result) -> Example:
     """Crops where the error is largest, and where else, if anywhere, the clean image has most detail."""
     high, wide = (min(CROP_SIDE, length) for length in result.clean.shape[:2])
     top, left = densest((result.denoised - result.clean).square().mean(2), (high, wide))
-    detail = _detail(result.clean)
-    detail[top : top + high, left : left + wide] = 0
+    elsewhere = detail(result.clean)
+    elsewhere[top : top + high, left : left + wide] = 0
     reasons = {(top, left): "largest error"}
-    reasons.setdefault(densest(detail, (high, wide)), "most detail")
+    reasons.setdefault(densest(elsewhere, (high, wide)), "most detail")
     removed = result.noisy - result.denoised
     # Three standard deviations reach from grey to black or white.
     full_range = 0.5 / (3 * float(removed.std(unbiased=False)) + 1e-6)
@@ -111,43 +103,19 @@ def new_example(result: Result) -> Example:
     return Example(crops, amplification)
 
 
-def densest(weight: Tensor, side: tuple[int, int]) -> tuple[int, int]:
-    """Top and left of the rectangle of that height and width with the largest sum of weight (H, W)."""
-    total = torch.zeros(weight.shape[0] + 1, weight.shape[1] + 1, dtype=torch.float64)
-    total[1:, 1:] = weight.double().cumsum(0).cumsum(1)
-    high, wide = side
-    sums = total[high:, wide:] - total[:-high, wide:] - total[high:, :-wide] + total[:-high, :-wide]
-    best = int(sums.argmax())
-    return best // sums.shape[1], best % sums.shape[1]
-
-
 def write_report(path: Path, title: str, about: str, sections: Sequence[Section]) -> None:
     """Write the page, whole or not at all. about: a sentence on what was measured and how.
 
     Sections without images are left out.
     """
     shown = [section for section in sections if section.scores]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("engine.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
-        title=title,
-        about=about,
-        chart=_chart(shown),
-        sections=[_section_values(number, section) for number, section in enumerate(shown)],
-    )
-    write_atomically(path, page.encode())
-
-
-def _detail(clean: Tensor) -> Tensor:
-    """(H, W): squares of the differences between neighbours."""
-    detail = torch.zeros(clean.shape[:2])
-    detail[1:] += (clean[1:] - clean[:-1]).square().mean(2)
-    detail[:, 1:] += (clean[:, 1:] - clean[:, :-1]).square().mean(2)
-    return detail
+    values = {
+        "title": title,
+        "about": about,
+        "chart": _chart(shown),
+        "sections": [_section_values(number, section) for number, section in enumerate(shown)],
+    }
+    write_atomically(path, render("engine.evaluation", "report.html", values).encode())
 
 
 def _section_values(number: int, section: Section) -> dict[str, Any]:
@@ -209,9 +177,7 @@ def _crop_values(example: Example) -> list[dict[str, Any]]:
 def _image_values(samples: Tensor) -> dict[str, Any]:
     """An image's data URL, and its size: twice its pixels, or more, so that it is as wide as the others."""
     scale = max(2, 2 * CROP_SIDE // samples.shape[1])
-    png = encode_png(Image(samples.contiguous()), PNG_LEVEL)
-    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"url": url, "width": scale * samples.shape[1], "height": scale * samples.shape[0]}
+    return {"url": data_url(samples), "width": scale * samples.shape[1], "height": scale * samples.shape[0]}
 
 
 def _decibels(noisy: float, denoised: float) -> tuple[str, str, str]:

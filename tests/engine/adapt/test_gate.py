@@ -63,6 +63,7 @@ def test_one_scene_is_too_few():
     verdict = judge(scenes((0.002,) * 3, (0.001,) * 3, count=1), LIMITS)
 
     assert "Only 1 scene was held out" in verdict.reasons[0]
+    assert "3.01 dB (interval not known)" in verdict.reasons[1]
 
 
 def test_no_scene_is_an_error():

@@ -3,7 +3,6 @@ import io
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,10 +12,11 @@ from PIL import Image
 from engine.evaluation import html_report
 from engine.evaluation.benchmarks import Trial
 from engine.evaluation.evaluate import Result, Score
-from engine.evaluation.html_report import Section, densest, new_example, write_report
+from engine.evaluation.html_report import Section, new_example, write_report
 from engine.evaluation.metrics import psnr
+from engine.evaluation.psnr_chart import Dot, Line, draw_chart
 from engine.evaluation.samples import Sample
-from engine.evaluation.svg_chart import Dot, Line, draw_chart
+from tests.support.html_page import Page
 
 
 def result(seed=0, side=(40, 48), error=0.05, noise=0.1):
@@ -38,33 +38,6 @@ def section(errors=(0.05,), noise="white 25", level=25.0, set_="set", names=None
     return made
 
 
-class Page(HTMLParser):
-    """The page's text, its elements and their attributes; fails if a tag is closed wrongly."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.seen, self.text = [], [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "circle", "path"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.seen if name == tag]
-
-
 def page(tmp_path, *sections):
     write_report(tmp_path / "out" / "index.html", "A <title>", "about & more", sections)
     return Page((tmp_path / "out" / "index.html").read_text("utf-8"))
@@ -78,16 +51,6 @@ def pixels(image):
 
 
 # Examples
-
-
-def test_the_densest_place_is_where_most_weight_lies_together():
-    weight = torch.zeros(9, 12)
-    weight[2, 3] = 5
-    weight[5:7, 6:9] = 1
-
-    assert densest(weight, (1, 1)) == (2, 3)
-    assert densest(weight, (2, 3)) == (5, 6)
-    assert densest(weight, (9, 12)) == (0, 0)
 
 
 def test_crops_show_the_largest_error_and_the_most_detail(monkeypatch):
