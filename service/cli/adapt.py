@@ -9,8 +9,8 @@ from service.cli.console import out, warn, warn_without_kernels
 from service.cli.options import out_option
 
 if TYPE_CHECKING:
-    from engine.adapt import Adaptation, AdaptProgress, Examination
-    from engine.adapt.scenes import KindChoice
+    from engine.adaptation import Adaptation, AdaptProgress, Examination
+    from engine.adaptation.scenes import KindChoice
 
 # Exit code if the adapted weights are not certainly better than those in service.
 REFUSED = 3
@@ -51,9 +51,9 @@ def adapt(
 
     - `denoise adapt shots/ --out weights/mine.safetensors --minutes 30`
     """
-    from engine.adapt import adapt as run
-    from engine.adapt import examine, render
-    from engine.adapt.scenes import KINDS
+    from engine.adaptation import adapt as run
+    from engine.adaptation import examine, render
+    from engine.adaptation.scenes import KINDS
 
     if kind not in ("auto", *KINDS):
         raise typer.BadParameter(f"{kind!r} is none of auto, {', '.join(KINDS)}", param_hint="--as")

@@ -11,7 +11,7 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
-from engine.adapt import Examination, examine
+from engine.adaptation import Examination, examine
 from tests.support.bursts import clean_sets, shots, write
 
 SCENES = 3

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.adapt.shots import SceneShots
+from engine.adaptation.shots import SceneShots
 from engine.inference.normalisation import Normalisation, normalisation_for
 
 SIDE = 40

@@ -1,7 +1,0 @@
-"""Report of an adaptation, to put beside the data: one HTML file with everything in it, and the same as JSON."""
-
-from engine.adapt.report.crops import DenoisedShot
-from engine.adapt.report.page import to_html
-from engine.adapt.report.report import Report, make_report, to_json
-
-__all__ = ["DenoisedShot", "Report", "make_report", "to_html", "to_json"]

@@ -1,0 +1,64 @@
+"""Held-out scenes: drawn by chance, and what they are judged by."""
+
+import pytest
+import torch
+
+from engine.adaptation.held_out import draw_held_out, judged, words
+from engine.data.noise.anscombe import NoiseLaw
+from engine.data.rng import seeded_generator
+from tests.support.scenes_of_shots import numbered, scene_of
+
+
+def test_scenes_are_held_out_by_drawing():
+    scenes = [scene_of(numbered(2), name=str(number)) for number in range(20)]
+
+    drawn = {seed: [scene.name for scene in draw_held_out(scenes, seed)[1]] for seed in range(4)}
+    training, held_out = draw_held_out(scenes, 0)
+
+    assert len(held_out) == 6
+    assert len(training) == 14
+    assert not {each.name for each in training} & {each.name for each in held_out}
+    assert [scene.name for scene in held_out] == drawn[0]
+    assert len({tuple(names) for names in drawn.values()}) > 1
+
+
+def test_too_few_scenes_are_refused():
+    with pytest.raises(ValueError, match="Record at least 3 scenes"):
+        draw_held_out([scene_of(numbered(2))] * 2, 0)
+
+
+def test_scenes_with_several_shots_are_held_out_first():
+    scenes = [scene_of(numbered(1), "single")] * 8 + [scene_of(numbered(2))] * 4
+
+    assert {scene.use for scene in draw_held_out(scenes, 0)[1]} == {"shots"}
+
+
+def test_shots_are_judged_where_they_lie_on_each_other():
+    place = torch.arange(40 * 40).float().view(40, 40, 1)
+    moved = place.roll((3, -5), (0, 1))
+
+    scene = judged(scene_of([place, moved], shifts=[(0, 0), (3, -5)]))
+
+    assert scene.shots[0].shape == (37, 35, 1)
+    assert torch.equal(*scene.shots)
+
+
+def test_a_single_shot_is_judged_by_two_halves():
+    rows = torch.arange(40).float().view(-1, 1, 1).expand(40, 40, 1)
+    noise = torch.randn(40, 40, 1, generator=seeded_generator(1))
+    laws = (NoiseLaw(2.0, 0.0, 1.0),)
+
+    flat, noisy = (judged(scene_of([shot], "single", laws=laws)) for shot in (rows, noise))
+
+    # Both halves lie in the middle of the cells, so a slope is the same in both.
+    assert torch.equal(*flat.shots)
+    assert flat.shots[0].shape == (20, 20, 1)
+    assert flat.normalisation.transforms[0].law == NoiseLaw(1.0, 0.0, 0.5)
+    assert abs(float((noisy.shots[0] * noisy.shots[1]).mean())) < 0.1
+
+
+def test_it_is_said_what_single_shots_cannot_tell():
+    scenes = [scene_of(numbered(2)), scene_of(numbered(1), "single")]
+
+    assert "1 scenes by further noisy shots" in words(scenes)
+    assert "cannot be known from single shots" in words(scenes)
