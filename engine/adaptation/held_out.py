@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.adaptation.doctor.planes import box_mean, grey
 from engine.adaptation.normalise import ScenesNormalisation
 from engine.adaptation.quality import SceneError, scene_error
+from engine.adaptation.result import DenoisedShot
 from engine.adaptation.shots import SceneShots
 from engine.data.noise.anscombe import NoiseLaw
 from engine.data.rng import seeded_generator
@@ -31,13 +32,17 @@ SIDE = 1024
 
 @dataclass(frozen=True)
 class JudgedScene:
-    """Shots of a scene that lie on each other, float32 (H, W, C) in the file's units. usable: bool (H, W)."""
+    """Shots of a scene that lie on each other, float32 (H, W, C) in the file's units. usable: bool (H, W).
+
+    variance_share: variance of their noise over that of the law: 0.5 for the mean of two neighbours.
+    """
 
     name: str
     shots: tuple[Tensor, ...]
     usable: Tensor
     normalisation: Normalisation
     has_law: bool
+    variance_share: float = 1.0
 
     def middle(self, side: int, shots: int) -> "JudgedScene":
         """A part of it: fewer shots, and their middle."""
@@ -47,6 +52,7 @@ class JudgedScene:
             _middle(self.usable, side),
             self.normalisation,
             self.has_law,
+            self.variance_share,
         )
 
     def denoised(self, net: Module) -> list[Tensor]:
@@ -114,7 +120,7 @@ def _halves(scene: SceneShots) -> JudgedScene:
     both = torch.stack([usable[row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]).all(0)
     laws = tuple(NoiseLaw(law.gain / 2, law.pedestal, law.read_variance / 2) for law in scene.laws)
     normalisation = ScenesNormalisation(laws).of(halves[0]) if laws else scene.normalisation
-    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws))
+    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws), variance_share=0.5)
     return whole.middle(SIDE, SHOTS)
 
 
@@ -149,6 +155,11 @@ def errors(
         scene_error(scene.shots, of_scene, limits, scene.usable)
         for scene, of_scene in zip(scenes, zip(*outputs, strict=True), strict=True)
     ]
+
+
+def denoised_shot(scene: JudgedScene, before: Sequence[Tensor], after: Sequence[Tensor]) -> DenoisedShot:
+    """The first shot, for the report. before, after: all shots, by the weights in service and by the adapted."""
+    return DenoisedShot(scene.name, scene.shots[0], after[0], before[0], ~scene.usable, scene.variance_share)
 
 
 def _middle(image: Tensor, side: int) -> Tensor:

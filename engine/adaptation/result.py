@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from engine.adaptation.examine import Examination
 from engine.adaptation.gate import Verdict
 from engine.adaptation.quality import Estimate, SceneError
@@ -19,6 +22,34 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class DenoisedShot:
+    """A held-out shot and what weights make of it: float (H, W, C) each, in the file's units.
+
+    before: by the weights in service. denoised: by the adapted ones. masked: bool (H, W), pixels that moved or
+    are clipped. variance_share: variance of its noise over that of the law: 0.5 for the mean of two neighbours.
+    """
+
+    name: str
+    noisy: Tensor
+    denoised: Tensor
+    before: Tensor | None = None
+    masked: Tensor | None = None
+    variance_share: float = 1.0
+
+    @property
+    def residual(self) -> Tensor:
+        """What denoising removes."""
+        return self.noisy - self.denoised
+
+    @property
+    def kept(self) -> Tensor:
+        """Bool (H, W): pixels that are not masked."""
+        if self.masked is None:
+            return torch.ones(self.noisy.shape[:2], dtype=torch.bool)
+        return ~self.masked
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """What an adaptation made of a folder of noisy shots.
 
@@ -28,7 +59,8 @@ class Adaptation:
     without a clean image, in words. verdict: whether the weights may be published, and if not, why. curve: in
     order of time; its first point is of the start. weights: the file, which has another name if the verdict is
     against it. digest: SHA-256 of the file. start: the name of the weights from which training began, which are
-    those in service. start_digest: of their file. versions: by package. command: that repeats it.
+    those in service. start_digest: of their file. versions: by package. command: that repeats it. shots:
+    the first of each held-out scene, denoised.
     """
 
     folder: Path
@@ -48,6 +80,7 @@ class Adaptation:
     steps: int
     versions: dict[str, str]
     command: str
+    shots: tuple[DenoisedShot, ...] = ()
 
     @property
     def law(self) -> LawEstimate | None:

@@ -12,7 +12,14 @@ from typing import Literal
 
 from engine.adaptation import gate
 from engine.adaptation.examine import Examination, examine
-from engine.adaptation.held_out import brightness_range, draw_held_out, errors, judged, words
+from engine.adaptation.held_out import (
+    brightness_range,
+    denoised_shot,
+    draw_held_out,
+    errors,
+    judged,
+    words,
+)
 from engine.adaptation.normalise import ScenesNormalisation, measure_laws
 from engine.adaptation.pairs import pair_source
 from engine.adaptation.result import Adaptation
@@ -59,6 +66,7 @@ def adapt(
     seed: int = 0,
     steps: int = 0,
     on_progress: OnProgress | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Adaptation:
     """Train weights for the noise in a folder of noisy shots. No clean image is needed.
 
@@ -67,12 +75,18 @@ def adapt(
     why. out: a .safetensors file. minutes: of training; it ends sooner when nothing is gained. kind: what the
     shots are, in place of what is found. start: weights to begin from, by name or path; "auto" tries the shipped
     ones. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends the training, and
-    what was best is judged.
+    what was best is judged. check: called between steps. While it waits, training is paused, and its minutes
+    stand still. An error that it raises ends the work, and nothing is written.
     Raises ValueError if the folder cannot be learnt from, saying what to do, and OSError.
     """
     folder, out = Path(folder), Path(out)
     _check(out, minutes, steps)
-    tell = on_progress or (lambda progress: None)
+
+    def tell(progress: AdaptProgress) -> None:
+        check()
+        if on_progress:
+            on_progress(progress)
+
     examination = examine(
         folder, kind, lambda number, count, name: tell(AdaptProgress("examining", number / count))
     )
@@ -86,6 +100,7 @@ def adapt(
             prepared.limits,
             lambda look: tell(AdaptProgress("training", look.done, look)),
             stopping.is_set,
+            check,
         )
         trained = adapter.run()
     tell(AdaptProgress("judging"))
@@ -173,6 +188,7 @@ def _finish(prepared: _Prepared, net: Module, trained: Trained, out: Path, seed:
         steps=trained.steps,
         versions=_versions(),
         command=_command(folder, out, recipe, start.name, seed),
+        shots=tuple(map(denoised_shot, scenes, *outputs)),
     )
 
 

@@ -46,6 +46,7 @@ class Adapter:
     """One training run.
 
     scenes: held out, small parts of them. limits: their range of brightness. stopping: whether to end now.
+    check: called between steps. The time that it takes does not count.
     """
 
     def __init__(
@@ -56,9 +57,12 @@ class Adapter:
         limits: tuple[float, float],
         on_look: Callable[[Look], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.state, self.source, self.scenes, self.limits = state, source, scenes, limits
-        self.on_look, self.stopping = on_look, stopping
+        self.on_look, self.stopping, self.check = on_look, stopping, check
+        # In `check`, in seconds.
+        self.waited = 0.0
         self.before = [scene.denoised(state.net) for scene in scenes]
         self.curve: list[CurvePoint] = []
         self.best: list[Tensor] = []
@@ -70,8 +74,8 @@ class Adapter:
 
     @property
     def minutes(self) -> float:
-        """Since the start."""
-        return (time.monotonic() - self.start) / 60
+        """Since the start, without waiting."""
+        return (time.monotonic() - self.start - self.waited) / 60
 
     def run(self) -> Trained:
         """Train. A training that diverges ends, and what was best before stays the best."""
@@ -91,6 +95,9 @@ class Adapter:
 
     def _progress(self, step: int) -> float:
         """What the training loop asks: 1 ends it."""
+        began = time.monotonic()
+        self.check()
+        self.waited += time.monotonic() - began
         ends = self.stopping() or self.looks_since_best >= PATIENCE
         return 1.0 if ends else self._part(step)
 

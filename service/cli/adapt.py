@@ -1,17 +1,19 @@
 """`denoise adapt`: trains weights for one's own noise from noisy shots, and proves that they are better."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from service.cli.console import out, warn, warn_without_kernels
-from service.cli.options import out_option
+from service.cli.options import out_option, output_file
 
 if TYPE_CHECKING:
     from engine.adaptation import Adaptation, AdaptProgress, Examination
     from engine.adaptation.scenes import KindChoice
 
+REPORT_HELP = "Report to write, .html. Without it, NAME.html beside the weights; none with --list."
 # Exit code if the adapted weights are not certainly better than those in service.
 REFUSED = 3
 KIND_HELP = (
@@ -40,28 +42,31 @@ def adapt(
         int, typer.Option(min=0, help="Decides which scenes are held out, and all other chance.")
     ] = 0,
     steps: Annotated[int, typer.Option(min=0, help="Train for this number of steps instead.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option(help=REPORT_HELP, parser=output_file, metavar="FILE", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers of the report as JSON.")] = False,
 ) -> None:
     """Train weights for your own noise from noisy shots. No clean image is needed.
 
     The folder holds two or more shots of each of several scenes, stacks of frames, or single shots. Some scenes
     are held out. The weights are written only if they denoise these better than the shipped weights do, with 95 %
-    confidence. Otherwise the command says why, keeps them as NAME.refused.safetensors, and exits with 3.
+    confidence. Otherwise the command says why, keeps them as NAME.refused.safetensors, and exits with 3. A report
+    shows what was found, what was measured and how to repeat it.
 
     - `denoise adapt shots/ --list`
 
     - `denoise adapt shots/ --out weights/mine.safetensors --minutes 30`
     """
     from engine.adaptation import adapt as run
-    from engine.adaptation import examine, render
+    from engine.adaptation import examine
     from engine.adaptation.scenes import KINDS
 
     if kind not in ("auto", *KINDS):
         raise typer.BadParameter(f"{kind!r} is none of auto, {', '.join(KINDS)}", param_hint="--as")
     choice = cast("KindChoice", kind)
     if only_list:
-        examination = examine(folder, choice)
-        out.print(render(examination), markup=False, highlight=False, soft_wrap=True)
-        _refuse_unusable(examination)
+        _list(examine(folder, choice), report, as_json)
         return
     if output is None:
         raise typer.BadParameter("is missing. Name the weights file to write, or use --list", param_hint="--out")
@@ -76,15 +81,31 @@ def adapt(
         steps=steps,
         on_progress=_Reporter(),
     )
-    for line in lines_of(result):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    _show(result, report or output.with_suffix(".html"), as_json, lines_of(result))
     if not result.passed:
         raise typer.Exit(REFUSED)
 
 
-def _refuse_unusable(examination: "Examination") -> None:
+def _list(examination: "Examination", report: Path | None, as_json: bool) -> None:
+    from engine.adaptation import render
+
+    _show(examination, report, as_json, [render(examination)])
     if not examination.usable:
         raise ValueError(f"{examination.folder}: no scene of this folder can be learnt from; the table says why")
+
+
+def _show(result: "Adaptation | Examination", path: Path | None, as_json: bool, lines: Sequence[str]) -> None:
+    """Write the report, and print what is known."""
+    from engine.adaptation.report import make_report, to_json, write_html
+
+    report = make_report(result)
+    if path is not None:
+        write_html(report, path)
+        warn(f"wrote the report {path}")
+    if as_json:
+        typer.echo(to_json(report), nl=False)
+    else:
+        out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def lines_of(result: "Adaptation") -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.adaptation.doctor.planes import box_mean
+from engine.adaptation.result import DenoisedShot
 from engine.evaluation.page import densest, detail
 from engine.imageio.image import to_integers
 
@@ -21,34 +22,6 @@ WHITE_SHARE = 0.995
 RESIDUAL_REACH = 3.0
 # Radius of the squares in which a residual is averaged, to find where it has structure.
 RADIUS = 2
-
-
-@dataclass(frozen=True)
-class DenoisedShot:
-    """A held-out shot and what weights make of it: float (H, W, C) each, in the file's units.
-
-    before: by the weights in service. denoised: by the adapted ones. masked: bool (H, W), pixels that moved or
-    are clipped. variance_share: variance of its noise over that of the law: 0.5 for the mean of two neighbours.
-    """
-
-    name: str
-    noisy: Tensor
-    denoised: Tensor
-    before: Tensor | None = None
-    masked: Tensor | None = None
-    variance_share: float = 1.0
-
-    @property
-    def residual(self) -> Tensor:
-        """What denoising removes."""
-        return self.noisy - self.denoised
-
-    @property
-    def kept(self) -> Tensor:
-        """Bool (H, W): pixels that are not masked."""
-        if self.masked is None:
-            return torch.ones(self.noisy.shape[:2], dtype=torch.bool)
-        return ~self.masked
 
 
 @dataclass(frozen=True)

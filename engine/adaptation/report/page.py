@@ -1,7 +1,7 @@
 """Page of the report: the same values as in JSON, formatted, with charts and crops."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from engine.adaptation.report.charts import (
@@ -15,6 +15,7 @@ from engine.adaptation.report.charts import (
 from engine.adaptation.report.crops import Crop
 from engine.adaptation.report.report import Report
 from engine.evaluation.page import data_url, render
+from engine.system.atomic_file import write_atomically
 
 UNKNOWN = "not known"
 
@@ -45,6 +46,12 @@ def to_html(report: Report) -> str:
             "residual_chart": residual_chart(report.residual) if report.residual else None,
         },
     )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_html(report).encode())
 
 
 def _curve_chart(report: Report) -> str | None:

@@ -1,13 +1,12 @@
 """Report: what it shows, gathered from an adaptation or an examination and from denoised shots."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.adaptation.doctor.correlation import LagCorrelation
 from engine.adaptation.examine import Examination
-from engine.adaptation.report.crops import Crop, DenoisedShot, crops_of
+from engine.adaptation.report.crops import Crop, crops_of
 from engine.adaptation.report.residual import ResidualCorrelation, residual_correlation
 from engine.adaptation.report.values import (
     NOTES,
@@ -36,10 +35,11 @@ class Report:
     residual: ResidualCorrelation | None
 
 
-def make_report(result: Adaptation | Examination, shots: Sequence[DenoisedShot] = ()) -> Report:
-    """shots: held-out shots and what the weights make of them. The first few are shown; all are measured."""
+def make_report(result: Adaptation | Examination) -> Report:
+    """Of an adaptation, crops of the first few shots are shown, and the residuals of all are measured."""
     adaptation = result if isinstance(result, Adaptation) else None
     examination = result.examination if isinstance(result, Adaptation) else result
+    shots = adaptation.shots if adaptation else ()
     laws = adaptation.laws if adaptation else _laws_of(examination)
     crops, residual = crops_of(shots), residual_correlation(shots, laws)
     values: dict[str, Any] = examination_values(examination)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.adaptation.doctor.findings import least_deviations
 from engine.adaptation.doctor.planes import deviation_by_brightness
-from engine.adaptation.report.crops import DenoisedShot
+from engine.adaptation.result import DenoisedShot
 from engine.inference.noise_estimation.noise_law import LawEstimate
 
 # Distances that are looked at, down and across, in pixels.

@@ -1,6 +1,7 @@
 """Adaptation: from noisy shots to weights that are better, or to a clear word and none."""
 
 import hashlib
+import time
 
 import pytest
 import tifffile
@@ -152,3 +153,27 @@ def test_too_few_scenes_are_refused(tmp_path, identity):
 def test_a_wrong_output_or_length_is_refused(out, minutes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         adapt(tmp_path, tmp_path / out, minutes)
+
+
+def test_an_error_of_the_check_ends_the_work(tmp_path, identity):
+    folder = noisy_scenes(tmp_path / "shots", white(25))
+    seen = []
+
+    def check():
+        if any(progress.look for progress in seen):
+            raise InterruptedError("cancelled")
+
+    with pytest.raises(InterruptedError):
+        adapt(
+            folder, tmp_path / "out.safetensors", start=identity, steps=50, on_progress=seen.append, check=check
+        )
+
+    assert [path.name for path in tmp_path.iterdir()] == ["shots"]
+
+
+def test_minutes_stand_still_while_training_waits(tmp_path, identity):
+    folder = noisy_scenes(tmp_path / "shots", white(25), scenes=4)
+
+    result = adapt(folder, tmp_path / "out.safetensors", start=identity, steps=10, check=lambda: time.sleep(0.2))
+
+    assert result.minutes < 10 * 0.2 / 60

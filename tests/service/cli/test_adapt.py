@@ -1,5 +1,7 @@
 """`denoise adapt`: its report, its results and its exit codes."""
 
+import json
+
 import pytest
 
 from service.cli.adapt import REFUSED
@@ -32,6 +34,7 @@ def test_the_weights_are_written_if_they_are_better(denoise, folder, model, tmp_
     assert (code == 0) == weights.exists()
     assert (code == REFUSED) == (tmp_path / "mine.refused.safetensors").exists()
     assert "Improvement: " in out
+    assert "Gain" in (tmp_path / "mine.html").read_text()
     assert "on held-out scenes" in err
 
 
@@ -64,3 +67,11 @@ def test_a_folder_that_is_missing_is_an_error(denoise, tmp_path):
 
     assert code == 1
     assert "no such folder" in err
+
+
+def test_list_can_be_json_and_a_report(denoise, folder, tmp_path):
+    code, out, _ = denoise("adapt", folder, "--list", "--json", "--report", tmp_path / "shots.html")
+
+    assert code == 0
+    assert [scene["kind"] for scene in json.loads(out)["scenes"]] == ["pair"] * 4
+    assert "Nothing was trained" in (tmp_path / "shots.html").read_text()

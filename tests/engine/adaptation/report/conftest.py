@@ -11,8 +11,7 @@ from engine.adaptation.doctor.scene_check import SceneCheck, ShotCheck
 from engine.adaptation.examine import Examination
 from engine.adaptation.gate import judge
 from engine.adaptation.quality import Estimate, SceneError
-from engine.adaptation.report import DenoisedShot
-from engine.adaptation.result import Adaptation, CurvePoint
+from engine.adaptation.result import Adaptation, CurvePoint, DenoisedShot
 from engine.adaptation.scenes import LeftOut, Scene, Shot
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference.noise_estimation.noise_law import Interval, LawEstimate, LawPoint
@@ -108,4 +107,4 @@ def shots():
                 (clean + noise / 3).unsqueeze(2),
             )
         )
-    return made
+    return tuple(made)

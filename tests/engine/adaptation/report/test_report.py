@@ -16,7 +16,7 @@ SCRIPT = '<script>alert("1")</script>&\''
 
 @pytest.fixture
 def report(adaptation, shots):
-    return make_report(adaptation, shots)
+    return make_report(replace(adaptation, shots=shots))
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def test_the_report_says_how_to_repeat_it(text, adaptation):
 
 
 def test_structure_in_the_residual_is_said(adaptation, shots, text):
-    blurred = [replace(shot, denoised=0 * shot.denoised + shot.denoised.mean()) for shot in shots]
+    blurred = tuple(replace(shot, denoised=0 * shot.denoised + shot.denoised.mean()) for shot in shots)
 
     assert "No structure is seen" in text
-    assert "The residual has structure" in to_html(make_report(adaptation, blurred))
+    assert "The residual has structure" in to_html(make_report(replace(adaptation, shots=blurred)))
 
 
 def test_what_cannot_be_known_is_said(text, report):
@@ -166,7 +166,7 @@ def test_names_are_text_and_not_markup(adaptation, shots):
     )
     adaptation = replace(adaptation, examination=nasty, command=SCRIPT, held_out=(SCRIPT,), judged_by=SCRIPT)
 
-    report = make_report(adaptation, [replace(shots[0], name=SCRIPT)])
+    report = make_report(replace(adaptation, shots=(replace(shots[0], name=SCRIPT),)))
     page = Page(to_html(report))
 
     assert not page.all("script")
