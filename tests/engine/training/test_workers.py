@@ -48,7 +48,7 @@ def waves(seed, side=48):
 
 
 class Masked:
-    """Pairs of which each pixel has a weight of its own, in every other step."""
+    """Pairs of which each pixel has a weight of its own and each sample a shift, in every other step."""
 
     def __init__(self, pairs):
         self.pairs = pairs
@@ -56,7 +56,8 @@ class Masked:
     def draw(self, step, count, rng):
         batch = self.pairs.draw(step, count, rng)
         usable = (torch.rand(*batch.noisy.shape[:3], 1, generator=rng) < 0.5).float()
-        return batch._replace(weight=usable) if step % 2 else batch
+        shift = torch.rand(count, 2, generator=rng) - 0.5
+        return batch._replace(weight=usable, shift=shift) if step % 2 else batch
 
 
 def trained(group, masked=False, **values):
