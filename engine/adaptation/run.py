@@ -74,9 +74,9 @@ def adapt(
     those in service, with 95 % confidence; otherwise beside it, as NAME.refused.safetensors, and the result says
     why. out: a .safetensors file. minutes: of training; it ends sooner when nothing is gained. kind: what the
     shots are, in place of what is found. start: weights to begin from, by name or path; "auto" takes the
-    shipped ones that suit best. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends the training, and
-    what was best is judged. check: called between steps. While it waits, training is paused, and its minutes
-    stand still. An error that it raises ends the work, and nothing is written.
+    shipped ones that suit best. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends
+    the training, and what was best is judged. check: called between steps. While it waits, training is paused,
+    and its minutes stand still. An error that it raises ends the work, and nothing is written.
     Raises ValueError if the folder cannot be learnt from, saying what to do, and OSError.
     """
     folder, out = Path(folder), Path(out)
