@@ -15,7 +15,6 @@ from torch import Tensor
 from engine.adaptation.doctor.findings import least_deviations
 from engine.adaptation.doctor.planes import deviation_by_brightness
 from engine.adaptation.result import DenoisedShot
-from engine.inference.noise_estimation.noise_law import LawEstimate
 
 # Distances that are looked at, down and across, in pixels.
 REACH = 8
@@ -72,10 +71,8 @@ DISTANCES = tuple(
 )
 
 
-def residual_correlation(
-    shots: Sequence[DenoisedShot], laws: Sequence[LawEstimate]
-) -> ResidualCorrelation | None:
-    """Of all shots together. laws: of each channel; without any, the residual's own spread is taken in its place.
+def residual_correlation(shots: Sequence[DenoisedShot]) -> ResidualCorrelation | None:
+    """Of all shots together. Of a shot without laws, the residual's own spread is taken in their place.
 
     None if nothing was removed, or the shots are too small.
     """
@@ -86,7 +83,7 @@ def residual_correlation(
         kept = shot.kept
         if min(kept.shape) <= 2 * REACH or not bool(kept.any()):
             continue
-        even = _even_residual(shot, laws)
+        even = _even_residual(shot)
         squares += float(even[kept].square().sum())
         samples += float(even[kept].numel())
         plane = even.mean(2)
@@ -98,10 +95,11 @@ def residual_correlation(
     if sums[0, 0] <= 0:
         return None
     variance = sums[0, 0] / counts[0, 0]
+    has_laws = all(shot.laws for shot in shots)
     value = {each: sums[each] / max(counts[each], 1) / variance for each in sums}
     steps = range(-REACH, REACH + 1)
     rows = [tuple(value[max((down, across), (-down, -across))] for across in steps) for down in steps]
-    return ResidualCorrelation(tuple(rows), counts[0, 0], math.sqrt(squares / samples) if laws else None)
+    return ResidualCorrelation(tuple(rows), counts[0, 0], math.sqrt(squares / samples) if has_laws else None)
 
 
 def _middle(shot: DenoisedShot) -> DenoisedShot:
@@ -114,14 +112,13 @@ def _middle(shot: DenoisedShot) -> DenoisedShot:
     return replace(shot, noisy=shot.noisy[inside], denoised=shot.denoised[inside], masked=masked)
 
 
-def _even_residual(shot: DenoisedShot, laws: Sequence[LawEstimate]) -> Tensor:
+def _even_residual(shot: DenoisedShot) -> Tensor:
     """float64 (H, W, C): the residual over the noise's standard deviation."""
     residual, denoised = shot.residual.double(), shot.denoised.double()
     channels = []
     for number, (values, brightness) in enumerate(zip(residual.unbind(2), denoised.unbind(2), strict=True)):
-        if laws:
-            law = laws[number] if len(laws) == residual.shape[2] else laws[len(laws) // 2]
-            variance = shot.variance_share * law.law.variance(brightness)
+        if shot.laws:
+            variance = shot.laws[number].variance(brightness)
             deviation = variance.clamp(min=max(LEAST_SHARE * float(variance.mean()), TINY)).sqrt()
         else:
             deviation = deviation_by_brightness(values - values.mean(), brightness).clamp(min=TINY)
