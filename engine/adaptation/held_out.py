@@ -197,7 +197,8 @@ def _usable(scene: JudgedScene) -> Tensor:
 def denoised_shot(scene: JudgedScene, before: Sequence[Tensor], after: Sequence[Tensor]) -> DenoisedShot:
     """The first shot, for the report. before, after: all shots, by the weights in service and by the adapted."""
     laws = tuple(each.law for each in scene.normalisation.transforms)
-    return DenoisedShot(scene.name, scene.shots[0], after[0], before[0], ~scene.usable, laws)
+    other = None if scene.moves else scene.shots[1]
+    return DenoisedShot(scene.name, scene.shots[0], after[0], before[0], ~scene.usable, laws, other)
 
 
 def _middle(image: Tensor, side: int) -> Tensor:

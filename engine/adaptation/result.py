@@ -27,7 +27,7 @@ class DenoisedShot:
     """A held-out shot and what weights make of it: float (H, W, C) each, in the file's units.
 
     before: by the weights in service. denoised: by the adapted ones. masked: bool (H, W), pixels that moved or
-    are clipped. laws: of the noise in each channel, or none.
+    are clipped. laws: of the noise in each channel, or none. other: another noisy shot, which lies on this one.
     """
 
     name: str
@@ -36,6 +36,7 @@ class DenoisedShot:
     before: Tensor | None = None
     masked: Tensor | None = None
     laws: tuple[NoiseLaw, ...] = ()
+    other: Tensor | None = None
 
     @property
     def residual(self) -> Tensor:

@@ -5,13 +5,15 @@ import torch
 
 from engine.adaptation.report import residual
 from engine.adaptation.report.residual import DISTANCES, REACH, residual_correlation
+from engine.adaptation.result import DenoisedShot
+from tests.support.pixels import generator
 
 
 def test_white_noise_lies_in_its_band(shots):
     found = residual_correlation(shots)
 
     assert found.pixels == 2 * 300 * 320
-    assert found.band == pytest.approx(1.96 / (2 * 300 * 320) ** 0.5)
+    assert found.error == pytest.approx((2 * 300 * 320) ** -0.5)
     assert found.share_outside == pytest.approx(0.05, abs=0.05)
     assert found.at(0, 0) == 1
     assert not found.has_structure
@@ -42,6 +44,44 @@ def test_a_correlation_has_its_place_and_its_mirror(shots):
     assert found.at(2, -3) == pytest.approx(0.4, abs=0.02)
     assert found.at(-2, 3) == found.at(2, -3)
     assert abs(found.at(2, 3)) < 0.02
+
+
+def test_the_noise_of_two_shots_says_what_is_expected(shots):
+    """Noise whose neighbours share it, removed as a whole."""
+
+    def with_other(shot, number):
+        noise = shot.residual + 0.5 * shot.residual.roll(1, 1)
+        other = torch.randn(noise.shape, generator=generator(10 + number)) * shot.residual.std()
+        other = other + 0.5 * other.roll(1, 1)
+        return replace(shot, noisy=shot.denoised + noise, other=shot.denoised + other, laws=())
+
+    pairs = [with_other(shot, number) for number, shot in enumerate(shots)]
+    found = residual_correlation(pairs)
+    alone = residual_correlation([replace(shot, other=None) for shot in pairs])
+
+    assert found.expected_at(0, 1) == pytest.approx(0.4, abs=0.02)
+    assert not found.has_structure
+    assert found.share_outside < 0.12
+    assert alone.has_structure
+
+
+@pytest.mark.parametrize("strength", [1.0, 1.3])
+def test_the_best_denoiser_has_what_is_expected_of_it(strength):
+    """A scene of neighbours that are alike, in white noise: the best denoiser is Wiener's filter."""
+    power = 2 + 2 * torch.cos(2 * torch.pi * torch.fft.fftfreq(300)).unsqueeze(1)
+    filtered = 1 - strength / (power + 1)
+
+    def shot(number):
+        scene, *noise = torch.randn(3, 300, 300, generator=generator(20 + number))
+        first, second = (scene + scene.roll(1, 0) + each for each in noise)
+        best = torch.fft.irfft2(torch.fft.rfft2(first) * filtered, (300, 300))
+        first, best, second = (each.unsqueeze(2) for each in (first, best, second))
+        return DenoisedShot(f"{number}", first, best, other=second)
+
+    found = residual_correlation([shot(number) for number in range(4)])
+
+    assert abs(found.at(1, 0)) > 0.02
+    assert found.has_structure == (strength != 1)
 
 
 def test_noise_left_in_the_image_is_seen_in_the_spread(shots):
