@@ -177,3 +177,13 @@ def test_minutes_stand_still_while_training_waits(tmp_path, identity):
     result = adapt(folder, tmp_path / "out.safetensors", start=identity, steps=10, check=lambda: time.sleep(0.2))
 
     assert result.minutes < 10 * 0.2 / 60
+
+
+def test_a_clock_that_stands_still_does_not_end_the_training(tmp_path, identity):
+    folder = noisy_scenes(tmp_path / "shots", white(25))
+    seconds = iter([0.0] * 200)
+
+    result = adapt(folder, tmp_path / "out.safetensors", 1, start=identity, clock=lambda: next(seconds, 61.0))
+
+    assert result.steps > 20
+    assert result.minutes == pytest.approx(61 / 60)
