@@ -1,5 +1,6 @@
 """Held-out scenes: drawn by chance, and used to judge networks without a clean image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +9,12 @@ from torch import Tensor
 
 from engine.adaptation.doctor.planes import box_mean, grey
 from engine.adaptation.normalise import ScenesNormalisation
+from engine.adaptation.pairs import MIN_SHIFT
 from engine.adaptation.quality import SceneError, scene_error
 from engine.adaptation.result import DenoisedShot
 from engine.adaptation.shots import SceneShots
 from engine.data.noise.anscombe import NoiseLaw
+from engine.data.registration import BORDER, move
 from engine.data.rng import seeded_generator
 from engine.imageio.image import Image
 from engine.inference.denoise import denoise
@@ -34,6 +37,7 @@ SIDE = 1024
 class JudgedScene:
     """Shots of a scene that lie on each other, float32 (H, W, C) in the file's units. usable: bool (H, W).
 
+    shifts: pixels down and right by which the content of each lies from that of the first, half a pixel at most.
     variance_share: variance of their noise over that of the law: 0.5 for the mean of two neighbours.
     """
 
@@ -42,7 +46,13 @@ class JudgedScene:
     usable: Tensor
     normalisation: Normalisation
     has_law: bool
+    shifts: tuple[tuple[float, float], ...]
     variance_share: float = 1.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether some shots lie a part of a pixel from the first."""
+        return any(math.hypot(*shift) >= MIN_SHIFT for shift in self.shifts)
 
     def middle(self, side: int, shots: int) -> "JudgedScene":
         """A part of it: fewer shots, and their middle."""
@@ -52,6 +62,7 @@ class JudgedScene:
             _middle(self.usable, side),
             self.normalisation,
             self.has_law,
+            self.shifts[:shots],
             self.variance_share,
         )
 
@@ -90,7 +101,10 @@ def judged(scene: SceneShots) -> JudgedScene:
     chosen = range(0, len(scene.shots), lag)[:SHOTS]
     if len(chosen) < 2:
         chosen = range(0, len(scene.shots), len(scene.shots) - 1)
-    shifts = [scene.shifts[index] for index in chosen]
+    places = [scene.shifts[index] for index in chosen]
+    moves = [(down - places[0][0], right - places[0][1]) for down, right in places]
+    shifts = [(round(down), round(right)) for down, right in moves]
+    remaining = tuple((down - round(down), right - round(right)) for down, right in moves)
     height, width = scene.size
     ends = [(min(each), max(each)) for each in zip(*shifts, strict=True)]
     rows, columns = (size - (high - low) for size, (low, high) in zip((height, width), ends, strict=True))
@@ -103,7 +117,7 @@ def judged(scene: SceneShots) -> JudgedScene:
     ]
     shots = [scene.shots[index][part].contiguous() for index, part in zip(chosen, parts, strict=True)]
     usable = torch.stack([scene.usable[index][part] for index, part in zip(chosen, parts, strict=True)]).all(0)
-    whole = JudgedScene(scene.name, tuple(shots), usable, scene.normalisation, bool(scene.laws))
+    whole = JudgedScene(scene.name, tuple(shots), usable, scene.normalisation, bool(scene.laws), remaining)
     return whole.middle(SIDE, SHOTS)
 
 
@@ -120,7 +134,7 @@ def _halves(scene: SceneShots) -> JudgedScene:
     both = torch.stack([usable[row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]).all(0)
     laws = tuple(NoiseLaw(law.gain / 2, law.pedestal, law.read_variance / 2) for law in scene.laws)
     normalisation = ScenesNormalisation(laws).of(halves[0]) if laws else scene.normalisation
-    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws), variance_share=0.5)
+    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws), ((0.0, 0.0),) * 2, 0.5)
     return whole.middle(SIDE, SHOTS)
 
 
@@ -152,9 +166,35 @@ def errors(
 ) -> list[SceneError]:
     """The errors of each scene. outputs: of each denoiser, the denoised shots of each scene."""
     return [
-        scene_error(scene.shots, of_scene, limits, scene.usable)
+        scene_error(*_at_one_place(scene, of_scene), limits, usable=_usable(scene))
         for scene, of_scene in zip(scenes, zip(*outputs, strict=True), strict=True)
     ]
+
+
+def _at_one_place(
+    scene: JudgedScene, outputs: Sequence[Sequence[Tensor]]
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The shots and the outputs, as if no shot lay a part of a pixel from the first.
+
+    Outputs are moved. A shot gains the difference that moving makes to its output, and keeps its noise as it is.
+    """
+    if not scene.moves:
+        return list(scene.shots), [list(images) for images in outputs]
+    placed = [
+        [move(image, -down, -right) for image, (down, right) in zip(images, scene.shifts, strict=True)]
+        for images in outputs
+    ]
+    shots = [shot - own + there for shot, own, there in zip(scene.shots, outputs[0], placed[0], strict=True)]
+    return shots, placed
+
+
+def _usable(scene: JudgedScene) -> Tensor:
+    """Without the borders, over which unknown pixels move in."""
+    if not scene.moves:
+        return scene.usable
+    inside = torch.zeros_like(scene.usable)
+    inside[BORDER:-BORDER, BORDER:-BORDER] = True
+    return scene.usable & inside
 
 
 def denoised_shot(scene: JudgedScene, before: Sequence[Tensor], after: Sequence[Tensor]) -> DenoisedShot:

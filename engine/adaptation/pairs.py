@@ -5,7 +5,9 @@ as the target); Huang et al., "Neighbor2Neighbor: Self-supervised denoising from
 (random neighbours as input and target).
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,53 +15,75 @@ from torch import Tensor
 from engine.adaptation.shots import SceneShots
 from engine.data.patch_store import CropBoxes, PatchBatch, PatchStore
 from engine.data.sources import Batch, BatchSource
+from engine.layers.subpixel_shift import REACH
 
 # The patch store holds values on this scale, and returns them divided by it.
 STORE_SCALE = 255.0
 # Each shot of a long stack has targets among this many shots that follow it, and as many before.
 MAX_PARTNERS = 32
+# A smaller shift than this, in pixels, is left as it is.
+MIN_SHIFT = 0.02
 # The two pixels of each 2 x 2 cell that become input and target: neighbours in a row or in a column, both ways.
 # Numbers of pixels: 0 1 above 2 3.
 NEIGHBOURS = ((0, 1), (1, 0), (2, 3), (3, 2), (0, 2), (2, 0), (1, 3), (3, 1))
 
 
+T = TypeVar("T")
+
+
+class _Pair(NamedTuple, Generic[T]):
+    """Numbers of an ordered pair of shots, or of many.
+
+    first, second: the shots' numbers in the store. top, left, height, width: in the first, what both show.
+    rows, columns: from there to the same place in the second, and down, right: what is left of that.
+    """
+
+    first: T
+    second: T
+    top: T
+    left: T
+    height: T
+    width: T
+    rows: T
+    columns: T
+    down: T
+    right: T
+    weight: T
+
+
 class ShotPairs:
     """Patches of every ordered pair of shots of a scene.
 
-    Shifts between shots are undone by whole pixels. What is left of them, half a pixel at most, stays. turn:
-    whether patches may be transposed. Raises ValueError if no scene holds a patch.
+    Shifts between shots are undone by whole pixels. What is left, half a pixel at most, is the shift of a batch.
+    turn: whether patches may be transposed. Raises ValueError if no scene holds a patch.
     """
 
     def __init__(self, scenes: Sequence[SceneShots], patch: int, turn: bool = True) -> None:
         self.patch, self.turn = patch, turn
         self.store = _store(scenes)
-        pairs = [pair for pair in _pairs(scenes) if min(pair[4:6]) >= patch]
+        pairs = [pair for pair in _pairs(scenes) if min(pair.height, pair.width) >= patch]
         if not pairs:
             raise ValueError(f"No two shots of a scene share {patch} x {patch} pixels. Set a smaller patch.")
-        places = torch.tensor([pair[:8] for pair in pairs], dtype=torch.int64)
-        self.first, self.second, self.top, self.left, self.height, self.width, self.rows, self.columns = (
-            places.unbind(1)
-        )
-        self.weights = torch.tensor([pair[8] for pair in pairs], dtype=torch.float64)
+        columns = zip(*pairs, strict=True)
+        self.pairs = _Pair(*(torch.tensor(values) for values in columns))
 
     def draw(self, step: int, count: int, rng: torch.Generator) -> Batch:
         """Patches from random places. A scene is drawn as often as it has pixels."""
-        pair = torch.multinomial(self.weights, count, replacement=True, generator=rng)
+        chosen = torch.multinomial(self.pairs.weight.double(), count, replacement=True, generator=rng)
+        pair = _Pair(*(values[chosen] for values in self.pairs))
         down, right = torch.rand((2, count), generator=rng)
-        top = self.top[pair] + (down * (self.height[pair] - self.patch + 1)).long()
-        left = self.left[pair] + (right * (self.width[pair] - self.patch + 1)).long()
+        top = pair.top + (down * (pair.height - self.patch + 1)).long()
+        left = pair.left + (right * (pair.width - self.patch + 1)).long()
         orientation = _orientation(count, self.turn, rng)
-        first = _read(self.store, self.first[pair], top, left, self.patch, orientation)
-        second = _read(
-            self.store,
-            self.second[pair],
-            top + self.rows[pair],
-            left + self.columns[pair],
-            self.patch,
-            orientation,
-        )
-        weight = first[..., -1:] * second[..., -1:]
-        return Batch(_as_colour(first[..., :-1]), _as_colour(second[..., :-1]), weight.contiguous())
+        first = _read(self.store, pair.first, top, left, self.patch, orientation)
+        second = _read(self.store, pair.second, top + pair.rows, left + pair.columns, self.patch, orientation)
+        weight = (first[..., -1:] * second[..., -1:]).contiguous()
+        shift = _oriented(torch.stack((pair.down, pair.right), 1), orientation)
+        moves = shift.any(1)
+        # What moves in over a border is not known.
+        weight[moves] *= _inside(self.patch)
+        batch = Batch(_as_colour(first[..., :-1]), _as_colour(second[..., :-1]), weight)
+        return batch._replace(shift=shift) if bool(moves.any()) else batch
 
 
 class SplitShots:
@@ -104,7 +128,11 @@ class MixedPairs:
         batches = [
             source.draw(step, number, rng) for source, number in zip(self.sources, numbers, strict=True) if number
         ]
-        return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        whole = Batch(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches), strict=True)))
+        if all(batch.shift is None for batch in batches):
+            return whole
+        shifts = [torch.zeros(len(batch.noisy), 2) if batch.shift is None else batch.shift for batch in batches]
+        return whole._replace(shift=torch.cat(shifts))
 
 
 def pair_source(scenes: Sequence[SceneShots], patch: int, turn: bool = True) -> BatchSource:
@@ -152,10 +180,8 @@ def _store(scenes: Sequence[SceneShots]) -> PatchStore:
     return PatchStore(images())
 
 
-def _pairs(scenes: Sequence[SceneShots]) -> Iterator[tuple[int, int, int, int, int, int, int, int, float]]:
-    """Of each ordered pair: the shots' numbers in the store; in the first shot, the top, the left, the height and
-    the width of what both show; the rows and columns from there to the same place in the second; and its weight.
-    """
+def _pairs(scenes: Sequence[SceneShots]) -> "Iterator[_Pair[float]]":
+    """Every ordered pair of shots that do not share noise."""
     start = 0
     for scene in scenes:
         count = len(scene.shots)
@@ -168,9 +194,13 @@ def _pairs(scenes: Sequence[SceneShots]) -> Iterator[tuple[int, int, int, int, i
         height, width = scene.size
         weight = height * width * count / max(len(numbers), 1)
         for i, j in numbers:
-            rows, columns = (b - a for a, b in zip(scene.shifts[i], scene.shifts[j], strict=True))
+            down, right = (b - a for a, b in zip(scene.shifts[i], scene.shifts[j], strict=True))
+            rows, columns = round(down), round(right)
+            still = math.hypot(down - rows, right - columns) < MIN_SHIFT
+            remains = (0.0, 0.0) if still else (down - rows, right - columns)
             shared = (height - abs(rows), width - abs(columns))
-            yield start + i, start + j, max(0, -rows), max(0, -columns), *shared, rows, columns, weight
+            place = (max(0, -rows), max(0, -columns))
+            yield _Pair(start + i, start + j, *place, *shared, rows, columns, *remains, weight)
         start += count
 
 
@@ -184,6 +214,19 @@ def _orientation(count: int, turn: bool, rng: torch.Generator) -> Tensor:
     if not turn:
         orientation[2] = False
     return orientation
+
+
+def _oriented(shift: Tensor, orientation: Tensor) -> Tensor:
+    """(N, 2): a shift of the scene, as it appears in patches of that orientation."""
+    turned = torch.where(orientation[:2].mT, -shift, shift)
+    return torch.where(orientation[2][:, None], turned.flip(1), turned)
+
+
+def _inside(side: int) -> Tensor:
+    """(side, side, 1): 1 where a moved output is made of pixels inside the patch alone, else 0."""
+    inside = torch.zeros(side, side, 1)
+    inside[REACH : side - REACH, REACH : side - REACH] = 1
+    return inside
 
 
 def _read(store: PatchStore, image: Tensor, top: Tensor, left: Tensor, side: int, orientation: Tensor) -> Tensor:

@@ -58,9 +58,9 @@ class Adaptation:
     errors: of the weights in service first, and then of the adapted ones. judged_by: how errors were estimated
     without a clean image, in words. verdict: whether the weights may be published, and if not, why. curve: in
     order of time; its first point is of the start. weights: the file, which has another name if the verdict is
-    against it. digest: SHA-256 of the file. start: the name of the weights from which training began, which are
-    those in service. start_digest: of their file. versions: by package. command: that repeats it. shots:
-    the first of each held-out scene, denoised.
+    against it. digest: SHA-256 of the file. start: the name of the weights from which training began.
+    in_service: of those that the adapted ones are compared with. start_digest, in_service_digest: of the files.
+    versions: by package. command: that repeats it. shots: the first of each held-out scene, denoised.
     """
 
     folder: Path
@@ -75,6 +75,8 @@ class Adaptation:
     digest: str
     start: str
     start_digest: str
+    in_service: str
+    in_service_digest: str
     seed: int
     minutes: float
     steps: int

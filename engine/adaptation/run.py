@@ -75,10 +75,10 @@ def adapt(
     Scenes that chance draws are held out. The weights are written to `out` only if they are better on these than
     those in service, with 95 % confidence; otherwise beside it, as NAME.refused.safetensors, and the result says
     why. out: a .safetensors file. minutes: of training; it ends sooner when nothing is gained. kind: what the
-    shots are, in place of what is found. start: weights to begin from, by name or path; "auto" tries the shipped
-    ones. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends the training, and
-    what was best is judged. check: called between steps. While it waits, training is paused, and its minutes
-    stand still. An error that it raises ends the work, and nothing is written. clock: measures the minutes, in
+    shots are, in place of what is found. start: weights to begin from, by name or path; "auto" takes the
+    shipped ones that suit best. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends
+    the training, and what was best is judged. check: called between steps. While it waits, training is paused,
+    and its minutes stand still. An error that it raises ends the work, and nothing is written. clock: measures the minutes, in
     seconds; for processes that are stopped from outside, one that then stands still.
     Raises ValueError if the folder cannot be learnt from, saying what to do, and OSError.
     """
@@ -132,6 +132,7 @@ class _Prepared:
     held_out: list[SceneShots]
     turn: bool
     start: Start
+    in_service: Start
     recipe: Recipe
     limits: tuple[float, float]
 
@@ -143,14 +144,17 @@ def _prepare(examination: Examination, start: str, minutes: float, steps: int, s
     if not scenes:
         raise ValueError(_nothing_to_learn(examination, [each.reason for each in left_out]))
     training, held_out = draw_held_out(scenes, seed)
-    chosen = choose_start(start, [judged(scene) for scene in training[:3]], max(each.channels for each in scenes))
+    trials = [judged(scene) for scene in training[:3]]
+    chosen, in_service = choose_start(start, trials, max(each.channels for each in scenes))
     sides = sorted(min(scene.size) // (2 if scene.use == "single" else 1) for scene in training)
     recipe = recipe_for(
         chosen.model.config, sides[len(sides) // 4], minutes, steps, seed, chosen.model.net.stride
     )
     limits = brightness_range([judged(scene) for scene in held_out])
     turn = not has_rows(examination.usable)
-    return _Prepared(examination, laws, normalisation, training, held_out, turn, chosen, recipe, limits)
+    return _Prepared(
+        examination, laws, normalisation, training, held_out, turn, chosen, in_service, recipe, limits
+    )
 
 
 def _nothing_to_learn(examination: Examination, reasons: list[str]) -> str:
@@ -168,7 +172,7 @@ def _finish(prepared: _Prepared, net: Module, trained: Trained, out: Path, seed:
     for own, given in zip(parameters(after), parameters(net), strict=True):
         own.layer.params[own.key] = given.value
     scenes = [judged(scene) for scene in prepared.held_out]
-    outputs = [[scene.denoised(each) for scene in scenes] for each in (start.model.net, after)]
+    outputs = [[scene.denoised(each) for scene in scenes] for each in (prepared.in_service.model.net, after)]
     found = errors(scenes, outputs, prepared.limits)
     verdict = gate.judge(found, prepared.limits)
     path = out if verdict.passed else refused_path(out)
@@ -187,6 +191,8 @@ def _finish(prepared: _Prepared, net: Module, trained: Trained, out: Path, seed:
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         start=start.name,
         start_digest=start.model.digest,
+        in_service=prepared.in_service.name,
+        in_service_digest=prepared.in_service.model.digest,
         seed=seed,
         minutes=trained.minutes,
         steps=trained.steps,

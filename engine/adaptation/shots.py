@@ -38,8 +38,8 @@ MAX_GAIN_RATIO = 1.5
 class SceneShots:
     """The shots of one scene, which are equally bright.
 
-    shots: float32 (H, W, C), in the file's units. usable: bool (H, W), of each. shifts: whole pixels down and
-    right by which the content of each lies from that of the reference. lag: least distance of shots that do not
+    shots: float32 (H, W, C), in the file's units. usable: bool (H, W), of each. shifts: pixels down and right
+    by which the content of each lies from that of the reference. lag: least distance of shots that do not
     share noise, in shots. normalisation: of all shots. laws: of each channel, or none.
     """
 
@@ -47,7 +47,7 @@ class SceneShots:
     use: Use
     shots: tuple[Tensor, ...]
     usable: tuple[Tensor, ...]
-    shifts: tuple[tuple[int, int], ...]
+    shifts: tuple[tuple[float, float], ...]
     normalisation: Normalisation
     laws: tuple[NoiseLaw, ...] = ()
     lag: int = 1
@@ -101,7 +101,7 @@ def _several(check: SceneCheck, used: Sequence[ShotCheck], normalisation: Scenes
         "shots",
         tuple(shots),
         tuple(~clipped if shot.mask is None else ~(clipped | shot.mask) for shot in used),
-        tuple((round(shot.shift.rows), round(shot.shift.columns)) if shot.shift else (0, 0) for shot in used),
+        tuple((shot.shift.rows, shot.shift.columns) if shot.shift else (0.0, 0.0) for shot in used),
         own.of(used[0].shot.open().samples[..., :channels]),
         own.laws_for(channels),
         check.lag.first or 1 if check.lag else 1,

@@ -26,26 +26,31 @@ MIN_PATCH = 16
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to begin from. name: as `denoise run --model` takes it."""
+    """Weights. name: as `denoise run --model` takes it."""
 
     name: str
     model: Model
 
 
-def choose_start(name: str, scenes: Sequence[JudgedScene], channels: int) -> Start:
-    """The weights of that name, or for "auto" the shipped ones that denoise some of the scenes best.
+def choose_start(name: str, scenes: Sequence[JudgedScene], channels: int) -> tuple[Start, Start]:
+    """The weights to begin from, and those in service: the shipped ones that denoise some of the scenes best.
 
+    name: of the weights to begin from, or "auto" for those in service. Named weights that denoise these scenes
+    better than the shipped ones are also those in service, since who adapts again compares with the last time.
     scenes: to learn from, not those that are held out. Raises ValueError for weights that cannot be used.
     """
-    if name != "auto":
-        return Start(name, checkpoint.load(checkpoint.find(name)))
+    named = [] if name == "auto" else [_load(name)]
     trials = [scene.middle(TRIAL_SIDE, 2) for scene in scenes[:TRIALS]]
     limits = brightness_range(trials)
-    starts = [Start(each, checkpoint.load(checkpoint.find(each))) for each in CANDIDATES[channels]]
-    outputs = [[scene.denoised(start.model.net) for scene in trials] for start in starts]
+    candidates = named + [_load(each) for each in CANDIDATES[channels]]
+    outputs = [[scene.denoised(each.model.net) for scene in trials] for each in candidates]
     found = errors(trials, outputs, limits)
-    best = max(range(len(starts)), key=lambda number: gain(found, number).value)
-    return starts[best]
+    best = candidates[max(range(len(candidates)), key=lambda number: gain(found, number).value)]
+    return (named[0] if named else best), best
+
+
+def _load(name: str) -> Start:
+    return Start(name, checkpoint.load(checkpoint.find(name)))
 
 
 def recipe_for(config: NetworkConfig, side: int, minutes: float, steps: int, seed: int, stride: int) -> Recipe:

@@ -33,11 +33,15 @@ DETAIL_SHARE = 0.75
 
 
 class Batch(NamedTuple):
-    """noisy, target: float32 (N, H, W, 3); weight: (N,) or (N, H, W, 1), in the loss."""
+    """noisy, target: float32 (N, H, W, 3); weight: (N,) or (N, H, W, 1), in the loss.
+
+    shift: (N, 2), the part of a pixel by which each target's scene lies further down and right; None for none.
+    """
 
     noisy: Tensor
     target: Tensor
     weight: Tensor
+    shift: Tensor | None = None
 
 
 class ValidationSet(NamedTuple):

@@ -15,6 +15,7 @@ from engine.layers.conv import Conv2d, ConvTranspose2d, Upsampling, drop_packed_
 from engine.layers.loss import MSE
 from engine.layers.module import Module, Parameter, parameters
 from engine.layers.pixel_shuffle import DepthToSpace, SpaceToDepth
+from engine.layers.subpixel_shift import SubpixelShift
 from engine.layers.unfold import ConvGeometry, col2im, im2col
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Sigmoid",
     "Skip",
     "SpaceToDepth",
+    "SubpixelShift",
     "Upsampling",
     "col2im",
     "drop_packed_weights",

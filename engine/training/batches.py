@@ -21,6 +21,8 @@ from engine.training.workers import Workers
 
 # Batches drawn before they are needed.
 BATCHES_AHEAD = 2
+# In place of a sample's weight: the weights of its pixels follow in a tensor of their own. No weight is negative.
+PIXEL_WEIGHTS_FOLLOW = -1.0
 
 
 class Share(NamedTuple):
@@ -123,12 +125,20 @@ class _Turns:
             whole = self.drawn.popleft().result()
             self._draw_next()
             others = [other for other in range(workers.count) if other != drawer]
-            workers.send({other: _pack(_part(whole, workers.share(size, other))) for other in others})
+            parts = {other: _part(whole, workers.share(size, other)) for other in others}
+            workers.send({other: _pack(part) for other, part in parts.items()})
+            if _weighs_pixels(whole):
+                workers.send({other: part.weight.contiguous() for other, part in parts.items()})
             return _share(whole, whole.noisy.device, workers)
         part = workers.share(size)
-        packed = torch.empty(part.stop - part.start, 2 * side * side * 3 + 1)
+        packed = torch.empty(part.stop - part.start, 2 * side * side * 3 + 3)
         workers.receive(packed, drawer)
-        return Share(_unpack(packed, side, size), size * side * side)
+        own = _unpack(packed, side)
+        if float(own.weight[0]) == PIXEL_WEIGHTS_FOLLOW:
+            own = own._replace(weight=torch.empty(len(packed), side, side, 1))
+            workers.receive(own.weight, drawer)
+        # As in `_share`.
+        return Share(own._replace(weight=own.weight * (len(packed) / size)), size * side * side)
 
     def cancel(self) -> None:
         """Draw no more."""
@@ -141,26 +151,40 @@ class _Turns:
 
 def _share(whole: Batch, device: torch.device, workers: Workers) -> Share:
     size, height, width, _ = whole.noisy.shape
-    noisy, target, weight = _part(whole, workers.share(size))
+    own = _part(whole, workers.share(size))
     # Of shares that differ in size, the losses and gradients add up to those of the batch.
-    weight = weight * (len(noisy) / size)
-    batch = Batch(*(_to_device(tensor, device) for tensor in (noisy, target, weight)))
+    own = own._replace(weight=own.weight * (len(own.noisy) / size))
+    batch = _each(own, lambda tensor: _to_device(tensor, device))
     return Share(batch, size * height * width)
 
 
 def _part(whole: Batch, samples: slice) -> Batch:
-    return Batch(*(tensor[samples] for tensor in whole))
+    return _each(whole, lambda tensor: tensor[samples])
+
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    noisy, target, weight = (change(tensor) for tensor in batch[:3])
+    return Batch(noisy, target, weight, None if batch.shift is None else change(batch.shift))
 
 
 def _pack(batch: Batch) -> Tensor:
-    """One row for each sample: its noisy view, its target and its weight."""
-    return torch.cat([tensor.flatten(1) for tensor in (batch.noisy, batch.target, batch.weight[:, None])], 1)
+    """One row for each sample: its noisy view, its target, its shift, and its weight or PIXEL_WEIGHTS_FOLLOW."""
+    count = len(batch.noisy)
+    weight = torch.full((count,), PIXEL_WEIGHTS_FOLLOW) if _weighs_pixels(batch) else batch.weight
+    shift = torch.zeros(count, 2) if batch.shift is None else batch.shift
+    return torch.cat([tensor.flatten(1) for tensor in (batch.noisy, batch.target, shift, weight[:, None])], 1)
 
 
-def _unpack(packed: Tensor, side: int, size: int) -> Batch:
-    """Undoes `_pack`, for a share of a batch of that size."""
-    noisy, target = (part.reshape(-1, side, side, 3) for part in packed[:, :-1].chunk(2, 1))
-    return Batch(noisy, target, packed[:, -1] * (len(packed) / size))
+def _unpack(packed: Tensor, side: int) -> Batch:
+    """Undoes `_pack`."""
+    noisy, target = (part.reshape(-1, side, side, 3) for part in packed[:, :-3].chunk(2, 1))
+    shift = packed[:, -3:-1]
+    return Batch(noisy, target, packed[:, -1], shift if bool(shift.any()) else None)
+
+
+def _weighs_pixels(batch: Batch) -> bool:
+    """Whether each pixel has a weight of its own, as where parts of recorded shots are masked."""
+    return batch.weight.dim() == 4
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.data.sources import BatchSource, ValidationSet
-from engine.layers import MSE, Arena, Module, parameters
+from engine.layers import MSE, Arena, Module, SubpixelShift, parameters
 from engine.models.networks import build_network
 from engine.optim import SGD, Adam, LRSchedule, Optimizer, ParameterEMA, clip_gradients, muon_with_adam
 from engine.training.batches import drawn_ahead
@@ -182,6 +182,7 @@ def train(
     Source: Lehtinen et al., "Noise2Noise", ICML 2018, sections 2 and 3.1.
     """
     recipe, net, mse, arena = state.recipe, state.net, MSE(), Arena()
+    mover = SubpixelShift()
     trained = list(parameters(net))
     exchange = workers.exchange(trained)
     if progress(state.step) >= 1:
@@ -189,11 +190,13 @@ def train(
     with drawn_ahead(source, recipe, state.step + 1, state.device, workers, Diverged) as next_share:
         while (part := progress(state.step)) < 1:
             step = state.step + 1
-            (noisy, target, weight), pixels = next_share()
+            (noisy, target, weight, shift), pixels = next_share()
             with arena.used():
                 predicted = net.forward(noisy, train=True)
-                exchange.start(mse.forward(predicted, target, weight))
-                net.backward(mse.backward(predicted, target, weight))
+                moved = predicted if shift is None else mover.forward(predicted, shift)
+                exchange.start(mse.forward(moved, target, weight))
+                gradient = mse.backward(moved, target, weight)
+                net.backward(gradient if shift is None else mover.backward(gradient, shift))
             state.record_loss(step, exchange.finish())
 
             if recipe.clip:

@@ -113,7 +113,7 @@ def lines_of(result: "Adaptation") -> list[str]:
     verdict = result.verdict
     lines = [
         f"Judged on {len(result.held_out)} held-out scenes: {result.judged_by}.",
-        f"Gain over the noisy shots: {result.start} {verdict.before}, adapted {verdict.after}.",
+        f"Gain over the noisy shots: {result.in_service} {verdict.before}, adapted {verdict.after}.",
         f"Improvement: {verdict.improvement}.",
     ]
     if result.passed:

@@ -172,6 +172,8 @@ def adaptation_values(adaptation: Adaptation) -> dict[str, Any]:
             "digest": adaptation.digest,
             "start": adaptation.start,
             "start_digest": adaptation.start_digest,
+            "in_service": adaptation.in_service,
+            "in_service_digest": adaptation.in_service_digest,
             "versions": dict(adaptation.versions),
         },
     }

@@ -1,11 +1,16 @@
 """Held-out scenes: drawn by chance, and what they are judged by."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from engine.adaptation.held_out import draw_held_out, judged, words
+from engine.adaptation.doctor.planes import box_mean
+from engine.adaptation.held_out import draw_held_out, errors, judged, words
 from engine.data.noise.anscombe import NoiseLaw
+from engine.data.registration import move
 from engine.data.rng import seeded_generator
+from tests.support.bursts import scene
 from tests.support.scenes_of_shots import numbered, scene_of
 
 
@@ -55,6 +60,26 @@ def test_a_single_shot_is_judged_by_two_halves():
     assert flat.shots[0].shape == (20, 20, 1)
     assert flat.normalisation.transforms[0].law == NoiseLaw(1.0, 0.0, 0.5)
     assert abs(float((noisy.shots[0] * noisy.shots[1]).mean())) < 0.1
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_part_of_a_pixel_does_not_change_the_errors(count):
+    light = 255 * scene(3, 192).unsqueeze(2)
+    places = [(0.0, 0.0), (0.5, -0.4), (-0.3, 1.45)][:count]
+    clean = [move(light, *place) for place in places]
+    noisy = [each + 5 * torch.randn(each.shape, generator=seeded_generator(n)) for n, each in enumerate(clean)]
+    judge = judged(scene_of(noisy, shifts=places))
+    truth = judged(scene_of(clean, shifts=places)).shots
+    # What a denoiser leaves is smoother than the noise.
+    outputs = [t + box_mean(shot - t, 1) for t, shot in zip(truth, judge.shots, strict=True)]
+
+    (error,) = errors([judge], [[outputs]], (0.0, 255.0))
+    (unaware,) = errors([replace(judge, shifts=((0.0, 0.0),) * count)], [[outputs]], (0.0, 255.0))
+
+    true = sum(float((a - b).square().mean()) for a, b in zip(outputs, truth, strict=True)) / count
+    assert error.whole(error.noisy) == pytest.approx(25, rel=0.06)
+    assert error.whole(error.denoised[0]) == pytest.approx(true, rel=0.06)
+    assert abs(unaware.whole(unaware.denoised[0]) / true - 1) > 0.3
 
 
 def test_it_is_said_what_single_shots_cannot_tell():

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from engine.adaptation import adapt
+from engine.adaptation import adapt, start
 from engine.adaptation.normalise import laws_in
 from engine.layers import parameters
 from engine.models import checkpoint
@@ -24,10 +24,12 @@ CONFIG = UNetConfig((16, 16), (1, 1, 1))
 
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory):
-    """Weights whose network returns its input, so there is much to gain."""
+    """Weights in service whose network returns its input, so there is much to gain."""
     path = tmp_path_factory.mktemp("start") / "identity.safetensors"
     checkpoint.save(path, build_network(CONFIG, torch.Generator().manual_seed(0)), CONFIG, {"terms": "free"})
-    return str(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "CANDIDATES", {1: (str(path),)})
+        yield str(path)
 
 
 def noisy_scenes(folder, noise, count=2, scenes=SCENES):
@@ -188,3 +190,14 @@ def test_minutes_are_those_of_the_clock(tmp_path, identity):
 
     assert 1 <= result.minutes < 2
     assert 60 * result.minutes < next(ticks)
+
+
+def test_weights_are_compared_with_those_in_service(tmp_path, identity):
+    folder = noisy_scenes(tmp_path / "shots", white(25))
+
+    result = adapt(folder, tmp_path / "out.safetensors", start="photo-small", steps=1)
+    again = adapt(folder, tmp_path / "out.safetensors", start=identity, steps=1)
+
+    # Of the weights to begin from and those in service, the better ones.
+    assert (result.start, result.in_service) == ("photo-small", "photo-small")
+    assert (again.start, again.in_service) == (identity, identity)

@@ -150,6 +150,20 @@ def test_the_loss_is_that_of_the_weighted_samples():
     assert progress.loss == pytest.approx((0.25 * 4 + 3 * 1) / 2)
 
 
+def test_the_loss_compares_the_moved_output():
+    ramp = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(1, 32, 32, 3).contiguous()
+    shift = torch.tensor([[0.0, 0.4]])
+    weight = torch.zeros(1, 32, 32, 1)
+    weight[:, 8:-8, 8:-8] = 1
+
+    # A fresh photo network gives back its input. Moved right by 0.4 pixels, a ramp is lower.
+    batch = Batch(ramp, ramp - 0.4 / 31, weight, shift)
+    (progress,) = run(new_train_state(recipe(steps=1)), Fixed(batch))
+    (unmoved,) = run(new_train_state(recipe(steps=1)), Fixed(batch._replace(shift=None)))
+
+    assert progress.loss < 0.01 * unmoved.loss
+
+
 def test_clipping_bounds_what_one_batch_can_do():
     noisy = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
     wild = Fixed(Batch(noisy, noisy + 100, torch.ones(1)))

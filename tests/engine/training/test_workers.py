@@ -47,12 +47,26 @@ def waves(seed, side=48):
     return (127 + 90 * image).to(torch.uint8)
 
 
-def trained(group, **values):
+class Masked:
+    """Pairs of which each pixel has a weight of its own and each sample a shift, in every other step."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def draw(self, step, count, rng):
+        batch = self.pairs.draw(step, count, rng)
+        usable = (torch.rand(*batch.noisy.shape[:3], 1, generator=rng) < 0.5).float()
+        shift = torch.rand(count, 2, generator=rng) - 0.5
+        return batch._replace(weight=usable, shift=shift) if step % 2 else batch
+
+
+def trained(group, masked=False, **values):
     """The weights, their average, the losses and the pixels after a run of these workers."""
     recipe = Recipe(**RECIPE | values)
     state = new_train_state(recipe)
     photos = Photos([waves(seed) for seed in range(4)])
     pairs = GeneratedPairs(photos, photos, GaussianNoise(25, 25), recipe.patch)
+    pairs = Masked(pairs) if masked else pairs
     losses = [step.loss for step in train(state, pairs, lambda step: step / recipe.steps, group)]
     weights = [parameter.value.clone() for parameter in parameters(state.net)]
     return weights, state.ema.values, losses, state.pixels
@@ -95,6 +109,17 @@ def test_two_workers_make_the_steps_of_one(pair, optimizer):
     # The workers do not drift apart: they have the same bits.
     assert all(map(torch.equal, first[0], second[0]))
     assert first[2] == second[2]
+
+
+def test_weights_of_pixels_reach_the_other_worker(pair):
+    values = {"optimizer": "sgd", "lr": 0.5, "steps": 8}
+    weights, _, losses, _ = trained(ALONE, masked=True, **values)
+
+    first, second = pair.do(trained, masked=[True] * 2, **{key: [value] * 2 for key, value in values.items()})
+
+    assert_same(first[0], weights, 1e-5)
+    assert first[2] == pytest.approx(losses, abs=1e-6)
+    assert all(map(torch.equal, first[0], second[0]))
 
 
 def test_a_run_diverges_for_all_workers_at_the_same_step(pair):

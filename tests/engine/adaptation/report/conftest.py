@@ -83,6 +83,8 @@ def adaptation(examination, law, errors):
         digest="ab" * 32,
         start="photo-grey",
         start_digest="cd" * 32,
+        in_service="photo",
+        in_service_digest="ef" * 32,
         seed=1234,
         minutes=5.0,
         steps=500,

@@ -1,10 +1,13 @@
 """A service that adapts: weights that return their input, a folder for temporary files, zips of noisy shots."""
 
+import os
+import shutil
 import tempfile
 
 import pytest
 import torch
 
+from engine.adaptation.start import CANDIDATES
 from engine.models import checkpoint
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
@@ -23,6 +26,17 @@ def folder(tmp_path_factory):
         net = build_network(CONFIG, torch.Generator().manual_seed(0))
         checkpoint.save(folder / f"{name}.safetensors", net, CONFIG, {})
     return folder
+
+
+@pytest.fixture(scope="module")
+def shipped(folder, tmp_path_factory):
+    """A folder to import from, in which the shipped weights return their input too."""
+    place = tmp_path_factory.mktemp("shipped")
+    (place / "weights").mkdir()
+    (place / "weights" / "__init__.py").touch()
+    for name in CANDIDATES[1]:
+        shutil.copyfile(folder / "photo.safetensors", place / "weights" / f"{name}.safetensors")
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +61,18 @@ def temporary(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def settings(settings, temporary):
+def settings(settings, temporary, shipped, monkeypatch):
+    # The process that trains has the import path of this one.
+    monkeypatch.syspath_prepend(shipped)
     limits = {"spool_bytes": 2**27, "max_batch_bytes": 2**25, "adapt_bytes": 2**25, "max_batch_files": 50}
     return settings.model_copy(update={"adapt": True, **limits})
 
 
 @pytest.fixture
-def serve(folder, settings, temporary):
+def serve(folder, settings, temporary, shipped):
     """serve(held=False): the service in a process of its own, always with the same jobs."""
     names = ("spool", "database", "blobs")
     env = {f"DENOISE_{name.upper()}": str(value) for name in names if (value := getattr(settings, name))}
     env |= {"DENOISE_ADAPT": "true", "DENOISE_LEASE_SECONDS": "2", "TMPDIR": str(temporary)}
+    env["PYTHONPATH"] = os.pathsep.join([str(shipped), os.environ.get("PYTHONPATH", "")])
     return lambda held=False, **more: serving(folder, held=held, env={**env, **more})
