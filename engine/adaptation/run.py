@@ -78,8 +78,8 @@ def adapt(
     shots are, in place of what is found. start: weights to begin from, by name or path; "auto" takes the
     shipped ones that suit best. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends
     the training, and what was best is judged. check: called between steps. While it waits, training is paused,
-    and its minutes stand still. An error that it raises ends the work, and nothing is written. clock: measures the minutes, in
-    seconds; for processes that are stopped from outside, one that then stands still.
+    and its minutes stand still. An error that it raises ends the work, and nothing is written. clock: measures
+    the minutes, in seconds; for processes that are stopped from outside, one that then stands still.
     Raises ValueError if the folder cannot be learnt from, saying what to do, and OSError.
     """
     folder, out = Path(folder), Path(out)

@@ -62,7 +62,8 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.fixture
 def settings(settings, temporary, shipped, monkeypatch):
-    # The process that trains has the import path of this one.
+    # The process that trains has the import path of this one, which itself keeps the real weights.
+    checkpoint.weights_folder()
     monkeypatch.syspath_prepend(shipped)
     limits = {"spool_bytes": 2**27, "max_batch_bytes": 2**25, "adapt_bytes": 2**25, "max_batch_files": 50}
     return settings.model_copy(update={"adapt": True, **limits})
