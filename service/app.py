@@ -85,7 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
         with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            running = working(store, slow, settings, metrics, shutdown, charger) if store else nullcontext()
+            beside = (slow, settings, metrics, shutdown, charger, registry)
+            running = working(store, *beside) if store else nullcontext()
             with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), running as worker:
                     # fmt: off

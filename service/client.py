@@ -27,8 +27,10 @@ FIRST_PAUSE = 1.0  # seconds before the second try, if the service does not say 
 
 
 class Options(TypedDict, total=False):
-    """The parameters of a denoising request. service/README.md explains them."""
+    """The parameters of a request. service/README.md explains them. task, minutes: of `submit` only."""
 
+    task: Literal["denoise", "adapt"]
+    minutes: float
     model: str
     format: Literal["jpeg", "png", "webp", "tiff", "avif", "same"]
     quality: int

@@ -1,5 +1,6 @@
 """Parameters of requests: in the query, or in the fields of a form. `denoise run` takes most as options too."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -51,6 +52,61 @@ class DenoiseParams(BaseModel):
     def target(self) -> str:
         """The format to write, or SAME."""
         return defaults.FORMAT if self.format is None else self.format
+
+
+class AdaptParams(BaseModel):
+    """The parameters of an adaptation. `denoise adapt` takes options with the same meaning."""
+
+    minutes: float | None = Field(
+        None,
+        ge=0.01,
+        allow_inf_nan=False,
+        description="For task adapt: training time. It ends sooner when nothing is gained any more. Default: 30, "
+        "or the most that the service allows.",
+    )
+    kind: Literal["auto", "pair", "burst", "stack", "mean", "single"] = Field(
+        "auto", description="For task adapt: what the shots are, in place of what is found."
+    )
+    start: str = Field(
+        "auto",
+        max_length=100,
+        description="For task adapt: the weights to begin from, a name from /models, or auto, which tries some.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="For task adapt: decides which scenes are held out, and all other chance."
+    )
+    name: str = Field(
+        "adapted",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$",
+        description="For task adapt: name of the weights, without .safetensors.",
+    )
+
+
+class JobParams(AdaptParams, DenoiseParams):
+    """The parameters of a job: its task, and those of the task."""
+
+    task: Literal["denoise", "adapt"] = Field(
+        "denoise",
+        description="denoise: denoise the images. adapt: train weights for the noise of the shots in a zip.",
+    )
+
+    @property
+    def denoising(self) -> DenoiseParams:
+        """Those of the task denoise."""
+        return DenoiseParams.model_validate(self.model_dump(include=set(DenoiseParams.model_fields)))
+
+    @property
+    def adapting(self) -> AdaptParams:
+        """Those of the task adapt."""
+        return AdaptParams.model_validate(self.model_dump(include=set(AdaptParams.model_fields)))
+
+    @property
+    def misplaced(self) -> Iterator[str]:
+        """Names of parameters that were changed but belong to the other task."""
+        other: type[BaseModel] = DenoiseParams if self.task == "adapt" else AdaptParams
+        for name, field in other.model_fields.items():
+            if getattr(self, name) != field.default:
+                yield name
 
 
 class PageParams(BaseModel):

@@ -58,6 +58,9 @@ COMMANDS_WITHOUT_LIMIT: Mapping[str, str] = {
     "image_memory": "denoise run FILE",
     "max_batch_bytes": "denoise run FOLDER -o OUT/",
     "max_batch_files": "denoise run FOLDER -o OUT/",
+    "adapt_minutes": "denoise adapt FOLDER --out FILE",
+    "adapt_bytes": "denoise adapt FOLDER --out FILE",
+    "adapt_memory": "denoise adapt FOLDER --out FILE",
 }
 # Every answer gets these headers, unless it sets them itself.
 SECURITY_HEADERS = {
@@ -138,9 +141,16 @@ class ProblemResponse(JSONResponse):
 
     media_type = "application/problem+json"
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """more: further members of the document."""
         self.problem = Problem.of(status, detail)
-        super().__init__(self.problem.model_dump(), status, headers)
+        super().__init__({**self.problem.model_dump(), **(more or {})}, status, headers)
 
 
 def describe_problems(descriptions: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:

@@ -267,6 +267,34 @@ class Settings(BaseSettings):
         le=24 * 365,
         description="How long a job and its result are kept after the job has ended, in hours.",
     )
+    adapt: bool = Field(
+        default=False,
+        description="Whether admin keys may submit jobs that train weights on noisy shots; if not, only the "
+        "command `denoise adapt` does.",
+    )
+    adapt_minutes: float = Field(
+        default=60,
+        gt=0,
+        le=24 * 60,
+        description="Longest training that such a job may ask for, in minutes, not counting pauses.",
+    )
+    adapt_bytes: int = Field(
+        default=2**30,
+        ge=2**20,
+        description="Most bytes of the unpacked shots of such a job, which are kept in a temporary folder in "
+        "`TMPDIR` while it runs.",
+    )
+    adapt_memory: int = Field(
+        default=4 * 2**30,
+        ge=2**29,
+        description="Most memory that the process that trains may use, in bytes.",
+    )
+    adapt_threads: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Number of processor threads that train.",
+    )
     drain_seconds: float = Field(
         default=0,
         ge=0,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,6 +68,7 @@ def adapt(
     steps: int = 0,
     on_progress: OnProgress | None = None,
     check: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Adaptation:
     """Train weights for the noise in a folder of noisy shots. No clean image is needed.
 
@@ -76,7 +78,8 @@ def adapt(
     shots are, in place of what is found. start: weights to begin from, by name or path; "auto" takes the
     shipped ones that suit best. steps: in place of minutes, for runs that can be repeated exactly. SIGINT ends
     the training, and what was best is judged. check: called between steps. While it waits, training is paused,
-    and its minutes stand still. An error that it raises ends the work, and nothing is written.
+    and its minutes stand still. An error that it raises ends the work, and nothing is written. clock: measures
+    the minutes, in seconds; for processes that are stopped from outside, one that then stands still.
     Raises ValueError if the folder cannot be learnt from, saying what to do, and OSError.
     """
     folder, out = Path(folder), Path(out)
@@ -101,6 +104,7 @@ def adapt(
             lambda look: tell(AdaptProgress("training", look.done, look)),
             stopping.is_set,
             check,
+            clock,
         )
         trained = adapter.run()
     tell(AdaptProgress("judging"))

@@ -46,7 +46,7 @@ class Adapter:
     """One training run.
 
     scenes: held out, small parts of them. limits: their range of brightness. stopping: whether to end now.
-    check: called between steps. The time that it takes does not count.
+    check: called between steps. The time that it takes does not count. clock: the time that counts, in seconds.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class Adapter:
         on_look: Callable[[Look], None] | None = None,
         stopping: Callable[[], bool] = lambda: False,
         check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state, self.source, self.scenes, self.limits = state, source, scenes, limits
-        self.on_look, self.stopping, self.check = on_look, stopping, check
+        self.on_look, self.stopping, self.check, self.clock = on_look, stopping, check, clock
         # In `check`, in seconds.
         self.waited = 0.0
         self.before = [scene.denoised(state.net) for scene in scenes]
@@ -70,12 +71,12 @@ class Adapter:
         self.looks_since_best = 0
         # The part of the run, and the minute, from which on the next look is due.
         self.next_part = self.next_minute = 0.0
-        self.start = time.monotonic()
+        self.start = clock()
 
     @property
     def minutes(self) -> float:
         """Since the start, without waiting."""
-        return (time.monotonic() - self.start - self.waited) / 60
+        return (self.clock() - self.start - self.waited) / 60
 
     def run(self) -> Trained:
         """Train. A training that diverges ends, and what was best before stays the best."""
@@ -95,9 +96,9 @@ class Adapter:
 
     def _progress(self, step: int) -> float:
         """What the training loop asks: 1 ends it."""
-        began = time.monotonic()
+        began = self.clock()
         self.check()
-        self.waited += time.monotonic() - began
+        self.waited += self.clock() - began
         ends = self.stopping() or self.looks_since_best >= PATIENCE
         return 1.0 if ends else self._part(step)
 

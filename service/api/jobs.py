@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -18,15 +18,14 @@ from engine.imageio.formats import FORMATS, WRITABLE_FORMATS
 from service.api.blob_response import blob_response
 from service.archives.zip_writer import MEDIA_TYPE
 from service.auth.dependencies import owner
-from service.jobs.records import JobRequest, Record, State
-from service.jobs.runner import fingerprint, store_job_upload
+from service.jobs.records import JobRequest, Record, State, Task
+from service.jobs.submission import fingerprint, refuse_params, store_job_upload
 from service.jobs.worker import Worker
 from service.middleware.etag import is_held
-from service.params import DenoiseParams
+from service.params import JobParams
 from service.problems import Problem, ProblemError, ProblemResponse, describe_problems
 from service.registry.snapshot import Snapshot
 from service.runtime.body import BodyLimit, announced
-from service.runtime.pipeline import refuse_unknown
 from service.runtime.upload import FILE_SCHEMA, FILES_SCHEMA, OCTETS, described
 from service.settings import Settings
 from service.telemetry.tracing import current_request
@@ -39,22 +38,54 @@ _KEY = r'^("(?:[ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-~]{1,255})$'
 router = APIRouter(tags=["jobs"])
 
 
+class Improvement(BaseModel):
+    """Of the adapted weights over those that training began from, in dB, with its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Adaptation(BaseModel):
+    """How far a job with task=adapt is, and what came of it. Gains are over the noisy shots, in dB."""
+
+    stage: Literal["examining", "preparing", "training", "judging"] | None = Field(
+        None, description="Null before the start and after the end."
+    )
+    paused: bool = Field(
+        False, description="Whether training waits, because images wait or are in work. They go first."
+    )
+    gain: float | None = Field(
+        None, description="Gain on held-out scenes: so far, and at the end of the adapted weights."
+    )
+    gain_before: float | None = Field(None, description="Gain of the weights that training began from.")
+    improvement: Improvement | None = None
+    verdict: Literal["better", "not better"] | None = Field(
+        None, description="Whether the adapted weights are certainly better, so that they may be published."
+    )
+    reasons: list[str] = Field([], description="Why they may not be published.")
+
+
 class Job(BaseModel):
-    """A submitted image or batch."""
+    """A submitted image or batch, or an adaptation."""
 
     id: str = Field(description="In a service without API keys, anyone who knows the ID can fetch the result.")
     state: State = Field(description="cancelled is only sent as an event: the job is then deleted.")
+    task: Task
     name: str = Field(description="File name of the result.")
     progress: float = Field(
-        ge=0, le=1, description="Fraction of the pixels, or of a batch's images, that is done."
+        ge=0,
+        le=1,
+        description="Fraction of the pixels, or of a batch's images, or of an adaptation's stages, that is done.",
     )
-    seconds_left: float | None = Field(description="Estimate; null until there is progress.")
+    seconds_left: float | None = Field(description="Estimate without pauses; null until there is progress.")
     created: datetime
     started: datetime | None = Field(
         description="Time of the last start. A restart of the service starts the job again."
     )
     ended: datetime | None
     error: Problem | None = Field(description="If the job failed, the problem that POST /denoise would answer.")
+    adaptation: Adaptation | None = Field(description="Null for other tasks.")
 
 
 async def _worker(request: Request) -> Worker:
@@ -83,7 +114,11 @@ OwnJob = Annotated[Record, Depends(_own_job)]
 
 _RESULTS = [*(FORMATS[name].media_type for name in WRITABLE_FORMATS), MEDIA_TYPE]
 _BODY = described(
-    "The body of POST /denoise or POST /denoise/batch.", FILES_SCHEMA, DenoiseParams, OCTETS, MEDIA_TYPE
+    "The body of POST /denoise or POST /denoise/batch. For task=adapt, a zip of noisy shots.",
+    FILES_SCHEMA,
+    JobParams,
+    OCTETS,
+    MEDIA_TYPE,
 )
 
 
@@ -120,17 +155,19 @@ _NO_JOB = {
 @router.post(
     "/jobs",
     operation_id="submit_job",
-    summary="Submit an image or a batch as a job",
+    summary="Submit long work as a job",
     status_code=202,
     openapi_extra=_BODY,
     responses={
         202: _ACCEPTED,
         **describe_problems(
             {
-                400: "A broken or empty form or zip.",
+                400: "A broken or empty form or zip, or a zip with unsafe names.",
+                403: "task=adapt without an admin key, or in a service that does not adapt.",
                 404: "No such model, or a service without jobs.",
                 413: "Too many bytes or files.",
-                415: "An unsupported compression of the body.",
+                415: "An unsupported compression of the body; for task=adapt also links, encrypted files and "
+                "zips in the zip.",
                 409: "The job with the Idempotency-Key was deleted just now. Repeat the request.",
                 422: "A form without the field, an unknown or invalid parameter, a format that is not "
                 "written, or an Idempotency-Key that came with another request before.",
@@ -145,16 +182,18 @@ async def post_job(
     request: Request,
     response: Response,
     worker: Jobs,
-    params: Annotated[DenoiseParams, Query()],
+    params: Annotated[JobParams, Query()],
     key: _IdempotencyKey = None,
 ) -> Job:
     """Submit an image or a batch as a job. The job reports errors in the images when it runs.
 
-    Without `format` the result is PNG: the Accept header applies to the answer of this request.
+    Without `format` the result is PNG: the Accept header applies to the answer of this request. With task=adapt
+    the job trains weights on the noisy shots in a zip, which takes an admin key. Its result is a zip with the
+    weights and a report.
     """
     settings: Settings = request.state.settings
     models: Snapshot = request.state.registry.models
-    refuse_unknown(params, models)
+    refuse_params(request, params, settings, models)
 
     async def receive(file: BinaryIO) -> JobRequest:
         upload = await store_job_upload(request, file, params, settings, models)
@@ -162,7 +201,15 @@ async def post_job(
         content = await to_thread.run_sync(fingerprint, file, upload) if key else None
         request_id = current_request().request_id
         return JobRequest(
-            owner(request), upload.name, given, upload.parts, request_id, upload.bytes, key, content
+            owner(request),
+            upload.name,
+            given,
+            upload.parts,
+            request_id,
+            upload.bytes,
+            key,
+            content,
+            upload.task,
         )
 
     size = announced(request, BodyLimit.of(settings, "max_batch_bytes")) or settings.max_batch_bytes
@@ -215,7 +262,7 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     async with aclosing(worker.watch(record)) as changes:
         async for changed in changes:
             job = _to_job(changed)
-            if last != (last := f"{job.state} {job.progress}"):
+            if last != (last := f"{job.state} {job.progress}{_stage(job)}"):
                 yield ServerSentEvent(data=job, id=last)
 
 
@@ -226,7 +273,8 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     response_class=Response,
     responses={
         200: {
-            "description": "The answer of POST /denoise or /denoise/batch, with its headers.",
+            "description": "The answer of POST /denoise or /denoise/batch, with its headers. For task=adapt, a "
+            "zip with NAME.safetensors, or NAME.refused.safetensors, and the report NAME.html and NAME.json.",
             "content": {media_type: {"schema": FILE_SCHEMA} for media_type in _RESULTS},
         },
         206: {"description": "The requested Range of the result."},
@@ -237,9 +285,13 @@ async def get_events(record: OwnJob, worker: Jobs) -> AsyncIterable[ServerSentEv
     },
 )
 async def get_result(request: Request, record: OwnJob, worker: Jobs) -> Response:
-    """The denoised image or the zip. For a job that failed, the problem that POST /denoise would answer."""
+    """The denoised image or the zip. For a job that failed, the problem that POST /denoise would answer.
+
+    For shots that nothing can be learnt from, `report` in the problem has what was found in them.
+    """
     if record.error is not None:
-        return ProblemResponse(record.status or 500, record.error)
+        more = {"report": report} if (report := _details(record).get("report")) else {}
+        return ProblemResponse(record.status or 500, record.error, more=more)
     if record.state != "done":
         raise ProblemError(f"The job is {record.state}. It has no result yet.", 409, kind="NotDone")
     tag = f'"{record.digest}"'
@@ -278,6 +330,7 @@ def _to_job(record: Record) -> Job:
     return Job(
         id=record.id,
         state=record.state,
+        task=record.task,
         name=record.name,
         progress=round(progress, 4),
         seconds_left=None if seconds_left is None else round(seconds_left, 1),
@@ -285,7 +338,20 @@ def _to_job(record: Record) -> Job:
         started=_time(record.started),
         ended=_time(record.ended),
         error=None if record.error is None else Problem.of(record.status or 500, record.error),
+        adaptation=None if record.task == "denoise" else Adaptation.model_validate(_details(record)),
     )
+
+
+def _details(record: Record) -> dict[str, Any]:
+    details: dict[str, Any] = json.loads(record.details or "{}")
+    return {**details, "stage": None, "paused": False} if record.ended else details
+
+
+def _stage(job: Job) -> str:
+    """What distinguishes two events of an adaptation beside the progress."""
+    if job.adaptation is None or job.adaptation.stage is None:
+        return ""
+    return f" {job.adaptation.stage}{' paused' * job.adaptation.paused}"
 
 
 def _time(seconds: float | None) -> datetime | None:

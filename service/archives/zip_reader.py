@@ -3,7 +3,7 @@
 import re
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,17 @@ def read_zip(file: IO[bytes], max_files: int, max_total: int, max_bytes: int) ->
     max_total: bytes of all files together. max_bytes: bytes of each file. Raises BrokenBatch or BatchTooLarge if
     the zip as a whole is refused.
     """
+    archive, names = read_directory(file, max_files, max_total)
+    return [Entry(name, _source(archive, info, max_bytes)) for info, name in names.items()]
+
+
+def read_directory(
+    file: IO[bytes], max_files: int, max_total: int, setting: str = "max_batch_bytes"
+) -> tuple[ZipFile, dict[ZipInfo, str]]:
+    """The files of a zip and their names, which may be unsafe, in the order of its directory.
+
+    setting: the limit that max_total comes from. Raises as `read_zip`.
+    """
     try:
         archive = ZipFile(_DirectoryGuard(file, max_files))
     except BatchTooLarge:
@@ -108,9 +119,9 @@ def read_zip(file: IO[bytes], max_files: int, max_total: int, max_bytes: int) ->
         )
     if (total := sum(info.file_size for info in files)) > max_total:
         raise BatchTooLarge(
-            f"The zip's files have {total} bytes, unpacked; at most {max_total} are allowed.", "max_batch_bytes"
+            f"The zip's files have {total} bytes, unpacked; at most {max_total} are allowed.", setting
         )
-    return [Entry(names[info], _source(archive, info, max_bytes)) for info in files]
+    return archive, {info: names[info] for info in files}
 
 
 def _source(archive: ZipFile, info: ZipInfo, max_bytes: int) -> ImageSource:
@@ -164,28 +175,37 @@ def _name(info: ZipInfo) -> str:
 @contextmanager
 def _unpack(archive: ZipFile, info: ZipInfo, max_bytes: int) -> Iterator[SharedFile]:
     """The file, unpacked in memory until the block ends."""
-    _refuse_unsupported(info)
+    refuse_unsupported(info)
     if info.file_size > max_bytes:
         raise BodyTooLarge(
             f"The file has {info.file_size} bytes, unpacked; at most {max_bytes} are allowed.", "max_bytes"
         )
     with MemoryFile() as unpacked:
-        try:
-            with archive.open(info) as packed:
-                # In chunks, each of which is checked against the announced size. Asked for everything, zipfile
-                # would unpack everything, and cut it off then.
-                while chunk := packed.read(CHUNK):
-                    unpacked.write(chunk)
-        except (BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
-            raise BrokenEntry(f"The file cannot be unpacked: {error or type(error).__name__}") from error
-        if unpacked.size != info.file_size:
-            raise BrokenEntry(f"The file has {unpacked.size} bytes, unpacked; the zip says {info.file_size}.")
+        for chunk in unpacked_chunks(archive, info):
+            unpacked.write(chunk)
         file = unpacked.seal()
         refuse_zip(file)
         yield file
 
 
-def _refuse_unsupported(info: ZipInfo) -> None:
+def unpacked_chunks(archive: ZipFile, info: ZipInfo) -> Generator[bytes, None, None]:
+    """The bytes of a file. Raises BrokenEntry."""
+    size = 0
+    try:
+        with archive.open(info) as packed:
+            # In chunks, each of which is checked against the announced size. Asked for everything, zipfile would
+            # unpack everything, and cut it off then.
+            while chunk := packed.read(CHUNK):
+                size += len(chunk)
+                yield chunk
+    except (BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
+        raise BrokenEntry(f"The file cannot be unpacked: {error or type(error).__name__}") from error
+    if size != info.file_size:
+        raise BrokenEntry(f"The file has {size} bytes, unpacked; the zip says {info.file_size}.")
+
+
+def refuse_unsupported(info: ZipInfo) -> None:
+    """Raises NotOpened for what is no plain file, or is packed in a way that is not supported."""
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise NotOpened("This is a link or a device. Send plain files.")
     if info.flag_bits & _ENCRYPTED:

@@ -187,10 +187,15 @@ async def authenticate(request: Request) -> None:
 
 async def require_admin(request: Request, authenticated: Annotated[None, Depends(authenticate)]) -> None:
     """Dependency of routes that change the service itself. Raises ProblemError with status 403."""
+    refuse_without_admin(request, f"{request.method} {request.url.path}")
+
+
+def refuse_without_admin(request: Request, what: str) -> None:
+    """Raises ProblemError with status 403 unless the request has an admin key. what: is asked for, in words."""
     key: ApiKey | None = request.state.key
     if not request.state.api_keys.may_administer(key):
         who = f"The API key {key.name!r} is not an admin key" if key else "This service has no API keys"
-        raise ProblemError(f"{who}. {request.method} {request.url.path} needs an admin key.", 403)
+        raise ProblemError(f"{who}. {what} needs an admin key.", 403)
 
 
 def owner(request: Request) -> str:

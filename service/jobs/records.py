@@ -8,6 +8,8 @@ from service.problems import ProblemError
 from service.settings import variable
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+# What a job does. Jobs of different tasks run beside each other.
+Task = Literal["denoise", "adapt"]
 # A job fails once the process has died this many times while running it.
 ATTEMPTS = 2
 # Limit on unfinished jobs, and separately on finished ones that are kept. A longer table is slow to search.
@@ -59,17 +61,22 @@ class JobRequest:
     bytes: int
     key: str | None = None
     fingerprint: str | None = None
+    task: Task = "denoise"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is known about a result. headers: JSON, the response headers that describe it. digest: SHA-256."""
+    """What is known about a result. headers: JSON, the response headers that describe it. digest: SHA-256.
+
+    details: as in Record.
+    """
 
     name: str
     media_type: str
     headers: str
     digest: str
     bytes: int
+    details: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Record:
     bytes: of the upload until the job has ended, then of the result; 0 if there is none. Times are in seconds
     since 1970, by the wall clock. status, error: the HTTP status and the text, if the job failed.
     lease: how often the job was started. A worker may change the job only while this number is its own.
-    progress: the share that is done, up to 1.
+    details: JSON, what else the task says about its progress and its end. progress: the share that is done, up
+    to 1.
     """
 
     id: str
@@ -100,6 +108,8 @@ class Record:
     media_type: str | None
     headers: str | None
     digest: str | None
+    task: Task
+    details: str | None
     progress: float = 0.0
     seconds_left: float | None = None
 

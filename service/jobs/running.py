@@ -17,10 +17,15 @@ RENEWALS = 4
 
 @dataclass(eq=False)
 class Running:
-    """The running job. share: how much of it is done, 0 to 1. disconnected: set to stop the job early."""
+    """The running job. share: how much of it is done, 0 to 1. disconnected: set to stop the job early.
+
+    details: as in Record. left: the time left, in seconds, if the job's task estimates it.
+    """
 
     record: Record
     share: float = 0.0
+    details: str | None = None
+    left: float | None = None
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     # Set to renew the lease soon: there is progress, or another replica may have deleted the job.
@@ -34,10 +39,12 @@ class Running:
     @property
     def seconds_left(self) -> float | None:
         """An estimate; None while nothing is done."""
+        if self.left is not None:
+            return self.left
         return (time.monotonic() - self.began) * (1 / self.share - 1) if self.share else None
 
     async def keep_lease(
-        self, lease_seconds: float, renew: Callable[[float, float | None], Awaitable[bool]]
+        self, lease_seconds: float, renew: Callable[[float, float | None, str | None], Awaitable[bool]]
     ) -> None:
         """Renews the lease and stores the progress until this is cancelled. Stops the job if the lease is lost.
 
@@ -48,7 +55,7 @@ class Running:
                 await asyncio.wait_for(self.news.wait(), lease_seconds / RENEWALS)
             self.news.clear()
             with suppress(StorageAway):
-                if not await renew(self.share, self.seconds_left):
+                if not await renew(self.share, self.seconds_left, self.details):
                     self.disconnected.set()
                     return
             await asyncio.sleep(min(PROGRESS_SECONDS, lease_seconds / RENEWALS))

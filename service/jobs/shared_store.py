@@ -27,6 +27,7 @@ from service.jobs.records import (
     LeaseLost,
     Record,
     Result,
+    Task,
     ended_too_often,
     refuse_if_full,
     refuse_if_too_large,
@@ -43,7 +44,7 @@ THREADS = 16
 # How long a blob has to belong to no job before it is removed, in minutes. A blob is written before its row.
 STRAY_MINUTES = 15
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE denoise_jobs (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -71,6 +72,8 @@ CREATE TABLE denoise_jobs (
     media_type text,
     headers text,
     digest text,
+    task text NOT NULL,
+    details text,
     UNIQUE (owner, key)
 ) WITH (fillfactor = 70);  -- room for the progress, which is written often
 CREATE INDEX denoise_jobs_unfinished ON denoise_jobs (number) WHERE ended IS NULL;
@@ -159,9 +162,9 @@ class SharedJobStore:
         """Adds a job whose upload is stored. See JobStore."""
         # If the database is lost here, the job may have been added, so its upload stays. It is swept if not.
         added = self._changed(
-            "INSERT INTO denoise_jobs (id, owner, name, params, parts, request, bytes, key, fingerprint)"
+            "INSERT INTO denoise_jobs (id, owner, name, params, parts, request, bytes, key, fingerprint, task)"
             " VALUES (%(id)s, %(owner)s, %(name)s, %(params)s, %(parts)s, %(request)s, %(bytes)s, %(key)s,"
-            " %(fingerprint)s)"
+            " %(fingerprint)s, %(task)s)"
             " ON CONFLICT (owner, key) DO NOTHING",
             {"id": id_, **asdict(job)},
         )
@@ -177,8 +180,8 @@ class SharedJobStore:
             raise KeyReused
         return known[0]
 
-    def claim(self) -> Record | None:
-        """Starts the next job. See JobStore.
+    def claim(self, task: Task = "denoise") -> Record | None:
+        """Starts the next job of a task. See JobStore.
 
         After the database was away, leases that ran out meanwhile are left to their replicas for a while.
         """
@@ -188,13 +191,14 @@ class SharedJobStore:
         claimed = self._changed(
             "UPDATE denoise_jobs AS job SET state = 'running', attempts = attempts + 1, lease = lease + 1,"
             " lease_ends = now() + %(lease_seconds)s * interval '1 second', started = now(), progress = 0,"
-            " seconds_left = NULL FROM next WHERE job.number = next.next_number",
-            {"may_take_over": may_take_over, **self._times},
+            " seconds_left = NULL, details = NULL FROM next WHERE job.number = next.next_number",
+            {"may_take_over": may_take_over, "task": task, **self._times},
             # Replicas that claim at the same time pass over each other's rows.
             before=(
                 "next AS (SELECT number AS next_number, owner AS next_owner"
                 " FROM denoise_jobs LEFT JOIN denoise_job_owners USING (owner)"
-                " WHERE ended IS NULL AND (state = 'waiting' OR (%(may_take_over)s AND lease_ends < now()))"
+                " WHERE ended IS NULL AND task = %(task)s"
+                " AND (state = 'waiting' OR (%(may_take_over)s AND lease_ends < now()))"
                 " ORDER BY claimed NULLS FIRST, number LIMIT 1 FOR UPDATE OF denoise_jobs SKIP LOCKED),"
                 " turn AS (INSERT INTO denoise_job_owners SELECT next_owner, clock_timestamp() FROM next"
                 " ON CONFLICT (owner) DO UPDATE SET claimed = excluded.claimed),"
@@ -211,14 +215,14 @@ class SharedJobStore:
         )
         self._discard(*(upload_name(each.id) for each in failed))
 
-    def renew(self, job: Record, progress: float, seconds_left: float | None) -> bool:
+    def renew(self, job: Record, progress: float, seconds_left: float | None, details: str | None = None) -> bool:
         """Makes a lease last longer, and stores the progress. Returns False if the lease is lost."""
         return bool(
             self._changed(
                 "UPDATE denoise_jobs SET lease_ends = now() + %(lease_seconds)s * interval '1 second',"
-                " progress = %(progress)s, seconds_left = %(left)s WHERE state = 'running' AND id = %(id)s"
-                " AND lease = %(lease)s",
-                {"progress": progress, "left": seconds_left, **_lease(job), **self._times},
+                " progress = %(progress)s, seconds_left = %(left)s, details = %(details)s"
+                " WHERE state = 'running' AND id = %(id)s AND lease = %(lease)s",
+                {"progress": progress, "left": seconds_left, "details": details, **_lease(job), **self._times},
             )
         )
 
@@ -226,7 +230,7 @@ class SharedJobStore:
         """Lets a running job wait again, as if it had not been started."""
         self._changed(
             "UPDATE denoise_jobs SET state = 'waiting', attempts = attempts - 1, started = NULL,"
-            " lease_ends = NULL, progress = 0, seconds_left = NULL"
+            " lease_ends = NULL, progress = 0, seconds_left = NULL, details = NULL"
             " WHERE state = 'running' AND id = %(id)s AND lease = %(lease)s",
             _lease(job),
         )
@@ -252,7 +256,8 @@ class SharedJobStore:
         # The state may be `done` already: if the answer of the database was lost, this is repeated.
         done = self._changed(
             "UPDATE denoise_jobs SET state = 'done', name = %(name)s, media_type = %(media_type)s,"
-            f" headers = %(headers)s, digest = %(digest)s, bytes = %(bytes)s, progress = 1, {_FINISHED}"
+            f" headers = %(headers)s, digest = %(digest)s, bytes = %(bytes)s, details = %(details)s,"
+            f" progress = 1, {_FINISHED}"
             " WHERE state IN ('running', 'done') AND id = %(id)s AND lease = %(lease)s",
             {**asdict(result), **_lease(job), **self._times},
         )
@@ -272,12 +277,13 @@ class SharedJobStore:
         )
         self._discard(*map(result_name, pushed_out))
 
-    def fail(self, job: Record, status: int, error: str) -> None:
+    def fail(self, job: Record, status: int, error: str, details: str | None = None) -> None:
         """Marks a job as failed, and removes its files. Raises LeaseLost."""
         failed = self._changed(
             "UPDATE denoise_jobs SET state = 'failed', bytes = 0, status = %(status)s, error = %(error)s,"
-            f" {_FINISHED} WHERE state IN ('running', 'failed') AND id = %(id)s AND lease = %(lease)s",
-            {"status": status, "error": error, **_lease(job), **self._times},
+            f" details = %(details)s, {_FINISHED}"
+            " WHERE state IN ('running', 'failed') AND id = %(id)s AND lease = %(lease)s",
+            {"status": status, "error": error, "details": details, **_lease(job), **self._times},
         )
         if not failed:
             raise LeaseLost
@@ -294,8 +300,8 @@ class SharedJobStore:
         return self._records(query, [owner, count])
 
     def waiting(self) -> int:
-        """How many jobs wait, for any replica."""
-        free = "ended IS NULL AND (state = 'waiting' OR lease_ends < now())"
+        """How many jobs wait, for any replica, without adaptations."""
+        free = "ended IS NULL AND task = 'denoise' AND (state = 'waiting' OR lease_ends < now())"
         count: int = self._database.rows(f"SELECT count(*) FROM denoise_jobs WHERE {free}")[0][0]
         return count
 

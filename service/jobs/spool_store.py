@@ -26,6 +26,7 @@ from service.jobs.records import (
     LeaseLost,
     Record,
     Result,
+    Task,
     ended_too_often,
     refuse_if_full,
     refuse_if_too_large,
@@ -36,7 +37,7 @@ LOCK_TIMEOUT = 1  # seconds
 # The mode of uploads and results: only the service's user can read them.
 PRIVATE = 0o600
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE jobs (
@@ -61,7 +62,9 @@ CREATE TABLE jobs (
     error TEXT,
     media_type TEXT,
     headers TEXT,
-    digest TEXT
+    digest TEXT,
+    task TEXT NOT NULL,
+    details TEXT
 );
 CREATE INDEX jobs_by_state ON jobs (state);
 CREATE UNIQUE INDEX jobs_by_key ON jobs (owner, key);
@@ -170,8 +173,8 @@ class SpoolJobStore:
                     _unlink(self._upload_path(id_))
                     return known
             return self._changed(
-                "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, key, fingerprint, created,"
-                " state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
+                "INSERT INTO jobs (id, owner, name, params, parts, request, bytes, key, fingerprint, task,"
+                " created, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting')",
                 id_,
                 *astuple(job),
                 self._wall(),
@@ -185,10 +188,10 @@ class SpoolJobStore:
             _unlink(self._upload_path(id_))
             raise
 
-    def claim(self) -> Record | None:
-        """Starts the next job: the oldest job of the owner whose last claim is longest ago."""
-        query = "SELECT owner, min(number) FROM jobs WHERE state = 'waiting' GROUP BY owner"
-        waiting = self.database.execute(query).fetchall()
+    def claim(self, task: Task = "denoise") -> Record | None:
+        """Starts the next job of a task: the oldest job of the owner whose last claim is longest ago."""
+        query = "SELECT owner, min(number) FROM jobs WHERE state = 'waiting' AND task = ? GROUP BY owner"
+        waiting = self.database.execute(query, (task,)).fetchall()
         if not waiting:
             return None
         owner, number = min(waiting, key=lambda row: (self._last_claims.get(row[0], 0), row[1]))
@@ -199,7 +202,7 @@ class SpoolJobStore:
         )
         return self._changed(change, self._wall(), number)[0]
 
-    def renew(self, job: Record, progress: float, seconds_left: float | None) -> bool:
+    def renew(self, job: Record, progress: float, seconds_left: float | None, details: str | None = None) -> bool:
         """A lease lasts as long as this process, so there is nothing to renew."""
         return True
 
@@ -231,7 +234,7 @@ class SpoolJobStore:
             self.database.execute("BEGIN")
             there = self._changed(
                 "UPDATE jobs SET state = 'done', name = ?, media_type = ?, headers = ?, digest = ?, bytes = ?,"
-                " ended = ?, expires = ? WHERE ended IS NULL AND id = ? AND lease = ?",
+                " details = ?, ended = ?, expires = ? WHERE ended IS NULL AND id = ? AND lease = ?",
                 *astuple(result), *self._end(), job.id, job.lease,
             )  # fmt: skip
             pushed_out = self._push_out() if there else []
@@ -239,17 +242,18 @@ class SpoolJobStore:
             self._lose(job)
         _unlink(self._upload_path(job.id), *map(self._result_path, pushed_out))
 
-    def fail(self, job: Record, status: int, error: str) -> None:
+    def fail(self, job: Record, status: int, error: str, details: str | None = None) -> None:
         """Marks a job as failed, and removes its files. Raises LeaseLost."""
-        if not self._fail(job.id, job.lease, status, error):
+        if not self._fail(job.id, job.lease, status, error, details):
             self._lose(job)
 
-    def _fail(self, id_: str, lease: int, status: int, error: str) -> bool:
+    def _fail(self, id_: str, lease: int, status: int, error: str, details: str | None = None) -> bool:
         failed = self._changed(
-            "UPDATE jobs SET state = 'failed', bytes = 0, status = ?, error = ?, ended = ?, expires = ?"
-            " WHERE ended IS NULL AND id = ? AND lease = ?",
+            "UPDATE jobs SET state = 'failed', bytes = 0, status = ?, error = ?, details = ?, ended = ?,"
+            " expires = ? WHERE ended IS NULL AND id = ? AND lease = ?",
             status,
             error,
+            details,
             *self._end(),
             id_,
             lease,
@@ -289,8 +293,9 @@ class SpoolJobStore:
         return list(_records(self.database.execute(query, (owner, count))))
 
     def waiting(self) -> int:
-        """How many jobs wait."""
-        count: int = self.database.execute("SELECT count(*) FROM jobs WHERE state = 'waiting'").fetchone()[0]
+        """How many jobs wait, without adaptations."""
+        query = "SELECT count(*) FROM jobs WHERE state = 'waiting' AND task = 'denoise'"
+        count: int = self.database.execute(query).fetchone()[0]
         return count
 
     def remove(self, id_: str) -> None:

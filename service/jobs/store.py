@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from service.jobs.records import JobRequest, Record, Result
+from service.jobs.records import JobRequest, Record, Result, Task
 from service.settings import Settings
 from service.storage.storage import Storage
 
@@ -57,13 +57,13 @@ class JobStore(Protocol):
         If no job is added, its upload is removed. Raises KeyReused if the job with this key is a different one.
         """
 
-    def claim(self) -> Record | None:
-        """Starts the next job: the oldest job of the owner whose last claim is longest ago.
+    def claim(self, task: Task = "denoise") -> Record | None:
+        """Starts the next job of a task: the oldest job of the owner whose last claim is longest ago.
 
         A job whose lease has run out is started again, or fails if that has happened too often.
         """
 
-    def renew(self, job: Record, progress: float, seconds_left: float | None) -> bool:
+    def renew(self, job: Record, progress: float, seconds_left: float | None, details: str | None = None) -> bool:
         """Makes a lease last longer, and stores the progress. Returns False if the lease is lost."""
 
     def put_back(self, job: Record) -> None:
@@ -82,7 +82,7 @@ class JobStore(Protocol):
         exceeds the limit.
         """
 
-    def fail(self, job: Record, status: int, error: str) -> None:
+    def fail(self, job: Record, status: int, error: str, details: str | None = None) -> None:
         """Marks a job as failed, and removes its files. Raises LeaseLost."""
 
     def find(self, id_: str, owner: str) -> Record | None:
@@ -92,7 +92,7 @@ class JobStore(Protocol):
         """The owner's newest jobs, the newest first."""
 
     def waiting(self) -> int:
-        """How many jobs wait."""
+        """How many jobs wait, without adaptations."""
 
     def remove(self, id_: str) -> None:
         """Removes a job in any state, and its files."""

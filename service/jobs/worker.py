@@ -1,7 +1,7 @@
-"""Worker: runs the stored jobs, one after another, beside the requests, and reports their progress."""
+"""Worker: runs the stored jobs beside the requests, one of each task at a time, and reports their progress."""
 
 import asyncio
-import errno
+import json
 import secrets
 import sqlite3
 import time
@@ -17,11 +17,14 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from structlog.contextvars import bound_contextvars
 
 from service.auth.rate_limit import Charge
-from service.jobs.records import JobRequest, JobStoreFull, LeaseLost, Record, Result
+from service.jobs.adapt_runner import AdaptRunner, NotLearnable
+from service.jobs.full_disk import refusing_if_disk_full
+from service.jobs.records import JobRequest, LeaseLost, Record, Result, Task
 from service.jobs.runner import JobRunner
 from service.jobs.running import Running
 from service.jobs.store import Changed, JobStore, StoredBlob
 from service.problems import problem_of
+from service.registry.registry import ModelRegistry
 from service.runtime.pipeline import Pipeline
 from service.runtime.scheduler import Cancelled
 from service.runtime.shutdown import GracefulShutdown
@@ -51,14 +54,16 @@ async def working(
     metrics: Metrics,
     shutdown: GracefulShutdown,
     charging: Charging,
+    registry: ModelRegistry,
 ) -> AsyncIterator["Worker"]:
     """Runs a worker until the service begins to shut down. Closes the store at the end."""
     with ThreadPoolExecutor(store.threads, "jobs") as threads:
-        worker = Worker(store, pipeline, settings, metrics, charging, threads)
+        worker = Worker(store, pipeline, settings, metrics, charging, threads, registry)
         loop = asyncio.get_running_loop()
         store.listen(partial(_in_loop, loop, worker.heard))
         ending = asyncio.create_task(_stop_at_shutdown(worker, shutdown))
-        tasks = [asyncio.create_task(worker.work()), asyncio.create_task(worker.sweep())]
+        tasks = [asyncio.create_task(worker.work(task)) for task in worker.more]
+        tasks.append(asyncio.create_task(worker.sweep()))
         try:
             yield worker
         finally:
@@ -88,20 +93,27 @@ class Worker:
         metrics: Metrics,
         charging: Charging,
         threads: ThreadPoolExecutor,
+        registry: ModelRegistry,
     ) -> None:
         """threads: as many as the store takes, for the store alone."""
-        self.running: Running | None = None
+        # By ID.
+        self.running: dict[str, Running] = {}
         self._store = store
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
         self._charging = charging
         self._threads = threads
+        self._registry = registry
         # None: nobody else changes the store.
         self._poll = None if store.lease_seconds is None else POLL
         # Bytes of uploads that are still arriving.
         self._arriving = 0
-        self._more = asyncio.Event()
+        # For each task that is done here, an event that is set when a job may wait. Jobs of a store that nobody
+        # else has fail if the service does not adapt any more.
+        tasks: tuple[Task, ...] = ("denoise", "adapt")
+        adapts = settings.adapt or store.lease_seconds is None
+        self.more = {task: asyncio.Event() for task in tasks if task == "denoise" or adapts}
         self._stopping = asyncio.Event()
         # One event for each listener, by the IDs of the jobs.
         self._listeners: dict[str, set[asyncio.Event]] = {}
@@ -117,7 +129,7 @@ class Worker:
         # An upload's room is reserved while it arrives; afterwards the store counts it.
         self._arriving += size
         try:
-            with _refusing_if_disk_full():
+            with refusing_if_disk_full():
                 await self._call(self._store.check_room, self._arriving)
                 # In this order nothing that happens loses an accepted job: the upload, its name, then the row.
                 async with contextmanager_in_threadpool(self._store.upload_file(id_)) as file:
@@ -125,8 +137,12 @@ class Worker:
                 record = await self._call(self._store.admit, id_, job)
         finally:
             self._arriving -= size
-        self._more.set()
+        self._look_for_jobs()
         return record
+
+    def _look_for_jobs(self) -> None:
+        for more in self.more.values():
+            more.set()
 
     async def find(self, id_: str, owner: str) -> Record | None:
         """The owner's job of this ID, if there is one."""
@@ -143,26 +159,28 @@ class Worker:
 
     def _with_progress(self, record: Record) -> Record:
         """The newest progress, if the job runs here."""
-        running = self.running
-        if running is None or (running.id, running.record.lease) != (record.id, record.lease):
+        running = self.running.get(record.id)
+        if running is None or running.record.lease != record.lease or record.ended:
             return record
-        return replace(record, progress=running.share, seconds_left=running.seconds_left)
+        left, details = running.seconds_left, running.details
+        return replace(record, progress=running.share, seconds_left=left, details=details)
 
     async def remove(self, id_: str) -> None:
         """Removes a job and its files. If it runs, it stops at its next window. Raises JobStoreFull."""
-        with _refusing_if_disk_full():
+        with refusing_if_disk_full():
             await self._call(self._store.remove, id_)
-        if self.running and self.running.id == id_:
-            self.running.disconnected.set()
+        if id_ in self.running:
+            self.running[id_].disconnected.set()
         self._notify(id_)
 
     def heard(self, id_: str, state: str) -> None:
         """Another process has changed a job. See Changed."""
         # Not at every progress of another replica: that would be many claims for nothing.
         if state in ("waiting", ""):
-            self._more.set()
-        if self.running and id_ in (self.running.id, ""):
-            self.running.news.set()
+            self._look_for_jobs()
+        for running in self.running.values():
+            if id_ in (running.id, ""):
+                running.news.set()
         for each in [id_] if id_ else self._listeners:
             self._notify(each)
 
@@ -202,12 +220,12 @@ class Worker:
             if not listeners:
                 del self._listeners[id_]
 
-    async def work(self) -> None:
-        """Runs jobs until `stop` is called."""
+    async def work(self, task: Task) -> None:
+        """Runs the jobs of a task until `stop` is called."""
         while not self._stopping.is_set():
-            self._more.clear()
+            self.more[task].clear()
             try:
-                if record := await self._call(self._store.claim):
+                if record := await self._call(self._store.claim, task):
                     # Logged by the ID of its request: the job's own ID gives access to its result.
                     with bound_contextvars(request_id=record.request):
                         await self._run(record)
@@ -219,7 +237,7 @@ class Worker:
                 log.exception("the job store cannot be used", retry_seconds=RETRY)
                 await self._pause(RETRY)
             else:
-                await _wait(self._more, self._poll)
+                await _wait(self.more[task], self._poll)
 
     async def sweep(self) -> None:
         """Removes expired jobs every SWEEP seconds, until `stop` is called."""
@@ -232,12 +250,12 @@ class Worker:
             await self._pause(SWEEP)
 
     async def stop(self) -> None:
-        """Starts no other job. The one that runs waits again, and stops at its next window."""
+        """Starts no other job. Those that run wait again, and stop at their next window."""
         self._stopping.set()
-        self._more.set()
+        self._look_for_jobs()
         for id_ in self._listeners:
             self._notify(id_)
-        if running := self.running:
+        for running in list(self.running.values()):
             # Put back first: the process may be killed before the job has stopped.
             await self._put_back(running.record)
             running.disconnected.set()
@@ -257,7 +275,7 @@ class Worker:
             return
         known = tracing.RequestRecord(record.request)
         tracing.begin_request(known)
-        self.running = running = Running(record)
+        running = self.running[record.id] = Running(record)
         self._notify(record.id)
         try:
             async with self._lease(running):
@@ -266,9 +284,10 @@ class Worker:
             # Whoever cancelled it, or took it over, has changed the store already.
             known.error = type(error).__name__
         finally:
-            self.running = None
+            del self.running[record.id]
             self._notify(record.id)
-        facts = {"pixels": known.pixels, "model": ",".join(known.models), "error": known.error}
+        task = "" if record.task == "denoise" else record.task
+        facts = {"task": task, "pixels": known.pixels, "model": ",".join(known.models), "error": known.error}
         seconds = round(time.monotonic() - running.began, 4)
         log.info("job", seconds=seconds, **{name: value for name, value in facts.items() if value})
 
@@ -289,7 +308,8 @@ class Worker:
             problem = problem_of(error).problem
             if problem.status == 500:
                 log.exception("job failed")
-            await self._until_written(self._store.fail, record, problem.status, problem.detail)
+            details = json.dumps({"report": error.report}) if isinstance(error, NotLearnable) else None
+            await self._until_written(self._store.fail, record, problem.status, problem.detail, details)
             self._metrics.jobs.labels("failed").inc()
 
     @asynccontextmanager
@@ -308,7 +328,24 @@ class Worker:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _make_result(self, running: Running) -> Result:
-        runner = JobRunner(
+        runner: JobRunner | AdaptRunner
+        if running.record.task == "adapt":
+            runner = AdaptRunner(
+                self._settings,
+                self._store,
+                self._registry,
+                running.record,
+                self._is_busy,
+                running.disconnected.wait,
+                partial(self._on_progress, running),
+            )
+        else:
+            runner = self._job_runner(running)
+        with refusing_if_disk_full():
+            return await runner.run()
+
+    def _job_runner(self, running: Running) -> JobRunner:
+        return JobRunner(
             self._pipeline.for_one_request(),
             self._settings,
             self._store,
@@ -317,11 +354,15 @@ class Worker:
             self._charging(running.record.owner),
             partial(self._on_progress, running),
         )
-        with _refusing_if_disk_full():
-            return await runner.run()
 
-    def _on_progress(self, running: Running, share: float) -> None:
-        running.share = share
+    def _is_busy(self) -> bool:
+        """Whether images wait or are in work, of requests or of jobs."""
+        return bool(self._pipeline.scheduler.in_work or self._pipeline.scheduler.waiting)
+
+    def _on_progress(
+        self, running: Running, share: float, left: float | None = None, details: str | None = None
+    ) -> None:
+        running.share, running.left, running.details = share, left, details
         running.news.set()
         self._notify(running.id)
 
@@ -356,21 +397,3 @@ async def _wait(event: asyncio.Event, seconds: float | None) -> None:
     """Returns when the event is set, and after some seconds in any case."""
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
-
-
-@contextmanager
-def _refusing_if_disk_full() -> Iterator[None]:
-    """Raises JobStoreFull if the disk is full."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        if not _is_full(error):
-            raise
-        log.error("the disk of the job store is full", error=str(error))
-        raise JobStoreFull("The disk that jobs are stored on is full. Try again later.") from error
-
-
-def _is_full(error: OSError | sqlite3.OperationalError) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return error.sqlite_errorcode == sqlite3.SQLITE_FULL

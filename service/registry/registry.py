@@ -1,6 +1,7 @@
 """Model registry: loads, checks and swaps weights while the service runs."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -124,11 +125,7 @@ class ModelRegistry:
         """
         with self._lock:
             if name not in self.models.by_name:
-                raise ProblemError(
-                    f"There are no weights {name!r}. Available: {', '.join(self.models.by_name)}.",
-                    404,
-                    kind="NoSuchModel",
-                )
+                raise _no_weights(name, self.models)
             self._note_shared()
             digest = self.models.previous_digest(name)
             if digest is None:
@@ -154,6 +151,26 @@ class ModelRegistry:
                 )
             self._serve(name, previous)
             self._note_shared()
+
+    def copy(self, name: str, path: Path) -> None:
+        """Write the file of weights in service to a path, which is free. Raises ProblemError with status 404 or
+        409, OSError and StorageAway.
+        """
+        served = self.models.by_name.get(name)
+        if served is None:
+            raise _no_weights(name, self.models)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(self._folder.path(name), path)
+            if digest_of(path) == served.digest:
+                return
+            path.unlink()
+        if not self._shared:
+            raise ProblemError(
+                f"The file of the weights {name!r} that are in service is no longer in the weights folder.",
+                409,
+                kind="WeightsChanged",
+            )
+        self._shared.fetch(served.digest, path)
 
     @asynccontextmanager
     async def watching(self, interval: float) -> AsyncIterator[None]:
@@ -342,3 +359,8 @@ class ModelRegistry:
     def _clear_fault(self, name: str) -> None:
         faults = {other: fault for other, fault in self.models.faults.items() if other != name}
         self.models = replace(self.models, faults=faults)
+
+
+def _no_weights(name: str, models: Snapshot) -> ProblemError:
+    known = ", ".join(models.by_name)
+    return ProblemError(f"There are no weights {name!r}. Available: {known}.", 404, kind="NoSuchModel")

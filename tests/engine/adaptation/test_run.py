@@ -1,6 +1,7 @@
 """Adaptation: from noisy shots to weights that are better, or to a clear word and none."""
 
 import hashlib
+import itertools
 import time
 
 import pytest
@@ -179,6 +180,16 @@ def test_minutes_stand_still_while_training_waits(tmp_path, identity):
     result = adapt(folder, tmp_path / "out.safetensors", start=identity, steps=10, check=lambda: time.sleep(0.2))
 
     assert result.minutes < 10 * 0.2 / 60
+
+
+def test_minutes_are_those_of_the_clock(tmp_path, identity):
+    folder = noisy_scenes(tmp_path / "shots", white(25))
+    ticks = itertools.count()
+
+    result = adapt(folder, tmp_path / "out.safetensors", 1, start=identity, clock=lambda: float(next(ticks)))
+
+    assert 1 <= result.minutes < 2
+    assert 60 * result.minutes < next(ticks)
 
 
 def test_weights_are_compared_with_those_in_service(tmp_path, identity):

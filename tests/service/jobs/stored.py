@@ -18,9 +18,9 @@ def upload(store, letter, content=b"upload"):
         file.write(content)
 
 
-def add(store, letter, owner="ann", size=10, key=None, fingerprint=None):
+def add(store, letter, owner="ann", size=10, key=None, fingerprint=None, task="denoise"):
     upload(store, letter, b"u" * size)
-    job = JobRequest(owner, f"{letter}.png", "{}", "[]", "request", size, key, fingerprint)
+    job = JobRequest(owner, f"{letter}.png", "{}", "[]", "request", size, key, fingerprint, task)
     return store.admit(id_of(letter), job)
 
 

@@ -23,7 +23,7 @@ async def keep(answers, lease_seconds, work):
     """Keeps a lease during some work. Returns the job, and the shares that were stored."""
     running, stored = Running(JOB), []
 
-    async def renew(share, seconds_left):
+    async def renew(share, seconds_left, details):
         stored.append(share)
         answer = answers[min(len(stored), len(answers)) - 1]
         if isinstance(answer, Exception):

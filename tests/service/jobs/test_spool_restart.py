@@ -114,5 +114,5 @@ def test_a_store_of_another_version_is_not_touched(open_spool, tmp_path):
         db.execute("PRAGMA user_version = 9")
     db.close()
 
-    with pytest.raises(JobStoreError, match=r"written by another version of the service \(9, here 3\)"):
+    with pytest.raises(JobStoreError, match=r"written by another version of the service \(9, here 4\)"):
         open_spool()

@@ -3,7 +3,7 @@
 import pytest
 
 from service.jobs import records
-from service.jobs.records import JobStoreFull, KeyReused, LeaseLost
+from service.jobs.records import JobStoreFull, KeyReused, LeaseLost, Result
 from tests.service.jobs.stored import ABOUT, HOUR, add, do, files, finish, found, id_of, read, upload
 
 
@@ -303,3 +303,28 @@ def test_an_upload_that_was_not_admitted_is_no_job(store):
 
     assert store.claim() is None
     assert store.newest("ann", 9) == []
+
+
+def test_each_task_has_a_queue_of_its_own(store):
+    for letter, task in (("a", "adapt"), ("b", "denoise"), ("c", "adapt")):
+        add(store, letter, task=task)
+    counts = [store.waiting()]
+
+    claimed = [store.claim("adapt"), store.claim(), store.claim(), store.claim("adapt"), store.claim("adapt")]
+
+    assert [job and (job.id[0], job.task) for job in claimed] == [
+        ("a", "adapt"), ("b", "denoise"), None, ("c", "adapt"), None
+    ]  # fmt: skip
+    assert [*counts, store.waiting()] == [1, 0]
+
+
+def test_the_end_of_a_job_has_details(store):
+    for letter in "ab":
+        add(store, letter, task="adapt")
+    done, failed = store.claim("adapt"), store.claim("adapt")
+    with store.result_file(done) as file:
+        file.write(b"r")
+    store.finish(done, Result(*ABOUT, 1, '{"verdict": "better"}'))
+    store.fail(failed, 422, "Nothing.", '{"report": {}}')
+
+    assert [found(store, letter).details for letter in "ab"] == ['{"verdict": "better"}', '{"report": {}}']

@@ -1,6 +1,7 @@
 """Progress of jobs: their state, and events to those who listen."""
 
 import asyncio
+import gc
 from contextlib import contextmanager
 
 import httpx2 as httpx
@@ -127,6 +128,8 @@ async def listen_and_leave(app, body):
             worker = state["worker"]
             # The stream may be closed, and the job started, a moment later.
             while worker._listeners or not worker.running:
+                # The framework leaves a stream that has ended to the garbage collector.
+                gc.collect()
                 await asyncio.sleep(0.01)
 
 

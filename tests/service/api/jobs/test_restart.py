@@ -36,10 +36,10 @@ def test_shutdown_ends_streams_and_requeues_the_running_job(settings, noisy, hel
 def test_a_job_claimed_during_shutdown_is_requeued(settings, noisy, monkeypatch):
     real, claiming, go = SpoolJobStore.claim, threading.Event(), threading.Event()
 
-    def claim(store):
+    def claim(store, task):
         claiming.set()
         assert go.wait(SOON)
-        return real(store)
+        return real(store, task)
 
     async def never(*args, **how):
         raise AssertionError("it was started")
