@@ -186,6 +186,10 @@ _TABLE = (
         "mrc", "MRC", "image/x-mrc", (".mrc", ".mrcs", ".rec"), rb".{208}MAP ",
         Capabilities(("16", "float"), pages="pages"),
     ),
+    Format(
+        "czi", "CZI", "image/x-zeiss-czi", (".czi",), rb"ZISRAWFILE",
+        Capabilities(("8", "16", "float"), pages="pages", metadata=("resolution",)),
+    ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}

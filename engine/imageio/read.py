@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from engine.defaults import COLOUR, MAX_PAGES, Colour
+from engine.imageio.codecs.czi import open_czi
 from engine.imageio.codecs.exr import open_exr
 from engine.imageio.codecs.fits import open_fits
 from engine.imageio.codecs.heif import open_heic
@@ -48,6 +49,7 @@ MAX_COUNTED = 10_000
 
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
+    "czi": open_czi,
     "exr": open_exr,
     "fits": open_fits,
     "heic": open_heic,
@@ -306,7 +308,7 @@ def load_codecs() -> None:
     from PIL import ImageCms  # noqa: F401
 
     # Optional packages.
-    for name in ("astropy.io.fits", "mrcfile"):
+    for name in ("astropy.io.fits", "czifile", "mrcfile"):
         with suppress(ModuleNotFoundError):
             import_module(name)
 
