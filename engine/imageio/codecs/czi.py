@@ -1,6 +1,6 @@
 """CZI, the format of Zeiss' microscopes: its planes, found with czifile, an optional package.
 
-- A page is a plane: one scene, time, focal plane and channel. Pages are in this order, so that channels are next to
+- A page is a plane: one scene, time, focal plane and channel. Pages are in this order, so channels are next to
   each other.
 - A plane may lie in several tiles. Where they overlap, the later ones count. Smaller copies are left out.
 - czifile finds the tiles. They are unpacked here, because czifile for Python 3.11 knows no Zstandard, and because
