@@ -190,6 +190,10 @@ _TABLE = (
         "czi", "CZI", "image/x-zeiss-czi", (".czi",), rb"ZISRAWFILE",
         Capabilities(("8", "16", "float"), pages="pages", metadata=("resolution",)),
     ),
+    Format(
+        "nd2", "ND2", "image/x-nikon-nd2", (".nd2",), rb"\xda\xce\xbe\x0a",
+        Capabilities(("8", "16", "float"), pages="pages", metadata=("resolution",)),
+    ),
 )  # fmt: skip
 
 FORMATS = {kind.name: kind for kind in _TABLE}

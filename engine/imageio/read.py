@@ -22,6 +22,7 @@ from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
 from engine.imageio.codecs.mrc import open_mrc
+from engine.imageio.codecs.nd2 import open_nd2
 from engine.imageio.codecs.netpbm import open_netpbm
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.qoi import open_qoi
@@ -56,6 +57,7 @@ _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "jp2": open_jp2,
     "jxl": open_jxl,
     "mrc": open_mrc,
+    "nd2": open_nd2,
     "netpbm": open_netpbm,
     "qoi": open_qoi,
 }
@@ -308,7 +310,7 @@ def load_codecs() -> None:
     from PIL import ImageCms  # noqa: F401
 
     # Optional packages.
-    for name in ("astropy.io.fits", "czifile", "mrcfile"):
+    for name in ("astropy.io.fits", "czifile", "mrcfile", "nd2"):
         with suppress(ModuleNotFoundError):
             import_module(name)
 

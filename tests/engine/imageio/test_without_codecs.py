@@ -11,7 +11,7 @@ import sys
 
 class Blocked:
     packages = {
-        "astropy", "czifile", "imagecodecs", "mrcfile", "pillow_heif", "rawpy", "tifffile",
+        "astropy", "czifile", "imagecodecs", "mrcfile", "nd2", "pillow_heif", "rawpy", "tifffile",
         "fastapi", "matplotlib", "pydantic", "rich", "typer",
     }
 
@@ -99,15 +99,17 @@ def test_fits_and_mrc_name_the_extra_that_they_need(tmp_path):
     assert all("pip install 'denoise[science]'" in line for line in output[:2])
 
 
-def test_czi_names_the_extra_that_it_needs(tmp_path):
+def test_czi_and_nd2_name_the_extra_that_they_need(tmp_path):
     (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE" + bytes(1000))
+    (tmp_path / "a.nd2").write_bytes(b"\xda\xce\xbe\x0a" + bytes(1000))
 
-    output = run_without_codecs(REFUSED, str(tmp_path / "a.czi")).splitlines()
+    output = run_without_codecs(REFUSED, str(tmp_path / "a.czi"), str(tmp_path / "a.nd2")).splitlines()
 
     assert output[0].startswith(
         "UnsupportedImage This is a CZI file. Reading it needs the Python package czifile"
     )
-    assert "pip install 'denoise[microscopy]'" in output[0]
+    assert output[1].startswith("UnsupportedImage This is an ND2 file. Reading it needs the Python package nd2")
+    assert all("pip install 'denoise[microscopy]'" in line for line in output[:2])
 
 
 def test_a_missing_codec_is_named(tmp_path, file_of, samples):
@@ -136,7 +138,8 @@ from engine.imageio.read import read
 file = io.BytesIO()
 Image.new("RGB", (4, 5)).save(file, "PNG")
 read(file.getvalue())
-print({"tifffile", "imagecodecs", "pillow_heif", "rawpy", "astropy", "mrcfile", "czifile"} & set(sys.modules))
+codecs = {"tifffile", "imagecodecs", "pillow_heif", "rawpy", "astropy", "mrcfile", "czifile", "nd2"}
+print(codecs & set(sys.modules))
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

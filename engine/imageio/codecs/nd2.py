@@ -1,0 +1,141 @@
+"""ND2, the format of Nikon's microscopes, read with nd2, an optional package.
+
+- A page is a plane: one position, time, focal plane and channel. Pages are in this order, so channels are next to
+  each other.
+- nd2 gives zeros for frames that the file lacks, so the file's map of its frames is read here too.
+- Images of colour cameras are refused: readers disagree on the order of their colours.
+
+Source: nd2, "ND2 File Format Specification"; on the order of colours, Bio-Formats, pull request 4321.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.imageio.formats import SUPPORTED_PIXELS, BrokenImage, Format, UnsupportedImage
+from engine.imageio.image import Image, LazyFrame, from_array
+from engine.imageio.mapped_file import open_stream
+from engine.imageio.metadata import Metadata
+from engine.imageio.metadata.limits import plausible_resolution
+
+_LOST = "the ND2 metadata"
+_TYPES = ("uint8", "uint16", "float32")
+# Names of loops in the order of pages: positions first, focal planes last.
+_LOOPS = ("XYPosLoop", "CustomLoop", "TimeLoop", "NETimeLoop", "ZStackLoop")
+# The last bytes of a file: a signature, and where its map of chunks begins.
+_MAP_SIGNATURE = b"ND2 CHUNK MAP SIGNATURE 0000001!"
+_MAP_END_BYTES = 40
+# An entry of the map for a frame: its number, and where its chunk begins.
+_FRAME_ENTRY = re.compile(rb"ImageDataSeq\|(\d{1,9})!(.{8})", re.DOTALL)
+# Bytes of a frame's chunk before its pixels.
+_BEFORE_PIXELS = 4096
+# What a file of version 3, or an older one, says of its images.
+_PICTURE_CHUNKS = {"ImageMetadataSeqLV|0", "ImageMetadataSeq|0"}
+_MICROMETRES_PER_INCH = 25_400
+
+
+def open_nd2(kind: Format, data: bytes) -> Iterator[LazyFrame]:
+    """The planes of the file."""
+    nd2 = _import_nd2()
+    offsets = _frame_offsets(data)
+    with open_stream(data) as stream, nd2.ND2File(stream) as file:
+        about = file.attributes
+        _refuse_unsupported(about, file)
+        numbers, lacking = _ordered(file, offsets)
+        words = (f"without {lacking} frames that were not recorded",) if lacking else ()
+        metadata = Metadata(resolution=_read_resolution(file), lost=(_LOST,))
+        stored = about.heightPx * about.widthPx * about.componentCount * file.dtype.itemsize
+        for number in numbers:
+            # Compressed frames are shorter.
+            if about.compressionType is None and offsets[number] + _BEFORE_PIXELS + stored > len(data):
+                raise BrokenImage("The ND2 file is broken or cut short: pixels are missing.")
+            for channel in range(about.componentCount):
+                load = partial(_load, file, number, channel, metadata, words)
+                yield LazyFrame((about.widthPx, about.heightPx), 8 * file.dtype.itemsize, load)
+
+
+def _frame_offsets(data: bytes) -> dict[int, int]:
+    """Where the chunk of each recorded frame begins, by its number."""
+    end = data[-_MAP_END_BYTES:]
+    if not end.startswith(_MAP_SIGNATURE):
+        raise BrokenImage("The ND2 file is broken or cut short: it does not end with a map of its frames.")
+    (start,) = struct.unpack("<Q", end[len(_MAP_SIGNATURE) :])
+    found = _FRAME_ENTRY.findall(data[start:] if start < len(data) else b"")
+    if not found:
+        raise BrokenImage("The ND2 file is broken: its map has no frames.")
+    return {int(number): struct.unpack("<Q", offset)[0] for number, offset in found}
+
+
+def _refuse_unsupported(about: Any, file: Any) -> None:
+    if about.compressionType == "lossy":
+        raise UnsupportedImage("The ND2 file is compressed with loss. Save its images as TIFF first.")
+    if min(about.heightPx, about.widthPx or 0, about.componentCount) < 1:
+        raise BrokenImage(f"The ND2 file is broken: its header says {about.widthPx} x {about.heightPx} pixels.")
+    if file.dtype.name not in _TYPES:
+        raise UnsupportedImage(f"The image's pixels are of the type {file.dtype.name}. {SUPPORTED_PIXELS}.")
+    if file.is_rgb:
+        raise UnsupportedImage(
+            "The ND2 file is from a colour camera, and ND2 does not say in which order its colours are. "
+            "Save its images as TIFF first."
+        )
+
+
+def _ordered(file: Any, offsets: dict[int, int]) -> tuple[list[int], int]:
+    """The numbers of the recorded frames in the order of pages, and how many others were planned."""
+    loops = [(str(loop.type), int(loop.count)) for loop in file.experiment]
+    planned = math.prod(count for _, count in loops)
+    if max(offsets) >= planned or any(name not in _LOOPS for name, _ in loops):
+        # The loops do not explain the frames, so these stay in the order of recording.
+        return sorted(offsets), 0
+
+    def place(number: int) -> list[int]:
+        """The indices of a frame in its loops, in the order of pages. The last loop is the fastest one."""
+        indices: list[tuple[int, int]] = []
+        for name, count in reversed(loops):
+            number, index = divmod(number, count)
+            indices.insert(0, (_LOOPS.index(name), index))
+        return [index for _, index in sorted(indices, key=lambda each: each[0])]
+
+    return sorted(offsets, key=place), planned - len(offsets)
+
+
+def _load(
+    file: Any, number: int, channel: int, metadata: Metadata, words: tuple[str, ...]
+) -> tuple[Image, tuple[str, ...]]:
+    about = file.attributes
+    shape = (about.componentCount, about.heightPx, about.widthPx)
+    # A copy, so that the frame's other channels and the mapped file can be freed.
+    values: NDArray[Any] = np.array(file.read_frame(number).reshape(shape)[channel])
+    return from_array(values, 8 * values.dtype.itemsize, metadata), words
+
+
+def _read_resolution(file: Any) -> tuple[float, float] | None:
+    """Pixels per inch, if the file says how large a pixel is."""
+    # nd2's voxel_size() reads all about the channels, and takes minutes if that is broken.
+    with suppress(Exception):
+        chunks = file.unstructured_metadata(strip_prefix=False, include=_PICTURE_CHUNKS)
+        about = next(iter(chunks.values()))
+        about = about.get("SLxPictureMetadata", about)
+        if about["bCalibrated"]:
+            dots = _MICROMETRES_PER_INCH / about["dCalibration"]
+            return plausible_resolution(dots, dots)
+    return None
+
+
+def _import_nd2() -> Any:
+    """Raises UnsupportedImage if nd2 is not installed."""
+    try:
+        return import_module("nd2")
+    except ModuleNotFoundError as error:
+        raise UnsupportedImage(
+            "This is an ND2 file. Reading it needs the Python package nd2, which is not installed. "
+            "Install it with: pip install 'denoise[microscopy]'. Or convert the file to TIFF first."
+        ) from error
