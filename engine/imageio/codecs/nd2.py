@@ -2,7 +2,8 @@
 
 - A page is a plane: one position, time, focal plane and channel. Pages are in this order, so channels are next to
   each other.
-- nd2 gives zeros for frames that the file lacks, so the file's map of its frames is read here too.
+- nd2 gives zeros for frames that the file lacks, so the file's map of its frames is read here too. And it unpacks
+  compressed frames whatever their size, so they are unpacked here, up to the size of the image.
 - Images of colour cameras are refused: readers disagree on the order of their colours.
 
 Source: nd2, "ND2 File Format Specification"; on the order of colours, Bio-Formats, pull request 4321.
@@ -11,7 +12,8 @@ Source: nd2, "ND2 File Format Specification"; on the order of colours, Bio-Forma
 import math
 import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -39,6 +41,9 @@ _FRAME_ENTRY = re.compile(rb"ImageDataSeq\|(\d{1,9})!(.{8})", re.DOTALL)
 _BEFORE_PIXELS = 4096
 # What a file of version 3, or an older one, says of its images.
 _PICTURE_CHUNKS = {"ImageMetadataSeqLV|0", "ImageMetadataSeq|0"}
+# The head of a chunk: a signature, the length of its name, and that of its data. A frame begins with its time.
+_CHUNK_HEAD = struct.Struct("<IIQ")
+_TIME_BYTES = 8
 _MICROMETRES_PER_INCH = 25_400
 
 
@@ -52,13 +57,10 @@ def open_nd2(kind: Format, data: bytes) -> Iterator[LazyFrame]:
         numbers, lacking = _ordered(file, offsets)
         words = (f"without {lacking} frames that were not recorded",) if lacking else ()
         metadata = Metadata(resolution=_read_resolution(file), lost=(_LOST,))
-        stored = about.heightPx * about.widthPx * about.componentCount * file.dtype.itemsize
+        read_frame = partial(_read_frame, data, file, offsets)
         for number in numbers:
-            # Compressed frames are shorter.
-            if about.compressionType is None and offsets[number] + _BEFORE_PIXELS + stored > len(data):
-                raise BrokenImage("The ND2 file is broken or cut short: pixels are missing.")
             for channel in range(about.componentCount):
-                load = partial(_load, file, number, channel, metadata, words)
+                load = partial(_load, partial(read_frame, number), channel, metadata, words)
                 yield LazyFrame((about.widthPx, about.heightPx), 8 * file.dtype.itemsize, load)
 
 
@@ -108,13 +110,30 @@ def _ordered(file: Any, offsets: dict[int, int]) -> tuple[list[int], int]:
 
 
 def _load(
-    file: Any, number: int, channel: int, metadata: Metadata, words: tuple[str, ...]
+    read_frame: Callable[[], NDArray[Any]], channel: int, metadata: Metadata, words: tuple[str, ...]
 ) -> tuple[Image, tuple[str, ...]]:
-    about = file.attributes
-    shape = (about.componentCount, about.heightPx, about.widthPx)
     # A copy, so that the frame's other channels and the mapped file can be freed.
-    values: NDArray[Any] = np.array(file.read_frame(number).reshape(shape)[channel])
+    values = read_frame()[channel].copy()
     return from_array(values, 8 * values.dtype.itemsize, metadata), words
+
+
+def _read_frame(data: bytes, file: Any, offsets: dict[int, int], number: int) -> NDArray[Any]:
+    """(channels, H, W)."""
+    about, size = file.attributes, file.dtype.itemsize
+    shape = (about.heightPx, about.widthPx, about.componentCount)
+    if about.compressionType is None:
+        if offsets[number] + _BEFORE_PIXELS + math.prod(shape) * size > len(data):
+            raise BrokenImage("The ND2 file is broken or cut short: pixels are missing.")
+        frame: NDArray[Any] = file.read_frame(number)
+        return frame.reshape(shape[2], *shape[:2])
+    _, name, length = _CHUNK_HEAD.unpack_from(data, offsets[number])
+    start = offsets[number] + _CHUNK_HEAD.size + name
+    # Rows can be longer than their pixels.
+    row = about.widthBytes or shape[1] * shape[2] * size
+    most = (shape[0] - 1) * row + shape[1] * shape[2] * size
+    packed = data[start + _TIME_BYTES : start + length]
+    values = zlib.decompressobj().decompress(packed, most)
+    return np.ndarray(shape, file.dtype, values, strides=(row, shape[2] * size, size)).transpose(2, 0, 1)
 
 
 def _read_resolution(file: Any) -> tuple[float, float] | None:
