@@ -19,12 +19,12 @@ NONE = 2
 TIME = {"dStart": 0.0, "dPeriod": 100.0, "dDuration": 100.0}
 
 
-def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, missing=()):
+def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, missing=(), padding=0):
     """A file's bytes.
 
     frames: (count, H, W, components). loops: pairs of a name, T, P or Z, and a count, the slowest first.
     micrometres: the side of a pixel. colours: components of a channel. missing: numbers of frames that were not
-    recorded.
+    recorded. padding: bytes after the pixels of a row.
     """
     chunks = [_chunk(b"ND2 FILE SIGNATURE CHUNK NAME01!", b"Ver3.0".ljust(64, b"\0"))]
     places = {}
@@ -35,9 +35,10 @@ def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, mi
 
     for number, frame in enumerate(frames):
         if number not in missing:
-            pixels = zlib.compress(frame.tobytes()) if compression == LOSSLESS else frame.tobytes()
+            pixels = b"".join(row.tobytes() + bytes(padding) for row in frame)
+            pixels = zlib.compress(pixels) if compression == LOSSLESS else pixels
             add(b"ImageDataSeq|%d!" % number, struct.pack("<d", 100.0 * number) + pixels, FRAME_NAME)
-    add(b"ImageAttributesLV!", _item("SLxImageAttributes", _attributes(frames, compression)))
+    add(b"ImageAttributesLV!", _item("SLxImageAttributes", _attributes(frames, compression, padding)))
     add(b"ImageMetadataSeqLV|0!", _item("SLxPictureMetadata", _picture(frames, micrometres, colours)))
     if loops:
         add(b"ImageMetadataLV!", _item("SLxExperiment", _experiment(loops)))
@@ -52,11 +53,11 @@ def _chunk(name, data, name_bytes=None):
     return struct.pack("<IIQ", MAGIC, len(name), len(data)) + name + data
 
 
-def _attributes(frames, compression):
+def _attributes(frames, compression, padding):
     count, height, width, components = frames.shape
     bits = 8 * frames.dtype.itemsize
     return {
-        "uiWidth": width, "uiWidthBytes": frames[0, 0].nbytes, "uiHeight": height, "uiComp": components,
+        "uiWidth": width, "uiWidthBytes": frames[0, 0].nbytes + padding, "uiHeight": height, "uiComp": components,
         "uiBpcInMemory": bits, "uiBpcSignificant": bits, "uiSequenceCount": count, "uiTileWidth": width,
         "uiTileHeight": height, "eCompression": compression, "dCompressionParam": -1.0,
     }  # fmt: skip

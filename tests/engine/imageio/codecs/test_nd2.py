@@ -31,6 +31,20 @@ def firsts(data):
     return [int(page.samples[0, 0, 0]) for page in read(data).pages]
 
 
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("compression", [NONE, LOSSLESS])
+def test_rows_that_are_longer_than_their_pixels_are_read(compression, components, tmp_path):
+    frames = drawn(2, components, width=31)
+    (tmp_path / "a.nd2").write_bytes(nd2_file(frames, [("T", 2)], compression=compression, padding=2))
+
+    expected = frames.transpose(0, 3, 1, 2).reshape(2 * components, 20, 31)
+    pages = read((tmp_path / "a.nd2").read_bytes()).pages
+    np.testing.assert_array_equal(np.stack([page.samples[..., 0].numpy() for page in pages]), expected)
+    with map_file(tmp_path / "a.nd2") as data:
+        pages = [page for page, _ in read_pages(data)]
+        np.testing.assert_array_equal(np.stack([page.samples[..., 0].numpy() for page in pages]), expected)
+
+
 @pytest.mark.parametrize("compression", [NONE, LOSSLESS])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_every_type_comes_back_as_tiff(dtype, compression):
