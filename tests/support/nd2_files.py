@@ -1,4 +1,4 @@
-"""ND2 files of version 3, made by hand after nd2's "ND2 File Format Specification": no package writes them."""
+"""ND2 files, made by hand after nd2's "ND2 File Format Specification": no package writes them."""
 
 import struct
 import zlib
@@ -6,6 +6,9 @@ import zlib
 MAGIC = 0x0ABECEDA
 # Bytes of the name of a frame's chunk: its pixels begin 4096 bytes after the chunk, a time of 8 bytes included.
 FRAME_NAME = 4072
+# Names of what a file says of itself.
+TITLES = {"ImageAttributes": "SLxImageAttributes", "ImageMetadataSeq": "SLxPictureMetadata",
+          "ImageMetadata": "SLxExperiment"}  # fmt: skip
 # Numbers of the types of values.
 BOOL = 1
 UINT32 = 3
@@ -19,14 +22,14 @@ NONE = 2
 TIME = {"dStart": 0.0, "dPeriod": 100.0, "dDuration": 100.0}
 
 
-def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, missing=(), padding=0):
+def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, missing=(), padding=0, version=3):
     """A file's bytes.
 
     frames: (count, H, W, components). loops: pairs of a name, T, P or Z, and a count, the slowest first.
     micrometres: the side of a pixel. colours: components of a channel. missing: numbers of frames that were not
-    recorded. padding: bytes after the pixels of a row.
+    recorded. padding: bytes after the pixels of a row. version: 3, or 2, which has XML.
     """
-    chunks = [_chunk(b"ND2 FILE SIGNATURE CHUNK NAME01!", b"Ver3.0".ljust(64, b"\0"))]
+    chunks = [_chunk(b"ND2 FILE SIGNATURE CHUNK NAME01!", b"Ver%d.0".ljust(65, b"\0") % version)]
     places = {}
 
     def add(name, data, name_bytes=None):
@@ -38,10 +41,15 @@ def nd2_file(frames, loops=(), micrometres=None, compression=NONE, colours=1, mi
             pixels = b"".join(row.tobytes() + bytes(padding) for row in frame)
             pixels = zlib.compress(pixels) if compression == LOSSLESS else pixels
             add(b"ImageDataSeq|%d!" % number, struct.pack("<d", 100.0 * number) + pixels, FRAME_NAME)
-    add(b"ImageAttributesLV!", _item("SLxImageAttributes", _attributes(frames, compression, padding)))
-    add(b"ImageMetadataSeqLV|0!", _item("SLxPictureMetadata", _picture(frames, micrometres, colours)))
-    if loops:
-        add(b"ImageMetadataLV!", _item("SLxExperiment", _experiment(loops)))
+    about = {"ImageAttributes": _attributes(frames, compression, padding),
+             "ImageMetadataSeq|0": _picture(frames, micrometres, colours),
+             "ImageMetadata": _experiment(loops) if loops else {}}  # fmt: skip
+    for name, values in about.items():
+        if version == 2:
+            add(f"{name}!".encode(), _xml("no_name", values).join((b'<variant version="1.0">', b"</variant>")))
+        elif values:
+            named, bar, number = name.partition("|")
+            add(f"{named}LV{bar}{number}!".encode(), _item(TITLES[named], values))
     start = sum(map(len, chunks))
     entries = b"".join(name + struct.pack("<QQ", *place) for name, place in places.items())
     end = b"ND2 CHUNK MAP SIGNATURE 0000001!" + struct.pack("<Q", start)
@@ -85,6 +93,15 @@ def _experiment(loops):
             kind, parameters = 4, {"uiCount": count, "dZLow": 0.0, "dZHigh": 1.0, "dZStep": 1.0, "dZHome": 0.0}
     further = {"ppNextLevelEx": {"i0000000000": _experiment(inner)}} if inner else {}
     return {"eType": kind, "uLoopPars": parameters, **further}
+
+
+def _xml(name, value):
+    """A value as an element of "CLxVariant"."""
+    if isinstance(value, dict):
+        inner = b"".join(_xml(each, value[each]) for each in value)
+        return b'<%b runtype="CLxListVariant">%b</%b>' % (name.encode(), inner, name.encode())
+    kind = {bool: "bool", float: "double", str: "CLxStringW"}.get(type(value), "lx_uint32")
+    return f'<{name} runtype="{kind}" value="{str(value).lower()}"/>'.encode()
 
 
 def _item(name, value):

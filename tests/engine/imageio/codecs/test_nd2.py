@@ -57,8 +57,9 @@ def test_every_type_comes_back_as_tiff(dtype, compression):
     np.testing.assert_array_equal(back, frames.transpose(0, 3, 1, 2).reshape(6, 20, 30))
 
 
-def test_pages_are_in_order_of_position_time_and_focal_plane():
-    data = nd2_file(numbered(12, 2), [("T", 2), ("P", 3), ("Z", 2)])
+@pytest.mark.parametrize("version", [2, 3])
+def test_pages_are_in_order_of_position_time_and_focal_plane(version):
+    data = nd2_file(numbered(12, 2), [("T", 2), ("P", 3), ("Z", 2)], version=version)
 
     # Frame = 6 t + 2 p + z.
     frames = [6 * t + 2 * p + z for p in range(3) for t in range(2) for z in range(2)]
@@ -77,8 +78,11 @@ def test_frames_that_no_loop_explains_keep_their_order():
     assert firsts(nd2_file(numbered(5, 1))) == [0, 100, 200, 300, 400]
 
 
-def test_the_size_of_a_pixel_becomes_the_resolution():
-    assert read(nd2_file(drawn(), micrometres=0.1)).pages[0].metadata.resolution == pytest.approx((254_000,) * 2)
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_size_of_a_pixel_becomes_the_resolution(version):
+    data = nd2_file(drawn(), micrometres=0.1, version=version)
+
+    assert read(data).pages[0].metadata.resolution == pytest.approx((254_000, 254_000))
     assert read(nd2_file(drawn())).pages[0].metadata.resolution is None
 
 
