@@ -136,6 +136,13 @@ def count_pages(data: bytes) -> int:
         return sum(1 for _ in _frames(kind, data, COLOUR))
 
 
+def page_places(data: bytes) -> list[str | None]:
+    """The place of each page that `read_pages` yields, as LazyFrame has it. Raises the errors of `read`."""
+    kind = detect_format(data)
+    with _codec_errors(kind):
+        return [frame.place for frame in _frames(kind, data, COLOUR)]
+
+
 def read_pages(data: bytes, chosen: Collection[int] | None = None) -> Iterator[tuple[Image, tuple[str, ...]]]:
     """The pages of a file one after another, each with its differences from the file, in words.
 

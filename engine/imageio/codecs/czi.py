@@ -43,6 +43,16 @@ _PIXEL_TYPES: dict[str, tuple[str, int]] = {
 }
 # Dimensions of a plane's place, the slowest first. M is the number of a tile in its plane.
 _ORDER = "SBVRIHTZC"
+# Those that tell where a plane is rather than when, and how people call them.
+_DIMENSIONS = {
+    "S": "scene",
+    "V": "view",
+    "R": "rotation",
+    "I": "illumination",
+    "H": "phase",
+    "Z": "focal plane",
+    "C": "channel",
+}
 _TILE = "M"
 _SIDES = ("X", "Y")
 _UNCOMPRESSED = 0
@@ -76,6 +86,9 @@ def open_czi(kind: Format, data: bytes) -> Iterator[LazyFrame]:
         planes, words = _find_planes(data, file)
         metadata = Metadata(resolution=_read_resolution(data, file), lost=(_LOST,))
         boxes = _boxes(planes)
+        told = [
+            name for name, starts in zip(_ORDER, zip(*planes, strict=True), strict=True) if len(set(starts)) > 1
+        ]
         for place in sorted(planes):
             tiles = sorted(planes[place], key=lambda tile: tile.number)
             left, top, right, bottom = boxes[place[0]]
@@ -83,7 +96,7 @@ def open_czi(kind: Format, data: bytes) -> Iterator[LazyFrame]:
                 raise BrokenImage("The CZI file is broken: the tiles of a plane differ in type.")
             bits = 8 * np.dtype(_PIXEL_TYPES[tiles[0].name][0]).itemsize
             load = partial(_load, file, tiles, (left, top, right, bottom), metadata, words)
-            yield LazyFrame((right - left, bottom - top), bits, load)
+            yield LazyFrame((right - left, bottom - top), bits, load, place=_place_words(place, told))
 
 
 def _find_planes(data: bytes, file: Any) -> tuple[dict[tuple[int, ...], list[_Tile]], tuple[str, ...]]:
@@ -133,6 +146,14 @@ def _place(dimensions: dict[str, Any]) -> tuple[int, ...]:
         names = ", ".join(sorted(unknown))
         raise UnsupportedImage(f"The CZI file has an unknown dimension, {names}. Save its image as TIFF first.")
     return tuple(others[name].start if name in others else 0 for name in _ORDER)
+
+
+def _place_words(place: tuple[int, ...], told: list[str]) -> str:
+    """Where a plane is, without its time. told: the dimensions that differ in the file."""
+    named = zip(_ORDER, place, strict=True)
+    return ", ".join(
+        f"{_DIMENSIONS[name]} {start + 1}" for name, start in named if name in told and name in _DIMENSIONS
+    )
 
 
 def _pixel_type(entry: Any) -> str:

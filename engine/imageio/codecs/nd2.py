@@ -30,8 +30,14 @@ from engine.imageio.metadata.limits import plausible_resolution
 
 _LOST = "the ND2 metadata"
 _TYPES = ("uint8", "uint16", "float32")
-# Names of loops in the order of pages: positions first, focal planes last.
-_LOOPS = ("XYPosLoop", "CustomLoop", "TimeLoop", "NETimeLoop", "ZStackLoop")
+# Names of loops in the order of pages, and how people call what they run through; "" for time.
+_LOOPS = {
+    "XYPosLoop": "position",
+    "CustomLoop": "step",
+    "TimeLoop": "",
+    "NETimeLoop": "",
+    "ZStackLoop": "focal plane",
+}
 # The last bytes of a file: a signature, and where its map of chunks begins.
 _MAP_SIGNATURE = b"ND2 CHUNK MAP SIGNATURE 0000001!"
 _MAP_END_BYTES = 40
@@ -54,14 +60,18 @@ def open_nd2(kind: Format, data: bytes) -> Iterator[LazyFrame]:
     with open_stream(data) as stream, nd2.ND2File(stream) as file:
         about = file.attributes
         _refuse_unsupported(about, file)
-        numbers, lacking = _ordered(file, offsets)
+        frames, lacking = _ordered(file, offsets)
         words = (f"without {lacking} frames that were not recorded",) if lacking else ()
         metadata = Metadata(resolution=_read_resolution(file), lost=(_LOST,))
         read_frame = partial(_read_frame, data, file, offsets)
-        for number in numbers:
+        size, bits = (about.widthPx, about.heightPx), 8 * file.dtype.itemsize
+        for number, place in frames:
             for channel in range(about.componentCount):
                 load = partial(_load, partial(read_frame, number), channel, metadata, words)
-                yield LazyFrame((about.widthPx, about.heightPx), 8 * file.dtype.itemsize, load)
+                of_channel = (
+                    f"{place}channel {channel + 1}" if about.componentCount > 1 else place.removesuffix(", ")
+                )
+                yield LazyFrame(size, bits, load, place=of_channel)
 
 
 def _frame_offsets(data: bytes) -> dict[int, int]:
@@ -90,23 +100,30 @@ def _refuse_unsupported(about: Any, file: Any) -> None:
         )
 
 
-def _ordered(file: Any, offsets: dict[int, int]) -> tuple[list[int], int]:
-    """The numbers of the recorded frames in the order of pages, and how many others were planned."""
+def _ordered(file: Any, offsets: dict[int, int]) -> tuple[list[tuple[int, str]], int]:
+    """The recorded frames in the order of pages, each with its place, and how many others were planned."""
     loops = [(str(loop.type), int(loop.count)) for loop in file.experiment]
     planned = math.prod(count for _, count in loops)
     if max(offsets) >= planned or any(name not in _LOOPS for name, _ in loops):
         # The loops do not explain the frames, so these stay in the order of recording.
-        return sorted(offsets), 0
+        return [(number, f"frame {number + 1}, ") for number in sorted(offsets)], 0
+    frames = sorted((_indices(number, loops), number) for number in offsets)
+    return [(number, _place_words(indices)) for indices, number in frames], planned - len(offsets)
 
-    def place(number: int) -> list[int]:
-        """The indices of a frame in its loops, in the order of pages. The last loop is the fastest one."""
-        indices: list[tuple[int, int]] = []
-        for name, count in reversed(loops):
-            number, index = divmod(number, count)
-            indices.insert(0, (_LOOPS.index(name), index))
-        return [index for _, index in sorted(indices, key=lambda each: each[0])]
 
-    return sorted(offsets, key=place), planned - len(offsets)
+def _indices(number: int, loops: list[tuple[str, int]]) -> list[tuple[int, int]]:
+    """The loops of a frame, as their numbers in _LOOPS, each with its index. The last loop is the fastest one."""
+    indices: list[tuple[int, int]] = []
+    for name, count in reversed(loops):
+        number, index = divmod(number, count)
+        indices.insert(0, (list(_LOOPS).index(name), index))
+    return sorted(indices, key=lambda each: each[0])
+
+
+def _place_words(indices: list[tuple[int, int]]) -> str:
+    """Where a frame is, without its time, each part followed by a comma."""
+    words = list(_LOOPS.values())
+    return "".join(f"{words[loop]} {index + 1}, " for loop, index in indices if words[loop])
 
 
 def _load(

@@ -8,7 +8,7 @@ import tifffile
 
 from engine.imageio.formats import FORMATS, BrokenImage, ImageTooLarge, TooManyPages, UnsupportedImage
 from engine.imageio.mapped_file import map_file
-from engine.imageio.read import count_pages, read, read_info, read_pages
+from engine.imageio.read import count_pages, page_places, read, read_info, read_pages
 from engine.imageio.write import encode
 from tests.support import czi_files
 from tests.support.czi_files import Tile, czi_file
@@ -56,6 +56,13 @@ def test_pages_are_scenes_times_planes_and_channels_in_order():
     file = read(czi_file(*tiles))
 
     assert [int(page.samples[0, 0, 0]) for page in file.pages] == list(range(24))
+
+
+def test_pages_of_one_place_are_the_same_at_other_times():
+    tiles = [Tile(drawn(), {"S": 1, "T": t, "Z": 0, "C": c}) for t in range(2) for c in range(2)]
+
+    assert page_places(czi_file(*tiles)) == ["channel 1", "channel 2", "channel 1", "channel 2"]
+    assert page_places(czi_file(*tiles[::2])) == ["", ""]
 
 
 def test_channels_keep_their_own_types():

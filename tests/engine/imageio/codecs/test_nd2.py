@@ -8,7 +8,7 @@ import tifffile
 
 from engine.imageio.formats import FORMATS, BrokenImage, ImageTooLarge, TooManyPages, UnsupportedImage
 from engine.imageio.mapped_file import map_file
-from engine.imageio.read import count_pages, read, read_info, read_pages
+from engine.imageio.read import count_pages, page_places, read, read_info, read_pages
 from engine.imageio.write import encode
 from tests.support.nd2_files import LOSSLESS, LOSSY, NONE, nd2_file
 
@@ -64,6 +64,15 @@ def test_pages_are_in_order_of_position_time_and_focal_plane(version):
     # Frame = 6 t + 2 p + z.
     frames = [6 * t + 2 * p + z for p in range(3) for t in range(2) for z in range(2)]
     assert firsts(data) == [100 * frame + channel for frame in frames for channel in range(2)]
+
+
+def test_pages_of_one_place_are_the_same_at_other_times():
+    places = [f"position {p}, focal plane {z}, channel {c}" for p in (1, 2) for z in (1, 2) for c in (1, 2)]
+
+    data = nd2_file(numbered(8, 2), [("P", 2), ("T", 2), ("Z", 2)])
+    assert page_places(data) == [*places[:4], *places[:4], *places[4:], *places[4:]]
+    assert page_places(nd2_file(numbered(3, 1), [("T", 3)])) == ["", "", ""]
+    assert page_places(nd2_file(numbered(2, 1))) == ["frame 1", "frame 2"]
 
 
 def test_frames_that_were_not_recorded_are_left_out_and_told():
