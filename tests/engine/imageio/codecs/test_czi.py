@@ -83,6 +83,17 @@ def test_tiles_make_one_image_and_later_ones_cover_earlier_ones():
     assert not image[:5, :25].any()
 
 
+def test_what_no_tile_covers_is_missing():
+    counts = [RNG.poisson(50, (60, 60)).astype(np.uint16) + 1000 for _ in range(2)]
+
+    file = read(
+        czi_file(*[Tile(each, {"M": number}, (80 * number, 30 * number)) for number, each in enumerate(counts)])
+    )
+
+    assert int((file.pages[0].missing.codes > 0).sum()) == 90 * 140 - 2 * 60 * 60
+    assert "the fill value 0 kept as it is" in file.changed
+
+
 def test_each_scene_has_its_own_size():
     data = czi_file(Tile(drawn(), {"S": 0}), Tile(drawn(height=10), {"S": 1}, at=(5000, 5000)))
 
