@@ -242,6 +242,8 @@ def _streamed_pages(data: bytes, task: Task, options: DenoiseOptions, reader: Re
     """
     if options.page is not None or task.format not in (TIFF.name, SAME, KEEP):
         return 0
+    if task.format == SAME and detect_format(data) != TIFF:
+        return 0
     count = stack_pages(data)
     return count if reader is READ_HERE or count > WHOLE_PAGES else 0
 
@@ -311,7 +313,8 @@ def _kept_kind(file: ImageSequence) -> Format:
     kind, first = file.kind, file.pages[0]
     if kind.writes and first.depth in kind.writes.depths:
         return kind
-    return TIFF if len(file.pages) > 1 and not file.durations else FORMATS[PNG]
+    is_stack = len(file.pages) > 1 and not file.durations
+    return TIFF if is_stack or first.depth == "float" else FORMATS[kind.kept_as]
 
 
 def _source_settings(data: bytes, source: Format, kind: Format, options: DenoiseOptions) -> JpegSettings | None:
