@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import BinaryIO
 
 from anyio import to_thread
 
@@ -117,6 +118,14 @@ class ModelRegistry:
                 self._load(name, found[name], even_if_known=True)
             except WeightsError as error:
                 raise ProblemError(f"{printable(name)}: {error}.", 422, kind="WeightsRefused") from error
+
+    def receive(self, name: str, file: BinaryIO) -> None:
+        """Put a file into the weights folder under that name, and serve it, on all replicas.
+
+        Raises ProblemError with status 422, 503 or 507; the old file then stays.
+        """
+        self._folder.store(name, file)
+        self.activate(name)
 
     def roll_back(self, name: str) -> None:
         """Swap the current and the previous weights, on all replicas. Raises ProblemError with status 404, 409,

@@ -28,7 +28,7 @@ def test_estimate_shows_the_noise_and_the_weights_of_each_image(denoise, noisy):
     colour, grey = text.splitlines()
     assert code == 0
     assert colour.startswith(f"{noisy / 'colour.png'}: Noise of about 24.6 of 255")
-    assert colour.endswith("; auto chooses photo-gaussian")
+    assert colour.endswith("; auto chooses photo-gaussian: its noise differs from pixel to pixel")
     assert grey.startswith(f"{noisy / 'grey.jpg'}: ")
     assert "JPEG" in grey
 
@@ -39,11 +39,12 @@ def test_estimate_prints_a_table_in_a_terminal(denoise, noisy, monkeypatch):
     code, text, _ = denoise("estimate", noisy)
 
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
-    images, words, weights = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
+    images, words, weights, reasons = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
     assert code == 0
     assert images == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
     assert "JPEG" in words
     assert weights.startswith("photo-gaussian")
+    assert reasons.startswith("itsnoisediffers")
 
 
 def test_estimate_leaves_out_earlier_results(denoise, noisy):
