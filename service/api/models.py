@@ -2,9 +2,10 @@
 
 from functools import partial
 from tempfile import TemporaryFile
+from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.inference.adapted_noise import noise_words
@@ -16,7 +17,7 @@ from service.problems import describe_problems
 from service.registry.purpose import CHOICE, Noise, purpose_of
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Loaded, Previous, Snapshot, Wanted
-from service.registry.weights_folder import WeightsNotStored
+from service.registry.weights_folder import NAME_PATTERN, WeightsNotStored
 from service.runtime.body import BodyLimit, counted
 from service.runtime.upload import FILE_SCHEMA, OCTETS
 
@@ -99,7 +100,7 @@ async def get_models(request: Request) -> Response:
     },
     openapi_extra=_WEIGHTS_BODY,
 )
-async def put_model(request: Request, name: str) -> ModelInfo:
+async def put_model(request: Request, name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelInfo:
     """Check a weights file, put it into the weights folder, and serve it under that name, on all replicas."""
     registry: ModelRegistry = request.state.registry
     limit = BodyLimit.of(request.state.settings, "max_batch_bytes")

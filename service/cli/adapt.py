@@ -8,7 +8,7 @@ import typer
 
 from service.cli.console import out, warn, warn_without_kernels
 from service.cli.options import out_option
-from service.cli.publish import KeyOption, refuse_absent, refuse_name, send
+from service.cli.publish import KeyOption, refuse_absent, refuse_sent_name, send
 
 if TYPE_CHECKING:
     from engine.adaptation import Adaptation, AdaptProgress, Examination
@@ -95,7 +95,7 @@ def adapt(
 def _refuse_unpublishable(output: Path, url: str | None, key: str) -> None:
     """Raises ValueError before the training, which takes long, if the weights cannot be published after it."""
     if url:
-        refuse_name(output.stem)
+        refuse_sent_name(output.stem)
         refuse_absent(url, key)
 
 

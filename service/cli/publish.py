@@ -1,6 +1,7 @@
 """`denoise publish`: lets a running service, or all replicas of one, serve a weights file."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def publish(
     - `denoise publish mine.safetensors --name photo`
     """
     name = name or file.stem
-    refuse_name(name)
+    (refuse_sent_name if url else refuse_name)(name)
     model = checked(file)
     if url:
         send(file, name, url, key)
@@ -65,8 +66,20 @@ def refuse_name(name: str) -> None:
     """Raises ValueError for a name that weights cannot have."""
     from engine.inference.model_selection import AUTO_MODELS
 
-    if name in AUTO_MODELS or not name.isprintable() or "/" in name or name.startswith("."):
+    if name in AUTO_MODELS or not name.isprintable() or "/" in name:
         raise ValueError(f"weights cannot have the name {name!r}")
+
+
+def refuse_sent_name(name: str) -> None:
+    """Raises ValueError for a name that a running service does not take."""
+    from service.registry.weights_folder import NAME_PATTERN
+
+    refuse_name(name)
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"weights cannot be sent under the name {name!r}: choose at most 50 letters, digits, dots, - and _, "
+            "and no dot in front"
+        )
 
 
 def checked(file: Path) -> "Model":
@@ -91,9 +104,7 @@ def send(file: Path, name: str, url: str, key: str) -> None:
     answer = _ask("PUT", f"/models/{quote(name, safe='')}", url, key, content=data)
     served, digest = answer.get("digests", {}).get(name), hashlib.sha256(data).hexdigest()
     if served != digest:
-        raise ValueError(
-            f"{url} serves {name} with SHA-256 {served}, and the file has {digest}. Publish it again."
-        )
+        raise ValueError(f"{url} serves {name} with SHA-256 {served}, but the file has {digest}; try again")
 
 
 def refuse_absent(url: str, key: str) -> None:

@@ -20,8 +20,8 @@ from engine.system.os_errors import reason
 from engine.system.runtime import in_own_thread
 from service.problems import ProblemError
 
-# Of a model that is sent. A file's name has at most 255 bytes, and a leading dot hides it.
-NAME = re.compile(r"[^/\\.\0][^/\\\0]{0,49}")
+# The names that weights may have that are sent to a service. A leading dot would hide the file.
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,49}$"
 
 
 class WeightsNotStored(ProblemError):
@@ -70,7 +70,7 @@ class WeightsFolder:
 
         file: from its start. Raises ProblemError.
         """
-        if name in AUTO_MODELS or not NAME.fullmatch(name) or not name.isprintable():
+        if name in AUTO_MODELS or not re.fullmatch(NAME_PATTERN, name):
             raise ProblemError(f"Weights cannot have the name {name[:100]!r}.", 422, kind="WeightsRefused")
         file.seek(0)
         try:

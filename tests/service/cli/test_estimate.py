@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rich.console import Console
 
 from service.api.estimate import Estimate
+from tests.support.adapted import PHOTONS, metadata_of, shot_of
+from tests.support.bursts import photons, white
 
 
 @pytest.fixture
@@ -124,3 +127,29 @@ def test_estimate_makes_the_trial_that_run_makes(denoise, tmp_path, monkeypatch)
 
     [found] = json.loads(text)
     assert (found["correlated"], found["model"]) == (True, "photo-gaussian")
+
+
+def test_weights_adapted_to_the_noise_are_named_with_the_reason(denoise, tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "own" / "mine.safetensors", **metadata_of(PHOTONS))
+    for name, noise in (("mine", photons(200)), ("other", white(60))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", shot_of(noise)[..., 0].numpy())
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr("engine.inference.model_selection.may_replace", lambda *_: True)
+
+    _, text, _ = denoise("estimate", tmp_path / "mine.tif", tmp_path / "other.tif")
+
+    mine, other = text.splitlines()
+    assert "auto chooses mine: its noise is that of mine: gain 2, level within a factor of 1" in mine
+    assert "; mine, the nearest of the adapted weights, was not chosen: level within a factor of " in other
+
+
+def test_run_takes_weights_adapted_to_the_noise(denoise, tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "own" / "mine.safetensors", **metadata_of(PHOTONS))
+    tifffile.imwrite(tmp_path / "shot.tif", shot_of(photons(200))[..., 0].numpy())
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr("engine.inference.model_selection.may_replace", lambda *_: True)
+
+    _, _, err = denoise("run", "-v", tmp_path / "shot.tif", "-o", tmp_path / "clean.tif")
+
+    assert "model mine" in err
+    assert "photon noise made even (gain 2, read noise 2.02)" in err
