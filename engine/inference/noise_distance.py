@@ -16,7 +16,9 @@ channels, of another depth, or with JPEG's blocks where the shots had none, are 
 
 The limits were measured with scenes of photons, of white and of correlated noise, in crops of 96 to 384 pixels a
 side. The estimator's levels lie within 1.1 of the truth in nearly all from 192 pixels on, and within 1.3 in those
-of 96. Its correlations lie within 0.1.
+of 96. Its correlations lie within 0.1. With weights for other noise (levels off by 1.4 or more, gains by 2 or
+more, correlated for white) no image of 192 pixels was near, nor any of Kodak24 with white noise of another level.
+Of 28 other fluorescence images of one microscope, each stretched on its own, 25 were near.
 """
 
 import math
