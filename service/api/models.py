@@ -91,17 +91,21 @@ async def get_models(request: Request) -> Response:
         **describe_problems(
             {
                 400: "A compressed body that cannot be unpacked.",
+                409: "Another replica has changed the weights meanwhile.",
                 413: "The file is too large.",
                 415: "An unsupported compression of the body.",
                 422: "The file is invalid, or the name cannot be served. The previous weights stay in service.",
-                507: "The weights folder cannot be written to.",
+                507: "The weights cannot be stored.",
             }
         ),
     },
     openapi_extra=_WEIGHTS_BODY,
 )
 async def put_model(request: Request, name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelInfo:
-    """Check a weights file, put it into the weights folder, and serve it under that name, on all replicas."""
+    """Check a weights file, and serve it under that name, on all replicas.
+
+    A service without replicas puts it into its weights folder.
+    """
     registry: ModelRegistry = request.state.registry
     limit = BodyLimit.of(request.state.settings, "max_batch_bytes")
     with TemporaryFile() as file:

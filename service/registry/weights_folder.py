@@ -4,7 +4,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
@@ -70,18 +71,9 @@ class WeightsFolder:
 
         file: from its start. Raises ProblemError.
         """
-        if name in AUTO_MODELS or not re.fullmatch(NAME_PATTERN, name):
-            raise ProblemError(f"Weights cannot have the name {name[:100]!r}.", 422, kind="WeightsRefused")
-        file.seek(0)
         try:
-            # Hidden until it is renamed. Its own folder has the file's name, which the errors show.
-            with TemporaryDirectory(dir=self._folder, prefix=".") as folder:
-                path = Path(folder) / f"{name}{SUFFIX}"
-                with path.open("xb") as copy:
-                    shutil.copyfileobj(file, copy)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                _refuse_unusable(path)
+            # Hidden until it is renamed.
+            with checked_copy(name, file, self._folder) as path:
                 path.replace(self.path(name))
             sync_folder(self._folder)
         except OSError as error:
@@ -96,6 +88,26 @@ class WeightsFolder:
             available = ", ".join(names) or "no weights at all"
             path = self.path(missing[0])
             raise WeightsError(f"{path}: the default model needs this file, but the folder has {available}")
+
+
+@contextmanager
+def checked_copy(name: str, file: BinaryIO, parent: Path | None = None) -> Iterator[Path]:
+    """A copy of a weights file under that name, until the block ends, in a hidden folder of its own.
+
+    file: from its start. parent: where that folder is made; None for the system's place for temporary files.
+    Raises ProblemError if the weights cannot be used, and OSError.
+    """
+    if name in AUTO_MODELS or not re.fullmatch(NAME_PATTERN, name):
+        raise ProblemError(f"Weights cannot have the name {name[:100]!r}.", 422, kind="WeightsRefused")
+    file.seek(0)
+    with TemporaryDirectory(dir=parent, prefix=".") as folder:
+        path = Path(folder) / f"{name}{SUFFIX}"
+        with path.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        _refuse_unusable(path)
+        yield path
 
 
 def _refuse_unusable(path: Path) -> None:
