@@ -141,7 +141,7 @@ def words(scenes: Sequence[SceneShots]) -> str:
     drawn = sum(scene.use == "drawn" for scene in scenes)
     parts = []
     if several := len(scenes) - singles - drawn:
-        parts.append(f"{several} scenes by further noisy shots of theirs")
+        parts.append(f"{several} by further noisy shots of the same scene")
     if drawn:
         parts.append(f"{drawn} by shots that were drawn from the mean of many by the measured noise law")
     if singles:

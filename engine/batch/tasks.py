@@ -17,8 +17,16 @@ from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
 from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
 from engine.imageio.image import ImageSequence
 from engine.imageio.write import encode, refuse_unfit
+from engine.inference.adapted_noise import AdaptedNoise
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
+from engine.inference.model_selection import (
+    NO_ADAPTED,
+    Choice,
+    NetworkSelector,
+    Selection,
+    fixed_selector,
+    select_for_pages,
+)
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MosaicNets,
@@ -27,7 +35,7 @@ from engine.inference.mosaic import (
     requested_share,
     steps_after_mosaic,
 )
-from engine.inference.noise_estimation import NoiseEstimate, sentence
+from engine.inference.noise_estimation import sentence
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
     PreparationOptions,
@@ -344,12 +352,15 @@ def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[Im
 
 
 def estimate_file(
-    source: Location, page: int = 1, nets: Mapping[str, Module] | None = None
-) -> tuple[str, NoiseEstimate]:
-    """The name of the model for an image file, and the noise found. Raises ValueError, OSError.
+    source: Location,
+    page: int = 1,
+    nets: Mapping[str, Module] | None = None,
+    adapted: Mapping[str, AdaptedNoise] = NO_ADAPTED,
+) -> Choice:
+    """The model for an image file, and the noise found. Raises ValueError, OSError.
 
-    nets: for a trial where the noise alone does not decide; see `select_for_pages`.
+    nets: for a trial where the noise alone does not decide; see `select_for_pages`. adapted: as there.
     """
     with source_bytes(source) as data:
         [image] = READ_HERE.read(data, page, COLOUR).pages
-        return select_for_pages([image.samples], nets=nets)
+        return select_for_pages([image.samples], nets=nets, adapted=adapted)

@@ -9,7 +9,7 @@ import tifffile
 import torch
 
 from engine.adaptation import adapt, start
-from engine.adaptation.normalise import laws_in
+from engine.inference.adapted_noise import laws_in
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import build_network
