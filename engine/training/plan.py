@@ -41,13 +41,13 @@ def plan_lines(job: TrainingJob) -> list[str]:
     config = recipe.network_config()
     net = build_network(config, torch.Generator().manual_seed(recipe.seed))
     count = sum(parameter.value.numel() for parameter in parameters(net))
-    log = f"log {job.log.name}, checkpoint {job.checkpoint.name}"
+    beside = f"log {job.log.name}, checkpoints {job.checkpoint.name} and {job.constant_checkpoint.name}"
     return [
         f"recipe:  {length} of {recipe.optimizer}, learning rate {recipe.lr:g}, batches of {recipe.batch} "
         f"patches of {recipe.patch} x {recipe.patch}; {recipe.noise} noise from {low:g} to {high:g}",
         f"network: {kind_of(config)}, {count:,} parameters{f', from {job.start}' if job.start else ''}",
         f"data:    {_data_words(job.data)}",
-        f"writes:  {job.out}; beside it {log}",
+        f"writes:  {job.out}; beside it {beside}",
         f"expect:  {_expectation(recipe)}",
     ]
 

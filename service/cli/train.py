@@ -113,10 +113,12 @@ def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:
     training.check()
     for line in plan_lines(training):
         warn(line)
+    share = max(1, torch.get_num_threads() // workers)
+    if workers > 1:
+        warn(f"workers: {workers} processes, each with {share} thread{'s' * (share > 1)}, share every batch")
     warn("preparing the data; the first step follows")
     if workers == 1:
         return _train_in_this_process(None, training)
-    share = max(1, torch.get_num_threads() // workers)
     return run_workers(workers, partial(_train_in_this_process, share, training))
 
 

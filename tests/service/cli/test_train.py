@@ -42,7 +42,7 @@ def test_train_says_what_it_will_do_before_it_reads_data(denoise, photos, tmp_pa
     assert recipe.startswith("recipe:  3 minutes of muon, learning rate 0.006, batches of 8 patches of 128 x 128")
     assert re.fullmatch(r"network: photo, [\d,]+ parameters", network)
     assert data == f"data:    3 images in {photos}"
-    assert writes.endswith("beside it log my.jsonl, checkpoint my.checkpoint")
+    assert writes.endswith("beside it log my.jsonl, checkpoints my.checkpoint and my.constant.checkpoint")
     assert all(f"dB after {minutes} min" in expect for minutes in (1, 10, 60))
     assert preparing == "preparing the data; the first step follows"
     assert "recipe:  70 steps of sgd" in without
