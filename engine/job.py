@@ -11,7 +11,7 @@ import torch
 from engine.layers import kernels
 from engine.system.os_errors import describe
 from engine.training import workers
-from engine.training.recipe import read_recipe
+from engine.training.recipe import SIZE_KEYS, read_recipe
 from engine.training.trainer import run
 from engine.training.training_job import WIRES, TrainingJob
 
@@ -37,6 +37,7 @@ def main() -> None:
             given.resume,
             given.device,
             given.start,
+            fixed_size=any(key in SIZE_KEYS for key, _ in given.set),
             log_every=10,
             save_every=given.save_every,
             name=workers.job_name(),

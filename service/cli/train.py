@@ -54,7 +54,9 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            "--start", help="Weights to start from. A smaller network is enlarged to the recipe's size."
+            "--start",
+            help="Weights to start from. They grow into the recipe's network if it is larger; otherwise the network "
+            "has their size.",
         ),
     ] = None,
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
@@ -78,14 +80,23 @@ def train(
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
-    from engine.training.recipe import read_recipe
+    from engine.training.recipe import SIZE_KEYS, read_recipe
     from engine.training.training_job import TrainingJob
     from engine.training.workers import count, job_name, rank
 
     every = 1.0 if err.is_terminal else 10.0
-    chosen = read_recipe(recipe, _overrides(override, minutes, steps))
+    values = _overrides(override, minutes, steps)
     training = TrainingJob(
-        chosen, output, data or (), terms, resume, device, start, log_every=every, name=job_name()
+        read_recipe(recipe, values),
+        output,
+        data or (),
+        terms,
+        resume,
+        device,
+        start,
+        fixed_size=any(key in values for key in SIZE_KEYS),
+        log_every=every,
+        name=job_name(),
     )
     if not _train(training, threads, workers):
         if not rank():

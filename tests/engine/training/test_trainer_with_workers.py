@@ -154,6 +154,17 @@ def test_two_workers_resume_the_run_of_one(pair, job):
     assert_same_weights(whole, parted)
 
 
+def test_all_workers_take_over_the_size_of_the_weights(pair, job):
+    first, both = job("first"), job("both", replace(RECIPE, channels=(3, 8)))
+    alone(first)
+    # Only worker 0 has the weights.
+    jobs = [replace(both, start=first.out), both]
+
+    pair.do(work, job=jobs)
+
+    assert about(both.out)["network"] == about(first.out)["network"]
+
+
 def test_a_run_of_minutes_ends_for_all_by_the_first_clock(pair, job):
     short = job(recipe=replace(RECIPE, steps=0, minutes=0.005))
 
