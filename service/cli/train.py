@@ -55,8 +55,7 @@ def train(
         Path | None,
         typer.Option(
             "--start",
-            help="Weights to start from. They grow into the recipe's network if it is larger; otherwise the network "
-            "has their size.",
+            help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own size.",
         ),
     ] = None,
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
