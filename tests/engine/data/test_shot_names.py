@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.adaptation.names import group_by_name
+from engine.data.shot_names import group_by_name
 
 
 def grouped(names, own_folder=False):
