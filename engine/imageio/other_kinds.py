@@ -110,7 +110,8 @@ def other_kind(data: bytes) -> str | None:
 
 def _is_tga(data: bytes) -> bool:
     """TGA has no signature at its start: its header must make sense, or its footer be there."""
-    if data.endswith(_TGA_FOOTER):
+    # A mapped file has no `endswith`.
+    if data[-len(_TGA_FOOTER) :] == _TGA_FOOTER:
         return True
     if len(data) < _TGA_HEADER:
         return False
