@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.imageio.read import is_image_name
+from engine.training.data import DataCounts
 from engine.training.training_job import TrainingJob
 from engine.training.workers import Workers
 
@@ -47,6 +48,20 @@ def check_agreement(workers: Workers, job: TrainingJob) -> None:
                 f"worker {rank} on {other['host']} has a checkpoint, {other['checkpoint']}, but worker 0 on"
                 f" {first['host']} has none. To resume that run, copy it to worker 0's machine, or use a folder"
                 " that all machines share; to start a new run, remove it"
+            )
+
+
+def check_images(workers: Workers, counts: DataCounts | None) -> None:
+    """Compare the images that could be read with the other workers'. Raises ValueError if they differ."""
+    if workers.count == 1:
+        return
+    words = "" if counts is None else ", ".join((counts.words, *counts.left_out))
+    first, *others = workers.gather(words)
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise ValueError(
+                f"worker {rank} could read other images than worker 0: {other}, in place of {first}."
+                " Give all workers the same files"
             )
 
 

@@ -74,8 +74,7 @@ def _source_words(path: Path) -> str:
     if not path.is_dir():
         return f"pairs in {path}"
     images = {file for file in path.iterdir() if is_image_name(file.name)}
-    count = len(images - earlier_results(images))
-    return f"{count} images in {path}" if images else f"pairs in the folders of {path}"
+    return f"{len(images - earlier_results(images))} images in {path}"
 
 
 def _expectation(recipe: Recipe) -> str:

@@ -21,11 +21,11 @@ def test_every_recipe_has_a_plan(recipe):
 
 
 def test_pairs_are_told_from_images(tmp_path):
-    for name in ("noisy", "clean"):
-        (tmp_path / name).mkdir()
+    for name in ("a.png", "b.png", "notes.txt"):
+        (tmp_path / name).touch()
     job = TrainingJob(read_recipe("paper"), OUT, (tmp_path, Path("val.pkl")))
 
-    assert plan_lines(job)[2] == f"data:    pairs in the folders of {tmp_path}, pairs in val.pkl"
+    assert plan_lines(job)[2] == f"data:    2 images in {tmp_path}, pairs in val.pkl"
 
 
 def test_the_plan_has_the_size_of_weights_that_cannot_grow():

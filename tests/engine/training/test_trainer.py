@@ -333,6 +333,7 @@ def test_the_weights_record_where_they_come_from(run, tmp_path, photos):
 
     assert json.loads(metadata["recipe"])["lr"] == 0.006
     assert metadata["data"] == "holiday"
+    assert metadata["images"] == "3 images, 1 of them held out"
     assert metadata["terms"] == "CC0"
     assert metadata["steps"] == "12"
     assert metadata["megapixels"] == "0.0"
@@ -389,6 +390,8 @@ def test_the_log_has_the_psnr_where_it_was_measured(run, tmp_path):
     often, rarely = log_of(tmp_path / "a.jsonl"), log_of(tmp_path / "rarely.jsonl")
 
     keys = {"step", "seconds", "megapixels", "megapixels_per_second", "loss", "lr", "seconds_left"}
+    assert often[0]["data"] == rarely[0]["data"] == "3 images, 1 of them held out"
+    del often[0]["data"], rarely[0]["data"]
     assert all(line.keys() == keys | {"psnr"} for line in often)
     assert [line["step"] for line in rarely] == [*range(1, 13), 12]
     assert [line["step"] for line in rarely if "psnr" in line] == [1, 12]

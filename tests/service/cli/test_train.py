@@ -124,7 +124,7 @@ def test_train_checks_its_start_before_it_reads_photos(flags, message, denoise, 
         raise AssertionError("photos were read")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.training.trainer.open_pair_source", opened)
+    monkeypatch.setattr("engine.training.trainer.open_data", opened)
     (tmp_path / "dir.safetensors").mkdir()
 
     code, _, stderr = denoise("train", "paper", "--data", photos, "--out", "my.safetensors", *SMALL, *flags)
