@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from engine.adaptation.recognise import ShotsFound, refuse_shots
 from engine.layers import kernels
 from engine.system.os_errors import describe
 from engine.training import workers
@@ -19,10 +20,11 @@ from engine.training.training_job import WIRES, TrainingJob
 def main() -> None:
     """`python -m engine.job RECIPE --out FILE [--data PATH ...]`: prints a line at a time.
 
-    Exit codes: 0 at the end, 1 for an error, 130 for a stop by a signal. With several workers a stop is 0 too, or
-    torchrun would take it for a failure and start the workers again.
+    Exit codes: 0 at the end, 1 for an error, 2 for wrong usage, 130 for a stop by a signal. With several workers
+    a stop is 0 too, or torchrun would take it for a failure and start the workers again.
     """
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
     if threads := given.threads or workers.threads():
         torch.set_num_threads(threads)
     try:
@@ -44,7 +46,11 @@ def main() -> None:
             wire=given.wire,
             peer_timeout=given.peer_timeout,
         )
+        if given.kind == "auto" and not job.continues:
+            refuse_shots(given.data, given.out)
         ended = run(job, lambda line: print(line, flush=True), lambda text: print(text, flush=True))
+    except ShotsFound as error:
+        parser.error(str(error))
     except OSError as error:
         raise SystemExit(f"error: {describe(error)}") from error
     except ValueError as error:
@@ -66,7 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="PATH",
-        help="folder of photos, folder of noisy pairs, or .pkl file of pairs (default: synthetic images)",
+        help="folder of photos, to which noise is added, or .pkl file of noisy pairs (default: synthetic images)",
+    )
+    add(
+        "--as",
+        dest="kind",
+        choices=("auto", "photos"),
+        default="auto",
+        help="what the data are: auto refuses shots of the same scene, which `denoise adapt` learns from",
     )
     add("--terms", default="not stated", help="licence of the data, stored with the weights")
     add("--resume", action="store_true", help="continue from the checkpoint beside the weights")

@@ -11,7 +11,7 @@ import typer
 from rich.live import Live
 
 from engine import defaults
-from service.cli.console import STOPPED, err, warn, warn_without_kernels
+from service.cli.console import STOPPED, WRONG_USAGE, err, error, warn, warn_without_kernels
 from service.cli.options import DeviceOption, PairsOption, out_option, output_folder
 from service.cli.train_workers import run_workers
 from service.cli.weights import load
@@ -26,7 +26,16 @@ RecipeArgument = Annotated[
 DataOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Folder of photos, folder of noisy pairs, or .pkl file of pairs.", show_default="synthetic images"
+        help="Folder of photos, to which noise is added, or .pkl file of noisy pairs.",
+        show_default="synthetic images",
+    ),
+]
+KindOption = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="KIND",
+        help="What the data are: photos, or auto, which refuses shots of the same scene: see denoise adapt.",
     ),
 ]
 SetOption = Annotated[
@@ -46,6 +55,7 @@ def train(
     recipe: RecipeArgument,
     output: Annotated[Path, out_option("Weights file to write, .safetensors.")],
     data: DataOption = None,
+    kind: KindOption = "auto",
     minutes: Annotated[
         float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
     ] = None,
@@ -55,7 +65,7 @@ def train(
         Path | None,
         typer.Option(
             "--start",
-            help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own size.",
+            help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own.",
         ),
     ] = None,
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
@@ -64,7 +74,9 @@ def train(
     workers: WorkersOption = 1,
     override: SetOption = None,
 ) -> None:
-    """Train a network from noisy images alone. Ctrl-C saves everything, and --resume continues.
+    """Train a network on photos or synthetic images, with noise that is drawn. For your own noise: denoise adapt.
+
+    Ctrl-C saves everything, and --resume continues.
 
     Shows what it will do and which gain to expect, then the PSNR on held-out images and its gain over the noisy
     ones: at once, after 10 s, and at each doubling of the time, later each minute.
@@ -97,6 +109,8 @@ def train(
         log_every=every,
         name=job_name(),
     )
+    if not training.continues:
+        _refuse_shots(kind, training.data, output, minutes, steps, start)
     if not _train(training, threads, workers):
         if not rank():
             warn("stopped, and everything is saved. Use --resume to continue.")
@@ -104,6 +118,32 @@ def train(
         raise typer.Exit(STOPPED if count() == 1 else 0)
     if not rank():
         warn(f"done: wrote {output}. To use it: denoise run --model {output} IMAGE")
+
+
+def _refuse_shots(
+    kind: str,
+    data: Sequence[Path],
+    output: Path,
+    minutes: float | None = None,
+    steps: int | None = None,
+    start: Path | None = None,
+) -> None:
+    """End with the command that learns from shots, if the data are shots."""
+    from engine.adaptation.recognise import ShotsFound, refuse_shots
+    from engine.training.workers import rank
+
+    if kind not in ("auto", "photos"):
+        raise typer.BadParameter(f"{kind!r} is none of auto, photos", param_hint="--as")
+    if kind == "photos":
+        return
+    given = {"--minutes": minutes, "--steps": steps, "--start": start}
+    options = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
+    try:
+        refuse_shots(data, output, options)
+    except ShotsFound as mistake:
+        if not rank():
+            error(str(mistake))
+        raise typer.Exit(WRONG_USAGE) from mistake
 
 
 def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:
@@ -145,6 +185,7 @@ def sweep(
     output: Annotated[Path, out_option("Folder for the table, the plot and the weights.", output_folder)],
     recipe: RecipeArgument = "paper",
     data: DataOption = None,
+    kind: KindOption = "auto",
     pairs: PairsOption = None,
     seconds: Annotated[float, typer.Option(help="Training time of each network, in seconds.")] = 60,
     steps: StepsOption = None,
@@ -167,6 +208,7 @@ def sweep(
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))
+    _refuse_shots(kind, data or (), Path("own.safetensors"))
     # Before the training, at whose end they are needed.
     samples = recorded_samples(pairs) if pairs else []
     warn_without_kernels()
@@ -218,7 +260,8 @@ def _describe(line: "LogLine") -> str:
         psnr = f"  held-out PSNR {line.psnr:.2f} dB ({gain:+.2f} over the noisy input's {line.noisy_psnr:.2f})"
     left = timedelta(seconds=round(line.seconds_left))
     speed = f"{line.megapixels_per_second:.2f} Mpx/s"
-    return f"step {line.step}  {speed}  loss {line.loss:.5f}{psnr}  {left} left"
+    data = f"  on {line.data}" if line.data else ""
+    return f"step {line.step}  {speed}  loss {line.loss:.5f}{psnr}  {left} left{data}"
 
 
 @contextmanager
