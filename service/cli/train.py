@@ -42,6 +42,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe. --KEY VALUE does the same."),
 ]
+MinutesOption = Annotated[
+    float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
+]
+StartOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own.",
+    ),
+]
 StepsOption = Annotated[
     int | None, typer.Option(help="Train for this number of steps instead.", show_default="none")
 ]
@@ -56,18 +65,10 @@ def train(
     output: Annotated[Path, out_option("Weights file to write, .safetensors.")],
     data: DataOption = None,
     kind: KindOption = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
-    ] = None,
+    minutes: MinutesOption = None,
     steps: StepsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside OUT.")] = False,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--start",
-            help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own.",
-        ),
-    ] = None,
+    start: StartOption = None,
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
     device: DeviceOption = defaults.DEVICE,
     threads: ThreadsOption = None,
@@ -137,13 +138,17 @@ def _refuse_shots(
     if kind == "photos":
         return
     given = {"--minutes": minutes, "--steps": steps, "--start": start}
-    options = [word for name, value in given.items() if value is not None for word in (name, f"{value}")]
+    options = [word for name, value in given.items() if value is not None for word in (name, _text(value))]
     try:
         refuse_shots(data, output, options)
     except ShotsFound as mistake:
         if not rank():
             error(str(mistake))
         raise typer.Exit(WRONG_USAGE) from mistake
+
+
+def _text(value: Path | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:

@@ -67,7 +67,7 @@ def test_train_hands_shots_over_to_adapt(denoise, shots_folder, tmp_path):
 
     assert code == 2
     assert "holds pairs of shots, such as scene-0/frame-00.tif and scene-0/frame-01.tif" in stderr
-    assert f"denoise adapt {shots_folder} --out {out} --minutes 5.0. " in stderr
+    assert f"denoise adapt {shots_folder} --out {out} --minutes 5. " in stderr
     assert stderr.count("\n") == 1
     assert not out.with_suffix(".checkpoint").exists()
 
