@@ -10,6 +10,7 @@ import torch
 
 from engine.adaptation.recognise import ShotsFound, refuse_shots
 from engine.layers import kernels
+from engine.models.checkpoint import find
 from engine.system.os_errors import describe
 from engine.training import workers
 from engine.training.recipe import SIZE_KEYS, read_recipe
@@ -38,7 +39,7 @@ def main() -> None:
             given.terms,
             given.resume,
             given.device,
-            given.start,
+            find(given.start) if given.start else None,
             fixed_size=any(key in SIZE_KEYS for key, _ in given.set),
             log_every=10,
             save_every=given.save_every,
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--terms", default="not stated", help="licence of the data, stored with the weights")
     add("--resume", action="store_true", help="continue from the checkpoint beside the weights")
-    add("--start", type=Path, metavar="WEIGHTS", help="weights to start from")
+    add("--start", metavar="WEIGHTS", help="weights to start from: a shipped name or a .safetensors file")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="processor threads of each worker (default: the machine's cores, divided)")
     add(

@@ -46,9 +46,11 @@ MinutesOption = Annotated[
     float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
 ]
 StartOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Weights to start from. A smaller network grows to the recipe's size; any other keeps its own.",
+        help="Weights to start from: a shipped name or a .safetensors file. A smaller network grows to the "
+        "recipe's size; any other keeps its own.",
+        show_default=False,
     ),
 ]
 StepsOption = Annotated[
@@ -92,6 +94,7 @@ def train(
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
+    from engine.models.checkpoint import find
     from engine.training.recipe import SIZE_KEYS, read_recipe
     from engine.training.training_job import TrainingJob
     from engine.training.workers import count, job_name, rank
@@ -105,7 +108,7 @@ def train(
         terms,
         resume,
         device,
-        start,
+        find(start) if start else None,
         fixed_size=any(key in values for key in SIZE_KEYS),
         log_every=every,
         name=job_name(),
@@ -127,7 +130,7 @@ def _refuse_shots(
     output: Path,
     minutes: float | None = None,
     steps: int | None = None,
-    start: Path | None = None,
+    start: str | None = None,
 ) -> None:
     """End with the command that learns from shots, if the data are shots."""
     from engine.adaptation.recognise import ShotsFound, refuse_shots
@@ -147,7 +150,7 @@ def _refuse_shots(
         raise typer.Exit(WRONG_USAGE) from mistake
 
 
-def _text(value: Path | float) -> str:
+def _text(value: str | float) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -130,6 +130,18 @@ def test_train_starts_from_existing_weights(denoise, photos, tmp_path):
     assert checkpoint.load(second).metadata["start"] == f"first {checkpoint.load(first).digest}"
 
 
+def test_train_starts_from_shipped_weights_by_name(denoise, photos, tmp_path):
+    out = tmp_path / "my.safetensors"
+
+    code, _, _ = denoise(
+        *("train", "paper", "--data", photos, "--steps", 1, "--patch", 8, "--noise-range", "2,3", "--batch", 1),
+        *("--start", "paper", "--out", out),
+    )
+
+    assert code == 0
+    assert checkpoint.load(out).metadata["start"].startswith("paper ")
+
+
 def test_train_refuses_an_unknown_flag_by_name(denoise, tmp_path):
     code, _, stderr = denoise("train", "paper", "--out", tmp_path / "my.safetensors", "--learning-rate", "1")
 
