@@ -228,6 +228,18 @@ def test_workers_with_other_files_are_refused(pair, job, tmp_path):
     assert_refused(errors, "data is 4 files (", ") in place of 3 files (")
 
 
+def test_workers_that_could_read_other_photos_are_refused(pair, job, tmp_path):
+    others = make_photos(tmp_path / "photos")
+    (others / "2.png").write_bytes(bytes((others / "2.png").stat().st_size))
+
+    pair.start(work, job=[job(), replace(job(), data=(others,))])
+
+    errors = [str(pair.result(rank)) for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("worker 1 could read other images than worker 0: 2 images, ")
+    assert "1 file left out, 2.png, in place of 3 images" in errors[0]
+
+
 def test_workers_with_another_recipe_are_refused(pair, job):
     errors = pair.do(begin, job=[job(), job(recipe=replace(RECIPE, lr=0.1, seed=3))])
 
