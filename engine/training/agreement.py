@@ -76,14 +76,14 @@ def describe_files(data: Sequence[Path]) -> str:
 
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of a file of pairs, or of the images in a folder and in the folders of it."""
+    """Names and sizes of a file of pairs, or of the images in a folder."""
     if path.is_file():
         yield path.name, path.stat().st_size
         return
-    # A folder that is missing has no files here. The error comes from the source of pairs, which knows more.
-    for file in sorted(path.glob("*")) + sorted(path.glob("*/*")):
+    # A folder that is missing has no files here. The error comes when the data are opened.
+    for file in sorted(path.glob("*")):
         if is_image_name(file.name) and file.is_file():
-            yield file.relative_to(path).as_posix(), file.stat().st_size
+            yield file.name, file.stat().st_size
 
 
 def _source_digest() -> str:
