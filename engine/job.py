@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from engine.adaptation.recognise import ShotsFound, refuse_shots
 from engine.layers import kernels
+from engine.models.checkpoint import find
 from engine.system.os_errors import describe
 from engine.training import workers
-from engine.training.recipe import read_recipe
+from engine.training.recipe import SIZE_KEYS, read_recipe
 from engine.training.trainer import run
 from engine.training.training_job import WIRES, TrainingJob
 
@@ -19,10 +21,11 @@ from engine.training.training_job import WIRES, TrainingJob
 def main() -> None:
     """`python -m engine.job RECIPE --out FILE [--data PATH ...]`: prints a line at a time.
 
-    Exit codes: 0 at the end, 1 for an error, 130 for a stop by a signal. With several workers a stop is 0 too, or
-    torchrun would take it for a failure and start the workers again.
+    Exit codes: 0 at the end, 1 for an error, 2 for wrong usage, 130 for a stop by a signal. With several workers
+    a stop is 0 too, or torchrun would take it for a failure and start the workers again.
     """
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
     if threads := given.threads or workers.threads():
         torch.set_num_threads(threads)
     try:
@@ -36,14 +39,19 @@ def main() -> None:
             given.terms,
             given.resume,
             given.device,
-            given.start,
+            find(given.start) if given.start else None,
+            fixed_size=any(key in SIZE_KEYS for key, _ in given.set),
             log_every=10,
             save_every=given.save_every,
             name=workers.job_name(),
             wire=given.wire,
             peer_timeout=given.peer_timeout,
         )
+        if given.kind == "auto" and not job.continues:
+            refuse_shots(given.data, given.out)
         ended = run(job, lambda line: print(line, flush=True), lambda text: print(text, flush=True))
+    except ShotsFound as error:
+        parser.error(str(error))
     except OSError as error:
         raise SystemExit(f"error: {describe(error)}") from error
     except ValueError as error:
@@ -65,11 +73,18 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="PATH",
-        help="folder of photos, folder of noisy pairs, or .pkl file of pairs (default: synthetic images)",
+        help="folder of photos, to which noise is added, or .pkl file of noisy pairs (default: synthetic images)",
+    )
+    add(
+        "--as",
+        dest="kind",
+        choices=("auto", "photos"),
+        default="auto",
+        help="what the data are: auto refuses shots of the same scene, which `denoise adapt` learns from",
     )
     add("--terms", default="not stated", help="licence of the data, stored with the weights")
     add("--resume", action="store_true", help="continue from the checkpoint beside the weights")
-    add("--start", type=Path, metavar="WEIGHTS", help="weights to start from")
+    add("--start", metavar="WEIGHTS", help="weights to start from: a shipped name or a .safetensors file")
     add("--device", default="auto", help="cpu, cuda, or auto: a GPU if there is one")
     add("--threads", type=int, help="processor threads of each worker (default: the machine's cores, divided)")
     add(

@@ -1,7 +1,7 @@
 """Application factory: builds the FastAPI application with its routes, middleware and state."""
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TypedDict
 
@@ -97,8 +97,21 @@ def create_app(settings: Settings) -> FastAPI:
                     )
                     # fmt: on
 
+    app = _empty_app(lifespan)
+    # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
+    app.state.shutdown, app.state.metrics = shutdown, metrics
+    add_error_handlers(app)
+    for module in (denoise, batch, estimate, preview, jobs, models, health, page):
+        app.include_router(module.router)
+    _add_middleware(app, settings, shutdown, metrics)
+    app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
+    describe_authentication(app, api_keys)
+    return app
+
+
+def _empty_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[State]]) -> FastAPI:
     # FastAPI's own /docs loads its script from the Internet. This class serves the files itself.
-    app = FastAPIOffline(
+    return FastAPIOffline(
         title="denoise",
         summary="Removes noise from images.",
         version=version(),
@@ -112,15 +125,6 @@ def create_app(settings: Settings) -> FastAPI:
         static_url="/docs/files",
         favicon_url="page/icon.svg",
     )
-    # The server uses these to announce its shutdown, and to count the requests that it refuses itself.
-    app.state.shutdown, app.state.metrics = shutdown, metrics
-    add_error_handlers(app)
-    for module in (denoise, batch, estimate, preview, jobs, models, health, page):
-        app.include_router(module.router)
-    _add_middleware(app, settings, shutdown, metrics)
-    app.mount("/page", ETagFiles(directory=page.FOLDER), name="page")
-    describe_authentication(app, api_keys)
-    return app
 
 
 def _set_up_process(settings: Settings) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.adaptation.likeness import likeness, show_one_scene
-from engine.adaptation.names import Group, group_by_name, group_folders, is_number
+from engine.data.shot_names import Group, group_by_name, group_folders, is_number
 from engine.imageio.formats import SUPPORTED_FORMATS, detect_format
 from engine.imageio.image import Image
 from engine.imageio.mapped_file import map_file

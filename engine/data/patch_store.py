@@ -5,6 +5,8 @@ All of it is arithmetic on indices that reads no value back from a tensor: a GPU
 
 import math
 from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import NamedTuple
 
@@ -37,6 +39,17 @@ class CropBoxes(NamedTuple):
         return CropBoxes(*(part.gather(1, index[:, None]).squeeze(1) for part in self))
 
 
+@dataclass(frozen=True)
+class Concatenation:
+    """The numbers of images (H, W, C), one image after the other, and their shapes.
+
+    data: of the images' type. Spare numbers, more than a row of an image, follow the last image.
+    """
+
+    data: Tensor
+    shapes: tuple[tuple[int, int, int], ...]
+
+
 class PatchStore:
     """Images (H, W, C) of any size and the same C, from which patches are cut.
 
@@ -46,8 +59,18 @@ class PatchStore:
     in a temporary file.
     """
 
-    def __init__(self, images: Iterable[Tensor], zoom: float = 1.0, device: torch.device | str = "cpu") -> None:
-        data, shapes = _concatenate(images)
+    def __init__(
+        self,
+        images: Iterable[Tensor] | Concatenation,
+        zoom: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not isinstance(images, Concatenation):
+            parts = concatenate_by_type(("", image) for image in images).get("", [])
+            if len(parts) != 1:
+                raise ValueError("images of different types" if parts else "there are no images")
+            images = parts[0]
+        data, shapes = images.data, images.shapes
         self.zoom, self.channels = zoom, shapes[0][2]
         self.output_device = torch.device(device)
         self.device = _storage_device(data.nbytes, self.output_device)
@@ -215,27 +238,49 @@ class PatchBatch(NamedTuple):
         return pixels.pin_memory().to(self.device, non_blocking=True)
 
 
-def _concatenate(images: Iterable[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """The numbers of all images and their shapes. Spare ones, more than a row of an image, follow the last."""
-    shapes: list[tuple[int, int, int]] = []
-    kind = torch.uint8
-    with SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as file:
-        for image in images:
-            height, width, channels = image.shape
-            shapes.append((height, width, channels))
-            kind = image.dtype
-            file.write(image.contiguous().numpy().data)
-        if not shapes:
-            raise ValueError("there are no images")
+def concatenate_by_type(images: Iterable[tuple[str, Tensor]]) -> dict[str, list[Concatenation]]:
+    """Of images with the names of their groups: of each group, the images of each type, in order.
+
+    Each image is held only once. Raises OSError if they fit neither in memory nor in temporary files.
+    """
+    with ExitStack() as stack:
+        runs: dict[tuple[str, torch.dtype], _Run] = {}
+        for group, image in images:
+            key = (group, image.dtype)
+            if key not in runs:
+                runs[key] = _Run(stack.enter_context(SpooledTemporaryFile(MAX_BYTES_IN_MEMORY)))
+            runs[key].append(image)
+        parts: dict[str, list[Concatenation]] = {}
+        for (group, kind), run in runs.items():
+            parts.setdefault(group, []).append(run.concatenation(kind))
+        return parts
+
+
+class _Run:
+    """Images of one type in a temporary file, which is in memory while it is small."""
+
+    def __init__(self, file: "SpooledTemporaryFile[bytes]") -> None:
+        self.file = file
+        self.shapes: list[tuple[int, int, int]] = []
+
+    def append(self, image: Tensor) -> None:
+        height, width, channels = image.shape
+        self.shapes.append((height, width, channels))
+        self.file.write(image.contiguous().numpy().data)
+
+    def concatenation(self, kind: torch.dtype) -> Concatenation:
+        """kind: the images' type."""
+        file, shapes = self.file, tuple(self.shapes)
         file.write(bytes((max(width for _, width, _ in shapes) + 2) * shapes[0][2] * kind.itemsize))
         size = file.tell()
         file.seek(0)
         if size > MAX_BYTES_IN_MEMORY:
             # The file has no name, so it is deleted with the last view of the map.
-            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=(size,))).view(kind), shapes
+            mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
+            return Concatenation(torch.from_numpy(mapped).view(kind), shapes)
         data = torch.empty(size, dtype=torch.uint8)
         file.readinto(data.numpy().data)
-        return data.view(kind), shapes
+        return Concatenation(data.view(kind), shapes)
 
 
 def _area_mean(lines: Tensor, begin: Tensor, width: Tensor, taps: int) -> Tensor:

@@ -1,27 +1,11 @@
-"""Readers of recorded pairs: files of tensors, and folders of images paired by name."""
+"""Reader of files that hold recorded pairs as tensors."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.imageio.read import is_image_name, read_rgb
-from engine.system.file_names import earlier_results
-
 PAIR_FILES = (".pkl", ".pt")
-
-
-def read_pairs(path: Path) -> list[tuple[Tensor, Tensor]] | None:
-    """Recorded pairs, uint8 (H, W, 3) each, or None if the path is a folder of single photos.
-
-    Raises ValueError if the path is neither a folder nor a file of pairs.
-    """
-    if path.is_file() and path.suffix in PAIR_FILES:
-        return read_pair_file(path)
-    if not path.is_dir():
-        raise ValueError(f"{path}: expected a folder or a file of pairs ({' or '.join(PAIR_FILES)})")
-    named = _pairs_by_suffix(path) or _pairs_by_folder(path)
-    return [(read_rgb(a), read_rgb(b)) for a, b in named] or None
 
 
 def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
@@ -46,29 +30,3 @@ def read_pair_file(path: Path) -> list[tuple[Tensor, Tensor]]:
 
 def _is_stack(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 4 and value.shape[1] == 3
-
-
-def _pairs_by_suffix(folder: Path) -> list[tuple[Path, Path]]:
-    """name_1.png with name_2.png. Raises ValueError naming a shot without its partner."""
-    files = {file.stem: file for file in _images(folder)}
-    names = [stem[:-2] for stem in files if stem.endswith("_1") and f"{stem[:-2]}_2" in files]
-    paired = {f"{name}_{shot}" for name in names for shot in (1, 2)}
-    if names and (unpaired := [file.name for stem, file in files.items() if stem not in paired]):
-        raise ValueError(f"{folder}: no partner for {', '.join(unpaired)}")
-    return [(files[f"{name}_1"], files[f"{name}_2"]) for name in names]
-
-
-def _pairs_by_folder(folder: Path) -> list[tuple[Path, Path]]:
-    """Two folders with equal names. Raises ValueError naming a file that only one of them has."""
-    folders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    if len(folders) != 2 or _images(folder):
-        return []
-    first, second = ({file.stem: file for file in _images(entry)} for entry in folders)
-    if unpaired := sorted(first.keys() ^ second.keys()):
-        raise ValueError(f"{folder}: only one of its two folders has {', '.join(unpaired)}")
-    return [(first[name], second[name]) for name in sorted(first)]
-
-
-def _images(folder: Path) -> list[Path]:
-    images = {file for file in folder.iterdir() if file.is_file() and is_image_name(file.name)}
-    return sorted(images - earlier_results(images))

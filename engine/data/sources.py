@@ -5,7 +5,6 @@ Photos and synthetic images get their noise as they are drawn. Recorded pairs al
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,14 +13,13 @@ from torch import Tensor
 from engine.data.dead_leaves import dead_leaves
 from engine.data.measured_scenes import measured_scene
 from engine.data.noise.model import NoiseModel
-from engine.data.patch_store import PatchBatch, PatchStore
+from engine.data.patch_store import Concatenation, PatchBatch, PatchStore
 from engine.data.patterns import patterns
-from engine.data.readers import read_pairs
 from engine.data.rng import generator_on, seeded_generator
-from engine.imageio.read import image_files, read_rgb
 
-# One image in this many is held out of training, for validation.
+# One scene in this many is held out of training, for validation; of few scenes a quarter, up to the usual number.
 HOLD_OUT_EVERY = 50
+USUAL_HELD_OUT = 4
 # Smallest side of the synthetic images, in pixels.
 SYNTHETIC_SIDE = 256
 # How many synthetic images are in use at a time.
@@ -82,7 +80,11 @@ class Photos:
     """
 
     def __init__(
-        self, photos: Iterable[Tensor], zoom: float = 1.0, tries: int = 3, device: torch.device | str = "cpu"
+        self,
+        photos: Iterable[Tensor] | Concatenation,
+        zoom: float = 1.0,
+        tries: int = 3,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.store, self.tries = PatchStore(photos, zoom, device), tries
 
@@ -193,12 +195,16 @@ class GeneratedPairs:
 class RecordedPairs:
     """Patches of pairs of shots of the same scene, uint8 (H, W, 3) each.
 
-    device: where the patches are used. Raises ValueError if there are fewer than two pairs, the shots of a pair
-    differ in size, or a shot is smaller than a patch.
+    seed: decides which pairs are held out. device: where the patches are used. Raises ValueError if there are
+    fewer than two pairs, the shots of a pair differ in size, or a shot is smaller than a patch.
     """
 
     def __init__(
-        self, pairs: Sequence[tuple[Tensor, Tensor]], patch: int, device: torch.device | str = "cpu"
+        self,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        patch: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         if len(pairs) < 2:
             raise ValueError(f"at least 2 pairs are needed, 1 of them for validation; got {len(pairs)}")
@@ -210,11 +216,14 @@ class RecordedPairs:
                     f"pair {number}: {_size(first)} pixels are fewer than a patch of {patch} x {patch};"
                     " set a smaller patch"
                 )
-        count = max(1, len(pairs) // HOLD_OUT_EVERY)
+        chosen = set(drawn_order(len(pairs), seed)[: held_out_count(len(pairs))])
         # The two shots are cut, flipped and turned as one image of six channels.
         self.training, self.held_out = (
-            PatchStore((torch.cat(pair, 2) for pair in part), device=device)
-            for part in (pairs[:-count], pairs[-count:])
+            PatchStore(
+                (torch.cat(pair, 2) for number, pair in enumerate(pairs) if (number in chosen) == held_out),
+                device=device,
+            )
+            for held_out in (False, True)
         )
         self.patch = patch
 
@@ -227,10 +236,17 @@ class RecordedPairs:
         return Batch(noisy, target, torch.ones(count, device=first.device))
 
     def validation(self, count: int) -> ValidationSet:
-        """The reference is the second shot. Half the mean square of the shots' difference estimates its noise."""
-        noisy, reference = self._draw_shots(self.held_out, count, seeded_generator(0))
-        reference_noise = 0.5 * float((noisy - reference).square().mean())
-        return ValidationSet(noisy, reference, reference_noise)
+        """Each shot is once the input and once the reference, whose noise is known only as the mean of both.
+
+        The mean square of the shots' difference is the sum of both noises' variances, whatever the two are. One
+        direction alone would need the variance of its own reference: a shot and a mean of many have unequal ones.
+        Raises ValueError if the two shots of each held-out pair are the same.
+        """
+        first, second = self._draw_shots(self.held_out, count, seeded_generator(0))
+        reference_noise = 0.5 * float((first - second).square().mean())
+        if not reference_noise:
+            raise ValueError("the two shots of each held-out pair are the same; pairs need noise that differs")
+        return ValidationSet(torch.cat((first, second)), torch.cat((second, first)), reference_noise)
 
     def _draw_shots(self, store: PatchStore, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         rng = generator_on(store.device, rng)
@@ -239,8 +255,29 @@ class RecordedPairs:
         return both[..., :3].contiguous(), both[..., 3:].contiguous()
 
 
-def open_pair_source(
-    data: Sequence[Path],
+def held_out_count(scenes: int) -> int:
+    """How many of these scenes are held out of training."""
+    return max(1, min(USUAL_HELD_OUT, scenes // 4), scenes // HOLD_OUT_EVERY)
+
+
+def drawn_order(count: int, seed: int) -> list[int]:
+    """The numbers from 0 in an order that the seed decides. The first are held out."""
+    # Three numbers, as those of no other generator.
+    return torch.randperm(count, generator=seeded_generator(seed, 0, 2)).tolist()
+
+
+def photo_source(
+    parts: Sequence[Concatenation], zoom: float, tries: int, device: torch.device | str = "cpu"
+) -> SceneSource:
+    """Patches of photos, of one type or both types that a PatchStore takes. Each photo is drawn as often."""
+    first, *others = (Photos(part, zoom, tries, device) for part in parts)
+    if not others:
+        return first
+    return MixedScenes(first, others[0], len(others[0].store) / (len(first.store) + len(others[0].store)))
+
+
+def generated_pairs(
+    photos: tuple[SceneSource, SceneSource] | None,
     noise: NoiseModel,
     *,
     patch: int,
@@ -248,32 +285,19 @@ def open_pair_source(
     synthetic: float = 0.0,
     pattern_share: float = 0.0,
     measured_share: float = 0.0,
-    zoom: float = 1.0,
-    tries: int = 3,
     device: torch.device | str = "cpu",
     held_out_noise: NoiseModel | None = None,
-) -> PairSource:
-    """The source of pairs for these paths. device: where batches are made and used.
+) -> GeneratedPairs:
+    """Pairs with noise from the model. device: where batches are made and used.
 
-    held_out_noise: the model for validation, if it is not `noise`.
-
-    - .pkl or .pt files, or folders of pairs: recorded pairs.
-    - Folders of photos: pairs with noise from the model. A share `synthetic` of the scenes is dead leaves.
-    - No paths: dead leaves with noise from the model.
-
-    In the last two cases a share `pattern_share` of the scenes is patterns, and a share `measured_share` is
-    measured scenes. Raises ValueError saying what is wrong with which path, and OSError if there is no room for
-    the images.
+    photos: for training and for validation. Without them all scenes are dead leaves; with them a share
+    `synthetic` is. In both cases a share `pattern_share` of the scenes is patterns, and a share `measured_share`
+    is measured scenes. held_out_noise: the model for validation, if it is not `noise`.
     """
-    recorded = [pairs for path in data if (pairs := read_pairs(path)) is not None]
-    if recorded and len(recorded) < len(data):
-        raise ValueError("recorded pairs and photos cannot be mixed; give only one of the two")
-    if recorded:
-        return RecordedPairs([pair for pairs in recorded for pair in pairs], patch, device)
     side = max(SYNTHETIC_SIDE, patch * noise.largest_scale)
     leaves = SyntheticImages(dead_leaves, seed, side, device)
-    scenes, held_out = _open_photos(data, zoom, tries, device) if data else (leaves, None)
-    if data and synthetic:
+    scenes, held_out = photos or (leaves, None)
+    if photos and synthetic:
         scenes = MixedScenes(scenes, leaves, synthetic)
     if pattern_share:
         # The share is one of all scenes, and the measured ones are mixed in afterwards.
@@ -285,21 +309,6 @@ def open_pair_source(
     # No run draws as many images as lie between this seed and that of training, so it never draws these.
     held_out = held_out or SyntheticImages(dead_leaves, seed + 2**40, side, device)
     return GeneratedPairs(scenes, held_out, noise, patch, held_out_noise)
-
-
-def _open_photos(
-    data: Sequence[Path], zoom: float, tries: int, device: torch.device | str
-) -> tuple[SceneSource, SceneSource]:
-    """Photos for training and photos for validation. Raises ValueError if there are too few."""
-    files = [file for folder in data for file in image_files(folder)]
-    if len(files) < 2:
-        raise ValueError(f"at least 2 photos are needed, 1 of them for validation; found {len(files)}")
-    training = [file for number, file in enumerate(files) if number % HOLD_OUT_EVERY]
-    # Decoded one by one as the store takes them: all together may not fit in memory.
-    return (
-        Photos(map(read_rgb, training), zoom, tries, device),
-        Photos(map(read_rgb, files[::HOLD_OUT_EVERY]), zoom, tries, device),
-    )
 
 
 def _concatenate(parts: Sequence[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """Sweep: the report's Table II and Figure 4, trained anew: batches, learning rates and widths."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ POINTS = 20
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the sweep. lines: its log; psnr: in dB at its end, None if it diverged."""
+    """One training of the sweep. lines: its log; psnr: in dB at its end, NaN if unknown, None if it diverged."""
 
     recipe: Recipe
     lines: Sequence[Mapping[str, Any]]
@@ -123,7 +124,8 @@ def _validate_every(recipe: Recipe) -> float:
 
 
 def _last_psnr(log: Path) -> float:
-    return float(next(line["psnr"] for line in reversed(read_log(log)) if "psnr" in line))
+    """NaN if it was never known."""
+    return next((float(line["psnr"]) for line in reversed(read_log(log)) if "psnr" in line), math.nan)
 
 
 def _row(*entries: str) -> list[str]:
@@ -133,4 +135,6 @@ def _row(*entries: str) -> list[str]:
 def _entry(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    return "diverged" if cell.psnr is None else f"{cell.psnr:.2f} ({cell.epochs:.2g})"
+    if cell.psnr is None:
+        return "diverged"
+    return f"{'unknown' if math.isnan(cell.psnr) else f'{cell.psnr:.2f}'} ({cell.epochs:.2g})"

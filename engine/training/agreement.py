@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.imageio.read import is_image_name
+from engine.training.data import DataCounts
 from engine.training.training_job import TrainingJob
 from engine.training.workers import Workers
 
@@ -50,6 +51,20 @@ def check_agreement(workers: Workers, job: TrainingJob) -> None:
             )
 
 
+def check_images(workers: Workers, counts: DataCounts | None) -> None:
+    """Compare the images that could be read with the other workers'. Raises ValueError if they differ."""
+    if workers.count == 1:
+        return
+    words = "" if counts is None else ", ".join((counts.words, *counts.left_out))
+    first, *others = workers.gather(words)
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise ValueError(
+                f"worker {rank} could read other images than worker 0: {other}, in place of {first}."
+                " Give all workers the same files"
+            )
+
+
 def describe_files(data: Sequence[Path]) -> str:
     """The number of files and a digest of their names and sizes. Where the folders are makes no difference."""
     digest, count = hashlib.sha256(), 0
@@ -61,14 +76,14 @@ def describe_files(data: Sequence[Path]) -> str:
 
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of a file of pairs, or of the images in a folder and in the folders of it."""
+    """Names and sizes of a file of pairs, or of the images in a folder."""
     if path.is_file():
         yield path.name, path.stat().st_size
         return
-    # A folder that is missing has no files here. The error comes from the source of pairs, which knows more.
-    for file in sorted(path.glob("*")) + sorted(path.glob("*/*")):
+    # A folder that is missing has no files here. The error comes when the data are opened.
+    for file in sorted(path.glob("*")):
         if is_image_name(file.name) and file.is_file():
-            yield file.relative_to(path).as_posix(), file.stat().st_size
+            yield file.name, file.stat().st_size
 
 
 def _source_digest() -> str:

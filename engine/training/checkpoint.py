@@ -54,11 +54,12 @@ def encode_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, recipe: Recipe, data: Sequence[Path], device: torch.device
+    path: Path, recipe: Recipe, data: Sequence[Path], device: torch.device, fixed_size: bool = False
 ) -> tuple[TrainState, Origin, float]:
     """The state of the run, its origin, and the seconds that it had taken.
 
-    The recipe may differ from the checkpoint's in minutes and steps alone. Raises ValueError saying what differs
+    The recipe may differ from the checkpoint's in minutes and steps alone; and, unless `fixed_size`, in the
+    network's size if the run began from weights, which may have decided it. Raises ValueError saying what differs
     or why the file cannot be read.
     """
     try:
@@ -72,6 +73,8 @@ def load_checkpoint(
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: format {metadata.get('format')!r}; this version reads {FORMAT!r}")
     earlier = recipe_from_dict(json.loads(metadata["recipe"]), str(path))
+    if metadata.get("start") and not fixed_size and earlier.network == recipe.network:
+        recipe = recipe.with_size_of(earlier.network_config())
     if replace(earlier, steps=recipe.steps, minutes=recipe.minutes) != recipe:
         values = recipe.to_dict()
         changed = [key for key, value in earlier.to_dict().items() if value != values[key]]

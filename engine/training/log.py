@@ -14,7 +14,8 @@ from engine.system.os_errors import reason
 class LogLine:
     """One line of the log. seconds, megapixels: since the start of the run; psnr: in dB, on some lines only.
 
-    noisy_psnr: of the held-out images before denoising, in reports only.
+    noisy_psnr: of the held-out images before denoising, in reports only. data: how many images are used, held out
+    and left out, on the first line of each part of a run.
     """
 
     step: int
@@ -26,6 +27,7 @@ class LogLine:
     psnr: float | None
     seconds_left: float
     noisy_psnr: float | None = None
+    data: str | None = None
 
 
 class TrainingLog:

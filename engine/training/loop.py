@@ -212,11 +212,12 @@ def train(
     state.read_losses()
 
 
-def validate(state: TrainState, images: ValidationSet) -> float:
+def validate(state: TrainState, images: ValidationSet) -> float | None:
     """PSNR in dB of the averaged weights on held-out images, mean over images.
 
     With noisy references it estimates the PSNR against clean ones: the reference's noise is independent of the
-    output, so its variance adds to the error and is subtracted. There is then one number for all images.
+    output, so its variance adds to the error and is subtracted. There is then one number for all images; None if
+    the rest is not above 0, as the error is less than the images can show.
     """
     state.ema.swap()
     try:
@@ -226,16 +227,18 @@ def validate(state: TrainState, images: ValidationSet) -> float:
     return _psnr(error, images.reference_noise)
 
 
-def noisy_psnr(images: ValidationSet) -> float:
+def noisy_psnr(images: ValidationSet) -> float | None:
     """PSNR in dB of the noisy images themselves, measured as `validate` measures the network's."""
     error = (images.noisy.clamp(0, 1) - images.reference).square().mean((1, 2, 3))
     return _psnr(error, images.reference_noise)
 
 
-def _psnr(error: Tensor, reference_noise: float) -> float:
+def _psnr(error: Tensor, reference_noise: float) -> float | None:
     """error: mean square of each image."""
     if reference_noise:
-        error = (error.mean() - reference_noise).clamp(min=1e-10)
+        error = error.mean() - reference_noise
+        if float(error) <= 0:
+            return None
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 

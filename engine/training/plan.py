@@ -8,9 +8,11 @@ import torch
 
 from engine.imageio.read import is_image_name
 from engine.layers import parameters
+from engine.models import checkpoint as weights
 from engine.models.networks import build_network, kind_of
 from engine.system.file_names import earlier_results
 from engine.training.recipe import Recipe
+from engine.training.start import sized_recipe
 from engine.training.training_job import TrainingJob
 
 # Minutes of the expected gains.
@@ -34,22 +36,33 @@ EXPECTED_CURVES: Mapping[tuple[str, str], ExpectedCurve] = {
 
 
 def plan_lines(job: TrainingJob) -> list[str]:
-    """The recipe, the network, the data, the files and the expected curve, a line each. Reads no image."""
+    """The recipe, the network, the data, the files and the expected curve, a line each. Reads no image.
+
+    Raises ValueError for weights that cannot be begun from."""
     recipe = job.recipe
     length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.minutes:g} minutes"
     low, high = recipe.noise_range
-    config = recipe.network_config()
+    planned = recipe
+    if job.start and not job.continues:
+        planned = sized_recipe(recipe, weights.read(job.start), job.fixed_size)
+    config = planned.network_config()
     net = build_network(config, torch.Generator().manual_seed(recipe.seed))
     count = sum(parameter.value.numel() for parameter in parameters(net))
-    log = f"log {job.log.name}, checkpoint {job.checkpoint.name}"
+    beside = f"log {job.log.name}, checkpoints {job.checkpoint.name} and {job.constant_checkpoint.name}"
     return [
         f"recipe:  {length} of {recipe.optimizer}, learning rate {recipe.lr:g}, batches of {recipe.batch} "
         f"patches of {recipe.patch} x {recipe.patch}; {recipe.noise} noise from {low:g} to {high:g}",
-        f"network: {kind_of(config)}, {count:,} parameters{f', from {job.start}' if job.start else ''}",
+        f"network: {kind_of(config)}, {count:,} parameters{_start_words(job, planned)}",
         f"data:    {_data_words(job.data)}",
-        f"writes:  {job.out}; beside it {log}",
+        f"writes:  {job.out}; beside it {beside}",
         f"expect:  {_expectation(recipe)}",
     ]
+
+
+def _start_words(job: TrainingJob, planned: Recipe) -> str:
+    if not job.start:
+        return ""
+    return f", from {job.start}" + (", whose size it has" if planned != job.recipe else "")
 
 
 def _data_words(data: Sequence[Path]) -> str:
@@ -61,8 +74,7 @@ def _source_words(path: Path) -> str:
     if not path.is_dir():
         return f"pairs in {path}"
     images = {file for file in path.iterdir() if is_image_name(file.name)}
-    count = len(images - earlier_results(images))
-    return f"{count} images in {path}" if images else f"pairs in the folders of {path}"
+    return f"{len(images - earlier_results(images))} images in {path}"
 
 
 def _expectation(recipe: Recipe) -> str:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -16,6 +16,8 @@ from engine.models.networks import NetworkConfig
 from engine.models.unet import UNetConfig
 
 FOLDER = Path(__file__).parent / "recipes"
+# The values that are the network's size.
+SIZE_KEYS = ("hidden", "geometry", "channels", "blocks")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,12 @@ class Recipe:
         if self.network == "paper":
             return AutoencoderConfig(self.hidden, self.geometry)
         return UNetConfig(self.channels, self.blocks)
+
+    def with_size_of(self, config: NetworkConfig) -> "Recipe":
+        """The same for a network of that size, which must be of the same kind."""
+        if isinstance(config, AutoencoderConfig):
+            return replace(self, hidden=config.hidden, geometry=config.geometry)
+        return replace(self, channels=config.channels, blocks=config.blocks)
 
     def noise_model(self) -> NoiseModel:
         """The model of the noise to train on."""

@@ -2,19 +2,19 @@
 
 import json
 import secrets
-from pathlib import Path
 
 import torch
 
 from engine.layers import Module
 from engine.models import checkpoint as weights
 from engine.models import precision
+from engine.models.checkpoint import WeightsFile
 from engine.models.net2net import grow
-from engine.models.networks import build_network, config_to_dict
+from engine.models.networks import NetworkConfig, build_network, config_from_dict, config_to_dict, kind_of
 from engine.training.agreement import check_agreement
 from engine.training.checkpoint import Origin, load_checkpoint
 from engine.training.loop import TrainState, new_train_state
-from engine.training.recipe import Recipe
+from engine.training.recipe import SIZE_KEYS, Recipe, read_recipe, shipped_recipes
 from engine.training.training_job import TrainingJob
 from engine.training.workers import Workers
 
@@ -30,13 +30,14 @@ def begin_run(job: TrainingJob, workers: Workers, device: torch.device) -> tuple
     if workers.rank == 0:
         job.check()
         state, origin, seconds = _resume_run(job, device) if job.continues else _new_run(job, device)
-        compute = precision.name_of(state.compute)
+        compute, size = precision.name_of(state.compute), config_to_dict(state.recipe.network_config())
     else:
-        compute = ""
+        compute, size = "", {}
     check_agreement(workers, job)
-    compute = workers.gather(compute)[0]
+    compute, size = json.loads(workers.gather(json.dumps([compute, size]))[0])
     if workers.rank:
-        state = new_train_state(job.recipe, precision.resolve(compute), device)
+        recipe = job.recipe.with_size_of(config_from_dict(size))
+        state = new_train_state(recipe, precision.resolve(compute), device)
         origin, seconds = Origin("", ""), 0.0
     if workers.count > 1:
         seconds = _copy_from_first(workers, state, seconds)
@@ -54,30 +55,49 @@ def _copy_from_first(workers: Workers, state: TrainState, seconds: float) -> flo
 
 
 def _resume_run(job: TrainingJob, device: torch.device) -> tuple[TrainState, Origin, float]:
-    return load_checkpoint(job.checkpoint, job.recipe, job.data, device)
+    return load_checkpoint(job.checkpoint, job.recipe, job.data, device, job.fixed_size)
 
 
 def _new_run(job: TrainingJob, device: torch.device) -> tuple[TrainState, Origin, float]:
     """The state of a new run, its origin, and 0 seconds."""
     compute = precision.resolve(job.recipe.precision, device)
-    net, start = _start_network(job.start, job.recipe) if job.start else (None, "")
-    return new_train_state(job.recipe, compute, device, net), Origin(secrets.token_hex(8), start), 0.0
+    recipe, net, start = job.recipe, None, ""
+    if job.start:
+        file = weights.read(job.start)
+        recipe = sized_recipe(job.recipe, file, job.fixed_size)
+        net, start = _start_network(file, recipe), f"{file.name} {file.digest}"
+    return new_train_state(recipe, compute, device, net), Origin(secrets.token_hex(8), start), 0.0
 
 
-def _start_network(path: Path, recipe: Recipe) -> tuple[Module, str]:
-    """The recipe's network with a file's weights, grown if it is larger, and the file's name and digest.
+def sized_recipe(recipe: Recipe, file: WeightsFile, fixed_size: bool) -> Recipe:
+    """The recipe, with the size of the network in the file if that cannot grow into the recipe's.
 
-    Raises ValueError with both networks if the file's cannot be grown to the recipe's.
+    fixed_size: the recipe's size was asked for. Raises ValueError with both networks if they do not fit.
     """
-    model, config = weights.load(path), recipe.network_config()
-    net = model.net
-    if model.config != config:
-        net = build_network(config, torch.Generator().manual_seed(recipe.seed))
-        try:
-            grow(model.net, net)
-        except ValueError as error:
-            found, expected = (json.dumps(config_to_dict(each)) for each in (model.config, config))
-            raise ValueError(
-                f"{path}: holds the network {found}; the recipe trains {expected}: {error}"
-            ) from error
-    return net, f"{model.name} {model.digest}"
+    config = recipe.network_config()
+    found, expected = (json.dumps(config_to_dict(each)) for each in (file.config, config))
+    unfit = f"{file.path}: holds the network {found}; the recipe trains {expected}"
+    if kind_of(file.config) != recipe.network:
+        fitting = [name for name in shipped_recipes() if read_recipe(name).network == kind_of(file.config)]
+        raise ValueError(f"{unfit}. Choose a recipe for this kind of network: {', '.join(fitting)}")
+    try:
+        _start_network(file, recipe)
+    except ValueError as error:
+        if fixed_size:
+            raise ValueError(f"{unfit}: {error}. Leave out {' and '.join(_size_keys(config))}") from error
+        return recipe.with_size_of(file.config)
+    return recipe
+
+
+def _size_keys(config: NetworkConfig) -> list[str]:
+    return [key for key in config_to_dict(config) if key in SIZE_KEYS]
+
+
+def _start_network(file: WeightsFile, recipe: Recipe) -> Module:
+    """The recipe's network with a file's weights, grown if it is larger. Raises ValueError if it cannot grow."""
+    net, config = file.build().net, recipe.network_config()
+    if file.config == config:
+        return net
+    larger = build_network(config, torch.Generator().manual_seed(recipe.seed))
+    grow(net, larger)
+    return larger

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from engine.data.sources import PairSource, open_pair_source
 from engine.models import checkpoint as weights
 from engine.models import precision
 from engine.models.networks import kind_of
@@ -26,7 +25,9 @@ from engine.system.atomic_file import write_atomically
 from engine.system.os_errors import describe
 from engine.system.signals import stop_signals
 from engine.training import workers as groups
+from engine.training.agreement import check_images
 from engine.training.checkpoint import data_names, encode_checkpoint
+from engine.training.data import open_data
 from engine.training.log import LogLine, TrainingLog
 from engine.training.loop import Progress, noisy_psnr, train, validate
 from engine.training.recipe import Recipe
@@ -59,12 +60,14 @@ def run(job: TrainingJob, report: Callable[[LogLine], None], warn: Callable[[str
 def follow(job: TrainingJob, workers: Workers, device: torch.device) -> bool:
     """Work as any worker but the first: make steps. Returns whether the end was reached."""
     state, _, _ = begin_run(job, workers, device)
-    source = _open_source(job, device)
+    # Worker 0 warns.
+    opened = open_data(job.data, job.recipe, device, lambda text: None)
+    check_images(workers, opened.counts)
     workers.wait_until_ready()
     with stop_signals() as stopping:
         # Worker 0 counts.
         progress = AgreedProgress(workers, lambda step: 0.0, stopping)
-        for _ in train(state, source, progress, workers):
+        for _ in train(state, opened.source, progress, workers):
             pass
     return progress.ended
 
@@ -91,7 +94,7 @@ class Trainer:
     """One run of a job, as worker 0 or the only one: the loop, and what happens between its steps.
 
     report: called with each line of the log, with the last PSNR that was measured and the noisy images'. warn:
-    called with a message when a file could not be written.
+    called with a message when a file could not be written, or a photo could not be read.
     """
 
     def __init__(
@@ -106,10 +109,14 @@ class Trainer:
         continues = job.continues
         # Before the data, which may take minutes to read.
         self.state, self.origin, seconds = begin_run(job, workers, device)
-        self.source = _open_source(job, device)
+        opened = open_data(job.data, job.recipe, device, warn)
+        check_images(workers, opened.counts)
+        self.source, self.counts = opened.source, opened.counts
         self.validation_set = self.source.validation(VALIDATION_IMAGES)
         self.noisy_psnr = noisy_psnr(self.validation_set)
         self.psnr: float | None = None
+        self.has_warned = False
+        self.has_counted = False
         self.log = TrainingLog(job.log, self.state.step if continues else None)
         workers.wait_until_ready()
         self.clock = RunClock(job.recipe, seconds)
@@ -165,6 +172,9 @@ class Trainer:
 
     def _validate_and_log(self, progress: Progress) -> None:
         self.psnr = validate(self.state, self.validation_set)
+        if self.psnr is None and not self.has_warned:
+            self.has_warned = True
+            self.warn("the held-out PSNR is unknown: what is left of the error is less than these pairs can show")
         self._log(progress, self.psnr)
 
     def _log(self, progress: Progress, psnr: float | None) -> None:
@@ -183,7 +193,9 @@ class Trainer:
             progress.lr,
             psnr,
             now * (1 - part) / part if part else 0.0,
+            data=self.counts.words if self.counts and not self.has_counted else None,
         )
+        self.has_counted = True
         self._try_to_write(lambda: self.log.append(line))
         self.report(replace(line, psnr=self.psnr, noisy_psnr=self.noisy_psnr))
 
@@ -232,6 +244,7 @@ class Trainer:
             **self.origin.to_dict(),
             "kind": kind_of(state.recipe.network_config()),
             "data": data_names(job.data),
+            **({"images": self.counts.words} if self.counts else {}),
             "terms": job.terms,
             "steps": str(state.step),
             "megapixels": f"{state.pixels / 1e6:.1f}",
@@ -244,20 +257,3 @@ class Trainer:
 def _may_replace(out: Path, run: str) -> bool:
     """Whether there are no weights yet, or those of an earlier part of this run."""
     return not out.exists() or weights.read_metadata(out).get("run") == run
-
-
-def _open_source(job: TrainingJob, device: torch.device) -> PairSource:
-    recipe = job.recipe
-    return open_pair_source(
-        job.data,
-        recipe.noise_model(),
-        patch=recipe.patch,
-        seed=recipe.seed,
-        synthetic=recipe.synthetic,
-        pattern_share=recipe.patterns,
-        measured_share=recipe.measured,
-        zoom=recipe.zoom,
-        tries=recipe.tries,
-        device=device,
-        held_out_noise=recipe.validation_noise(),
-    )

@@ -21,7 +21,8 @@ class TrainingJob:
     """The recipe, data and files of a run.
 
     terms: the licence of the data, for the weights' metadata. device: "auto", "cpu" or "cuda". start: weights
-    from which a new run begins, instead of random ones; those of a smaller network are grown to the recipe's.
+    from which a new run begins, instead of random ones; those of a smaller network are grown to the recipe's, and
+    those that cannot grow into it decide the network's size. fixed_size: the recipe decides it in every case.
     log_every, validate_every, save_every: in seconds. name: of the job in torchrun. A worker that torchrun has
     restarted continues from the checkpoint of a job of this name. wire: the type in which workers exchange
     gradients. peer_timeout: the seconds that a worker waits for the others in a step.
@@ -34,6 +35,7 @@ class TrainingJob:
     resume: bool = False
     device: str = "auto"
     start: Path | None = None
+    fixed_size: bool = False
     log_every: float = 1.0
     validate_every: float = 60.0
     save_every: float = 180.0

@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 
 out = Console()
 err = Console(stderr=True)
+# Exit code for wrong usage.
+WRONG_USAGE = 2
 # Exit code of a command that was stopped by a signal.
 STOPPED = 130
 # Seconds between two lines of progress, where the output is no terminal.

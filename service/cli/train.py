@@ -11,7 +11,7 @@ import typer
 from rich.live import Live
 
 from engine import defaults
-from service.cli.console import STOPPED, err, warn, warn_without_kernels
+from service.cli.console import STOPPED, WRONG_USAGE, err, error, warn, warn_without_kernels
 from service.cli.options import DeviceOption, PairsOption, out_option, output_folder
 from service.cli.train_workers import run_workers
 from service.cli.weights import load
@@ -26,12 +26,32 @@ RecipeArgument = Annotated[
 DataOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Folder of photos, folder of noisy pairs, or .pkl file of pairs.", show_default="synthetic images"
+        help="Folder of photos, to which noise is added, or .pkl file of noisy pairs.",
+        show_default="synthetic images",
+    ),
+]
+KindOption = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="KIND",
+        help="What the data are: photos, or auto, which refuses shots of the same scene: see denoise adapt.",
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe. --KEY VALUE does the same."),
+]
+MinutesOption = Annotated[
+    float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to start from: a shipped name or a .safetensors file. A smaller network grows to the "
+        "recipe's size; any other keeps its own.",
+        show_default=False,
+    ),
 ]
 StepsOption = Annotated[
     int | None, typer.Option(help="Train for this number of steps instead.", show_default="none")
@@ -46,24 +66,20 @@ def train(
     recipe: RecipeArgument,
     output: Annotated[Path, out_option("Weights file to write, .safetensors.")],
     data: DataOption = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Training time in minutes.", show_default="the recipe's")
-    ] = None,
+    kind: KindOption = "auto",
+    minutes: MinutesOption = None,
     steps: StepsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside OUT.")] = False,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--start", help="Weights to start from. A smaller network is enlarged to the recipe's size."
-        ),
-    ] = None,
+    start: StartOption = None,
     terms: Annotated[str, typer.Option(help="Licence of the data, stored with the weights.")] = "not stated",
     device: DeviceOption = defaults.DEVICE,
     threads: ThreadsOption = None,
     workers: WorkersOption = 1,
     override: SetOption = None,
 ) -> None:
-    """Train a network from noisy images alone. Ctrl-C saves everything, and --resume continues.
+    """Train a network on photos or synthetic images, with noise that is drawn. For your own noise: denoise adapt.
+
+    Ctrl-C saves everything, and --resume continues.
 
     Shows what it will do and which gain to expect, then the PSNR on held-out images and its gain over the noisy
     ones: at once, after 10 s, and at each doubling of the time, later each minute.
@@ -78,15 +94,27 @@ def train(
 
     - `denoise train paper --data pairs.pkl --steps 20000 --lr 0.4 --out my.safetensors`
     """
-    from engine.training.recipe import read_recipe
+    from engine.models.checkpoint import find
+    from engine.training.recipe import SIZE_KEYS, read_recipe
     from engine.training.training_job import TrainingJob
     from engine.training.workers import count, job_name, rank
 
     every = 1.0 if err.is_terminal else 10.0
-    chosen = read_recipe(recipe, _overrides(override, minutes, steps))
+    values = _overrides(override, minutes, steps)
     training = TrainingJob(
-        chosen, output, data or (), terms, resume, device, start, log_every=every, name=job_name()
+        read_recipe(recipe, values),
+        output,
+        data or (),
+        terms,
+        resume,
+        device,
+        find(start) if start else None,
+        fixed_size=any(key in values for key in SIZE_KEYS),
+        log_every=every,
+        name=job_name(),
     )
+    if not training.continues:
+        _refuse_shots(kind, training.data, output, minutes, steps, start)
     if not _train(training, threads, workers):
         if not rank():
             warn("stopped, and everything is saved. Use --resume to continue.")
@@ -94,6 +122,36 @@ def train(
         raise typer.Exit(STOPPED if count() == 1 else 0)
     if not rank():
         warn(f"done: wrote {output}. To use it: denoise run --model {output} IMAGE")
+
+
+def _refuse_shots(
+    kind: str,
+    data: Sequence[Path],
+    output: Path,
+    minutes: float | None = None,
+    steps: int | None = None,
+    start: str | None = None,
+) -> None:
+    """End with the command that learns from shots, if the data are shots."""
+    from engine.adaptation.recognise import ShotsFound, refuse_shots
+    from engine.training.workers import rank
+
+    if kind not in ("auto", "photos"):
+        raise typer.BadParameter(f"{kind!r} is none of auto, photos", param_hint="--as")
+    if kind == "photos":
+        return
+    given = {"--minutes": minutes, "--steps": steps, "--start": start}
+    options = [word for name, value in given.items() if value is not None for word in (name, _text(value))]
+    try:
+        refuse_shots(data, output, options)
+    except ShotsFound as mistake:
+        if not rank():
+            error(str(mistake))
+        raise typer.Exit(WRONG_USAGE) from mistake
+
+
+def _text(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:
@@ -113,10 +171,12 @@ def _train(training: "TrainingJob", threads: int | None, workers: int) -> bool:
     training.check()
     for line in plan_lines(training):
         warn(line)
+    share = max(1, torch.get_num_threads() // workers)
+    if workers > 1:
+        warn(f"workers: {workers} processes, each with {share} thread{'s' * (share > 1)}, share every batch")
     warn("preparing the data; the first step follows")
     if workers == 1:
         return _train_in_this_process(None, training)
-    share = max(1, torch.get_num_threads() // workers)
     return run_workers(workers, partial(_train_in_this_process, share, training))
 
 
@@ -133,6 +193,7 @@ def sweep(
     output: Annotated[Path, out_option("Folder for the table, the plot and the weights.", output_folder)],
     recipe: RecipeArgument = "paper",
     data: DataOption = None,
+    kind: KindOption = "auto",
     pairs: PairsOption = None,
     seconds: Annotated[float, typer.Option(help="Training time of each network, in seconds.")] = 60,
     steps: StepsOption = None,
@@ -155,6 +216,7 @@ def sweep(
 
     _use_threads(threads)
     base = read_recipe(recipe, _overrides(override, seconds / 60, steps))
+    _refuse_shots(kind, data or (), Path("own.safetensors"))
     # Before the training, at whose end they are needed.
     samples = recorded_samples(pairs) if pairs else []
     warn_without_kernels()
@@ -206,7 +268,8 @@ def _describe(line: "LogLine") -> str:
         psnr = f"  held-out PSNR {line.psnr:.2f} dB ({gain:+.2f} over the noisy input's {line.noisy_psnr:.2f})"
     left = timedelta(seconds=round(line.seconds_left))
     speed = f"{line.megapixels_per_second:.2f} Mpx/s"
-    return f"step {line.step}  {speed}  loss {line.loss:.5f}{psnr}  {left} left"
+    data = f"  on {line.data}" if line.data else ""
+    return f"step {line.step}  {speed}  loss {line.loss:.5f}{psnr}  {left} left{data}"
 
 
 @contextmanager

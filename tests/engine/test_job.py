@@ -18,6 +18,7 @@ from PIL import Image
 from engine import job
 from engine.layers import kernels
 from engine.models import checkpoint
+from tests.support.bursts import scene, shots, white, write
 from tests.support.processes import children
 from tests.support.workers import PATIENCE, free_port
 
@@ -71,6 +72,17 @@ def test_the_job_trains_on_camera_noise(main, tmp_path, photos):
 
     assert code == 0
     assert json.loads(checkpoint.load(tmp_path / "a.safetensors").metadata["recipe"])["noise"] == "camera"
+
+
+def test_the_job_hands_shots_over_to_an_adaptation(main, tmp_path, capsys):
+    for number in range(2):
+        write(tmp_path / "shots", f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
+    command = ("photo-small", "-o", tmp_path / "a.safetensors", "--data", tmp_path / "shots", *SMALL)
+
+    code = main(*command)
+
+    assert code == 2
+    assert f"denoise adapt {tmp_path / 'shots'} --out {tmp_path / 'a.safetensors'}" in capsys.readouterr().err
 
 
 def test_the_job_says_what_is_wrong(main, tmp_path):

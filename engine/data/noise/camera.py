@@ -120,8 +120,11 @@ class CameraNoise:
         return views
 
     def clean(self, scenes: PatchBatch, scale: int) -> Tensor:
-        """The scenes themselves, some soft, some without their colour."""
-        return remove_colour(soften(scenes, self.soft), grey_mask(scenes, self.grey))
+        """The scenes themselves, some soft, some without their colour.
+
+        A camera has nothing beyond black and white, where measured images that were normalised have their tails.
+        """
+        return remove_colour(soften(scenes, self.soft).clamp_(0, 1), grey_mask(scenes, self.grey))
 
 
 def soften(scenes: PatchBatch, share: float) -> Tensor:

@@ -4,15 +4,18 @@ import torch
 from engine.data import sources
 from engine.data.noise.gaussian import GaussianNoise
 from engine.data.noise.random_pixel import RandomPixelNoise
+from engine.data.patch_store import concatenate_by_type
 from engine.data.sources import (
     GeneratedPairs,
     MixedScenes,
     Photos,
     RecordedPairs,
     SyntheticImages,
-    open_pair_source,
+    generated_pairs,
+    held_out_count,
+    photo_source,
 )
-from tests.support.pixels import generator, random_pixels, write_image
+from tests.support.pixels import generator, random_pixels
 
 # No noise: what is drawn is the photo itself.
 SILENT = GaussianNoise(0, 0)
@@ -28,18 +31,10 @@ def draw(scenes, count, side, rng, step=1):
     return torch.cat([batch.read() for batch in scenes.draw(count, side, step, rng)]) * 255
 
 
-def open_with(*data, noise=SILENT, patch=8, seed=0, synthetic=0.0, zoom=1.0, tries=1, patterns=0.0, **more):
-    return open_pair_source(
-        data,
-        noise,
-        patch=patch,
-        seed=seed,
-        synthetic=synthetic,
-        pattern_share=patterns,
-        zoom=zoom,
-        tries=tries,
-        **more,
-    )
+def open_with(*photos, noise=SILENT, patch=8, seed=0, patterns=0.0, **more):
+    """photos: for training and for validation; none for synthetic images."""
+    sources = (Photos(photos, tries=1), Photos(photos, tries=1)) if photos else None
+    return generated_pairs(sources, noise, patch=patch, seed=seed, pattern_share=patterns, **more)
 
 
 def seen_in_training(source, steps=60):
@@ -69,100 +64,23 @@ def cheap_leaves(monkeypatch):
     return made
 
 
-# A folder of photos
+# Photos
 
 
-def test_no_held_out_photo_is_ever_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "HOLD_OUT_EVERY", 3)
-    for number in range(7):
-        write_image(tmp_path / f"{number}.png", plain(30 * number))
-
-    source = open_with(tmp_path)
-
-    assert seen_in_validation(source) == {0, 90, 180}
-    assert seen_in_training(source) == {30, 60, 120, 150}
+@pytest.mark.parametrize(("scenes", "held_out"), [(2, 1), (7, 1), (12, 3), (60, 4), (199, 4), (1000, 20)])
+def test_of_few_scenes_a_quarter_is_held_out(scenes, held_out):
+    assert held_out_count(scenes) == held_out
 
 
-def test_several_folders_of_photos_are_one(tmp_path):
-    for number, folder in enumerate(("a", "b", "b")):
-        write_image(tmp_path / folder / f"{number}.png", plain(50 * number))
+def test_bytes_and_floats_are_drawn_as_often_as_there_are_photos():
+    photos = [plain(10), plain(40).float() + 0.5, plain(20), plain(30)]
+    parts = concatenate_by_type(("all", photo) for photo in photos)["all"]
 
-    source = open_with(tmp_path / "a", tmp_path / "b")
+    seen = draw(photo_source(parts, 1.0, 1), 800, 8, generator())[:, 0, 0, 0]
 
-    assert seen_in_training(source) | seen_in_validation(source) == {0, 50, 100}
-
-
-def test_a_single_photo_is_too_few(tmp_path):
-    write_image(tmp_path / "only.png", plain(1))
-
-    with pytest.raises(ValueError, match="at least 2 photos are needed, 1 of them for validation; found 1"):
-        open_with(tmp_path)
-
-
-def test_photos_smaller_than_a_patch_are_refused_when_drawn(tmp_path):
-    for name in "ab":
-        write_image(tmp_path / f"{name}.png", plain(1, height=7))
-
-    with pytest.raises(ValueError, match="no photo is large enough to cut 8 x 8 pixels from"):
-        open_with(tmp_path).draw(1, 1, generator())
-
-
-def test_a_path_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere: expected a folder or a file of pairs \(.pkl or .pt\)"):
-        open_with(tmp_path / "nowhere")
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path.name}: no images"):
-        open_with(tmp_path)
-
-
-def test_a_batch_has_its_shape_its_type_and_its_weights(tmp_path):
-    for name in "ab":
-        write_image(tmp_path / f"{name}.png", random_pixels(30, 30))
-
-    batch = open_with(tmp_path, noise=GaussianNoise(5, 50)).draw(1, 6, generator())
-
-    assert batch.noisy.shape == batch.target.shape == (6, 8, 8, 3)
-    assert {part.dtype for part in batch} == {torch.float32}
-    assert batch.noisy.is_contiguous()
-    assert batch.weight.shape == (6,)
-    assert len(batch.weight.unique()) == 6
-
-
-def test_validation_is_clean_and_the_same_each_time(tmp_path):
-    for name in "ab":
-        write_image(tmp_path / f"{name}.png", random_pixels(30, 30))
-    source = open_with(tmp_path, noise=GaussianNoise(25, 25))
-
-    first, second = source.validation(5), source.validation(5)
-
-    assert first.reference_noise == 0
-    assert torch.equal(first.noisy, second.noisy)
-    assert (first.reference * 255 - (first.reference * 255).round()).abs().max() < 1e-4
-    assert (first.noisy - first.reference).std().item() == pytest.approx(25 / 255, rel=0.15)
-
-
-@pytest.mark.parametrize("noise", [GaussianNoise(10, 40), RandomPixelNoise(2, 3)])
-def test_a_step_draws_the_same_batch_from_the_same_state(tmp_path, noise):
-    for number in range(3):
-        write_image(tmp_path / f"{number}.png", random_pixels(40, 50, number))
-
-    first, second = (
-        open_with(tmp_path, noise=noise, zoom=0.6, tries=3).draw(9, 4, generator(5)) for _ in range(2)
-    )
-
-    assert all(map(torch.equal, first, second))
-
-
-def test_random_pixel_views_come_from_patches_of_their_scale(tmp_path):
-    for name in "ab":
-        write_image(tmp_path / f"{name}.png", random_pixels(40, 40))
-
-    source = open_with(tmp_path, noise=RandomPixelNoise(5, 5))
-
-    assert source.draw(1, 2, generator()).noisy.shape == (2, 8, 8, 3)
-    assert source.validation(2).noisy.shape == (2, 8, 8, 3)
+    counts = {value: int(seen.isclose(torch.tensor(value)).sum()) for value in (10.0, 20.0, 30.0, 40.5)}
+    assert sum(counts.values()) == 800
+    assert all(count == pytest.approx(200, abs=50) for count in counts.values())
 
 
 # Crops of photos
@@ -255,10 +173,8 @@ def test_images_are_made_large_enough_for_the_largest_blocks(cheap_leaves, monke
     assert open_with(noise=RandomPixelNoise(10, 10)).draw(1, 1, generator()).noisy.shape == (1, 8, 8, 3)
 
 
-def test_a_share_of_the_scenes_is_synthetic(tmp_path, cheap_leaves):
-    for name in "ab":
-        write_image(tmp_path / f"{name}.png", plain(128))
-    source = open_with(tmp_path, synthetic=0.25)
+def test_a_share_of_the_scenes_is_synthetic(cheap_leaves):
+    source = open_with(plain(128), synthetic=0.25)
 
     assert isinstance(source.scenes, MixedScenes)
     batch = source.draw(1, 400, generator())
@@ -268,11 +184,8 @@ def test_a_share_of_the_scenes_is_synthetic(tmp_path, cheap_leaves):
 
 
 @pytest.mark.parametrize("photographed", [False, True])
-def test_a_share_of_the_scenes_is_patterns(tmp_path, cheap_leaves, photographed):
-    if photographed:
-        for name in "ab":
-            write_image(tmp_path / f"{name}.png", plain(128))
-    source = open_with(*[tmp_path] * photographed, synthetic=0.5, patterns=0.25)
+def test_a_share_of_the_scenes_is_patterns(cheap_leaves, photographed):
+    source = open_with(*[plain(128)] * photographed, synthetic=0.5, patterns=0.25)
 
     batch = source.draw(1, 400, generator())
 
@@ -330,9 +243,9 @@ def test_every_sample_has_its_own_orientation():
 # Recorded pairs
 
 
-def recorded(count, patch=8):
+def recorded(count, patch=8, seed=0):
     """Pair number n is of brightness 10 n and 10 n + 1."""
-    return RecordedPairs([(plain(10 * n), plain(10 * n + 1)) for n in range(count)], patch)
+    return RecordedPairs([(plain(10 * n), plain(10 * n + 1)) for n in range(count)], patch, seed)
 
 
 def test_either_shot_of_a_pair_is_the_input():
@@ -340,18 +253,24 @@ def test_either_shot_of_a_pair_is_the_input():
 
     firsts, seconds = ((255 * view[:, 0, 0, 0]).round().int().tolist() for view in batch[:2])
     values = list(zip(firsts, seconds, strict=True))
-    assert {(a // 10, b // 10) for a, b in values} == {(0, 0), (1, 1), (2, 2)}
+    scenes = {(a // 10, b // 10) for a, b in values}
+    assert len(scenes) == 3
+    assert all(a == b for a, b in scenes)
     assert {(a % 10, b % 10) for a, b in values} == {(0, 1), (1, 0)}
     assert batch.weight.eq(1).all()
 
 
-def test_no_held_out_recorded_pair_is_ever_drawn(monkeypatch):
-    monkeypatch.setattr(sources, "HOLD_OUT_EVERY", 3)
+def test_no_held_out_recorded_pair_is_ever_drawn():
+    held_out, drawn = seen_in_validation(recorded(8)), seen_in_training(recorded(8))
 
-    source = recorded(7)
+    assert len(held_out) == 4
+    assert held_out | drawn == {10 * n + shot for n in range(8) for shot in (0, 1)}
+    assert not held_out & drawn
 
-    assert seen_in_validation(source) == {50, 51, 60, 61}
-    assert seen_in_training(source) == {10 * n + shot for n in range(5) for shot in (0, 1)}
+
+def test_the_seed_draws_the_pairs_that_are_held_out():
+    assert len({frozenset(seen_in_validation(recorded(8, seed=seed))) for seed in range(6)}) > 3
+    assert seen_in_validation(recorded(8, seed=5)) == seen_in_validation(recorded(8, seed=5))
 
 
 def test_the_references_noise_is_estimated_from_both_shots():
@@ -361,6 +280,20 @@ def test_the_references_noise_is_estimated_from_both_shots():
     images = RecordedPairs([(shots[0], shots[1]), (shots[2], shots[3])], 32).validation(8)
 
     assert images.reference_noise == pytest.approx((10 / 255) ** 2, rel=0.05)
+
+
+def test_each_shot_is_input_and_reference_in_validation():
+    first, second = random_pixels(40, 40, 1), random_pixels(40, 40, 2)
+
+    images = RecordedPairs([(first, second)] * 2, 32).validation(4)
+
+    assert torch.equal(images.noisy[:4], images.reference[4:])
+    assert torch.equal(images.noisy[4:], images.reference[:4])
+
+
+def test_pairs_without_noise_are_refused_for_validation():
+    with pytest.raises(ValueError, match="the two shots of each held-out pair are the same"):
+        RecordedPairs([(random_pixels(20, 20), random_pixels(20, 20))] * 2, 8).validation(2)
 
 
 def test_both_shots_are_cropped_at_the_same_place():
@@ -397,36 +330,3 @@ def test_both_shots_have_the_same_orientation():
     assert len((batch.noisy % (64 / 255)).mul(255).round().flatten(1).unique(dim=0)) == 8
     assert ((difference == 64).flatten(1).all(1) | (difference == -64).flatten(1).all(1)).all()
     assert 0.3 < (difference[:, 0, 0, 0] > 0).float().mean() < 0.7
-
-
-# Files and folders of pairs
-
-
-def stack(count=3, height=10, width=12, seed=0):
-    return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator(seed))
-
-
-def test_a_file_of_pairs_is_a_source(tmp_path):
-    torch.save((stack(seed=1), stack(seed=2)), tmp_path / "pairs.pkl")
-
-    source = open_with(tmp_path / "pairs.pkl")
-
-    assert isinstance(source, RecordedPairs)
-    assert source.draw(1, 2, generator()).noisy.shape == (2, 8, 8, 3)
-
-
-def test_pairs_and_photos_are_not_mixed(tmp_path):
-    torch.save((stack(), stack()), tmp_path / "pairs.pt")
-    write_image(tmp_path / "photos" / "a.png", plain(1))
-
-    with pytest.raises(ValueError, match="recorded pairs and photos cannot be mixed"):
-        open_with(tmp_path / "pairs.pt", tmp_path / "photos")
-
-
-def test_several_recorded_sources_are_one(tmp_path):
-    torch.save((stack(), stack()), tmp_path / "a.pt")
-    torch.save((stack(4), stack(4)), tmp_path / "b.pkl")
-
-    source = open_with(tmp_path / "a.pt", tmp_path / "b.pkl")
-
-    assert len(source.training) + len(source.held_out) == 7

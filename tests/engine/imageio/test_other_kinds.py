@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as PILImage
 
 from engine.imageio.formats import UnsupportedImage, detect_format
+from engine.imageio.mapped_file import map_file
 from engine.imageio.other_kinds import other_kind
 
 
@@ -99,3 +100,11 @@ def test_unknown_bytes_have_no_kind(data):
 )
 def test_the_brands_tell_avif_from_heic(brands, kind):
     assert detect_format(media_file(*brands)).name == kind
+
+
+@pytest.mark.parametrize("data", [b"this is no image", bytes(40) + b"TRUEVISION-XFILE.\0"])
+def test_a_mapped_file_has_the_kind_of_its_bytes(tmp_path, data):
+    (tmp_path / "file").write_bytes(data)
+
+    with map_file(tmp_path / "file") as mapped:
+        assert other_kind(mapped) == other_kind(data)

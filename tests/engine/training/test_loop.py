@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.data.noise.gaussian import GaussianNoise
-from engine.data.sources import Batch, GeneratedPairs, Photos, ValidationSet
+from engine.data.sources import Batch, GeneratedPairs, Photos, RecordedPairs, ValidationSet
 from engine.evaluation.metrics import psnr
 from engine.layers import parameters
 from engine.training import loop as train_module
@@ -18,6 +18,7 @@ from engine.training.loop import (
     validate,
 )
 from engine.training.recipe import Recipe
+from tests.support.pixels import generator
 
 SIGMA = 25
 
@@ -371,3 +372,28 @@ def test_noisy_references_give_nearly_the_psnr_of_clean_ones():
 
     # A fresh network gives back its input.
     assert estimate == pytest.approx(-20 * math.log10(0.05), abs=0.1)
+
+
+@pytest.mark.parametrize("other", [25, 5, 0], ids=["equal noise", "a mean of many", "a clean image"])
+def test_pairs_of_unequal_noise_have_an_honest_psnr(other):
+    clean = torch.rand(1, 64, 64, 3, generator=generator()).mul(100).add(80)
+    shots = [
+        [
+            (clean[0] + sigma * torch.randn(64, 64, 3, generator=generator(seed))).round().to(torch.uint8)
+            for seed, sigma in ((seed, 25), (seed + 50, other))
+        ]
+        for seed in range(4)
+    ]
+    images = RecordedPairs([(a, b) for a, b in shots], 64).validation(32)
+
+    # Of both shots, as chance decides which is the input.
+    expected = -10 * math.log10((25**2 + other**2) / 2 / 255**2)
+
+    assert noisy_psnr(images) == pytest.approx(expected, abs=0.3)
+    assert validate(new_train_state(recipe()), images) < 40
+
+
+def test_an_error_that_the_references_hide_is_unknown():
+    image = torch.full((1, 8, 8, 3), 0.5)
+
+    assert noisy_psnr(ValidationSet(image, image + 0.1, 0.02)) is None

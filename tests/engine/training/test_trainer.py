@@ -262,16 +262,39 @@ def test_a_resumed_run_that_began_from_weights_ends_the_same(run, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_of_another_network_are_refused_with_both(run, tmp_path):
+@pytest.mark.parametrize("channels", [(3, 8), (4, 5), (4, 6, 8)])
+def test_weights_that_cannot_grow_decide_the_size(run, tmp_path, channels):
+    run("first")
+    first = checkpoint.load(tmp_path / "first.safetensors")
+    recipe = replace(RECIPE, channels=channels, blocks=(1,) * (2 * len(channels) - 1))
+
+    run(recipe=recipe, report=at(5, stop), start=first.path)
+    assert run(recipe=recipe, resume=True)
+
+    ended = checkpoint.load(tmp_path / "a.safetensors")
+    assert ended.config == first.config
+    assert ended.metadata["steps"] == "12"
+    assert ended.metadata["start"].startswith("first ")
+
+
+def test_weights_that_cannot_grow_into_a_wanted_size_are_refused(run, tmp_path):
     run("first")
 
     with pytest.raises(
         ValueError, match=r'first.safetensors: holds the network .*"channels": \[4, 6\].*; '
     ) as error:
-        run(recipe=replace(RECIPE, channels=(3, 8)), start=tmp_path / "first.safetensors")
+        run(recipe=replace(RECIPE, channels=(3, 8)), start=tmp_path / "first.safetensors", fixed_size=True)
 
     assert '; the recipe trains {"kind": "photo", "channels": [3, 8], "blocks": [1, 1, 1]}' in str(error.value)
+    assert str(error.value).endswith("Leave out channels and blocks")
     assert not (tmp_path / "a.checkpoint").exists()
+
+
+def test_weights_of_another_kind_are_refused_with_recipes(run, tmp_path):
+    run("first")
+
+    with pytest.raises(ValueError, match=r"Choose a recipe for this kind of network: .*photo-small"):
+        run(recipe=replace(RECIPE, network="paper"), start=tmp_path / "first.safetensors")
 
 
 def test_a_file_without_weights_is_refused_as_a_start(run, tmp_path):
@@ -310,6 +333,7 @@ def test_the_weights_record_where_they_come_from(run, tmp_path, photos):
 
     assert json.loads(metadata["recipe"])["lr"] == 0.006
     assert metadata["data"] == "holiday"
+    assert metadata["images"] == "3 images, 1 of them held out"
     assert metadata["terms"] == "CC0"
     assert metadata["steps"] == "12"
     assert metadata["megapixels"] == "0.0"
@@ -366,6 +390,8 @@ def test_the_log_has_the_psnr_where_it_was_measured(run, tmp_path):
     often, rarely = log_of(tmp_path / "a.jsonl"), log_of(tmp_path / "rarely.jsonl")
 
     keys = {"step", "seconds", "megapixels", "megapixels_per_second", "loss", "lr", "seconds_left"}
+    assert often[0]["data"] == rarely[0]["data"] == "3 images, 1 of them held out"
+    del often[0]["data"], rarely[0]["data"]
     assert all(line.keys() == keys | {"psnr"} for line in often)
     assert [line["step"] for line in rarely] == [*range(1, 13), 12]
     assert [line["step"] for line in rarely if "psnr" in line] == [1, 12]

@@ -154,6 +154,17 @@ def test_two_workers_resume_the_run_of_one(pair, job):
     assert_same_weights(whole, parted)
 
 
+def test_all_workers_take_over_the_size_of_the_weights(pair, job):
+    first, both = job("first"), job("both", replace(RECIPE, channels=(3, 8)))
+    alone(first)
+    # Only worker 0 has the weights.
+    jobs = [replace(both, start=first.out), both]
+
+    pair.do(work, job=jobs)
+
+    assert about(both.out)["network"] == about(first.out)["network"]
+
+
 def test_a_run_of_minutes_ends_for_all_by_the_first_clock(pair, job):
     short = job(recipe=replace(RECIPE, steps=0, minutes=0.005))
 
@@ -217,6 +228,18 @@ def test_workers_with_other_files_are_refused(pair, job, tmp_path):
     assert_refused(errors, "data is 4 files (", ") in place of 3 files (")
 
 
+def test_workers_that_could_read_other_photos_are_refused(pair, job, tmp_path):
+    others = make_photos(tmp_path / "photos")
+    (others / "2.png").write_bytes(bytes((others / "2.png").stat().st_size))
+
+    pair.start(work, job=[job(), replace(job(), data=(others,))])
+
+    errors = [str(pair.result(rank)) for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("worker 1 could read other images than worker 0: 2 images, ")
+    assert "1 file left out, 2.png, in place of 3 images" in errors[0]
+
+
 def test_workers_with_another_recipe_are_refused(pair, job):
     errors = pair.do(begin, job=[job(), job(recipe=replace(RECIPE, lr=0.1, seed=3))])
 
@@ -251,13 +274,9 @@ def test_more_workers_than_patches_are_refused_at_the_start(pair, job):
 def test_files_are_told_apart_by_name_and_size_not_by_place(tmp_path, photos):
     same = make_photos(tmp_path / "same")
     (same / "notes.txt").touch()
-    pairs = tmp_path / "pairs"
-    for shot in ("first", "second"):
-        make_photos(pairs / shot)
 
     before = describe_files([same])
     assert before == describe_files([photos])
-    assert describe_files([pairs]).startswith("6 files (")
     assert describe_files([]) == "synthetic images"
 
     (same / "2.png").rename(same / "3.png")

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
 
 from engine.models import checkpoint
+from tests.support.bursts import scene, shots, white, write
 
 SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", "--precision", "float32"]
 
@@ -42,11 +44,66 @@ def test_train_says_what_it_will_do_before_it_reads_data(denoise, photos, tmp_pa
     assert recipe.startswith("recipe:  3 minutes of muon, learning rate 0.006, batches of 8 patches of 128 x 128")
     assert re.fullmatch(r"network: photo, [\d,]+ parameters", network)
     assert data == f"data:    3 images in {photos}"
-    assert writes.endswith("beside it log my.jsonl, checkpoint my.checkpoint")
+    assert writes.endswith("beside it log my.jsonl, checkpoints my.checkpoint and my.constant.checkpoint")
     assert all(f"dB after {minutes} min" in expect for minutes in (1, 10, 60))
     assert preparing == "preparing the data; the first step follows"
     assert "recipe:  70 steps of sgd" in without
     assert "data:    synthetic images" in without
+
+
+@pytest.fixture(scope="module")
+def shots_folder(tmp_path_factory):
+    """Two scenes of two shots."""
+    place = tmp_path_factory.mktemp("shots")
+    for number in range(2):
+        write(place, f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
+    return place
+
+
+def test_train_hands_shots_over_to_adapt(denoise, shots_folder, tmp_path):
+    out = tmp_path / "own.safetensors"
+
+    code, _, stderr = denoise("train", "photo-small", "--data", shots_folder, "--minutes", 5, "--out", out)
+
+    assert code == 2
+    assert "holds pairs of shots, such as scene-0/frame-00.tif and scene-0/frame-01.tif" in stderr
+    assert f"denoise adapt {shots_folder} --out {out} --minutes 5. " in stderr
+    assert stderr.count("\n") == 1
+    assert not out.with_suffix(".checkpoint").exists()
+
+
+def test_train_takes_shots_for_photos_if_it_is_told_to(denoise, shots_folder, tmp_path):
+    folder = shots_folder / "scene-0"
+    command = ["train", "paper", "--data", folder, "--steps", 1, "--out", tmp_path / "own.safetensors", *SMALL]
+
+    refused, _, _ = denoise(*command)
+    code, _, _ = denoise(*command, "--as", "photos")
+    other, _, stderr = denoise(*command, "--as", "movies")
+
+    assert (refused, code, other) == (2, 0, 2)
+    assert "none of auto, photos" in " ".join(stderr.split())
+
+
+def test_sweep_hands_shots_over_to_adapt(denoise, shots_folder, tmp_path):
+    code, _, stderr = denoise("sweep", "--data", shots_folder, "--out", tmp_path / "sweep")
+
+    assert code == 2
+    assert f"denoise adapt {shots_folder} --out own.safetensors" in stderr
+
+
+def test_train_says_which_photos_it_left_out(denoise, photos, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "my.safetensors"
+    shutil.copytree(photos, folder)
+    (folder / "broken.png").write_text("this is no image")
+
+    code, _, stderr = denoise("train", "paper", "--data", folder, "--steps", 2, "--out", out, *SMALL)
+
+    words = "3 images, 1 of them held out; 1 file left out"
+    assert code == 0
+    assert f"left out {folder / 'broken.png'}: This is not an image" in stderr
+    assert f"on {words}\n" in stderr
+    assert checkpoint.load(out).metadata["images"] == words
+    assert json.loads(out.with_suffix(".jsonl").read_text().splitlines()[0])["data"] == words
 
 
 def test_train_continues_only_with_resume(denoise, photos, tmp_path):
@@ -71,6 +128,18 @@ def test_train_starts_from_existing_weights(denoise, photos, tmp_path):
 
     assert code == 0
     assert checkpoint.load(second).metadata["start"] == f"first {checkpoint.load(first).digest}"
+
+
+def test_train_starts_from_shipped_weights_by_name(denoise, photos, tmp_path):
+    out = tmp_path / "my.safetensors"
+
+    code, _, _ = denoise(
+        *("train", "paper", "--data", photos, "--steps", 1, "--patch", 8, "--noise-range", "2,3", "--batch", 1),
+        *("--start", "paper", "--out", out),
+    )
+
+    assert code == 0
+    assert checkpoint.load(out).metadata["start"].startswith("paper ")
 
 
 def test_train_refuses_an_unknown_flag_by_name(denoise, tmp_path):
@@ -124,7 +193,7 @@ def test_train_checks_its_start_before_it_reads_photos(flags, message, denoise, 
         raise AssertionError("photos were read")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.training.trainer.open_pair_source", opened)
+    monkeypatch.setattr("engine.training.trainer.open_data", opened)
     (tmp_path / "dir.safetensors").mkdir()
 
     code, _, stderr = denoise("train", "paper", "--data", photos, "--out", "my.safetensors", *SMALL, *flags)

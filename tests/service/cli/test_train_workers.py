@@ -22,11 +22,12 @@ def test_workers_train_one_network_together(denoise, photos, tmp_path):
 
     from engine.models import checkpoint
 
-    code, _, _ = denoise(
+    code, _, stderr = denoise(
         *("train", "paper", "--data", photos, "--steps", 3, "--out", out, "--workers", 2, "--threads", 2), *SMALL
     )
 
     assert code == 0
+    assert "workers: 2 processes, each with 1 thread, share every batch\npreparing the data" in stderr
     assert checkpoint.load(out).metadata["steps"] == "3"
     assert out.with_suffix(".checkpoint").exists()
 

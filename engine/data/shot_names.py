@@ -49,10 +49,10 @@ def group_by_name(files: Sequence[Path], own_folder: bool) -> list[Group]:
     for base, members in numbered.items():
         ordered = sorted(members, key=_by_number)
         whole = tuple(file for _, file in ordered)
-        if len(counts) > 1:
+        if len(counts) > 1 and base:
             belief: Belief = "certain" if _counts_shots(ordered) else "open"
         else:
-            # The only base of its folder: a camera numbers its images so, mostly with four digits.
+            # Nothing but numbers, or the only base of its folder: a camera's numbers, mostly of four digits.
             counts_shots = _counts_shots(ordered) and (own_folder or not _FOUR_DIGITS.search(whole[0].stem))
             belief = "likely" if counts_shots else "open"
         is_folder = own_folder and len(counts) == 1 and len(whole) > 1

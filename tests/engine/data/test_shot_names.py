@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.adaptation.names import group_by_name
+from engine.data.shot_names import group_by_name
 
 
 def grouped(names, own_folder=False):
@@ -26,6 +26,7 @@ def grouped(names, own_folder=False):
         (["a_7", "a_9", "b_1"], False, [("a", ["a_7", "a_9"], "open"), ("b", ["b_1"], "certain")]),
         (["tree", "house"], True, [("", ["house", "tree"], "open")]),
         (["tree", "house"], False, [("house", ["house"], "open"), ("tree", ["tree"], "open")]),
+        (["1", "2", "x"], False, [("1", ["1", "2"], "likely"), ("x", ["x"], "open")]),
         (["spot1", "spot2", "x"], False, [("spot", ["spot1", "spot2"], "certain"), ("x", ["x"], "open")]),
     ],
 )
