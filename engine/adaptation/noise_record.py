@@ -21,6 +21,8 @@ from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 MAX_MEASURED = 12
 # Laws of single scenes, spread evenly by their gain.
 MAX_LAWS = 8
+# Standard errors from which on a correlation is certain.
+CERTAIN = 3.0
 # Points of the noise level function.
 MAX_LEVELS = 8
 
@@ -57,7 +59,15 @@ def record_noise(checks: Sequence[SceneCheck], scenes: Sequence[SceneShots], law
         share=(min(shares), max(shares)),
         brightness=(min(ends[0]), max(ends[1])),
         jpeg_blocks=sum(each.jpeg_blocks for each in estimates) / len(estimates),
+        shared=_shared(checks),
     )
+
+
+def _shared(checks: Sequence[SceneCheck]) -> float:
+    """Correlation of neighbouring pixels, the median over scenes with several shots; 0 if it is not certain."""
+    found = [check.correlation for check in checks if check.correlation]
+    values = [each.value if abs(each.value) >= CERTAIN * each.error else 0.0 for each in found]
+    return median(values) if values else 0.0
 
 
 def _spread(checks: Sequence[SceneCheck]) -> list[SceneCheck]:

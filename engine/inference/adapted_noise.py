@@ -45,6 +45,8 @@ class AdaptedNoise:
     correlation: of pixels 1, 2 and 3 apart; zeros for white noise.
     share: the least and the largest standard deviation of a shot, as a share of its range of brightness.
     brightness: between which values the shots lie. jpeg_blocks: share of the shots that were JPEG files.
+    shared: correlation of neighbouring pixels as other shots of the scenes show it; 0 if they show none. A single
+    image may not tell it, because of its texture.
     """
 
     channels: int
@@ -55,6 +57,12 @@ class AdaptedNoise:
     share: tuple[float, float]
     brightness: tuple[float, float]
     jpeg_blocks: float = 0.0
+    shared: float = 0.0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether neighbouring pixels are known to share noise."""
+        return abs(self.shared) >= MIN_TOLD_CORRELATION
 
     def sigma_at(self, brightness: float, channel: int | None, laws: Laws = ()) -> float:
         """Standard deviation of the noise at a brightness.
@@ -74,8 +82,9 @@ class AdaptedNoise:
         kind = f"{CHANNELS[self.channels]} {SAMPLES[self.samples]} images"
         noise = _law_words(self.laws) if self.laws else f"noise of {_level_words(self.levels)}"
         parts = [f"Adapted to {kind} of brightness {low} to {high} with {noise}"]
-        if abs(self.correlation[0]) >= MIN_TOLD_CORRELATION:
-            parts.append(f"shared by neighbouring pixels (correlation {self.correlation[0]:.2f})")
+        correlation = self.shared if self.is_shared else self.correlation[0]
+        if abs(correlation) >= MIN_TOLD_CORRELATION:
+            parts.append(f"shared by neighbouring pixels (correlation {correlation:.2f})")
         if self.jpeg_blocks:
             parts.append("compressed as JPEG")
         return ", ".join(parts)
@@ -109,6 +118,7 @@ def noise_in(metadata: Mapping[str, str]) -> AdaptedNoise | None:
             share=_two(found["share"]),
             brightness=_two(found["brightness"]),
             jpeg_blocks=float(found["jpeg_blocks"]),
+            shared=float(found.get("shared", 0.0)),
         )
         _check(noise)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -204,7 +214,7 @@ def share_of(estimate: NoiseEstimate) -> float:
 
 def _check(noise: AdaptedNoise) -> None:
     """Raises ValueError for values that no weights have."""
-    numbers = [*noise.correlation, *noise.share, *noise.brightness, noise.jpeg_blocks]
+    numbers = [*noise.correlation, *noise.share, *noise.brightness, noise.jpeg_blocks, noise.shared]
     numbers += [value for level in noise.levels for value in level]
     numbers += [value for laws in noise.laws for law in laws for value in asdict(law).values()]
     if not all(map(math.isfinite, numbers)):

@@ -134,7 +134,7 @@ def select_for_pages(
     if found and found[1].is_near:
         name, distance = found
         applied = _with_laws_of(estimate, adapted[name], distance)
-        if nets is None or _trial_allows(nets, name, auto, applied, samples):
+        if nets is None or adapted[name].is_shared or _trial_allows(nets, name, auto, applied, samples):
             return Choice(name, estimate, applied, _reason_for(name, distance))
     else:
         distance = None
@@ -174,7 +174,8 @@ def _trial_allows(
     """Whether a few windows of the image do not speak against adapted weights.
 
     Of correlated noise that is little, what was taken for noise may be texture. Of white noise, the error that
-    the weights and the shipped ones would leave can be estimated.
+    the weights and the shipped ones would leave can be estimated. Where the shots have shown that pixels share
+    noise, a trial would be wrong, and none is made.
     """
     if is_doubtful(applied):
         removed = _removed(nets[name], applied, samples) if applied.sigma_of_255 <= MAX_TEXTURE else None

@@ -1,6 +1,7 @@
 """Noise record: what serving would measure in the shots, and what makes later images of that noise near."""
 
 import pytest
+import torch
 
 from engine.adaptation import examine
 from engine.adaptation.noise_record import record_noise
@@ -50,3 +51,15 @@ def test_images_without_noise_have_no_record(tmp_path):
         write(tmp_path, f"scene-{number}", shots(scene(number, SIDE), lambda light, rng: 0 * light + 1000, 1, 0))
 
     assert record_noise(examine(tmp_path, "single").scenes, [], ()) is None
+
+
+def test_shots_show_noise_that_one_image_hides(tmp_path):
+    def shared(light, rng):
+        noise = torch.randn(light.shape, generator=rng).double()
+        return (1000 + 255 * light + 20 * (noise + 0.15 * (noise.roll(1, 1) + noise.roll(1, 0)))).round()
+
+    record = recorded(tmp_path / "shared", shared)
+
+    assert record.shared == pytest.approx(0.15, abs=0.04)
+    assert "shared by neighbouring pixels (correlation 0.1" in record.words
+    assert abs(recorded(tmp_path / "white", white(25)).shared) < 0.05

@@ -174,6 +174,13 @@ def test_a_trial_may_speak_against_adapted_weights(noise, weights):
     assert bad.reason.endswith("was not chosen: in a trial on this image it left more error")
 
 
+def test_no_trial_where_shots_have_shown_shared_noise():
+    nets = {name: Averaging(31) for name in (*model_selection.models_of("auto"), "mine")}
+    known = {"mine": replace(WHITE, shared=0.2)}
+
+    assert model_selection.select_for_pages([shot_of(white_of(25))], "auto", nets, known).name == "mine"
+
+
 def test_a_shipped_name_stays_with_the_shipped_model():
     assert model_selection.without_specialists({"photo": PHOTONS, "mine": WHITE}) == {"mine": WHITE}
 
