@@ -85,10 +85,11 @@ def create_app(settings: Settings) -> FastAPI:
         with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
             charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            beside = (slow, settings, metrics, shutdown, charger, registry)
-            running = working(store, *beside) if store else nullcontext()
+            work = (
+                working(store, slow, settings, metrics, shutdown, charger, registry) if store else nullcontext()
+            )
             with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
-                async with registry.watching(settings.weights_interval), running as worker:
+                async with registry.watching(settings.weights_interval), work as worker:
                     # fmt: off
                     yield State(
                         pipeline=pipeline, previewer=Previewer(pipeline, views), views=views,
