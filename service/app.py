@@ -84,10 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
-            charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            work = (
-                working(store, slow, settings, metrics, shutdown, charger, registry) if store else nullcontext()
-            )
+            charge, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
+            work = working(store, slow, settings, metrics, shutdown, charge, registry) if store else nullcontext()
             with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
                 async with registry.watching(settings.weights_interval), work as worker:
                     # fmt: off
