@@ -16,6 +16,7 @@ from service.api import batch, denoise, estimate, health, jobs, models, page, pr
 from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
 from service.auth.rate_limit import RateLimits, Sizes
 from service.jobs.store import open_job_store
+from service.jobs.work_folder import remove_left_folders
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
 from service.middleware.head_requests import HeadRequests
@@ -127,6 +128,8 @@ def _set_up_process(settings: Settings) -> None:
     return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.adapt:
+        remove_left_folders()
 
 
 def _shared_limits(settings: Settings, storage: Storage | None) -> RateLimits | None:
