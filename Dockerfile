@@ -7,7 +7,7 @@ ARG PIP_EXTRA_INDEX_URL
 COPY . /source
 # torch's tests and its headers for C++ are a fifth of its CPU build.
 RUN python -m venv --without-pip /opt/denoise \
-    && pip --python /opt/denoise/bin/python install --no-cache-dir "/source[cluster,raw,science]" \
+    && pip --python /opt/denoise/bin/python install --no-cache-dir "/source[cluster,microscopy,raw,science]" \
     && cd /opt/denoise/lib/python3*/site-packages/torch && rm -rf test include
 
 FROM python:3.12-slim

@@ -36,7 +36,7 @@ from engine.imageio.read import read
 from engine.imageio.write import encode
 from engine.inference.denoise import OutputOptions
 from engine.inference.denoise import denoise as denoise_one
-from engine.inference.model_selection import LoadedModel, load_with
+from engine.inference.model_selection import AUTO_MODELS, LoadedModel, known_adapted, load_with
 from engine.inference.mosaic import mosaic_nets
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation import estimate_noise as estimate_of
@@ -56,11 +56,13 @@ def load_model(name: str | Path, device: str = "auto", precision: str = "auto") 
     """Load weights once, to denoise many images with them.
 
     name: of shipped weights ("photo"), "auto" or "auto-large", which look at the noise, or the path of a
-    .safetensors file. device: "auto" (a GPU if there is one), "cpu" or "cuda". precision: "auto" (whichever
-    is faster here), "float32" or "bfloat16".
+    .safetensors file. The environment variable DENOISE_WEIGHTS may name a folder of your own weights: they are
+    known by name too, and "auto" takes those that were adapted to the image's noise. device: "auto" (a GPU if
+    there is one), "cpu" or "cuda". precision: "auto" (whichever is faster here), "float32" or "bfloat16".
     Raises ValueError if there are no such weights, or the file does not fit.
     """
-    return load_with(lambda each: _load(checkpoint.find(each), device, precision), str(name))
+    adapted = known_adapted() if str(name) in AUTO_MODELS else {}
+    return load_with(lambda each: _load(checkpoint.find(each), device, precision), str(name), adapted)
 
 
 def denoise(

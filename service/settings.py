@@ -19,6 +19,8 @@ SMALL = 1 / 32  # what a small image or file takes at most
 PREFIX = "DENOISE_"
 # The variable that is no setting of the service: it applies to every command.
 KERNELS = "DENOISE_KERNELS"
+# The variable that holds the API key of commands that call a service.
+API_KEY = "DENOISE_API_KEY"
 # What Kubernetes sets in every container if there is a service called denoise.
 _OF_KUBERNETES = re.compile(r"DENOISE_(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_.*)")
 ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
@@ -31,7 +33,7 @@ def variable(setting: str) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """The variables that look like settings but are none, such as mistyped ones, in words."""
-    known = {*map(variable, Settings.model_fields), KERNELS}
+    known = {*map(variable, Settings.model_fields), KERNELS, API_KEY}
     return [
         f"{name} is no setting, so it is ignored."
         + "".join(f" Did you mean {near}?" for near in get_close_matches(name, known, 1))

@@ -38,7 +38,6 @@ class JudgedScene:
     """Shots of a scene that lie on each other, float32 (H, W, C) in the file's units. usable: bool (H, W).
 
     shifts: pixels down and right by which the content of each lies from that of the first, half a pixel at most.
-    variance_share: variance of their noise over that of the law: 0.5 for the mean of two neighbours.
     """
 
     name: str
@@ -47,7 +46,6 @@ class JudgedScene:
     normalisation: Normalisation
     has_law: bool
     shifts: tuple[tuple[float, float], ...]
-    variance_share: float = 1.0
 
     @property
     def moves(self) -> bool:
@@ -63,7 +61,6 @@ class JudgedScene:
             self.normalisation,
             self.has_law,
             self.shifts[:shots],
-            self.variance_share,
         )
 
     def denoised(self, net: Module) -> list[Tensor]:
@@ -134,7 +131,7 @@ def _halves(scene: SceneShots) -> JudgedScene:
     both = torch.stack([usable[row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]).all(0)
     laws = tuple(NoiseLaw(law.gain / 2, law.pedestal, law.read_variance / 2) for law in scene.laws)
     normalisation = ScenesNormalisation(laws).of(halves[0]) if laws else scene.normalisation
-    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws), ((0.0, 0.0),) * 2, 0.5)
+    whole = JudgedScene(scene.name, halves, both, normalisation, bool(laws), ((0.0, 0.0),) * 2)
     return whole.middle(SIDE, SHOTS)
 
 
@@ -144,7 +141,7 @@ def words(scenes: Sequence[SceneShots]) -> str:
     drawn = sum(scene.use == "drawn" for scene in scenes)
     parts = []
     if several := len(scenes) - singles - drawn:
-        parts.append(f"{several} scenes by further noisy shots of theirs")
+        parts.append(f"{several} by further noisy shots of the same scene")
     if drawn:
         parts.append(f"{drawn} by shots that were drawn from the mean of many by the measured noise law")
     if singles:
@@ -199,7 +196,9 @@ def _usable(scene: JudgedScene) -> Tensor:
 
 def denoised_shot(scene: JudgedScene, before: Sequence[Tensor], after: Sequence[Tensor]) -> DenoisedShot:
     """The first shot, for the report. before, after: all shots, by the weights in service and by the adapted."""
-    return DenoisedShot(scene.name, scene.shots[0], after[0], before[0], ~scene.usable, scene.variance_share)
+    laws = tuple(each.law for each in scene.normalisation.transforms)
+    other = None if scene.moves else scene.shots[1]
+    return DenoisedShot(scene.name, scene.shots[0], after[0], before[0], ~scene.usable, laws, other)
 
 
 def _middle(image: Tensor, side: int) -> Tensor:

@@ -3,8 +3,7 @@
 Samples of any range, signed or floating point, become what the networks know. Nothing is clipped or rounded.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +19,6 @@ from engine.inference.noise_estimation.law_of_channels import laws_of_channels
 from engine.inference.noise_estimation.law_of_stack import GROUP, MAX_STACKS, estimate_law_of_stacks
 from engine.inference.noise_estimation.noise_law import LawEstimate
 from engine.inference.normalisation import Normalisation, normalisation_for
-
-# The key of the law in the metadata of weights.
-LAW_KEY = "noise law"
 
 
 @dataclass(frozen=True)
@@ -44,25 +40,6 @@ class ScenesNormalisation:
         if not self.laws or len(self.laws) == channels:
             return self.laws
         return (self.laws[len(self.laws) // 2],) * channels
-
-    def to_metadata(self) -> dict[str, str]:
-        """For weights; {} without laws."""
-        laws = [[law.gain, law.pedestal, law.read_variance] for law in self.laws]
-        return {LAW_KEY: json.dumps(laws)} if laws else {}
-
-
-def laws_in(metadata: Mapping[str, str]) -> tuple[NoiseLaw, ...]:
-    """The noise laws that weights carry, one for each channel; () if they carry none.
-
-    Raises ValueError for a law that cannot be read.
-    """
-    try:
-        return tuple(NoiseLaw(*map(float, law)) for law in json.loads(metadata.get(LAW_KEY, "[]")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The noise law in the weights cannot be read: {metadata[LAW_KEY]!r}. "
-            "Expected a list of [gain, pedestal, variance of the read noise], one for each channel."
-        ) from error
 
 
 def measure_laws(checks: Sequence[SceneCheck]) -> tuple[LawEstimate, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.adaptation.examine import Examination
 from engine.adaptation.gate import Verdict
 from engine.adaptation.quality import Estimate, SceneError
+from engine.data.noise.anscombe import NoiseLaw
 from engine.inference.noise_estimation.noise_law import LawEstimate
 
 
@@ -26,7 +27,7 @@ class DenoisedShot:
     """A held-out shot and what weights make of it: float (H, W, C) each, in the file's units.
 
     before: by the weights in service. denoised: by the adapted ones. masked: bool (H, W), pixels that moved or
-    are clipped. variance_share: variance of its noise over that of the law: 0.5 for the mean of two neighbours.
+    are clipped. laws: of the noise in each channel, or none. other: another noisy shot, which lies on this one.
     """
 
     name: str
@@ -34,7 +35,8 @@ class DenoisedShot:
     denoised: Tensor
     before: Tensor | None = None
     masked: Tensor | None = None
-    variance_share: float = 1.0
+    laws: tuple[NoiseLaw, ...] = ()
+    other: Tensor | None = None
 
     @property
     def residual(self) -> Tensor:

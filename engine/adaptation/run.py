@@ -21,6 +21,7 @@ from engine.adaptation.held_out import (
     judged,
     words,
 )
+from engine.adaptation.noise_record import record_noise
 from engine.adaptation.normalise import ScenesNormalisation, measure_laws
 from engine.adaptation.pairs import pair_source
 from engine.adaptation.result import Adaptation
@@ -28,6 +29,7 @@ from engine.adaptation.scenes import KindChoice
 from engine.adaptation.shots import SceneShots, has_rows, scene_shots
 from engine.adaptation.start import Start, choose_start, recipe_for, refused_path
 from engine.adaptation.training import Adapter, Look, Trained
+from engine.inference.adapted_noise import GATE_KEY, PASSED, REFUSED, laws_to_metadata
 from engine.inference.noise_estimation.noise_law import LawEstimate
 from engine.layers import Module, parameters
 from engine.models import checkpoint, precision
@@ -204,6 +206,8 @@ def _finish(prepared: _Prepared, net: Module, trained: Trained, out: Path, seed:
 
 def _metadata(prepared: _Prepared, trained: Trained, verdict: gate.Verdict) -> Mapping[str, str]:
     examination, start = prepared.examination, prepared.start
+    scenes = [*prepared.training, *prepared.held_out]
+    noise = record_noise(examination.usable, scenes, prepared.normalisation.laws)
     return {
         "recipe": json.dumps(prepared.recipe.to_dict()),
         "kind": kind_of(start.model.config),
@@ -216,7 +220,9 @@ def _metadata(prepared: _Prepared, trained: Trained, verdict: gate.Verdict) -> M
         "steps": str(trained.steps),
         "seconds": f"{60 * trained.minutes:.0f}",
         "date": datetime.now(UTC).date().isoformat(),
-        **prepared.normalisation.to_metadata(),
+        GATE_KEY: PASSED if verdict.passed else REFUSED,
+        **laws_to_metadata(prepared.normalisation.laws),
+        **(noise.to_metadata() if noise else {}),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from engine.adaptation.likeness import likeness, show_one_scene
@@ -53,6 +54,13 @@ class Shot:
         file, or OSError.
         """
         return one_grey(self.open().samples).float()
+
+    def missing(self) -> Tensor:
+        """Bool (H, W): pixels of which the file lacks a sample. Raises as `read`."""
+        image = self.open()
+        if image.missing is None:
+            return torch.zeros(image.samples.shape[:2], dtype=torch.bool)
+        return (image.missing.codes > 0).any(2)
 
     def open(self) -> Image:
         """The image as its file has it. Raises as `read`."""

@@ -100,7 +100,7 @@ def _several(check: SceneCheck, used: Sequence[ShotCheck], normalisation: Scenes
         check.scene.name,
         "shots",
         tuple(shots),
-        tuple(~clipped if shot.mask is None else ~(clipped | shot.mask) for shot in used),
+        tuple(_usable(shot, clipped) for shot in used),
         tuple((shot.shift.rows, shot.shift.columns) if shot.shift else (0.0, 0.0) for shot in used),
         own.of(used[0].shot.open().samples[..., :channels]),
         own.laws_for(channels),
@@ -116,7 +116,7 @@ def _single(check: SceneCheck, shot: ShotCheck, normalisation: ScenesNormalisati
         check.scene.name,
         "single",
         (samples,),
-        (~_clipped([samples], check.clipping),),
+        (_usable(shot, _clipped([samples], check.clipping)),),
         ((0, 0),),
         own.of(shot.shot.open().samples[..., :channels]),
         own.laws_for(channels),
@@ -155,7 +155,7 @@ def _drawn(
         samples = shot.shot.open().samples[..., : single.channels]
         single = replace(single, normalisation=own.of(samples), laws=own.laws)
     drawn = [draw_shot(mean, single.laws, rng) for _ in range(DRAWN)]
-    usable = single.usable[0] if shot.mask is None else single.usable[0] & ~shot.mask
+    usable = single.usable[0] & ~check.scene.reference.missing()
     count = 1 + DRAWN
     shots = (single.shots[0], *drawn)
     return replace(single, use="drawn", shots=shots, usable=(usable,) * count, shifts=((0, 0),) * count)
@@ -185,6 +185,12 @@ def has_rows(checks: Sequence[SceneCheck]) -> bool:
         check.correlation and _shares_noise(check) and 0 in check.correlation.neighbour for check in checks
     )
     return of_pairs or any(check.estimate and check.estimate.banding.confident for check in checks)
+
+
+def _usable(shot: ShotCheck, clipped: Tensor) -> Tensor:
+    """(H, W) bool: where a shot is neither clipped nor moved, and has its samples."""
+    usable = ~(clipped | shot.shot.missing())
+    return usable if shot.mask is None else usable & ~shot.mask
 
 
 def _clipped(samples: Sequence[Tensor], clipping: Clipping | None) -> Tensor:

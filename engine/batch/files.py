@@ -12,27 +12,27 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import BinaryIO, cast
 
 from engine.batch.finding import PIPE, detected_format
-from engine.batch.stack import TIFF
+from engine.batch.stack import STACK_FORMATS
 from engine.imageio.formats import detect_format
 from engine.imageio.mapped_file import map_file
 from engine.storage.locations import Location, ObjectPath, file_stamp
 from engine.system.atomic_file import atomic, write_atomically
 
-# A TIFF file of at least so many bytes is not read into memory.
+# A file of at least so many bytes, in a format of stacks, is not read into memory.
 MAPPED_BYTES = 64 * 2**20
 
 
 @contextmanager
 def source_bytes(source: Location) -> Iterator[bytes]:
-    """The bytes of a file. A large TIFF file is read from the disk as it is used. Raises OSError."""
+    """The bytes of a file. A large file of a stack is read from the disk as it is used. Raises OSError."""
     if source == PIPE:
         yield sys.stdin.buffer.read()
         return
     stamp = file_stamp(source)
-    if stamp and stamp[0] >= MAPPED_BYTES and detected_format(source) == TIFF:
+    if stamp and stamp[0] >= MAPPED_BYTES and detected_format(source) in STACK_FORMATS:
         with _on_disk(source) as path, map_file(path) as mapped:
             # All of a file may tell that it is camera raw.
-            if detect_format(mapped) == TIFF:
+            if detect_format(mapped) in STACK_FORMATS:
                 yield mapped
                 return
     yield source.read_bytes()

@@ -191,9 +191,9 @@ def task_for(folder: Location, source: Location, format_: str = KEEP) -> Task:
 
 
 def kept_format(source: Location) -> Format:
-    """The format in which an image is kept: its own if that can hold the result, else PNG.
+    """The format in which an image is kept: its own if that can hold the result, else PNG or TIFF.
 
-    Several pages become TIFF if their own format is only read.
+    Several pages and floats become TIFF if their own format is only read. So do formats that `kept_as` names.
     """
     try:
         stamp = file_stamp(source)
@@ -209,9 +209,9 @@ def _kept_format(source: Location, stamp: FileStamp) -> Format:
         return FORMATS[PNG]
     if kind.writes == kind.reads:
         return kind
-    if kind.reads.pages != "pages" and kind.writes is None:
-        return FORMATS[PNG]
-    # Some of what these formats hold is not written: deep AVIF, and Netpbm, which can have pages.
+    if kind.writes is None and (kind.reads.pages != "pages" or kind.kept_as != PNG):
+        return FORMATS[kind.kept_as]
+    # Some of what these formats hold is not written: deep AVIF, and Netpbm, which can have pages or floats.
     try:
         info = read_info(source.read_bytes(), max_pages=1 if kind.reads.pages == "pages" else 2**31)
     except TooManyPages:
@@ -219,7 +219,9 @@ def _kept_format(source: Location, stamp: FileStamp) -> Format:
     # The task itself will fail, and say why.
     except (ValueError, OSError):
         return FORMATS[PNG]
-    return kind if kind.writes and info.depth in kind.writes.depths else FORMATS[PNG]
+    if kind.writes and info.depth in kind.writes.depths:
+        return kind
+    return FORMATS["tiff" if info.depth == "float" else PNG]
 
 
 def _writable_kind_of(source: Location) -> Format | None:

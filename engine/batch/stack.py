@@ -1,4 +1,7 @@
-"""Stacks: denoises TIFF files of many pages page by page, in memory that does not grow with the pages."""
+"""Stacks: denoises files of many pages page by page, in memory that does not grow with the pages.
+
+The result is a TIFF file.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +19,8 @@ from engine.inference.noise_estimation.pages import sampled_pages
 from engine.inference.preparation import Preparation, PreparationOptions, page_preparer, steps_for, words_of
 
 TIFF = FORMATS["tiff"]
+# Formats whose pages are read one by one, from the disk where the file is large.
+STACK_FORMATS = (TIFF, *(FORMATS[name] for name in ("fits", "mrc", "czi", "nd2")))
 # Bytes of samples from which a result is written as BigTIFF. TIFF itself ends at 4 GB, and pages can differ.
 BIGTIFF_BYTES = 2**31
 
@@ -39,8 +44,11 @@ class StackResult:
 
 
 def stack_pages(data: bytes) -> int:
-    """How many pages a TIFF file of several pages has; 0 for other files. Raises ValueError for no image."""
-    count = count_pages(data) if detect_format(data) == TIFF else 0
+    """How many pages a file in one of STACK_FORMATS has; 0 for one page, and for other files.
+
+    Raises ValueError for no image.
+    """
+    count = count_pages(data) if detect_format(data) in STACK_FORMATS else 0
     return count if count > 1 else 0
 
 
@@ -52,7 +60,7 @@ def denoise_stack(
     options: StackOptions,
     on_page: Callable[[Selection, int], None],
 ) -> StackResult:
-    """Denoise the `count` pages of a TIFF file into another one, each on its own.
+    """Denoise the `count` pages of a file into a TIFF file, each on its own.
 
     The noise is measured in some pages, spread over the stack, before the first is denoised. file: can be read
     too. on_page: called with the number of pages that are done. Raises ValueError if a page cannot be read.

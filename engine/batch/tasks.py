@@ -17,8 +17,16 @@ from engine.imageio.codecs.jpeg import JpegSettings, read_jpeg_settings
 from engine.imageio.formats import FORMATS, SAME, Format, detect_format, output_format
 from engine.imageio.image import ImageSequence
 from engine.imageio.write import encode, refuse_unfit
+from engine.inference.adapted_noise import AdaptedNoise
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions, denoise
-from engine.inference.model_selection import NetworkSelector, Selection, fixed_selector, select_for_pages
+from engine.inference.model_selection import (
+    NO_ADAPTED,
+    Choice,
+    NetworkSelector,
+    Selection,
+    fixed_selector,
+    select_for_pages,
+)
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MosaicNets,
@@ -27,7 +35,7 @@ from engine.inference.mosaic import (
     requested_share,
     steps_after_mosaic,
 )
-from engine.inference.noise_estimation import NoiseEstimate, sentence
+from engine.inference.noise_estimation import sentence
 from engine.inference.preparation import (
     DEFAULT_PREPARATION,
     PreparationOptions,
@@ -242,6 +250,8 @@ def _streamed_pages(data: bytes, task: Task, options: DenoiseOptions, reader: Re
     """
     if options.page is not None or task.format not in (TIFF.name, SAME, KEEP):
         return 0
+    if task.format == SAME and detect_format(data) != TIFF:
+        return 0
     count = stack_pages(data)
     return count if reader is READ_HERE or count > WHOLE_PAGES else 0
 
@@ -311,7 +321,8 @@ def _kept_kind(file: ImageSequence) -> Format:
     kind, first = file.kind, file.pages[0]
     if kind.writes and first.depth in kind.writes.depths:
         return kind
-    return TIFF if len(file.pages) > 1 and not file.durations else FORMATS[PNG]
+    is_stack = len(file.pages) > 1 and not file.durations
+    return TIFF if is_stack or first.depth == "float" else FORMATS[kind.kept_as]
 
 
 def _source_settings(data: bytes, source: Format, kind: Format, options: DenoiseOptions) -> JpegSettings | None:
@@ -341,12 +352,15 @@ def _read_file(data: bytes, options: DenoiseOptions, reader: Reader) -> tuple[Im
 
 
 def estimate_file(
-    source: Location, page: int = 1, nets: Mapping[str, Module] | None = None
-) -> tuple[str, NoiseEstimate]:
-    """The name of the model for an image file, and the noise found. Raises ValueError, OSError.
+    source: Location,
+    page: int = 1,
+    nets: Mapping[str, Module] | None = None,
+    adapted: Mapping[str, AdaptedNoise] = NO_ADAPTED,
+) -> Choice:
+    """The model for an image file, and the noise found. Raises ValueError, OSError.
 
-    nets: for a trial where the noise alone does not decide; see `select_for_pages`.
+    nets: for a trial where the noise alone does not decide; see `select_for_pages`. adapted: as there.
     """
     with source_bytes(source) as data:
         [image] = READ_HERE.read(data, page, COLOUR).pages
-        return select_for_pages([image.samples], nets=nets)
+        return select_for_pages([image.samples], nets=nets, adapted=adapted)

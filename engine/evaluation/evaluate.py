@@ -15,8 +15,9 @@ from engine.evaluation.measured import Measurement
 from engine.evaluation.metrics import FIGURES, MeasuredImage, psnr_each, ssim_each
 from engine.evaluation.samples import Pair, Sample
 from engine.imageio.image import Image
+from engine.inference.adapted_noise import AdaptedNoise
 from engine.inference.denoise import denoise, denoise_image
-from engine.inference.model_selection import NetworkSelector, auto_selector
+from engine.inference.model_selection import NO_ADAPTED, NetworkSelector, auto_selector
 from engine.inference.preparation import PreparationOptions, prepare
 from engine.inference.tiling import GRID
 from engine.layers import Arena, Module, parameters
@@ -114,13 +115,17 @@ def denoise_pairs(net: Module, pairs: Iterable[Pair], memory_budget: int = MEMOR
 
 
 def denoise_pairs_by(
-    choice: str, nets: Mapping[str, Module], pairs: Iterable[Pair], memory_budget: int = MEMORY_BUDGET
+    choice: str,
+    nets: Mapping[str, Module],
+    pairs: Iterable[Pair],
+    memory_budget: int = MEMORY_BUDGET,
+    adapted: Mapping[str, AdaptedNoise] = NO_ADAPTED,
 ) -> Iterator[Result]:
     """Like denoise_pairs, by all the steps that the service takes: selection, preparation, network.
 
     The score has the name of the weights that were chosen, and the time includes the choice.
     """
-    select = auto_selector(nets, choice)
+    select = auto_selector(nets, choice, adapted)
     for noisy, clean in pairs:
         start = time.perf_counter()
         selection = select([noisy])

@@ -80,6 +80,7 @@ class Format:
     writes: None if the format is only read.
     quality: the default; None if the default is lossless.
     largest: the longest side that can be written, in pixels.
+    kept_as: the format in which `denoise run` writes its images, if it is only read and they have one page.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Format:
     writes: Capabilities | None = None
     quality: int | None = None
     largest: int = 2**31 - 1
+    kept_as: Literal["png", "tiff"] = "png"
 
 
 _ALL_METADATA = ("ICC", "EXIF", "XMP", "resolution")
@@ -167,6 +169,7 @@ _TABLE = (
     Format(
         "exr", "OpenEXR", "image/x-exr", (".exr",), rb"\x76\x2f\x31\x01",
         Capabilities(("float",)),
+        kept_as="tiff",
     ),
     Format(
         "raw", "camera raw", "image/x-dcraw",
@@ -181,10 +184,22 @@ _TABLE = (
     Format(
         "fits", "FITS", "image/fits", (".fits", ".fit", ".fts", ".fz"), rb"SIMPLE  =",
         Capabilities(("8", "16", "float"), pages="pages"),
+        kept_as="tiff",
     ),
     Format(
         "mrc", "MRC", "image/x-mrc", (".mrc", ".mrcs", ".rec"), rb".{208}MAP ",
         Capabilities(("16", "float"), pages="pages"),
+        kept_as="tiff",
+    ),
+    Format(
+        "czi", "CZI", "image/x-zeiss-czi", (".czi",), rb"ZISRAWFILE",
+        Capabilities(("8", "16", "float"), pages="pages", metadata=("resolution",)),
+        kept_as="tiff",
+    ),
+    Format(
+        "nd2", "ND2", "image/x-nikon-nd2", (".nd2",), rb"\xda\xce\xbe\x0a",
+        Capabilities(("8", "16", "float"), pages="pages", metadata=("resolution",)),
+        kept_as="tiff",
     ),
 )  # fmt: skip
 

@@ -114,6 +114,8 @@ class LazyFrame:
     plays: number of times the animation plays, 0 for endless.
     remaining: number of frames from this one on, where all have one size and the next cannot be reached without
         decoding this one; 1 elsewhere.
+    place: the position, focal plane and channel, in words, as far as they differ in the file; None if the file
+        does not tell them. Pages of the same place show the same at different times.
     """
 
     size: tuple[int, int]
@@ -122,6 +124,7 @@ class LazyFrame:
     duration: Callable[[], int | None] = lambda: None
     plays: int = 1
     remaining: Callable[[], int] = lambda: 1
+    place: str | None = None
 
 
 def to_pixels(samples: Tensor) -> Tensor:

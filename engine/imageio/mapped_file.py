@@ -1,9 +1,10 @@
 """Mapped files: a large file's bytes without a copy of them in memory."""
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -12,6 +13,17 @@ class MappedFile(mmap.mmap):
     """Has slices, `find`, a length and the buffer protocol, as bytes do. path: of the file."""
 
     path: Path
+
+
+class _BoundedReader(BufferedReader):
+    """A file that is never asked for more bytes than it has: a broken file may tell any length of its parts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("rb", buffering=0))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None else min(size, self._size))
 
 
 @contextmanager
@@ -26,7 +38,7 @@ def map_file(path: Path) -> Iterator[bytes]:
 def open_stream(data: bytes) -> BinaryIO:
     """The bytes as a file to read from. Those of a mapped file are not copied."""
     mapped: object = data
-    return mapped.path.open("rb") if isinstance(mapped, MappedFile) else BytesIO(data)
+    return _BoundedReader(mapped.path) if isinstance(mapped, MappedFile) else BytesIO(data)
 
 
 def forget_pages(data: bytes) -> None:

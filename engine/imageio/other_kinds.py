@@ -39,8 +39,6 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("a NIfTI file", rb"\x5c\x01\x00\x00.{340}n[+i]1\x00|\x1c\x02\x00\x00n\+2\x00"),
     ("an NRRD file", rb"NRRD0"),
     ("a NumPy file", rb"\x93NUMPY"),
-    ("a Zeiss CZI file", rb"ZISRAWFILE"),
-    ("a Nikon ND2 file", rb"\xda\xce\xbe\x0a"),
     ("a Leica LIF file", rb"\x70\x00\x00\x00.{4}\x2a"),
     ("an OLE compound file", rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     # Cameras, beside those that LibRaw opens
@@ -110,7 +108,7 @@ def other_kind(data: bytes) -> str | None:
 
 def _is_tga(data: bytes) -> bool:
     """TGA has no signature at its start: its header must make sense, or its footer be there."""
-    if data.endswith(_TGA_FOOTER):
+    if data[-len(_TGA_FOOTER) :] == _TGA_FOOTER:
         return True
     if len(data) < _TGA_HEADER:
         return False

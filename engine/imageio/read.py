@@ -15,12 +15,14 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from engine.defaults import COLOUR, MAX_PAGES, Colour
+from engine.imageio.codecs.czi import open_czi
 from engine.imageio.codecs.exr import open_exr
 from engine.imageio.codecs.fits import open_fits
 from engine.imageio.codecs.heif import open_heic
 from engine.imageio.codecs.jpeg2000 import open_jp2
 from engine.imageio.codecs.jpegxl import open_jxl
 from engine.imageio.codecs.mrc import open_mrc
+from engine.imageio.codecs.nd2 import open_nd2
 from engine.imageio.codecs.netpbm import open_netpbm
 from engine.imageio.codecs.pillow import open_pillow
 from engine.imageio.codecs.qoi import open_qoi
@@ -48,12 +50,14 @@ MAX_COUNTED = 10_000
 
 _OPENERS: dict[str, Callable[[Format, bytes], Iterator[LazyFrame]]] = {
     "tiff": open_tiff,
+    "czi": open_czi,
     "exr": open_exr,
     "fits": open_fits,
     "heic": open_heic,
     "jp2": open_jp2,
     "jxl": open_jxl,
     "mrc": open_mrc,
+    "nd2": open_nd2,
     "netpbm": open_netpbm,
     "qoi": open_qoi,
 }
@@ -130,6 +134,13 @@ def count_pages(data: bytes) -> int:
     kind = detect_format(data)
     with _codec_errors(kind):
         return sum(1 for _ in _frames(kind, data, COLOUR))
+
+
+def page_places(data: bytes) -> list[str | None]:
+    """The place of each page that `read_pages` yields, as LazyFrame has it. Raises the errors of `read`."""
+    kind = detect_format(data)
+    with _codec_errors(kind):
+        return [frame.place for frame in _frames(kind, data, COLOUR)]
 
 
 def read_pages(data: bytes, chosen: Collection[int] | None = None) -> Iterator[tuple[Image, tuple[str, ...]]]:
@@ -306,7 +317,7 @@ def load_codecs() -> None:
     from PIL import ImageCms  # noqa: F401
 
     # Optional packages.
-    for name in ("astropy.io.fits", "mrcfile"):
+    for name in ("astropy.io.fits", "czifile", "mrcfile", "nd2"):
         with suppress(ModuleNotFoundError):
             import_module(name)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,10 +22,14 @@ from engine.system.os_errors import reason
 
 FORMAT = "denoise-1"
 SUFFIX = ".safetensors"
+# The environment variable that names a folder of one's own weights. The service serves that folder.
+FOLDER_VARIABLE = "DENOISE_WEIGHTS"
 # In bytes. The largest shipped file has 15 million; a file far larger is a mistake, and could fill the memory.
 MAX_FILE_SIZE = 2**30
 # Types of the values in a file. A loaded network always holds them in float32.
 FULL = torch.float32
+# A file begins with the length of its header.
+_LENGTH_BYTES = 8
 HALF = torch.float16
 DISK_TYPES = {FULL: "float32", HALF: "float16"}
 
@@ -88,22 +93,35 @@ def weights_folder() -> Path:
     return Path(weights.__path__[0])
 
 
-def find(name: str) -> Path:
-    """The file of the shipped weights of that name. A name that ends in .safetensors is taken as a path.
+def own_folder() -> Path | None:
+    """The folder of one's own weights, which the environment names; None without one."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else None
 
-    Raises ValueError naming the shipped weights if there are none of that name.
+
+def known_files() -> dict[str, Path]:
+    """The shipped weights and those in one's own folder, by name. Of equal names, the shipped ones."""
+    own = own_folder()
+    files = {file.stem: file for file in sorted(own.glob(f"*{SUFFIX}"))} if own else {}
+    return {**files, **{file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}}
+
+
+def find(name: str) -> Path:
+    """The file of the weights of that name, shipped or in one's own folder. A name that ends in .safetensors is
+    taken as a path.
+
+    Raises ValueError naming the known weights if there are none of that name.
     """
     if name.endswith(SUFFIX):
         return Path(name)
-    shipped = {file.stem: file for file in sorted(weights_folder().glob(f"*{SUFFIX}"))}
-    if name not in shipped:
-        likely = [each for each in shipped if name.startswith(each)] or get_close_matches(name, shipped, 1)
+    files = known_files()
+    if name not in files:
+        likely = [each for each in files if name.startswith(each)] or get_close_matches(name, files, 1)
         near = f" Did you mean {likely[0]}?" if likely else ""
-        known = ", ".join(shipped) or "none"
-        raise ValueError(
-            f"No weights are named {name!r}.{near} Shipped weights: {known}. Or give a {SUFFIX} file."
-        )
-    return shipped[name]
+        own, known = own_folder(), ", ".join(files) or "none"
+        where = f"Shipped weights and those in {own}" if own else "Shipped weights"
+        raise ValueError(f"No weights are named {name!r}.{near} {where}: {known}. Or give a {SUFFIX} file.")
+    return files[name]
 
 
 def save(
@@ -168,10 +186,12 @@ def read(path: Path) -> WeightsFile:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """A weights file's metadata; empty if the file has another format."""
+    """A weights file's metadata; empty if the file has another format. Raises OSError."""
     try:
-        metadata = _metadata(path.read_bytes())
-    except (ValueError, AttributeError):
+        with path.open("rb") as file:
+            head = file.read(_LENGTH_BYTES)
+            metadata = _metadata(head + file.read(min(_header_length(head), MAX_FILE_SIZE)))
+    except (ValueError, AttributeError, MemoryError):
         return {}
     return metadata if metadata.get("format") == FORMAT else {}
 
@@ -182,15 +202,19 @@ def _in_order(data: bytes) -> bytes:
     A file has the header's length in eight bytes, the header as JSON, and the values, which start at a multiple
     of eight. Spaces fill up the header. Source: "Format" in the README of safetensors.
     """
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    start = _LENGTH_BYTES + _header_length(data)
+    header = json.dumps(json.loads(data[_LENGTH_BYTES:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
+def _header_length(data: bytes) -> int:
+    return int.from_bytes(data[:_LENGTH_BYTES], "little")
+
+
 def _metadata(data: bytes) -> dict[str, str]:
     """The `__metadata__` of a safetensors file's header."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + _header_length(data)])
     return dict(header.get("__metadata__", {}))
 
 

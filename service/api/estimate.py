@@ -1,5 +1,6 @@
 """POST /estimate: measures the noise of an image without denoising it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from math import isfinite
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from engine.inference.model_selection import AUTO
+from engine.inference.model_selection import AUTO, Choice
 from engine.inference.noise_estimation import NoiseEstimate, sentence
 from engine.inference.noise_estimation.noise_law import Interval as LawInterval
 from engine.inference.noise_estimation.noise_law import LawEstimate
@@ -120,14 +121,20 @@ class Estimate(BaseModel):
     models: dict[str, str] = Field(
         description="The model that `auto` chooses, and likewise for `auto-large`, by these names."
     )
+    reason: str | None = Field(
+        description="Why `auto` chooses that model, for people: for adapted weights, how near the noise is to "
+        "theirs; otherwise also what keeps the nearest adapted weights from being chosen, if there are any."
+    )
 
     @classmethod
-    def of(cls, found: NoiseEstimate, models: dict[str, str]) -> "Estimate":
-        """From the engine's estimate."""
+    def of(cls, found: NoiseEstimate, choices: Mapping[str, Choice]) -> "Estimate":
+        """From the engine's estimate. choices: by the names of the auto models."""
+        models = {name: choice.name for name, choice in choices.items()}
         return cls(
             words=sentence(found),
             model=models.get(AUTO),
             models=models,
+            reason=choices[AUTO].reason if AUTO in choices else None,
             levels=[Level(**asdict(level)) for level in found.noise_level_function],
             laws=[Law.of(law) for law in found.laws],
             sigma_in_units=found.sigma_in_units,
@@ -148,8 +155,8 @@ async def post_estimate(request: Request, params: Annotated[PageParams, Query()]
     previewer: Previewer = request.state.previewer
     async with opened_view(request, params.view, keep=False) as (view, fields):
         page = with_fields(params, request, fields).page or 1
-        estimate, models = await previewer.estimate(view, page, partial(until_disconnected, request))
-    return Estimate.of(estimate, models)
+        estimate, choices = await previewer.estimate(view, page, partial(until_disconnected, request))
+    return Estimate.of(estimate, choices)
 
 
 def _interval(found: LawInterval) -> Interval:

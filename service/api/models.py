@@ -1,9 +1,15 @@
-"""GET /models, and routes to activate and roll back weights."""
+"""GET /models, and routes to send, activate and roll back weights."""
 
-from fastapi import APIRouter, Depends, Request, Response
+from functools import partial
+from tempfile import TemporaryFile
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.adapted_noise import noise_words
+from engine.inference.model_selection import AUTO_MODELS
 from engine.models.networks import kind_of
 from service.auth.dependencies import require_admin
 from service.middleware.etag import with_etag
@@ -11,6 +17,9 @@ from service.problems import describe_problems
 from service.registry.purpose import CHOICE, Noise, purpose_of
 from service.registry.registry import ModelRegistry
 from service.registry.snapshot import Digests, Loaded, Previous, Snapshot, Wanted
+from service.registry.weights_folder import NAME_PATTERN, WeightsNotStored
+from service.runtime.body import BodyLimit, counted
+from service.runtime.upload import FILE_SCHEMA, OCTETS
 
 _ADMIN_ERRORS = describe_problems({403: "Not an admin key.", 404: "No such model."})
 
@@ -26,10 +35,14 @@ class ModelInfo(BaseModel):
         description="The kind of network, or `choice` for a name that chooses a model by the noise."
     )
     noise: Noise | None = Field(
-        description="The noise that the weights were trained on: of cameras, white, white without colour, or of "
-        "renders with few samples a pixel. Null for a choice, and if the metadata does not say it."
+        description="The noise that the weights were trained on: of cameras, white, white without colour, of "
+        "renders with few samples a pixel, or one's own. Null for a choice, and if the metadata does not say it."
     )
     use: str | None = Field(description="What the model is for, as a sentence. Null if that is not known.")
+    adapted_to: str | None = Field(
+        description="The noise that `denoise adapt` adapted the weights to, as a sentence. Null for all other "
+        "weights."
+    )
     for_photos: bool = Field(description="Whether the model may be used for photographs.")
     parameters: int = Field(
         ge=0,
@@ -43,6 +56,14 @@ class ModelInfo(BaseModel):
 
 
 _MODEL_LIST = TypeAdapter(list[ModelInfo])
+_WEIGHTS_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The weights file, .safetensors. It may be compressed, as `Content-Encoding` says: gzip "
+        "or deflate.",
+        "content": {OCTETS: {"schema": FILE_SCHEMA}},
+    }
+}
 
 
 @router.get(
@@ -60,6 +81,43 @@ async def get_models(request: Request) -> Response:
 
 
 # Plain `def`: the framework runs it in a worker thread, so others are answered while weights are checked.
+@router.put(
+    "/{name}",
+    operation_id="put_model",
+    summary="Serve a weights file",
+    dependencies=[Depends(require_admin)],
+    responses={
+        **_ADMIN_ERRORS,
+        **describe_problems(
+            {
+                400: "A compressed body that cannot be unpacked.",
+                409: "Another replica has changed the weights meanwhile.",
+                413: "The file is too large.",
+                415: "An unsupported compression of the body.",
+                422: "The file is invalid, or the name cannot be served. The previous weights stay in service.",
+                507: "The weights cannot be stored.",
+            }
+        ),
+    },
+    openapi_extra=_WEIGHTS_BODY,
+)
+async def put_model(request: Request, name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> ModelInfo:
+    """Check a weights file, and serve it under that name, on all replicas.
+
+    A service without replicas puts it into its weights folder.
+    """
+    registry: ModelRegistry = request.state.registry
+    limit = BodyLimit.of(request.state.settings, "max_batch_bytes")
+    with TemporaryFile() as file:
+        try:
+            async for chunk in counted(request, limit).stream():
+                await to_thread.run_sync(file.write, chunk)
+        except OSError as error:
+            raise WeightsNotStored(f"The weights cannot be stored: {error.strerror}.") from error
+        await to_thread.run_sync(partial(registry.receive, name, file))
+    return _model_info(registry.models, name)
+
+
 @router.post(
     "/{name}/activate",
     operation_id="activate_model",
@@ -92,7 +150,7 @@ def post_rollback(request: Request, name: str) -> ModelInfo:
 
 
 def _model_info(models: Snapshot, name: str) -> ModelInfo:
-    weights = [models.by_name[each] for each in models_of(name)]
+    weights = [models.by_name[each] for each in models.weights_of(name)]
     if name in AUTO_MODELS:
         kind, metadata, purpose = "choice", {}, CHOICE
     else:
@@ -104,6 +162,7 @@ def _model_info(models: Snapshot, name: str) -> ModelInfo:
         kind=kind,
         noise=purpose.noise,
         use=purpose.use,
+        adapted_to=noise_words(metadata) or None,
         for_photos=purpose.for_photos,
         parameters=max(each.parameter_count for each in weights),
         metadata=metadata,

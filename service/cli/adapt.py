@@ -1,5 +1,6 @@
 """`denoise adapt`: trains weights for one's own noise from noisy shots, and proves that they are better."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -8,6 +9,7 @@ import typer
 
 from service.cli.console import out, warn, warn_without_kernels
 from service.cli.options import out_option, output_file
+from service.cli.publish import KeyOption, refuse_absent, refuse_sent_name, send
 
 if TYPE_CHECKING:
     from engine.adaptation import Adaptation, AdaptProgress, Examination
@@ -21,6 +23,18 @@ KIND_HELP = (
     "single, or auto."
 )
 
+StartOption = Annotated[
+    str,
+    typer.Option(help="Weights to begin from: a shipped name, a .safetensors file, or auto, which tries some."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Decides which scenes are held out, and all other chance.")]
+ReportOption = Annotated[
+    Path | None, typer.Option(help=REPORT_HELP, parser=output_file, metavar="FILE", show_default=False)
+]
+PublishOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="A running service, to which better weights are sent.")
+]
+
 
 def adapt(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with noisy shots.")],
@@ -32,20 +46,13 @@ def adapt(
         bool, typer.Option("--list", help="Only say what the folder holds, and what was found in it.")
     ] = False,
     kind: Annotated[str, typer.Option("--as", metavar="KIND", help=KIND_HELP)] = "auto",
-    start: Annotated[
-        str,
-        typer.Option(
-            help="Weights to begin from: a shipped name, a .safetensors file, or auto, which tries some."
-        ),
-    ] = "auto",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Decides which scenes are held out, and all other chance.")
-    ] = 0,
+    start: StartOption = "auto",
+    seed: SeedOption = 0,
     steps: Annotated[int, typer.Option(min=0, help="Train for this number of steps instead.")] = 0,
-    report: Annotated[
-        Path | None, typer.Option(help=REPORT_HELP, parser=output_file, metavar="FILE", show_default=False)
-    ] = None,
+    report: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers of the report as JSON.")] = False,
+    publish: PublishOption = None,
+    key: KeyOption = "",
 ) -> None:
     """Train weights for your own noise from noisy shots. No clean image is needed.
 
@@ -57,6 +64,8 @@ def adapt(
     - `denoise adapt shots/ --list`
 
     - `denoise adapt shots/ --out weights/mine.safetensors --minutes 30`
+
+    - `denoise adapt shots/ --out mine.safetensors --publish http://127.0.0.1:8000`
     """
     from engine.adaptation import adapt as run
     from engine.adaptation import examine
@@ -70,6 +79,7 @@ def adapt(
         return
     if output is None:
         raise typer.BadParameter("is missing. Name the weights file to write, or use --list", param_hint="--out")
+    _refuse_unpublishable(output, publish, key)
     warn_without_kernels()
     result = run(
         folder,
@@ -84,6 +94,27 @@ def adapt(
     _show(result, report or output.with_suffix(".html"), as_json, lines_of(result))
     if not result.passed:
         raise typer.Exit(REFUSED)
+    _publish(result.weights, publish, key)
+
+
+def _refuse_unpublishable(output: Path, url: str | None, key: str) -> None:
+    """Raises ValueError before the training, which takes long, if the weights cannot be published after it."""
+    if url:
+        refuse_sent_name(output.stem)
+        refuse_absent(url, key)
+
+
+def _publish(weights: Path, url: str | None, key: str) -> None:
+    """Send weights that have passed the gate to a service. Raises ValueError that says how to do it later."""
+    if url is None:
+        return
+    try:
+        send(weights, weights.stem, url, key)
+    except ValueError as error:
+        reason = str(error).removesuffix(".")
+        later = shlex.join(["denoise", "publish", str(weights), "--url", url])
+        raise ValueError(f"{weights} is written, but not published: {reason}. To publish it: {later}") from error
+    warn(f"published as {weights.stem} to {url}")
 
 
 def _list(examination: "Examination", report: Path | None, as_json: bool) -> None:

@@ -164,8 +164,9 @@ CleanOption = Annotated[bool, typer.Option("--even-clean", help=defaults.CLEAN_H
 RUN_HELP = """Denoise image files, folders of images, or an image from a pipe.
 
 Images keep their names and their format where it can be written: JPEG stays JPEG, in the quality of the
-input, and the pages of a TIFF stay pages. Other formats become PNG. --format and the file name after -o
-choose another one. If an image fails, the command reports it and continues with the next one.
+input, and the pages of a TIFF stay pages. Other formats become PNG, or TIFF if they have pages
+or floating-point samples. FITS, MRC, CZI and ND2 become TIFF. --format and the file name after -o choose
+another one. If an image fails, the command reports it and continues with the next one.
 
 Images that would get the same name keep their suffix: a.dng and a.heic become a.dng.png and a.heic.png.
 

@@ -31,11 +31,12 @@ def estimate(
     """
     from engine.batch.finding import files_of, find_images
     from engine.batch.tasks import estimate_file
-    from engine.inference.model_selection import AUTO, LazyNetworks
+    from engine.inference.model_selection import AUTO, LazyNetworks, known_adapted
     from engine.models import checkpoint
     from service.api.estimate import Estimate
 
     # For the same choice as `run` makes. Most images need none of them.
+    adapted = known_adapted()
     nets = LazyNetworks(lambda name: checkpoint.load(checkpoint.find(name)).net)
     rows: list[dict[str, Any]] = []
     files = files_of(inputs)
@@ -44,16 +45,18 @@ def estimate(
     has_lines = not as_json and not out.is_terminal
     for file in tracked(files, "estimating", len(files)):
         try:
-            model, noise = estimate_file(file, page, nets)
+            choice = estimate_file(file, page, nets, adapted)
         except OSError as error:
             warn(f"{file}: {reason(error)}")
         except (ValueError, MemoryError) as error:
             warn(f"{file}: {error}")
         else:
-            found = Estimate.of(noise, {AUTO: model}).model_dump(mode="json", exclude={"models"})
+            found = Estimate.of(choice.estimate, {AUTO: choice}).model_dump(mode="json", exclude={"models"})
             rows.append({"image": str(file), **found})
             if has_lines:
-                typer.echo(f"{file}: {found['words'].removesuffix('.')}; auto chooses {model}")
+                typer.echo(
+                    f"{file}: {found['words'].removesuffix('.')}; auto chooses {choice.name}: {choice.reason}"
+                )
     if as_json:
         typer.echo(json.dumps(rows, allow_nan=False))
     elif rows and not has_lines:
@@ -63,7 +66,7 @@ def estimate(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(Column("image", overflow="fold"), "noise", "auto chooses")
+    table = Table(Column("image", overflow="fold"), "noise", "auto chooses", "because")
     for row in rows:
-        table.add_row(*(escape(row[name]) for name in ("image", "words", "model")))
+        table.add_row(*(escape(row[name]) for name in ("image", "words", "model", "reason")))
     return table

@@ -158,12 +158,12 @@ def _results(
 
     if isinstance(trial, MeasuredTrial):
         is_auto = model.name in AUTO_MODELS
-        select = auto_selector(nets, model.name) if is_auto else fixed_selector(nets[model.name])
+        select = auto_selector(nets, model.name, model.adapted) if is_auto else fixed_selector(nets[model.name])
         measurements = _with_progress(trial, (make() for make in trial.measurements))
         return denoise_measured(partial(denoise_samples, select, memory_budget), measurements)
     images = _with_progress(trial, trial.pairs())
     if model.name in AUTO_MODELS:
-        return denoise_pairs_by(model.name, nets, images, memory_budget)
+        return denoise_pairs_by(model.name, nets, images, memory_budget, model.adapted)
     # A single network takes many small images in one batch.
     return denoise_pairs(nets[model.name], images, memory_budget)
 

@@ -19,10 +19,13 @@ DIGEST_LENGTH = 12
 
 def models(
     folder: Annotated[
-        Path | None, typer.Option("--weights", help="Folder of weights.", show_default="the shipped weights")
+        Path | None,
+        typer.Option(
+            "--weights", help="Folder of weights.", show_default="the shipped weights and DENOISE_WEIGHTS"
+        ),
     ] = None,
 ) -> None:
-    """List the available weights, and what each is for.
+    """List the available weights, and what each is for. Adapted weights show the noise that they are for.
 
     Of two for the same images, the one with more parameters takes longer and removes noise better. `denoise
     evaluate` compares their quality, on the same images for all.
@@ -35,9 +38,9 @@ def models(
     from engine.models import checkpoint
     from service.registry.purpose import CHOICE, purpose_of
 
-    place = folder or checkpoint.weights_folder()
-    files = sorted(place.glob(f"*{checkpoint.SUFFIX}"))
+    files = sorted(folder.glob(f"*{checkpoint.SUFFIX}")) if folder else [*checkpoint.known_files().values()]
     if not files:
+        place = folder or checkpoint.weights_folder()
         raise ValueError(f"{place}: no {checkpoint.SUFFIX} files in this folder, or no such folder")
     # A name must be whole: it is what --model takes.
     name = Column("name", min_width=max(len(path.stem) for path in files))

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def load(name: str, device: str, precision: str) -> "Model":
-    """Weights from a file, or shipped weights by name. Raises ValueError if they cannot be used."""
+    """Weights from a file, or by name: shipped ones, and those in the folder that DENOISE_WEIGHTS names.
+
+    Raises ValueError if they cannot be used.
+    """
     from engine.models import checkpoint
     from engine.models import precision as types
 
@@ -19,9 +22,10 @@ def load(name: str, device: str, precision: str) -> "Model":
 
 def load_model(name: str, device: str, precision: str) -> "LoadedModel":
     """What a name stands for: one model, or all the models that an auto model selects from."""
-    from engine.inference.model_selection import load_with
+    from engine.inference.model_selection import AUTO_MODELS, known_adapted, load_with
     from engine.models import precision as types
 
     # Resolved once, not for each network: "auto" may have to be measured.
     kind = types.name_of(types.resolve(precision, types.pick_device(device)))
-    return load_with(partial(load, device=device, precision=kind), name)
+    adapted = known_adapted() if name in AUTO_MODELS else {}
+    return load_with(partial(load, device=device, precision=kind), name, adapted)

@@ -9,7 +9,7 @@ const THUMBNAIL = 128;
 const HEADER_TELLS = ["jpeg", "png", "webp", "tiff"];
 // Names of files that browsers do not decode, but the service does.
 const FOR_SERVICE =
-  /\.(tiff?|hei[cf]|jxl|jp2|j2k|p[pgbna]m|pfm|qoi|exr|fits?|fts|fz|mrcs?|rec|dng|3fr|arw|cr[23w]|dcr|erf|fff|iiq|kdc|m[eo][fs]|mrw|n[er][fw]|orf|pef|raf|rw[2l]|sr[2fw]|x3f)$/i;
+  /\.(tiff?|hei[cf]|jxl|jp2|j2k|p[pgbna]m|pfm|qoi|exr|fits?|fts|fz|mrcs?|rec|czi|nd2|dng|3fr|arw|cr[23w]|dcr|erf|fff|iiq|kdc|m[eo][fs]|mrw|n[er][fw]|orf|pef|raf|rw[2l]|sr[2fw]|x3f)$/i;
 // Statuses of the service for a file that is no image, too large, or of a kind that is not supported.
 const BROKEN = [400, 413, 415];
 

@@ -13,6 +13,7 @@ const WHY = {
   camera: "neighbouring pixels share the noise, as in photos from cameras",
   white: "the noise differs from pixel to pixel, as in scans and renders",
   grey: "the image has no colour, and its noise differs from pixel to pixel",
+  own: "its noise is like that of the images that these weights were adapted to",
 };
 
 let known = [];
@@ -68,7 +69,7 @@ export function reasonFor(name, found) {
   if (!found.sigma) return "the noise cannot be measured";
   const fromNoise = found.correlated ? "camera" : found.chroma ? "white" : "grey";
   const noise = known.find((model) => model.name === name)?.noise ?? fromNoise;
-  if (found.correlated && noise !== "camera") return "what looks like noise is probably fine texture";
+  if (found.correlated && noise !== "camera" && noise !== "own") return "what looks like noise is probably fine texture";
   // The whole file can decide otherwise than the sample that was measured.
   return noise === "camera" && !found.correlated ? "" : WHY[noise] ?? "";
 }

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Noise = Literal["camera", "white", "grey", "renders"]
+from engine.inference.adapted_noise import noise_words
+
+Noise = Literal["camera", "white", "grey", "renders", "own"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,19 @@ _PURPOSES: Mapping[Noise, Purpose] = {
     "white": Purpose("white", "For noise that differs from pixel to pixel: scans, renders, microscopes."),
     "grey": Purpose("grey", "For images without colour whose noise differs from pixel to pixel."),
     "renders": Purpose("renders", "For renders with few samples a pixel. Not for photos."),
+    "own": Purpose("own", "For your own noise."),
 }
 # By the noise of a recipe.
 _NOISES: Mapping[str, Noise] = {"camera": "camera", "gaussian": "white", "random-pixel": "renders"}
 
 
 def purpose_of(metadata: Mapping[str, str]) -> Purpose:
-    """The purpose of weights with this metadata; UNKNOWN if they have no recipe."""
+    """The purpose of weights with this metadata; UNKNOWN if they have no recipe.
+
+    Adapted weights have a recipe too, whose noise is not that of the shots.
+    """
+    if words := noise_words(metadata):
+        return Purpose("own", words)
     try:
         recipe = json.loads(metadata.get("recipe", "{}"))
         noise = _NOISES[recipe["noise"]]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
+from typing import BinaryIO
 
 from anyio import to_thread
 
@@ -22,7 +23,15 @@ from service.problems import ProblemError
 from service.registry.served_model import ServedModel
 from service.registry.shared_weights import SharedWeights
 from service.registry.snapshot import Fault, Snapshot
-from service.registry.weights_folder import FileVersion, WeightsFolder, digest_of, printable, reason_of
+from service.registry.weights_folder import (
+    FileVersion,
+    WeightsFolder,
+    WeightsNotStored,
+    checked_copy,
+    digest_of,
+    printable,
+    reason_of,
+)
 from service.settings import Settings
 from service.storage.away import StorageAway
 from service.telemetry.logs import log
@@ -118,6 +127,28 @@ class ModelRegistry:
                 self._load(name, found[name], even_if_known=True)
             except WeightsError as error:
                 raise ProblemError(f"{printable(name)}: {error}.", 422, kind="WeightsRefused") from error
+
+    def receive(self, name: str, file: BinaryIO) -> None:
+        """Serve a file that was sent, on all replicas. Without replicas it is put into the weights folder.
+
+        Raises ProblemError with status 422, 503 or 507; the old weights then stay in service.
+        """
+        if self._shared is None:
+            self._folder.store(name, file)
+            self.activate(name)
+            return
+        try:
+            with checked_copy(name, file) as path:
+                digest = digest_of(path)
+                self._shared.publish(name, digest, path)
+        except OSError as error:
+            raise WeightsNotStored(f"The weights cannot be stored: {error.strerror}.") from error
+        with self._lock:
+            self._follow()
+        if name not in self.models.by_name or self.models.by_name[name].digest != digest:
+            fault = self.models.faults.get(name)
+            why = fault.reason if fault else "another replica has changed them meanwhile"
+            raise ProblemError(f"{printable(name)}: {why}.", 409, kind="WeightsChanged")
 
     def roll_back(self, name: str) -> None:
         """Swap the current and the previous weights, on all replicas. Raises ProblemError with status 404, 409,

@@ -5,6 +5,7 @@ from threading import Lock
 
 import torch
 
+from engine.inference.adapted_noise import choosable
 from engine.inference.sanity import check_network
 from engine.models.checkpoint import Model, WeightsFile
 from service.problems import RETRY_SECONDS, ProblemError
@@ -33,6 +34,8 @@ class ServedModel:
         """on_fault: called with the reason when the weights turn out to be unusable at their first use."""
         self.name, self.config, self.metadata, self.digest = file.name, file.config, file.metadata, file.digest
         self.parameter_count = file.parameter_count
+        # For adapted weights that `auto` may choose, the noise that they were adapted to.
+        self.noise = choosable({file.name: file.metadata}).get(file.name)
         self._device, self._compute, self._on_fault = device, compute, on_fault
         self._lock = Lock()
         # The tensors stay in memory until the network is built, because the file may change or go meanwhile.

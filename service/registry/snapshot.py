@@ -10,7 +10,8 @@ from torch import Tensor
 
 from engine.imageio.formats import did_you_mean
 from engine.inference import model_selection
-from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.adapted_noise import AdaptedNoise
+from engine.inference.model_selection import AUTO_MODELS, Choice, models_of
 from engine.inference.noise_estimation import NoiseEstimate, estimate_noise
 from engine.layers import Module
 from engine.models.checkpoint import Model
@@ -84,9 +85,19 @@ class Snapshot:
         """The weights whose networks have denoised the check image. The others do so at their first use."""
         return [name for name, model in self.by_name.items() if model.tried]
 
+    @property
+    def adapted(self) -> dict[str, AdaptedNoise]:
+        """The adapted weights that `auto` and the like may choose, with their noise."""
+        found = {name: model.noise for name, model in self.by_name.items() if model.noise}
+        return model_selection.without_specialists(found)
+
+    def weights_of(self, name: str) -> list[str]:
+        """The weights that a name stands for: for `auto` and the like all to choose from, also adapted ones."""
+        return [*models_of(name), *(self.adapted if name in AUTO_MODELS else ())]
+
     def history(self, name: str) -> History:
         """Digests, previous digests and load times of the weights that a name stands for."""
-        names = models_of(name)
+        names = self.weights_of(name)
         before = {each: self.previous_digest(each) for each in names}
         return History(
             digests={each: self.by_name[each].digest for each in names},
@@ -117,26 +128,27 @@ class Snapshot:
         return name
 
     def choose(self, name: str, pages: Sequence[Tensor]) -> tuple[Model, NoiseEstimate]:
-        """The weights of that name, or for `auto` and the like those that suit the file; and the file's noise.
+        """The weights of that name, or for `auto` and the like those that suit the file; and the file's noise,
+        for adapted weights with their law.
 
         Call it in a thread: it also loads weights at their first use. Raises ModelUnavailable.
         """
         if name not in AUTO_MODELS:
             return self.by_name[name].model(), model_selection.estimate_pages(pages)
-        chosen, estimate = model_selection.select_for_pages(pages, name, _Networks(self.by_name))
-        return self.by_name[chosen].model(), estimate
+        choice = model_selection.select_for_pages(pages, name, _Networks(self.by_name), self.adapted)
+        return self.by_name[choice.name].model(), choice.applied
 
-    def recommend(self, samples: Tensor) -> tuple[NoiseEstimate, dict[str, str]]:
-        """The noise of an image, and the weights that `auto` and the like would take for it, by their names.
+    def recommend(self, samples: Tensor) -> tuple[NoiseEstimate, dict[str, Choice]]:
+        """The noise of an image, and what `auto` and the like would choose for it, by their names.
 
         Call it in a thread, as `choose`. Raises ModelUnavailable.
         """
         choices = {
-            auto: model_selection.select_for_pages([samples], auto, _Networks(self.by_name))
+            auto: model_selection.select_for_pages([samples], auto, _Networks(self.by_name), self.adapted)
             for auto in model_selection.available_auto_models(self.by_name)
         }
-        estimate = next((found for _, found in choices.values()), None) or estimate_noise(samples)
-        return estimate, {auto: chosen for auto, (chosen, _) in choices.items()}
+        first = next(iter(choices.values()), None)
+        return first.estimate if first else estimate_noise(samples), choices
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,34 @@
 """Weights folder: the files that a service reads its weights from."""
 
 import hashlib
-from collections.abc import Collection
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, NamedTuple
 
 from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.sanity import check_network
 from engine.models import checkpoint
 from engine.models.checkpoint import SUFFIX, WeightsError, WeightsFile
+from engine.system.atomic_file import sync_folder
+from engine.system.os_errors import reason
 from engine.system.runtime import in_own_thread
+from service.problems import ProblemError
+
+# The names that weights may have that are sent to a service. A leading dot would hide the file.
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,49}$"
+
+
+class WeightsNotStored(ProblemError):
+    """A weights folder that cannot be written to."""
+
+    status = 507
 
 
 class FileVersion(NamedTuple):
@@ -48,12 +66,62 @@ class WeightsFolder:
             raise WeightsError("the file changed while it was read")
         return file
 
+    def store(self, name: str, file: BinaryIO) -> None:
+        """Put a file into the folder, in place of the one of that name, if the weights in it can be used.
+
+        file: from its start. Raises ProblemError.
+        """
+        try:
+            # Hidden until it is renamed.
+            with checked_copy(name, file, self._folder) as path:
+                path.replace(self.path(name))
+            sync_folder(self._folder)
+        except OSError as error:
+            raise WeightsNotStored(
+                f"The service cannot write to its weights folder: {reason(error)}. Let it write there, or copy "
+                f"the file there and ask for POST /models/{name}/activate."
+            ) from error
+
     def refuse_missing(self, names: Collection[str], default: str) -> None:
         """Raises WeightsError if the weights of the default model are not among these names."""
         if missing := [name for name in models_of(default) if name not in names]:
             available = ", ".join(names) or "no weights at all"
             path = self.path(missing[0])
             raise WeightsError(f"{path}: the default model needs this file, but the folder has {available}")
+
+
+@contextmanager
+def checked_copy(name: str, file: BinaryIO, parent: Path | None = None) -> Iterator[Path]:
+    """A copy of a weights file under that name, until the block ends, in a hidden folder of its own.
+
+    file: from its start. parent: where that folder is made; None for the system's place for temporary files.
+    Raises ProblemError if the weights cannot be used, and OSError.
+    """
+    if name in AUTO_MODELS or not re.fullmatch(NAME_PATTERN, name):
+        raise ProblemError(f"Weights cannot have the name {name[:100]!r}.", 422, kind="WeightsRefused")
+    file.seek(0)
+    with TemporaryDirectory(dir=parent, prefix=".") as folder:
+        path = Path(folder) / f"{name}{SUFFIX}"
+        with path.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        _refuse_unusable(path)
+        yield path
+
+
+def _refuse_unusable(path: Path) -> None:
+    """Raises ProblemError for weights that cannot be used."""
+    try:
+        in_own_thread(partial(_check, path))
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise ProblemError(
+            f"{printable(path.stem)}: {reason_of(error, path)}.", 422, kind="WeightsRefused"
+        ) from error
+
+
+def _check(path: Path) -> None:
+    check_network(checkpoint.load(path).net)
 
 
 def digest_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from engine.imageio.image import Image, ImageInfo, ImageSequence
 from engine.imageio.sandbox.decoder import Decoder
 from engine.imageio.write import refuse_unfit
 from engine.inference.denoise import DEFAULT_OUTPUT, OutputOptions
-from engine.inference.model_selection import AUTO_MODELS, models_of
+from engine.inference.model_selection import AUTO_MODELS
 from engine.inference.mosaic import (
     DEVELOPED_MODEL,
     MOSAIC_MODEL,
@@ -112,7 +112,7 @@ class _Request:
         """For the result cache. upload: SHA-256 of the file. models: those in service."""
         others = self.params.model_dump(mode="json", exclude={"format", "quality"})
         text = json.dumps({**others, "model": self.model}, sort_keys=True)
-        weights = tuple(models.by_name[name].digest for name in models_of(self.model))
+        weights = tuple(models.by_name[name].digest for name in models.weights_of(self.model))
         floats = holds_floats(self.kind)
         return FileKey(PagesKey(upload, text, weights, floats), self.kind.name, self.params.quality)
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from engine.imageio.formats import FORMATS, Depth
 from engine.imageio.image import WHITE, EncodedImage, Image, ImageSequence
-from engine.inference.model_selection import models_of
+from engine.inference.model_selection import Choice
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.noise_estimation.banding import NO_BANDING
 from engine.inference.noise_estimation.impulses import NO_IMPULSES
@@ -112,8 +112,8 @@ class Previewer:
 
     async def estimate(
         self, view: View, number: int, disconnected: Disconnected
-    ) -> tuple[NoiseEstimate, dict[str, str]]:
-        """The noise of a page, counted from 1, and by name of each choice the model that it takes.
+    ) -> tuple[NoiseEstimate, dict[str, Choice]]:
+        """The noise of a page, counted from 1, and what each auto model chooses for it, by their names.
 
         Raises what the decode stage and Scheduler.admit raise.
         """
@@ -122,9 +122,9 @@ class Previewer:
         async with self.pipeline.scheduler.admit(disconnected, load) as ticket:
             page = page or await self._decoded(ticket, view, number)
             models = self.pipeline.models()
-            found, names = await ticket.in_thread(partial(models.recommend, page.image.samples))
-            page.noise = (models, found, names)
-            return found, names
+            found, choices = await ticket.in_thread(partial(models.recommend, page.image.samples))
+            page.noise = (models, choices)
+            return found, choices
 
     async def _load(
         self, view: View, number: int, page: ViewedPage | None, params: PreviewParams | None = None
@@ -263,7 +263,7 @@ class _Asked:
     def key(self) -> tuple[Any, ...]:
         """Of the page that is denoised whole, in `page.rendered`."""
         params = self.params
-        weights = tuple(self.models.by_name[each].digest for each in models_of(self.name))
+        weights = tuple(self.models.by_name[each].digest for each in self.models.weights_of(self.name))
         return "whole", self.name, weights, params.force, params.strength, params.grain
 
     def takes_whole(self, box: Box) -> bool:
@@ -291,10 +291,9 @@ def _like(noisy: Image, clean: Image) -> Image:
 def _chosen(page: ViewedPage, models: Snapshot, name: str) -> tuple[Model, NoiseEstimate]:
     """What Snapshot.choose answers. To measure the noise takes long, so it is not done twice."""
     if page.noise:
-        measured_by, estimate, names = page.noise
-        # The estimate is that of the first choice.
-        if measured_by is models and name == next(iter(names), None):
-            return models.by_name[names[name]].model(), estimate
+        measured_by, choices = page.noise
+        if measured_by is models and name in choices:
+            return models.by_name[choices[name].name].model(), choices[name].applied
     return models.choose(name, [page.image.samples])
 
 

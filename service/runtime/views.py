@@ -17,6 +17,7 @@ from fastapi import Request
 from engine.imageio.formats import Format
 from engine.imageio.image import Image, ImageInfo
 from engine.imageio.sandbox.shared_file import SharedFile
+from engine.inference.model_selection import Choice
 from engine.inference.noise_estimation import NoiseEstimate
 from engine.inference.preparation import Preparation
 from engine.models.checkpoint import Model
@@ -67,15 +68,15 @@ class Treatment:
 class ViewedPage:
     """A decoded page. changed: differences from the file, in words.
 
-    noise: the answer of Snapshot.recommend, and the snapshot. treatments: by the request's model and `force`.
-    rendered: parts of the page that were reduced or denoised. made: how the whole page was denoised, by its key
-    in `rendered`.
+    noise: the snapshot, and the choices that Snapshot.recommend answered. treatments: by the request's model and
+    `force`. rendered: parts of the page that were reduced or denoised. made: how the whole page was denoised, by
+    its key in `rendered`.
     """
 
     image: Image
     changed: tuple[str, ...]
     distribution: Distribution
-    noise: tuple[Snapshot, NoiseEstimate, dict[str, str]] | None = None
+    noise: tuple[Snapshot, dict[str, Choice]] | None = None
     treatments: dict[tuple[str, bool], Treatment] = field(default_factory=dict)
     rendered: dict[Any, Image] = field(default_factory=dict)
     made: dict[Any, Provenance] = field(default_factory=dict)

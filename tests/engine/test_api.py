@@ -14,6 +14,8 @@ from engine import api
 from engine.imageio.metadata import Metadata
 from engine.imageio.read import read
 from engine.models import checkpoint
+from tests.support.adapted import PHOTONS, metadata_of, shot_of
+from tests.support.bursts import photons, white
 from tests.support.raw_files import dng
 
 ROOT = Path(__file__).parents[2]
@@ -297,3 +299,17 @@ def test_a_camera_raw_file_is_denoised_before_and_after_developing(tmp_path):
 def test_denoising_a_file_refuses_a_suffix_that_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="no format is written with this suffix"):
         engine.denoise_file(tmp_path / "a.dng", tmp_path / "a.dng")
+
+
+def test_auto_takes_ones_own_weights_for_their_noise(tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "mine.safetensors", **metadata_of(PHOTONS))
+    monkeypatch.setattr("engine.inference.model_selection.may_replace", lambda *_: True)
+    shot, other = shot_of(photons(200)).numpy(), shot_of(white(60)).numpy()
+    before = engine.denoise(shot), engine.denoise(other)
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path))
+
+    after = engine.denoise(shot), engine.denoise(other)
+
+    own = engine.denoise(shot, model="mine")
+    assert np.abs(after[0].astype(float) - own).mean() < np.abs(before[0].astype(float) - own).mean()
+    assert np.array_equal(before[1], after[1])

@@ -15,6 +15,9 @@ from PIL import Image
 
 from engine.imageio.formats import BrokenImage, ImageTooLarge
 from engine.imageio.read import read
+from tests.support import czi_files
+from tests.support.czi_files import Tile, czi_file
+from tests.support.nd2_files import LOSSLESS, NONE, nd2_file
 
 WIDTH = 128
 HEIGHT = 64
@@ -155,12 +158,46 @@ def mrc(width, height):
     return header.ljust(208, b"\0") + b"MAP DD\0\0" + bytes(1024 - 216) + NOISE[..., 0].tobytes()
 
 
+def czi(width, height, compression="none"):
+    data = czi_file(Tile(NOISE[..., 0], compression=compression))
+    for name, old, new in ((b"X", WIDTH, width), (b"Y", HEIGHT, height)):
+        # The start, the size, a coordinate, and the stored size.
+        old, new = (name.ljust(8, b"\0") + struct.pack("<ifi", side, 0, side) for side in (old, new))
+        data = data.replace(old, new)
+    return data
+
+
+def czi_zstd(width, height):
+    return czi(width, height, "zstd")
+
+
+def czi_jpeg_xr(width, height):
+    return czi(width, height, "jpeg xr")
+
+
+def nd2(width, height, compression=NONE):
+    data = nd2_file(NOISE[None, ..., :1], compression=compression)
+    for name, old, new in (
+        ("uiWidth", WIDTH, width),
+        ("uiWidthBytes", WIDTH, width),
+        ("uiHeight", HEIGHT, height),
+    ):
+        head = f"{name}\0".encode("utf-16-le")
+        data = changed(data, head + struct.pack("<I", old), head + struct.pack("<I", new))
+    return data
+
+
+def nd2_compressed(width, height):
+    return nd2(width, height, LOSSLESS)
+
+
 # How each format makes an image of any claimed size, and the side to claim.
 LARGE = [
     (png, 60_000), (jpeg, 60_000), (gif_screen, 60_000), (gif_frame, 60_000), (bmp, 60_000), (tiff, 60_000),
     (tiff_deflated, 60_000), (webp_lossy, 16_383), (webp_lossless, 16_384), (webp_moving, 16_384), (avif, 16_384),
     (heic, 60_000), (jpeg_2000, 60_000), (jpeg_xl, 60_000), (fits, 60_000), (fits_compressed, 60_000),
-    (mrc, 60_000),
+    (mrc, 60_000), (czi, 60_000), (czi_zstd, 60_000), (czi_jpeg_xr, 60_000), (nd2, 60_000),
+    (nd2_compressed, 60_000),
 ]  # fmt: skip
 
 
@@ -186,7 +223,25 @@ def test_an_image_without_pixels_is_broken(make, size):
 
 
 @pytest.mark.parametrize(
-    "make", [png, gif_frame, bmp, tiff, tiff_deflated, webp_lossy, heic, jpeg_2000, fits, mrc], ids=name_of
+    "make",
+    [
+        png,
+        gif_frame,
+        bmp,
+        tiff,
+        tiff_deflated,
+        webp_lossy,
+        heic,
+        jpeg_2000,
+        fits,
+        mrc,
+        czi,
+        czi_zstd,
+        czi_jpeg_xr,
+        nd2,
+        nd2_compressed,
+    ],
+    ids=name_of,
 )
 @pytest.mark.parametrize("size", [(WIDTH, 2 * HEIGHT), (2 * WIDTH, HEIGHT), (4 * WIDTH, 4 * HEIGHT)])
 def test_an_image_with_fewer_pixels_than_it_claims_is_broken(make, size):
@@ -249,13 +304,36 @@ def test_a_png_that_is_compressed_a_thousandfold_is_read():
 def test_a_png_bomb_is_not_decompressed_to_its_end():
     bomb = png_of(bytes(200_000_000), 4, 4)
 
+    assert peak_of_reading(bomb) < 10_000_000
+
+
+def test_an_nd2_bomb_is_not_decompressed_to_its_end():
+    bomb = nd2_file(np.zeros((1, 100_000, 1000, 1), np.uint8), compression=LOSSLESS)
+    for name, old, new in (("uiHeight", 100_000, 4), ("uiWidth", 1000, 4), ("uiWidthBytes", 1000, 4)):
+        head = f"{name}\0".encode("utf-16-le")
+        bomb = changed(bomb, head + struct.pack("<I", old), head + struct.pack("<I", new))
+    # The package is imported before memory is measured.
+    read(nd2(WIDTH, HEIGHT))
+
+    assert peak_of_reading(bomb) < 10_000_000
+
+
+def peak_of_reading(bomb):
+    """The most memory that is taken while an image of 4 x 4 pixels is read, in bytes."""
     tracemalloc.start()
     image = read(bomb).pages[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert image.samples.shape[:2] == (4, 4)
+    return peak
 
-    assert image.samples.shape == (4, 4, 3)
-    assert peak < 10_000_000
+
+def test_a_czi_bomb_is_not_decompressed_to_its_end(monkeypatch):
+    bomb = imagecodecs.zstd_encode(bytes(200_000_000))
+    monkeypatch.setattr(czi_files, "packed", lambda tile: bomb)
+
+    with pytest.raises(BrokenImage, match="CZI file is broken"):
+        read(czi_file(Tile(NOISE[..., 0], compression="zstd")))
 
 
 LARGEST = 2**31 - 1

@@ -6,7 +6,7 @@ import torch
 
 from engine.adaptation.doctor.correlation import MAX_LAG_CORRELATION, LagCorrelation
 from engine.adaptation.quality import Estimate
-from engine.adaptation.report.residual import REACH, ResidualCorrelation
+from engine.adaptation.report.residual import BAND, REACH, ResidualCorrelation
 from engine.adaptation.result import CurvePoint
 from engine.evaluation.svg_chart import Point, Series, draw_series
 from engine.inference.noise_estimation.noise_law import LawEstimate
@@ -84,20 +84,26 @@ def lag_chart(lag: LagCorrelation) -> str:
 def residual_chart(found: ResidualCorrelation) -> str:
     """The autocorrelation along rows and columns."""
     steps = range(1, REACH + 1)
+    expected = [(step, found.expected_at(0, step)) for step in steps]
     lines = [
         Series("along rows", [Point(step, found.at(0, step)) for step in steps]),
         Series("along columns", [Point(step, found.at(step, 0)) for step in steps]),
+        Series(
+            "expected along rows, with its band",
+            [Point(step, value, *_ends(value, BAND * found.error)) for step, value in expected],
+            dashed=True,
+        ),
     ]
-    label = "The autocorrelation of the residual along rows and columns, and the band of white noise."
-    return draw_series(lines, "pixels apart", "correlation", label, (-found.band, found.band))
+    label = "The autocorrelation of the residual along rows and columns, and what is expected."
+    return draw_series(lines, "pixels apart", "correlation", label)
 
 
 def residual_map(found: ResidualCorrelation) -> str:
     """All distances up to REACH, as squares with their values. Those inside the band are pale."""
     side = 2 * REACH + 1
-    scale = max(abs(found.at(*found.largest)), found.band)
+    scale = max(abs(found.excess(*found.largest)), BAND * found.error)
     cells = "".join(
-        _cell(down, across, found.at(down, across), found.band, scale)
+        _cell(down, across, found, scale)
         for down in range(-REACH, REACH + 1)
         for across in range(-REACH, REACH + 1)
     )
@@ -112,11 +118,12 @@ def residual_map(found: ResidualCorrelation) -> str:
     return f"{head}{cells}{''.join(texts)}</svg>"
 
 
-def _cell(down: int, across: int, value: float, band: float, scale: float) -> str:
+def _cell(down: int, across: int, found: ResidualCorrelation, scale: float) -> str:
     middle = down == across == 0
-    share = min(abs(value) / scale, 1.0)
-    opacity = INSIDE if abs(value) <= band else LEAST_OUTSIDE + (1 - LEAST_OUTSIDE) * share
-    name = "middle" if middle else "positive" if value > 0 else "negative"
+    value = found.at(down, across)
+    share = min(abs(found.excess(down, across)) / scale, 1.0)
+    opacity = LEAST_OUTSIDE + (1 - LEAST_OUTSIDE) * share if found.is_outside(down, across) else INSIDE
+    name = "middle" if middle else "positive" if found.excess(down, across) > 0 else "negative"
     x, y = (MARGIN + CELL * (step + REACH) for step in (across, down))
     title = f"<title>{down} down, {across} across: {value:.4f}</title>"
     box = f'x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}"'

@@ -14,6 +14,7 @@ from engine.adaptation.report.charts import (
 )
 from engine.adaptation.report.crops import Crop
 from engine.adaptation.report.report import Report
+from engine.adaptation.report.residual import BAND
 from engine.evaluation.page import data_url, render
 from engine.system.atomic_file import write_atomically
 
@@ -164,11 +165,12 @@ def _crop(crop: Crop) -> dict[str, Any]:
 def _residual(residual: Mapping[str, Any]) -> dict[str, str]:
     largest = residual["largest"]
     return {
-        "band": f"{residual['band']:.4f}",
+        "error": f"{BAND * residual['error']:.4f}",
+        "expected": "yes" if residual["expected"] else "",
         "pixels": f"{residual['pixels']:,}",
         "verdict": "The residual has structure." if residual["has_structure"] else "No structure is seen.",
         "share": f"{residual['share_outside']:.1%}",
-        "largest": f"{largest['value']:+.4f}",
+        "largest": f"{largest['value']:+.4f}, expected {largest['expected']:+.4f}",
         "place": f"{largest['down']} down, {largest['across']} across",
         "deviation": _number(residual["deviation"]) if residual["deviation"] is not None else "",
     }

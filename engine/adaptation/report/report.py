@@ -41,7 +41,7 @@ def make_report(result: Adaptation | Examination) -> Report:
     examination = result.examination if isinstance(result, Adaptation) else result
     shots = adaptation.shots if adaptation else ()
     laws = adaptation.laws if adaptation else _laws_of(examination)
-    crops, residual = crops_of(shots), residual_correlation(shots, laws)
+    crops, residual = crops_of(shots), residual_correlation(shots)
     values: dict[str, Any] = examination_values(examination)
     values["law"] = [law_values(law) for law in laws]
     values |= dict.fromkeys(("curve", "gain", "verdict", "repeat"))

@@ -1,12 +1,18 @@
 """Autocorrelation of the residual: whether denoising removes noise alone, or structure as well.
 
 The residual is noisy less denoised. Each sample is divided by the noise's standard deviation at its brightness.
-Each value of white noise's autocorrelation lies within 1.96 / sqrt(N) in 95 % of cases, for N pixels.
-Source: Box, Jenkins, Reinsel & Ljung, "Time series analysis", Wiley 2015, section 2.1.6 (the band).
+
+- Expected: 0 for white noise. Where another shot y2 of the scene is known, the residual y1 - f of the best
+  denoiser f has the autocorrelation of y1 - y2 less that of f - y2. For then the error of f is independent of f
+  itself, so (y1 - f) (f - y2) has the mean 0 at all distances. What a denoiser removes of the scene breaks this.
+- Chance: each value of N pixels of white noise lies within 1.96 / sqrt(N) in 95 % of cases. With another shot,
+  twice the mean of (y1 - f) (f - y2) has the error of two series that are independent (Bartlett).
+
+Source: Box, Jenkins, Reinsel & Ljung, "Time series analysis", Wiley 2015, section 2.1.6 (chance).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +21,6 @@ from torch import Tensor
 from engine.adaptation.doctor.findings import least_deviations
 from engine.adaptation.doctor.planes import deviation_by_brightness
 from engine.adaptation.result import DenoisedShot
-from engine.inference.noise_estimation.noise_law import LawEstimate
 
 # Distances that are looked at, down and across, in pixels.
 REACH = 8
@@ -30,40 +35,54 @@ LEAST_SHARE = 1e-3
 TINY = 1e-30
 
 
+Grid = tuple[tuple[float, ...], ...]
+
+
 @dataclass(frozen=True)
 class ResidualCorrelation:
     """values: by distance, from REACH up and left to REACH down and right, 1 in the middle. pixels: N.
 
-    deviation: of the residual over that of the noise by the law; None if no law was measured.
+    expected: what the best denoiser would have; None if only one shot is known, and then noise is taken to be
+    white. error: of a value by chance, one standard deviation. deviation: of the residual over that of the noise
+    by the law; None if no law was measured.
     """
 
-    values: tuple[tuple[float, ...], ...]
+    values: Grid
+    expected: Grid | None
+    error: float
     pixels: int
     deviation: float | None
-
-    @property
-    def band(self) -> float:
-        """The size that white noise exceeds in 5 % of cases."""
-        return BAND / math.sqrt(self.pixels)
 
     def at(self, down: int, across: int) -> float:
         """The correlation of pixels so far apart."""
         return self.values[REACH + down][REACH + across]
 
+    def expected_at(self, down: int, across: int) -> float:
+        """What the best denoiser would have."""
+        return self.expected[REACH + down][REACH + across] if self.expected else float(down == across == 0)
+
+    def excess(self, down: int, across: int) -> float:
+        """By how much the correlation is above that."""
+        return self.at(down, across) - self.expected_at(down, across)
+
+    def is_outside(self, down: int, across: int, deviations: float = BAND) -> bool:
+        """Whether the correlation lies outside its band."""
+        return abs(self.excess(down, across)) > deviations * self.error
+
     @property
     def share_outside(self) -> float:
         """Of all distances, the share outside the band. Of white noise, 0.05."""
-        return sum(abs(self.at(*each)) > self.band for each in DISTANCES) / len(DISTANCES)
+        return sum(self.is_outside(*each) for each in DISTANCES) / len(DISTANCES)
 
     @property
     def has_structure(self) -> bool:
-        """Whether a value is too large to be chance, of all those that were looked at."""
-        return abs(self.at(*self.largest)) > least_deviations(len(DISTANCES)) / math.sqrt(self.pixels)
+        """Whether a value is too far out to be chance, of all those that were looked at."""
+        return any(self.is_outside(*each, least_deviations(len(DISTANCES))) for each in DISTANCES)
 
     @property
     def largest(self) -> tuple[int, int]:
-        """Pixels down and across of the value that is farthest from 0."""
-        return max(DISTANCES, key=lambda each: abs(self.at(*each)))
+        """Pixels down and across of the value that is farthest from what is expected."""
+        return max(DISTANCES, key=lambda each: abs(self.excess(*each)))
 
 
 # Each distance once: the opposite one has the same value.
@@ -72,36 +91,55 @@ DISTANCES = tuple(
 )
 
 
-def residual_correlation(
-    shots: Sequence[DenoisedShot], laws: Sequence[LawEstimate]
-) -> ResidualCorrelation | None:
-    """Of all shots together. laws: of each channel; without any, the residual's own spread is taken in its place.
+def residual_correlation(shots: Sequence[DenoisedShot]) -> ResidualCorrelation | None:
+    """Of all shots together. Of a shot without laws, the residual's own spread is taken in their place.
 
     None if nothing was removed, or the shots are too small.
     """
+    large = [shot for shot in map(_middle, shots) if min(shot.kept.shape) > 2 * REACH and bool(shot.kept.any())]
+    deviations = [_deviation(shot) for shot in large]
+    evens = [_even(shot.residual, size) for shot, size in zip(large, deviations, strict=True)]
+    sums, pixels = _sums(large, evens)
+    if sums[0, 0] <= 0:
+        return None
+    kept = torch.cat([even[shot.kept].flatten() for shot, even in zip(large, evens, strict=True)])
+    deviation = float(kept.square().mean().sqrt()) if all(shot.laws for shot in large) else None
+    others = [shot.other for shot in large if shot.other is not None]
+    if len(others) < len(large):
+        return ResidualCorrelation(_grid(sums, sums[0, 0]), None, 1 / math.sqrt(pixels), pixels, deviation)
+    known = list(zip(large, others, deviations, strict=True))
+    noise, _ = _sums(large, [_even(shot.noisy - other, size) for shot, other, size in known])
+    errors, _ = _sums(large, [_even(shot.denoised - other, size) for shot, other, size in known])
+    expected = {each: noise[each] - errors[each] for each in noise}
+    products = [
+        a * b
+        for rows in zip(_grid(sums, sums[0, 0]), _grid(errors, sums[0, 0]), strict=True)
+        for a, b in zip(*rows, strict=True)
+    ]
+    error = math.sqrt(2 * max(sum(products), 0.0) / pixels)
+    return ResidualCorrelation(_grid(sums, sums[0, 0]), _grid(expected, sums[0, 0]), error, pixels, deviation)
+
+
+def _sums(shots: Sequence[DenoisedShot], evens: Sequence[Tensor]) -> tuple[dict[tuple[int, int], float], int]:
+    """The mean product of pixels at each distance, and the number of pixels."""
     sums: dict[tuple[int, int], float] = dict.fromkeys(((0, 0), *DISTANCES), 0.0)
     counts = dict.fromkeys(sums, 0)
-    squares = samples = 0.0
-    for shot in map(_middle, shots):
-        kept = shot.kept
-        if min(kept.shape) <= 2 * REACH or not bool(kept.any()):
-            continue
-        even = _even_residual(shot, laws)
-        squares += float(even[kept].square().sum())
-        samples += float(even[kept].numel())
-        plane = even.mean(2)
+    for shot, even in zip(shots, evens, strict=True):
+        kept, plane = shot.kept, even.mean(2)
         plane = (plane - plane[kept].mean()).masked_fill(~kept, 0)
         for distance in sums:
             total, count = _products(plane, kept, *distance)
             sums[distance] += total
             counts[distance] += count
-    if sums[0, 0] <= 0:
-        return None
-    variance = sums[0, 0] / counts[0, 0]
-    value = {each: sums[each] / max(counts[each], 1) / variance for each in sums}
+    return {each: sums[each] / max(counts[each], 1) for each in sums}, counts[0, 0]
+
+
+def _grid(sums: Mapping[tuple[int, int], float], variance: float) -> Grid:
     steps = range(-REACH, REACH + 1)
-    rows = [tuple(value[max((down, across), (-down, -across))] for across in steps) for down in steps]
-    return ResidualCorrelation(tuple(rows), counts[0, 0], math.sqrt(squares / samples) if laws else None)
+    return tuple(
+        tuple(sums[max((down, across), (-down, -across))] / max(variance, TINY) for across in steps)
+        for down in steps
+    )
 
 
 def _middle(shot: DenoisedShot) -> DenoisedShot:
@@ -111,22 +149,28 @@ def _middle(shot: DenoisedShot) -> DenoisedShot:
     top, left = (max(0, (size - MAX_SIDE) // 2) for size in (height, width))
     inside = (slice(top, top + MAX_SIDE), slice(left, left + MAX_SIDE))
     masked = None if shot.masked is None else shot.masked[inside]
-    return replace(shot, noisy=shot.noisy[inside], denoised=shot.denoised[inside], masked=masked)
+    other = None if shot.other is None else shot.other[inside]
+    return replace(shot, noisy=shot.noisy[inside], denoised=shot.denoised[inside], masked=masked, other=other)
 
 
-def _even_residual(shot: DenoisedShot, laws: Sequence[LawEstimate]) -> Tensor:
-    """float64 (H, W, C): the residual over the noise's standard deviation."""
+def _deviation(shot: DenoisedShot) -> Tensor:
+    """float64 (H, W, C): the standard deviation of the noise at each sample's brightness."""
     residual, denoised = shot.residual.double(), shot.denoised.double()
     channels = []
     for number, (values, brightness) in enumerate(zip(residual.unbind(2), denoised.unbind(2), strict=True)):
-        if laws:
-            law = laws[number] if len(laws) == residual.shape[2] else laws[len(laws) // 2]
-            variance = shot.variance_share * law.law.variance(brightness)
-            deviation = variance.clamp(min=max(LEAST_SHARE * float(variance.mean()), TINY)).sqrt()
+        if shot.laws:
+            variance = shot.laws[number].variance(brightness)
+            channels.append(variance.clamp(min=max(LEAST_SHARE * float(variance.mean()), TINY)).sqrt())
         else:
-            deviation = deviation_by_brightness(values - values.mean(), brightness).clamp(min=TINY)
-        channels.append((values / deviation).clamp(-CUT, CUT))
+            channels.append(deviation_by_brightness(values - values.mean(), brightness).clamp(min=TINY))
     return torch.stack(channels, 2)
+
+
+def _even(difference: Tensor, deviation: Tensor) -> Tensor:
+    """float64 (H, W, C), without the few values that would hide all else."""
+    even = difference.double() / deviation
+    reach = CUT * float(even.square().mean().sqrt())
+    return even.clamp(-reach, reach)
 
 
 def _products(plane: Tensor, kept: Tensor, down: int, across: int) -> tuple[float, int]:

@@ -27,8 +27,8 @@ NOTES = {
     "crops": "Nobody has seen these scenes without noise. Detail that only the denoised image shows may be true "
     "or invented: other shots of the scene can tell, this report cannot.",
     "residual": "A white residual does not prove that all detail was kept: detail far weaker than the noise "
-    "does not show. Structure is certain: something other than white noise was removed, or "
-    "noise was left. Where the noise itself is correlated, its residual is too.",
+    "does not show. Structure outside the band is certain: something other than noise was removed, or more noise "
+    "was left than the best denoiser would leave.",
 }
 
 
@@ -217,12 +217,18 @@ def residual_values(found: ResidualCorrelation) -> dict[str, Any]:
     return {
         "reach": REACH,
         "pixels": found.pixels,
-        "band": found.band,
+        "error": found.error,
         "share_outside": found.share_outside,
         "has_structure": found.has_structure,
-        "largest": {"value": finite(found.at(down, across)), "down": down, "across": across},
+        "largest": {
+            "value": finite(found.at(down, across)),
+            "expected": finite(found.expected_at(down, across)),
+            "down": down,
+            "across": across,
+        },
         "deviation": found.deviation,
         "values": [[finite(value) for value in row] for row in found.values],
+        "expected": found.expected and [[finite(value) for value in row] for row in found.expected],
     }
 
 

@@ -13,7 +13,8 @@ from engine.batch.files import MAPPED_BYTES
 from engine.batch.planning import Task
 from engine.batch.reading import READ_HERE, Reader, sandboxed
 from engine.batch.tasks import DenoiseOptions, Outcome, run_task, words_of_error
-from engine.inference.model_selection import LoadedModel, load_with, models_of
+from engine.inference.adapted_noise import choosable
+from engine.inference.model_selection import AUTO_MODELS, LoadedModel, known_adapted, load_with, models_of
 from engine.inference.mosaic import mosaic_nets
 from engine.models import checkpoint, precision
 from engine.models.checkpoint import Model, WeightsFile
@@ -34,7 +35,7 @@ def denoise_version() -> str:
 class ModelFiles:
     """The weights that a model's name stands for, read once and sent to all workers.
 
-    files: the weights, by the names that `models_of` has.
+    files: the weights, by the names that `models_of` has; and for an auto model, the adapted weights.
     """
 
     name: str
@@ -43,7 +44,8 @@ class ModelFiles:
     @classmethod
     def read(cls, name: str) -> "ModelFiles":
         """Raises ValueError for weights that cannot be used."""
-        return cls(name, {each: checkpoint.read(checkpoint.find(each)) for each in models_of(name)})
+        adapted = known_adapted() if name in AUTO_MODELS else {}
+        return cls(name, {each: checkpoint.read(checkpoint.find(each)) for each in (*models_of(name), *adapted)})
 
     @property
     def digest(self) -> str:
@@ -58,7 +60,8 @@ class ModelFiles:
         def load(name: str) -> Model:
             return self.files[name].build(place, compute)
 
-        return load_with(load, self.name)
+        adapted = choosable({name: file.metadata for name, file in self.files.items()})
+        return load_with(load, self.name, adapted)
 
 
 @dataclass(frozen=True)

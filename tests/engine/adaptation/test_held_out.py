@@ -85,5 +85,5 @@ def test_a_part_of_a_pixel_does_not_change_the_errors(count):
 def test_it_is_said_what_single_shots_cannot_tell():
     scenes = [scene_of(numbered(2)), scene_of(numbered(1), "single")]
 
-    assert "1 scenes by further noisy shots" in words(scenes)
+    assert "1 by further noisy shots" in words(scenes)
     assert "cannot be known from single shots" in words(scenes)

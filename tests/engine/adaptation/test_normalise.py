@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.adaptation import examine
-from engine.adaptation.normalise import ScenesNormalisation, laws_in, measure_laws
+from engine.adaptation.normalise import ScenesNormalisation, measure_laws
 from engine.data.noise.anscombe import NoiseLaw
 from engine.inference.normalisation import normalisation_for
 from tests.support.bursts import GAIN, PEDESTAL, photons, scene, shots, white, write
@@ -48,15 +48,6 @@ def test_a_photograph_stays_as_it_is():
     pixels = ScenesNormalisation().of(samples).forward(samples)
 
     assert torch.allclose(pixels, samples.float() / 255)
-
-
-def test_laws_are_kept_in_metadata():
-    normalisation = ScenesNormalisation((LAW, LAW, NoiseLaw(1.5, -3.0, 0.25)))
-
-    assert laws_in(normalisation.to_metadata()) == normalisation.laws
-    assert laws_in(ScenesNormalisation().to_metadata()) == ()
-    with pytest.raises(ValueError, match="cannot be read"):
-        laws_in({"noise law": "[[1]]"})
 
 
 def test_the_law_is_measured_over_all_scenes(tmp_path):

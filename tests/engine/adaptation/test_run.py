@@ -9,7 +9,7 @@ import tifffile
 import torch
 
 from engine.adaptation import adapt, start
-from engine.adaptation.normalise import laws_in
+from engine.inference.adapted_noise import laws_in
 from engine.layers import parameters
 from engine.models import checkpoint
 from engine.models.networks import build_network
@@ -201,3 +201,26 @@ def test_weights_are_compared_with_those_in_service(tmp_path, identity):
     # Of the weights to begin from and those in service, the better ones.
     assert (result.start, result.in_service) == ("photo-small", "photo-small")
     assert (again.start, again.in_service) == (identity, identity)
+
+
+def test_noise_alone_teaches_nothing(tmp_path):
+    for number in range(6):
+        frames = shots(torch.zeros(SIDE, SIDE).double(), white(25), 2, number)
+        write(tmp_path / "shots", f"scene-{number}", frames)
+
+    result = adapt(tmp_path / "shots", tmp_path / "out.safetensors", start="photo-grey", steps=20)
+
+    assert result.verdict.reasons
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_shots_of_other_scenes_are_no_pairs(tmp_path, identity):
+    for number in range(6):
+        numbers = (10 * number, 10 * number + 1)
+        frames = [shots(scene(each, SIDE), white(25), 1, each)[0] for each in numbers]
+        write(tmp_path / "shots", f"scene-{number}", frames)
+
+    result = adapt(tmp_path / "shots", tmp_path / "out.safetensors", steps=2)
+
+    assert {check.scene.kind for check in result.examination.scenes} == {"single"}
+    assert "cannot be known from single shots" in result.judged_by

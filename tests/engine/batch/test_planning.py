@@ -3,11 +3,14 @@
 import imagecodecs
 import numpy as np
 import pytest
+from astropy.io import fits
 from PIL import Image
 
 from engine.batch.finding import PIPE, files_of, find_images
 from engine.batch.planning import Task, has_whole_name, is_folder, plan_tasks, tasks_for
+from tests.support.czi_files import Tile, czi_file
 from tests.support.images import gradient
+from tests.support.nd2_files import nd2_file
 
 
 def test_images_of_a_folder_keep_their_names_and_formats(shots, tmp_path):
@@ -60,6 +63,19 @@ def test_pages_become_tiff_and_deep_colours_png(tmp_path):
     tasks = plan_tasks([tmp_path], tmp_path / "clean")
 
     assert [task.target.name for task in tasks] == ["deep.png", "pages.tif"]
+
+
+def test_images_of_measurements_become_tiff(tmp_path):
+    plane = np.zeros((8, 9), np.uint16)
+    (tmp_path / "a.czi").write_bytes(czi_file(Tile(plane)))
+    (tmp_path / "a.nd2").write_bytes(nd2_file(plane[None, ..., None]))
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n9 8\n-1\n" + bytes(4 * 72))
+    fits.PrimaryHDU(plane).writeto(tmp_path / "a.fits")
+
+    tasks = plan_tasks([tmp_path], tmp_path / "clean")
+
+    assert [task.format for task in tasks] == ["tiff"] * 4
+    assert [task.target.name for task in tasks] == ["a.czi.tif", "a.fits.tif", "a.nd2.tif", "a.pfm.tif"]
 
 
 def test_files_that_are_not_images_are_left_out(shots):

@@ -1,4 +1,4 @@
-"""Stacks of TIFF pages, denoised page by page."""
+"""Stacks of pages, denoised page by page."""
 
 import io
 import subprocess
@@ -7,10 +7,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from threading import Event
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
 import torch
+from astropy.io import fits
 from PIL import Image
 
 from engine.batch import files
@@ -24,6 +26,8 @@ from engine.inference.model_selection import fixed_selector
 from engine.layers import parameters
 from engine.models.networks import build_network
 from engine.models.unet import UNetConfig
+from tests.support.czi_files import Tile, czi_file
+from tests.support.nd2_files import nd2_file
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +225,40 @@ def test_a_stop_after_the_last_page_keeps_the_output(net, tmp_path):
 
     assert outcome.error is None
     assert tifffile.imread(tmp_path / "out.tif").shape[0] == 2
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("kind", ["fits", "mrc", "czi", "nd2"])
+def test_stacks_of_measurements_become_stacks_of_tiff(kind, mapped, net, tmp_path, monkeypatch):
+    pages, source = frames(3), tmp_path / f"in.{kind}"
+    match kind:
+        case "fits":
+            fits.PrimaryHDU(pages).writeto(source)
+        case "mrc":
+            mrcfile.write(source, pages)
+        case "czi":
+            source.write_bytes(czi_file(*[Tile(page, {"T": time}) for time, page in enumerate(pages)]))
+        case _:
+            source.write_bytes(nd2_file(pages[..., None], [("T", 3)]))
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0 if mapped else 2**40)
+    task = task_for(tmp_path, source)
+    seen = []
+
+    [outcome] = denoise_files(fixed_selector(net, "mine"), [task], on_progress=seen.append)
+
+    assert outcome.error is None
+    assert [(each.pages_done, each.pages) for each in seen] == [(0, 1), (0, 3), (1, 3), (2, 3), (3, 3)]
+    assert f"without the {kind.upper()} " in " ".join(outcome.changed)
+    whole = denoise_bytes(fixed_selector(net), source.read_bytes(), "tiff")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "in.tif"), tifffile.imread(io.BytesIO(whole.data)))
+
+
+def test_a_format_that_is_only_read_cannot_stay_the_same(net, tmp_path):
+    (tmp_path / "in.czi").write_bytes(czi_file(*[Tile(page, {"T": time}) for time, page in enumerate(frames(3))]))
+
+    [outcome] = denoise_files(fixed_selector(net), [Task(tmp_path / "in.czi", tmp_path / "out.czi", "same")])
+
+    assert outcome.error.startswith("CZI can be read but not written.")
 
 
 @pytest.mark.parametrize("sandbox", [False, True])

@@ -30,6 +30,8 @@ from engine.imageio.metadata.exif import new_exif
 from engine.imageio.metadata.icc import prophoto_profile
 from engine.imageio.read import read
 from engine.imageio.write import encode
+from tests.support.czi_files import Tile, czi_file
+from tests.support.nd2_files import LOSSLESS, nd2_file
 
 ERRORS = (BrokenImage, NotAnImage, ImageTooLarge, UnsupportedImage)
 CASES = 100  # per file
@@ -137,6 +139,13 @@ FILES = {
     "fits": fits(planes),
     "fits, compressed": fits(pixels(np.uint16, 1)[..., 0].astype(np.int32), compressed=True),
     "mrc": mrc(planes),
+    "czi": czi_file(*[Tile(plane, {"T": t}) for t, plane in enumerate(planes)], metres=(1e-7, 1e-7)),
+    "czi, tiles": czi_file(*[Tile(pixels(np.uint8, 3), {"M": number}, (15 * number, 0)) for number in range(3)]),
+    "czi, zstd": czi_file(Tile(planes[0], {"C": 0}, compression="zstd in halves")),
+    "czi, jpeg xr": czi_file(Tile(pixels(np.uint8, 3), {"C": 0}, compression="jpeg xr")),
+    "nd2": nd2_file(pixels(np.uint16, 2)[None].repeat(2, 0), [("T", 2)], 0.1),
+    "nd2, compressed": nd2_file(pixels(np.uint16, 1)[None], compression=LOSSLESS),
+    "czi, jpeg xr, 16 bits": czi_file(Tile(planes[0], {"C": 0}, compression="jpeg xr")),
 }
 
 

@@ -39,7 +39,6 @@ KINDS = {
     "NIfTI": struct.pack("<I", 348) + bytes(340) + b"n+1\0",
     "NRRD": b"NRRD0004\n",
     "NumPy": b"\x93NUMPY\1\0",
-    "CZI": b"ZISRAWFILE",
     "Lytro": b"\x89LFP\r\n\x1a\n",
     "ARRI": b"ARRI\x12\x34",
     "PDF": b"\n%PDF-1.7",

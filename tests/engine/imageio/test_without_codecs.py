@@ -11,7 +11,7 @@ import sys
 
 class Blocked:
     packages = {
-        "astropy", "imagecodecs", "mrcfile", "pillow_heif", "rawpy", "tifffile",
+        "astropy", "czifile", "imagecodecs", "mrcfile", "nd2", "pillow_heif", "rawpy", "tifffile",
         "fastapi", "matplotlib", "pydantic", "rich", "typer",
     }
 
@@ -99,6 +99,19 @@ def test_fits_and_mrc_name_the_extra_that_they_need(tmp_path):
     assert all("pip install 'denoise[science]'" in line for line in output[:2])
 
 
+def test_czi_and_nd2_name_the_extra_that_they_need(tmp_path):
+    (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE" + bytes(1000))
+    (tmp_path / "a.nd2").write_bytes(b"\xda\xce\xbe\x0a" + bytes(1000))
+
+    output = run_without_codecs(REFUSED, str(tmp_path / "a.czi"), str(tmp_path / "a.nd2")).splitlines()
+
+    assert output[0].startswith(
+        "UnsupportedImage This is a CZI file. Reading it needs the Python package czifile"
+    )
+    assert output[1].startswith("UnsupportedImage This is an ND2 file. Reading it needs the Python package nd2")
+    assert all("pip install 'denoise[microscopy]'" in line for line in output[:2])
+
+
 def test_a_missing_codec_is_named(tmp_path, file_of, samples):
     tiff, png = tmp_path / "a.tiff", tmp_path / "a.png"
     tiff.write_bytes(file_of(samples(4, 5), "TIFF"))
@@ -125,7 +138,8 @@ from engine.imageio.read import read
 file = io.BytesIO()
 Image.new("RGB", (4, 5)).save(file, "PNG")
 read(file.getvalue())
-print({"tifffile", "imagecodecs", "pillow_heif", "rawpy", "astropy", "mrcfile"} & set(sys.modules))
+codecs = {"tifffile", "imagecodecs", "pillow_heif", "rawpy", "astropy", "mrcfile", "czifile", "nd2"}
+print(codecs & set(sys.modules))
 """
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

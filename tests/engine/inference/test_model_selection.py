@@ -6,7 +6,12 @@ import torch
 
 from engine.data.dead_leaves import dead_leaves
 from engine.inference import model_selection
+from engine.inference.adapted_noise import GATE_KEY, REFUSED
 from engine.inference.noise_estimation import summary
+from tests.support.adapted import LAW, PHOTONS, WHITE, metadata_of, shot_of
+from tests.support.adapted import smeared as smeared_by
+from tests.support.bursts import photons
+from tests.support.bursts import white as white_of
 from tests.support.networks import Averaging
 from tests.support.pixels import generator
 
@@ -112,6 +117,94 @@ def test_an_auto_model_is_loaded_with_all_its_models():
 def test_models_of_an_auto_model_are_its_specialists():
     assert model_selection.models_of("auto-large") == ["photo-gaussian-large", "photo-grey", "photo"]
     assert model_selection.models_of("paper") == ["paper"]
+
+
+# Adapted weights
+
+
+def test_weights_adapted_to_the_noise_are_chosen():
+    shot = shot_of(photons(200))
+    nets = {name: Averaging(5) for name in (*model_selection.models_of("auto"), "mine", "other")}
+    adapted = {"other": WHITE, "mine": PHOTONS}
+
+    choice = model_selection.select_for_pages([shot], "auto", nets, adapted)
+    selection = model_selection.auto_selector(nets, "auto", adapted)([shot])
+
+    assert choice.name == selection.name == "mine"
+    assert selection.net is nets["mine"]
+    assert choice.reason.startswith("its noise is that of mine: gain 2, level within a factor of 1")
+    assert [each.law for each in selection.estimate.laws] == [LAW], "the law that they were trained with"
+    assert model_selection.select_for_pages([shot], "auto-large", None, adapted).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("noise", "weights"), [(white_of(25), PHOTONS), (white_of(60), WHITE), (smeared_by(25), WHITE)]
+)
+def test_adapted_weights_change_nothing_for_other_noise(noise, weights):
+    shot = shot_of(noise)
+
+    before = model_selection.select_for_pages([shot])
+    after = model_selection.select_for_pages([shot], adapted={"mine": weights})
+
+    assert (after.name, after.estimate, after.applied) == (before.name, before.estimate, before.applied)
+    assert after.reason.startswith(f"{before.reason}; mine, the nearest of the adapted weights, was not chosen: ")
+
+
+def test_weights_without_a_law_get_no_transform():
+    shot = shot_of(white_of(25))
+
+    choice = model_selection.select_for_pages([shot], adapted={"mine": WHITE})
+
+    assert choice.name == "mine"
+    assert choice.applied.laws == ()
+
+
+@pytest.mark.parametrize(("noise", "weights"), [(white_of(25), WHITE), (photons(200), PHOTONS)])
+def test_a_trial_may_speak_against_adapted_weights(noise, weights):
+    nets = {name: Averaging(3) for name in model_selection.models_of("auto")}
+    shot = shot_of(noise)
+
+    good, bad = (
+        model_selection.select_for_pages([shot], "auto", {**nets, "mine": net}, {"mine": weights})
+        for net in (Averaging(3), Averaging(31))
+    )
+
+    assert good.name == "mine"
+    assert bad.name == "photo-grey"
+    assert bad.reason.endswith("was not chosen: in a trial on this image it left more error")
+
+
+def test_a_shipped_name_stays_with_the_shipped_model():
+    assert model_selection.without_specialists({"photo": PHOTONS, "mine": WHITE}) == {"mine": WHITE}
+
+
+def test_an_auto_model_is_loaded_with_adapted_weights():
+    names = [*model_selection.models_of("auto"), "mine"]
+    nets = {name: Averaging(5) for name in names}
+
+    loaded = model_selection.load_with(lambda name: model(name, nets[name]), "auto", {"mine": PHOTONS})
+    single = model_selection.load_with(lambda name: model(name, nets[name]), "photo", {"mine": PHOTONS})
+
+    assert loaded.nets == nets
+    assert loaded.digest.endswith("+digest of mine")
+    assert loaded.select([shot_of(photons(200))]).name == "mine"
+    assert list(single.nets) == ["photo"]
+
+
+def test_adapted_weights_of_ones_own_folder_are_known(tmp_path, monkeypatch, save_tiny):
+    for name, metadata in {
+        "mine": metadata_of(PHOTONS),
+        "aside": {**metadata_of(PHOTONS), GATE_KEY: REFUSED},
+        "plain": {},
+        "photo": metadata_of(WHITE),
+    }.items():
+        save_tiny(tmp_path / f"{name}.safetensors", **metadata)
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    assert model_selection.known_adapted() == {}
+
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path))
+
+    assert model_selection.known_adapted() == {"mine": PHOTONS}
 
 
 def test_networks_load_when_they_are_looked_up_and_once():

@@ -30,7 +30,7 @@ def test_the_estimated_error_is_the_true_one(photons, name):
     scene = as_counts(PEDESTAL + GAIN * photons * cells(side=SIDE, count=50))
     clean = trial._windows_at(scene, normalisation, trial._corners(samples))
 
-    estimated = trial._risk(NETS[name], windows, normalisation)
+    estimated = trial._risk(NETS[name], windows, trial._Noise.of(normalisation), is_grey=True)
 
     # The expected transformed value is a little below the transformed expected value.
     bias = 0.25 / scene.float().sub(PEDESTAL).div(GAIN).clamp(min=1).mean().sqrt()

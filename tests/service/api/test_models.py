@@ -1,7 +1,10 @@
 """The models routes: listing, new weights while the service runs, and images in work meanwhile."""
 
+import errno
+import gzip
 import io
 import json
+import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -20,7 +23,9 @@ from service.registry import served_model as module
 from service.registry.registry import ModelRegistry
 from service.runtime import stages
 from service.settings import Settings
+from tests.support.adapted import PHOTONS, metadata_of
 from tests.support.problems import assert_problem
+from tests.support.weights import INVALID
 
 SOON = 20  # seconds; only a failing test waits so long
 
@@ -321,10 +326,97 @@ def test_an_unchanged_list_of_models_is_answered_304(client, file, save_tiny):
     assert changed.json()[0]["digests"] == {"photo": digest(file)}
 
 
+# Weights that are sent
+
+
+def test_weights_that_are_sent_are_checked_and_served(client, folder, save_tiny, tmp_path_factory, noisy):
+    made = save_tiny(tmp_path_factory.mktemp("made") / "any.safetensors", seed=5)
+
+    answer = client.put("/models/mine", content=made.read_bytes())
+
+    assert answer.status_code == 200
+    assert answer.json()["digests"] == {"mine": digest(made)}
+    assert (folder / "mine.safetensors").read_bytes() == made.read_bytes()
+    used = client.post("/denoise", params={"model": "mine"}, content=noisy)
+    assert used.headers["x-denoise-digest"] == digest(made)
+    assert sorted(each.name for each in folder.iterdir()) == ["mine.safetensors", "photo.safetensors"]
+
+
+def test_sent_weights_replace_others_and_can_be_rolled_back(client, file, save_tiny, tmp_path_factory):
+    before = digest(file)
+    made = save_tiny(tmp_path_factory.mktemp("made") / "any.safetensors", seed=5)
+
+    client.put("/models/photo", content=gzip.compress(made.read_bytes()), headers={"content-encoding": "gzip"})
+
+    assert client.get("/health").json()["digests"] == {"photo": digest(made)}
+    assert client.post("/models/photo/rollback").json()["digests"] == {"photo": before}
+
+
+@pytest.mark.parametrize(("write", "reason"), INVALID)
+def test_unusable_weights_that_are_sent_change_nothing(write, reason, client, file, save_tiny, tmp_path_factory):
+    before, bad = file.read_bytes(), tmp_path_factory.mktemp("bad") / "bad.safetensors"
+    write(bad, save_tiny)
+
+    assert_problem(client.put("/models/photo", content=bad.read_bytes()), 422, reason)
+
+    assert file.read_bytes() == before
+    assert client.get("/health").json()["faults"] == []
+    assert [each.name for each in file.parent.iterdir()] == ["photo.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["auto", "auto-large", ".hidden", "a%0Ab", "a%5Cb", "a%0A", "x" * 51])
+def test_sent_weights_cannot_have_any_name(name, client, file):
+    assert_problem(client.put(f"/models/{name}", content=file.read_bytes()), 422, "name")
+    assert [each.name for each in file.parent.iterdir()] == ["photo.safetensors"]
+
+
+def test_a_weights_file_over_the_limit_is_refused(settings, file):
+    small = settings.model_copy(update={"max_batch_bytes": 100})
+    with TestClient(create_app(small)) as client:
+        assert_problem(client.put("/models/mine", content=file.read_bytes()), 413)
+
+
+def test_a_folder_that_cannot_be_written_to_says_so(client, file, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("service.registry.weights_folder.TemporaryDirectory", full)
+
+    answer = client.put("/models/mine", content=file.read_bytes())
+
+    assert_problem(answer, 507, "cannot write to its weights folder: Read-only file system", "activate")
+
+
+def test_only_an_admin_sends_weights(settings, file, tmp_path_factory):
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    admin, other = add_key(keys, "boss", admin=True), add_key(keys, "web")
+    with TestClient(create_app(settings.model_copy(update={"keys_file": keys}))) as client:
+        data = file.read_bytes()
+        assert_problem(client.put("/models/mine", content=data), 401, "has no API key")
+        assert_problem(client.put("/models/mine", content=data, headers={"x-api-key": other}), 403, "'web'")
+        assert client.put("/models/mine", content=data, headers={"x-api-key": admin}).status_code == 200
+
+
+# Adapted weights
+
+
+def test_models_show_the_noise_that_weights_were_adapted_to(client, folder, save_tiny):
+    save_tiny(folder / "mine.safetensors", **metadata_of(PHOTONS))
+    client.post("/models/mine/activate")
+
+    mine, photo = client.get("/models").json()
+
+    assert mine["adapted_to"] == mine["use"]
+    assert mine["adapted_to"].startswith("Adapted to grey 16-bit images")
+    assert mine["noise"] == "own"
+    assert photo["adapted_to"] is None
+
+
 def test_openapi_has_the_answers_of_the_models_routes(client):
     paths = client.get("/openapi.json").json()["paths"]
 
     assert "array" in str(paths["/models"]["get"]["responses"]["200"])
     assert "304" in paths["/models"]["get"]["responses"]
     assert {"403", "404", "422"} < set(paths["/models/{name}/activate"]["post"]["responses"])
+    assert {"403", "413", "422", "507"} < set(paths["/models/{name}"]["put"]["responses"])
     assert {"403", "404", "409"} < set(paths["/models/{name}/rollback"]["post"]["responses"])

@@ -21,6 +21,8 @@ METHODS = {"get", "put", "post", "delete", "patch"}
 def asked(tmp_path_factory, save_tiny):
     """run: of schemathesis; described: every operation as (method, path); answered: (method, route, status)."""
     folder, cache = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("schemathesis")
+    # Elsewhere: a route may replace those in the folder.
+    weights = save_tiny(cache / "photo.safetensors")
     save_tiny(folder / "photo.safetensors")
     key = add_key(folder / "keys.json", "schemathesis", admin=True)
     # At this level health checks are logged too. The spool enables jobs.
@@ -37,7 +39,7 @@ def asked(tmp_path_factory, save_tiny):
             capture_output=True,
             text=True,
             cwd=cache,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS)},
+            env={**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS), "OPENAPI_WEIGHTS": str(weights)},
         )
         server.stop()
         server.wait_for("stopped")

@@ -1,6 +1,8 @@
 """`denoise adapt`: its report, its results and its exit codes."""
 
+import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,3 +77,75 @@ def test_list_can_be_json_and_a_report(denoise, folder, tmp_path):
     assert code == 0
     assert [scene["kind"] for scene in json.loads(out)["scenes"]] == ["pair"] * 4
     assert "Nothing was trained" in (tmp_path / "shots.html").read_text()
+
+
+# Publishing
+
+
+@pytest.fixture
+def finished(monkeypatch, tmp_path, save_tiny):
+    """finished(passed): lets an adaptation end at once. Returns what was asked of a service."""
+    asked = []
+
+    def end(passed):
+        name = "mine" if passed else "mine.refused"
+        result = SimpleNamespace(passed=passed, weights=save_tiny(tmp_path / f"{name}.safetensors"))
+        monkeypatch.setattr("engine.adaptation.adapt", lambda *_, **__: result)
+        monkeypatch.setattr("service.cli.adapt.lines_of", lambda result: [])
+        monkeypatch.setattr("service.cli.adapt._show", lambda *_: None)
+        monkeypatch.setattr("service.cli.publish._ask", answer)
+        return asked
+
+    def answer(method, path, url, key, content=b""):
+        asked.append((method, path, key))
+        if method == "PUT" and key == "gone":
+            raise ValueError(f"{url} cannot be reached: it is gone.")
+        return {"digests": {"mine": hashlib.sha256(content).hexdigest()}}
+
+    return end
+
+
+def adapted(denoise, folder, tmp_path, key="secret"):
+    weights = tmp_path / "mine.safetensors"
+    return denoise("adapt", folder, "--out", weights, "--publish", "http://here", "--key", key)
+
+
+def test_better_weights_are_published(denoise, folder, tmp_path, finished):
+    asked = finished(True)
+
+    code, _, err = adapted(denoise, folder, tmp_path)
+
+    assert code == 0
+    assert "published as mine to http://here" in err
+    assert asked == [("GET", "/models", "secret"), ("PUT", "/models/mine", "secret")]
+
+
+def test_refused_weights_are_not_published(denoise, folder, tmp_path, finished):
+    asked = finished(False)
+
+    code, _, _ = adapted(denoise, folder, tmp_path)
+
+    assert code == REFUSED
+    assert asked == [("GET", "/models", "secret")]
+
+
+def test_a_failure_to_publish_keeps_the_file(denoise, folder, tmp_path, finished):
+    finished(True)
+
+    code, _, err = adapted(denoise, folder, tmp_path, "gone")
+
+    weights = tmp_path / "mine.safetensors"
+    assert code == 1
+    assert weights.exists()
+    assert f"{weights} is written, but not published: http://here cannot be reached: it is gone" in err
+    assert f"To publish it: denoise publish {weights} --url http://here" in err
+
+
+def test_a_url_without_a_service_ends_before_the_training(denoise, folder, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+
+    code, _, err = denoise("adapt", folder, "--out", weights, "--publish", "http://127.0.0.1:9")
+
+    assert code == 1
+    assert "cannot be reached" in err
+    assert "looking at the shots" not in err

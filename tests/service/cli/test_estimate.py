@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rich.console import Console
 
 from service.api.estimate import Estimate
+from tests.support.adapted import PHOTONS, metadata_of, shot_of
+from tests.support.bursts import photons, white
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def test_estimate_shows_the_noise_and_the_weights_of_each_image(denoise, noisy):
     colour, grey = text.splitlines()
     assert code == 0
     assert colour.startswith(f"{noisy / 'colour.png'}: Noise of about 24.6 of 255")
-    assert colour.endswith("; auto chooses photo-gaussian")
+    assert colour.endswith("; auto chooses photo-gaussian: its noise differs from pixel to pixel")
     assert grey.startswith(f"{noisy / 'grey.jpg'}: ")
     assert "JPEG" in grey
 
@@ -39,11 +42,12 @@ def test_estimate_prints_a_table_in_a_terminal(denoise, noisy, monkeypatch):
     code, text, _ = denoise("estimate", noisy)
 
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
-    images, words, weights = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
+    images, words, weights, reasons = ("".join(cells).replace(" ", "") for cells in zip(*rows, strict=True))
     assert code == 0
     assert images == f"{noisy / 'colour.png'}{noisy / 'grey.jpg'}"
     assert "JPEG" in words
     assert weights.startswith("photo-gaussian")
+    assert reasons.startswith("itsnoisediffers")
 
 
 def test_estimate_leaves_out_earlier_results(denoise, noisy):
@@ -123,3 +127,29 @@ def test_estimate_makes_the_trial_that_run_makes(denoise, tmp_path, monkeypatch)
 
     [found] = json.loads(text)
     assert (found["correlated"], found["model"]) == (True, "photo-gaussian")
+
+
+def test_weights_adapted_to_the_noise_are_named_with_the_reason(denoise, tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "own" / "mine.safetensors", **metadata_of(PHOTONS))
+    for name, noise in (("mine", photons(200)), ("other", white(60))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", shot_of(noise)[..., 0].numpy())
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr("engine.inference.model_selection.may_replace", lambda *_: True)
+
+    _, text, _ = denoise("estimate", tmp_path / "mine.tif", tmp_path / "other.tif")
+
+    mine, other = text.splitlines()
+    assert "auto chooses mine: its noise is that of mine: gain 2, level within a factor of 1" in mine
+    assert "; mine, the nearest of the adapted weights, was not chosen: level within a factor of " in other
+
+
+def test_run_takes_weights_adapted_to_the_noise(denoise, tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "own" / "mine.safetensors", **metadata_of(PHOTONS))
+    tifffile.imwrite(tmp_path / "shot.tif", shot_of(photons(200))[..., 0].numpy())
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr("engine.inference.model_selection.may_replace", lambda *_: True)
+
+    _, _, err = denoise("run", "-v", tmp_path / "shot.tif", "-o", tmp_path / "clean.tif")
+
+    assert "model mine" in err
+    assert "photon noise made even (gain 2, read noise 2.02)" in err

@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+from rich.console import Console
 
 from engine.models import checkpoint
 from engine.models.onnx_export import OPSET
 from service.cli import models
+from tests.support.adapted import PHOTONS, metadata_of
 
 
 def test_models_lists_each_file_with_its_digest(denoise, model):
@@ -43,6 +45,19 @@ def test_models_lists_the_others_beside_a_broken_file(denoise, save_tiny, tmp_pa
     assert f"{tmp_path / 'bad.safetensors'}: cannot load weights: " in stderr
     assert f"{tmp_path / 'dir.safetensors'}: cannot load weights: this is a folder, not a file\n" in stderr
     assert "error: 2 of 3 files could not be read" in stderr
+
+
+def test_models_shows_the_noise_of_adapted_weights(denoise, tmp_path, save_tiny, monkeypatch):
+    save_tiny(tmp_path / "mine.safetensors", **metadata_of(PHOTONS))
+    monkeypatch.setattr("service.cli.models.out", Console(width=300))
+
+    _, of_folder, _ = denoise("models", "--weights", tmp_path)
+    monkeypatch.setenv("DENOISE_WEIGHTS", str(tmp_path))
+    _, of_all, _ = denoise("models")
+
+    assert "Adapted to grey 16-bit images of brightness 95 to 570 with noise that grows" in of_folder
+    assert "gain 2" in of_all
+    assert "photo-grey" in of_all
 
 
 def test_models_names_a_folder_without_weights(denoise, tmp_path):

@@ -1,5 +1,7 @@
 """Registries of several replicas, which serve the same weights."""
 
+import io
+
 import pytest
 
 from engine.models.checkpoint import WeightsError
@@ -52,6 +54,31 @@ def test_an_activated_file_is_served_by_all_replicas(replica, tmp_path, save_tin
 
     b.refresh()
     assert about(b) == (digest(1), digest(1), digest(0))
+
+
+def test_weights_that_are_sent_are_served_by_all_replicas(replica, tmp_path, save_tiny, digest):
+    a, b = replica("a"), replica("b")
+    made = save_tiny(tmp_path / "made.safetensors", seed=1)
+    before = sorted((tmp_path / "a").iterdir())
+
+    with made.open("rb") as file:
+        a.receive("photo", file)
+        a.receive("mine", file)
+    b.refresh()
+
+    assert about(a) == about(b) == (digest(1), digest(1), digest(0))
+    assert served(b)["mine"] == digest(1)
+    assert sorted((tmp_path / "a").iterdir()) == before, "the folder of a replica may not be writable"
+
+
+def test_unusable_weights_that_are_sent_reach_no_replica(replica, tmp_path, digest):
+    a = replica("a")
+
+    with pytest.raises(ProblemError, match="cannot load weights"):
+        a.receive("photo", io.BytesIO(b"no tensors"))
+
+    assert about(a) == (digest(0), digest(0), None)
+    assert faults(a) == {}
 
 
 def test_a_rollback_reaches_all_replicas_and_can_be_undone_on_another(replica, tmp_path, save_tiny, digest):

@@ -107,6 +107,7 @@ def shots():
                 (clean + noise).unsqueeze(2),
                 clean.unsqueeze(2),
                 (clean + noise / 3).unsqueeze(2),
+                laws=(LAW,),
             )
         )
     return tuple(made)
