@@ -16,6 +16,7 @@ from service.api import batch, denoise, estimate, health, jobs, models, page, pr
 from service.auth.dependencies import ApiKeys, authenticate, describe_authentication
 from service.auth.rate_limit import RateLimits, Sizes
 from service.jobs.store import open_job_store
+from service.jobs.work_folder import remove_left_folders
 from service.jobs.worker import Worker, working
 from service.middleware.etag import ETagFiles
 from service.middleware.head_requests import HeadRequests
@@ -84,11 +85,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         with opened, Scheduler(settings) as scheduler, Views(settings.view_memory) as views:
             pipeline = Pipeline.build(lambda: registry.models, scheduler, decoder, settings, metrics)
-            charger, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
-            beside = (slow, settings, metrics, shutdown, charger, registry)
-            running = working(store, *beside) if store else nullcontext()
+            charge, slow = partial(api_keys.charger, accepted=True), pipeline.with_low_priority()
+            work = working(store, slow, settings, metrics, shutdown, charge, registry) if store else nullcontext()
             with exposing(metrics.registry, scheduler, pipeline.cache, lambda: registry.models, shutdown):
-                async with registry.watching(settings.weights_interval), running as worker:
+                async with registry.watching(settings.weights_interval), work as worker:
                     # fmt: off
                     yield State(
                         pipeline=pipeline, previewer=Previewer(pipeline, views), views=views,
@@ -132,6 +132,8 @@ def _set_up_process(settings: Settings) -> None:
     return_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.adapt:
+        remove_left_folders()
 
 
 def _shared_limits(settings: Settings, storage: Storage | None) -> RateLimits | None:

@@ -21,6 +21,8 @@ from service.archives.zip_reader import (
 # The longest name of a file or folder that Linux takes, and of a path within the folder, in bytes.
 MAX_PART_BYTES = 255
 MAX_PATH_BYTES = 2000
+# Folders in folders: each takes an inode of the disk.
+MAX_PARTS = 20
 
 
 def check_zip(file: IO[bytes], max_files: int, max_total: int, setting: str) -> None:
@@ -76,10 +78,11 @@ def _path(name: str) -> PurePosixPath:
     # Without empty parts and dots.
     path = PurePosixPath(name.replace("\\", "/"))
     sizes = [len(part.encode()) for part in path.parts]
-    if not sizes or max(sizes) > MAX_PART_BYTES or sum(sizes) + len(sizes) > MAX_PATH_BYTES:
+    too_long = not sizes or max(sizes) > MAX_PART_BYTES or sum(sizes) + len(sizes) > MAX_PATH_BYTES
+    if too_long or len(sizes) > MAX_PARTS:
         raise BadName(
             f"The name {name[:200]!r} is empty or too long. Send names of at most {MAX_PART_BYTES} bytes, and "
-            f"{MAX_PATH_BYTES} with their folders."
+            f"{MAX_PATH_BYTES} with at most {MAX_PARTS} folders."
         )
     return path
 

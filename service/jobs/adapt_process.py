@@ -25,6 +25,8 @@ STOPPED = "stopped"
 RESULTS = "results"
 # Seconds between two lines about progress while training.
 TELL_SECONDS = 1.0
+# Of gains in dB, after the point.
+DIGITS = 4
 # The number of PR_SET_PDEATHSIG in Linux's prctl.
 _PR_SET_PDEATHSIG = 1
 # Added to the nice value: the highest that Linux knows.
@@ -144,9 +146,9 @@ def outcome_of(result: "Adaptation") -> dict[str, Any]:
     verdict, change = result.verdict, result.verdict.improvement
     return {
         "verdict": "better" if verdict.passed else "not better",
-        "gain": finite(verdict.after.value),
-        "gain_before": finite(verdict.before.value),
-        "improvement": {end: finite(getattr(change, end)) for end in ("value", "low", "high")},
+        "gain": finite(round(verdict.after.value, DIGITS)),
+        "gain_before": finite(round(verdict.before.value, DIGITS)),
+        "improvement": {end: finite(round(getattr(change, end), DIGITS)) for end in ("value", "low", "high")},
         "reasons": list(verdict.reasons),
     }
 
@@ -185,7 +187,7 @@ class _Reporter:
         if progress.stage == "training" and self.began is None:
             self.began = training_clock()
         if progress.look and math.isfinite(gain := progress.look.point.gain.value):
-            self.gain = gain
+            self.gain = round(gain, DIGITS)
         self._tell(progress.stage, progress.done)
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from service import client as module
 from service.api import jobs
 from service.client import Client, Options, ServiceError
-from service.params import DenoiseParams
+from service.params import DenoiseParams, JobParams
 from service.settings import Settings
 from tests.support.browser import served
 
@@ -329,9 +329,9 @@ def test_the_path_of_a_proxy_stays_in_the_address(scripted):
 
 
 def test_the_options_are_those_of_the_service():
-    fields = DenoiseParams.model_json_schema()["properties"]
+    fields = JobParams.model_json_schema()["properties"]
 
-    assert set(Options.__annotations__) == set(fields)
+    assert set(Options.__annotations__) == {*DenoiseParams.model_fields, "task", "minutes"}
     for name, type_ in Options.__annotations__.items():
         if typing.get_origin(type_) is typing.Literal:
             assert list(typing.get_args(type_)) == fields[name]["enum"], name

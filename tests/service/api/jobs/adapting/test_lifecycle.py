@@ -104,6 +104,13 @@ def test_a_killed_service_ends_the_training_and_begins_anew(serve, few, temporar
     assert not folders(temporary)
 
 
+def test_the_start_removes_what_a_killed_service_left(settings, temporary):
+    (temporary / "denoise-job-left" / "shots").mkdir(parents=True)
+
+    with TestClient(create_app(settings)):
+        assert not folders(temporary)
+
+
 def test_a_stopped_service_trains_again_at_the_next_start(settings, few):
     with TestClient(create_app(settings)) as client:
         job = client.post(query(), content=few).headers["location"]
