@@ -1,6 +1,7 @@
 """Held-out scenes: drawn by chance, and used to judge networks without a clean image."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from engine.layers import Module
 SHARE = 0.3
 MIN_HELD_OUT = 2
 USUAL_HELD_OUT = 4
+# Groups of scenes with like names from which on these stay together.
+MIN_GROUPS = 6
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 # Shots of a scene that are judged, and the side of their middle, in pixels.
 SHOTS = 3
 SIDE = 1024
@@ -72,7 +76,9 @@ class JudgedScene:
 def draw_held_out(scenes: Sequence[SceneShots], seed: int) -> tuple[list[SceneShots], list[SceneShots]]:
     """The scenes to learn from, and those to judge by, which chance decides.
 
-    Scenes with several shots are held out before single shots, which say less. Raises ValueError for too few.
+    Scenes with several shots are held out before single shots, which say less. Scenes whose names differ in the
+    last number alone may show the same thing, as the channels of a field do: they stay on one side, if there are
+    enough groups of them. Raises ValueError for too few.
     """
     usual = min(USUAL_HELD_OUT, len(scenes) // 2)
     count = max(MIN_HELD_OUT, usual, round(SHARE * len(scenes)))
@@ -83,11 +89,21 @@ def draw_held_out(scenes: Sequence[SceneShots], seed: int) -> tuple[list[SceneSh
         )
     order = torch.randperm(len(scenes), generator=seeded_generator(seed, 3)).tolist()
     order.sort(key=lambda index: scenes[index].use == "single")
-    chosen = set(order[:count])
+    groups = _groups([scene.name for scene in scenes])
+    chosen: set[int] = set()
+    for index in order:
+        if len(chosen) < count:
+            chosen.update(each for each, group in enumerate(groups) if group == groups[index])
     return (
         [scene for index, scene in enumerate(scenes) if index not in chosen],
         [scene for index, scene in enumerate(scenes) if index in chosen],
     )
+
+
+def _groups(names: Sequence[str]) -> list[str]:
+    """For each scene, the name of its group; one of its own if there are few groups."""
+    groups = [_LAST_NUMBER.sub("", name) for name in names]
+    return groups if len(set(groups)) >= MIN_GROUPS else [str(number) for number in range(len(names))]
 
 
 def judged(scene: SceneShots) -> JudgedScene:

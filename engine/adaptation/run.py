@@ -26,8 +26,8 @@ from engine.adaptation.normalise import ScenesNormalisation, measure_laws
 from engine.adaptation.pairs import pair_source
 from engine.adaptation.result import Adaptation
 from engine.adaptation.scenes import KindChoice
-from engine.adaptation.shots import SceneShots, has_rows, scene_shots
-from engine.adaptation.start import Start, choose_start, recipe_for, refused_path
+from engine.adaptation.shots import SceneShots, has_rows, scene_shots, to_white
+from engine.adaptation.start import Start, choose_start, has_no_biases, recipe_for, refused_path
 from engine.adaptation.training import Adapter, Look, Trained
 from engine.inference.adapted_noise import GATE_KEY, PASSED, REFUSED, laws_to_metadata
 from engine.inference.noise_estimation.noise_law import LawEstimate
@@ -145,6 +145,8 @@ def _prepare(examination: Examination, start: str, minutes: float, steps: int, s
     scenes, left_out = scene_shots(examination, normalisation, seed)
     if not scenes:
         raise ValueError(_nothing_to_learn(examination, [each.reason for each in left_out]))
+    if has_no_biases(start):
+        scenes = to_white(scenes)
     training, held_out = draw_held_out(scenes, seed)
     trials = [judged(scene) for scene in training[:3]]
     chosen, in_service = choose_start(start, trials, max(each.channels for each in scenes))

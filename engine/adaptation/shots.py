@@ -22,6 +22,7 @@ from engine.data.rng import seeded_generator
 from engine.inference.noise_estimation.law_of_channels import laws_of_channels
 from engine.inference.noise_estimation.law_of_stack import estimate_law_against_mean
 from engine.inference.noise_estimation.noise_law import LawEstimate
+from engine.inference.noise_estimation.value_range import range_of
 from engine.inference.normalisation import Normalisation
 
 # How a scene is learnt from. "shots": each shot has other shots as targets. "drawn": so has a single shot, since
@@ -159,6 +160,28 @@ def _drawn(
     count = 1 + DRAWN
     shots = (single.shots[0], *drawn)
     return replace(single, use="drawn", shots=shots, usable=(usable,) * count, shifts=((0, 0),) * count)
+
+
+def to_white(scenes: Sequence[SceneShots]) -> list[SceneShots]:
+    """Photographs far below white, such as counts up to 684 in 16 bits, all scaled by the factor that they allow.
+
+    Training on small values is slow. A network without biases does the same to a scaled image, so serving may
+    leave photographs as they are.
+    """
+    dark = [scene for scene in scenes if _is_scaled_only(scene.normalisation)]
+    highest = max((range_of(scene.shots[0])[1] for scene in dark), default=0.0)
+    if highest <= 0:
+        return list(scenes)
+    return [
+        replace(scene, normalisation=replace(scene.normalisation, span=min(highest, scene.normalisation.span)))
+        if _is_scaled_only(scene.normalisation)
+        else scene
+        for scene in scenes
+    ]
+
+
+def _is_scaled_only(normalisation: Normalisation) -> bool:
+    return not normalisation.transforms and not bool(normalisation.low.any())
 
 
 def draw_shot(mean: Tensor, laws: Sequence[NoiseLaw], rng: torch.Generator) -> Tensor:

@@ -49,6 +49,11 @@ def choose_start(name: str, scenes: Sequence[JudgedScene], channels: int) -> tup
     return (named[0] if named else best), best
 
 
+def has_no_biases(name: str) -> bool:
+    """Whether the weights to begin from do the same to a scaled image. name: as for `choose_start`."""
+    return name == "auto" or not isinstance(_load(name).model.config, AutoencoderConfig)
+
+
 def _load(name: str) -> Start:
     return Start(name, checkpoint.load(checkpoint.find(name)))
 

@@ -27,6 +27,15 @@ def test_scenes_are_held_out_by_drawing():
     assert len({tuple(names) for names in drawn.values()}) > 1
 
 
+def test_channels_of_a_field_stay_together():
+    fields = [scene_of(numbered(2), name=f"{field:03}_{channel}") for field in range(8) for channel in range(3)]
+
+    training, held_out = draw_held_out(fields, 0)
+
+    assert {len(training), len(held_out)} == {15, 9}
+    assert not {each.name[:3] for each in training} & {each.name[:3] for each in held_out}
+
+
 def test_too_few_scenes_are_refused():
     with pytest.raises(ValueError, match="Record at least 3 scenes"):
         draw_held_out([scene_of(numbered(2))] * 2, 0)

@@ -7,7 +7,7 @@ import torch
 
 from engine.adaptation import examine
 from engine.adaptation.normalise import ScenesNormalisation
-from engine.adaptation.shots import scene_shots
+from engine.adaptation.shots import scene_shots, to_white
 from tests.support.bursts import scene, shots, white, write
 
 SIDE = 96
@@ -66,3 +66,16 @@ def test_all_shots_of_a_scene_are_kept(count, tmp_path):
 
     assert [len(each.shots) for each in scenes] == [count] * 3
     assert not left_out
+
+
+def test_dark_photographs_are_scaled_to_white_by_one_factor(tmp_path):
+    for number in range(3):
+        light = (number + 1) / 3 * scene(number, SIDE)
+        write(tmp_path, f"scene-{number}", [shot - 1000 for shot in shots(light, white(5), 2, number)])
+
+    scenes, _ = scenes_in(tmp_path)
+    scaled = to_white(scenes)
+
+    assert {each.normalisation.span for each in scenes} == {65535}
+    (span,) = {each.normalisation.span for each in scaled}
+    assert 150 < span < 300

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -149,3 +152,19 @@ def test_a_url_without_a_service_ends_before_the_training(denoise, folder, tmp_p
     assert code == 1
     assert "cannot be reached" in err
     assert "looking at the shots" not in err
+
+
+def test_ctrl_c_ends_the_training_and_judges_what_was_best(folder, model, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+    words = ["adapt", folder, "--out", weights, "--start", model, "--minutes", 30]
+    command = [sys.executable, "-m", "service.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "step 0:" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=120)
+
+    assert process.returncode in (0, REFUSED), err
+    assert "Judged on" in out
+    assert (tmp_path / "mine.html").exists()
