@@ -17,7 +17,7 @@ from engine.data.shot_names import Group, group_by_name, group_folders, is_numbe
 from engine.imageio.formats import SUPPORTED_FORMATS, detect_format
 from engine.imageio.image import Image
 from engine.imageio.mapped_file import map_file
-from engine.imageio.read import count_pages, is_image_name, read_pages
+from engine.imageio.read import is_image_name, page_places, read_pages
 
 # What the shots of a scene are. A "mean" scene has noisy shots, and the mean of many others as its reference.
 Kind = Literal["pair", "burst", "stack", "mean", "single"]
@@ -229,25 +229,34 @@ def _is_burst(group: Group) -> bool:
 
 
 def _of_file(folder: Path, file: Path, kind: KindChoice, left_out: list[LeftOut]) -> list[Scene]:
-    """The scenes of a file alone: a stack, or single shots."""
-    name = _name(folder, file)
+    """The scenes of a file alone: a stack, one for each place that it names, or single shots."""
     try:
         with map_file(file) as data:
-            pages = count_pages(data)
+            places = page_places(data)
     except (ValueError, OSError) as error:
         left_out.append(LeftOut(file, _without_list(str(error))))
         return []
-    shots = [Shot(file, page, pages) for page in range(pages)]
-    if kind in ("pair", "burst", "mean") and pages == 1:
+    if kind in ("pair", "burst", "mean") and len(places) == 1:
         left_out.append(LeftOut(file, f"no other shot of its scene, and the kind {kind!r} needs one"))
         return []
-    if kind == "stack" and pages == 1:
+    if kind == "stack" and len(places) == 1:
         left_out.append(LeftOut(file, "one page, and a stack has several"))
         return []
-    if pages > 1 and kind != "single" and (kind != "auto" or _pages_show_one_scene(shots)):
+    name = _name(folder, file)
+    shots = [Shot(file, page, len(places)) for page in range(len(places))]
+    scenes = []
+    for place in dict.fromkeys(places):
+        frames = [shot for shot, each in zip(shots, places, strict=True) if each == place]
+        scenes += _of_frames(f"{name}, {place}" if place else name, frames, kind, left_out)
+    return scenes
+
+
+def _of_frames(name: str, shots: Sequence[Shot], kind: KindChoice, left_out: list[LeftOut]) -> list[Scene]:
+    """Pages of a file that may be frames of one scene."""
+    if len(shots) > 1 and kind != "single" and (kind != "auto" or _pages_show_one_scene(shots)):
         scene = _scene(name, "stack", shots, None, left_out)
         return [scene] if scene else []
-    names = [name] if pages == 1 else [f"{name}, page {number}" for number in range(1, pages + 1)]
+    names = [name] if len(shots) == 1 else [f"{name}, page {shot.page + 1}" for shot in shots]
     made = [_scene(each, "single", [shot], None, left_out) for each, shot in zip(names, shots, strict=True)]
     return [scene for scene in made if scene]
 

@@ -7,6 +7,7 @@ import torch
 
 from engine.adaptation.scenes import find_scenes
 from tests.support.bursts import scene, shots, white
+from tests.support.czi_files import Tile, czi_file
 
 SIDE = 64
 
@@ -197,3 +198,14 @@ def test_errors_say_what_is_wrong(tmp_path):
         find_scenes(tmp_path)
     with pytest.raises(ValueError, match=r"There is no kind 'pears' of shots\. Choose one of auto, pair, burst"):
         find_scenes(tmp_path, "pears")
+
+
+def test_each_channel_of_a_microscopes_file_is_a_stack(tmp_path):
+    channels = [frames(number, 3) for number in range(2)]
+    tiles = [Tile(channels[c][t], {"T": t, "C": c}) for t in range(3) for c in range(2)]
+    (tmp_path / "cells.czi").write_bytes(czi_file(*tiles))
+
+    assert found(tmp_path) == {
+        "cells, channel 1": ("stack", [f"cells.czi, page {page}" for page in (1, 3, 5)]),
+        "cells, channel 2": ("stack", [f"cells.czi, page {page}" for page in (2, 4, 6)]),
+    }
