@@ -32,6 +32,9 @@ FRAMES = 2
 SHIPPED = ("auto", "photo", "photo-gaussian", "photo-grey")
 SIGMA = 25.0
 CROP = 320
+# Standard deviations of the blur of brightness noise and of colour noise, in pixels: of usual cameras, and of one
+# that smooths its noise to coarse grain.
+BLURS = {"camera": (0.7, 1.6), "coarse": (1.6, 4.0)}
 
 Pixels = NDArray[np.generic]
 
@@ -104,14 +107,14 @@ def noisy_shots(clean: Pixels, noise: str, number: int) -> list[Pixels]:
     made: list[Pixels] = []
     for _ in range(FRAMES):
         grain = rng.normal(0, 1, clean.shape)
-        if noise == "camera":
-            made.append(camera_shot(clean, grain))
+        if noise in BLURS:
+            made.append(camera_shot(clean, grain, *BLURS[noise]))
         else:
             made.append(np.clip(np.rint(clean + SIGMA * grain), 0, 255).astype(np.uint8))
     return made
 
 
-def camera_shot(clean: Pixels, grain: NDArray[np.float64]) -> Pixels:
+def camera_shot(clean: Pixels, grain: NDArray[np.float64], luma_blur: float, chroma_blur: float) -> Pixels:
     """Noise that grows with brightness and is blurred, more in colour than in brightness, through JPEG."""
     import io
 
@@ -120,10 +123,11 @@ def camera_shot(clean: Pixels, grain: NDArray[np.float64]) -> Pixels:
 
     luma = grain @ np.array([0.299, 0.587, 0.114])
     chroma = grain - luma[..., None]
-    luma = gaussian_filter(luma, 0.7)
-    chroma = np.stack([gaussian_filter(chroma[..., channel], 1.6) for channel in range(3)], 2)
+    luma = gaussian_filter(luma, luma_blur)
+    chroma = np.stack([gaussian_filter(chroma[..., channel], chroma_blur) for channel in range(3)], 2)
     level = np.sqrt(clean / 255 * 12**2 + 3**2)
-    shot = clean + level * (2.0 * luma[..., None] + 2.5 * chroma)
+    # A blur by s leaves 1 / (2 s sqrt(pi)) of the standard deviation.
+    shot = clean + level * (2.9 * luma_blur * luma[..., None] + 1.6 * chroma_blur * chroma)
     file = io.BytesIO()
     Image.fromarray(np.clip(np.rint(shot), 0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
     return np.asarray(Image.open(file))
@@ -154,7 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--start", default="auto")
-    parser.add_argument("--noise", choices=["white", "camera"], default="camera")
+    parser.add_argument("--noise", choices=["white", *BLURS], default="camera")
     parser.add_argument("--out", type=Path, help="keep the weights")
     return parser.parse_args()
 
