@@ -42,7 +42,8 @@ class Examination:
         return tuple(
             check
             for check in self.scenes
-            if check.scene.name not in refused and any(shot.used for shot in check.shots)
+            if check.scene.name not in refused
+            and any(shot.used and shot.shot.name_in(self.folder) not in refused for shot in check.shots)
         )
 
     @property

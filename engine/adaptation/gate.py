@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from engine.adaptation.quality import PARTS, Estimate, SceneError, gain, improvement
 
+# A smaller improvement, in dB, is no reason to change weights. It must be above 0 with 95 % confidence.
+MIN_IMPROVEMENT = 0.02
 # No third of the brightness range may lose more, in dB.
 MAX_LOSS = 0.1
 # The mean of an image may change by so much of the brightness range.
@@ -50,9 +52,12 @@ def judge(scenes: Sequence[SceneError], limits: tuple[float, float]) -> Verdict:
             f"Only {len(scenes)} scene was held out, and at least {MIN_SCENES} are needed for an interval. "
             "Add shots of more scenes."
         )
-    if change.low <= 0:
+    if change.high < 0:
+        reasons.append(f"The adapted weights are worse: by {change}. Train longer, or start from others.")
+    elif change.low <= 0 or change.value < MIN_IMPROVEMENT:
         reasons.append(
-            f"The adapted weights are not better with 95 % confidence: by {change}. Train longer, or add scenes."
+            f"The adapted weights are not better with 95 % confidence, or by less than {MIN_IMPROVEMENT} dB: "
+            f"by {change}. Train longer, or add scenes."
         )
     reasons += [
         f"The {PART_NAMES[part]} third of the brightness range loses {-third.value:.2f} dB, and at most "

@@ -63,6 +63,7 @@ class Adaptation:
     against it. digest: SHA-256 of the file. start: the name of the weights from which training began.
     in_service: of those that the adapted ones are compared with. start_digest, in_service_digest: of the files.
     versions: by package. command: that repeats it. shots: the first of each held-out scene, denoised.
+    stopped: whether a signal ended the training.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Adaptation:
     versions: dict[str, str]
     command: str
     shots: tuple[DenoisedShot, ...] = ()
+    stopped: bool = False
 
     @property
     def law(self) -> LawEstimate | None:

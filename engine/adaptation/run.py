@@ -40,6 +40,8 @@ from engine.training.recipe import Recipe
 
 # Default training time, in minutes.
 MINUTES = 30.0
+# For the person at the terminal, after Ctrl-C.
+STOPPING = "Stopping: what was best is judged now. Press Ctrl-C again to drop it."
 # Of the middle of held-out scenes, for the learning curve: their side in pixels, and their shots.
 CURVE_SIDE = 384
 CURVE_SHOTS = 2
@@ -49,11 +51,12 @@ PACKAGES = ("denoise", "torch", "numpy")
 
 @dataclass(frozen=True)
 class AdaptProgress:
-    """What is being done. done: part of the stage, 0 to 1. look: the last one, while training."""
+    """What is being done. done: part of the stage, 0 to 1. examination: once it is known. look: the last one."""
 
     stage: Literal["examining", "preparing", "training", "judging"]
     done: float = 0.0
     look: Look | None = None
+    examination: Examination | None = None
 
 
 OnProgress = Callable[[AdaptProgress], None]
@@ -95,9 +98,9 @@ def adapt(
     examination = examine(
         folder, kind, lambda number, count, name: tell(AdaptProgress("examining", number / count))
     )
-    tell(AdaptProgress("preparing"))
+    tell(AdaptProgress("preparing", examination=examination))
     prepared = _prepare(examination, start, minutes, steps, seed)
-    with stop_signals() as stopping:
+    with stop_signals(STOPPING) as stopping:
         adapter = Adapter(
             new_train_state(prepared.recipe, precision.resolve("auto"), start=prepared.start.model.net),
             pair_source(prepared.training, prepared.recipe.patch, prepared.turn),
@@ -203,6 +206,7 @@ def _finish(prepared: _Prepared, net: Module, trained: Trained, out: Path, seed:
         versions=_versions(),
         command=_command(folder, out, recipe, start.name, seed),
         shots=tuple(map(denoised_shot, scenes, *outputs)),
+        stopped=trained.stopped,
     )
 
 

@@ -35,11 +35,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome: a curve, and the steps and minutes that were run. The best weights are in the network."""
+    """The outcome: a curve, and the steps and minutes that were run. The best weights are in the network.
+
+    stopped: whether it was told to end.
+    """
 
     curve: tuple[CurvePoint, ...]
     steps: int
     minutes: float
+    stopped: bool = False
 
 
 class Adapter:
@@ -92,7 +96,7 @@ class Adapter:
         for parameter, value in zip(parameters(self.state.net), self.best, strict=True):
             parameter.layer.params[parameter.key] = value
         drop_packed_weights(self.state.net)
-        return Trained(tuple(self.curve), self.state.step, self.minutes)
+        return Trained(tuple(self.curve), self.state.step, self.minutes, self.stopping())
 
     def _progress(self, step: int) -> float:
         """What the training loop asks: 1 ends it."""

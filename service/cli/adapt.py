@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from engine.adaptation import Adaptation, AdaptProgress, Examination
     from engine.adaptation.scenes import KindChoice
 
-REPORT_HELP = "Report to write, .html. Without it, NAME.html beside the weights; none with --list."
+REPORT_HELP = "Report to write, .html. Without it, it lies beside the weights; none with --list."
+# Exit code after Ctrl-C.
+INTERRUPTED = 130
 # Exit code if the adapted weights are not certainly better than those in service.
 REFUSED = 3
 KIND_HELP = (
@@ -28,6 +30,10 @@ StartOption = Annotated[
     typer.Option(help="Weights to begin from: a shipped name, a .safetensors file, or auto, which tries some."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Decides which scenes are held out, and all other chance.")]
+StepsOption = Annotated[
+    int, typer.Option(min=0, help="Train for this number of steps instead of minutes; 0: for minutes.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print all numbers of the report as JSON.")]
 ReportOption = Annotated[
     Path | None, typer.Option(help=REPORT_HELP, parser=output_file, metavar="FILE", show_default=False)
 ]
@@ -48,9 +54,9 @@ def adapt(
     kind: Annotated[str, typer.Option("--as", metavar="KIND", help=KIND_HELP)] = "auto",
     start: StartOption = "auto",
     seed: SeedOption = 0,
-    steps: Annotated[int, typer.Option(min=0, help="Train for this number of steps instead.")] = 0,
+    steps: StepsOption = 0,
     report: ReportOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers of the report as JSON.")] = False,
+    as_json: JsonOption = False,
     publish: PublishOption = None,
     key: KeyOption = "",
 ) -> None:
@@ -91,17 +97,47 @@ def adapt(
         steps=steps,
         on_progress=_Reporter(),
     )
-    _show(result, report or output.with_suffix(".html"), as_json, lines_of(result))
+    _show(result, report or result.weights.with_suffix(".html"), as_json, lines_of(result))
+    _end(result, publish, key)
+
+
+def _end(result: "Adaptation", url: str | None, key: str) -> None:
+    if result.stopped:
+        _end_stopped(result, url)
     if not result.passed:
         raise typer.Exit(REFUSED)
-    _publish(result.weights, publish, key)
+    _publish(result.weights, url, key)
+
+
+def _end_stopped(result: "Adaptation", url: str | None) -> NoReturn:
+    """After Ctrl-C. What was judged is kept, and not published: that was not what the user wanted to wait for."""
+    warn(f"stopped by a signal after {result.steps} steps; what was best until then was judged")
+    if url and result.passed:
+        warn(
+            f"not published; to publish: {shlex.join(['denoise', 'publish', str(result.weights), '--url', url])}"
+        )
+    raise typer.Exit(INTERRUPTED)
 
 
 def _refuse_unpublishable(output: Path, url: str | None, key: str) -> None:
     """Raises ValueError before the training, which takes long, if the weights cannot be published after it."""
     if url:
+        if _is_shipped(output.stem):
+            raise ValueError(
+                f"{output.stem} is the name of shipped weights, and --publish would replace them. "
+                "Give the weights another name with --out"
+            )
         refuse_sent_name(output.stem)
         refuse_absent(url, key)
+
+
+def _is_shipped(name: str) -> bool:
+    """Whether weights of that name came with the package. One's own may lie in the same folder."""
+    from engine.inference.adapted_noise import GATE_KEY
+    from engine.models.checkpoint import SUFFIX, read_metadata, weights_folder
+
+    file = weights_folder() / f"{name}{SUFFIX}"
+    return file.exists() and GATE_KEY not in read_metadata(file)
 
 
 def _publish(weights: Path, url: str | None, key: str) -> None:
@@ -149,7 +185,7 @@ def lines_of(result: "Adaptation") -> list[str]:
     ]
     if result.passed:
         return [*lines, f"Wrote {result.weights}. To use it: denoise run --model {result.weights} IMAGE"]
-    return [*lines, *verdict.reasons, f"Not written. The weights are kept as {result.weights}."]
+    return [*lines, *verdict.reasons, f"Not good enough. Kept as {result.weights}, to look at only."]
 
 
 class _Reporter:
@@ -159,6 +195,8 @@ class _Reporter:
         self.stage = ""
 
     def __call__(self, progress: "AdaptProgress") -> None:
+        if progress.examination:
+            warn(_found(progress.examination))
         if progress.stage != self.stage:
             self.stage = progress.stage
             warn(_STAGES[progress.stage])
@@ -167,6 +205,19 @@ class _Reporter:
                 f"  {look.done:4.0%}  {look.point.minutes:.1f} minutes, step {look.point.step}: "
                 f"gain {look.point.gain} on held-out scenes"
             )
+
+
+def _found(examination: "Examination") -> str:
+    """In one line, what the shots are and how many of them help."""
+    from engine.adaptation.table import contents
+
+    refused = sum(each.verdict == "left out" for each in examination.findings) + len(examination.left_out)
+    missing = [f"; {each.reason}" for each in examination.findings if each.verdict == "missing"]
+    usable = f"{len(examination.usable)} of {len(examination.scenes)} scenes can be learnt from"
+    return (
+        f"  {contents(examination)}; {usable}; "
+        f"{refused} files or shots are left out{''.join(missing)}. Details: denoise adapt --list"
+    )
 
 
 _STAGES = {

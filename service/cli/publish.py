@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from engine.models.checkpoint import Model
 
+# As engine.inference.adapted_noise has them, which imports torch.
+GATE_KEY = "gate"
+REFUSED = "refused"
 # Longest silence of the service, in seconds: it tries the weights before it answers.
 TIMEOUT = 330.0
 UrlOption = Annotated[str | None, typer.Option("--url", metavar="URL", help="A running service, to send it to.")]
@@ -26,7 +29,7 @@ KeyOption = Annotated[
     typer.Option(
         envvar=API_KEY,
         metavar="KEY",
-        help="An admin key of that service. In the variable, no other user of the machine sees it.",
+        help="An admin key of that service. Set in the variable, other users of the machine do not see it.",
         show_default="none, for a service without keys",
     ),
 ]
@@ -54,6 +57,8 @@ def publish(
     name = name or file.stem
     (refuse_sent_name if url else refuse_name)(name)
     model = checked(file)
+    if model.metadata.get(GATE_KEY) == REFUSED:
+        raise ValueError(f"{file}: `denoise adapt` found these weights not better than others, and refused them")
     if url:
         send(file, name, url, key)
         out.print(f"{url} serves {name} with SHA-256 {model.digest}.", soft_wrap=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.cli.adapt import REFUSED
+from service.cli.adapt import INTERRUPTED, REFUSED
 from tests.support.bursts import scene, shots, white, write
 
 
@@ -39,7 +39,9 @@ def test_the_weights_are_written_if_they_are_better(denoise, folder, model, tmp_
     assert (code == 0) == weights.exists()
     assert (code == REFUSED) == (tmp_path / "mine.refused.safetensors").exists()
     assert "Improvement: " in out
-    assert "Gain" in (tmp_path / "mine.html").read_text()
+    (report,) = tmp_path.glob("mine*.html")
+    assert "Gain" in report.read_text()
+    assert "4 pairs; 8 noisy shots; 4 of 4 scenes can be learnt from" in err
     assert "on held-out scenes" in err
 
 
@@ -49,7 +51,7 @@ def test_weights_that_are_no_better_end_with_3(denoise, folder, tmp_path):
     code, out, _ = denoise("adapt", folder, "--out", weights, "--start", "photo-small", "--steps", 1)
 
     assert code == REFUSED
-    assert "Not written" in out
+    assert "Not good enough" in out
     assert not weights.exists()
 
 
@@ -92,7 +94,9 @@ def finished(monkeypatch, tmp_path, save_tiny):
 
     def end(passed):
         name = "mine" if passed else "mine.refused"
-        result = SimpleNamespace(passed=passed, weights=save_tiny(tmp_path / f"{name}.safetensors"))
+        result = SimpleNamespace(
+            passed=passed, stopped=False, weights=save_tiny(tmp_path / f"{name}.safetensors")
+        )
         monkeypatch.setattr("engine.adaptation.adapt", lambda *_, **__: result)
         monkeypatch.setattr("service.cli.adapt.lines_of", lambda result: [])
         monkeypatch.setattr("service.cli.adapt._show", lambda *_: None)
@@ -165,6 +169,14 @@ def test_ctrl_c_ends_the_training_and_judges_what_was_best(folder, model, tmp_pa
                 break
         out, err = process.communicate(timeout=120)
 
-    assert process.returncode in (0, REFUSED), err
+    assert process.returncode == INTERRUPTED, err
+    assert "stopped by a signal" in err
     assert "Judged on" in out
-    assert (tmp_path / "mine.html").exists()
+    assert len(list(tmp_path.glob("mine*.html"))) == 1
+
+
+def test_published_weights_replace_no_shipped_ones(denoise, folder, tmp_path):
+    code, _, err = denoise("adapt", folder, "--out", tmp_path / "photo.safetensors", "--publish", "http://here")
+
+    assert code == 1
+    assert "photo is the name of shipped weights" in err
