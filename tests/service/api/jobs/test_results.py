@@ -1,5 +1,6 @@
 """Results of jobs over HTTP: names, ranges, ETags, and missing results."""
 
+import time
 from urllib.parse import unquote
 
 import pytest
@@ -8,6 +9,7 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from tests.service.api.jobs.job_client import IN_BOTH_STORES, ended, submit
 from tests.support.problems import assert_problem
+from tests.support.served import SOON
 
 pytestmark = IN_BOTH_STORES
 
@@ -115,6 +117,10 @@ def test_a_result_removed_for_newer_ones_is_answered_410(settings, samples, file
     with TestClient(create_app(settings.model_copy(update={"spool_bytes": 32_000, "png_level": 0}))) as client:
         addresses = [submit(client, body) for _ in range(3)]
         states = [ended(client, job)["state"] for job in addresses]
+        # Room is made a moment after the third job is done.
+        end = time.monotonic() + SOON
+        while client.get(f"{addresses[0]}/result").status_code == 200 and time.monotonic() < end:
+            time.sleep(0.05)
         answers = [client.get(f"{job}/result") for job in addresses]
 
     assert states == ["done"] * 3
