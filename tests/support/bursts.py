@@ -66,6 +66,13 @@ def write(folder: Path, name: str, frames: list[Tensor]) -> list[Path]:
     return paths
 
 
+def write_pairs(folder: Path, scenes: int) -> Path:
+    """That many scenes of two shots with white noise."""
+    for number in range(scenes):
+        write(folder, f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
+    return folder
+
+
 def clean_sets() -> Iterator[tuple[str, Callable[[int], Tensor], Noise, int]]:
     """Kinds of sets without a defect: a name, what makes a scene, its noise, and shots of a scene."""
     for count in (2, 5):

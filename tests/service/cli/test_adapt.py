@@ -10,16 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from service.cli.adapt import INTERRUPTED, REFUSED
-from tests.support.bursts import scene, shots, white, write
+from tests.support.bursts import write_pairs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Four scenes of two shots."""
-    place = tmp_path_factory.mktemp("shots")
-    for number in range(4):
-        write(place, f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
-    return place
+    return write_pairs(tmp_path_factory.mktemp("shots"), 4)
 
 
 def test_list_only_says_what_is_there(denoise, folder, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from engine.models import checkpoint
-from tests.support.bursts import scene, shots, white, write
+from tests.support.bursts import write_pairs
 
 SMALL = ["--hidden", "4", "--patch=8", "--noise-range", "2,3", "--batch", "2", "--precision", "float32"]
 
@@ -54,10 +54,7 @@ def test_train_says_what_it_will_do_before_it_reads_data(denoise, photos, tmp_pa
 @pytest.fixture(scope="module")
 def shots_folder(tmp_path_factory):
     """Two scenes of two shots."""
-    place = tmp_path_factory.mktemp("shots")
-    for number in range(2):
-        write(place, f"scene-{number}", shots(scene(number, 96), white(25), 2, number))
-    return place
+    return write_pairs(tmp_path_factory.mktemp("shots"), 2)
 
 
 def test_train_hands_shots_over_to_adapt(denoise, shots_folder, tmp_path):
